@@ -1,0 +1,30 @@
+"""w3ray: Ray-distributed training of video action recognisers with What-Where-When attention.
+
+The public names are loaded on first use, so that `import w3ray` needs neither torch, Ray nor MLflow.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "add_attention": "w3ray.attention",
+    "build_model": "w3ray.models",
+    "load_recipe": "w3ray.recipe",
+    "run": "w3ray.pipeline",
+    "InputError": "w3ray.errors",
+    "RunError": "w3ray.errors",
+}
+
+__all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'w3ray' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
