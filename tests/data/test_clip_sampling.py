@@ -1,0 +1,85 @@
+"""Clip sampling: which frames, from any length of video."""
+
+import numpy as np
+import pytest
+
+from w3ray.data.clip_sampling import SAMPLERS, dense_indices, segment_indices
+
+LENGTHS = [1, 2, 3, 5, 7, 8, 9, 16, 17, 100, 1801]
+CLIPS = [1, 2, 3, 8, 16]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("num_frames", LENGTHS)
+@pytest.mark.parametrize("num_samples", CLIPS)
+def test_contract(name, num_frames, num_samples):
+    for rng in (None, np.random.default_rng(0)):
+        for _ in range(20):
+            indices_T = SAMPLERS[name](num_frames, num_samples, 2, rng)
+            assert indices_T.dtype == np.int64
+            assert indices_T.shape == (num_samples,)
+            assert indices_T.min() >= 0
+            assert indices_T.max() < num_frames
+            assert (np.diff(indices_T) >= 0).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_same_generator_same_indices(name):
+    draws = [SAMPLERS[name](100, 8, 2, np.random.default_rng(5)).tolist() for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert draws[0] != SAMPLERS[name](100, 8, 2, np.random.default_rng(6)).tolist()
+
+
+def test_segment_centres():
+    assert segment_indices(8, 4, None).tolist() == [1, 3, 5, 7]
+    assert segment_indices(9, 3, None).tolist() == [1, 4, 7]
+    assert segment_indices(3, 6, None).tolist() == [0, 0, 1, 1, 2, 2]
+    assert segment_indices(1, 4, None).tolist() == [0, 0, 0, 0]
+
+
+def test_segment_covers_each_frame_evenly():
+    rng = np.random.default_rng(1)
+    counts = np.bincount(np.concatenate([segment_indices(24, 8, rng) for _ in range(6000)]), minlength=24)
+    # 6000 draws of each segment of 3 frames: 2000 a frame, standard deviation 37.
+    assert np.abs(counts - 2000).max() < 200
+    for _ in range(100):
+        assert (segment_indices(24, 8, rng) // 3).tolist() == list(range(8))
+
+
+def test_segment_never_passes_the_end():
+    class AlmostOne(np.random.Generator):
+        def random(self, size=None):
+            return np.full(size, np.nextafter(1, 0))
+
+    rng = AlmostOne(np.random.PCG64(0))
+    for num_frames in range(1, 400):
+        for num_samples in (3, 7, 8, 13):
+            assert segment_indices(num_frames, num_samples, rng).max() == num_frames - 1
+
+
+def test_dense_keeps_the_stride():
+    rng = np.random.default_rng(2)
+    starts = set()
+    for _ in range(300):
+        indices_T = dense_indices(20, 4, 3, rng)
+        assert np.diff(indices_T).tolist() == [3, 3, 3]
+        starts.add(int(indices_T[0]))
+    assert starts == set(range(11))
+    assert dense_indices(20, 4, 3, None).tolist() == [5, 8, 11, 14]
+
+
+def test_dense_short_video_repeats_its_ends():
+    assert dense_indices(3, 5, 1, None).tolist() == [0, 0, 1, 2, 2]
+    assert dense_indices(3, 5, 1, np.random.default_rng(0)).tolist() == [0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("arguments", [(0, 8, 2), (8, 0, 2)])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_errors(name, arguments):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        SAMPLERS[name](*arguments, None)
+
+
+def test_errors_stride():
+    with pytest.raises(ValueError, match="stride_frames"):
+        dense_indices(8, 4, 0, None)

@@ -1,0 +1,133 @@
+"""How does one row of the manifest become one clip of pixels?
+
+`load_clip` is a pure function of its arguments: the same generator state gives the same bytes, in any process.
+The order of its draws is fixed: frames, box, mirror.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from w3ray.data.augmentation import (
+    Frames,
+    centre_crop_box,
+    check_scales,
+    crop_and_resize,
+    random_crop_box,
+)
+from w3ray.data.clip_sampling import SAMPLERS
+from w3ray.data.decoders import DECODERS, DecodeError, VideoInfo, open_video
+from w3ray.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """What a clip is, in training and in evaluation.
+
+    Raises: ValueError naming the field, where a value can not be used.
+    """
+
+    num_frames: int = 8
+    """Frames of a clip."""
+    sampling: str = "segment"
+    """Which frames: "segment" (one of each equal segment) or "dense" (neighbours `stride_frames` apart)."""
+    stride_frames: int = 2
+    """Frames from one sample to the next in dense sampling."""
+    size: int = 224
+    """Side of the square clip, pixels."""
+    short_side: int | None = None
+    """Evaluation: the short side of a frame becomes this, pixels, then the centre is cut; None = size * 256 / 224."""
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    """Training: sides of the random box as shares of the short side."""
+    flip: bool = False
+    """Training: mirror half of the clips; needs the data set's flip map, for direction classes change their label."""
+    decoder: str = "decord"
+    """A name of `w3ray.data.decoders.DECODERS`."""
+
+    def __post_init__(self) -> None:
+        # A list (from YAML or JSON) would make the spec unhashable.
+        object.__setattr__(self, "scales", tuple(self.scales))
+        for name in ("num_frames", "stride_frames", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.sampling not in SAMPLERS:
+            raise ValueError(f"sampling must be one of {sorted(SAMPLERS)}, not {self.sampling!r}")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {sorted(DECODERS)}, not {self.decoder!r}")
+        if self.short_side is not None and self.short_side < self.size:
+            raise ValueError(f"short_side must be at least size ({self.size}), not {self.short_side}")
+        check_scales(self.scales)
+
+    @property
+    def resolved_short_side(self) -> int:
+        """The short side that evaluation uses, pixels."""
+        return round(self.size * 256 / 224) if self.short_side is None else self.short_side
+
+    def require_flip_map(self, flip_map: Mapping[int, int] | None) -> None:
+        """Refuse flipping for a data set that does not say what mirroring does to its labels.
+
+        Raises: InputError where `flip` is set and `flip_map` is None or empty.
+        """
+        if self.flip and not flip_map:
+            raise InputError(
+                "data.flip is true but the manifest has no flip map: mirrored clips of direction classes would be "
+                "mislabelled; set data.flip=false, or give the manifest a flip map (label -> its label in a mirror)"
+            )
+
+
+def load_clip(
+    uri: str,
+    *,
+    label: int,
+    spec: ClipSpec,
+    rng: np.random.Generator | None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    reversed: bool = False,
+    flip_map: Mapping[int, int] | None = None,
+) -> tuple[Frames, int]:
+    """Decode one clip and bring it to its size.
+
+    Args:
+        uri: the video.
+        label: its class; a mirrored clip gets `flip_map[label]` (its own label where the map does not hold it).
+        spec: what a clip is.
+        rng: draws frames, box and mirror for training; None for evaluation (fixed frames, centre box, no mirror).
+        start_s, end_s: the part of the video to use, seconds; None = its beginning, its end.
+        reversed: play backwards. The frames are the same as forwards; only their order turns round.
+
+    Returns: (uint8 [T, S, S, 3], label).
+    Raises: DecodeError where the video can not be read; InputError where `spec.flip` has no flip map.
+    """
+    if rng is not None:
+        spec.require_flip_map(flip_map)
+    with open_video(uri, decoder=spec.decoder) as video:
+        first, num_frames = frame_window(uri, video.info, start_s, end_s)
+        indices_T = first + SAMPLERS[spec.sampling](num_frames, spec.num_frames, spec.stride_frames, rng)
+        frames_THWC = video.frames((indices_T[::-1] if reversed else indices_T).tolist())
+    height, width = frames_THWC.shape[1:3]
+    if rng is None:
+        box = centre_crop_box(height, width, spec.size / spec.resolved_short_side)
+        return crop_and_resize(frames_THWC, box, spec.size), label
+    box = random_crop_box(height, width, spec.scales, rng)
+    mirror = spec.flip and bool(rng.integers(2))
+    if mirror and flip_map is not None:
+        label = flip_map.get(label, label)
+    return crop_and_resize(frames_THWC, box, spec.size, mirror=mirror), label
+
+
+def frame_window(uri: str, info: VideoInfo, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """First frame and number of frames of the part [start_s, end_s) of a video, at its mean frame rate.
+
+    Raises: DecodeError where no frame lies in it.
+    """
+    # The small number takes back what rounding of, say, 2.3 s * 10 fps lost.
+    first = 0 if start_s is None else max(0, math.floor(start_s * info.fps + 1e-6))
+    stop = info.num_frames if end_s is None else min(info.num_frames, math.ceil(end_s * info.fps - 1e-6))
+    if stop <= first:
+        raise DecodeError(
+            uri, f"no frame from start_s={start_s} to end_s={end_s}: {info.num_frames} frames at {info.fps:g} fps"
+        )
+    return first, stop - first

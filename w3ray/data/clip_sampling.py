@@ -1,0 +1,73 @@
+"""Which frames of a video make one clip?
+
+Every sampler is a pure function of the number of frames and of a random generator: the same generator state gives the
+same indices. Without a generator (`rng=None`) it gives the indices of evaluation. Indices never decrease, lie in
+[0, num_frames), and repeat where the video is shorter than the clip.
+
+Letters: T samples of a clip, N frames of the video.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+def segment_indices(num_frames: int, num_samples: int, rng: np.random.Generator | None) -> Indices:
+    """One frame from each of `num_samples` equal segments (TSN; W3.md, "TSM's recipe").
+
+    Draws its frame uniformly inside every segment, or takes the centre of each where `rng` is None:
+
+        N = 8, T = 4:   |0 1|2 3|4 5|6 7|   centres: 1 3 5 7
+
+    A segment's ends may lie between two frames, so that also N < T or N not a multiple of T covers the whole video:
+    N = 3, T = 6 gives 0 0 1 1 2 2.
+
+    Returns: int64 [T].
+    Raises: ValueError where a count is below 1.
+    """
+    _check_counts(num_frames, num_samples)
+    place_T = np.full(num_samples, 0.5) if rng is None else rng.random(num_samples)
+    indices_T = np.floor((np.arange(num_samples) + place_T) * (num_frames / num_samples)).astype(np.int64)
+    # Rounding of the product may reach num_frames itself.
+    return np.minimum(indices_T, num_frames - 1)
+
+
+def dense_indices(num_frames: int, num_samples: int, stride_frames: int, rng: np.random.Generator | None) -> Indices:
+    """`num_samples` frames, `stride_frames` apart, from a random place of the video (its middle where `rng` is None).
+
+    Keeps the speed of the motion. Where the video is shorter than (T - 1) * stride + 1 frames the window is laid over
+    its middle, and what sticks out repeats the first and the last frame: N = 3, T = 5, stride 1 gives 0 0 1 2 2.
+
+    Returns: int64 [T].
+    Raises: ValueError where a count is below 1.
+    """
+    _check_counts(num_frames, num_samples)
+    if stride_frames < 1:
+        raise ValueError(f"stride_frames must be at least 1, not {stride_frames}")
+    spare_frames = num_frames - ((num_samples - 1) * stride_frames + 1)
+    if rng is None or spare_frames <= 0:
+        start = spare_frames // 2
+    else:
+        start = int(rng.integers(spare_frames + 1))
+    indices_T = start + np.arange(num_samples, dtype=np.int64) * stride_frames
+    return np.clip(indices_T, 0, num_frames - 1)
+
+
+def _check_counts(num_frames: int, num_samples: int) -> None:
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+
+
+def _segment(num_frames: int, num_samples: int, stride_frames: int, rng: np.random.Generator | None) -> Indices:
+    return segment_indices(num_frames, num_samples, rng)
+
+
+Sampler = Callable[[int, int, int, np.random.Generator | None], Indices]
+
+SAMPLERS: dict[str, Sampler] = {"segment": _segment, "dense": dense_indices}
+"""Name to `sampler(num_frames, num_samples, stride_frames, rng)`; segments have no stride and ignore it."""
