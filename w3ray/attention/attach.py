@@ -1,0 +1,72 @@
+"""How is an attention put into every residual block of a network?"""
+
+from typing import Any, TypeVar
+
+from torch import nn
+from torchvision.models import ResNet
+from torchvision.models.video import VideoResNet
+
+from w3ray.attention.blocks import ClipBasicBlock, ClipBottleneck, adopt_blocks
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def residual_stages(model: nn.Module) -> list[nn.Sequential]:
+    """The stages of residual blocks of a network that attention can enter, first to last.
+
+    Known are torchvision's ResNet and VideoResNet, and every model with a method `residual_stages()` (ours have it).
+
+    Raises:
+        ValueError: another model.
+    """
+    own = getattr(model, "residual_stages", None)
+    if callable(own):
+        return own()
+    if isinstance(model, ResNet | VideoResNet):
+        return [model.layer1, model.layer2, model.layer3, model.layer4]
+    found = f"{type(model).__module__}.{type(model).__name__}"
+    raise ValueError(
+        f"add_attention: {found} has no residual stages known here; known: torchvision's ResNet (resnet18/34/50/101) "
+        "and VideoResNet (r3d_18, mc3_18, r2plus1d_18), w3ray's models, any model with residual_stages()"
+    )
+
+
+def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = None, **options: Any) -> Model:
+    """Put an attention into every residual block of a model, in place.
+
+    Existing parameters keep their names; the attention's are `<block>.attention.*`.
+
+    Args:
+        model: a TSM or TSN of ours, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision
+            VideoResNet ([B, 3, T, H, W]), or any model with `residual_stages()`.
+        kind: a key of `w3ray.attention.ATTENTION`.
+        num_frames: T of the folded clips; needed for a bare torchvision ResNet, which can not pass it on.
+        options: the options of that attention, for W3 the fields of `W3Config`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: unknown kind, option or model; attention already there; num_frames missing.
+    """
+    from w3ray.attention import ATTENTION
+
+    if kind not in ATTENTION:
+        raise ValueError(f"add_attention: unknown kind {kind!r}; known: {', '.join(ATTENTION)}")
+    stages = residual_stages(model)
+    if any(getattr(block, "attention", None) is not None for stage in stages for block in stage):
+        raise ValueError(f"add_attention: this {type(model).__name__} already has attention in its blocks")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"add_attention: num_frames={num_frames}: must be >= 1")
+    if isinstance(model, ResNet) and num_frames is None:
+        raise ValueError(
+            "add_attention: a bare ResNet does not know its clips: pass num_frames (batch = clips * num_frames)"
+        )
+    ATTENTION[kind](16, **options)  # a wrong option must raise before the first block is replaced
+    for block in adopt_blocks(stages):
+        attention = ATTENTION[kind](block.channels, **options)
+        reference = next(block.parameters())
+        block.attention = attention.to(device=reference.device, dtype=reference.dtype).train(block.training)
+        if not isinstance(block, ClipBasicBlock | ClipBottleneck):
+            block.num_frames = num_frames
+    return model

@@ -1,0 +1,203 @@
+"""What is What-Where-When attention? (Perez-Rua et al., arXiv:2004.01278, Eq. 1-6)
+
+    F^c = M^c * F,  F^s = M^s * F^c                                                       (Eq. 2)
+    M^c-frm = sigmoid(MLP(avg_HW F) + MLP(max_HW F))          one MLP C -> C/r -> C       (Eq. 3)
+    M^c     = sigmoid(conv1d(relu(conv1d(M^c-frm))))          over T                      (Eq. 4)
+    M^s-frm = sigmoid(conv7x7([avg_C F^c, max_C F^c]))        per frame                   (Eq. 5)
+    M^s     = sigmoid(conv3d(relu(conv3d(M^s-frm))))          over T, H, W                (Eq. 6)
+
+The paper leaves open, and we decided: the two temporal convolutions have a ReLU and no norm between them; Eq. 4 is
+depthwise ('per-channel', a knob); Eq. 6 has one hidden channel (a knob); r = 16; all layers have a bias; borders are
+zero-padded; the gates start near identity (a knob), since fresh sigmoids would scale each branch by about 0.25.
+
+Axes: B clips, T frames, C channels, H height, W width, K a kernel.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from w3ray.attention._common import AttentionOutput, Placement
+
+IDENTITY_BIAS = 3.0
+"""Bias of the last gate at the start: sigmoid(3) = 0.953."""
+SMALL = 0.1
+"""Factor on the usual initial weights of the layers whose start is near identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class W3Config:
+    """The knobs of W3. Raises ValueError that names the field."""
+
+    reduction: int = 16
+    """r of Eq. 3; the hidden width is max(1, C // r)."""
+    channel_kernel: int = 3
+    """K_c-vid of Eq. 4, in frames, odd."""
+    spatial_kernel: int = 7
+    """K_s-frm of Eq. 5, in cells of the feature map, odd."""
+    temporal_kernel: int = 3
+    """K_s-vid of Eq. 6, odd; the kernel is cubic."""
+    depthwise: bool = True
+    """Eq. 4 by channel; False: dense, C * C weights per tap."""
+    hidden: int = 1
+    """Hidden channels of Eq. 6."""
+    placement: Placement = "before"
+    """On the residual branch before the shortcut is added, or after the block."""
+    identity_start: bool = True
+    """Start near M = 1: last gate bias 3, small last weights, first temporal layer near the identity."""
+    channel: bool = True
+    """Channel-temporal attention (Eq. 3-4)."""
+    spatial: bool = True
+    """Spatio-temporal attention (Eq. 5-6)."""
+    temporal: bool = True
+    """The temporal convolutions (Eq. 4 and 6); False: M^c = M^c-frm and M^s = M^s-frm."""
+
+    def __post_init__(self) -> None:
+        for name in ("reduction", "hidden", "channel_kernel", "spatial_kernel", "temporal_kernel"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"W3: {name}={value!r}: must be a whole number >= 1")
+            if name.endswith("_kernel") and value % 2 == 0:
+                raise ValueError(f"W3: {name}={value}: must be odd, so that the mask keeps the size of its input")
+        for name in ("depthwise", "identity_start", "channel", "spatial", "temporal"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"W3: {name}={getattr(self, name)!r}: must be true or false")
+        if self.placement not in get_args(Placement):
+            raise ValueError(f"W3: placement={self.placement!r}: must be one of {', '.join(get_args(Placement))}")
+        if not (self.channel or self.spatial):
+            raise ValueError("W3: channel=False with spatial=False: nothing is left; use no attention instead")
+
+
+class ChannelTemporalAttention(nn.Module):
+    """M^c (Eq. 3-4): which channel matters when."""
+
+    def __init__(self, channels: int, config: W3Config) -> None:
+        super().__init__()
+        hidden = max(1, channels // config.reduction)
+        self.reduce = nn.Linear(channels, hidden)
+        self.expand = nn.Linear(hidden, channels)
+        self.temporal = config.temporal
+        if config.temporal:
+            groups = channels if config.depthwise else 1
+            kernel = config.channel_kernel
+            self.time1 = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=groups)
+            self.time2 = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=groups)
+        if config.identity_start:
+            self._start_near_identity()
+
+    def _start_near_identity(self) -> None:
+        if self.temporal:
+            _start_as_copy(self.time1)
+            _start_open(self.time2)
+        else:
+            # Eq. 3 applies the layer to both pooled vectors and adds: half the bias each.
+            _start_open(self.expand, bias=IDENTITY_BIAS / 2)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> gate [B, T, C] in (0, 1)."""
+        pooled_2BTC = torch.stack([x_BTCHW.mean(dim=(3, 4)), x_BTCHW.amax(dim=(3, 4))])
+        frame_BTC = self.expand(torch.relu(self.reduce(pooled_2BTC))).sum(dim=0).sigmoid()
+        if not self.temporal:
+            return frame_BTC
+        gate_BCT = self.time2(torch.relu(self.time1(frame_BTC.transpose(1, 2)))).sigmoid()
+        return gate_BCT.transpose(1, 2)
+
+
+class SpatioTemporalAttention(nn.Module):
+    """M^s (Eq. 5-6): where to look when."""
+
+    def __init__(self, config: W3Config) -> None:
+        super().__init__()
+        self.frame = nn.Conv2d(2, 1, config.spatial_kernel, padding=config.spatial_kernel // 2)
+        self.temporal = config.temporal
+        if config.temporal:
+            kernel = config.temporal_kernel
+            self.time1 = nn.Conv3d(1, config.hidden, kernel, padding=kernel // 2)
+            self.time2 = nn.Conv3d(config.hidden, 1, kernel, padding=kernel // 2)
+        if config.identity_start:
+            self._start_near_identity()
+
+    def _start_near_identity(self) -> None:
+        if self.temporal:
+            _start_as_copy(self.time1)
+            _start_open(self.time2)
+        else:
+            _start_open(self.frame)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> mask [B, T, H, W] in (0, 1)."""
+        pooled_BT2HW = torch.stack([x_BTCHW.mean(dim=2), x_BTCHW.amax(dim=2)], dim=2)
+        frame_N1HW = self.frame(pooled_BT2HW.flatten(0, 1)).sigmoid()
+        frame_BTHW = frame_N1HW.squeeze(1).unflatten(0, pooled_BT2HW.shape[:2])
+        if not self.temporal:
+            return frame_BTHW
+        return self.time2(torch.relu(self.time1(frame_BTHW.unsqueeze(1)))).sigmoid().squeeze(1)
+
+
+class W3(nn.Module):
+    """What-Where-When attention on features of any T, H and W (Eq. 1-2).
+
+    Args:
+        channels: C of the features.
+        options: fields of `W3Config`.
+
+    Raises:
+        ValueError: an option is unknown or out of range; the text names it.
+    """
+
+    def __init__(self, channels: int, **options: Any) -> None:
+        super().__init__()
+        known = [field.name for field in fields(W3Config)]
+        if unknown := sorted(set(options) - set(known)):
+            raise ValueError(f"W3: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+        self.config = W3Config(**options)
+        self.channel = ChannelTemporalAttention(channels, self.config) if self.config.channel else None
+        self.spatial = SpatioTemporalAttention(self.config) if self.config.spatial else None
+
+    @property
+    def placement(self) -> Placement:
+        """Where in the residual block the attention works."""
+        return self.config.placement
+
+    @property
+    def has_spatial_mask(self) -> bool:
+        """Whether there is an M^s, which AFR (Eq. 7) needs."""
+        return self.config.spatial
+
+    def forward(self, x_BTCHW: Tensor, identity_BTCHW: Tensor | None = None) -> AttentionOutput:
+        """Attend, then add the shortcut where it is given. Shapes: see `w3ray.attention._common`."""
+        mask_BTHW = None
+        if self.channel is not None:
+            x_BTCHW = x_BTCHW * self.channel(x_BTCHW)[..., None, None].to(x_BTCHW.dtype)
+        if self.spatial is not None:
+            mask_BTHW = self.spatial(x_BTCHW).to(x_BTCHW.dtype)
+            if identity_BTCHW is not None:
+                x_BTCHW = torch.addcmul(identity_BTCHW, x_BTCHW, mask_BTHW.unsqueeze(2))
+                return AttentionOutput(x_BTCHW, mask_BTHW)
+            x_BTCHW = x_BTCHW * mask_BTHW.unsqueeze(2)
+        if identity_BTCHW is not None:
+            x_BTCHW = x_BTCHW + identity_BTCHW
+        return AttentionOutput(x_BTCHW, mask_BTHW)
+
+
+@torch.no_grad()
+def _start_as_copy(layer: nn.Conv1d | nn.Conv3d) -> None:
+    """Let a temporal layer start as a copy of its (positive) input, so that no unit starts behind a dead ReLU."""
+    layer.weight.mul_(SMALL)
+    assert layer.bias is not None
+    layer.bias.zero_()
+    centre = [size // 2 for size in layer.kernel_size]
+    for output in range(layer.out_channels):
+        # Depthwise weights hold one input each; a hidden width above one repeats the single input.
+        source = output % layer.weight.shape[1]
+        layer.weight[(output, source, *centre)] += 1.0
+
+
+@torch.no_grad()
+def _start_open(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, bias: float = IDENTITY_BIAS) -> None:
+    """Let a gate's last layer start nearly open, with small weights."""
+    layer.weight.mul_(SMALL)
+    assert layer.bias is not None
+    layer.bias.fill_(bias)

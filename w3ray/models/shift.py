@@ -1,0 +1,76 @@
+"""How do features move along time for free? (Lin et al., TSM, arXiv:1811.08383, Fig. 1)
+
+Axes: N = B*T folded frames, T frames, C channels, H height, W width.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+ShiftMode = Literal["bidirectional", "online"]
+
+
+def _shift(x_BTCHW: Tensor, *, past: slice, future: slice) -> Tensor:
+    """Channels in `past` come from the frame before, those in `future` from the frame after; borders are zero."""
+    out_BTCHW = x_BTCHW.clone(memory_format=torch.preserve_format)
+    out_BTCHW[:, 1:, past] = x_BTCHW[:, :-1, past]
+    out_BTCHW[:, :1, past] = 0
+    out_BTCHW[:, :-1, future] = x_BTCHW[:, 1:, future]
+    out_BTCHW[:, -1:, future] = 0
+    return out_BTCHW
+
+
+class _TemporalShift(torch.autograd.Function):
+    """A shift whose gradient is the opposite shift: one copy each way, where slicing would build several zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTCHW: Tensor, past: slice, future: slice) -> Tensor:
+        ctx.past, ctx.future = past, future
+        return _shift(x_BTCHW, past=past, future=future)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _TemporalShift.apply(grads[0], ctx.future, ctx.past), None, None
+
+
+def temporal_shift(x_NCHW: Tensor, num_frames: int, shift_div: int = 8, mode: ShiftMode = "bidirectional") -> Tensor:
+    """Shift 1/shift_div of the channels to each side in time ("bidirectional"), or only onwards ("online").
+
+    Bidirectional: the first C // shift_div channels come from the next frame, the following ones from the previous
+    (the order of the published checkpoints). Online: the first ones come from the previous frame, none from the next.
+
+    Args:
+        x_NCHW: [B * num_frames, C, H, W].
+        num_frames: T.
+
+    Returns:
+        A new tensor of the same shape; frames beyond the clip count as zero.
+    """
+    fold = x_NCHW.shape[1] // shift_div
+    if mode == "bidirectional":
+        past, future = slice(fold, 2 * fold), slice(0, fold)
+    else:
+        past, future = slice(0, fold), slice(0, 0)
+    return _TemporalShift.apply(x_NCHW.unflatten(0, (-1, num_frames)), past, future).flatten(0, 1)
+
+
+class TemporalShift(nn.Module):
+    """`temporal_shift` as a module without parameters."""
+
+    def __init__(self, shift_div: int = 8, mode: ShiftMode = "bidirectional") -> None:
+        super().__init__()
+        if isinstance(shift_div, bool) or not isinstance(shift_div, int) or shift_div < 2:
+            raise ValueError(f"TSM: shift_div={shift_div!r}: must be a whole number >= 2")
+        if mode not in get_args(ShiftMode):
+            raise ValueError(f"TSM: shift_mode={mode!r}: must be one of {', '.join(get_args(ShiftMode))}")
+        self.shift_div = shift_div
+        self.mode = mode
+
+    def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        """[B*T, C, H, W] -> the same shape, shifted along T."""
+        return temporal_shift(x_NCHW, num_frames, self.shift_div, self.mode)
+
+    def extra_repr(self) -> str:
+        """Settings for `print(model)`."""
+        return f"shift_div={self.shift_div}, mode={self.mode!r}"
