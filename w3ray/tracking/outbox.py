@@ -1,0 +1,305 @@
+"""How do operations reach the tracking server without ever holding up training?
+
+`put` writes the operation to the journal and returns; one background thread delivers in order. A server that does not
+answer is tried again, ever more rarely, for as long as the driver lives; an operation that the server refuses is set
+aside in `refused.jsonl` with the reason. Nothing raised by the server reaches the caller of `put`.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from w3ray.tracking.journal import Journal, Operation
+
+THREAD_NAME = "w3ray-tracking"
+COALESCE_S = 0.5
+BACKOFF_FIRST_S = 0.5
+BACKOFF_LAST_S = 15.0
+# A store that answers its health check but fails the same operation this often will not accept it later either.
+TRIES_WHILE_HEALTHY = 5
+DOWN_GRACE_S = 3.0
+
+Notify = Callable[[str], None]
+
+
+class Unreachable(Exception):
+    """The store did not answer, or not now: the same operation may succeed later."""
+
+
+class Refused(Exception):
+    """The store answered that it will not accept this operation."""
+
+
+class Store(Protocol):
+    """Where operations go. Used from the delivery thread alone."""
+
+    def open(self) -> None:
+        """Raises: Unreachable (tried again), Refused (for ever)."""
+
+    def healthy(self) -> bool: ...
+
+    def deliver(self, operations: list[Operation]) -> Any:
+        """Deliver operations that `batch_size` put together. Raises: Unreachable, Refused."""
+
+    def batch_size(self, operations: "deque[Operation]") -> int:
+        """How many operations at the left end can be sent as one."""
+
+    def take_facts(self) -> dict[str, dict[str, str]]: ...
+
+    def heartbeat(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Ticket:
+    """The outcome of one operation, known once it was delivered or refused."""
+
+    settled: bool = False
+    result: Any = None
+    error: Exception | None = None
+
+    def settle(self, result: Any = None, error: Exception | None = None) -> None:
+        self.result, self.error = result, error
+        self.settled = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of all operations: `waiting` ones are in `journal`, `refused` ones in `refused_file`."""
+
+    delivered: int
+    waiting: int
+    refused: int
+    journal: Path | None
+    refused_file: Path | None
+
+
+class Outbox:
+    """Deliver operations to a store from one background thread, in order.
+
+    Args:
+        store: receives the operations.
+        journal: keeps them until they are delivered.
+        notify: called with one line when the server goes away, comes back, or refuses something.
+        heartbeat_s: the store's `heartbeat` is called about this often.
+    """
+
+    def __init__(self, store: Store, journal: Journal, notify: Notify, *, heartbeat_s: float = 60.0) -> None:
+        self._store, self._journal, self.notify = store, journal, notify
+        self._queue: deque[Operation] = deque()
+        self._tickets: dict[int, Ticket] = {}
+        self._wake = threading.Condition()
+        self._hurry = False
+        self._closing = False
+        self._give_up_at = float("inf")
+        self._journal_lost = False
+        self._delivered = 0
+        self._refused = 0
+        self._down_since: float | None = None
+        self._heartbeat_s = heartbeat_s
+        self._next_heartbeat = time.monotonic() + heartbeat_s
+        self.opened = Ticket()
+        self.last_failure = ""
+        self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
+
+    def start(self, adopted: list[Operation]) -> None:
+        """Begin to deliver; `adopted` operations (already in the journal) go first."""
+        self._queue.extendleft(reversed(adopted))
+        self._thread.start()
+
+    def put(self, kind: str, run: str, data: dict[str, Any]) -> Ticket:
+        """Queue one operation; returns at once."""
+        ticket = Ticket()
+        with self._wake:
+            if self._closing:
+                raise RuntimeError("the tracker is closed")
+            operation = self._journal.append(kind, run, data)
+            unwritable, self._journal.failure = self._journal.failure, None
+            self._tickets[operation.number] = ticket
+            self._queue.append(operation)
+            self._wake.notify_all()
+        if unwritable is not None and not self._journal_lost:
+            self._journal_lost = True
+            self.notify(f"{self._journal.path}: {unwritable}; tracking goes on, but only in memory")
+        return ticket
+
+    @property
+    def down(self) -> bool:
+        """Has the store been out of reach for more than a moment?"""
+        since = self._down_since
+        return since is not None and time.monotonic() - since > DOWN_GRACE_S
+
+    def wait(self, ticket: Ticket, timeout_s: float) -> bool:
+        """Wait for one operation, but not for a server that is down. Returns whether it was settled."""
+        deadline = time.monotonic() + timeout_s
+        with self._wake:
+            self._hurry = True
+            self._wake.notify_all()
+            while not ticket.settled and not self.down and self._thread.is_alive():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._wake.wait(min(0.5, left_s))
+            return ticket.settled
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything queued so far is settled. Returns whether it is."""
+        with self._wake:
+            tickets = list(self._tickets.values())
+        deadline = time.monotonic() + timeout_s
+        return all(self.wait(ticket, deadline - time.monotonic()) for ticket in tickets)
+
+    def close(self, timeout_s: float) -> Delivery:
+        """Deliver what can be delivered within `timeout_s`; the rest stays in the journal for the next driver."""
+        deadline = time.monotonic() + timeout_s
+        with self._wake:
+            self._closing = True
+            self._give_up_at = deadline
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        with self._wake:
+            waiting = len(self._queue)
+            self._queue.clear()  # a thread that is still stuck in a call finds nothing more to do
+            self._journal.close(keep=waiting > 0)
+        return Delivery(
+            delivered=self._delivered,
+            waiting=waiting,
+            refused=self._refused,
+            journal=self._journal.path if waiting else None,
+            refused_file=self._refused_file if self._refused else None,
+        )
+
+    @property
+    def _refused_file(self) -> Path:
+        return self._journal.folder / "refused.jsonl"
+
+    def _work(self) -> None:
+        if not self._open():
+            return
+        while self._next_is_ready():
+            with self._wake:
+                batch = [self._queue[index] for index in range(self._store.batch_size(self._queue))]
+            if not self._deliver(batch):
+                return
+
+    def _open(self) -> bool:
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                self._store.open()
+            except Unreachable as error:
+                self._went_down(error)
+                if not self._pause(backoff_s):
+                    return False
+                backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+            except Exception as error:
+                self.last_failure = str(error)
+                self._opened(error)
+                return False
+            else:
+                self._came_back()
+                self._opened(None)
+                return True
+
+    def _opened(self, error: Exception | None) -> None:
+        with self._wake:
+            self.opened.settle(error=error)
+            self._wake.notify_all()
+
+    def _next_is_ready(self) -> bool:
+        """Wait for work, long enough that metrics come in batches; False: closing and nothing left."""
+        with self._wake:
+            while not self._queue and not self._closing:
+                self._wake.wait(1.0)
+                self._beat()
+            if not (self._closing or self._hurry):
+                self._wake.wait_for(lambda: self._closing or self._hurry, COALESCE_S)
+            self._hurry = False
+            return bool(self._queue)
+
+    def _deliver(self, batch: list[Operation]) -> bool:
+        """Deliver one batch, however long it takes; False: closing and the store is out of reach."""
+        backoff_s = BACKOFF_FIRST_S
+        tries = 0
+        while True:
+            try:
+                result = self._store.deliver(batch)
+            except Unreachable as error:
+                tries = tries + 1 if self._store.healthy() else 0
+                if tries >= TRIES_WHILE_HEALTHY:
+                    self._settle(batch, error=Refused(f"failed {tries} times although the store answers: {error}"))
+                    return True
+                if not tries:
+                    self._went_down(error)
+                if not self._pause(backoff_s):
+                    return False
+                backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+            except Exception as error:
+                # Refused, or a bug of ours: neither may take the training down, and neither is passed over in silence.
+                self._settle(batch, error=error)
+                return True
+            else:
+                self._came_back()
+                self._settle(batch, result=result)
+                self._beat()
+                return True
+
+    def _settle(self, batch: list[Operation], result: Any = None, error: Exception | None = None) -> None:
+        with self._wake:
+            if not self._queue:
+                return  # closed meanwhile: the journal keeps the operations, and delivering one twice does no harm
+            if error is not None:
+                self._set_aside(batch, error)
+            for _ in batch:
+                self._queue.popleft()
+            self._journal.done([operation.number for operation in batch], self._store.take_facts())
+            tickets = [self._tickets.pop(operation.number, None) for operation in batch]
+            self._delivered += 0 if error else len(batch)
+            for ticket in tickets:
+                if ticket is not None:
+                    ticket.settle(result, error)
+            self._wake.notify_all()
+
+    def _set_aside(self, batch: list[Operation], error: Exception) -> None:
+        self._refused += len(batch)
+        with self._refused_file.open("a", encoding="utf-8") as file:
+            for operation in batch:
+                line = {"kind": operation.kind, "run": operation.run, "data": operation.data, "reason": str(error)}
+                file.write(json.dumps(line) + "\n")
+        self.notify(f"the tracking store refused {batch[0].kind}: {error}; kept in {self._refused_file}")
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait before the next try; False when the driver is closing and has waited long enough."""
+        with self._wake:
+            if self._closing:
+                self._wake.wait(BACKOFF_FIRST_S)
+            else:
+                self._wake.wait_for(lambda: self._closing, seconds)
+            return not (self._closing and (self.down or time.monotonic() >= self._give_up_at))
+
+    def _went_down(self, error: Exception) -> None:
+        self.last_failure = str(error)
+        if self._down_since is None:
+            self._down_since = time.monotonic()
+            self.notify(f"the tracking store does not answer ({error}); training goes on, kept in {self._journal.path}")
+
+    def _came_back(self) -> None:
+        if self._down_since is not None:
+            self.notify(f"the tracking store answers again after {time.monotonic() - self._down_since:.0f} s")
+            self._down_since = None
+
+    def _beat(self) -> None:
+        if time.monotonic() < self._next_heartbeat:
+            return
+        self._next_heartbeat = time.monotonic() + self._heartbeat_s
+        try:
+            self._store.heartbeat()
+        except Unreachable as error:
+            # The next operation reports and retries; a missed heartbeat alone loses nothing.
+            logging.getLogger(__name__).debug("heartbeat not delivered: %s", error)

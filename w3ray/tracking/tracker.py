@@ -1,0 +1,403 @@
+"""How does the driver tell MLflow about a run without ever waiting for it?
+
+    with Tracker.open("sqlite:///runs/mlflow.db", "quickstart", buffer_dir=Path("runs/tracking")) as tracker:
+        tracker.start_run(recipe_params, identity=recipe_fingerprint)
+        stage = tracker.stage_run("teacher", identity=stage_identity, params=stage_params)
+        stage.log_metrics({"train/loss": 0.7}, step=10)   # microseconds: journal and queue
+        stage.finish()
+
+Everything below returns at once except `wait_until_open`, `StageRun.wait_run_id`, `log_model`, `register`, `flush` and
+`close`, which have a time limit. Only the driver process may use it.
+"""
+
+import atexit
+import contextlib
+import getpass
+import json
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from w3ray.errors import InputError
+from w3ray.tracking import owner
+from w3ray.tracking._values import flatten, metric_name
+from w3ray.tracking.journal import Facts, Journal
+from w3ray.tracking.outbox import Delivery, Notify, Outbox, Ticket
+from w3ray.tracking.store import IDENTITY_TAG, MlflowStore, sqlite_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+PROBE_S = 5.0
+STAGE_TAG = "w3ray.stage"
+
+
+class Tracker:
+    """The MLflow side of one driver. Make it with `open`.
+
+    Args:
+        uri: tracking URI; None: nothing is tracked, every method does nothing.
+        experiment: name of the experiment.
+        buffer_dir: folder of the journal and of files on their way; shared by the drivers of one storage.
+        run_name: name of the parent run.
+        tags: tags of the parent run.
+        notify: called with one line when the server goes away, comes back or refuses something; default: a warning.
+    """
+
+    def __init__(
+        self,
+        uri: str | None,
+        experiment: str,
+        *,
+        buffer_dir: Path,
+        run_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        notify: Notify | None = None,
+    ) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self.run_name = run_name
+        self.tags = dict(tags or {})
+        self.buffer_dir = buffer_dir.absolute()
+        self.parent: StageRun | None = None
+        self._runs: list[StageRun] = []
+        self._delivery: Delivery | None = None
+        self._outbox: Outbox | None = None
+        if uri is None:
+            return
+        journal = Journal(self.buffer_dir, uri)
+        adopted, facts = journal.adopt(uri)
+        database = sqlite_path(uri)
+        artifact_root = None if database is None else database.absolute().parent / "mlartifacts"
+        store = MlflowStore(uri, experiment, artifact_root=artifact_root, facts=facts or Facts())
+        self._outbox = Outbox(store, journal, notify or logging.getLogger("w3ray.tracking").warning)
+        self._outbox.start(adopted)
+        self.put("reap", "", {"experiment": experiment})
+        atexit.register(self._at_exit)
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | None,
+        experiment: str,
+        *,
+        buffer_dir: Path,
+        run_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        notify: Notify | None = None,
+    ) -> "Tracker":
+        """Check the URI (seconds at most) and open the store in the background.
+
+        What a dead driver could not deliver to this store is delivered first, and its runs that are still marked
+        RUNNING end as KILLED.
+
+        Raises:
+            InputError: the server does not answer, or the database or `buffer_dir` can not be written.
+        """
+        if uri is not None:
+            check_uri(uri)
+        try:
+            return cls(uri, experiment, buffer_dir=buffer_dir, run_name=run_name, tags=tags, notify=notify)
+        except OSError as error:
+            raise InputError(f"{buffer_dir}: can not keep tracking data here ({error}); set another storage") from error
+
+    @property
+    def enabled(self) -> bool:
+        return self._outbox is not None
+
+    @property
+    def ui_command(self) -> str | None:
+        """The command that shows the runs; None for a server, which has its own page at `uri`."""
+        if self.uri is None or self.uri.startswith(("http://", "https://")):
+            return None
+        return f"mlflow ui --backend-store-uri {self.uri}"
+
+    def wait_until_open(self, timeout_s: float = 60.0) -> None:
+        """Wait for the store that `open` began to open; call it before the first thing that costs the user time.
+
+        Raises:
+            InputError: the store can not be used (no database, wrong password, deleted experiment ...).
+        """
+        if self._outbox is None:
+            return
+        opened = self._outbox.wait(self._outbox.opened, timeout_s)
+        error = self._outbox.opened.error
+        if not opened or error is not None:
+            reason = self._outbox.last_failure or f"no answer within {timeout_s:.0f} s"
+            raise InputError(f"tracking.uri {self.uri}: {reason}; start the server or set another tracking.uri")
+
+    def start_run(
+        self,
+        params: Mapping[str, Any],
+        *,
+        identity: str | None = None,
+        parent_run_id: str | None = None,
+    ) -> "StageRun":
+        """Begin the parent run.
+
+        Args:
+            params: nested; logged with dotted names.
+            identity: an unfinished parent run with the same identity is gone on with.
+            parent_run_id: run above this one (the sweep of a trial).
+        """
+        tags = {**_standard_tags(), **self.tags}
+        self.parent = self._begin(self.run_name or self.experiment, identity, parent_run_id, tags, None)
+        self.parent.log_params(params)
+        return self.parent
+
+    def stage_run(
+        self,
+        stage_name: str,
+        identity: str | None,
+        params: Mapping[str, Any],
+        *,
+        resume_run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> "StageRun":
+        """Begin, or go on with, the child run of one stage.
+
+        Args:
+            stage_name: name of the run and of its tag `w3ray.stage`.
+            identity: an unfinished run with the same identity is gone on with, unless its driver is alive.
+            params: nested; logged with dotted names.
+            resume_run_id: go on with this run, whatever its state.
+            tags: more tags.
+        """
+        parent = None if self.parent is None else self.parent.key
+        all_tags = {**_standard_tags(), **(tags or {}), STAGE_TAG: stage_name}
+        run = self._begin(stage_name, identity, parent, all_tags, resume_run_id)
+        run.log_params(params)
+        return run
+
+    def _begin(
+        self,
+        name: str,
+        identity: str | None,
+        parent: str | None,
+        tags: dict[str, str],
+        resume_run_id: str | None,
+    ) -> "StageRun":
+        run = StageRun(self, name, identity)
+        if identity is not None:
+            tags[IDENTITY_TAG] = identity
+        run._started = self.put(
+            "start",
+            run.key,
+            {
+                "name": name,
+                "experiment": self.experiment,
+                "identity": identity,
+                "parent": parent,
+                "tags": tags,
+                "owner": owner.this_process().to_tag(),
+                "resume_run_id": resume_run_id,
+                "started_ms": _now_ms(),
+            },
+        )
+        self._runs.append(run)
+        return run
+
+    def put(self, kind: str, run: str, data: dict[str, Any]) -> Ticket:
+        """Queue one operation (for this package; see `store.py` for the kinds)."""
+        if self._outbox is None:
+            return Ticket(settled=True)
+        return self._outbox.put(kind, run, data)
+
+    def wait(self, ticket: Ticket, timeout_s: float) -> bool:
+        """Wait for one operation, though not for a server that is down. Returns whether its outcome is known."""
+        return ticket.settled or (self._outbox is not None and self._outbox.wait(ticket, timeout_s))
+
+    def stage_file(self, name: str) -> Path:
+        """A new file path that `name` can be written to and kept until it is delivered."""
+        folder = self.buffer_dir / "files" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Wait until everything so far is delivered or refused; False: not in time, or the server is down."""
+        return self._outbox is None or self._outbox.flush(timeout_s)
+
+    def close(self, status: Status = "FINISHED", *, timeout_s: float = 30.0) -> Delivery:
+        """End all runs that are still open with `status`, deliver what can be delivered, and stop.
+
+        What could not be delivered stays in `Delivery.journal`; the next tracker with the same `uri` and `buffer_dir`
+        delivers it.
+        """
+        if self._delivery is not None:
+            return self._delivery
+        for run in reversed(self._runs):
+            run.finish(status)
+        if self._outbox is None:
+            self._delivery = Delivery(0, 0, 0, None, None)
+        else:
+            self._delivery = self._outbox.close(timeout_s)
+            atexit.unregister(self._at_exit)
+            if self._delivery.waiting:
+                self._outbox.notify(
+                    f"{self._delivery.waiting} tracking operations could not be delivered to {self.uri}; they are kept "
+                    f"in {self._delivery.journal} and delivered by the next run"
+                )
+        return self._delivery
+
+    def _at_exit(self) -> None:
+        # Whoever left without closing did not come to the end of the run.
+        self.close("FAILED", timeout_s=5.0)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close("FINISHED")
+        elif issubclass(kind, Exception):
+            self.close("FAILED")
+        else:
+            self.close("KILLED")  # KeyboardInterrupt, SystemExit
+
+
+class StageRun:
+    """One MLflow run: a stage, or the parent of the stages. Made by `Tracker.start_run` and `Tracker.stage_run`."""
+
+    def __init__(self, tracker: Tracker, name: str, identity: str | None) -> None:
+        self.tracker, self.name, self.identity = tracker, name, identity
+        self.key = uuid.uuid4().hex
+        self.status: Status | None = None
+        self._started = Ticket()
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None until the store made it, and for ever without tracking."""
+        result = self._started.result
+        return None if result is None else str(result)
+
+    def wait_run_id(self, timeout_s: float = 30.0) -> str | None:
+        """The run id, or None if the store did not make the run within `timeout_s`."""
+        self.tracker.wait(self._started, timeout_s)
+        return self.run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log one point per metric at a global step. A step at or below a metric's highest one is left out."""
+        now_ms = _now_ms()
+        points = [[metric_name(name), float(value), int(step), now_ms] for name, value in metrics.items()]
+        if points:
+            self.tracker.put("metrics", self.key, {"points": points})
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested parameters with dotted names; those that the run already has are left alone."""
+        if params:
+            self.tracker.put("params", self.key, {"params": flatten(params)})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        if tags:
+            self.tracker.put("tags", self.key, {"tags": {name: str(value) for name, value in tags.items()}})
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Name the data set that the run read.
+
+        Args:
+            name: such as the manifest's file name.
+            digest: fingerprint of the content (MLflow keeps its first 36 characters).
+            source: where the manifest lies.
+            context: what it was used for: `training`, `validation`, `test`.
+        """
+        data = {"name": name, "digest": digest[:36], "source": source, "context": context}
+        self.tracker.put("inputs", self.key, data)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Attach a copy of a file under `folder`; the original may be removed afterwards.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        if self.tracker.enabled:
+            self._put_staged(Path(shutil.copy2(path, self.tracker.stage_file(path.name))), folder)
+
+    def log_text(self, text: str, name: str, folder: str = "") -> None:
+        """Attach `text` as the file `name`."""
+        if self.tracker.enabled:
+            path = self.tracker.stage_file(name)
+            path.write_text(text, encoding="utf-8")
+            self._put_staged(path, folder)
+
+    def log_dict(self, document: Any, name: str, folder: str = "") -> None:
+        """Attach a JSON document as the file `name`."""
+        self.log_text(json.dumps(document, indent=2) + "\n", name, folder)
+
+    def log_figure(self, figure: "Figure", name: str, folder: str = "") -> None:
+        """Attach a matplotlib figure as the file `name` (its suffix chooses the format)."""
+        if self.tracker.enabled:
+            path = self.tracker.stage_file(name)
+            figure.savefig(path)
+            self._put_staged(path, folder)
+
+    def _put_staged(self, path: Path, folder: str) -> None:
+        self.tracker.put("artifact", self.key, {"path": str(path), "folder": folder, "staged": True})
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run; a second call changes nothing."""
+        if self.status is None:
+            self.status = status
+            self.tracker.put("finish", self.key, {"status": status, "ended_ms": _now_ms()})
+
+
+def check_uri(uri: str) -> None:
+    """Find out within seconds that a tracking URI can not work.
+
+    Raises:
+        InputError: unreachable server, unwritable folder, or a file that is no SQLite database.
+    """
+    database = sqlite_path(uri)
+    if database is not None:
+        _check_database(uri, database)
+    elif uri.startswith(("http://", "https://")):
+        _check_server(uri)
+    elif "://" not in uri and uri != "databricks":
+        raise InputError(f"tracking.uri {uri}: not a URI; write sqlite:///path/mlflow.db or http://host:port")
+
+
+def _check_database(uri: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise InputError(f"tracking.uri {uri}: can not write {path} ({error.strerror}); set another one") from error
+    if head and head != b"SQLite format 3\0":
+        raise InputError(f"tracking.uri {uri}: {path} is no SQLite database; set another path")
+
+
+def _check_server(uri: str) -> None:
+    import requests
+
+    try:
+        requests.get(uri.rstrip("/") + "/health", timeout=PROBE_S)
+    except requests.exceptions.SSLError:
+        pass  # it answers; whether its certificate will do is for MLflow's own settings to say
+    except requests.exceptions.RequestException as error:
+        kind = "no answer" if isinstance(error, requests.exceptions.Timeout) else "can not connect"
+        raise InputError(
+            f"tracking.uri {uri}: {kind}; start the server (`mlflow server`) or set another tracking.uri"
+        ) from error
+
+
+def _standard_tags() -> dict[str, str]:
+    tags = {"mlflow.source.name": "w3ray", "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
