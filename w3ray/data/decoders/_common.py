@@ -1,0 +1,235 @@
+"""What every decoder shares: the interface, its one error, and the checks that come before and after decoding."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+# A container's own frame count is off by up to 8 frames in healthy files (measured on the real sets), so a smaller
+# shortfall is no damage: the last frame stands in for the missing tail, as it does for a clip that is too short.
+MAX_MISSING_TAIL_FRAMES = 8
+# Beyond that, a stream that ends before this share of the duration its header promises was cut off.
+MIN_PRESENT_SHARE = 0.9
+
+
+class DecodeError(Exception):
+    """A video, or the frames asked of it, can not be read. Carries `uri` and a one-line `reason`; survives pickling."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(uri, reason)
+        self.uri = uri
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What is known of a video without decoding it all.
+
+    `num_frames` counts the frames the file holds as packets (header counts are wrong too often); a few at the end may
+    not decode. `fps` is the average rate, NaN where the file has none. `height` and `width` are those of the decoded
+    frames in pixels (rotation applied) and None until a frame was decoded: only decoding tells them for certain.
+    """
+
+    num_frames: int
+    fps: float
+    duration_s: float
+    height: int | None
+    width: int | None
+
+
+class Video(Protocol):
+    """One opened video. Not safe to share between threads; close it, or use it as a context manager."""
+
+    @property
+    def info(self) -> VideoInfo:
+        """Length, rate and (after the first decoded frame) size."""
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The frames at `indices` (any order, may repeat; 0 <= index < num_frames) as uint8 [T, H, W, 3] in RGB.
+
+        Raises:
+            IndexError: an index lies outside the video (the caller's mistake).
+            DecodeError: a frame can not be decoded.
+        """
+
+    def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+        """The half-open range of frame indices shown in [start_s, end_s) seconds; None means the video's own end.
+
+        Raises:
+            DecodeError: no frame is shown in that span.
+        """
+
+    def close(self) -> None:
+        """Free the decoder."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ClosingVideo:
+    """The context manager half of `Video`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(uri: str) -> str | BytesIO:
+    """A local path as it is, anything with another scheme (`s3://...`) read into memory through fsspec.
+
+    Raises:
+        DecodeError: the file is missing, empty or can not be read.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        import fsspec
+
+        try:
+            with fsspec.open(uri, "rb") as stream:
+                content = stream.read()
+        except Exception as error:  # every fsspec back end has its own error classes
+            raise DecodeError(uri, f"can not be fetched: {one_line(error)}") from error
+        if not content:
+            raise DecodeError(uri, "the file is empty (0 bytes)")
+        return BytesIO(content)
+    # Absolute, because FFmpeg takes a name such as `-clip.mp4` or `a:b.mp4` for an option or a protocol.
+    path = os.path.abspath(rest if separator else uri)
+    try:
+        size_bytes = os.stat(path).st_size
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise DecodeError(uri, f"can not be read: {error.strerror}") from error
+    if size_bytes == 0:
+        raise DecodeError(uri, "the file is empty (0 bytes)")
+    return path
+
+
+def check_indices(indices: Sequence[int] | np.ndarray, num_frames: int) -> np.ndarray:
+    """The indices as an int64 array. Raises IndexError where one lies outside the video."""
+    wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if wanted.size == 0 or wanted.min() < 0 or wanted.max() >= num_frames:
+        raise IndexError(f"frame indices {wanted.tolist()[:8]} outside 0..{num_frames - 1}")
+    return wanted
+
+
+def span_of(timestamps_s: np.ndarray, uri: str, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """`Video.frame_span` from the time at which each frame begins (ascending, first frame at 0)."""
+    # Half a millisecond of slack: containers store times in ticks as coarse as 1 ms.
+    first = 0 if start_s is None else int(np.searchsorted(timestamps_s, start_s - 5e-4))
+    last = len(timestamps_s) if end_s is None else int(np.searchsorted(timestamps_s, end_s - 5e-4))
+    if last <= first:
+        shown_s = float(timestamps_s[-1])
+        raise DecodeError(uri, f"no frame between {start_s} and {end_s} s: the last one is at {shown_s:.3f} s")
+    return first, last
+
+
+def check_not_cut(source: str | BytesIO, uri: str) -> None:
+    """Refuse an MP4 or QuickTime file that was cut off: its boxes say how long it must be. Costs microseconds.
+
+    Raises:
+        DecodeError: the last box reaches past the end of the file, or the index (`moov`) is missing.
+    """
+    with BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else open(source, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        if stream.read(8)[4:] != b"ftyp":
+            return
+        position, kinds = 0, set()
+        while position + 8 <= size:
+            stream.seek(position)
+            head = stream.read(16)
+            box_size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if box_size == 1:  # the length did not fit into 32 bits and follows in 64
+                box_size = int.from_bytes(head[8:16], "big")
+            elif box_size == 0:  # the last box, up to the end of the file
+                box_size = size - position
+            if box_size < 8:
+                return  # not a box: leave the verdict to the decoder
+            kinds.add(kind)
+            position += box_size
+    if position > size:
+        raise DecodeError(uri, f"truncated: {size} of at least {position} bytes are there")
+    if b"moov" not in kinds:
+        raise DecodeError(uri, "truncated: the index at the end of the file (moov) is missing")
+
+
+def check_complete(source: str | BytesIO, uri: str, *, found_s: float, num_frames: int) -> None:
+    """Refuse other files that were cut off: AVI, Matroska and WebM play on to the cut without any error.
+
+    MP4 is left to `check_not_cut`, which saves opening it twice. `found_s` is where the last frame found ends.
+
+    Raises:
+        DecodeError: the stream ends well before the length that its own header promises.
+    """
+    import av
+
+    with BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else open(source, "rb") as stream:
+        is_mp4 = stream.read(8)[4:] == b"ftyp"
+    if is_mp4 or not np.isfinite(found_s):
+        return
+    try:
+        with av.open(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source) as container:
+            promised_s, promised_frames = _promised(container)
+    except av.FFmpegError:
+        return  # the decoder that was asked for opened it; only this extra check can not be made
+    if promised_s is not None:
+        missing_frames = (promised_s - found_s) / max(found_s, 1e-9) * num_frames
+        if found_s < MIN_PRESENT_SHARE * promised_s and missing_frames > MAX_MISSING_TAIL_FRAMES:
+            raise DecodeError(uri, f"truncated: the header promises {promised_s:.2f} s, the file holds {found_s:.2f} s")
+    if num_frames < MIN_PRESENT_SHARE * promised_frames and promised_frames - num_frames > MAX_MISSING_TAIL_FRAMES:
+        raise DecodeError(uri, f"truncated: the header promises {promised_frames} frames, the file holds {num_frames}")
+
+
+def _promised(container: Any) -> tuple[float | None, int]:
+    """The video stream's seconds (None where only a mixed container duration is known) and frames (0: unknown)."""
+    stream = container.streams.best("video")
+    if stream is None:
+        return None, 0
+    promised_s: float | None = None
+    tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng")  # Matroska, one for each stream
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", tag) if tag else None
+    if stream.duration and stream.time_base:
+        promised_s = float(stream.duration * stream.time_base)
+    elif match:
+        promised_s = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+    elif container.duration and len(container.streams) == 1:
+        promised_s = float(container.duration) / 1e6
+    return promised_s, int(stream.frames)
+
+
+@lru_cache(maxsize=1)
+def silence_ffmpeg() -> None:
+    """Keep FFmpeg's per-frame complaints off standard error; what matters comes back as DecodeError."""
+    import av.logging
+
+    av.logging.set_level(av.logging.PANIC)
+
+
+def one_line(error: BaseException, path: object = None, limit: int = 160) -> str:
+    """An error's text on one line, without the file's path and the C++ file names and stack traces of decord."""
+    text = str(error).split("Stack trace", 1)[0]
+    if isinstance(path, str):
+        text = text.replace(path, "the file")
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", text)
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
