@@ -188,11 +188,11 @@ def _start_as_copy(layer: nn.Conv1d | nn.Conv3d) -> None:
     layer.weight.mul_(SMALL)
     assert layer.bias is not None
     layer.bias.zero_()
-    centre = [size // 2 for size in layer.kernel_size]
-    for output in range(layer.out_channels):
-        # Depthwise weights hold one input each; a hidden width above one repeats the single input.
-        source = output % layer.weight.shape[1]
-        layer.weight[(output, source, *centre)] += 1.0
+    output = torch.arange(layer.out_channels, device=layer.weight.device)
+    # Depthwise weights hold one input each; a hidden width above one repeats the single input.
+    source = output % layer.weight.shape[1]
+    centre = tuple(size // 2 for size in layer.kernel_size)
+    layer.weight[(output, source, *centre)] += 1.0
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from w3ray.models.resnet_small import resnet_small
 from w3ray.models.shift import ShiftMode
 from w3ray.models.tsm import TSM
 from w3ray.models.tsn import TSN
+from w3ray.models.weights import load_weights
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": torchvision_models.resnet18,
@@ -101,7 +102,5 @@ def build_model(
         if refinement and all(stage[-1].attention.has_spatial_mask for stage in model.residual_stages()):
             model.add_refinement()
     if weights is not None:
-        from w3ray.models.weights import load_weights
-
         load_weights(model, weights)
     return model

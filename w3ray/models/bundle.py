@@ -1,0 +1,138 @@
+"""How is a finished model kept in a folder, so that it can be rebuilt without its recipe?
+
+    model.safetensors   the weights, under the model's own state names
+    model.json          {"format": 1, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"}
+
+`model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may come from anyone.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from w3ray import __version__
+from w3ray.errors import InputError
+from w3ray.models.build import build_model
+
+FORMAT = 1
+WEIGHTS_NAME = "model.safetensors"
+DESCRIPTION_NAME = "model.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What `model.json` says of the weights beside it."""
+
+    model: dict[str, Any]
+    """Arguments of `build_model`; `weights` is dropped, for the folder holds the trained ones."""
+    clip: dict[str, Any]
+    """Fields of `ClipSpec`: what the model was trained to see."""
+    classes: tuple[str, ...]
+    """Class names in the order of the scores."""
+    mean: tuple[float, float, float]
+    """Subtracted from RGB in [0, 1]."""
+    std: tuple[float, float, float]
+    """Divides after that."""
+    stage: str = ""
+    """Name of the stage that made it."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Its evaluation."""
+
+
+def write_model(folder: Path | str, model: nn.Module, description: ModelDescription) -> None:
+    """Write the folder; it appears whole or not at all, and replaces an older one.
+
+    Args:
+        folder: made, parents too.
+        model: as `build_model` returned it (not wrapped for training).
+        description: what to write beside the weights.
+    """
+    folder = Path(folder)
+    document = {"format": FORMAT, "w3ray_version": __version__, **asdict(description)}
+    document["model"] = {name: value for name, value in description.model.items() if name != "weights"}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    new.mkdir()
+    try:
+        save_file(state, new / WEIGHTS_NAME, metadata={"format": "pt"})
+        (new / DESCRIPTION_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        for path in new.iterdir():
+            _to_disk(path)
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+            folder.rename(old)
+            new.rename(folder)
+            shutil.rmtree(old)
+        else:
+            new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
+    """Rebuild the model of a folder, in eval mode, on the CPU.
+
+    Raises:
+        InputError: a file is absent, damaged, of another format, or the weights are of another architecture.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    try:
+        model = build_model(**description.model)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / DESCRIPTION_NAME}: model: {error}; written by another version?") from error
+    try:
+        state = load_file(folder / WEIGHTS_NAME)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / WEIGHTS_NAME}: can not be read ({error}); make the model again") from error
+    expected = model.state_dict()
+    wrong = sorted(set(state) ^ set(expected))
+    wrong += sorted(name for name in set(state) & set(expected) if state[name].shape != expected[name].shape)
+    if wrong:
+        raise InputError(
+            f"{folder / WEIGHTS_NAME}: another architecture than {DESCRIPTION_NAME} says; {len(wrong)} tensors are "
+            f"missing, unexpected or of another shape: {', '.join(wrong[:5])}"
+        )
+    model.load_state_dict(state)
+    return model.eval(), description
+
+
+def read_description(folder: Path | str) -> ModelDescription:
+    """Read `model.json` alone.
+
+    Raises:
+        InputError: it is absent, damaged or of another format.
+    """
+    path = Path(folder) / DESCRIPTION_NAME
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = document["format"]
+        if found != FORMAT:
+            raise InputError(f"{path}: format {found}, but this version of w3ray reads format {FORMAT}")
+        return ModelDescription(
+            model=dict(document["model"]),
+            clip=dict(document["clip"]),
+            classes=tuple(document["classes"]),
+            mean=tuple(document["mean"]),
+            std=tuple(document["std"]),
+            stage=document["stage"],
+            metrics=dict(document["metrics"]),
+        )
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name the folder of a trained model") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a description of a model ({error!r}); make the model again") from error
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,101 @@
+"""How many multiply-adds and parameters does a model cost, and where?
+
+Counted are convolutions and matrix products (as in the literature's GFLOPs, which are multiply-adds); pooling, norms,
+activations and element-wise products are not.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+_BLOCK = re.compile(r"^backbone\.(layer\d+)\.\d+$")
+_ATTENTION = re.compile(r"^backbone\.(layer\d+)\.\d+\.attention$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One row of a profile."""
+
+    name: str
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The cost of one clip."""
+
+    macs: int
+    """Multiply-adds of a forward pass of one clip."""
+    parameters: int
+    parts: tuple[Part, ...]
+    """stem, layer1 to layer4 (without their attention), attention, refinement, classifier; they add up to the whole."""
+
+
+def profile(model: nn.Module, num_frames: int, size: int) -> Profile:
+    """Count a model's multiply-adds and parameters, without computing (meta device) and without changing it.
+
+    Args:
+        model: a model of `build_model`, on any device.
+        num_frames: T of the clip.
+        size: height and width of the frames, in pixels.
+
+    Raises:
+        ValueError: num_frames or size below 1.
+    """
+    if num_frames < 1 or size < 1:
+        raise ValueError(f"profile: num_frames={num_frames}, size={size}: must be >= 1")
+    meta = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    dtype = next(model.parameters()).dtype
+    clip_BTCHW = torch.empty(1, num_frames, 3, size, size, device="meta", dtype=dtype)
+    was_training = model.training
+    # Evaluation mode: batch norm in training refuses a single value per channel, which tiny sizes end in.
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            functional_call(model, meta, (clip_BTCHW,))
+    finally:
+        model.train(was_training)
+    root = type(model).__name__
+    macs = {
+        name.removeprefix(f"{root}."): sum(flops.values()) // 2  # a multiply-add is two flops
+        for name, flops in counter.get_flop_counts().items()
+    }
+    total = counter.get_total_flops() // 2
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Profile(macs=total, parameters=parameters, parts=_parts(model, macs, total, parameters))
+
+
+def _parts(model: nn.Module, macs: dict[str, int], total: int, parameters: int) -> tuple[Part, ...]:
+    """Sort the counts of the modules into rows; the stem is what is left."""
+    rows: dict[str, list[int]] = {}
+    for name, module in model.named_modules():
+        numel = sum(parameter.numel() for parameter in module.parameters())
+        count = macs.get(name, 0)
+        if block := _BLOCK.match(name):
+            _add(rows, block[1], count, numel)
+        elif attention := _ATTENTION.match(name):
+            _add(rows, attention[1], -count, -numel)
+            _add(rows, "attention", count, numel)
+        elif name in ("refinement", "classifier"):
+            _add(rows, name, count, numel)
+    stem = [total - sum(row[0] for row in rows.values()), parameters - sum(row[1] for row in rows.values())]
+    order = sorted(name for name in rows if name.startswith("layer"))
+    order += [name for name in ("attention", "refinement", "classifier") if name in rows]
+    return (
+        Part(name="stem", macs=stem[0], parameters=stem[1]),
+        *(Part(name=name, macs=rows[name][0], parameters=rows[name][1]) for name in order),
+    )
+
+
+def _add(rows: dict[str, list[int]], name: str, macs: int, parameters: int) -> None:
+    row = rows.setdefault(name, [0, 0])
+    row[0] += macs
+    row[1] += parameters

@@ -1,0 +1,184 @@
+"""Which weights can a model start from, and which key goes where?
+
+Three layouts are known by their keys, whatever the file is called:
+
+- torchvision: `layer1.0.conv1.weight`, `fc.weight` -> `backbone.*`, `classifier.*`
+- reference TSM (mit-han-lab/temporal-shift-module, `.pth.tar`): `module.base_model.layer1.0.conv1.net.weight`,
+  `module.new_fc.weight` -> `backbone.layer1.0.conv1.weight`, `classifier.weight`; `.net.` marks a shifted block, and
+  the shifted blocks must be those of the model
+- w3ray: `backbone.*`, `classifier.*`, as in `model.state_dict()`
+
+A classifier for another number of classes is left out. Attention, refinement and classifier may be absent from the
+file (they then keep their fresh start) except in the w3ray layout, which must be complete. Anything else that is
+missing, unexpected or of another shape is an error that lists it.
+"""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision import models as torchvision_models
+
+from w3ray.errors import InputError
+from w3ray.models._common import VideoModel
+
+_ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
+_TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
+_TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
+_FRESH = re.compile(r"(^|\.)(attention|refinement)\.|^classifier\.")
+_LISTED = 5
+"""How many keys an error quotes."""
+
+
+class _Mapped(NamedTuple):
+    layout: str
+    state: dict[str, Tensor]
+    shifted_blocks: set[str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWeights:
+    """What `load_weights` did."""
+
+    layout: str
+    """"torchvision", "tsm" or "w3ray"."""
+    loaded: int
+    """Number of tensors taken over."""
+    left_out: tuple[str, ...]
+    """Tensors of the file that were not taken: a classifier for other classes."""
+    fresh: tuple[str, ...]
+    """Tensors of the model that the file does not hold and that keep their start."""
+
+
+def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
+    """Load a torchvision weights enum (by name, downloaded once) or a local file into a model, in place.
+
+    Args:
+        model: a model of `build_model`.
+        weights: "ResNet50_Weights.IMAGENET1K_V2", or the path of a `.safetensors` file or a torch file that
+            `torch.load(weights_only=True)` reads.
+
+    Raises:
+        InputError: unknown enum, absent or unreadable file, unknown layout, or tensors that do not fit.
+    """
+    path = Path(weights).expanduser()
+    if _ENUM.fullmatch(weights) and not path.exists():
+        state = _read_enum(weights)
+    else:
+        state = _read_file(path)
+    mapped = _map_keys(state, weights)
+    if mapped.shifted_blocks is not None:
+        _check_shift(model, mapped.shifted_blocks, weights)
+    return _fit(model, mapped, weights)
+
+
+def _read_enum(name: str) -> dict[str, Tensor]:
+    try:
+        weights = torchvision_models.get_weight(name)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"weights {name}: torchvision knows no such enum: {error}") from error
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"weights {name}: can not be downloaded from {weights.url} ({error}); give the path of a local copy instead"
+        ) from error
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InputError(
+            f"weights {path}: no such file, and not a torchvision enum such as ResNet50_Weights.IMAGENET1K_V2"
+        )
+    if path.suffix == ".safetensors":
+        import safetensors
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"weights {path}: not a readable safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"weights {path}: not readable as plain tensors (weights_only): {reason}") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"weights {path}: holds no state dict (a dict of tensors, or one under 'state_dict')")
+    return state
+
+
+def _map_keys(state: dict[str, Tensor], source: str) -> _Mapped:
+    """Rename a file's keys to ours; which layout it is follows from the keys."""
+    if any(_TSM_PREFIX.match(key) for key in state):
+        renamed, shifted_blocks = {}, set()
+        for key, value in state.items():
+            inner = _TSM_PREFIX.sub("", key)
+            if _TSM_SHIFTED.search(inner):
+                shifted_blocks.add(inner.split(".conv1.net.")[0])
+                inner = _TSM_SHIFTED.sub(".conv1.", inner)
+            renamed[_own_name(re.sub(r"^(module\.)?new_fc\.", "fc.", inner))] = value
+        return _Mapped("tsm", renamed, shifted_blocks)
+    if any(key.startswith("backbone.") for key in state):
+        return _Mapped("w3ray", dict(state), None)
+    if any(key.startswith("layer1.") for key in state):
+        return _Mapped("torchvision", {_own_name(key): value for key, value in state.items()}, None)
+    raise InputError(
+        f"weights {source}: unknown layout (first keys: {_some(list(state))}); known: torchvision (layer1.0...), "
+        "reference TSM (module.base_model.layer1.0...), w3ray (backbone.layer1.0...)"
+    )
+
+
+def _own_name(key: str) -> str:
+    return f"classifier.{key.removeprefix('fc.')}" if key.startswith("fc.") else f"backbone.{key}"
+
+
+def _check_shift(model: VideoModel, shifted_blocks: set[str], source: str) -> None:
+    """A TSM checkpoint in a model that shifts elsewhere would load without complaint and score like noise."""
+    own = {
+        name.removeprefix("backbone.")
+        for name, module in model.named_modules()
+        if getattr(module, "shift", None) is not None
+    }
+    if own != shifted_blocks:
+        raise InputError(
+            f"weights {source}: shifts in {len(shifted_blocks)} blocks, the model in {len(own)}; they differ in "
+            f"{_some(sorted(own ^ shifted_blocks))}; use the model (tsm or tsn) and backbone the file was trained with"
+        )
+
+
+def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
+    own = model.state_dict()
+    state = dict(mapped.state)
+    left_out: tuple[str, ...] = ()
+    if "classifier.weight" in state and state["classifier.weight"].shape != own["classifier.weight"].shape:
+        left_out = tuple(key for key in state if key.startswith("classifier."))
+        state = {key: value for key, value in state.items() if key not in left_out}
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    fresh = tuple(key for key in missing if _FRESH.search(key) and (mapped.layout != "w3ray" or key in left_out))
+    faults = []
+    if lost := [key for key in missing if key not in fresh]:
+        faults.append(f"{len(lost)} missing ({_some(lost)})")
+    if unexpected := [key for key in state if key not in own]:
+        faults.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+    misshapen = [
+        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if misshapen:
+        faults.append(f"{len(misshapen)} of another shape ({_some(misshapen)})")
+    if faults:
+        raise InputError(f"weights {source} ({mapped.layout} layout) do not fit the model: {'; '.join(faults)}")
+    model.load_state_dict(state, strict=False)
+    return LoadedWeights(layout=mapped.layout, loaded=len(state), left_out=left_out, fresh=fresh)
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f", and {rest} more" if rest > 0 else "")
