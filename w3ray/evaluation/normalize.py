@@ -1,0 +1,36 @@
+"""How do decoded frames become what a network reads? The same way in training, evaluation and the served model."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Mean and standard deviation of ImageNet's pixels in [0, 1], which torchvision's weights expect.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize_clips(
+    clips_u8_BTHWC: Tensor,
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """uint8 frames (B, T, H, W, C) to normalised floats of shape (B, T, C, H, W), on the device of the frames.
+
+    The memory order stays H, W, C, so folding B and T gives a channels-last batch without a copy.
+
+    Raises:
+        ValueError: not uint8, not five axes, or another number of channels than `mean` and `std` have.
+    """
+    if clips_u8_BTHWC.dtype != torch.uint8 or clips_u8_BTHWC.ndim != 5:
+        raise ValueError(
+            f"clips must be uint8 (B, T, H, W, C), got {clips_u8_BTHWC.dtype} of shape {tuple(clips_u8_BTHWC.shape)}"
+        )
+    if not len(mean) == len(std) == clips_u8_BTHWC.shape[-1]:
+        raise ValueError(f"clips have {clips_u8_BTHWC.shape[-1]} channels, mean {len(mean)} and std {len(std)} values")
+    # (x / 255 - mean) / std as one multiplication and one addition: the frames are read and written once each.
+    scale_C = torch.tensor([1.0 / (255.0 * s) for s in std], dtype=dtype, device=clips_u8_BTHWC.device)
+    shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=scale_C.device)
+    return clips_u8_BTHWC.to(dtype).mul_(scale_C).add_(shift_C).permute(0, 1, 4, 2, 3)

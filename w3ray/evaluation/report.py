@@ -1,0 +1,107 @@
+"""What does a person read after an evaluation? A table by class and a picture of the confusions."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from w3ray.evaluation.metrics import Counts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PER_CLASS_CSV = "per_class.csv"
+PER_CLASS_JSON = "per_class.json"
+CONFUSION_PNG = "confusion.png"
+# Above this many classes the names would cover each other, and numbers in the cells say nothing.
+_MAX_NAMED, _MAX_NUMBERED = 60, 20
+
+
+def per_class_rows(counts: Counts, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class: label, class, rows, top1_hits, top1, top{k}_hits, top{k}, and what it was most taken for.
+
+    Accuracies are None for a class without clips; `confused_with` is the most frequent wrong class (the first of
+    equals), None where nothing was wrong or the scores were not finite.
+
+    Raises:
+        ValueError: another number of class names than counted classes.
+    """
+    if len(classes) != counts.num_classes:
+        raise ValueError(f"{len(classes)} class names for {counts.num_classes} classes")
+    confusion_KP = counts.confusion_KP.cpu()
+    top = counts.top
+    rows = []
+    for label, name in enumerate(classes):
+        total = int(confusion_KP[label].sum())
+        hits, top_hits = int(confusion_KP[label, label]), int(counts.top_hits_K[label])
+        wrong_K = confusion_KP[label, :-1].clone()
+        wrong_K[label] = 0
+        most = int(wrong_K.argmax())
+        rows.append(
+            {
+                "label": label,
+                "class": name,
+                "rows": total,
+                "top1_hits": hits,
+                "top1": hits / total if total else None,
+                f"top{top}_hits": top_hits,
+                f"top{top}": top_hits / total if total else None,
+                "confused_with": classes[most] if int(wrong_K[most]) else None,
+                "confused_count": int(wrong_K[most]),
+            }
+        )
+    return rows
+
+
+def confusion_figure(counts: Counts, classes: Sequence[str]) -> "Figure":
+    """Row-normalised confusion matrix, true classes down, predicted ones across; counts in the cells if they fit."""
+    from matplotlib.figure import Figure  # heavy; and without pyplot there is no global state, so threads are safe
+
+    num_classes = counts.num_classes
+    confusion_KK = counts.confusion_KP[:, :-1].cpu()
+    share_KK = confusion_KK.double() / counts.rows_K.cpu().clamp(min=1)[:, None]
+    side_inch = min(16.0, 3.5 + 0.35 * num_classes)
+    figure = Figure(figsize=(side_inch, side_inch * 0.9), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(share_KK.numpy(), cmap="Blues", vmin=0.0, vmax=1.0)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if counts.rows:
+        axes.set_title(f"top-1 {counts.result()['top1']:.1%} of {counts.rows} clips")
+    if num_classes <= _MAX_NAMED:
+        axes.set_xticks(range(num_classes), classes, rotation=90)
+        axes.set_yticks(range(num_classes), classes)
+    if num_classes <= _MAX_NUMBERED:
+        for true, predicted in confusion_KK.nonzero().tolist():
+            color = "white" if share_KK[true, predicted] > 0.5 else "black"
+            text = str(int(confusion_KK[true, predicted]))
+            axes.text(predicted, true, text, ha="center", va="center", color=color, fontsize=8)
+    return figure
+
+
+def write_report(directory: str | Path, counts: Counts, classes: Sequence[str]) -> list[Path]:
+    """Write `per_class.csv`, `per_class.json` (with the totals) and `confusion.png`; returns their paths.
+
+    Raises:
+        ValueError: nothing counted, or class names that do not fit.
+    """
+    directory = Path(directory)
+    totals, rows = counts.result(), per_class_rows(counts, classes)
+    directory.mkdir(parents=True, exist_ok=True)
+    table, document, picture = (directory / name for name in (PER_CLASS_CSV, PER_CLASS_JSON, CONFUSION_PNG))
+    partial = [path.with_name(f".partial-{path.name}") for path in (table, document, picture)]
+    with partial[0].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    # nan is no JSON: a loss that is not finite is written as null.
+    finite = {key: value if value == value else None for key, value in totals.items()}
+    confusion = counts.confusion_KP[:, :-1].cpu().tolist()
+    content = {"result": finite, "not_finite": counts.not_finite, "classes": rows, "confusion": confusion}
+    partial[1].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    confusion_figure(counts, classes).savefig(partial[2], dpi=110)
+    for source, target in zip(partial, (table, document, picture), strict=True):
+        source.replace(target)
+    return [table, document, picture]

@@ -1,0 +1,324 @@
+"""What is a checkpoint on disk, how is it known to be whole, and how does it come back bit for bit?
+
+A checkpoint is a folder of `model.safetensors`, `optimizer.safetensors` and `checkpoint.json`; the JSON is written last
+and holds the size and SHA-256 of the others. No pickle anywhere. The folder appears under its name only when complete.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from w3ray.errors import InputError
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+INDEX_FILE = "checkpoint.json"
+_STEP_FOLDER = re.compile(r"step_(\d+)")
+
+
+class CheckpointError(InputError):
+    """A checkpoint that can not be used: damaged, or of another architecture."""
+
+
+class Stateful(Protocol):
+    """Has JSON-able state, as `TrainingStep` has."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A copy in CPU memory of all that a checkpoint holds; training may go on while it is written."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    optimizer_index: dict[str, Any]
+    step_state: dict[str, Any]
+    meta: dict[str, Any]
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The module itself, without DistributedDataParallel and torch.compile, whose names must not enter files."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
+            model = original
+        else:
+            return model
+
+
+def take_snapshot(
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    step_state: Stateful | None = None,
+    meta: Mapping[str, Any],
+) -> Snapshot:
+    """Copy the state to CPU memory. `meta` must be JSON values (step, epoch, model config, seed, metrics, run id ...).
+
+    Raises:
+        TypeError: meta is not JSON.
+    """
+    plain = unwrap_model(model)
+    tensors: dict[str, Tensor] = {}
+    index: dict[str, Any] = {"kind": None, "groups": [], "scalars": {}}
+    if optimizer is not None:
+        tensors, index = _optimizer_state(plain, optimizer)
+    return Snapshot(
+        model={name: _to_cpu(tensor) for name, tensor in plain.state_dict().items()},
+        optimizer=tensors,
+        optimizer_index=index,
+        step_state=step_state.state_dict() if step_state is not None else {},
+        meta=json.loads(json.dumps(dict(meta))),
+    )
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    # A clone even on the CPU: safetensors refuses shared memory, and training goes on changing the original.
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by `<parameter name>|<state name>`, and as JSON the groups and the state that is no tensor."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        options = {key: value for key, value in group.items() if key not in ("params", "parameter_names")}
+        groups.append({"options": options, "parameters": [names[id(parameter)] for parameter in group["params"]]})
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for parameter, state in optimizer.state.items():
+        name = names[id(parameter)]
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}|{key}"] = _to_cpu(value)
+            else:
+                scalars.setdefault(name, {})[key] = value
+    return tensors, {"kind": type(optimizer).__name__, "groups": groups, "scalars": scalars}
+
+
+def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
+    """Write the folder `directory`, replacing one that is there; returns it. Complete or absent, never in between."""
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        save_file(snapshot.model, partial / MODEL_FILE)
+        save_file(snapshot.optimizer, partial / OPTIMIZER_FILE)
+        files = {name: _file_entry(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        index = {
+            "format_version": FORMAT_VERSION,
+            "files": files,
+            "meta": snapshot.meta,
+            "step_state": snapshot.step_state,
+            "optimizer": snapshot.optimizer_index,
+        }
+        text = json.dumps(index, indent=1)
+        # The index vouches for the other files; this line of its own lets a cut or edited index be noticed too.
+        sealed = text + "\n" + hashlib.sha256(text.encode()).hexdigest() + "\n"
+        (partial / INDEX_FILE).write_text(sealed, encoding="utf-8")
+        for path in (partial / MODEL_FILE, partial / OPTIMIZER_FILE, partial / INDEX_FILE, partial):
+            _sync(path)
+        _put_in_place(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return directory
+
+
+def _put_in_place(partial: Path, directory: Path) -> None:
+    replaced = directory.parent / f".{directory.name}.replaced-{os.getpid()}"
+    if directory.exists():
+        directory.rename(replaced)
+    partial.rename(directory)
+    _sync(directory.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def save_checkpoint(
+    directory: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    step_state: Stateful | None = None,
+    meta: Mapping[str, Any],
+) -> Path:
+    """`take_snapshot` and `write_snapshot` in one call."""
+    snapshot = take_snapshot(model, optimizer=optimizer, step_state=step_state, meta=meta)
+    return write_snapshot(snapshot, directory)
+
+
+def read_index(directory: str | Path) -> dict[str, Any]:
+    """The checked content of `checkpoint.json`; its `meta` is what was given when saving.
+
+    Raises:
+        CheckpointError: absent, damaged, or written by a newer format.
+    """
+    path = Path(directory) / INDEX_FILE
+    try:
+        text, seal = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory}: no readable {INDEX_FILE} ({error}); use another checkpoint") from error
+    if hashlib.sha256(text.encode()).hexdigest() != seal:
+        raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
+    index: dict[str, Any] = json.loads(text)
+    if index["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {index['format_version']}, this version of w3ray reads {FORMAT_VERSION}"
+        )
+    return index
+
+
+def verify_checkpoint(directory: str | Path) -> dict[str, Any]:
+    """Check every file against its size and checksum; returns the index.
+
+    Raises:
+        CheckpointError: names the file and what is wrong with it.
+    """
+    index = read_index(directory)
+    for name, expected in index["files"].items():
+        path = Path(directory) / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; use another checkpoint")
+        if path.stat().st_size != expected["bytes"]:
+            raise CheckpointError(
+                f"{path}: damaged, {path.stat().st_size} bytes instead of {expected['bytes']}; use another checkpoint"
+            )
+        if _file_entry(path)["sha256"] != expected["sha256"]:
+            raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
+    return index
+
+
+def load_checkpoint(
+    directory: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    step_state: Stateful | None = None,
+) -> dict[str, Any]:
+    """Verify, then load into the objects given; returns the `meta` it was saved with.
+
+    Nothing is changed unless all of it fits. Learning rate, decay and so on stay those of the optimizer given.
+
+    Raises:
+        CheckpointError: damaged, of another architecture, or with another optimizer.
+    """
+    index = verify_checkpoint(directory)
+    plain = unwrap_model(model)
+    tensors = _read_tensors(Path(directory) / MODEL_FILE)
+    _check_architecture(directory, plain.state_dict(), tensors)
+    if optimizer is not None:
+        _load_optimizer(Path(directory), index["optimizer"], plain, optimizer)
+    plain.load_state_dict(tensors)
+    if step_state is not None:
+        try:
+            step_state.load_state_dict(index["step_state"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{directory}: its training state does not fit: {error}") from error
+    meta: dict[str, Any] = index["meta"]
+    return meta
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not readable ({error}); use another checkpoint") from error
+
+
+def _check_architecture(directory: str | Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    faults = [f"no {name}" for name in wanted if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in wanted]
+    faults += [
+        f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(
+            f"{directory}: checkpoint of another architecture: {'; '.join(faults[:3])}{more}; "
+            f"use the model settings it was trained with"
+        )
+
+
+def _load_optimizer(
+    directory: Path, index: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    if index["kind"] != type(optimizer).__name__:
+        raise CheckpointError(
+            f"{directory}: its optimizer is {index['kind']}, this one {type(optimizer).__name__}; "
+            f"resume with the optimizer it was trained with"
+        )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    wanted = [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+    found = [group["parameters"] for group in index["groups"]]
+    if wanted != found:
+        raise CheckpointError(
+            f"{directory}: its optimizer has {[len(group) for group in found]} parameters by group, this one "
+            f"{[len(group) for group in wanted]}, or other names; resume with the settings it was trained with"
+        )
+    saved = _read_tensors(directory / OPTIMIZER_FILE)
+    by_name: dict[str, dict[str, Any]] = {name: dict(state) for name, state in index["scalars"].items()}
+    for key, tensor in saved.items():
+        name, _, state_name = key.rpartition("|")
+        by_name.setdefault(name, {})[state_name] = tensor
+    order = [name for group in wanted for name in group]
+    state = {position: by_name[name] for position, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def newest_valid_checkpoint(
+    parent: str | Path,
+    on_damaged: Callable[[Path, str], None] | None = None,
+    *,
+    among: Iterable[Path] | None = None,
+) -> Path | None:
+    """The newest whole checkpoint among the `step_<number>` folders of `parent`, None if there is none.
+
+    Damaged ones on the way are reported to `on_damaged(folder, reason)`, newest first, and left where they are.
+    `among` looks at these folders only.
+    """
+    parent = Path(parent)
+    if among is None:
+        among = parent.iterdir() if parent.is_dir() else ()
+    numbered = [(int(match[1]), path) for path in among if (match := _STEP_FOLDER.fullmatch(path.name))]
+    for _, path in sorted(numbered, reverse=True):
+        try:
+            verify_checkpoint(path)
+        except CheckpointError as error:
+            if on_damaged is not None:
+                on_damaged(path, str(error))
+        else:
+            return path
+    return None

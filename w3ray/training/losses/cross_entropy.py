@@ -1,0 +1,30 @@
+"""How far are the class scores from the label?"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from w3ray.training.losses._common import LossInputs
+
+
+class CrossEntropy:
+    """Cross-entropy of the clip's scores, summed over clips.
+
+    Args:
+        label_smoothing: share of the target spread evenly over all classes, 0 <= label_smoothing < 1.
+
+    Raises:
+        ValueError: label_smoothing outside [0, 1).
+    """
+
+    needs_teacher = False
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        # Scores may be bf16 under autocast; a sum of logarithms needs more digits than that.
+        logits_BK = inputs.logits_BK.to(torch.promote_types(inputs.logits_BK.dtype, torch.float32))
+        return F.cross_entropy(logits_BK, inputs.labels_B, reduction="sum", label_smoothing=self.label_smoothing)

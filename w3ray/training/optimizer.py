@@ -1,0 +1,134 @@
+"""Which parameters learn at which rate and with which decay? TSM's recipe, which the W3 paper follows.
+
+The reference gives the factor 5 to EVERY linear layer, so W3's channel MLP would get it too; here it goes to the
+classifier alone, which is found by identity and not by layer type.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+OptimizerKind = Literal["sgd", "adamw"]
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerKind)
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+
+
+def scaled_lr(lr: float, *, batch_size: int, lr_batch_size: int = 64) -> float:
+    """Learning rate for a global batch of `batch_size` clips when `lr` was chosen at `lr_batch_size` (linear rule)."""
+    if batch_size < 1 or lr_batch_size < 1:
+        raise ValueError(f"batch_size and lr_batch_size must be >= 1, got {batch_size} and {lr_batch_size}")
+    return lr * batch_size / lr_batch_size
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    classifier_weight_multiplier: float = 5.0,
+    classifier_bias_multiplier: float = 10.0,
+    bias_multiplier: float = 2.0,
+    classifier_parameters: Iterable[nn.Parameter] | None = None,
+) -> list[dict[str, Any]]:
+    """Optimizer groups: `classifier_weight`, `classifier_bias`, `weight`, `bias`, `norm` (empty ones left out).
+
+    Weights decay, biases and norms do not. Each group has `params`, `lr`, `weight_decay`, and for us `name`,
+    `lr_multiplier` and `parameter_names`. Parameters that do not require gradients are left out, so set the batch-norm
+    mode first.
+
+    Args:
+        lr: base rate of the global batch actually used (see `scaled_lr`).
+        classifier_parameters: of the last layer; None asks `model.classifier_parameters()`.
+
+    Raises:
+        ValueError: no classifier known, one that is not in the model, or nothing to train.
+    """
+    if classifier_parameters is None:
+        ask = getattr(model, "classifier_parameters", None)
+        if ask is None:
+            raise ValueError(
+                f"{type(model).__name__} has no classifier_parameters(): pass classifier_parameters, they alone get "
+                f"the classifier's learning rate"
+            )
+        classifier_parameters = ask()
+    classifier_ids = {id(parameter) for parameter in classifier_parameters}
+    known = {id(parameter) for parameter in model.parameters()}
+    if not classifier_ids or not classifier_ids <= known:
+        raise ValueError(f"classifier_parameters must be parameters of the {type(model).__name__}, and not none of it")
+    norm_ids = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+
+    def group_of(name: str, parameter: nn.Parameter) -> str:
+        is_bias = name.rpartition(".")[2] == "bias"
+        if id(parameter) in classifier_ids:
+            return "classifier_bias" if is_bias else "classifier_weight"
+        if id(parameter) in norm_ids:
+            return "norm"
+        if is_bias:
+            return "bias"
+        # A scale or gate that is a bare parameter is no weight matrix: decaying it to 0 would switch it off.
+        return "weight" if parameter.ndim > 1 else "norm"
+
+    settings = {
+        "classifier_weight": (classifier_weight_multiplier, weight_decay),
+        "classifier_bias": (classifier_bias_multiplier, 0.0),
+        "weight": (1.0, weight_decay),
+        "bias": (bias_multiplier, 0.0),
+        "norm": (1.0, 0.0),
+    }
+    groups = []
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
+    for group_name, (multiplier, decay) in settings.items():
+        members = [(name, parameter) for name, parameter in trained if group_of(name, parameter) == group_name]
+        if members:
+            groups.append(
+                {
+                    "params": [parameter for _, parameter in members],
+                    "lr": lr * multiplier,
+                    "weight_decay": decay,
+                    "name": group_name,
+                    "lr_multiplier": multiplier,
+                    "parameter_names": [name for name, _ in members],
+                }
+            )
+    return groups
+
+
+def build_optimizer(
+    kind: OptimizerKind,
+    groups: list[dict[str, Any]],
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """SGD (`momentum`, `nesterov`) or AdamW (`betas`, `eps`) over the groups of `parameter_groups`.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind == "sgd":
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov)
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, eps=eps)
+    raise ValueError(f"unknown optimizer {kind!r}: known are {', '.join(OPTIMIZERS)}")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the base rate: each group gets `lr` times its `lr_multiplier`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_multiplier", 1.0)

@@ -1,0 +1,235 @@
+"""How does one global batch, in any split into microbatches and ranks, become one update of the parameters?
+
+Pure torch: knows nothing of Ray, MLflow or recipes. One update is
+
+    for slot, (clips, labels, valid) in enumerate(microbatches of this rank):
+        step.accumulate(clips, labels, valid, normalizer=..., seed=..., last=slot is the last one)
+    result = step.update(lr)
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
+from w3ray.training.batch_norm import rows_hidden_from_batch_norm
+from w3ray.training.losses import LossInputs, build_losses
+from w3ray.training.optimizer import set_lr
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PRECISIONS", "Precision", "StepResult", "TrainingStep", "normalize_clips"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+_AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class StepResult(NamedTuple):
+    """What one update saw on THIS rank. Tensors stay on the device, so that reading them is the caller's choice.
+
+    `loss_sums` are unweighted sums over this rank's valid clips by loss name; `correct` counts valid clips whose best
+    score was the label's; `grad_norm` is the norm of the global gradient before clipping (the same on every rank,
+    not finite if the update must not be trusted); `updated` is False where the whole step had no valid clip.
+    """
+
+    loss_sums: dict[str, Tensor]
+    correct: Tensor
+    num_valid: int
+    grad_norm: Tensor
+    updated: bool
+
+
+class TrainingStep:
+    """Accumulates gradients over microbatches, then updates.
+
+    Args:
+        model: student, plain or wrapped in DistributedDataParallel; returns an object with `logits_BK` and
+            `features_BTCHW`.
+        optimizer: over the model's parameters; see `parameter_groups`.
+        loss_weights: loss name to weight, for example {"cross_entropy": 1, "mfr": 0.5}.
+        teacher: needed by "mfr"; put in eval mode, never trained, and only run where a loss asks for it.
+        precision: autocast type of the forward pass; "fp16" scales the loss (torch's GradScaler).
+        clip_grad_norm: upper bound of the norm of the global gradient; None does not clip.
+        label_smoothing: of the cross-entropy.
+        mean, std: of the pixels in [0, 1].
+
+    Raises:
+        ValueError: unknown precision or loss, or a loss that needs a teacher without one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: torch.optim.Optimizer,
+        loss_weights: Mapping[str, float],
+        teacher: nn.Module | None = None,
+        precision: Precision = "fp32",
+        clip_grad_norm: float | None = 20.0,
+        label_smoothing: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}: known are {', '.join(PRECISIONS)}")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
+        self.model = model
+        self.optimizer = optimizer
+        self.losses = build_losses(loss_weights, label_smoothing=label_smoothing)
+        self.clip_grad_norm = clip_grad_norm
+        self.precision = precision
+        self.mean, self.std = tuple(mean), tuple(std)
+        first = next(model.parameters())
+        self.device, self._dtype = first.device, first.dtype
+        needs_teacher = [name for name, (_, loss) in self.losses.items() if loss.needs_teacher]
+        if needs_teacher and teacher is None:
+            raise ValueError(f"loss {needs_teacher[0]!r} compares with a teacher: give one, or weight 0")
+        self.teacher = teacher.eval().requires_grad_(False) if teacher is not None and needs_teacher else None
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums = {name: torch.zeros((), device=self.device, dtype=torch.float64) for name in self.losses}
+        self._correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        self._num_valid = 0
+        self._normalizer: float | None = None
+
+    def prepare(self, clips_u8_BTHWC: Tensor) -> Tensor:
+        """uint8 frames on any device to the model's input (B, T, C, H, W) on the model's device."""
+        clips = clips_u8_BTHWC.to(self.device, non_blocking=True)
+        return normalize_clips(clips, mean=self.mean, std=self.std, dtype=self._dtype)
+
+    def accumulate(
+        self,
+        clips_u8_BTHWC: Tensor,
+        labels_B: Tensor,
+        valid_B: Tensor,
+        *,
+        normalizer: float,
+        world_size: int = 1,
+        seed: int,
+        last: bool,
+    ) -> None:
+        """Forward and backward of one microbatch; nothing waits for the device if `valid_B` is on the CPU.
+
+        Rows that are not valid are taken out before the forward pass, so they reach neither the loss nor a batch norm.
+        A microbatch without a valid row still runs a blank clip where other ranks wait for this one.
+
+        Args:
+            normalizer: valid clips of the whole step, over all microbatches and ranks; the same on every rank and in
+                every call of the step. 0 makes the step one without update.
+            world_size: ranks over which DDP averages the gradient, so that the result is the sum over all clips.
+            seed: of this microbatch's dropout; make it with `microbatch_seed(seed, step, slot)`.
+            last: the last microbatch of this step on this rank; DDP reduces in its backward pass.
+
+        Raises:
+            ValueError: a normalizer that is negative, changes within the step or is smaller than the rows seen.
+        """
+        rows = valid_B.to("cpu", torch.bool).nonzero().squeeze(1)
+        self._check_normalizer(normalizer, rows.numel())
+        self.model.train()
+        torch.manual_seed(seed)
+        with self._reduction(last):
+            if rows.numel() == 0:
+                self._take_part(clips_u8_BTHWC)
+                return
+            if rows.numel() < valid_B.numel():
+                clips_u8_BTHWC = clips_u8_BTHWC[rows.to(clips_u8_BTHWC.device)]
+                labels_B = labels_B[rows.to(labels_B.device)]
+            x_BTCHW = self.prepare(clips_u8_BTHWC)
+            labels_B = labels_B.to(self.device, torch.int64, non_blocking=True)
+            total = self._weighted_losses(x_BTCHW, labels_B)
+            self._scaler.scale(total * (world_size / normalizer)).backward()
+        self._num_valid += rows.numel()
+
+    def _weighted_losses(self, x_BTCHW: Tensor, labels_B: Tensor) -> Tensor:
+        teacher_features_BTCHW = None
+        with self.autocast():
+            if self.teacher is not None:
+                with torch.no_grad():
+                    teacher_features_BTCHW = self.teacher(x_BTCHW).features_BTCHW
+            output = self.model(x_BTCHW)
+        inputs = LossInputs(output.logits_BK, output.features_BTCHW, labels_B, teacher_features_BTCHW)
+        sums = {name: loss(inputs) for name, (_, loss) in self.losses.items()}
+        for name, value in sums.items():
+            self._sums[name] += value.detach()
+        self._correct += (output.logits_BK.detach().argmax(1) == labels_B).sum()
+        return torch.stack([weight * sums[name] for name, (weight, _) in self.losses.items()]).sum()
+
+    def _take_part(self, clips_u8_BTHWC: Tensor) -> None:
+        """Do what the other ranks do (buffer broadcast, synced batch norm, gradient reduction) with gradient 0."""
+        if not isinstance(self.model, DistributedDataParallel):
+            return
+        blank = torch.zeros_like(clips_u8_BTHWC[:1])
+        with rows_hidden_from_batch_norm(self.model):
+            with self.autocast():
+                output = self.model(self.prepare(blank))
+            nothing = output.logits_BK.float().sum() * 0.0
+            if any(loss.needs_teacher for _, loss in self.losses.values()):
+                nothing = nothing + output.features_BTCHW.float().sum() * 0.0
+            self._scaler.scale(nothing).backward()
+
+    def update(self, lr: float) -> StepResult:
+        """Clip, update the parameters with base learning rate `lr`, and forget the gradients.
+
+        Raises:
+            RuntimeError: no microbatch was accumulated since the last update.
+        """
+        if self._normalizer is None:
+            raise RuntimeError("update() without accumulate(): there is no gradient")
+        set_lr(self.optimizer, lr)
+        updated = self._normalizer > 0
+        grad_norm = torch.zeros((), device=self.device)
+        if updated:
+            self._scaler.unscale_(self.optimizer)
+            gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
+            if self.clip_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._trained, self.clip_grad_norm, grad_norm)
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        result = StepResult(self._sums, self._correct, self._num_valid, grad_norm, updated)
+        self._reset()
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside model and optimizer: JSON values only (the scale of fp16's loss)."""
+        return {"precision": self.precision, "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over `state_dict()`.
+
+        Raises:
+            ValueError: saved with another precision.
+        """
+        if state["precision"] != self.precision:
+            raise ValueError(f"saved with precision {state['precision']!r}, this step has {self.precision!r}")
+        if self.precision == "fp16":
+            self._scaler.load_state_dict(dict(state["scaler"]))
+
+    def _check_normalizer(self, normalizer: float, num_rows: int) -> None:
+        if self._normalizer is not None and normalizer != self._normalizer:
+            raise ValueError(f"normalizer changed within a step: {self._normalizer}, then {normalizer}")
+        if normalizer < self._num_valid + num_rows:
+            raise ValueError(
+                f"normalizer {normalizer} must count all valid clips of the step, this rank alone had "
+                f"{self._num_valid + num_rows}"
+            )
+        self._normalizer = normalizer
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which forward passes run, in training and in validation."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_AUTOCAST_DTYPE[self.precision])
+
+    def _reduction(self, last: bool) -> AbstractContextManager[Any]:
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
