@@ -1,0 +1,78 @@
+"""Which commands does `w3ray` have, and how does it find them?
+
+A command is one file in this folder plus one row in `COMMANDS`. Only the module of the command that was asked for is
+imported, so that `w3ray --help` answers at once although most commands need torch or Ray.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from w3ray import __version__
+from w3ray.cli._common import report_usage_error
+
+# Command -> (module:attribute, the line that `w3ray --help` shows). The attribute is a function or, for a command with
+# commands of its own, a typer.Typer.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("w3ray.cli.run:run", "Run a recipe: train its stages, evaluate, register the model."),
+    "data": ("w3ray.cli.data:app", "Import, check and synthesise clips."),
+    "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
+}
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        sys.stdout.write(f"w3ray {__version__}\n")
+        raise typer.Exit()
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Distributed training of video action recognisers with What-Where-When attention."""
+
+
+def _unloaded() -> None:
+    """Stand-in for a command that this call only lists."""
+
+
+def build_app(command: str | None) -> typer.Typer:
+    """The command line with `command` loaded and every other command only listed.
+
+    Raises:
+        ImportError: the module of `command` can not be imported.
+    """
+    # Plain tracebacks: a bug report needs the frames, and typer's boxes hide the exception's own text.
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    for name, (target, help_line) in COMMANDS.items():
+        attribute: Callable[..., Any] | typer.Typer = _unloaded
+        if name == command:
+            module_name, _, attribute_name = target.partition(":")
+            attribute = getattr(import_module(module_name), attribute_name)
+        if isinstance(attribute, typer.Typer):
+            app.add_typer(attribute, name=name, help=help_line)
+        else:
+            app.command(name=name, short_help=help_line)(attribute)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = next((word for word in words if not word.startswith("-")), None)
+    app = build_app(command)
+    try:
+        code = typer.main.get_command(app).main(args=words, prog_name="w3ray", standalone_mode=False)
+    except Exception as error:
+        # typer raises click's usage errors, from its own copy of click or from the click package depending on its
+        # version; what they share is this method.
+        if not hasattr(error, "format_message"):
+            raise
+        return report_usage_error(error, as_json="--json" in words)
+    return code if isinstance(code, int) else 0

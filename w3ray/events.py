@@ -1,0 +1,159 @@
+"""What happens during a run, as told by training workers and the driver to the display?
+
+Small, frozen and picklable: workers send them through an actor, and a display (or a test, or a script) consumes them
+in order. Nothing here is state: a lost event costs a line on the screen, never a result.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+StageState = Literal["run", "resume", "reuse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """The chain begins."""
+
+    recipe: str
+    stages: tuple[str, ...]
+    storage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """A stage begins: it is run from the start, resumed, or its finished result is reused."""
+
+    stage: str
+    state: StageState
+    why: str
+    total_steps: int
+    epochs: int
+    step: int = 0
+    """Steps already done (resume)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDone:
+    """One optimiser step is done. Sent for every step or for some; numbers are of the steps since the last one sent."""
+
+    stage: str
+    step: int
+    """Global steps done in this stage, 1 after the first."""
+    epoch: int
+    """Epoch of this step, counted from 0."""
+    losses: dict[str, float]
+    """Loss parts by name, means over valid clips."""
+    lr: float
+    clips_per_s: float
+    """Valid clips a second, all workers together."""
+    data_wait_s: float
+    """Seconds the trainer waited for data."""
+    step_s: float
+    """Seconds of the step, the wait included."""
+    valid_clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationProgress:
+    """A part of a validation or of the evaluation is done."""
+
+    stage: str
+    rows: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """A validation (or the evaluation) is complete."""
+
+    stage: str
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    best: bool = False
+    """It is the best of this stage so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved:
+    """A checkpoint is complete on storage."""
+
+    stage: str
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something the user should know; the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFinished:
+    """A stage has its result."""
+
+    stage: str
+    metrics: dict[str, float]
+    checkpoint: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSummary:
+    """A row of the closing table."""
+
+    name: str
+    state: StageState
+    metrics: dict[str, float]
+    """Of the evaluation split where it was evaluated, else of validation."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """Seconds the platform took beside training; None where it does not apply (a reused stage has no first step)."""
+
+    to_first_step_s: float | None
+    """From the command to the end of data and worker start-up, where the first step begins."""
+    between_stages_s: dict[str, float] = field(default_factory=dict)
+    """For each stage but the first: from the last step of the stage before to the first step of this one."""
+    outside_steps_s: float
+    """Of the whole run, all that was not spent inside training steps."""
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What the closing table shows."""
+
+    recipe: str
+    stages: tuple[StageSummary, ...]
+    metric: str
+    """Which metric compares the stages, such as top1."""
+    model: str | None
+    """Where the model is: registered name and version, or its folder."""
+    mlflow_command: str | None
+    """The command that opens MLflow, or the address of the server; None without tracking."""
+    overhead: Overhead | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The chain is done."""
+
+    summary: RunSummary
+
+
+Event = (
+    RunStarted
+    | StageStarted
+    | StepDone
+    | ValidationProgress
+    | Validated
+    | CheckpointSaved
+    | Warned
+    | StageFinished
+    | RunFinished
+)
