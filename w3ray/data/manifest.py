@@ -2,16 +2,16 @@
 
 Columns, one row a clip:
 
-| column   | type    | required | meaning |
-|----------|---------|----------|-------------------------------------------------------------------|
-| clip_id  | string  | yes      | unique name of the clip |
-| uri      | string  | yes      | video file: absolute, with a scheme (`s3://...`), or relative to the manifest's fol |
-| start_s  | float64 | no       | where the clip begins in the video, seconds; null: the video's start |
-| end_s    | float64 | no       | where it ends (exclusive), seconds; null: the video's end |
-| reversed | bool    | no       | the clip is played backwards; absent: false |
-| label    | int32   | yes      | index into the class names |
-| split    | string  | yes      | `train`, `val`, `test` or any other name |
-| group    | string  | no       | what must not be torn apart by a fold: a subject, a sequence, a camera |
+| column   | type    | required | meaning                                                               |
+|----------|---------|----------|-----------------------------------------------------------------------|
+| clip_id  | string  | yes      | unique name of the clip                                               |
+| uri      | string  | yes      | video file: absolute, `s3://...`, or relative to the manifest's folder |
+| start_s  | float64 | no       | where the clip begins in the video, seconds; null: the video's start  |
+| end_s    | float64 | no       | where it ends (exclusive), seconds; null: the video's end             |
+| reversed | bool    | no       | the clip is played backwards; absent: false                           |
+| label    | int32   | yes      | index into the class names                                            |
+| split    | string  | yes      | `train`, `val`, `test` or any other name                              |
+| group    | string  | no       | what a fold must not tear apart: a subject, a sequence, a camera      |
 
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it
