@@ -3,7 +3,8 @@
     model.safetensors   the weights, under the model's own state names
     model.json          {"format": 1, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"}
 
-`model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may come from anyone.
+`model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may
+come from anyone.
 """
 
 import json

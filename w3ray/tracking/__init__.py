@@ -3,7 +3,10 @@
 `Tracker` is the driver's side; `video_model.py` is what a logged model runs when somebody loads it.
 """
 
+from w3ray.tracking.logged_models import LoggedModel
 from w3ray.tracking.outbox import Delivery
-from w3ray.tracking.tracker import StageRun, Tracker, check_uri
+from w3ray.tracking.stage_run import StageRun
+from w3ray.tracking.tracker import Tracker
+from w3ray.tracking.uri import check_uri
 
-__all__ = ["Delivery", "StageRun", "Tracker", "check_uri"]
+__all__ = ["Delivery", "LoggedModel", "StageRun", "Tracker", "check_uri"]

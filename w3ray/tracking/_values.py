@@ -15,6 +15,11 @@ def metric_name(name: str) -> str:
     return _FORBIDDEN.sub("_", name)[:250]
 
 
+def model_name(name: str) -> str:
+    """`name` with each character that MLflow refuses in the name of a model as an underscore."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested parameters as dotted names and strings.
 

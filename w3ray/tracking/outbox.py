@@ -254,8 +254,7 @@ class Outbox:
         with self._wake:
             if not self._queue:
                 return  # closed meanwhile: the journal keeps the operations, and delivering one twice does no harm
-            if error is not None:
-                self._set_aside(batch, error)
+            message = None if error is None else self._set_aside(batch, error)
             for _ in batch:
                 self._queue.popleft()
             self._journal.done([operation.number for operation in batch], self._store.take_facts())
@@ -265,14 +264,17 @@ class Outbox:
                 if ticket is not None:
                     ticket.settle(result, error)
             self._wake.notify_all()
+        if message is not None:
+            self.notify(message)  # without the lock: it may wait for somebody who waits for us
 
-    def _set_aside(self, batch: list[Operation], error: Exception) -> None:
+    def _set_aside(self, batch: list[Operation], error: Exception) -> str:
         self._refused += len(batch)
+        reason = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
         with self._refused_file.open("a", encoding="utf-8") as file:
             for operation in batch:
-                line = {"kind": operation.kind, "run": operation.run, "data": operation.data, "reason": str(error)}
+                line = {"kind": operation.kind, "run": operation.run, "data": operation.data, "reason": reason}
                 file.write(json.dumps(line) + "\n")
-        self.notify(f"the tracking store refused {batch[0].kind}: {error}; kept in {self._refused_file}")
+        return f"the tracking store refused {batch[0].kind}: {reason}; kept in {self._refused_file}"
 
     def _pause(self, seconds: float) -> bool:
         """Wait before the next try; False when the driver is closing and has waited long enough."""

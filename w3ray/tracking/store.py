@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from w3ray.tracking import _mlflow, logged_models, owner
 from w3ray.tracking.journal import Facts, Operation
+from w3ray.tracking.logged_models import IDENTITY_TAG
 from w3ray.tracking.outbox import Refused, Unreachable
+from w3ray.tracking.uri import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 KEY_TAG = "w3ray.key"
 OWNER_TAG = "w3ray.owner"
 SEEN_TAG = "w3ray.last_seen_unix_s"
-IDENTITY_TAG = "w3ray.identity"
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its pages nest runs by it
 CHANGED_TAG = "w3ray.changed_params"
 
@@ -280,10 +280,9 @@ class MlflowStore:
     def _artifact(self, operation: Operation) -> None:
         path = Path(operation.data["path"])
         if not path.exists():
-            raise Refused(f"{path}: is gone")
+            return  # its copy is removed only after it was delivered: the driver ended just before it could note that
         self.client.log_artifact(self._run(operation.run).run_id, str(path), operation.data["folder"] or None)
-        if operation.data["staged"]:
-            shutil.rmtree(path.parent)  # each staged file has a folder of its own
+        shutil.rmtree(path.parent)  # each copy has a folder of its own
 
     def _inputs(self, operation: Operation) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -296,7 +295,7 @@ class MlflowStore:
     def _model(self, operation: Operation) -> str:
         data = operation.data
         if data["key"] not in self._models:
-            teacher = self._models.get(data["teacher"] or "", data["teacher"])
+            teacher = self._models.get(data["teacher_key"], data["teacher_model_id"])
             run = self._run(operation.run)
             model_id = logged_models.upload(
                 self.client, run.run_id, self._experiment_id(data["experiment"]), data, teacher_model_id=teacher
@@ -307,21 +306,15 @@ class MlflowStore:
 
     def _register(self, operation: Operation) -> str:
         data = operation.data
-        # A key of this driver, or the id of a model that another driver logged.
-        return logged_models.register(self.client, self._models.get(data["model"], data["model"]), data)
+        model_id = self._models.get(data["key"], data["model_id"])
+        if model_id is None:
+            raise Refused("its model could not be logged")
+        return logged_models.register(self.client, model_id, data)
 
     def _finish(self, operation: Operation) -> None:
         run = self._run(operation.run)
         self.client.set_terminated(run.run_id, operation.data["status"], operation.data["ended_ms"])
         run.finished = True
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a `sqlite:///...` URI, else None."""
-    prefix = "sqlite:///"
-    if not uri.startswith(prefix):
-        return None
-    return Path(unquote(uri[len(prefix) :].partition("?")[0]))
 
 
 @contextmanager

@@ -13,29 +13,22 @@ Everything below returns at once except `wait_until_open`, `StageRun.wait_run_id
 import atexit
 import contextlib
 import getpass
-import json
 import logging
-import shutil
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from w3ray.errors import InputError
 from w3ray.tracking import owner
-from w3ray.tracking._values import flatten, metric_name
+from w3ray.tracking._values import model_name
 from w3ray.tracking.journal import Facts, Journal
+from w3ray.tracking.logged_models import IDENTITY_TAG, STAGE_TAG, LoggedModel
 from w3ray.tracking.outbox import Delivery, Notify, Outbox, Ticket
-from w3ray.tracking.store import IDENTITY_TAG, MlflowStore, sqlite_path
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-PROBE_S = 5.0
-STAGE_TAG = "w3ray.stage"
+from w3ray.tracking.stage_run import StageRun, Status, now_ms
+from w3ray.tracking.store import MlflowStore
+from w3ray.tracking.uri import check_uri, sqlite_path
 
 
 class Tracker:
@@ -138,7 +131,7 @@ class Tracker:
         *,
         identity: str | None = None,
         parent_run_id: str | None = None,
-    ) -> "StageRun":
+    ) -> StageRun:
         """Begin the parent run.
 
         Args:
@@ -159,7 +152,7 @@ class Tracker:
         *,
         resume_run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> "StageRun":
+    ) -> StageRun:
         """Begin, or go on with, the child run of one stage.
 
         Args:
@@ -182,11 +175,11 @@ class Tracker:
         parent: str | None,
         tags: dict[str, str],
         resume_run_id: str | None,
-    ) -> "StageRun":
+    ) -> StageRun:
         run = StageRun(self, name, identity)
         if identity is not None:
             tags[IDENTITY_TAG] = identity
-        run._started = self.put(
+        run.started = self.put(
             "start",
             run.key,
             {
@@ -197,11 +190,39 @@ class Tracker:
                 "tags": tags,
                 "owner": owner.this_process().to_tag(),
                 "resume_run_id": resume_run_id,
-                "started_ms": _now_ms(),
+                "started_ms": now_ms(),
             },
         )
         self._runs.append(run)
         return run
+
+    def register(
+        self,
+        model: LoggedModel | str,
+        name: str,
+        *,
+        alias: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> str | None:
+        """Make a logged model the newest version of a registered model (a model that is a version already stays it).
+
+        Args:
+            model: what `log_model` gave, or its id, or `models:/<id>`.
+            name: of the registered model; made when it is absent.
+            alias: points at this version from now on.
+            tags: of the version.
+            timeout_s: longest wait.
+
+        Returns:
+            The version; None while the server is down (it is registered when the server is back).
+        """
+        key = model.key if isinstance(model, LoggedModel) else None
+        model_id = None if isinstance(model, LoggedModel) else model.removeprefix("models:/")
+        data = {"key": key, "model_id": model_id, "name": model_name(name), "alias": alias, "tags": dict(tags or {})}
+        ticket = self.put("register", "", data)
+        self.wait(ticket, timeout_s)
+        return None if ticket.result is None else str(ticket.result)
 
     def put(self, kind: str, run: str, data: dict[str, Any]) -> Ticket:
         """Queue one operation (for this package; see `store.py` for the kinds)."""
@@ -263,141 +284,8 @@ class Tracker:
             self.close("KILLED")  # KeyboardInterrupt, SystemExit
 
 
-class StageRun:
-    """One MLflow run: a stage, or the parent of the stages. Made by `Tracker.start_run` and `Tracker.stage_run`."""
-
-    def __init__(self, tracker: Tracker, name: str, identity: str | None) -> None:
-        self.tracker, self.name, self.identity = tracker, name, identity
-        self.key = uuid.uuid4().hex
-        self.status: Status | None = None
-        self._started = Ticket()
-
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run; None until the store made it, and for ever without tracking."""
-        result = self._started.result
-        return None if result is None else str(result)
-
-    def wait_run_id(self, timeout_s: float = 30.0) -> str | None:
-        """The run id, or None if the store did not make the run within `timeout_s`."""
-        self.tracker.wait(self._started, timeout_s)
-        return self.run_id
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log one point per metric at a global step. A step at or below a metric's highest one is left out."""
-        now_ms = _now_ms()
-        points = [[metric_name(name), float(value), int(step), now_ms] for name, value in metrics.items()]
-        if points:
-            self.tracker.put("metrics", self.key, {"points": points})
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log nested parameters with dotted names; those that the run already has are left alone."""
-        if params:
-            self.tracker.put("params", self.key, {"params": flatten(params)})
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        if tags:
-            self.tracker.put("tags", self.key, {"tags": {name: str(value) for name, value in tags.items()}})
-
-    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Name the data set that the run read.
-
-        Args:
-            name: such as the manifest's file name.
-            digest: fingerprint of the content (MLflow keeps its first 36 characters).
-            source: where the manifest lies.
-            context: what it was used for: `training`, `validation`, `test`.
-        """
-        data = {"name": name, "digest": digest[:36], "source": source, "context": context}
-        self.tracker.put("inputs", self.key, data)
-
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Attach a copy of a file under `folder`; the original may be removed afterwards.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        if self.tracker.enabled:
-            self._put_staged(Path(shutil.copy2(path, self.tracker.stage_file(path.name))), folder)
-
-    def log_text(self, text: str, name: str, folder: str = "") -> None:
-        """Attach `text` as the file `name`."""
-        if self.tracker.enabled:
-            path = self.tracker.stage_file(name)
-            path.write_text(text, encoding="utf-8")
-            self._put_staged(path, folder)
-
-    def log_dict(self, document: Any, name: str, folder: str = "") -> None:
-        """Attach a JSON document as the file `name`."""
-        self.log_text(json.dumps(document, indent=2) + "\n", name, folder)
-
-    def log_figure(self, figure: "Figure", name: str, folder: str = "") -> None:
-        """Attach a matplotlib figure as the file `name` (its suffix chooses the format)."""
-        if self.tracker.enabled:
-            path = self.tracker.stage_file(name)
-            figure.savefig(path)
-            self._put_staged(path, folder)
-
-    def _put_staged(self, path: Path, folder: str) -> None:
-        self.tracker.put("artifact", self.key, {"path": str(path), "folder": folder, "staged": True})
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """End the run; a second call changes nothing."""
-        if self.status is None:
-            self.status = status
-            self.tracker.put("finish", self.key, {"status": status, "ended_ms": _now_ms()})
-
-
-def check_uri(uri: str) -> None:
-    """Find out within seconds that a tracking URI can not work.
-
-    Raises:
-        InputError: unreachable server, unwritable folder, or a file that is no SQLite database.
-    """
-    database = sqlite_path(uri)
-    if database is not None:
-        _check_database(uri, database)
-    elif uri.startswith(("http://", "https://")):
-        _check_server(uri)
-    elif "://" not in uri and uri != "databricks":
-        raise InputError(f"tracking.uri {uri}: not a URI; write sqlite:///path/mlflow.db or http://host:port")
-
-
-def _check_database(uri: str, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise InputError(f"tracking.uri {uri}: can not write {path} ({error.strerror}); set another one") from error
-    if head and head != b"SQLite format 3\0":
-        raise InputError(f"tracking.uri {uri}: {path} is no SQLite database; set another path")
-
-
-def _check_server(uri: str) -> None:
-    import requests
-
-    try:
-        requests.get(uri.rstrip("/") + "/health", timeout=PROBE_S)
-    except requests.exceptions.SSLError:
-        pass  # it answers; whether its certificate will do is for MLflow's own settings to say
-    except requests.exceptions.RequestException as error:
-        kind = "no answer" if isinstance(error, requests.exceptions.Timeout) else "can not connect"
-        raise InputError(
-            f"tracking.uri {uri}: {kind}; start the server (`mlflow server`) or set another tracking.uri"
-        ) from error
-
-
 def _standard_tags() -> dict[str, str]:
     tags = {"mlflow.source.name": "w3ray", "mlflow.source.type": "LOCAL"}
     with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     return tags
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

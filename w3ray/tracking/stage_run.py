@@ -1,0 +1,169 @@
+"""What can be said of one run: its points, parameters, files, models and its end. Every call returns at once."""
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from w3ray.tracking._values import flatten, metric_name, model_name
+from w3ray.tracking.logged_models import IDENTITY_TAG, STAGE_TAG, LoggedModel
+from w3ray.tracking.outbox import Ticket
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from w3ray.tracking.tracker import Tracker
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class StageRun:
+    """One MLflow run: a stage, or the parent of the stages. Made by `Tracker.start_run` and `Tracker.stage_run`."""
+
+    def __init__(self, tracker: "Tracker", name: str, identity: str | None) -> None:
+        self.tracker, self.name, self.identity = tracker, name, identity
+        self.key = uuid.uuid4().hex
+        self.status: Status | None = None
+        self.started = Ticket()
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None until the store made it, and for ever without tracking."""
+        result = self.started.result
+        return None if result is None else str(result)
+
+    def wait_run_id(self, timeout_s: float = 30.0) -> str | None:
+        """The run id, or None if the store did not make the run within `timeout_s`."""
+        self.tracker.wait(self.started, timeout_s)
+        return self.run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log one point per metric at a global step. A step at or below a metric's highest one is left out."""
+        at_ms = now_ms()
+        points = [[metric_name(name), float(value), int(step), at_ms] for name, value in metrics.items()]
+        if points:
+            self.tracker.put("metrics", self.key, {"points": points})
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log nested parameters with dotted names; those that the run already has are left alone."""
+        if params:
+            self.tracker.put("params", self.key, {"params": flatten(params)})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        if tags:
+            self.tracker.put("tags", self.key, {"tags": {name: str(value) for name, value in tags.items()}})
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Name the data set that the run read.
+
+        Args:
+            name: such as the manifest's file name.
+            digest: fingerprint of the content (MLflow keeps its first 36 characters).
+            source: where the manifest lies.
+            context: what it was used for: `training`, `validation`, `test`.
+        """
+        data = {"name": name, "digest": digest[:36], "source": source, "context": context}
+        self.tracker.put("inputs", self.key, data)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Attach a copy of a file under `folder`; the original may be removed afterwards.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        if self.tracker.enabled:
+            self._put_staged(Path(shutil.copy2(path, self.tracker.stage_file(path.name))), folder)
+
+    def log_text(self, text: str, name: str, folder: str = "") -> None:
+        """Attach `text` as the file `name`."""
+        if self.tracker.enabled:
+            path = self.tracker.stage_file(name)
+            path.write_text(text, encoding="utf-8")
+            self._put_staged(path, folder)
+
+    def log_dict(self, document: Any, name: str, folder: str = "") -> None:
+        """Attach a JSON document as the file `name`."""
+        self.log_text(json.dumps(document, indent=2) + "\n", name, folder)
+
+    def log_figure(self, figure: "Figure", name: str, folder: str = "") -> None:
+        """Attach a matplotlib figure as the file `name` (its suffix chooses the format)."""
+        if self.tracker.enabled:
+            path = self.tracker.stage_file(name)
+            figure.savefig(path)
+            self._put_staged(path, folder)
+
+    def _put_staged(self, path: Path, folder: str) -> None:
+        self.tracker.put("artifact", self.key, {"path": str(path), "folder": folder})
+
+    def log_model(
+        self,
+        folder: Path,
+        *,
+        metrics: Mapping[str, float],
+        step: int,
+        dataset: tuple[str, str, str] | None = None,
+        teacher: LoggedModel | str | None = None,
+        teacher_identity: str | None = None,
+        example_video: str = "clip.mp4",
+        tags: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+    ) -> LoggedModel:
+        """Log the model of a folder that `w3ray.models.bundle.write_model` wrote, for `mlflow.pyfunc` to load.
+
+        Waits until it is delivered, but not for a server that is down: the model then has no `model_id` yet, and is
+        delivered when the server is back. Until then the folder must stay where it is.
+
+        Args:
+            folder: holds `model.safetensors` and `model.json`.
+            metrics: of this model; also logged to the run, at `step`, so name them apart from what the run has there.
+            step: global step of the weights.
+            dataset: name, digest (the manifest's fingerprint) and source of the data that the metrics are about.
+            teacher: model that it learnt from; what `log_model` gave, or its id.
+            teacher_identity: stage identity of the teacher, where its model id is not known (it was made by another
+                driver); the newest model of that stage is looked up.
+            example_video: path for the input example.
+            tags: more tags of the model.
+            timeout_s: longest wait.
+        """
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        all_tags = {STAGE_TAG: self.name, **(tags or {})}
+        if self.identity is not None:
+            all_tags[IDENTITY_TAG] = self.identity
+        model = LoggedModel(uuid.uuid4().hex, Ticket())
+        data = {
+            "key": model.key,
+            "experiment": self.tracker.experiment,
+            "name": model_name(self.name),
+            "folder": str(folder.absolute()),
+            "classes": list(description["classes"]),
+            "params": flatten({"model": description["model"], "clip": description["clip"]}),
+            "metrics": {metric_name(name): float(value) for name, value in metrics.items()},
+            "step": step,
+            "dataset": None
+            if dataset is None
+            else {"name": dataset[0], "digest": dataset[1][:36], "source": json.dumps({"uri": dataset[2]})},
+            "teacher_key": teacher.key if isinstance(teacher, LoggedModel) else None,
+            "teacher_model_id": teacher if isinstance(teacher, str) else None,
+            "teacher_identity": teacher_identity,
+            "example": example_video,
+            "tags": all_tags,
+        }
+        model.ticket = self.tracker.put("model", self.key, data)
+        self.tracker.wait(model.ticket, timeout_s)
+        return model
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run; a second call changes nothing."""
+        if self.status is None:
+            self.status = status
+            self.tracker.put("finish", self.key, {"status": status, "ended_ms": now_ms()})
+
+
+def now_ms() -> int:
+    """Unix time, milliseconds."""
+    return int(time.time() * 1000)
