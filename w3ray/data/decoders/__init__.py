@@ -9,6 +9,8 @@ from w3ray.errors import InputError
 
 __all__ = ["DECODERS", "DecodeError", "Video", "VideoInfo", "open_video"]
 
+MIN_FRAMES = 2
+
 DECODERS: dict[str, Callable[[str], Video]] = {
     "decord": DecordVideo,
     "pyav": PyavVideo,
@@ -20,8 +22,13 @@ def open_video(uri: str, decoder: str = "decord") -> Video:
 
     Raises:
         InputError: no decoder has that name.
-        DecodeError: the video can not be read; the reason says why.
+        DecodeError: the video can not be read, or is one still frame, in which nothing can be recognised as an
+            action; the reason says why.
     """
     if decoder not in DECODERS:
         raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
-    return DECODERS[decoder](uri)
+    video = DECODERS[decoder](uri)
+    if video.info.num_frames < MIN_FRAMES:
+        video.close()
+        raise DecodeError(uri, f"only {video.info.num_frames} frame: nothing can move in it")
+    return video

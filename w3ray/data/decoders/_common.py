@@ -16,6 +16,7 @@ import numpy as np
 MAX_MISSING_TAIL_FRAMES = 8
 # Beyond that, a stream that ends before this share of the duration its header promises was cut off.
 MIN_PRESENT_SHARE = 0.9
+NO_VIDEO_STREAM = "no video stream (audio only?)"
 
 
 class DecodeError(Exception):
@@ -200,6 +201,18 @@ def check_complete(source: str | BytesIO, uri: str, *, found_s: float, num_frame
         raise DecodeError(uri, f"truncated: the header promises {promised_frames} frames, the file holds {num_frames}")
 
 
+def video_codec(source: str | BytesIO) -> str | None:
+    """The name of the video stream's codec, None where FFmpeg finds no video."""
+    import av
+
+    try:
+        with av.open(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source) as container:
+            stream = container.streams.best("video")
+            return None if stream is None else str(stream.codec_context.name)
+    except av.FFmpegError:
+        return None
+
+
 def _promised(container: Any) -> tuple[float | None, int]:
     """The video stream's seconds (None where only a mixed container duration is known) and frames (0: unknown)."""
     stream = container.streams.best("video")
@@ -229,7 +242,7 @@ def one_line(error: BaseException, path: object = None, limit: int = 160) -> str
     """An error's text on one line, without the file's path and the C++ file names and stack traces of decord."""
     text = str(error).split("Stack trace", 1)[0]
     if isinstance(path, str):
-        text = text.replace(path, "the file")
+        text = text.replace(f"file{path}", "the file").replace(path, "the file")
     text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", text)
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

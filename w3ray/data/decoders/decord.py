@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from w3ray.data.decoders._common import (
+    NO_VIDEO_STREAM,
     ClosingVideo,
     DecodeError,
     VideoInfo,
@@ -17,6 +18,7 @@ from w3ray.data.decoders._common import (
     open_source,
     silence_ffmpeg,
     span_of,
+    video_codec,
 )
 
 
@@ -42,7 +44,7 @@ class DecordVideo(ClosingVideo):
     def __init__(self, uri: str) -> None:
         self.uri = uri
         source = open_source(uri)
-        self._path = source if isinstance(source, str) else None
+        self._source = source
         check_not_cut(source, uri)
         decord = _decord()
         try:
@@ -103,13 +105,16 @@ class DecordVideo(ClosingVideo):
         return starts_s if sane else counted_s
 
     def _reason(self, error: Exception) -> str:
-        text = one_line(error, self._path)
+        text = one_line(error, self._source)
         if "st_nb >= 0" in text:
-            return "no video stream that decord can decode (audio only, or a codec such as AV1: try the decoder pyav)"
+            codec = video_codec(self._source)
+            if codec is None:
+                return NO_VIDEO_STREAM
+            return f"decord does not know its codec: {codec} (try the decoder pyav)"
         if "from_size" in text:
             return "decord can not handle frames this small (try the decoder pyav)"
         if "avcodec_send_packet" in text:
-            return "decord: a frame is damaged (FFmpeg refuses its packet)"
+            return "a frame is damaged: FFmpeg refuses its packet"
         if text.startswith("Error reading"):
             return "not a video, or damaged at its start (decord can not open it)"
-        return f"decord: {text}"
+        return f"decord can not decode it: {text}"

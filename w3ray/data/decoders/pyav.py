@@ -9,6 +9,7 @@ import numpy as np
 
 from w3ray.data.decoders._common import (
     MAX_MISSING_TAIL_FRAMES,
+    NO_VIDEO_STREAM,
     ClosingVideo,
     DecodeError,
     VideoInfo,
@@ -64,7 +65,7 @@ class PyavVideo(ClosingVideo):
         self._container = self._av.open(self._source)
         stream = self._container.streams.best("video")
         if stream is None:
-            raise DecodeError(self.uri, "no video stream (audio only?)")
+            raise DecodeError(self.uri, NO_VIDEO_STREAM)
         stream.thread_type = "NONE"  # the pool of decoders already uses every core
         self._stream: Any = stream
 
@@ -193,9 +194,10 @@ class PyavVideo(ClosingVideo):
         return span_of(self._starts_s, self.uri, start_s, end_s)
 
     def _reason(self, error: Exception) -> str:
-        path = self._source if isinstance(self._source, str) else None
-        text = one_line(error, path).split("; last error log:")[0]
-        return "pyav: " + re.sub(r"^\[Errno \d+\] ", "", text)
+        text = one_line(error, self._source).split("; last error log:")[0]
+        if "avcodec_send_packet" in text:
+            return "a frame is damaged: FFmpeg refuses its packet"
+        return "pyav can not decode it: " + re.sub(r"^\[Errno \d+\] ", "", text)
 
     def close(self) -> None:
         if self._container is not None:

@@ -12,28 +12,11 @@ from w3ray.errors import InputError
 
 # Every container that FFmpeg reads and people keep clips in; compared in lower case.
 VIDEO_EXTENSIONS = frozenset(
-    [
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mjpeg",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".ogv",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-    ]
+    f".{name}"
+    for name in (
+        *("3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg"),
+        *("mpg", "mts", "mxf", "ogv", "ts", "vob", "webm", "wmv"),
+    )
 )
 # Folder and list names that mean the same split.
 SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}

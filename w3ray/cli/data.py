@@ -1,0 +1,317 @@
+"""`w3ray data`: make a manifest (import), read every clip of one (check), write a motion data set (synth)."""
+
+import time
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
+from w3ray.data.manifest import Manifest, read_manifest, write_manifest
+from w3ray.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, help="Import, check and synthesise clips.")
+import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from videos that lie somewhere.")
+app.add_typer(import_app, name="import")
+
+
+class FolderSplit(StrEnum):
+    """Where `import folder` takes the splits from."""
+
+    FOLDER = "folder"
+    LIST = "list"
+    GROUP = "group"
+    RANDOM = "random"
+
+
+class CsvSplit(StrEnum):
+    """Where `import csv` takes the splits from."""
+
+    COLUMN = "column"
+    GROUP = "group"
+    RANDOM = "random"
+
+
+OutOption = Annotated[str, typer.Option("--out", "-o", help="Manifest to write (Parquet; a path or s3://...).")]
+GroupOption = Annotated[
+    str | None, typer.Option("--group", help="Regular expression with one (capture), searched in each clip's path.")
+]
+ValGroupsOption = Annotated[str, typer.Option(help="Groups to hold out for val, separated by commas.")]
+TestGroupsOption = Annotated[str, typer.Option(help="Groups to hold out for test, separated by commas.")]
+ValShareOption = Annotated[float, typer.Option(help="Share of clips for val, where no groups are named.")]
+TestShareOption = Annotated[float, typer.Option(help="Share of clips for test, where no groups are named.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+ClassesOption = Annotated[str, typer.Option(help="Class names in label order, separated by commas; else sorted.")]
+FlipOption = Annotated[
+    str,
+    typer.Option(
+        "--flip-map",
+        help="Mirror images: 'left=right,in=out', or 'identity' where a mirrored clip keeps its class. "
+        "Without one, training may not mirror clips.",
+    ),
+]
+TwinOption = Annotated[
+    bool,
+    typer.Option("--reversed-twin", help="Each clip forward (class 0) and backward (class 1): a pure test of order."),
+]
+
+
+@import_app.command("folder")
+@run_command
+def import_folder_command(
+    source: Annotated[str, typer.Argument(help="Folder with SOURCE/<class>/<clip>, or SOURCE/<split>/<class>/<clip>.")],
+    out: OutOption,
+    split: Annotated[
+        FolderSplit, typer.Option(help="From the first folder level, list files, held-out groups, or a random share.")
+    ] = FolderSplit.RANDOM,
+    lists: Annotated[str, typer.Option("--list", help="List files: 'train=a.txt,val=b.txt'.")] = "",
+    group: GroupOption = None,
+    val_groups: ValGroupsOption = "",
+    test_groups: TestGroupsOption = "",
+    val_share: ValShareOption = 0.2,
+    test_share: TestShareOption = 0.0,
+    seed: SeedOption = 0,
+    classes: ClassesOption = "",
+    flip_map: FlipOption = "",
+    reversed_twin: TwinOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Import class folders."""
+    from w3ray.data.importers import Dealing, import_folder
+
+    if lists and split is not FolderSplit.LIST:
+        raise InputError(f"--list has no effect with --split {split}; add --split list")
+    _check_group_options(split == "group", val_groups, test_groups)
+    manifest = import_folder(
+        source,
+        split=split.value,
+        lists=_pairs(lists, "--list") or None,
+        group=group,
+        dealing=Dealing(
+            val_groups=_names(val_groups),
+            test_groups=_names(test_groups),
+            val_share=val_share,
+            test_share=test_share,
+            seed=seed,
+        ),
+        classes=_names(classes) or None,
+        flip_map=_flip_map(flip_map),
+    )
+    _write(manifest, out, reversed_twin, as_json)
+
+
+@import_app.command("csv")
+@run_command
+def import_csv_command(
+    source: Annotated[str, typer.Argument(help="CSV with a header and a row a clip: path, label, split, group, ...")],
+    out: OutOption,
+    root: Annotated[str | None, typer.Option(help="What paths are relative to; else the CSV's folder.")] = None,
+    columns: Annotated[
+        str, typer.Option(help="Other column names: 'path=video,label=class,split=..,group=..,start=..,end=..'.")
+    ] = "",
+    delimiter: Annotated[str, typer.Option(help="Character between two values.")] = ",",
+    split: Annotated[
+        CsvSplit | None, typer.Option(help="From the column (default where there is one), groups, or a random share.")
+    ] = None,
+    group: GroupOption = None,
+    val_groups: ValGroupsOption = "",
+    test_groups: TestGroupsOption = "",
+    val_share: ValShareOption = 0.2,
+    test_share: TestShareOption = 0.0,
+    seed: SeedOption = 0,
+    classes: ClassesOption = "",
+    flip_map: FlipOption = "",
+    missing_ok: Annotated[bool, typer.Option("--missing-ok", help="Do not look whether the videos exist.")] = False,
+    reversed_twin: TwinOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a CSV file."""
+    from w3ray.data.importers import Columns, Dealing, import_csv
+
+    _check_group_options(split == "group", val_groups, test_groups)
+    names = _pairs(columns, "--columns")
+    if unknown := set(names) - set(Columns.__slots__):
+        raise InputError(f"--columns: no {sorted(unknown)[0]!r}; known: {', '.join(Columns.__slots__)}")
+    manifest = import_csv(
+        source,
+        root=root,
+        columns=Columns(**names),
+        delimiter=delimiter,
+        split=None if split is None else split.value,
+        group=group,
+        dealing=Dealing(
+            val_groups=_names(val_groups),
+            test_groups=_names(test_groups),
+            val_share=val_share,
+            test_share=test_share,
+            seed=seed,
+        ),
+        classes=_names(classes) or None,
+        flip_map=_flip_map(flip_map),
+        missing_ok=missing_ok,
+    )
+    _write(manifest, out, reversed_twin, as_json)
+
+
+@app.command("check")
+@run_command
+def check(
+    manifest: Annotated[str, typer.Argument(help="Manifest to check.")],
+    ledger: Annotated[str | None, typer.Option(help="Parquet file for the result of every clip.")] = None,
+    decoder: Annotated[str, typer.Option(help="decord or pyav.")] = "decord",
+    frames: Annotated[int, typer.Option(min=1, help="Frames sampled of each clip.")] = 8,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; without one, this machine.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip can not be read.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every clip on the cluster; say which can not be read and why."""
+    from w3ray.cluster.connect import connect, disconnect
+    from w3ray.data.audit import check_clips, reason_counts, write_ledger
+    from w3ray.data.decoders import DECODERS
+
+    clips = read_manifest(manifest)
+    if decoder not in DECODERS:
+        raise InputError(f"--decoder {decoder}: unknown; known: {', '.join(DECODERS)}")
+    began_s = time.perf_counter()
+    connect(address)
+    try:
+        result = check_clips(clips, decoder, num_frames=frames, progress=_Progress())
+    finally:
+        disconnect()
+    if ledger is not None:
+        write_ledger(result, ledger)
+    bad = [row for row in result.to_pylist() if not row["ok"]]
+    document = {
+        "manifest": clips.location,
+        "decoder": decoder,
+        "clips": result.num_rows,
+        "readable": result.num_rows - len(bad),
+        "unreadable": len(bad),
+        "reasons": reason_counts(result),
+        "failures": [{"clip_id": row["clip_id"], "uri": row["uri"], "reason": row["reason"]} for row in bad],
+        "ledger": ledger,
+        "seconds": round(time.perf_counter() - began_s, 3),
+    }
+    finish(document, as_json=as_json, text=_check_text(document))
+    if strict and bad:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("synth")
+@run_command
+def synth(
+    root: Annotated[str, typer.Argument(help="Folder to make.")],
+    clips: Annotated[int, typer.Option(min=1, help="Clips to train on, over all classes.")] = 320,
+    val_clips: Annotated[int | None, typer.Option(help="Clips of val; else a quarter of --clips.")] = None,
+    test_clips: Annotated[int | None, typer.Option(help="Clips of the held-out test; else half of --clips.")] = None,
+    seed: SeedOption = 0,
+    size: Annotated[int, typer.Option(min=1, help="Side of the square frames in pixels, even.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Write real H.264 videos whose classes only motion tells apart, with their manifest."""
+    from w3ray.data.synthetic import write_motion_dataset
+
+    manifest = write_motion_dataset(root, clips=clips, val_clips=val_clips, test_clips=test_clips, seed=seed, size=size)
+    finish(_summary(manifest), as_json=as_json, text=_manifest_text(manifest))
+
+
+def _write(manifest: Manifest, out: str, twin: bool, as_json: bool) -> None:
+    from w3ray.data.importers import reversed_twin
+
+    written = write_manifest(reversed_twin(manifest) if twin else manifest, out)
+    finish(_summary(written), as_json=as_json, text=_manifest_text(written))
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "manifest": manifest.location,
+        "clips": manifest.table.num_rows,
+        "classes": list(manifest.classes),
+        "splits": manifest.splits(),
+        "counts": _class_counts(manifest),
+        "flip_map": {manifest.classes[label]: manifest.classes[to] for label, to in manifest.flip_map.items()},
+        "fingerprint": manifest.fingerprint(),
+    }
+
+
+def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Clips by class, then by split."""
+    counts = {name: dict.fromkeys(manifest.splits(), 0) for name in manifest.classes}
+    for label, split in zip(manifest.table["label"].to_pylist(), manifest.table["split"].to_pylist(), strict=True):
+        counts[manifest.classes[label]][split] += 1
+    return counts
+
+
+def _manifest_text(manifest: Manifest) -> RenderableType:
+    splits = manifest.splits()
+    table = Table(title=None, box=None, pad_edge=False)
+    table.add_column("class")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name, counts in _class_counts(manifest).items():
+        table.add_row(name, *(str(counts[split]) for split in splits))
+    table.add_row("all", *(str(count) for count in splits.values()))
+    return Group(table, Text(f"{manifest.table.num_rows} clips in {manifest.location}", overflow="fold"))
+
+
+def _check_text(document: dict[str, Any]) -> RenderableType:
+    head = Text(
+        f"{document['readable']} of {document['clips']} clips can be read with {document['decoder']} "
+        f"({document['seconds']:.1f} s)"
+    )
+    if not document["unreadable"]:
+        return head
+    kinds = Table(box=None, pad_edge=False)
+    kinds.add_column("clips", justify="right")
+    kinds.add_column("reason")
+    kinds.add_column("for example", overflow="fold")
+    for kind, count in document["reasons"].items():
+        example = next(row["clip_id"] for row in document["failures"] if row["reason"].split(":")[0] == kind)
+        kinds.add_row(str(count), Text(kind), Text(example))
+    ledger = document["ledger"]
+    foot = f"each clip's result: {ledger}" if ledger else "add --ledger FILE.parquet to keep each clip's result"
+    return Group(head, kinds, Text(foot, overflow="fold"))
+
+
+class _Progress:
+    """A line of progress on standard error every few seconds: a check of a large set takes long."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._every_s = every_s
+        self._last_s = time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = time.perf_counter()
+        if now_s - self._last_s >= self._every_s:
+            self._last_s = now_s
+            error_console().print(f"checked {done} of {total} clips")
+
+
+def _check_group_options(by_group: bool, val_groups: str, test_groups: str) -> None:
+    if (val_groups or test_groups) and not by_group:
+        raise InputError("--val-groups and --test-groups have no effect without --split group")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _pairs(text: str, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for item in _names(text):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"{option}: {item!r} is not of the form name=value")
+        if name in pairs:
+            raise InputError(f"{option}: {name!r} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _flip_map(text: str) -> dict[str, str] | Literal["identity"] | None:
+    if not text:
+        return None
+    return "identity" if text == "identity" else _pairs(text, "--flip-map")

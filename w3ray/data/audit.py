@@ -1,0 +1,177 @@
+"""Which clips of a manifest can not be read, and why? Reads every one of them on the cluster and writes a ledger."""
+
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from w3ray.data.clip_sampling import segment_indices
+from w3ray.data.decoders import DECODERS, DecodeError, Video, open_video
+from w3ray.data.manifest import Manifest
+from w3ray.errors import InputError
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("ok", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("num_frames", pa.int64()),
+        pa.field("fps", pa.float64()),
+        pa.field("height", pa.int64()),
+        pa.field("width", pa.int64()),
+        pa.field("decode_s", pa.float64()),
+    ]
+)
+CRASHED = "the decoder crashed its process"
+# Clips one Ray task reads: enough to make the task worth its start, few enough to spread a small set over all cores.
+_CLIPS_A_TASK = 16
+
+Opener = Callable[[str, str], Video]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """The work on one block of rows, as Ray Data ships it."""
+
+    decoder: str
+    num_frames: int
+    open_clip: Opener
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        found = [self._check(row) for row in rows.to_pylist()]
+        return pa.Table.from_pylist(found, schema=LEDGER_SCHEMA)
+
+    def _check(self, row: dict[str, Any]) -> dict[str, Any]:
+        entry: dict[str, Any] = {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False}
+        began_s = time.perf_counter()
+        try:
+            with self.open_clip(row["uri"], self.decoder) as video:
+                first, end = video.frame_span(row["start_s"], row["end_s"])
+                wanted = first + segment_indices(end - first, self.num_frames, None)
+                # First and last too: a file that was cut off fails at its end.
+                video.frames([first, *wanted.tolist(), end - 1])
+                info = video.info
+            entry |= {"ok": True, "num_frames": end - first, "fps": info.fps}
+            entry |= {"height": info.height, "width": info.width}
+        except DecodeError as error:
+            entry["reason"] = error.reason
+        # The check must outlive whatever a decoder's libraries throw; the ledger says what it was.
+        except Exception as error:
+            entry["reason"] = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        entry["decode_s"] = time.perf_counter() - began_s
+        return entry
+
+
+def check_clips(
+    manifest: Manifest,
+    decoder: str = "decord",
+    *,
+    num_frames: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+    open_clip: Opener = open_video,
+) -> pa.Table:
+    """Read every clip (the frames that evaluation samples, the first and the last) with Ray Data.
+
+    Runs on the cluster this process is connected to; starts a local one where it is not. A decoder that crashes its
+    process costs its block one more try clip by clip, and only the clip that did it is reported.
+
+    Args:
+        manifest: the clips.
+        decoder: a name in DECODERS.
+        num_frames: frames sampled of each clip.
+        progress: called with clips read and clips in all.
+        open_clip: how a clip is opened, given uri and decoder.
+
+    Returns:
+        The ledger, a row a clip in manifest order with the columns of LEDGER_SCHEMA; `num_frames` counts the clip's
+        own frames (of its span), the sizes are null for a clip that could not be read.
+
+    Raises:
+        InputError: no decoder has that name.
+    """
+    if decoder not in DECODERS:
+        raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
+    table = manifest.table.select(["clip_id", "start_s", "end_s"])
+    rows = table.append_column("uri", pa.array(manifest.resolved_uris(), pa.string()))
+    check = _Check(decoder, num_frames, open_clip)
+    found: dict[str, dict[str, Any]] = {}
+    for clips_a_task in (_CLIPS_A_TASK, 1):
+        missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))
+        if missing.num_rows == 0:
+            break
+        for entry in _run(missing, check, clips_a_task):
+            found[entry["clip_id"]] = entry
+            if progress is not None:
+                progress(len(found), rows.num_rows)
+    ledger = [
+        found.get(row["clip_id"], {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False, "reason": CRASHED})
+        for row in rows.to_pylist()
+    ]
+    return pa.Table.from_pylist(ledger, schema=LEDGER_SCHEMA)
+
+
+def _run(rows: pa.Table, check: _Check, clips_a_task: int) -> Iterator[dict[str, Any]]:
+    """The ledger entries of `rows` as they come; those of a block whose process crashed are left out."""
+    import ray.data
+
+    blocks = [rows.slice(start, clips_a_task) for start in range(0, rows.num_rows, clips_a_task)]
+    context = ray.data.DataContext.get_current().copy()
+    # A crashed block is dropped, not fatal: its clips are read again one by one.
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = False
+    with ray.data.DataContext.current(context), _quiet("ray.data"):
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            check,
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=1,
+        )
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Keep a crashed block's traceback off the terminal: it is a finding here, and it stays in Ray's log files."""
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def reason_counts(ledger: pa.Table) -> dict[str, int]:
+    """How many clips could not be read, by kind of reason (what stands before the colon), most frequent first."""
+    reasons = ledger.filter(pc.invert(ledger["ok"]))["reason"].to_pylist()
+    return dict(Counter(reason.split(":")[0] for reason in reasons).most_common())
+
+
+def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
+    """Write a ledger as Parquet in one step.
+
+    Raises:
+        InputError: the place can not be written to.
+    """
+    path = os.path.abspath(location)
+    part = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        pq.write_table(ledger, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"ledger {path}: can not be written ({error.strerror or error})") from error
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
