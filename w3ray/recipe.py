@@ -1,0 +1,405 @@
+"""What is a recipe? The types that a page of YAML in `pipelines/` becomes.
+
+A recipe names data, model, training and a chain of stages; each stage may override parts of `train` and `model`, and
+nothing else is inherited: what a run does is on its recipe's page (`w3ray run RECIPE --dry-run` prints every value).
+Sections are frozen, refuse unknown keys and do not guess types. `load_recipe` reads one from YAML.
+
+Names of models, decoders, losses and attentions are looked up in their tables when a recipe names them, so that
+importing this module needs no torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from w3ray._nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from w3ray.data.clip import ClipSpec
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names become folders, run names and parts of a command line."""
+
+STAGE_OVERRIDES = ("train", "model")
+"""The sections of which a stage may override parts."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, no unknown keys, no guessed types ("3" is no number), lists become tuples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_to_tuples(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _known(what: str, table: Callable[[], Mapping[str, Any]]) -> AfterValidator:
+    """The name must be in a family's table; the table is imported when a recipe names a member."""
+
+    def check(name: str) -> str:
+        known = table()
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _models() -> Mapping[str, Any]:
+    from w3ray.models import MODELS
+
+    return MODELS
+
+
+def _backbones() -> Mapping[str, Any]:
+    from w3ray.models import BACKBONES
+
+    return BACKBONES
+
+
+def _decoders() -> Mapping[str, Any]:
+    from w3ray.data.decoders import DECODERS
+
+    return DECODERS
+
+
+def _samplers() -> Mapping[str, Any]:
+    from w3ray.data.clip_sampling import SAMPLERS
+
+    return SAMPLERS
+
+
+def _losses() -> Mapping[str, Any]:
+    from w3ray.training.losses import LOSSES
+
+    return LOSSES
+
+
+def _check_attention(attention: dict[str, Any]) -> dict[str, Any]:
+    """The kind must be known and must take these options, which building one of 16 channels shows."""
+    from w3ray.attention import ATTENTION
+
+    options = dict(attention)
+    kind = options.pop("kind", "w3")
+    if kind not in ATTENTION:
+        raise ValueError(f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION)}known: {', '.join(ATTENTION)}")
+    ATTENTION[kind](16, **options)
+    return {"kind": kind, **options}
+
+
+class Synthetic(Section):
+    """A data set of generated motion clips, written below `storage` on first use (`w3ray data synth`)."""
+
+    clips: int = Field(default=320, ge=1, description="training clips")
+    val_clips: int | None = Field(default=None, ge=1, description="validation clips; null: a quarter of `clips`")
+    test_clips: int | None = Field(default=None, ge=1, description="held-out clips; null: half of `clips`")
+    seed: int = Field(default=0, ge=0, description="seed of everything that is drawn")
+    size: int = Field(default=64, ge=16, description="side of the square frames, pixels, even")
+
+
+class Data(Section):
+    """Which clips, and which frames and pixels of them."""
+
+    manifest: str | None = Field(
+        default=None, description="manifest file; a relative path counts from the current folder"
+    )
+    synthetic: Synthetic | None = Field(default=None, description="generate the clips instead of reading a manifest")
+    fold: int | None = Field(default=None, ge=0, description="cross-validation by group: which fold validates, from 0")
+    folds: int | None = Field(default=None, ge=2, description="cross-validation by group: number of folds")
+    num_frames: int = Field(default=8, ge=1, description="frames of a clip")
+    sampling: Annotated[str, _known("sampling", _samplers)] = Field(
+        default="segment", description="how frames are chosen"
+    )
+    stride_frames: int = Field(default=2, ge=1, description="frames between two samples of dense sampling")
+    size: int = Field(default=224, ge=16, description="side of the square crop, pixels")
+    short_side: int | None = Field(
+        default=None, ge=16, description="evaluation: short side before the centre crop, pixels; null: size * 256 / 224"
+    )
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0, 0.875, 0.75, 0.66),
+        min_length=1,
+        description="training: sides of the random crop, share of short side",
+    )
+    flip: bool = Field(
+        default=False, description="training: mirror half of the clips; the manifest must have a flip map"
+    )
+    decoder: Annotated[str, _known("decoder", _decoders)] = Field(
+        default="decord", description="library that reads videos"
+    )
+    train_split: str = Field(default="train", description="split to train on")
+    val_split: str = Field(default="val", description="split that chooses the best checkpoint")
+    test_split: str | None = Field(default=None, description="split that is evaluated once, at the end; null: none")
+    max_failed_share: float = Field(
+        default=0.01, ge=0, le=1, description="stop when more than this share can not be read"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.manifest is None) == (self.synthetic is None):
+            raise ValueError("give either 'manifest' or 'synthetic' (exactly one)")
+        if (self.fold is None) != (self.folds is None):
+            raise ValueError("'fold' and 'folds' go together; give both or neither")
+        if self.fold is not None and self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist: {self.folds} folds are 0 to {self.folds - 1}")
+        if self.short_side is not None and self.short_side < self.size:
+            raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, which is cut from it")
+        return self
+
+    def clip_spec(self) -> "ClipSpec":
+        """What `w3ray.data.clip.load_clip` needs of this section."""
+        from w3ray.data.clip import ClipSpec
+
+        return ClipSpec(
+            num_frames=self.num_frames,
+            sampling=self.sampling,
+            stride_frames=self.stride_frames,
+            size=self.size,
+            short_side=self.short_side,
+            scales=self.scales,
+            flip=self.flip,
+            decoder=self.decoder,
+        )
+
+
+class Model(Section):
+    """Which network. `attention: null` is the plain one."""
+
+    name: Annotated[str, _known("model", _models)] = Field(default="tsm", description="temporal model")
+    backbone: Annotated[str, _known("backbone", _backbones)] = Field(
+        default="resnet50", description="2D network under it"
+    )
+    attention: Annotated[dict[str, Any], AfterValidator(_check_attention)] | None = Field(
+        default={"kind": "w3"}, description="kind and options of the attention in every residual block; null: none"
+    )
+    refinement: bool = Field(
+        default=True,
+        description="attention-guided feature refinement; off without attention and without its spatial masks",
+    )
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="share of features dropped before the classifier")
+    shift_div: int = Field(default=8, ge=2, description="TSM shifts 1/shift_div of the channels each way")
+    shift_mode: Literal["bidirectional", "online"] = Field(
+        default="bidirectional", description="TSM: both ways or past only"
+    )
+    weights: str | None = Field(
+        default=None, description="initial weights: torchvision enum or local file; null: random"
+    )
+
+    @property
+    def refines(self) -> bool:
+        """Whether the model has the refinement: asked for, and there are spatial masks to refine with."""
+        return self.refinement and self.attention is not None and bool(self.attention.get("spatial", True))
+
+    def build_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `build_model` but `num_classes`; equal for recipes that mean the same model."""
+        return {**self.model_dump(), "refinement": self.refines}
+
+    def architecture(self) -> dict[str, Any]:
+        """What decides the shapes of the parameters and features."""
+        arguments = self.build_arguments()
+        del arguments["weights"], arguments["dropout"]
+        return arguments
+
+
+class LrSchedule(Section):
+    """How the learning rate moves over the epochs of a stage."""
+
+    kind: Literal["step", "cosine", "constant"] = Field(default="step", description="shape after the warm-up")
+    warmup_epochs: float = Field(default=0, ge=0, description="epochs of linear rise from near 0")
+    milestones: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(20, 40), description="step: epochs that drop it"
+    )
+    gamma: float = Field(default=0.1, gt=0, le=1, description="step: factor at each milestone")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+        return self
+
+
+class Train(Section):
+    """How a stage is trained. The defaults are TSM's recipe, which the W3 paper follows."""
+
+    epochs: int = Field(default=50, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=64, ge=1, description="clips of one optimiser step, over all workers")
+    microbatch_size: int = Field(default=8, ge=1, description="clips of one forward and backward pass on one worker")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="optimiser")
+    lr: float = Field(default=0.01, gt=0, description="learning rate at a global batch of `lr_batch_size`")
+    lr_batch_size: int = Field(default=64, ge=1, description="clips; the rate is scaled by batch_size / lr_batch_size")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 decay of weights; not of biases and norms")
+    schedule: LrSchedule = Field(default=LrSchedule(), description="learning rate over time")
+    clip_grad_norm: float | None = Field(default=20.0, gt=0, description="largest norm of the gradient; null: no limit")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="arithmetic of the forward pass")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
+    batch_norm: Literal["train", "partial", "frozen", "sync"] = Field(
+        default="train",
+        description="train: statistics of each worker's microbatch; partial: only the first layer learns; "
+        "frozen: none; sync: statistics over all workers",
+    )
+    classifier_weight_multiplier: float = Field(
+        default=5.0, gt=0, description="learning rate factor, classifier weight"
+    )
+    classifier_bias_multiplier: float = Field(default=10.0, gt=0, description="learning rate factor, classifier bias")
+    bias_multiplier: float = Field(default=2.0, gt=0, description="learning rate factor, other biases")
+    validate_every_epochs: int = Field(
+        default=1, ge=1, description="epochs between validations; the last epoch has one"
+    )
+    checkpoint_every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints")
+    checkpoint_every_steps: int | None = Field(
+        default=None, ge=1, description="optimiser steps between further checkpoints"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep, beside the best")
+    best_metric: Literal["top1", "top5", "mean_class_accuracy"] = Field(
+        default="top1", description="validation metric that chooses the best checkpoint"
+    )
+    log_every_steps: int = Field(
+        default=5, ge=1, description="optimiser steps between two points of the training curves"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.microbatch_size > self.batch_size:
+            raise ValueError(
+                f"microbatch_size {self.microbatch_size} is larger than batch_size {self.batch_size}; "
+                "lower microbatch_size or raise batch_size"
+            )
+        return self
+
+
+class Stage(Section):
+    """One training of the chain; with a teacher it learns from that stage's best checkpoint."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="name, unique in the recipe")
+    teacher: str | None = Field(default=None, description="name of an earlier stage")
+    loss_weights: dict[Annotated[str, _known("loss", _losses)], Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="weights of the losses; cross_entropy is 1 unless given"
+    )
+    train: dict[str, Any] = Field(default={}, description="parts of the recipe's `train` that differ in this stage")
+    model: dict[str, Any] = Field(default={}, description="parts of the recipe's `model` that differ in this stage")
+
+
+class Evaluation(Section):
+    """What is evaluated at the end of each stage."""
+
+    split: Literal["test", "val"] = Field(default="val", description="split whose result the run reports")
+
+
+class Tracking(Section):
+    """Where runs are recorded."""
+
+    enabled: bool = Field(default=True, description="record runs in MLflow")
+    uri: str | None = Field(default=None, description="MLflow address; null: SQLite in `storage`")
+    experiment: str | None = Field(default=None, min_length=1, description="experiment; null: the recipe's name")
+    registered_model: str | None = Field(
+        default=None, min_length=1, description="registered model; null: the recipe's name"
+    )
+
+
+class Resources(Section):
+    """What of the cluster a run takes."""
+
+    workers: int = Field(default=1, ge=1, description="training workers (DDP)")
+    cpus_per_worker: float | None = Field(default=None, gt=0, description="CPU cores of each worker; null: derived")
+    use_gpu: bool | Literal["auto"] = Field(
+        default="auto", description="a GPU for each worker; auto: where there are enough"
+    )
+    decoders: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="decoder processes")
+
+
+class ResolvedStage(Section):
+    """A stage with nothing left to look up."""
+
+    index: int
+    name: str
+    teacher: str | None
+    loss_weights: dict[str, float]
+    train: Train
+    model: Model
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="name of the recipe, its runs and its registered model")
+    seed: int = Field(default=0, ge=0, description="seed of weights, order, augmentation and dropout")
+    storage: str = Field(
+        default="runs", min_length=1, description="folder for stages, checkpoints, tracking, synthetic data"
+    )
+    data: Data
+    model: Model = Model()
+    train: Train = Train()
+    stages: tuple[Stage, ...] = Field(min_length=1, description="the chain, in order")
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        from w3ray.recipe_faults import recipe_faults
+
+        if faults := recipe_faults(self):
+            raise ValueError("\n".join(faults))
+        return self
+
+    def resolved_stages(self) -> tuple[ResolvedStage, ...]:
+        """Each stage with its whole `train` and `model`."""
+        train, model = self.train.model_dump(), self.model.model_dump()
+        return tuple(
+            ResolvedStage(
+                index=index,
+                name=stage.name,
+                teacher=stage.teacher,
+                loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
+                train=Train.model_validate(merge(train, stage.train)),
+                model=Model.model_validate(merge(model, stage.model)),
+            )
+            for index, stage in enumerate(self.stages)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON knows them; `Recipe.model_validate` takes them back."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all that decides results: everything but where things are kept and what they run on."""
+        values = self.to_dict()
+        for section in ("storage", "tracking", "resources"):
+            del values[section]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `override`; sections are merged, but for an attention of another kind."""
+    merged = dict(base)
+    for key, value in override.items():
+        old = merged.get(key)
+        other_kind = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("kind", old.get("kind"))
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and other_kind == old.get("kind"):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or of a shipped one by name.
+
+    Args:
+        name_or_path: "quickstart", or a path that ends with .yaml or .yml.
+        overrides: "train.epochs=3", "model.attention=null", "stages.student.loss_weights.mfr=0.3" (YAML values).
+
+    Raises:
+        InputError: the recipe is absent or wrong; one line for each fault, all at once.
+    """
+    from w3ray.recipe_file import load
+
+    return load(name_or_path, overrides)

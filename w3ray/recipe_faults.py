@@ -1,0 +1,244 @@
+"""What is wrong with a recipe, said so that its author can repair it: one line a fault, all at once?"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from w3ray._nearest import did_you_mean, nearest
+from w3ray.recipe import Model, Recipe, ResolvedStage, Train, merge
+
+# What pydantic calls a fault -> what to say of it; {input} is the value given.
+_MESSAGES = {
+    "int_type": "must be a whole number, got {input}",
+    "int_from_float": "must be a whole number, got {input}",
+    "float_type": "must be a number, got {input}",
+    "finite_number": "must be a finite number, got {input}",
+    "bool_type": "must be true or false, got {input}",
+    "string_type": "must be text, got {input}",
+    "tuple_type": "must be a list, got {input}",
+    "dict_type": "must be a section of keys, got {input}",
+    "model_type": "must be a section of keys, got {input}",
+    "model_attributes_type": "must be a section of keys, got {input}",
+    "string_pattern_mismatch": "must start with a letter or digit and hold only letters, digits and . _ -, got {input}",
+}
+
+
+def recipe_faults(recipe: Recipe) -> list[str]:
+    """What is wrong between the parts of a recipe whose parts are each good."""
+    faults = override_faults(recipe.model_dump())
+    return faults or [*_chain_faults(recipe.resolved_stages()), *_evaluation_faults(recipe)]
+
+
+def override_faults(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the stages' overrides in a recipe's plain values, one line each; ignores all other faults."""
+    faults = []
+    stages = values.get("stages")
+    for stage in stages if isinstance(stages, list | tuple) else ():
+        for section, kind in (("train", Train), ("model", Model)):
+            override = stage.get(section) if isinstance(stage, Mapping) else None
+            base = values.get(section) or {}
+            if not isinstance(override, Mapping) or not isinstance(base, Mapping):
+                continue
+            try:
+                kind.model_validate(base)
+                base_is_good = True
+            except ValidationError:
+                base_is_good = False
+            try:
+                kind.model_validate(merge(base, override))
+            except ValidationError as error:
+                prefix = ("stages", str(stage.get("name")), section)
+                faults += fault_lines(error, kind, prefix, only=None if base_is_good else override)
+    return faults
+
+
+def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
+    faults = []
+    earlier: dict[str, ResolvedStage] = {}
+    for stage in stages:
+        where = f"stages.{stage.name}"
+        mfr = stage.loss_weights.get("mfr")
+        if stage.name in earlier:
+            faults.append(f"{where}: two stages have this name; rename one")
+        if stage.teacher is None:
+            if mfr:
+                faults.append(f"{where}.loss_weights.mfr: {mfr:g} needs a teacher; set {where}.teacher")
+        elif stage.teacher not in earlier:
+            hint = did_you_mean(stage.teacher, earlier) + (f"earlier stages: {', '.join(earlier)}" if earlier else "")
+            faults.append(
+                f"{where}.teacher: {stage.teacher!r} is no earlier stage; {hint or 'there is none before it'}"
+            )
+        elif mfr is None:
+            faults.append(f"{where}.teacher: has no effect without {where}.loss_weights.mfr; set that weight")
+        else:
+            ours, theirs = stage.model.architecture(), earlier[stage.teacher].model.architecture()
+            differing = [key for key in ours if ours[key] != theirs[key]]
+            if mfr and differing:
+                faults.append(
+                    f"{where}.model: differs from its teacher's in {', '.join(differing)}; "
+                    "loss_weights.mfr compares features and needs the same architecture"
+                )
+        if not any(stage.loss_weights.values()):
+            faults.append(f"{where}.loss_weights: all are 0; nothing would be learnt")
+        earlier[stage.name] = stage
+    return faults
+
+
+def _evaluation_faults(recipe: Recipe) -> list[str]:
+    if recipe.evaluation.split == "test" and recipe.data.test_split is None:
+        return ["evaluation.split: 'test' needs data.test_split; set it, or set evaluation.split to 'val'"]
+    return []
+
+
+def fault_lines(
+    error: ValidationError,
+    section: type[BaseModel],
+    prefix: tuple[str, ...],
+    *,
+    only: Mapping[str, Any] | None = None,
+    stage_names: Sequence[str] = (),
+) -> list[str]:
+    """One line for each fault: where, what, and what to do.
+
+    Args:
+        error: raised by `section`.
+        section: the type that was validated.
+        prefix: where the section sits in the recipe.
+        only: report only faults at keys of this override.
+        stage_names: names that stand for the numbers of `stages`.
+    """
+    lines: dict[str, list[str]] = {}
+    for detail in error.errors():
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # pydantic counts only the good items; the bad ones have faults of their own
+        location = _location(detail["loc"], section)
+        if only is not None and not _holds(only, location):
+            continue
+        if len(location) > 1 and location[0] == "stages" and int(location[1]) < len(stage_names):
+            location = ("stages", stage_names[int(location[1])], *location[2:])
+        where = ".".join((*prefix, *location))
+        lines.setdefault(where, []).append(_say(detail, section, location, prefix))
+    # A fault of the whole recipe names its own place, one line for each.
+    return [
+        line
+        for where, said in lines.items()
+        for line in ([f"{where}: {_either(said)}"] if where else "\n".join(said).splitlines())
+    ]
+
+
+def _either(said: list[str]) -> str:
+    """One fault of the several that the members of a union have with one value."""
+    wishes = [text.partition(", got ")[0].removeprefix("must be ") for text in said]
+    return said[0] if len(said) == 1 else f"must be {' or '.join(wishes)}, got {said[0].partition(', got ')[2]}"
+
+
+def _location(loc: tuple[int | str, ...], section: type[BaseModel]) -> tuple[str, ...]:
+    """Where a fault is, in the words of the recipe: without pydantic's names for the members of a union."""
+    location: list[str] = []
+    kind: type[BaseModel] | None = section
+    in_dict = False
+    for part in loc:
+        if isinstance(part, int) or (in_dict and part != "[key]"):
+            location.append(str(part))
+        elif kind is not None:
+            location.append(part)
+            field = kind.model_fields.get(part)
+            in_dict = field is not None and get_origin(field.annotation) is dict
+            kind = None if field is None else next(_models_in(field.annotation), None)
+    return tuple(location)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _holds(override: Any, location: tuple[str, ...]) -> bool:
+    """Whether the key at `location`, or the whole value that it lies in, comes from the override."""
+    for part in location:
+        if not isinstance(override, Mapping):
+            break
+        if part not in override:
+            return False
+        override = override[part]
+    return bool(location)
+
+
+def _say(detail: ErrorDetails, section: type[BaseModel], location: tuple[str, ...], prefix: tuple[str, ...]) -> str:
+    kind, given = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key; {_suggest_key(section, location, prefix)}"
+    if kind == "missing":
+        return "is missing; " + (_description(section, location) or "give it")
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind == "literal_error":
+        expected = detail["ctx"]["expected"]
+        match = did_you_mean(str(given), re.findall(r"'([^']*)'", expected))
+        return f"must be {expected}, got {show(given)}" + (f"; {match.strip()}" if match else "")
+    if kind in _MESSAGES:
+        message = _MESSAGES[kind].format(input=show(given))
+    else:
+        text = detail["msg"].replace("Input should", "must").replace("Tuple", "list")
+        message = f"{text[0].lower()}{text[1:]}, got {show(given)}"
+    description = _description(section, location)
+    return f"{message} ({description})" if description else message
+
+
+def _field(section: type[BaseModel], location: tuple[str, ...]) -> tuple[type[BaseModel] | None, Any]:
+    """The section that holds the key at `location`, and the key's field where there is one."""
+    holder: type[BaseModel] | None = section
+    field = None
+    for depth, part in enumerate(location):
+        if holder is None:
+            return None, None
+        if location[0] == "stages" and depth == 1:
+            continue
+        field = holder.model_fields.get(part)
+        if depth < len(location) - 1:
+            holder = None if field is None else next(_models_in(field.annotation), None)
+    return holder, field
+
+
+def _description(section: type[BaseModel], location: tuple[str, ...]) -> str:
+    _, field = _field(section, location)
+    return (field.description or "") if field is not None else ""
+
+
+def _suggest_key(section: type[BaseModel], location: tuple[str, ...], prefix: tuple[str, ...]) -> str:
+    holder, _ = _field(section, location)
+    siblings = list(holder.model_fields) if holder is not None else []
+    above = (*prefix, *location[:-1])
+    if (match := nearest(location[-1], siblings)) is not None:
+        return f"did you mean {'.'.join((*above, match))!r}?"
+    elsewhere = [path for path in _all_keys(Recipe) if path[-1] == location[-1]]
+    if elsewhere:
+        return f"did you mean {'.'.join(elsewhere[0])!r}?"
+    distant = {path[-1]: path for path in reversed(list(_all_keys(Recipe)))}
+    if (match := nearest(location[-1], distant)) is not None:
+        return f"did you mean {'.'.join(distant[match])!r}?"
+    return f"known: {', '.join(siblings)}"
+
+
+def _all_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        if name != "stages":
+            yield (*above, name)
+            for inner in _models_in(field.annotation):
+                yield from _all_keys(inner, (*above, name))
+
+
+def show(value: Any) -> str:
+    """A value as the user would write it, short, with its type."""
+    if value is None:
+        return "nothing (null)"
+    kinds = {str: "text", bool: "true/false", int: "number", float: "number", dict: "a section", list: "a list"}
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f"{text} ({kinds.get(type(value), type(value).__name__)})"

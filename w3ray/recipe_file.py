@@ -1,0 +1,164 @@
+"""How does a file of YAML, with overrides from the command line, become a recipe or a list of what is wrong with it?"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from w3ray._nearest import did_you_mean
+from w3ray.errors import InputError
+from w3ray.recipe import Recipe
+from w3ray.recipe_faults import fault_lines, override_faults, show
+
+_PACKAGE = Path(__file__).resolve().parent
+
+# In a checkout the folder beside the package, in an installed wheel the copy that packaging puts into the package.
+PIPELINE_FOLDERS = (_PACKAGE.parent / "pipelines", _PACKAGE / "_pipelines")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads 1e-4 as a number, as YAML 1.2 does."""
+
+
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = str(key_node.value)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise InputError(f"line {line}: key {key!r} is given twice; remove one")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def known_recipes() -> dict[str, Path]:
+    """The shipped recipes, name -> file."""
+    for folder in PIPELINE_FOLDERS:
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """See `w3ray.recipe.load_recipe`."""
+    path = find_recipe(name_or_path)
+    values = read_yaml(path)
+    overridden = [apply_override(values, override) for override in overrides]
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = fault_lines(error, Recipe, (), stage_names=_stage_names(values))
+        if not any(detail["loc"] == () for detail in error.errors()):
+            lines += override_faults(values)
+        raise InputError("\n".join(_with_source(line, path.name, overridden) for line in lines)) from None
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The file of a recipe. Raises InputError where there is none."""
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
+        path = Path(text).expanduser()
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise InputError(f"{path}: {what}; give a recipe file, or the name of one: {', '.join(known_recipes())}")
+        return path
+    known = known_recipes()
+    if text not in known:
+        raise InputError(
+            f"unknown recipe {text!r}; {did_you_mean(text, known)}known: {', '.join(known) or 'none'}; "
+            "a file of your own must end with .yaml"
+        )
+    return known[text]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain values of a recipe file. Raises InputError with the line for what is no YAML."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path.name}: line {mark.line + 1}" if mark else path.name
+        raise InputError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can not be read: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path.name}: must hold the keys of a recipe, got {show(values)}")
+    return values
+
+
+def apply_override(values: dict[str, Any], override: str) -> str:
+    """Put one "a.b=value" into the plain values; returns its dotted key.
+
+    Stages are named by their name or number. A section that is absent or null is made.
+
+    Raises:
+        InputError: the text has another form, or names a stage that is not there.
+    """
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"--set {override}: must look like key=value, such as train.epochs=3")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, InputError):
+        raise InputError(f"--set {override}: {text!r} is not valid YAML; quote it") from None
+    place: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(place, list):
+            place = place[_list_index(place, part, override)]
+        else:
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        if not isinstance(place, dict | list):
+            where = ".".join(parts[: depth + 1])
+            raise InputError(f"--set {override}: {where} is {show(place)}, which has no keys; set {where} itself")
+    if isinstance(place, list):
+        place[_list_index(place, parts[-1], override)] = value
+    else:
+        place[parts[-1]] = value
+    return ".".join(parts)
+
+
+def _list_index(items: list[Any], part: str, override: str) -> int:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isdecimal() and int(part) < len(items):
+        return int(part)
+    known = [name for name in names if isinstance(name, str)]
+    raise InputError(
+        f"--set {override}: nothing is named {part!r}; {did_you_mean(part, known)}"
+        f"known: {', '.join(known) or f'0 to {len(items) - 1}'}"
+    )
+
+
+def _stage_names(values: Mapping[str, Any]) -> list[str]:
+    stages = values.get("stages")
+    if not isinstance(stages, list):
+        return []
+    return [
+        str(stage["name"]) if isinstance(stage, dict) and isinstance(stage.get("name"), str) else str(number)
+        for number, stage in enumerate(stages)
+    ]
+
+
+def _with_source(line: str, file_name: str, overridden: Sequence[str]) -> str:
+    """The line after the file it is about, or after --set where an override brought the fault."""
+    where = line.partition(":")[0]
+    return (
+        f"--set: {line}"
+        if any(where == key or where.startswith(f"{key}.") for key in overridden)
+        else (f"{file_name}: {line}")
+    )
