@@ -4,7 +4,6 @@
 The order of its draws is fixed: frames, box, mirror.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from w3ray.data.augmentation import (
     random_crop_box,
 )
 from w3ray.data.clip_sampling import SAMPLERS
-from w3ray.data.decoders import DECODERS, DecodeError, VideoInfo, open_video
+from w3ray.data.decoders import DECODERS, open_video
 from w3ray.errors import InputError
 
 
@@ -104,9 +103,9 @@ def load_clip(
     if rng is not None:
         spec.require_flip_map(flip_map)
     with open_video(uri, decoder=spec.decoder) as video:
-        first, num_frames = frame_window(uri, video.info, start_s, end_s)
-        indices_T = first + SAMPLERS[spec.sampling](num_frames, spec.num_frames, spec.stride_frames, rng)
-        frames_THWC = video.frames((indices_T[::-1] if reversed else indices_T).tolist())
+        first, stop = video.frame_span(start_s, end_s)
+        indices_T = first + SAMPLERS[spec.sampling](stop - first, spec.num_frames, spec.stride_frames, rng)
+        frames_THWC = video.frames(indices_T[::-1] if reversed else indices_T)
     height, width = frames_THWC.shape[1:3]
     if rng is None:
         box = centre_crop_box(height, width, spec.size / spec.resolved_short_side)
@@ -116,18 +115,3 @@ def load_clip(
     if mirror and flip_map is not None:
         label = flip_map.get(label, label)
     return crop_and_resize(frames_THWC, box, spec.size, mirror=mirror), label
-
-
-def frame_window(uri: str, info: VideoInfo, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame and number of frames of the part [start_s, end_s) of a video, at its mean frame rate.
-
-    Raises: DecodeError where no frame lies in it.
-    """
-    # The small number takes back what rounding of, say, 2.3 s * 10 fps lost.
-    first = 0 if start_s is None else max(0, math.floor(start_s * info.fps + 1e-6))
-    stop = info.num_frames if end_s is None else min(info.num_frames, math.ceil(end_s * info.fps - 1e-6))
-    if stop <= first:
-        raise DecodeError(
-            uri, f"no frame from start_s={start_s} to end_s={end_s}: {info.num_frames} frames at {info.fps:g} fps"
-        )
-    return first, stop - first

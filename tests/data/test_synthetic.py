@@ -1,0 +1,190 @@
+"""Synthetic motion data: only the order of frames tells the two of a pair apart; files are real and complete."""
+
+import os
+
+import av
+import numpy as np
+import pytest
+
+from w3ray.data import synthetic
+from w3ray.data.decoders import open_video
+from w3ray.data.synthetic import ACTIONS, CLASSES, FLIP_MAP, Difficulty, draw_clip, write_motion_dataset
+from w3ray.errors import InputError
+
+NUM_CLASSES = len(CLASSES)
+SMALL = {"clips": 16, "val_clips": 8, "test_clips": 8, "size": 32}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synthetic") / "motion"
+    return root, write_motion_dataset(root, **SMALL, seed=3)
+
+
+@pytest.mark.parametrize("pair", range(len(ACTIONS)))
+def test_second_class_is_the_first_backwards(pair):
+    for seed in range(5):
+        forwards, backwards = (
+            draw_clip(label, np.random.default_rng(seed), side=32, difficulty=Difficulty(noise=0))
+            for label in (2 * pair, 2 * pair + 1)
+        )
+        np.testing.assert_array_equal(forwards[0], backwards[0][::-1])
+        assert not np.array_equal(forwards[0], backwards[0])
+        assert forwards[1:] == backwards[1:]
+
+
+@pytest.mark.parametrize("act", ACTIONS.values(), ids=[name for name, _ in ACTIONS])
+def test_first_and_last_frame_look_alike(act):
+    """Else the first frame alone would tell the class: how much of the actor shows, and where, is as likely in both."""
+    ends = []
+    for seed in range(1500):
+        rng = np.random.default_rng(seed)
+        scene = synthetic._draw_scene(rng, num_frames=24, side=16, difficulty=Difficulty())
+        ends.append(act(scene)[[0, -1]])
+    cover_N2SS = np.stack(ends)
+    area_N2 = cover_N2SS.mean(axis=(2, 3))
+    error = area_N2.std(axis=0).max() * np.sqrt(2 / len(area_N2))
+    assert abs(area_N2[:, 0].mean() - area_N2[:, 1].mean()) < 4 * error
+    maps_2SS = cover_N2SS.mean(axis=0)
+    error_SS = np.sqrt(cover_N2SS.var(axis=0).sum(axis=0) / len(cover_N2SS))
+    assert (np.abs(maps_2SS[0] - maps_2SS[1]) < 5 * error_SS + 1e-3).all()
+
+
+def test_motion_is_there():
+    for label in range(NUM_CLASSES):
+        clip_TSSC = draw_clip(label, np.random.default_rng(label))[0].astype(int)
+        assert np.abs(np.diff(clip_TSSC, axis=0)).max() > 60
+
+
+def test_length_and_rate_vary():
+    drawn = [draw_clip(0, np.random.default_rng(seed), side=16) for seed in range(200)]
+    lengths, rates = {len(clip[0]) for clip in drawn}, {clip[1] for clip in drawn}
+    assert min(lengths) == 24
+    assert max(lengths) == 60
+    assert rates == set(range(12, 31))
+
+
+def test_manifest(dataset):
+    root, manifest = dataset
+    rows = manifest.table.to_pylist()
+    assert manifest.classes == CLASSES
+    assert manifest.flip_map == FLIP_MAP
+    for split, count in (("train", 16), ("val", 8), ("test", 8)):
+        labels = [row["label"] for row in rows if row["split"] == split]
+        assert np.bincount(labels, minlength=NUM_CLASSES).tolist() == [count // NUM_CLASSES] * NUM_CLASSES
+    for row in rows:
+        assert row["uri"].split("/")[:2] == [row["split"], CLASSES[row["label"]]]
+        with open_video(manifest.resolve(row["uri"])) as video:
+            assert 24 <= video.info.num_frames <= 60
+            assert 12 <= round(video.info.fps) <= 30
+            assert video.frames([0]).shape == (1, 32, 32, 3)
+    assert len(list(root.rglob("*.mp4"))) == len(rows) == 32
+
+
+def test_files_hold_what_was_drawn(dataset):
+    _, manifest = dataset
+    row = manifest.table.to_pylist()[5]
+    drawn_TSSC, fps, actor = draw_clip(row["label"], np.random.default_rng([3, 0, 5]), side=32)
+    with open_video(manifest.resolve(row["uri"])) as video:
+        read_TSSC = video.frames(range(len(drawn_TSSC)))
+        assert round(video.info.fps) == fps
+    assert row["group"] == f"actor-{actor}"
+    # Colours are stored at half the resolution, so a small frame differs at its edges.
+    assert np.abs(read_TSSC.astype(int) - drawn_TSSC).mean() < 16
+    other_TSSC = draw_clip(row["label"], np.random.default_rng([3, 0, 6]), side=32)[0]
+    assert np.abs(read_TSSC[:20].astype(int) - other_TSSC[:20]).mean() > 32
+
+
+def test_every_frame_is_coded_by_itself(dataset):
+    _, manifest = dataset
+    with av.open(manifest.resolve(manifest.table.to_pylist()[0]["uri"])) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert container.streams.video[0].codec_context.name == "h264"
+    assert len(packets) >= 24
+    assert all(packet.is_keyframe for packet in packets)
+
+
+def test_gop(tmp_path):
+    manifest = write_motion_dataset(tmp_path / "gop", clips=1, val_clips=1, test_clips=1, size=32, gop_frames=12)
+    with av.open(manifest.resolve(manifest.table.to_pylist()[0]["uri"])) as container:
+        keys = [i for i, packet in enumerate(p for p in container.demux(video=0) if p.size) if packet.is_keyframe]
+    assert keys[:2] == [0, 12]
+
+
+def test_same_arguments_same_bytes(dataset, tmp_path):
+    root, manifest = dataset
+    again = write_motion_dataset(tmp_path / "again", **SMALL, seed=3, threads=1)
+    other = write_motion_dataset(tmp_path / "other", **SMALL, seed=4)
+    assert again.fingerprint() == manifest.fingerprint()
+    differing = 0
+    for uri in manifest.table["uri"].to_pylist():
+        assert (tmp_path / "again" / uri).read_bytes() == (root / uri).read_bytes()
+        differing += (tmp_path / "other" / uri).read_bytes() != (root / uri).read_bytes()
+    assert differing == 32
+    # Stages are known by the fingerprint: it must tell other pixels apart although the files are called the same.
+    assert other.fingerprint() != manifest.fingerprint()
+    assert not set(other.table["clip_id"].to_pylist()) & set(manifest.table["clip_id"].to_pylist())
+
+
+def test_reused_when_the_same(dataset):
+    root, manifest = dataset
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert write_motion_dataset(root, **SMALL, seed=3).fingerprint() == manifest.fingerprint()
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_shares_of_held_out_clips(tmp_path):
+    manifest = write_motion_dataset(tmp_path / "shares", clips=24, size=16)
+    splits = manifest.table["split"].to_pylist()
+    assert {split: splits.count(split) for split in ("train", "val", "test")} == {"train": 24, "val": 8, "test": 16}
+
+
+def test_errors_other_set_in_the_folder(dataset):
+    root, _ = dataset
+    with pytest.raises(InputError, match=r"other settings \(seed\)"):
+        write_motion_dataset(root, **SMALL, seed=4)
+
+
+def test_errors_other_things_in_the_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="no synthetic data set"):
+        write_motion_dataset(tmp_path, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_empty_folder_is_filled(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_motion_dataset(tmp_path / "empty", clips=1, val_clips=1, test_clips=1, size=16)
+    assert (tmp_path / "empty" / "manifest.parquet").is_file()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_errors_unwritable(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="can not write"):
+        write_motion_dataset(tmp_path / "set", **SMALL)
+
+
+def test_errors_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can not write"):
+        write_motion_dataset(tmp_path / "file" / "set", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"clips": 0}, {"clips": 8, "val_clips": 0}, {"size": 33}, {"size": 8}, {"gop_frames": 0}]
+)
+def test_errors_arguments(tmp_path, arguments):
+    with pytest.raises(InputError):
+        write_motion_dataset(tmp_path / "set", **{**SMALL, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(synthetic, "write_video", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_motion_dataset(tmp_path / "set", **SMALL)
+    assert list(tmp_path.iterdir()) == []

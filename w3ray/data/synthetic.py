@@ -1,0 +1,370 @@
+"""Which videos can only be told apart by the order of their frames?
+
+`write_motion_dataset` draws them and writes real H.264 files. The classes come in pairs, and a clip of the second
+class of a pair is a clip of the first played backwards: it is drawn by the same process, then its frames are turned
+round. So the unordered set of frames has exactly the same distribution in both classes of a pair.
+
+One frame says nothing either, not even the first: the action repeats with a random phase (what has arrived starts
+anew), so that at any moment every state is as likely in both classes. Background, distractors, drift and noise move in
+directions drawn evenly, and every frame is coded by itself at a fixed quantiser, because prediction between frames
+would leave traces of where things came from.
+
+Letters: T frames, S side of the square frame, C = 3 colours. Lengths inside a picture are shares of its side.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
+from w3ray.errors import InputError
+
+SYNTHETIC_VERSION = 1
+"""Raised whenever the same arguments would give other videos."""
+
+NUM_ACTORS = 10
+"""Hues of the acting thing; the manifest's `group`."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difficulty:
+    """How hard the motion is to see."""
+
+    num_distractors: int = 3
+    """Grey things that move at random."""
+    noise: float = 0.03
+    """Standard deviation of the noise of each pixel and frame, share of full scale."""
+    background: float = 0.25
+    """Contrast of the moving background, share of full scale."""
+    cycles: tuple[float, float] = (0.9, 1.5)
+    """How often the action happens in a clip: least and most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an action is drawn into."""
+
+    side: int
+    progress_T: FloatArray
+    """How far the action has come, 0 to 1, at each frame."""
+    lap_T: FloatArray
+    """The same without the rests at both ends."""
+    centre_T2: FloatArray
+    """Where the acting thing is (x, y), drifting slowly."""
+    angle: float
+    """A direction drawn at random, radians."""
+
+    def offsets(self, centre_T2: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Distance of every pixel from a centre, on a picture whose borders meet: x [T, 1, S] and y [T, S, 1]."""
+        grid_S = ((np.arange(self.side) + 0.5) / self.side).astype(np.float32)
+        x_T1S = (grid_S[None, None, :] - centre_T2[:, 0, None, None] + 0.5) % 1 - 0.5
+        y_TS1 = (grid_S[None, :, None] - centre_T2[:, 1, None, None] + 0.5) % 1 - 0.5
+        return x_T1S, y_TS1
+
+    def cover(self, depth: FloatArray) -> FloatArray:
+        """Share of a pixel inside a shape, from the depth of its centre below the shape's border."""
+        return np.clip(depth * self.side + 0.5, 0, 1)
+
+    def disc(self, centre_T2: FloatArray, radius: float) -> FloatArray:
+        """Cover [T, S, S] of a disc."""
+        x_T1S, y_TS1 = self.offsets(centre_T2)
+        return self.cover(np.float32(radius) - np.sqrt(x_T1S**2 + y_TS1**2))
+
+    def box(self, centre_T2: FloatArray, radius: float) -> FloatArray:
+        """Cover [T, S, S] of a square with half side `radius`."""
+        x_T1S, y_TS1 = self.offsets(centre_T2)
+        return self.cover(np.float32(radius) - np.maximum(np.abs(x_T1S), np.abs(y_TS1)))
+
+
+def _move(scene: Scene) -> FloatArray:
+    """A disc travels to the right, round and round."""
+    return scene.disc(scene.centre_T2 + scene.lap_T[:, None] * np.array([1, 0], np.float32), 0.14)
+
+
+def _open(scene: Scene) -> FloatArray:
+    """An iris opens: a disc whose hole grows."""
+    x_T1S, y_TS1 = scene.offsets(scene.centre_T2)
+    distance_TSS = np.sqrt(x_T1S**2 + y_TS1**2)
+    hole_T11 = 0.21 * scene.progress_T[:, None, None]
+    return scene.cover(np.minimum(np.float32(0.26) - distance_TSS, distance_TSS - hole_T11))
+
+
+def _join(scene: Scene) -> FloatArray:
+    """Two discs on a line of any direction are put next to each other."""
+    direction_2 = np.array([np.cos(scene.angle), np.sin(scene.angle)], np.float32)
+    apart_T2 = (0.11 + 0.2 * (1 - scene.progress_T))[:, None] * direction_2
+    return np.maximum(scene.disc(scene.centre_T2 + apart_T2, 0.1), scene.disc(scene.centre_T2 - apart_T2, 0.1))
+
+
+def _appear(scene: Scene) -> FloatArray:
+    """A square appears out of nothing, by opacity."""
+    return scene.box(scene.centre_T2, 0.18) * scene.progress_T[:, None, None]
+
+
+ACTIONS: dict[tuple[str, str], Callable[[Scene], FloatArray]] = {
+    ("moves-right", "moves-left"): _move,
+    ("opens", "closes"): _open,
+    ("put-together", "pulled-apart"): _join,
+    ("appears", "vanishes"): _appear,
+}
+"""(name forwards, name backwards) to the cover [T, S, S] of the acting thing, forwards. A new pair is one row."""
+
+CLASSES: tuple[str, ...] = tuple(name for pair in ACTIONS for name in pair)
+
+FLIP_MAP: dict[int, int] = {
+    label: CLASSES.index({"moves-right": "moves-left", "moves-left": "moves-right"}.get(name, name))
+    for label, name in enumerate(CLASSES)
+}
+"""What each label becomes in a mirror."""
+
+
+def draw_clip(
+    label: int, rng: np.random.Generator, *, side: int = 64, difficulty: Difficulty | None = None
+) -> tuple[npt.NDArray[np.uint8], int, int]:
+    """Draw one clip of class `label`.
+
+    Returns: (frames uint8 [T, S, S, 3] with T from 24 to 60, frames per second from 12 to 30, actor).
+    """
+    difficulty = difficulty or Difficulty()
+    num_frames, fps, actor = int(rng.integers(24, 61)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
+    scene = _draw_scene(rng, num_frames, side, difficulty)
+    picture_CTSS = _background(rng, scene, difficulty.background)
+    for _ in range(difficulty.num_distractors):
+        shape = (scene.disc, scene.box)[int(rng.integers(2))]
+        cover_TSS = shape(_drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08)))
+        _paint(picture_CTSS, cover_TSS, rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3))
+    act = list(ACTIONS.values())[label // 2]
+    _paint(picture_CTSS, act(scene), _actor_colour(actor, rng))
+    if label % 2:
+        picture_CTSS = picture_CTSS[:, ::-1]
+    noise_CTSS = rng.standard_normal(picture_CTSS.shape, dtype=np.float32)
+    noise_CTSS *= np.float32(difficulty.noise)
+    noise_CTSS += picture_CTSS
+    frames_CTSS = np.clip(noise_CTSS * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(frames_CTSS.transpose(1, 2, 3, 0)), fps, actor
+
+
+def _draw_scene(rng: np.random.Generator, num_frames: int, side: int, difficulty: Difficulty) -> Scene:
+    time_T = np.linspace(0, 1, num_frames, dtype=np.float32)
+    lap_T = (np.float32(rng.uniform()) + np.float32(rng.uniform(*difficulty.cycles)) * time_T) % 1
+    # A rest at both ends of the action, equally long, so that backwards is the same process mirrored.
+    progress_T = np.clip((lap_T - 0.1) / 0.8, 0, 1)
+    # Not at the border, where a crop of training may cut the action off.
+    centre_T2 = _drift(rng, num_frames, speed=0.15, margin=0.3)
+    return Scene(side, progress_T, lap_T, centre_T2, float(rng.uniform(0, np.pi)))
+
+
+def _drift(rng: np.random.Generator, num_frames: int, speed: float, margin: float = 0.0) -> FloatArray:
+    """A straight path [T, 2], at most `speed` sides long each way; its middle is `margin` from the border."""
+    time_T = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)
+    middle_2 = rng.uniform(margin, 1 - margin, 2).astype(np.float32)
+    return middle_2 + time_T[:, None] * rng.uniform(-speed, speed, 2).astype(np.float32)
+
+
+def _background(rng: np.random.Generator, scene: Scene, contrast: float) -> FloatArray:
+    """A soft pattern [C, T, S, S] of a few waves that drifts in one direction."""
+    num_waves = 8
+    path_T2 = _drift(rng, len(scene.lap_T), speed=0.4)
+    frequency_W2 = rng.integers(-4, 5, (num_waves, 2))
+    size_W = rng.normal(size=num_waves) * np.exp(2j * np.pi * rng.uniform(0, 1, num_waves)) / np.sqrt(num_waves)
+    turn_S1 = 2j * np.pi * np.arange(scene.side)[:, None] / scene.side
+    along_y_TSW = np.exp(2j * np.pi * path_T2 @ frequency_W2.T)[:, None, :] * np.exp(turn_S1 * frequency_W2[:, 1])
+    along_x_WS = (size_W * np.exp(turn_S1 * frequency_W2[:, 0])).T
+    pattern_TSS = (along_y_TSW.astype(np.complex64) @ along_x_WS.astype(np.complex64)).real
+    base_3, tint_3 = rng.uniform(0.25, 0.6, 3).astype(np.float32), rng.uniform(0.4, 1, 3).astype(np.float32)
+    pattern_TSS *= np.float32(contrast)
+    return np.stack([base + tint * pattern_TSS for base, tint in zip(base_3, tint_3, strict=True)])
+
+
+def _actor_colour(actor: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A bright saturated colour of the actor's hue, a little different each time."""
+    hue = 6 * actor / NUM_ACTORS
+    colour_3 = np.clip(np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    return np.clip(colour_3 * 0.85 + 0.1 + rng.uniform(-0.05, 0.05, 3), 0, 1)
+
+
+def _paint(picture_CTSS: FloatArray, cover_TSS: FloatArray, colour_3: npt.NDArray[np.float64]) -> None:
+    for plane_TSS, colour in zip(picture_CTSS, colour_3, strict=True):
+        plane_TSS += cover_TSS * (np.float32(colour) - plane_TSS)
+
+
+def write_video(
+    path: Path, frames_TSSC: npt.NDArray[np.uint8], fps: int, *, quantiser: int = 24, gop_frames: int = 1
+) -> None:
+    """Write frames uint8 [T, H, W, 3] as an H.264 file (even sides).
+
+    `gop_frames` is the distance between frames that are coded by themselves, frames; 1 = all of them.
+    The same arguments give the same bytes as long as libx264 and FFmpeg stay the same.
+    """
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.width, stream.height, stream.pix_fmt = frames_TSSC.shape[2], frames_TSSC.shape[1], "yuv420p"
+        # More threads change the bytes; bframes=0 keeps decoding order.
+        stream.codec_context.thread_count = 1
+        stream.codec_context.gop_size = gop_frames
+        stream.options = {"qp": str(quantiser), "preset": "veryfast", "x264-params": "bframes=0:scenecut=0"}
+        for picture in frames_TSSC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_motion_dataset(
+    root: str | Path,
+    *,
+    clips: int,
+    val_clips: int | None = None,
+    test_clips: int | None = None,
+    seed: int = 0,
+    size: int = 64,
+    gop_frames: int = 1,
+    difficulty: Difficulty | None = None,
+    threads: int | None = None,
+) -> Manifest:
+    """Write `root/<split>/<class>/<number>.mp4`, `root/manifest.parquet` and `root/synthetic.json`.
+
+    The videos are a pure function of the arguments (all but `threads`). They appear at once: written beside `root`,
+    then renamed. Where `root` already holds the set of the same arguments it is used as it is.
+
+    Args:
+        root: a folder that is absent, empty, or holds the same set.
+        clips: clips of the split "train", as many of each class as of the others (one less where it does not divide).
+        val_clips, test_clips: clips of "val" (None = a quarter of `clips`) and of the held-out "test" (None = half).
+        seed: of everything that is drawn.
+        size: side of the square frames, pixels, even.
+        gop_frames: distance between frames coded by themselves. Above 1 files look more like ordinary video, but
+            prediction between frames leaves traces of the direction of motion in single frames.
+        difficulty: how hard the motion is to see.
+        threads: drawing threads; None = one a core.
+
+    Raises: InputError for an argument that can not be used, and where `root` holds something else.
+    """
+    root = Path(root)
+    counts = {
+        "train": clips,
+        "val": _share(clips, 4) if val_clips is None else val_clips,
+        "test": _share(clips, 2) if test_clips is None else test_clips,
+    }
+    difficulty = difficulty or Difficulty()
+    _check_arguments(counts, size, gop_frames)
+    arguments = {
+        "version": SYNTHETIC_VERSION,
+        "counts": counts,
+        "seed": seed,
+        "size": size,
+        "gop_frames": gop_frames,
+        # Through JSON, so that tuples compare equal to what is read back.
+        "difficulty": json.loads(json.dumps(asdict(difficulty))),
+    }
+    if _holds_same_set(root, arguments):
+        return read_manifest(str(root / "manifest.parquet"))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    except OSError as error:
+        raise InputError(
+            f"can not write the synthetic data set to {root}: {error.strerror}; choose another folder"
+        ) from error
+    try:
+        # In every clip's name, because the manifest's fingerprint covers names, not pixels.
+        digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
+        manifest = _write_set(partial, digest, counts, seed, size, gop_frames, difficulty, threads)
+        write_manifest(manifest, str(partial / "manifest.parquet"))
+        (partial / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
+        partial.chmod(0o755)
+        try:
+            os.replace(partial, root)
+        except OSError:
+            # Another process may have finished the same set first; anything else there is refused.
+            if not _holds_same_set(root, arguments):
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return read_manifest(str(root / "manifest.parquet"))
+
+
+def _share(clips: int, divisor: int) -> int:
+    """`clips` / `divisor`, rounded up to whole rounds of all classes."""
+    return -(-clips // (divisor * len(CLASSES))) * len(CLASSES)
+
+
+def _check_arguments(counts: dict[str, int], size: int, gop_frames: int) -> None:
+    for split, count in counts.items():
+        if count < 1:
+            raise InputError(f"synthetic: the {split} split needs at least 1 clip, not {count}")
+    if size < 16 or size % 2:
+        raise InputError(f"synthetic: size must be an even number of pixels from 16, not {size} (H.264 4:2:0)")
+    if gop_frames < 1:
+        raise InputError(f"synthetic: gop_frames must be at least 1, not {gop_frames}")
+
+
+def _holds_same_set(root: Path, arguments: dict[str, object]) -> bool:
+    """Whether `root` is the finished set of these arguments; False where it is absent or empty.
+
+    Raises: InputError where it holds anything else.
+    """
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    description = root / "synthetic.json"
+    if not description.is_file():
+        raise InputError(f"{root} exists and is no synthetic data set; choose another folder")
+    found = json.loads(description.read_text())
+    if found != arguments:
+        differing = sorted(key for key in arguments if found.get(key) != arguments[key])
+        raise InputError(
+            f"{root} holds a synthetic data set with other settings ({', '.join(differing)}); "
+            "remove it or choose another folder"
+        )
+    return True
+
+
+def _write_set(
+    folder: Path,
+    digest: str,
+    counts: dict[str, int],
+    seed: int,
+    size: int,
+    gop_frames: int,
+    difficulty: Difficulty,
+    threads: int | None,
+) -> Manifest:
+    def write_clip(job: tuple[int, str, int]) -> dict[str, object]:
+        split_number, split, number = job
+        label = number % len(CLASSES)
+        rng = np.random.default_rng([seed, split_number, number])
+        frames_TSSC, fps, actor = draw_clip(label, rng, side=size, difficulty=difficulty)
+        uri = f"{split}/{CLASSES[label]}/{number:05d}.mp4"
+        write_video(folder / uri, frames_TSSC, fps, gop_frames=gop_frames)
+        return {
+            "clip_id": f"{digest}-{split}-{number:05d}",
+            "uri": uri,
+            "start_s": None,
+            "end_s": None,
+            "reversed": False,
+            "label": label,
+            "split": split,
+            "group": f"actor-{actor}",
+        }
+
+    jobs = [(i, split, number) for i, (split, count) in enumerate(counts.items()) for number in range(count)]
+    for split in counts:
+        for name in CLASSES:
+            (folder / split / name).mkdir(parents=True)
+    # Threads, not processes: NumPy and libx264 leave the interpreter lock, and callers need no `__main__` guard.
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        rows = list(pool.map(write_clip, jobs))
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    return Manifest(table=table, classes=CLASSES, flip_map=FLIP_MAP, location=str(folder / "manifest.parquet"))
