@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import uuid
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,12 +131,13 @@ def _run(rows: pa.Table, check: _Check, clips_a_task: int) -> Iterator[dict[str,
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context), _quiet("ray.data"):
-        dataset = ray.data.from_arrow(blocks).map_batches(
-            check,
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=1,
-        )
+        # Ray Data retries a crashed task without end, so a clip that crashes its process would hang the check.
+        # There is no named parameter for that; Ray 2.60 warns that the keyword goes away in 2.64.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            dataset = ray.data.from_arrow(blocks).map_batches(
+                check, batch_format="pyarrow", batch_size=None, num_cpus=1, max_retries=0
+            )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
 
