@@ -10,10 +10,11 @@ A command looks like this; `as_json` must be the name of its `--json` option:
 
 import functools
 import json
+import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Annotated, Any, NoReturn
 
@@ -109,11 +110,21 @@ def _print_failure(kind: str, message: str, exit_code: int, as_json: bool) -> No
 
 
 def _write_document(document: Any) -> None:
-    # allow_nan=False: NaN is no JSON, and strict readers (jq, JavaScript) refuse the whole document for it.
-    text = json.dumps(document, indent=2, allow_nan=False)
+    text = json.dumps(_without_nan(document), indent=2, allow_nan=False)
     stream = sys.stdout if _document_stream is None else _document_stream
     stream.write(text + "\n")
     stream.flush()
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN and infinities as null: JSON has no form for them, and strict readers refuse the whole document."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
 
 
 @contextmanager

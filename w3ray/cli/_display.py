@@ -1,0 +1,312 @@
+"""What does a person see while a recipe runs?
+
+On a terminal one live picture: the stages, a bar, speed, losses, validation, time left. Elsewhere (a file, CI) plain
+lines: one for each turning point and one now and then in between. Both end with the same short table. Everything goes
+to standard error.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from w3ray.cli._common import error_console
+from w3ray.cli._summary import closing_report, duration, percent
+from w3ray.events import (
+    CheckpointSaved,
+    Event,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StepDone,
+    Validated,
+    ValidationProgress,
+    Warned,
+)
+
+PLAIN_EVERY_S = 10.0
+"""Least seconds between two plain lines about training steps."""
+
+_METRIC = "top1"
+_RATE_WINDOW_S = 30.0
+
+
+@dataclass(slots=True)
+class StageView:
+    """What is known of one stage."""
+
+    name: str
+    state: str = "waiting"
+    why: str = ""
+    total_steps: int = 0
+    epochs: int = 0
+    step: int = 0
+    epoch: int = 0
+    last: StepDone | None = None
+    validation: Validated | None = None
+    best: float | None = None
+    checkpoint_step: int | None = None
+    progress: ValidationProgress | None = None
+    result: StageFinished | None = None
+    marks: list[tuple[float, int]] = field(default_factory=list)
+    """(clock, step) of recent steps, for the time left."""
+
+    def time_left_s(self) -> float | None:
+        """Seconds to the stage's last step at the speed of the last half minute, validations included."""
+        if len(self.marks) < 2 or self.marks[-1][1] == self.marks[0][1]:
+            return None
+        (first_s, first), (last_s, last) = self.marks[0], self.marks[-1]
+        return (self.total_steps - last) * (last_s - first_s) / (last - first)
+
+
+class RunView:
+    """The state of a run as its events tell it; knows nothing of screens."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.started_s = clock()
+        self.recipe = ""
+        self.storage = ""
+        self.stages: dict[str, StageView] = {}
+        self.current: str | None = None
+
+    def stage(self, name: str) -> StageView:
+        return self.stages.setdefault(name, StageView(name))
+
+    def apply(self, event: Event) -> None:
+        """Take in one event. An event that tells nothing to a screen changes nothing."""
+        match event:
+            case RunStarted():
+                self.recipe, self.storage = event.recipe, event.storage
+                self.stages = {name: StageView(name) for name in event.stages}
+            case StageStarted():
+                stage = self.stage(event.stage)
+                stage.state, stage.why, stage.step = event.state, event.why, event.step
+                stage.total_steps, stage.epochs = event.total_steps, event.epochs
+                self.current = event.stage
+            case StepDone():
+                self._apply_step(self.stage(event.stage), event)
+            case ValidationProgress():
+                self.stage(event.stage).progress = event
+            case Validated():
+                stage = self.stage(event.stage)
+                stage.validation, stage.progress = event, None
+                value = event.metrics.get(_METRIC)
+                if value is not None and (stage.best is None or value > stage.best):
+                    stage.best = value
+            case CheckpointSaved():
+                self.stage(event.stage).checkpoint_step = event.step
+            case StageFinished():
+                self.stage(event.stage).result = event
+                self.current = None
+
+    def _apply_step(self, stage: StageView, event: StepDone) -> None:
+        now_s = self.clock()
+        if event.step <= stage.step:  # a worker died and the stage goes on from its last checkpoint
+            stage.marks.clear()
+        stage.last, stage.step, stage.epoch, stage.progress = event, event.step, event.epoch, None
+        stage.marks.append((now_s, event.step))
+        while len(stage.marks) > 2 and now_s - stage.marks[1][0] > _RATE_WINDOW_S:
+            stage.marks.pop(0)
+
+
+class Display:
+    """Shows the events of a run; a context manager, so that a failure leaves the terminal as it was.
+
+    Args:
+        console: where to show them; None: standard error.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or error_console()
+        self._view = RunView(clock)
+        self._screen: _Live | _Plain = (_Live if self._console.is_terminal else _Plain)(self._console, self._view)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def handle(self, event: Event) -> None:
+        """Show one event."""
+        before = self._view.stages.get(getattr(event, "stage", ""))
+        best = before.best if before is not None else None
+        self._view.apply(event)
+        self._screen.show(event, best)
+        if isinstance(event, RunFinished):
+            self._screen.close()
+            self._console.print(closing_report(event.summary))
+
+    def close(self) -> None:
+        """Leave the live picture; harmless when done twice."""
+        self._screen.close()
+
+
+class _Plain:
+    """Lines with the seconds since the start, none wrapped or coloured."""
+
+    def __init__(self, console: Console, view: RunView) -> None:
+        self._console, self._view = console, view
+        self._steps_shown_s = view.started_s - PLAIN_EVERY_S
+
+    def show(self, event: Event, best_before: float | None) -> None:
+        line = self._step_line(event) if isinstance(event, StepDone) else turning_point(event, best_before)
+        if line:
+            self._print(line)
+
+    def close(self) -> None:
+        pass
+
+    def _step_line(self, event: StepDone) -> str:
+        stage = self._view.stage(event.stage)
+        now_s = self._view.clock()
+        first = len(stage.marks) == 1
+        if not first and now_s - self._steps_shown_s < PLAIN_EVERY_S:
+            return ""
+        self._steps_shown_s = now_s
+        left_s = stage.time_left_s()
+        left = f", {duration(left_s)} left" if left_s is not None else ""
+        return (
+            f"{event.stage}: epoch {event.epoch + 1}/{stage.epochs}, step {event.step}/{stage.total_steps}, "
+            f"{losses_text(event)}, lr {event.lr:.3g}, {speed_text(event)}{left}"
+        )
+
+    def _print(self, line: str) -> None:
+        seconds = self._view.clock() - self._view.started_s
+        self._console.print(f"[{seconds:6.1f}s] {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+class _Live:
+    """One picture that is redrawn in place; what is worth keeping scrolls by above it."""
+
+    def __init__(self, console: Console, view: RunView) -> None:
+        self._console, self._view = console, view
+        self._live: Live | None = None
+
+    def show(self, event: Event, best_before: float | None) -> None:
+        if isinstance(event, RunFinished):
+            return
+        if self._live is None:
+            self._live = Live(
+                console=self._console, get_renderable=self._picture, refresh_per_second=4, transient=False
+            )
+            self._live.start()
+        if isinstance(event, Warned):
+            self._console.print(Text(f"warning: {event.message}", style="yellow"))
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _picture(self) -> RenderableType:
+        view = self._view
+        elapsed = duration(view.clock() - view.started_s)
+        title = Text.assemble((view.recipe, "bold"), "  ", (f"{elapsed}  {view.storage}", "dim"))
+        title.no_wrap, title.overflow = True, "ellipsis"
+        stages = Table.grid(padding=(0, 2))
+        stages.add_column(no_wrap=True)
+        stages.add_column(no_wrap=True)
+        stages.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for stage in view.stages.values():
+            stages.add_row(Text(f"  {stage.name}", style="bold"), _state_text(stage, view.current), _news(stage))
+        parts: list[RenderableType] = [title, stages]
+        current = view.stages.get(view.current or "")
+        if current is not None and current.state != "reuse":
+            parts += [_bar(current), _numbers(current)]
+        elif view.current is None and all(stage.result is None for stage in view.stages.values()):
+            parts.append(Text("  starting: data, Ray, tracking ...", style="dim"))
+        return Group(*parts)
+
+
+def _state_text(stage: StageView, current: str | None) -> Text:
+    if stage.result is not None:
+        return Text("reused" if stage.state == "reuse" else "done", style="green")
+    if stage.name == current:
+        return Text("resumed" if stage.state == "resume" else "running", style="cyan")
+    return Text("waiting", style="dim")
+
+
+def _news(stage: StageView) -> Text:
+    if stage.result is not None:
+        why = f"  {stage.why}" if stage.state == "reuse" else f"  in {duration(stage.result.seconds)}"
+        return Text.assemble(metrics_text(stage.result.metrics), (why, "dim"))
+    if stage.validation is not None:
+        best = f"  best {percent(stage.best)}" if stage.best is not None else ""
+        return Text(f"epoch {stage.validation.epoch + 1}: {metrics_text(stage.validation.metrics)}{best}")
+    return Text(stage.why, style="dim")
+
+
+def _bar(stage: StageView) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(1, stage.total_steps), completed=stage.step, width=30)
+    left_s = stage.time_left_s()
+    text = f"step {stage.step}/{stage.total_steps}  epoch {min(stage.epoch + 1, stage.epochs)}/{stage.epochs}"
+    if left_s is not None:
+        text += f"  {duration(left_s)} left"
+    if stage.progress is not None:
+        text += f"  validating {stage.progress.rows}/{stage.progress.total}"
+    row.add_row(" ", bar, Text(text, no_wrap=True, overflow="ellipsis"))
+    return row
+
+
+def _numbers(stage: StageView) -> Text:
+    if stage.last is None:
+        return Text("  starting workers and data ...", style="dim")
+    saved = f"  checkpoint at step {stage.checkpoint_step}" if stage.checkpoint_step is not None else ""
+    line = f"  {losses_text(stage.last)}  lr {stage.last.lr:.3g}  {speed_text(stage.last)}{saved}"
+    return Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def turning_point(event: Event, best_before: float | None) -> str:
+    """The plain line of an event that is worth one; empty for the others."""
+    match event:
+        case RunStarted():
+            return f"{event.recipe}: {' -> '.join(event.stages)}; storage {event.storage}"
+        case StageStarted():
+            words = {"run": "starts", "resume": f"resumes at step {event.step}", "reuse": "is reused"}[event.state]
+            size = "" if event.state == "reuse" else f"; {event.total_steps} steps, {event.epochs} epochs"
+            return f"{event.stage}: {words} ({event.why}){size}"
+        case Validated():
+            value = event.metrics.get(_METRIC)
+            is_best = event.split == "val" and value is not None and (best_before is None or value > best_before)
+            what = f"epoch {event.epoch + 1}" if event.split == "val" else "test"
+            return f"{event.stage}: {what}: {metrics_text(event.metrics)}{' (best so far)' if is_best else ''}"
+        case Warned():
+            return f"warning: {event.message}"
+        case StageFinished():
+            return f"{event.stage}: done, {metrics_text(event.metrics)}, {duration(event.seconds)}"
+        case _:
+            return ""
+
+
+def metrics_text(metrics: dict[str, float]) -> str:
+    """Accuracies in percent and the loss, in a fixed order; what a stage did not measure is left out."""
+    shown = [
+        f"{label} {percent(metrics[key])}"
+        for key, label in (("top1", "top-1"), ("top5", "top-5"), ("mean_class_accuracy", "class mean"))
+        if key in metrics
+    ]
+    if "loss" in metrics:
+        shown.append(f"loss {metrics['loss']:.3f}")
+    return ", ".join(shown)
+
+
+def losses_text(event: StepDone) -> str:
+    """The loss parts by name."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
+
+
+def speed_text(event: StepDone) -> str:
+    """Clips a second and the share of the time that went into waiting for data."""
+    wait = event.data_wait_s / event.step_s if event.step_s > 0 else 0.0
+    return f"{event.clips_per_s:.1f} clips/s, data wait {wait:.0%}"

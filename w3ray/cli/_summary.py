@@ -1,0 +1,77 @@
+"""What does a run end with, in a few lines: the stages, their gain, where the model is, what the platform cost?"""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from w3ray.events import Overhead, RunSummary
+
+_LABELS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class mean"}
+
+
+def percent(share: float | None) -> str:
+    """A share as "96.3%"."""
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "8.2 s" below ten, then "42 s", "3 min 07 s", "2 h 05 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def closing_report(summary: RunSummary) -> RenderableType:
+    """The closing table and the lines under it."""
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(no_wrap=True)
+    # A path or a command that is cut can not be copied, so these fold.
+    lines.add_column(overflow="fold")
+    if summary.model is not None:
+        lines.add_row("model", summary.model)
+    if summary.mlflow_command is not None:
+        lines.add_row("open MLflow", summary.mlflow_command)
+    if summary.overhead is not None:
+        lines.add_row("overhead", overhead_text(summary.overhead))
+    return Group(Text(), _stage_table(summary), lines)
+
+
+def _stage_table(summary: RunSummary) -> Table:
+    metrics = [name for name in _LABELS if any(name in stage.metrics for stage in summary.stages)]
+    # The metric that compares the stages stands first, next to its gain.
+    metrics.sort(key=lambda name: name != summary.metric)
+    table = Table(title=summary.recipe, title_justify="left", title_style="bold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state")
+    for position, name in enumerate(metrics):
+        table.add_column(_LABELS[name], justify="right")
+        if position == 0 and len(summary.stages) > 1:
+            table.add_column("gain", justify="right")
+    table.add_column("time", justify="right")
+    before: float | None = None
+    for stage in summary.stages:
+        row = [stage.name, {"run": "trained", "resume": "resumed", "reuse": "reused"}[stage.state]]
+        for position, name in enumerate(metrics):
+            value = stage.metrics.get(name)
+            row.append(percent(value))
+            if position == 0 and len(summary.stages) > 1:
+                row.append("" if before is None or value is None else f"{100 * (value - before):+.1f}")
+                before = value
+        table.add_row(*row, duration(stage.seconds))
+    return table
+
+
+def overhead_text(overhead: Overhead) -> str:
+    """Seconds the platform took beside training steps."""
+    parts = []
+    if overhead.to_first_step_s is not None:
+        parts.append(f"{overhead.to_first_step_s:.1f} s to the first step")
+    parts += [f"{seconds:.1f} s before {stage}" for stage, seconds in overhead.between_stages_s.items()]
+    parts.append(f"{overhead.outside_steps_s:.1f} s outside training steps of {overhead.total_s:.1f} s")
+    return ", ".join(parts)

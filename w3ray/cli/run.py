@@ -1,0 +1,58 @@
+"""`w3ray run`: the chain of stages of a recipe, from its data to a registered model."""
+
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._display import Display
+from w3ray.recipe import load_recipe
+
+
+@run_command
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (such as quickstart), or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set train.epochs=3. Can be repeated."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; else one is started.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for all results, in place of the recipe's `storage`.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe, the stages' states and the resources only.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe: train its stages in order, evaluate them, register the last one's model.
+
+    The same command again resumes what was interrupted and reuses what is finished.
+    """
+    changes = list(overrides or [])
+    resolved = load_recipe(recipe, changes)
+    if storage is not None:
+        resolved = resolved.model_copy(update={"storage": storage})
+    # After the recipe is known to be good: this imports torch, Ray and MLflow.
+    from w3ray.pipeline import plan_run
+    from w3ray.pipeline import run as run_recipe
+
+    if dry_run:
+        plan = plan_run(resolved, address=address)
+        finish(plan, as_json, plan_text(plan))
+        return
+    with Display() as display:
+        result = run_recipe(resolved, address=address, on_event=display.handle)
+    finish(result.document(), as_json)
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """A plan for people: the recipe as YAML (it can be run again), stages and resources as comments."""
+    lines = [yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip(), ""]
+    width = max(len(stage["name"]) for stage in plan["stages"])
+    lines += [f"# stage {stage['name']:<{width}}  {stage['state']:<6}  {stage['why']}" for stage in plan["stages"]]
+    lines += ["# resources: " + ", ".join(f"{key} {value:g}" for key, value in plan["resources"].items())]
+    return "\n".join(lines)
