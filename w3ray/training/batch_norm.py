@@ -116,7 +116,7 @@ def _normalize_with_running(module: _BatchNorm, input: Tensor) -> Tensor:
     )
 
 
-_FROZEN: dict[type[nn.Module], type[nn.Module]] = {
+_FROZEN: dict[type[nn.Module], type[_BatchNorm]] = {
     nn.BatchNorm1d: FrozenBatchNorm1d,
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.BatchNorm3d: FrozenBatchNorm3d,

@@ -1,0 +1,117 @@
+"""Two gloo processes: what they compute together equals what one process computes alone.
+
+Both ranks run all scenarios once (a process start costs seconds); the tests look at what they left.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from training_parts import batch, buffers, free_port, gradients, run_microbatches, small_model, training_step
+
+from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, average_buffers
+
+LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
+Split = list[list[int | None]]
+
+# Scenario: batch-norm mode, DDP's buffer broadcast, and the microbatches of rank 0 and of rank 1 over 5 clips.
+SCENARIOS: dict[str, tuple[BatchNormMode, bool, tuple[Split, Split]]] = {
+    "even": ("frozen", False, ([[0, 1, None], [2]], [[3], [4]])),
+    "one_rank_padded_at_the_end": ("frozen", False, ([[0, 1], [2, 3, 4]], [[None, None], [None, None, None]])),
+    "padding_in_the_middle": ("frozen", True, ([[None], [0, 1], [None]], [[2, 3], [None, None], [4]])),
+    "sync_uneven": ("sync", False, ([[0, 1, None, 2, 3]], [[4, None]])),
+    "sync_one_rank_padded": ("sync", False, ([[0, 1, 2, 3, 4]], [[None]])),
+    "sync_all_padded_first": ("sync", True, ([[None], [0, 1, 2]], [[None, None], [3, 4]])),
+    "plain_one_rank_padded": ("train", False, ([[0, 1, 2, 3, 4]], [[None]])),
+}
+
+
+def build(mode: BatchNormMode) -> tuple[nn.Module, nn.Module]:
+    return apply_batch_norm_mode(small_model(1), mode), small_model(2)
+
+
+def run_rank(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    clips, labels = batch(5)
+    left: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name, (mode, broadcast, splits) in SCENARIOS.items():
+        student, teacher = build(mode)
+        wrapped = DistributedDataParallel(student, broadcast_buffers=broadcast, gradient_as_bucket_view=True)
+        step = training_step(wrapped, teacher=teacher, loss_weights=LOSS_WEIGHTS)
+        run_microbatches(step, clips, labels, splits[rank], normalizer=5, world_size=2)
+        found = {"gradients": gradients(student), "buffers": buffers(student)}
+        step.update(0.01)
+        found["parameters"] = {key: value.detach().clone() for key, value in student.named_parameters()}
+        average_buffers(student)
+        found["averaged"] = buffers(student)
+        average_buffers(student)
+        found["averaged_twice"] = buffers(student)
+        left[name] = found
+    torch.save(left, Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(run_rank, args=(free_port(), str(folder)), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def alone(mode: BatchNormMode) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients, buffers and updated parameters of one process over the whole batch."""
+    student, teacher = build("train" if mode == "sync" else mode)
+    step = training_step(student, teacher=teacher, loss_weights=LOSS_WEIGHTS)
+    run_microbatches(step, *batch(5), [[0, 1, 2, 3, 4]], normalizer=5)
+    found = gradients(student)
+    step.update(0.01)
+    return found, buffers(student), dict(student.named_parameters())
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_gradient_and_update_equal_one_process(ranks: list[dict[str, Any]], scenario: str) -> None:
+    expected, _, parameters = alone(SCENARIOS[scenario][0])
+    for rank in range(2):
+        assert_same(ranks[rank][scenario]["gradients"], expected)
+        assert_same(ranks[rank][scenario]["parameters"], {name: value.detach() for name, value in parameters.items()})
+    for name, value in ranks[0][scenario]["parameters"].items():
+        assert torch.equal(value, ranks[1][scenario]["parameters"][name]), f"{name}: the ranks drift apart"
+
+
+@pytest.mark.parametrize("scenario", [name for name, value in SCENARIOS.items() if value[0] == "sync"])
+def test_synced_statistics_equal_one_process(ranks: list[dict[str, Any]], scenario: str) -> None:
+    _, expected, _ = alone("sync")
+    for rank in range(2):
+        assert_same(ranks[rank][scenario]["buffers"], expected)
+
+
+def test_padded_rank_keeps_its_statistics(ranks: list[dict[str, Any]]) -> None:
+    _, expected, _ = alone("train")
+    assert_same(ranks[0]["plain_one_rank_padded"]["buffers"], expected)
+    for name, value in buffers(small_model(1)).items():
+        assert torch.equal(ranks[1]["plain_one_rank_padded"]["buffers"][name], value), name
+
+
+def test_average_buffers_is_the_mean_and_the_same_everywhere(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["plain_one_rank_padded"] for rank in ranks)
+    for name, value in first["averaged"].items():
+        assert torch.equal(value, second["averaged"][name]), name
+        if value.is_floating_point():
+            mean = (first["buffers"][name] + second["buffers"][name]) / 2
+            torch.testing.assert_close(value, mean, rtol=1e-12, atol=1e-12)
+    for rank in ranks:
+        for name, value in rank["plain_one_rank_padded"]["averaged"].items():
+            assert torch.equal(value, rank["plain_one_rank_padded"]["averaged_twice"][name]), name
