@@ -9,7 +9,7 @@ Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -79,7 +79,7 @@ class AttentiveBlock(nn.Module):
             branch += identity
             out, mask = self.relu(branch), None
         else:
-            out, mask = self._attend(self.attention, branch, identity, num_frames)
+            out, mask = self._attend(cast(Attention, self.attention), branch, identity, num_frames)
         return (out, mask) if return_mask else out
 
     def _attend(
@@ -121,6 +121,11 @@ class _ClipBlock(AttentiveBlock):
 class FrameBasicBlock(_FrameBlock, resnet.BasicBlock):
     """torchvision's 2D BasicBlock with the two places."""
 
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.BatchNorm2d
+
     def __init__(self, block: resnet.BasicBlock) -> None:
         self.adopt(block)
 
@@ -134,6 +139,13 @@ class FrameBasicBlock(_FrameBlock, resnet.BasicBlock):
 
 class FrameBottleneck(_FrameBlock, resnet.Bottleneck):
     """torchvision's 2D Bottleneck with the two places."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+    conv3: nn.Module
+    bn3: nn.BatchNorm2d
 
     def __init__(self, block: resnet.Bottleneck) -> None:
         self.adopt(block)
@@ -150,12 +162,15 @@ class FrameBottleneck(_FrameBlock, resnet.Bottleneck):
 class ClipBasicBlock(_ClipBlock, video_resnet.BasicBlock):
     """torchvision's 3D BasicBlock with the two places."""
 
+    conv1: nn.Sequential
+    conv2: nn.Sequential
+
     def __init__(self, block: video_resnet.BasicBlock) -> None:
         self.adopt(block)
 
     @property
     def channels(self) -> int:
-        return self.conv2[-1].num_features
+        return _norm_width(self.conv2)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
@@ -164,12 +179,16 @@ class ClipBasicBlock(_ClipBlock, video_resnet.BasicBlock):
 class ClipBottleneck(_ClipBlock, video_resnet.Bottleneck):
     """torchvision's 3D Bottleneck with the two places."""
 
+    conv1: nn.Sequential
+    conv2: nn.Sequential
+    conv3: nn.Sequential
+
     def __init__(self, block: video_resnet.Bottleneck) -> None:
         self.adopt(block)
 
     @property
     def channels(self) -> int:
-        return self.conv3[-1].num_features
+        return _norm_width(self.conv3)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2(self.conv1(x)))
@@ -190,18 +209,26 @@ def adopt_blocks(stages: list[nn.Sequential]) -> list[AttentiveBlock]:
     Raises:
         ValueError: a stage holds a module that is no known residual block.
     """
+    for stage in stages:
+        for block in stage:
+            if not isinstance(block, AttentiveBlock) and type(block) not in ADOPTERS:
+                known = ", ".join(_where(kind) for kind in ADOPTERS)
+                raise ValueError(f"add_attention: unknown residual block {_where(type(block))}; known: {known}")
     blocks: list[AttentiveBlock] = []
     for stage in stages:
         for name, block in stage.named_children():
             if not isinstance(block, AttentiveBlock):
-                if type(block) not in ADOPTERS:
-                    known = ", ".join(f"{kind.__module__}.{kind.__name__}" for kind in ADOPTERS)
-                    raise ValueError(f"add_attention: unknown residual block {_where(block)}; known: {known}")
-                block = ADOPTERS[type(block)](block)  # type: ignore[call-arg]
+                block = ADOPTERS[type(block)](block)
                 setattr(stage, name, block)
             blocks.append(block)
     return blocks
 
 
-def _where(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__name__}"
+def _norm_width(layers: nn.Sequential) -> int:
+    norm = layers[-1]
+    assert isinstance(norm, nn.BatchNorm3d)
+    return norm.num_features
+
+
+def _where(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"

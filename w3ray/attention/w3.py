@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from w3ray.attention._common import AttentionOutput, Placement
+from w3ray.attention.gating import apply_gate, mean_max
 
 IDENTITY_BIAS = 3.0
 """Bias of the last gate at the start: sigmoid(3) = 0.953."""
@@ -97,7 +98,7 @@ class ChannelTemporalAttention(nn.Module):
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """[B, T, C, H, W] -> gate [B, T, C] in (0, 1)."""
-        pooled_2BTC = torch.stack([x_BTCHW.mean(dim=(3, 4)), x_BTCHW.amax(dim=(3, 4))])
+        pooled_2BTC = torch.stack(mean_max(x_BTCHW, (3, 4))).squeeze((4, 5))
         frame_BTC = self.expand(torch.relu(self.reduce(pooled_2BTC))).sum(dim=0).sigmoid()
         if not self.temporal:
             return frame_BTC
@@ -128,7 +129,7 @@ class SpatioTemporalAttention(nn.Module):
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """[B, T, C, H, W] -> mask [B, T, H, W] in (0, 1)."""
-        pooled_BT2HW = torch.stack([x_BTCHW.mean(dim=2), x_BTCHW.amax(dim=2)], dim=2)
+        pooled_BT2HW = torch.cat(mean_max(x_BTCHW, (2,)), dim=2)
         frame_N1HW = self.frame(pooled_BT2HW.flatten(0, 1)).sigmoid()
         frame_BTHW = frame_N1HW.squeeze(1).unflatten(0, pooled_BT2HW.shape[:2])
         if not self.temporal:
@@ -170,15 +171,11 @@ class W3(nn.Module):
         """Attend, then add the shortcut where it is given. Shapes: see `w3ray.attention._common`."""
         mask_BTHW = None
         if self.channel is not None:
-            x_BTCHW = x_BTCHW * self.channel(x_BTCHW)[..., None, None].to(x_BTCHW.dtype)
+            gate_BTC11 = self.channel(x_BTCHW).to(x_BTCHW.dtype)[..., None, None]
+            x_BTCHW = apply_gate(x_BTCHW, gate_BTC11, identity_BTCHW if self.spatial is None else None)
         if self.spatial is not None:
             mask_BTHW = self.spatial(x_BTCHW).to(x_BTCHW.dtype)
-            if identity_BTCHW is not None:
-                x_BTCHW = torch.addcmul(identity_BTCHW, x_BTCHW, mask_BTHW.unsqueeze(2))
-                return AttentionOutput(x_BTCHW, mask_BTHW)
-            x_BTCHW = x_BTCHW * mask_BTHW.unsqueeze(2)
-        if identity_BTCHW is not None:
-            x_BTCHW = x_BTCHW + identity_BTCHW
+            x_BTCHW = apply_gate(x_BTCHW, mask_BTHW.unsqueeze(2), identity_BTCHW)
         return AttentionOutput(x_BTCHW, mask_BTHW)
 
 
@@ -191,8 +188,8 @@ def _start_as_copy(layer: nn.Conv1d | nn.Conv3d) -> None:
     output = torch.arange(layer.out_channels, device=layer.weight.device)
     # Depthwise weights hold one input each; a hidden width above one repeats the single input.
     source = output % layer.weight.shape[1]
-    centre = tuple(size // 2 for size in layer.kernel_size)
-    layer.weight[(output, source, *centre)] += 1.0
+    taps = layer.weight.flatten(start_dim=2)
+    taps[output, source, taps.shape[2] // 2] += 1.0  # kernels are odd: the middle tap is the centre
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ Axes: B clips, T frames, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class VideoModel(nn.Module):
     Subclasses fold clips into the backbone's layout. `classifier` is the last linear layer of every model.
     """
 
-    backbone: nn.Module
+    backbone: Any
     refinement: AttentionGuidedRefinement | None
 
     def __init__(self, backbone: nn.Module, *, num_classes: int, dropout: float) -> None:
@@ -56,6 +56,11 @@ class VideoModel(nn.Module):
         """Weight and bias of the classifier alone, for its learning-rate multipliers."""
         return self.classifier.parameters()
 
+    def has_spatial_masks(self) -> bool:
+        """Whether every stage's last block has an attention that yields a spatial mask."""
+        last_blocks: list[Any] = [stage[-1] for stage in self.residual_stages()]
+        return all(getattr(block.attention, "has_spatial_mask", False) for block in last_blocks)
+
     def add_refinement(self) -> None:
         """Add AFR (Eq. 7-8).
 
@@ -63,7 +68,7 @@ class VideoModel(nn.Module):
             ValueError: the attention in the blocks gives no spatial mask, or there is none.
         """
         stages = self.residual_stages()
-        if not all(getattr(stage[-1].attention, "has_spatial_mask", False) for stage in stages):
+        if not self.has_spatial_masks():
             raise ValueError("refinement (AFR, Eq. 7): needs an attention with spatial masks in every stage")
         self.refinement = AttentionGuidedRefinement(len(stages), self.num_features)
 

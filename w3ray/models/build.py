@@ -99,7 +99,7 @@ def build_model(
     if attention is not None:
         options = dict(attention)
         add_attention(model, options.pop("kind", "w3"), **options)
-        if refinement and all(stage[-1].attention.has_spatial_mask for stage in model.residual_stages()):
+        if refinement and model.has_spatial_masks():
             model.add_refinement()
     if weights is not None:
         load_weights(model, weights)

@@ -23,13 +23,13 @@ class AttentionGuidedRefinement(nn.Module):
 
     def forward(self, x_BTCHW: Tensor, masks_BTHW: Sequence[Tensor]) -> Tensor:
         """Last features and one spatial mask per stage (each with its own T, H, W) -> refined features."""
-        size_THW = (x_BTCHW.shape[1], *x_BTCHW.shape[3:])
+        size_THW = (x_BTCHW.shape[1], x_BTCHW.shape[3], x_BTCHW.shape[4])
         stacked_BTNHW = torch.stack([_pool(mask_BTHW, size_THW) for mask_BTHW in masks_BTHW], dim=2)
         refined_NCHW = F.relu(self.conv(stacked_BTNHW.flatten(0, 1)), inplace=True)
         return x_BTCHW + refined_NCHW.unflatten(0, x_BTCHW.shape[:2])
 
 
-def _pool(mask_BTHW: Tensor, size_THW: tuple[int, ...]) -> Tensor:
+def _pool(mask_BTHW: Tensor, size_THW: tuple[int, int, int]) -> Tensor:
     if mask_BTHW.shape[1] == size_THW[0]:
         return F.adaptive_avg_pool2d(mask_BTHW, size_THW[1:])
     return F.adaptive_avg_pool3d(mask_BTHW.unsqueeze(1), size_THW).squeeze(1)

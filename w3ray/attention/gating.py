@@ -1,0 +1,100 @@
+"""How are features pooled and gated with little memory traffic?
+
+An attention module does next to no arithmetic: its time goes into reading and writing whole feature maps. Autograd's
+own gradient of a maximum makes boolean maps and integer counts of full size (on a CPU ten times the cost of the pass
+itself), and that of `addcmul` an extra product. The two functions here have hand-written gradients with fewer passes;
+on CPUs they go through the features in parts that stay in cache and allocate nothing large but their result.
+
+Axes: B clips, T frames, C channels, H height, W width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PART_BYTES = 1 << 20
+"""Size of the parts in which a CPU goes through the features; at least one frame."""
+
+Part = tuple[slice, slice]
+"""Clips and frames of a part."""
+
+
+def _parts(x_BTCHW: Tensor) -> list[Part]:
+    """The parts of a pass. Compilers and GPUs get the whole: the ones fuse by themselves, the others pay per launch."""
+    whole = slice(None)
+    if torch.compiler.is_compiling() or x_BTCHW.device.type != "cpu":
+        return [(whole, whole)]
+    B, T, *frame = x_BTCHW.shape
+    frame_bytes = x_BTCHW.element_size() * frame[0] * frame[1] * frame[2]
+    frames = max(1, PART_BYTES // max(1, frame_bytes))
+    if frames >= T:
+        clips = frames // max(1, T)
+        return [(slice(b, b + clips), whole) for b in range(0, B, clips)]
+    return [(slice(b, b + 1), slice(t, t + frames)) for b in range(B) for t in range(0, T, frames)]
+
+
+class _MeanMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTCHW: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        shape = [1 if dim in dims else length for dim, length in enumerate(x_BTCHW.shape)]
+        mean, maximum = x_BTCHW.new_empty(shape), x_BTCHW.new_empty(shape)
+        for part in _parts(x_BTCHW):
+            mean[part] = x_BTCHW[part].mean(dim=dims, keepdim=True)
+            maximum[part] = x_BTCHW[part].amax(dim=dims, keepdim=True)
+        ctx.save_for_backward(x_BTCHW, maximum)
+        ctx.dims = dims
+        return mean, maximum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_maximum: Tensor) -> tuple[Tensor, None]:
+        x_BTCHW, maximum = ctx.saved_tensors
+        grad_mean = grad_mean / (x_BTCHW.numel() // max(1, maximum.numel()))
+        grad_BTCHW = torch.empty_like(x_BTCHW)
+        for part in _parts(x_BTCHW):
+            slot = grad_BTCHW[part]
+            # Straight into floats: a boolean result is not vectorised on CPUs, nor is its sum.
+            torch.eq(x_BTCHW[part], maximum[part], out=slot)
+            # Equal maxima share the gradient, as in torch.amax.
+            share = grad_maximum[part] / slot.sum(dim=ctx.dims, keepdim=True)
+            slot.mul_(share).add_(grad_mean[part])
+        return grad_BTCHW, None
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTCHW: Tensor, gate: Tensor, shortcut_BTCHW: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_BTCHW, gate)
+        ctx.has_shortcut = shortcut_BTCHW is not None
+        return x_BTCHW * gate if shortcut_BTCHW is None else torch.addcmul(shortcut_BTCHW, x_BTCHW, gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x_BTCHW, gate = ctx.saved_tensors
+        dims = [dim for dim in (2, 3, 4) if gate.shape[dim] == 1]
+        grad_gate, grad_x_BTCHW = torch.empty_like(gate), torch.empty_like(x_BTCHW)
+        for part in _parts(x_BTCHW):
+            slot = grad_x_BTCHW[part]
+            torch.mul(grad_BTCHW[part], x_BTCHW[part], out=slot)
+            grad_gate[part] = slot.sum(dim=dims, keepdim=True)
+            torch.mul(grad_BTCHW[part], gate[part], out=slot)
+        return grad_x_BTCHW, grad_gate, grad_BTCHW if ctx.has_shortcut else None
+
+
+def mean_max(x_BTCHW: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over `dims`, some of (2, 3, 4), which stay with length 1. Differentiable once."""
+    return _MeanMax.apply(x_BTCHW, dims)
+
+
+def apply_gate(x_BTCHW: Tensor, gate: Tensor, shortcut_BTCHW: Tensor | None = None) -> Tensor:
+    """x * gate (+ shortcut) in one pass. Differentiable once.
+
+    Args:
+        x_BTCHW: features, of any strides.
+        gate: [B, T, C, 1, 1] or [B, T, 1, H, W], of the same type.
+        shortcut_BTCHW: as the features.
+    """
+    return _Gate.apply(x_BTCHW, gate, shortcut_BTCHW)
