@@ -1,0 +1,131 @@
+"""The audit reads every clip on a cluster and reports each one that can not be read, crashed decoders included."""
+
+import os
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from videos import HEIGHT, WIDTH, cut, write_video
+
+from w3ray.data.audit import CRASHED, LEDGER_SCHEMA, check_clips, reason_counts, write_ledger
+from w3ray.data.decoders import open_video
+from w3ray.data.manifest import build_manifest
+from w3ray.errors import InputError
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}},
+    )
+    yield
+    ray.shutdown()
+
+
+def manifest_of(paths, **columns):
+    return build_manifest(
+        {
+            "clip_id": [str(number) for number in range(len(paths))],
+            "uri": [str(path) for path in paths],
+            "label": [0] * len(paths),
+            "split": ["train"] * len(paths),
+        }
+        | columns,
+        ["a"],
+    )
+
+
+def test_ledger(cluster, tmp_path):
+    good = write_video(tmp_path / "good.mp4", 40)
+    (tmp_path / "empty.mp4").touch()
+    paths = [
+        good,
+        tmp_path / "none.mp4",
+        tmp_path / "empty.mp4",
+        cut(good, tmp_path / "cut.mp4"),
+        write_video(tmp_path / "still.mp4", 1),
+        good,
+        good,
+    ]
+    spans = {"start_s": [None] * 5 + [0.4, 7.0], "end_s": [None] * 5 + [0.8, None]}
+    seen = []
+    ledger = check_clips(manifest_of(paths, **spans), progress=lambda done, total: seen.append((done, total)))
+    assert ledger.schema.equals(LEDGER_SCHEMA)
+    rows = ledger.to_pylist()
+    assert [row["clip_id"] for row in rows] == [str(number) for number in range(7)]
+    assert [row["ok"] for row in rows] == [True, False, False, False, False, True, False]
+    assert [row["num_frames"] for row in rows] == [40, None, None, None, None, 10, None]
+    assert (rows[0]["height"], rows[0]["width"], rows[0]["fps"]) == (HEIGHT, WIDTH, 25.0)
+    assert all(row["decode_s"] > 0 for row in rows)
+    assert reason_counts(ledger) == {
+        "can not be read": 1,
+        "the file is empty (0 bytes)": 1,
+        "truncated": 1,
+        "only 1 frame": 1,
+        "no frame between 7.0 and None s": 1,
+    }
+    assert seen[-1] == (7, 7)
+
+
+def crash_on_bad(uri, decoder):
+    if Path(uri).name == "bad.mp4":
+        os._exit(1)
+    return open_video(uri, decoder)
+
+
+def test_a_crashing_decoder_costs_its_own_clip_only(cluster, tmp_path):
+    good, bad = write_video(tmp_path / "good.mp4"), write_video(tmp_path / "bad.mp4")
+    # Sent by value: the worker processes have not imported this file.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ledger = check_clips(manifest_of([good, bad, good]), open_clip=crash_on_bad)
+    assert [row["reason"] for row in ledger.to_pylist()] == [None, CRASHED, None]
+
+
+def raise_oddly(uri, decoder):
+    raise MemoryError("no room\nfor this video")
+
+
+def test_an_unforeseen_error_is_a_finding(cluster, tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ledger = check_clips(manifest_of([tmp_path / "a.mp4"]), open_clip=raise_oddly)
+    assert ledger["reason"].to_pylist() == ["unexpected MemoryError: no room for this video"]
+
+
+def test_unknown_decoder(tmp_path):
+    with pytest.raises(InputError, match="unknown decoder 'nosuch'"):
+        check_clips(manifest_of([tmp_path / "a.mp4"]), "nosuch")
+
+
+def test_writing_the_ledger(tmp_path):
+    row = {"clip_id": "a", "uri": "a.mp4", "ok": False, "reason": "truncated: half of it"}
+    ledger = pa.Table.from_pylist([row], schema=LEDGER_SCHEMA)
+    write_ledger(ledger, tmp_path / "new" / "ledger.parquet")
+    assert pq.read_table(tmp_path / "new" / "ledger.parquet").equals(ledger)
+    assert os.listdir(tmp_path / "new") == ["ledger.parquet"]
+    with pytest.raises(InputError, match="can not be written"):
+        write_ledger(ledger, tmp_path / "new" / "ledger.parquet" / "below.parquet")
+
+
+@pytest.mark.real_data
+def test_odd_files(cluster, real_data):
+    paths = sorted((real_data / "odd").iterdir())
+    ledger = check_clips(manifest_of(paths), "pyav")
+    bad = {Path(row["uri"]).name for row in ledger.to_pylist() if not row["ok"]}
+    assert bad == {
+        "audio_only.mp3",
+        "audio_only.wav",
+        "corrupted_after_28_of_50.mp4",
+        "minimal.avi",
+        "minimal.flv",
+        "minimal.webm",
+        "minimal_no_frames.mp4",
+        "zero_bytes.webm",
+    }

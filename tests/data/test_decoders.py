@@ -1,0 +1,263 @@
+"""Decoders return exactly the frames asked for, the same ones, and name the reason where they can not."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from videos import HEIGHT, WIDTH, cut, frame_numbers, write_video
+
+from w3ray.data.decoders import DECODERS, DecodeError, open_video
+from w3ray.errors import InputError
+
+both = pytest.mark.parametrize("decoder", list(DECODERS))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", 60)
+
+
+@both
+@pytest.mark.parametrize(
+    "indices",
+    [
+        [0],
+        [59],
+        list(range(60)),
+        [5, 17, 30, 44, 58],  # across key frames, which lie at every 12th frame
+        [58, 3, 3, 40, 0, 58],  # any order, repeated
+        [11, 12, 13, 23, 24, 25],
+    ],
+)
+def test_exactly_the_frames_asked_for(clip, decoder, indices):
+    with open_video(str(clip), decoder) as video:
+        frames = video.frames(indices)
+        assert frames.dtype == np.uint8
+        assert frames.shape == (len(indices), HEIGHT, WIDTH, 3)
+        assert frame_numbers(frames) == indices
+        assert frame_numbers(video.frames(indices[::-1])) == indices[::-1]  # a second call on the same video
+
+
+@both
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")])
+def test_other_containers(tmp_path, decoder, name, codec):
+    clip = write_video(tmp_path / name, 40, codec=codec)
+    with open_video(str(clip), decoder) as video:
+        assert video.info.num_frames == 40
+        assert frame_numbers(video.frames([39, 0, 20, 7])) == [39, 0, 20, 7]
+
+
+@both
+def test_info(clip, decoder):
+    with open_video(str(clip), decoder) as video:
+        assert (video.info.height, video.info.width) == (None, None)  # nothing decoded yet
+        video.frames([0])
+        info = video.info
+    assert (info.num_frames, info.height, info.width) == (60, HEIGHT, WIDTH)
+    assert info.fps == pytest.approx(25)
+    assert info.duration_s == pytest.approx(2.4, abs=1e-6)
+
+
+@both
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        ((None, None), (0, 60)),
+        ((0.4, 1.2), (10, 30)),
+        ((None, 0.4), (0, 10)),
+        ((2.0, None), (50, 60)),
+        ((2, 9), (50, 60)),
+    ],
+)
+def test_frame_span(clip, decoder, span, expected):
+    with open_video(str(clip), decoder) as video:
+        assert video.frame_span(*span) == expected
+
+
+@both
+def test_a_span_behind_the_end_is_refused(clip, decoder):
+    with open_video(str(clip), decoder) as video, pytest.raises(DecodeError, match=r"no frame between 3\.0 and 4\.0 s"):
+        video.frame_span(3.0, 4.0)
+
+
+@both
+@pytest.mark.parametrize("indices", [[60], [-1], []])
+def test_indices_outside_are_the_callers_mistake(clip, decoder, indices):
+    with open_video(str(clip), decoder) as video, pytest.raises(IndexError):
+        video.frames(indices)
+
+
+@both
+def test_file_uri_and_a_remote_file_system(clip, decoder):
+    fsspec.filesystem("memory").pipe("/bucket/clip.mp4", clip.read_bytes())
+    for uri in (f"file://{clip}", "memory://bucket/clip.mp4"):
+        with open_video(uri, decoder) as video:
+            assert frame_numbers(video.frames([59, 4])) == [59, 4]
+    with pytest.raises(DecodeError, match="can not be fetched"):
+        open_video("memory://bucket/nothing.mp4", decoder)
+
+
+@both
+def test_missing_and_empty_files(tmp_path, decoder):
+    with pytest.raises(DecodeError, match="No such file"):
+        open_video(str(tmp_path / "none.mp4"), decoder)
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(DecodeError, match="empty"):
+        open_video(str(tmp_path / "empty.mp4"), decoder)
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 99)
+    with pytest.raises(DecodeError) as caught:
+        open_video(str(tmp_path / "text.mp4"), decoder)
+    assert "\n" not in caught.value.reason
+    assert str(tmp_path) not in caught.value.reason  # the uri says it; reasons are counted by kind
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("index_last.mp4", "libx264", {}),
+        ("index_first.mp4", "libx264", {"movflags": "faststart"}),
+        ("a.mkv", "libx264", {}),
+        ("a.webm", "libvpx-vp9", {}),
+        ("a.avi", "mpeg4", {}),
+    ],
+)
+def test_a_file_that_was_cut_off_is_refused(tmp_path, decoder, name, codec, options):
+    """AVI, Matroska and WebM would play on to the cut as if the clip were just shorter."""
+    whole = write_video(tmp_path / name, 100, codec=codec, options=options)
+    with open_video(str(whole), decoder) as video:
+        assert video.info.num_frames == 100
+    with pytest.raises(DecodeError, match="truncated"):
+        open_video(str(cut(whole, tmp_path / "cut" / name)), decoder)
+
+
+@both
+def test_a_single_frame_is_no_clip(tmp_path, decoder):
+    with pytest.raises(DecodeError, match="only 1 frame"):
+        open_video(str(write_video(tmp_path / "still.mp4", 1)), decoder)
+    with open_video(str(write_video(tmp_path / "two.mp4", 2)), decoder) as video:
+        assert frame_numbers(video.frames([1, 0])) == [1, 0]
+
+
+def test_unknown_decoder():
+    with pytest.raises(InputError, match="unknown decoder 'decrod'; known: decord, pyav"):
+        open_video("x.mp4", "decrod")
+
+
+def test_decode_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(DecodeError("a.mp4", "the file is empty")))
+    assert (error.uri, error.reason, str(error)) == ("a.mp4", "the file is empty", "a.mp4: the file is empty")
+
+
+# What each odd file of the real data must do: frames, size (height, width), or the reason.
+ODD = {
+    "bbb_1s.webm": (24, (720, 1280)),
+    "demo_arm_wrestling.mp4": (280, (256, 340)),
+    "full_range.mp4": (30, (720, 1280)),
+    "h264_10bit.mp4": (30, (200, 200)),
+    "h265_10bit.mp4": (30, (200, 200)),
+    "realshort.mp4": (36, (240, 320)),
+    "rotation_0.mov": (3, (320, 568)),
+    "rotation_90.mov": (3, (568, 320)),
+    "rotation_180.mov": (3, (320, 568)),
+    "rotation_270.mov": (3, (568, 320)),
+    "ssv2_like.webm": (47, (240, 427)),
+    "two_video_streams.mp4": (390, (270, 480)),
+    "unordered_pts.mov": (4, (50, 50)),
+    "vfr_fire.mp4": (25, (720, 1280)),
+    "vfr_pancake.mkv": (310, (240, 426)),
+}
+TEN_BIT_TOLERANCE = 4.0  # mean levels: the two libraries' FFmpeg convert 10 bit to 8 with different rounding
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ODD)
+def test_odd_but_readable_files_are_the_same_in_both(real_data, name):
+    num_frames, size = ODD[name]
+    decoded = []
+    for decoder in DECODERS:
+        with open_video(str(real_data / "odd" / name), decoder) as video:
+            assert video.info.num_frames == num_frames
+            decoded.append(video.frames([num_frames - 1, 0, num_frames // 2]).astype(np.int16))
+            assert (video.info.height, video.info.width) == size
+    difference = np.abs(decoded[0] - decoded[1]).mean()
+    assert difference <= (TEN_BIT_TOLERANCE if "10bit" in name else 0)
+
+
+UNREADABLE = {
+    "audio_only.mp3": ("no video stream", "no video stream"),
+    "audio_only.wav": ("no video stream", "no video stream"),
+    "av1.mkv": ("decord does not know its codec", None),
+    "corrupted_after_28_of_50.mp4": ("a frame is damaged", "a frame is damaged"),
+    "minimal.avi": ("decord can not decode it", "holds no frame"),
+    "minimal.flv": ("decord can not decode it", "pyav can not decode it"),
+    "minimal.webm": ("decord can not decode it", "only 1 frame"),
+    "minimal_no_frames.mp4": ("no video stream", "no video stream"),
+    "no_duration.webm": ("decord can not decode it", None),
+    "one_pixel.mp4": ("frames this small", None),
+    "-leading-dash.mp4": ("frames this small", None),
+    "zero_bytes.webm": ("empty", "empty"),
+}
+
+
+@pytest.mark.real_data
+@both
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_files_say_why(real_data, decoder, name, monkeypatch):
+    reason = UNREADABLE[name][list(DECODERS).index(decoder)]
+    monkeypatch.chdir(real_data / "odd")  # a bare name: one starts with a dash
+    if reason is None:
+        with open_video(name, decoder) as video:
+            assert len(video.frames([0, video.info.num_frames - 1])) == 2
+        return
+    with pytest.raises(DecodeError, match=reason) as caught, open_video(name, decoder) as video:
+        video.frames([0, video.info.num_frames - 1])
+    assert "\n" not in caught.value.reason
+    assert len(caught.value.reason) < 200
+
+
+@pytest.mark.real_data
+def test_every_odd_file_is_expected(real_data):
+    assert set(os.listdir(real_data / "odd")) == set(ODD) | set(UNREADABLE)
+
+
+@pytest.mark.real_data
+@both
+def test_avi_that_promises_more_frames_than_it_holds(real_data, decoder):
+    """The UT files count packets that hold no frame; the last frame stands in for the one or two missing."""
+    with open_video(str(real_data / "ut-interaction" / "set1" / "0_1_4.avi"), decoder) as video:
+        assert video.info.num_frames == 110
+        assert video.info.fps == pytest.approx(30)
+        assert video.info.duration_s == pytest.approx(110 / 30, abs=1e-3)
+        frames = video.frames([0, 50, 107, 108, 109])
+        assert np.abs(frames[0].astype(int) - frames[1]).mean() > 1
+        assert video.frame_span(1.0, 2.0) == (30, 60)
+
+
+@both
+def test_nothing_is_printed_about_damaged_frames(tmp_path, decoder):
+    clip = write_video(tmp_path / "clip.mp4", 60)
+    content = bytearray(clip.read_bytes())
+    content[600:1200] = bytes(600)
+    clip.write_bytes(content)
+    script = (
+        "import sys\n"
+        "from w3ray.data.decoders import DecodeError, open_video\n"
+        "try:\n"
+        "    open_video(sys.argv[1], sys.argv[2]).frames([0, 30, 59])\n"
+        "except DecodeError:\n"
+        "    pass\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(clip), decoder],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.stdout + run.stderr == ""

@@ -1,0 +1,313 @@
+"""Importers find every clip, deal it into the split that was asked for, and refuse what they can not understand."""
+
+from pathlib import Path
+
+import pytest
+
+from w3ray.data.importers import IMPORTERS, Columns, Dealing, import_csv, import_folder, reversed_twin
+from w3ray.data.manifest import read_manifest, write_manifest
+from w3ray.errors import InputError
+
+
+def touch(root: Path, *paths: str) -> Path:
+    """Files as importers see them: they look at names only, and leave reading to the audit."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+    return root
+
+
+def splits_of(manifest) -> dict[str, str]:
+    return {row["clip_id"]: row["split"] for row in manifest.table.to_pylist()}
+
+
+@pytest.fixture
+def classes_tree(tmp_path):
+    names = [f"{label}/s{subject}_{take}.avi" for label in ("run", "jump") for subject in range(5) for take in range(4)]
+    return touch(tmp_path / "set", *names)
+
+
+def test_class_folders(tmp_path):
+    root = touch(
+        tmp_path / "set",
+        "wave left/a.MP4",
+        "wave left/day 2/b.webm",
+        "zoom/ü.mkv",
+        "zoom/-dash.avi",
+        "zoom/notes.txt",
+        "zoom/.hidden.mp4",
+        ".cache/x/y.mp4",
+        "list.csv",
+    )
+    manifest = import_folder(root, flip_map="identity")
+    rows = {row["clip_id"]: row for row in manifest.table.to_pylist()}
+    assert manifest.classes == ("wave left", "zoom")
+    assert {clip: row["label"] for clip, row in rows.items()} == {
+        "wave left/a.MP4": 0,
+        "wave left/day 2/b.webm": 0,
+        "zoom/ü.mkv": 1,
+        "zoom/-dash.avi": 1,
+    }
+    assert all(Path(row["uri"]) == root / clip for clip, row in rows.items())
+    assert manifest.flip_map == {0: 0, 1: 1}
+
+
+def test_split_folders(tmp_path):
+    root = touch(tmp_path, "training/a/1.mp4", "training/b/1.mp4", "validation/a/2.mp4", "test/b/2.mp4")
+    manifest = import_folder(root, split="folder")
+    assert splits_of(manifest) == {
+        "training/a/1.mp4": "train",
+        "training/b/1.mp4": "train",
+        "validation/a/2.mp4": "val",
+        "test/b/2.mp4": "test",
+    }
+    assert manifest.classes == ("a", "b")
+    # Taken for class folders they would make a data set of the classes "training" and "validation".
+    with pytest.raises(InputError, match=r"its folders are splits .* use the split 'folder'"):
+        import_folder(root)
+
+
+def test_list_files(classes_tree, tmp_path):
+    train, val = tmp_path / "train.txt", tmp_path / "val.txt"
+    # The forms in use: path; path and label; path without extension; commas.
+    train.write_text("run/s0_0.avi\nrun/s0_1.avi 1\n\njump/s1_0\n")
+    val.write_text("jump/s4_0.avi,2\n")
+    manifest = import_folder(classes_tree, split="list", lists={"train": train, "validation": val})
+    assert splits_of(manifest) == {
+        "run/s0_0.avi": "train",
+        "run/s0_1.avi": "train",
+        "jump/s1_0.avi": "train",
+        "jump/s4_0.avi": "val",
+    }
+    val.write_text("run/s0_0.avi\n")
+    with pytest.raises(InputError, match=r"val\.txt:1: 'run/s0_0\.avi' is already in split 'train'"):
+        import_folder(classes_tree, split="list", lists={"train": train, "val": val})
+    val.write_text("\nrun/s9_9.avi 1\n")
+    with pytest.raises(InputError, match=r"val\.txt:2: 'run/s9_9\.avi 1' names no clip"):
+        import_folder(classes_tree, split="list", lists={"train": train, "val": val})
+    with pytest.raises(InputError, match="needs list files"):
+        import_folder(classes_tree, split="list")
+    with pytest.raises(InputError, match="can not be read"):
+        import_folder(classes_tree, split="list", lists={"train": tmp_path / "none.txt"})
+    touch(classes_tree, "run/s0_0.mp4")
+    train.write_text("run/s0_0\n")
+    with pytest.raises(InputError, match="'run/s0_0' fits two clips"):
+        import_folder(classes_tree, split="list", lists={"train": train})
+
+
+def test_named_groups_are_held_out(classes_tree):
+    dealing = Dealing(val_groups=["s1"], test_groups=["s3", "s4"])
+    manifest = import_folder(classes_tree, split="group", group=r"/(s\d)_", dealing=dealing)
+    expected = {"s0": "train", "s1": "val", "s2": "train", "s3": "test", "s4": "test"}
+    rows = manifest.table.to_pylist()
+    assert len(rows) == 40
+    assert all(row["split"] == expected[row["group"]] for row in rows)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_groups_stay_whole_and_reach_the_share(classes_tree, seed):
+    dealing = Dealing(val_share=0.2, test_share=0.2, seed=seed)
+    manifest = import_folder(classes_tree, split="group", group=r"/(s\d)_", dealing=dealing)
+    by_split: dict[str, set[str]] = {}
+    for row in manifest.table.to_pylist():
+        by_split.setdefault(row["split"], set()).add(row["group"])
+    assert {split: len(groups) for split, groups in by_split.items()} == {"train": 3, "val": 1, "test": 1}
+    again = import_folder(classes_tree, split="group", group=r"/(s\d)_", dealing=dealing)
+    assert again == manifest
+
+
+def test_random_share_is_the_same_for_each_class(classes_tree):
+    manifest = import_folder(classes_tree, dealing=Dealing(val_share=0.25, test_share=0.1, seed=1))
+    counts: dict[tuple[int, str], int] = {}
+    for row in manifest.table.to_pylist():
+        counts[row["label"], row["split"]] = counts.get((row["label"], row["split"]), 0) + 1
+    assert counts == {(label, split): n for label in (0, 1) for split, n in (("train", 13), ("val", 5), ("test", 2))}
+    assert import_folder(classes_tree, dealing=Dealing(val_share=0.25, test_share=0.1, seed=1)) == manifest
+    assert import_folder(classes_tree, dealing=Dealing(val_share=0.25, test_share=0.1, seed=2)) != manifest
+
+
+def test_a_class_of_one_clip_is_trained_on(tmp_path):
+    manifest = import_folder(touch(tmp_path, "a/1.mp4", "b/1.mp4"), dealing=Dealing(val_share=0.9))
+    assert set(splits_of(manifest).values()) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": "("}, "no regular expression"),
+        ({"group": r"/(s)(\d)_"}, "must have one capture"),
+        ({"group": r"/(x\d)_"}, r"does not match 'jump/s0_0\.avi'"),
+        ({"split": "group"}, "has no group"),
+        ({"split": "group", "group": r"/(s\d)", "dealing": Dealing(val_groups=["s9"])}, "no group 's9'; known: s0, s1"),
+        (
+            {"split": "group", "group": r"/(s\d)", "dealing": Dealing(val_groups=["s1"], test_groups=["s1"])},
+            "'s1' is named for two splits",
+        ),
+        (
+            {"split": "group", "group": r"/(s\d)", "dealing": Dealing(val_groups=["s0", "s1", "s2", "s3", "s4"])},
+            "nothing is left to train on",
+        ),
+        ({"classes": ["run", "walk"]}, "'jump' is none of the classes run, walk"),
+        ({"flip_map": {"run": "walk"}}, "no class 'walk'; known: jump, run"),
+        ({"flip_map": {"run": "jump", "jump": "jump"}}, "has two mirror images"),
+    ],
+)
+def test_folder_options_that_can_not_be(classes_tree, options, message):
+    with pytest.raises(InputError, match=message):
+        import_folder(classes_tree, **options)
+
+
+@pytest.mark.parametrize(("val_share", "test_share"), [(-0.1, 0), (0.5, 0.5), (0, 1.2)])
+def test_shares_that_leave_nothing(val_share, test_share):
+    with pytest.raises(InputError, match="share"):
+        Dealing(val_share=val_share, test_share=test_share)
+
+
+def test_folders_without_videos(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        import_folder(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no class folders"):
+        import_folder(touch(tmp_path / "flat", "a.mp4"))
+    with pytest.raises(InputError, match=r"empty/b: no video in this class folder \(known: .*\.mp4"):
+        import_folder(touch(tmp_path / "empty", "a/1.mp4", "b/readme.txt"))
+
+
+def test_classes_give_the_label_order(classes_tree):
+    manifest = import_folder(classes_tree, classes=["run", "walk", "jump"], flip_map={"run": "jump"})
+    assert manifest.classes == ("run", "walk", "jump")
+    assert {row["clip_id"].split("/")[0]: row["label"] for row in manifest.table.to_pylist()} == {"run": 0, "jump": 2}
+    assert manifest.flip_map == {0: 2, 2: 0}
+
+
+def write_csv(root: Path, text: str) -> Path:
+    touch(root, "a/1.mp4", "a/2.mp4", "b/3.mp4")
+    (root / "list.csv").write_text(text, encoding="utf-8")
+    return root / "list.csv"
+
+
+def test_csv_with_names(tmp_path):
+    source = write_csv(
+        tmp_path,
+        "\ufeffpath,label,split,group,start,end,note\n"
+        'a/1.mp4,open,train,p1,0,1.5,"said, twice"\na/1.mp4,close,training,p1,1.5,,\nb/3.mp4,open,valid,p2,,,\n',
+    )
+    manifest = import_csv(source)
+    assert manifest.classes == ("close", "open")
+    assert [tuple(row.values()) for row in manifest.table.to_pylist()] == [
+        ("a/1.mp4@0-1.5", f"{tmp_path}/a/1.mp4", 0.0, 1.5, False, 1, "train", "p1"),
+        ("a/1.mp4@1.5-", f"{tmp_path}/a/1.mp4", 1.5, None, False, 0, "train", "p1"),
+        ("b/3.mp4", f"{tmp_path}/b/3.mp4", None, None, False, 1, "val", "p2"),
+    ]
+
+
+def test_csv_with_numbers(tmp_path):
+    source = write_csv(tmp_path, "path,label,split\na/1.mp4,0,train\na/2.mp4,2,train\nb/3.mp4,0,val\n")
+    assert import_csv(source).classes == ("0", "1", "2")
+    named = import_csv(source, classes=["stop", "go", "turn"])
+    assert named.classes == ("stop", "go", "turn")
+    assert named.table["label"].to_pylist() == [0, 2, 0]
+    with pytest.raises(InputError, match="label 2 is out of range for 2 classes"):
+        import_csv(source, classes=["stop", "go"])
+    source.write_text("path,label\na/1.mp4,70000\na/2.mp4,1\n")
+    with pytest.raises(InputError, match="label 70000 with 2 clips: are these labels"):
+        import_csv(source)
+
+
+def test_csv_without_splits_is_dealt(tmp_path):
+    source = write_csv(tmp_path, "path,label,group\na/1.mp4,x,g1\na/2.mp4,x,g2\nb/3.mp4,x,g2\n")
+    assert splits_of(import_csv(source, split="group", dealing=Dealing(val_groups=["g2"]))) == {
+        "a/1.mp4": "train",
+        "a/2.mp4": "val",
+        "b/3.mp4": "val",
+    }
+    assert sorted(splits_of(import_csv(source, dealing=Dealing(val_share=0.34))).values()) == ["train", "train", "val"]
+
+
+def test_csv_with_other_columns_root_and_delimiter(tmp_path):
+    touch(tmp_path / "videos", "one.mp4")
+    (tmp_path / "lists").mkdir()
+    source = tmp_path / "lists" / "set.csv"
+    source.write_text(f"video;class;fold\none.mp4;x;train\n{tmp_path}/videos/one.mp4;y;val\n")
+    manifest = import_csv(
+        source,
+        root=str(tmp_path / "videos"),
+        columns=Columns(path="video", label="class", split="fold"),
+        delimiter=";",
+    )
+    assert manifest.resolved_uris() == [f"{tmp_path}/videos/one.mp4"] * 2
+    assert set(splits_of(manifest).values()) == {"train", "val"}
+
+
+def test_csv_at_an_address(tmp_path):
+    source = write_csv(tmp_path, "path,label\nfar/1.mp4,x\ns3://other/2.mp4,x\n")
+    manifest = import_csv(source, root="s3://bucket/clips")
+    assert manifest.resolved_uris() == ["s3://bucket/clips/far/1.mp4", "s3://other/2.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("file,label\na/1.mp4,x\n", {}, r"list\.csv: no column 'path'; it has file, label"),
+        ("path,label\n", {}, "no rows below its header"),
+        ("", {}, "no rows below its header"),
+        ("path,label\na/1.mp4\n", {}, r"list\.csv:2: not 2 values"),
+        ("path,label\na/1.mp4,x,y\n", {}, r"list\.csv:2: not 2 values"),
+        ("path,label\na/1.mp4,\n", {}, r"list\.csv:2: 'label' is empty"),
+        ("path,label,split\na/1.mp4,x,\n", {}, r"list\.csv:2: 'split' is empty"),
+        ("path,label\na/1.mp4,x\nc/4.mp4,x\n", {}, r"list\.csv:3: no file .*/c/4\.mp4 \(1 of 2 are missing\)"),
+        ("path,label,start\na/1.mp4,x,0:12\n", {}, r"list\.csv:2: 'start' must be seconds, not '0:12'"),
+        ("path,label,start,end\na/1.mp4,x,2,1\n", {}, r"runs from 2\.0 to 1\.0 s"),
+        ("path,label\na/1.mp4,x\na/1.mp4,y\n", {}, r"clip_id 'a/1\.mp4' occurs 2 times"),
+        ("path,label\na/1.mp4,x\n", {"split": "column"}, "no column 'split'"),
+        ("path,label\na/1.mp4,x\n", {"delimiter": "::"}, "must be one character"),
+        ("path,label\na/1.mp4,x\n", {"classes": ["y"]}, "label 'x' is none of the classes y"),
+    ],
+)
+def test_csv_that_can_not_be_read(tmp_path, text, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        import_csv(write_csv(tmp_path, text), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_missing_videos_can_be_allowed(tmp_path):
+    source = write_csv(tmp_path, "path,label\nlater/4.mp4,x\n")
+    assert import_csv(source, missing_ok=True).table.num_rows == 1
+
+
+def test_reversed_twin(tmp_path):
+    source = write_csv(tmp_path, "path,label,split,group\na/1.mp4,x,train,g1\nb/3.mp4,y,val,g2\n")
+    twin = reversed_twin(write_manifest(import_csv(source), tmp_path / "m.parquet"))
+    assert twin.classes == ("forward", "backward")
+    assert twin.flip_map == {0: 0, 1: 1}
+    assert [(r["clip_id"], r["label"], r["reversed"], r["split"], r["group"]) for r in twin.table.to_pylist()] == [
+        ("a/1.mp4#forward", 0, False, "train", "g1"),
+        ("a/1.mp4#backward", 1, True, "train", "g1"),
+        ("b/3.mp4#forward", 0, False, "val", "g2"),
+        ("b/3.mp4#backward", 1, True, "val", "g2"),
+    ]
+    assert twin.resolved_uris() == [f"{tmp_path}/a/1.mp4"] * 2 + [f"{tmp_path}/b/3.mp4"] * 2
+    # Backwards played backwards is forwards: the twin of a twin keeps the direction true.
+    assert reversed_twin(twin).table["reversed"].to_pylist()[:4] == [False, True, True, False]
+
+
+def test_table_of_importers():
+    assert {"folder": import_folder, "csv": import_csv} == IMPORTERS
+
+
+@pytest.mark.real_data
+def test_the_real_sets(real_data, tmp_path):
+    ut = import_csv(real_data / "ut-interaction" / "list.csv")
+    assert ut.splits() == {"train": 83, "val": 37}
+    assert ut.num_classes == 6
+    assert [ut.table["label"].to_pylist().count(label) for label in range(6)] == [20] * 6
+    folds = [ut.with_fold(fold, 5).split("val") for fold in range(5)]
+    assert sum(rows.num_rows for rows in folds) == 120
+    assert all(len(set(rows["group"].to_pylist())) == 4 for rows in folds)
+    tank = import_csv(real_data / "tank-state" / "list.csv")
+    assert tank.splits() == {"train": 320, "val": 176}
+    assert tank.classes == ("bridge_down", "bridge_up", "no_action", "train_in_out")
+    by_folder = import_folder(real_data / "tank-state")
+    assert by_folder.classes == tank.classes
+    assert sorted(by_folder.resolved_uris()) == sorted(tank.resolved_uris())
+    written = write_manifest(tank, tmp_path / "tank.parquet")
+    assert read_manifest(tmp_path / "tank.parquet") == written
