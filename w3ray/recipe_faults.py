@@ -42,17 +42,30 @@ def override_faults(values: Mapping[str, Any]) -> list[str]:
             base = values.get(section) or {}
             if not isinstance(override, Mapping) or not isinstance(base, Mapping):
                 continue
-            try:
-                kind.model_validate(base)
-                base_is_good = True
-            except ValidationError:
-                base_is_good = False
-            try:
-                kind.model_validate(merge(base, override))
-            except ValidationError as error:
-                prefix = ("stages", str(stage.get("name")), section)
-                faults += fault_lines(error, kind, prefix, only=None if base_is_good else override)
+            prefix = ("stages", str(stage.get("name")), section)
+            inherited = _faults_of(base, kind, prefix)
+            for line in _faults_of(merge(base, override), kind, prefix):
+                key = line.partition(": ")[0].split(".")[len(prefix) :]
+                if line not in inherited or _gives(override, key):
+                    faults.append(line)
     return faults
+
+
+def _faults_of(values: Mapping[str, Any], section: type[BaseModel], prefix: tuple[str, ...]) -> list[str]:
+    try:
+        section.model_validate(values)
+    except ValidationError as error:
+        return fault_lines(error, section, prefix)
+    return []
+
+
+def _gives(override: Any, key: Sequence[str]) -> bool:
+    """Whether the override itself holds a value at `key`, so that a fault there is its own."""
+    for part in key:
+        if not isinstance(override, Mapping) or part not in override:
+            return False
+        override = override[part]
+    return not isinstance(override, Mapping)
 
 
 def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
@@ -98,7 +111,6 @@ def fault_lines(
     section: type[BaseModel],
     prefix: tuple[str, ...],
     *,
-    only: Mapping[str, Any] | None = None,
     stage_names: Sequence[str] = (),
 ) -> list[str]:
     """One line for each fault: where, what, and what to do.
@@ -107,7 +119,6 @@ def fault_lines(
         error: raised by `section`.
         section: the type that was validated.
         prefix: where the section sits in the recipe.
-        only: report only faults at keys of this override.
         stage_names: names that stand for the numbers of `stages`.
     """
     lines: dict[str, list[str]] = {}
@@ -115,8 +126,6 @@ def fault_lines(
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
             continue  # pydantic counts only the good items; the bad ones have faults of their own
         location = _location(detail["loc"], section)
-        if only is not None and not _holds(only, location):
-            continue
         if len(location) > 1 and location[0] == "stages" and int(location[1]) < len(stage_names):
             location = ("stages", stage_names[int(location[1])], *location[2:])
         where = ".".join((*prefix, *location))
@@ -156,17 +165,6 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)
-
-
-def _holds(override: Any, location: tuple[str, ...]) -> bool:
-    """Whether the key at `location`, or the whole value that it lies in, comes from the override."""
-    for part in location:
-        if not isinstance(override, Mapping):
-            break
-        if part not in override:
-            return False
-        override = override[part]
-    return bool(location)
 
 
 def _say(detail: ErrorDetails, section: type[BaseModel], location: tuple[str, ...], prefix: tuple[str, ...]) -> str:

@@ -13,10 +13,8 @@ from w3ray.errors import InputError
 from w3ray.recipe import Recipe
 from w3ray.recipe_faults import fault_lines, override_faults, show
 
-_PACKAGE = Path(__file__).resolve().parent
-
-# In a checkout the folder beside the package, in an installed wheel the copy that packaging puts into the package.
-PIPELINE_FOLDERS = (_PACKAGE.parent / "pipelines", _PACKAGE / "_pipelines")
+PIPELINES = Path(__file__).resolve().parent / "_pipelines"
+"""The shipped recipes: in a checkout a link to `pipelines/`, in a wheel its copy."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,10 +40,7 @@ _Loader.add_implicit_resolver(
 
 def known_recipes() -> dict[str, Path]:
     """The shipped recipes, name -> file."""
-    for folder in PIPELINE_FOLDERS:
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
+    return {path.stem: path for path in sorted(PIPELINES.glob("*.yaml"))}
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from w3ray.cli._common import error_console
-from w3ray.cli._summary import closing_report, duration, percent
+from w3ray.cli._summary import duration, percent, print_closing_report
 from w3ray.events import (
     CheckpointSaved,
     Event,
@@ -97,7 +97,10 @@ class RunView:
                 self.stage(event.stage).progress = event
             case Validated():
                 stage = self.stage(event.stage)
-                stage.validation, stage.progress = event, None
+                stage.progress = None
+                if event.split != "val":
+                    return
+                stage.validation = event
                 value = event.metrics.get(_METRIC)
                 if value is not None and (stage.best is None or value > stage.best):
                     stage.best = value
@@ -144,7 +147,7 @@ class Display:
         self._screen.show(event, best)
         if isinstance(event, RunFinished):
             self._screen.close()
-            self._console.print(closing_report(event.summary))
+            print_closing_report(self._console, event.summary)
 
     def close(self) -> None:
         """Leave the live picture; harmless when done twice."""
@@ -279,7 +282,7 @@ def turning_point(event: Event, best_before: float | None) -> str:
         case Validated():
             value = event.metrics.get(_METRIC)
             is_best = event.split == "val" and value is not None and (best_before is None or value > best_before)
-            what = f"epoch {event.epoch + 1}" if event.split == "val" else "test"
+            what = f"epoch {event.epoch + 1}" if event.split == "val" else "evaluation"
             return f"{event.stage}: {what}: {metrics_text(event.metrics)}{' (best so far)' if is_best else ''}"
         case Warned():
             return f"warning: {event.message}"

@@ -1,6 +1,6 @@
 """What does a run end with, in a few lines: the stages, their gain, where the model is, what the platform cost?"""
 
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,19 +27,17 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def closing_report(summary: RunSummary) -> RenderableType:
-    """The closing table and the lines under it."""
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(no_wrap=True)
-    # A path or a command that is cut can not be copied, so these fold.
-    lines.add_column(overflow="fold")
-    if summary.model is not None:
-        lines.add_row("model", summary.model)
-    if summary.mlflow_command is not None:
-        lines.add_row("open MLflow", summary.mlflow_command)
+def print_closing_report(console: Console, summary: RunSummary) -> None:
+    """Print the closing table and the lines under it."""
+    console.print()
+    console.print(_stage_table(summary))
+    lines = {"model": summary.model, "open MLflow": summary.mlflow_command}
     if summary.overhead is not None:
-        lines.add_row("overhead", overhead_text(summary.overhead))
-    return Group(Text(), _stage_table(summary), lines)
+        lines["overhead"] = overhead_text(summary.overhead)
+    for label, text in lines.items():
+        if text is not None:
+            # Never folded by us: a command with a line break in it can not be copied.
+            console.print(Text(f"{label:<13}{text}"), soft_wrap=True)
 
 
 def _stage_table(summary: RunSummary) -> Table:

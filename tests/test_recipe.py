@@ -1,0 +1,273 @@
+"""Recipes: what is read, what is refused, and with which words."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from w3ray.errors import InputError
+from w3ray.recipe import Recipe, load_recipe
+from w3ray.recipe_file import PIPELINES, known_recipes
+
+GOOD: dict[str, Any] = {
+    "name": "good",
+    "data": {"synthetic": {"clips": 16}, "num_frames": 4},
+    "model": {"backbone": "resnet_small", "attention": {"kind": "w3", "reduction": 8}},
+    "train": {"epochs": 2, "batch_size": 8, "schedule": {"kind": "cosine", "warmup_epochs": 1}},
+    "stages": [
+        {"name": "teacher"},
+        {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}, "train": {"schedule": {"gamma": 0.5}}},
+    ],
+}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    return path
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    return path
+
+
+def faults(path: Path | str, *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value).splitlines()
+
+
+class TestLoad:
+    def test_values(self, good: Path) -> None:
+        recipe = load_recipe(good)
+        assert recipe.name == "good"
+        assert recipe.train.epochs == 2
+        assert recipe.train.lr == 0.01
+        assert recipe.data.clip_spec().num_frames == 4
+
+    def test_path_as_text(self, good: Path) -> None:
+        assert load_recipe(str(good)) == load_recipe(good)
+
+    def test_scientific_numbers_are_numbers(self, good: Path) -> None:
+        assert load_recipe(good, ["train.weight_decay=1e-4"]).train.weight_decay == 1e-4
+
+    def test_round_trip(self, good: Path) -> None:
+        recipe = load_recipe(good)
+        assert Recipe.model_validate(recipe.to_dict()) == recipe
+        assert pickle.loads(pickle.dumps(recipe)) == recipe
+
+    def test_frozen(self, good: Path) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            load_recipe(good).seed = 3
+
+    def test_fingerprint_holds_what_decides_results(self, good: Path) -> None:
+        plain = load_recipe(good).fingerprint()
+        assert load_recipe(good, ["storage=elsewhere", "resources.workers=2"]).fingerprint() == plain
+        assert load_recipe(good, ["train.lr=0.02"]).fingerprint() != plain
+
+    def test_stages_are_merged_with_the_recipe(self, good: Path) -> None:
+        teacher, student = load_recipe(good).resolved_stages()
+        assert (teacher.train.schedule.gamma, student.train.schedule.gamma) == (0.1, 0.5)
+        assert student.train.schedule.kind == "cosine"
+        assert student.loss_weights == {"cross_entropy": 1.0, "mfr": 0.5}
+        assert student.teacher == "teacher"
+
+
+class TestShipped:
+    def test_names(self) -> None:
+        assert {"quickstart", "ut-interaction", "tank-state"} <= set(known_recipes())
+
+    def test_link_reaches_the_one_place(self) -> None:
+        assert PIPELINES.resolve() == Path(__file__).resolve().parent.parent / "pipelines"
+
+    @pytest.mark.parametrize("name", sorted(known_recipes()))
+    def test_each_is_valid_with_and_without_attention(self, name: str) -> None:
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert all(stage.model.refines for stage in recipe.resolved_stages())
+        plain = load_recipe(name, ["model.attention=null"])
+        assert not any(stage.model.refines for stage in plain.resolved_stages())
+        assert [stage.train for stage in plain.resolved_stages()] == [s.train for s in recipe.resolved_stages()]
+
+
+class TestOverrides:
+    def test_values(self, good: Path) -> None:
+        recipe = load_recipe(
+            good,
+            ["train.epochs=3", "stages.student.loss_weights.mfr=0.25", "stages.0.train.lr=0.5", "tracking.uri=a=b"],
+        )
+        teacher, student = recipe.resolved_stages()
+        assert (teacher.train.epochs, teacher.train.lr, student.train.lr) == (3, 0.5, 0.01)
+        assert student.loss_weights["mfr"] == 0.25
+        assert recipe.tracking.uri == "a=b"
+
+    def test_null_attention_turns_refinement_off(self, good: Path) -> None:
+        model = load_recipe(good, ["model.attention=null"]).model
+        assert model.attention is None
+        assert model.refinement
+        assert model.build_arguments()["refinement"] is False
+
+    def test_attention_without_masks_turns_refinement_off(self, good: Path) -> None:
+        assert not load_recipe(good, ["model.attention.spatial=false"]).model.refines
+
+    def test_attention_options_are_merged(self, good: Path) -> None:
+        attention = load_recipe(good, ["model.attention.hidden=2"]).model.attention
+        assert attention == {"kind": "w3", "reduction": 8, "hidden": 2}
+
+    def test_build_arguments_build(self, good: Path) -> None:
+        from w3ray.models import build_model
+
+        model = build_model(**load_recipe(good).model.build_arguments(), num_classes=3)
+        assert model.classifier.out_features == 3
+
+    @pytest.mark.parametrize(
+        ("override", "text"),
+        [
+            ("train", "--set train: must look like key=value"),
+            ("=3", "must look like key=value"),
+            ("a..b=3", "must look like key=value"),
+            ("train.lr=[", "is not valid YAML"),
+            ("name.x=3", "name is 'good' (text), which has no keys"),
+            ("stages.studnt.train.lr=1", "nothing is named 'studnt'; did you mean 'student'? known: teacher, student"),
+            ("stages.2.train.lr=1", "nothing is named '2'"),
+            ("train.epoch=3", "--set: train.epoch: unknown key; did you mean 'train.epochs'?"),
+            ("train=null", "--set: train: must be a section of keys, got nothing (null)"),
+        ],
+    )
+    def test_errors(self, good: Path, override: str, text: str) -> None:
+        (line,) = faults(good, override)
+        assert text in line
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("a: 1\nb: [", "line 2: not valid YAML"),
+            ("name: a\nseed: 1\nseed: 2\n", "line 3: key 'seed' is given twice"),
+            ("", "must hold the keys of a recipe"),
+            ("- a\n", "must hold the keys of a recipe"),
+            ("name: !!python/object/apply:os.system [true]\n", "not valid YAML"),
+        ],
+    )
+    def test_errors(self, tmp_path: Path, text: str, message: str) -> None:
+        (line,) = faults(write(tmp_path, text))
+        assert line.startswith("bad.yaml: ")
+        assert message in line
+
+    def test_absent_file(self, tmp_path: Path) -> None:
+        assert "no such file" in faults(tmp_path / "none.yaml")[0]
+        assert "is a folder" in faults(f"{tmp_path}/")[0]
+
+    def test_not_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "binary.yaml"
+        path.write_bytes(b"\xff\xfe\x00")
+        assert "can not be read" in faults(path)[0]
+
+    def test_unknown_name(self) -> None:
+        (line,) = faults("quickstrat")
+        assert "did you mean 'quickstart'?" in line
+        assert "tank-state" in line
+
+
+# Each row: overrides of the good recipe, and what the one line must say.
+WRONG = [
+    (["seed=-1"], "seed: must be greater than or equal to 0, got -1"),
+    (["name=a b"], "name: must start with a letter or digit"),
+    (["data.num_frames=0"], "data.num_frames: must be greater than or equal to 1"),
+    (["data.num_frames=eight"], "data.num_frames: must be a whole number, got 'eight' (text)"),
+    (["data.num_frames=true"], "data.num_frames: must be a whole number, got true"),
+    (["data.num_frames=2.5"], "data.num_frames: must be a whole number, got 2.5"),
+    (["data.flip=3"], "data.flip: must be true or false, got 3"),
+    (["data.decoder=decor"], "data.decoder: unknown decoder 'decor'; did you mean 'decord'?"),
+    (["data.sampling=segments"], "did you mean 'segment'?"),
+    (["data.scales=[1, 2]"], "data.scales.1: must be less than or equal to 1"),
+    (["data.scales=[]"], "data.scales: list should have at least 1 item"),
+    (["data.short_side=20", "data.size=48"], "short_side 20 is smaller than size 48"),
+    (["data.manifest=x.parquet"], "give either 'manifest' or 'synthetic'"),
+    (["data.synthetic=null"], "give either 'manifest' or 'synthetic'"),
+    (["data.fold=1"], "'fold' and 'folds' go together"),
+    (["data.fold=5", "data.folds=5"], "fold 5 does not exist: 5 folds are 0 to 4"),
+    (["model.name=tsmm"], "model.name: unknown model 'tsmm'; did you mean 'tsm'?"),
+    (["model.backbone=resnet_smal"], "did you mean 'resnet_small'?"),
+    (["model.attention.kind=w33"], "model.attention: unknown kind 'w33'; did you mean 'w3'? known: w3"),
+    (["model.attention.spatial_kernel=4"], "model.attention: W3: spatial_kernel=4: must be odd"),
+    (["model.attention.reducton=4"], "model.attention: W3: unknown option reducton"),
+    (["model.attention=7"], "model.attention: must be a section of keys, got 7"),
+    (["model.shift_mode=onlin"], "did you mean 'online'?"),
+    (["train.optimizer=sdg"], "train.optimizer: must be 'sgd' or 'adamw', got 'sdg' (text); did you mean 'sgd'?"),
+    (["train.lr=.nan"], "train.lr: must be a finite number"),
+    (["train.microbatch_size=16"], "microbatch_size 16 is larger than batch_size 8"),
+    (["train.schedule.milestones=[4, 2]"], "milestones must rise"),
+    (["train.schedule.warm_epochs=1"], "did you mean 'train.schedule.warmup_epochs'?"),
+    (["epochs=3"], "epochs: unknown key; did you mean 'train.epochs'?"),
+    (["zebra=3"], "zebra: unknown key; known: name, seed"),
+    (["stages=[]"], "stages: list should have at least 1 item"),
+    (["stages.student.name=teacher"], "two stages have this name"),
+    (["stages.student.teacher=techer"], "'techer' is no earlier stage; did you mean 'teacher'?"),
+    (["stages.student.teacher=null"], "stages.student.loss_weights.mfr: 0.5 needs a teacher"),
+    (["stages.student.loss_weights={}"], "has no effect without stages.student.loss_weights.mfr"),
+    (["stages.student.loss_weights.mf=1"], "unknown loss 'mf'; did you mean 'mfr'?"),
+    (["stages.student.loss_weights.mfr=-1"], "must be greater than or equal to 0"),
+    (["stages.teacher.loss_weights.cross_entropy=0"], "stages.teacher.loss_weights: all are 0"),
+    (
+        ["stages.student.model.attention=null"],
+        "stages.student.model: differs from its teacher's in attention, refinement",
+    ),
+    (["stages.student.train.epoch=3"], "stages.student.train.epoch: unknown key; did you mean 'stages.student.train."),
+    (["stages.student.train.schedule.gama=3"], "did you mean 'stages.student.train.schedule.gamma'?"),
+    (["stages.student.train.microbatch_size=99"], "stages.student.train: microbatch_size 99 is larger"),
+    (["stages.student.model.dropout=2"], "stages.student.model.dropout: must be less than 1, got 2"),
+    (["stages.student.data={}"], "stages.student.data: unknown key"),
+    (["evaluation.split=test"], "evaluation.split: 'test' needs data.test_split"),
+    (["evaluation.split=tests"], "did you mean 'test'?"),
+    (["resources.workers=0"], "resources.workers: must be greater than or equal to 1"),
+    (["resources.use_gpu=maybe"], "resources.use_gpu: must be true or false or 'auto', got 'maybe'"),
+    (["resources.decoders=many"], "resources.decoders: must be a whole number or 'auto', got 'many'"),
+]
+
+
+class TestFaults:
+    @pytest.mark.parametrize(("overrides", "text"), WRONG, ids=[" ".join(row[0]) for row in WRONG])
+    def test_one_line_says_where_and_what(self, good: Path, overrides: list[str], text: str) -> None:
+        (line,) = faults(good, *overrides)
+        assert text in line
+        assert line.startswith(("good.yaml: ", "--set: "))
+
+    @pytest.mark.parametrize("key", ["name", "data", "stages"])
+    def test_missing(self, tmp_path: Path, key: str) -> None:
+        path = write(tmp_path, yaml.safe_dump({name: value for name, value in GOOD.items() if name != key}))
+        (line,) = faults(path)
+        assert line.startswith(f"bad.yaml: {key}: is missing")
+
+    def test_all_at_once(self, tmp_path: Path) -> None:
+        values = {
+            **GOOD,
+            "sed": 3,
+            "data": {**GOOD["data"], "num_frame": 8, "decoder": "x"},
+            "train": {"epoch": 3, "lr": "fast"},
+            "stages": [{"name": "a b"}, {**GOOD["stages"][1], "train": {"epoch": 3}, "model": {"dropout": 2}}],
+        }
+        lines = faults(write(tmp_path, yaml.safe_dump(values)))
+        places = {line.split(": ")[1] for line in lines}
+        assert places == {
+            "sed",
+            "data.num_frame",
+            "data.decoder",
+            "train.epoch",
+            "train.lr",
+            "stages.a b.name",
+            "stages.student.train.epoch",
+            "stages.student.model.dropout",
+        }
+        assert len(lines) == len(places)
+
+    def test_from_python(self) -> None:
+        with pytest.raises(ValidationError, match="needs a teacher"):
+            Recipe.model_validate({**GOOD, "stages": [{"name": "a", "loss_weights": {"mfr": 1.0}}]})
