@@ -51,6 +51,12 @@ class StepDone:
     step_s: float
     """Seconds of the step, the wait included."""
     valid_clips: int
+    accuracy: float = 0.0
+    """Share of the last step's clips whose best score was right, in training mode."""
+    grad_norm: float = 0.0
+    """Norm of the global gradient before clipping."""
+    time_s: float = 0.0
+    """When it ended, seconds since the epoch of the system clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,9 @@ class Validated:
     metrics: dict[str, float]
     best: bool = False
     """It is the best of this stage so far."""
+    split: Literal["val", "test"] = "val"
+    time_s: float = 0.0
+    """When it ended, seconds since the epoch of the system clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +90,15 @@ class CheckpointSaved:
     stage: str
     step: int
     path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipsFailed:
+    """Clips that can not be read and are masked out from now on; told once for each clip."""
+
+    stage: str
+    failures: tuple[dict[str, str | int], ...]
+    """Rows of the failure ledger: split, clip_id, uri, reason, item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +171,7 @@ Event = (
     | ValidationProgress
     | Validated
     | CheckpointSaved
+    | ClipsFailed
     | Warned
     | StageFinished
     | RunFinished

@@ -95,12 +95,8 @@ def test_first_item_jumps_to_any_step(schedule):
     items = walk(schedule)
     for item in items:
         if item.kind == "train" and item.slot == 0:
-            assert schedule.first_item(item.step, validated=True) == item.number
-    for epoch in range(schedule.epochs):
-        if schedule.validates_after(epoch):
-            number = schedule.first_item((epoch + 1) * schedule.steps_per_epoch, validated=False)
-            assert (items[number].kind, items[number].epoch, items[number].slot) == ("val", epoch, 0)
-    end = schedule.first_item(schedule.total_steps, validated=True)
+            assert schedule.first_item(item.step) == item.number
+    end = schedule.first_item(schedule.total_steps)
     assert [i.kind for i in items[end:]] == ["test"] * (len(items) - end)
 
 
@@ -120,7 +116,7 @@ def test_a_far_step_of_a_large_set_costs_no_more_than_a_near_one():
         num_train=10_000_000, num_val=50_000, num_test=0, batch_size=64, microbatch_size=8, epochs=50,
         validate_every_epochs=1, seed=3, world_size=4,
     )  # fmt: skip
-    number = schedule.first_item(1_000_000, validated=True)
+    number = schedule.first_item(1_000_000)
     item = schedule.item(number)
     assert (item.kind, item.step, item.slot, item.epoch) == ("train", 1_000_000, 0, 6)
     assert item.positions[0] == (1_000_000 % schedule.steps_per_epoch) * 64

@@ -172,20 +172,12 @@ class Schedule:
 
     # Numbers.
 
-    def first_item(self, step: int, *, validated: bool) -> int:
-        """The number of the item to read next after `step` optimiser steps.
-
-        Args:
-            step: optimiser steps done, 0 to `total_steps`.
-            validated: where the last step ended an epoch with a validation: whether that is done too.
-        """
+    def first_item(self, step: int) -> int:
+        """The number of the item to read next after `step` optimiser steps and the validations due after them."""
         if not 0 <= step <= self.total_steps:
             raise ValueError(f"step must lie in [0, {self.total_steps}]; got {step}")
-        epoch, in_epoch = divmod(step, self.steps_per_epoch)
         train_items = step * self.rounds_per_step * self.world_size
-        validations = self._validations_before(epoch)
-        if in_epoch == 0 and epoch > 0 and not validated and self.validates_after(epoch - 1):
-            validations -= 1
+        validations = self._validations_before(step // self.steps_per_epoch)
         return train_items + validations * self.rounds("val") * self.world_size
 
     def item(self, number: int) -> Item:

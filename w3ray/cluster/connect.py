@@ -1,0 +1,82 @@
+"""How does a process join a Ray cluster, or start one of its own, without Ray's noise on the terminal?"""
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+from w3ray.errors import InputError
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+def connect(address: str | None = None) -> dict[str, float]:
+    """Joins the cluster at `address`, or starts one on this machine; returns its CPUs and GPUs.
+
+    Args:
+        address: `host:port`, `auto`, or `ray://host:port`; None starts a local cluster that ends with the process.
+            A process that is connected already stays where it is.
+
+    Raises:
+        InputError: nothing answers at `address`.
+    """
+    _quiet()
+    import ray
+
+    if not ray.is_initialized():
+        options = dict(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+        if address is None:
+            ray.init(address="local", **options)
+        else:
+            _check_reachable(address)
+            try:
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+                raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
+    resources = ray.cluster_resources()
+    return {"cpus": float(resources.get("CPU", 0)), "gpus": float(resources.get("GPU", 0))}
+
+
+def disconnect() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def log_directory() -> str | None:
+    """Where Ray writes what it no longer prints."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    session = Path("/tmp/ray/session_latest/logs")
+    return str(session) if session.is_dir() else None
+
+
+def _quiet() -> None:
+    """Ray's own messages go to its log files; its usage report stays off unless the user chose otherwise."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray waits a minute for an address where nothing listens; one connection attempt tells at once."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--address {address}: not an address; write host:port, ray://host:port or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with `ray start --head`"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,454 @@
+"""How does a recipe become a registered model: which stages run, which are reused, and what is told to whom?
+
+    data -> identities -> (reuse | resume | run) each stage in order -> register the last one
+
+Stages are content-addressed: a finished one is reused, an unfinished one goes on at its newest checkpoint, one that
+another process works on is waited for.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from w3ray.cluster.plan import ResourcePlan, plan_resources
+from w3ray.errors import InputError
+from w3ray.events import Event, RunFinished, RunStarted, RunSummary, StageFinished, StageStarted, StageSummary, Warned
+from w3ray.events import StageState as EventState
+from w3ray.pipeline.prepare import PlannedStage, PreparedData, data_is_there, plan_stages, prepare_data
+from w3ray.pipeline.recorder import Clock, StageRecorder
+from w3ray.recipe import Recipe, load_recipe
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a stage ended with. `metrics` are of the evaluation split, `validation` of the best checkpoint."""
+
+    name: str
+    state: EventState
+    why: str
+    identity: str
+    metrics: Mapping[str, float]
+    validation: Mapping[str, float]
+    checkpoint: str
+    model: str
+    tracking_run: str | None
+    logged_model: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What `run` returns; `document()` is the same as JSON values."""
+
+    recipe: str
+    stages: tuple[StageResult, ...]
+    model: Mapping[str, Any]
+    tracking: Mapping[str, Any]
+    overhead: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict[str, Any]:
+    """What `run` would do, without doing it: the resolved recipe, each stage with its state, the resource plan.
+
+    A synthetic data set that is not there yet is not generated: its stages are then new without a look at them.
+
+    Raises:
+        InputError: as `run`.
+    """
+    recipe = _loaded(recipe)
+    cluster = _connect(address)
+    plan = _plan(recipe, cluster)
+    stages: list[dict[str, Any]]
+    if data_is_there(recipe):
+        planned = plan_stages(recipe, prepare_data(recipe))
+        stages = [
+            {
+                "name": item.stage.name,
+                "state": item.status.state,
+                "why": item.status.why,
+                "identity": item.identity,
+                "directory": str(item.store.directory),
+                "steps_done": item.status.step,
+                "total_steps": item.schedule.total_steps,
+            }
+            for item in planned
+        ]
+    else:
+        why = "the synthetic data set is generated first"
+        stages = [{"name": stage.name, "state": "run", "why": why} for stage in recipe.resolved_stages()]
+    return {"recipe": recipe.to_dict(), "stages": stages, "resources": plan.describe()}
+
+
+def run(
+    recipe: Recipe | str | Path,
+    *,
+    address: str | None = None,
+    on_event: OnEvent | None = None,
+    overrides: Sequence[str] = (),
+) -> RunResult:
+    """Run a recipe's chain of stages; running it again goes on where it stopped, or reuses what is finished.
+
+    Args:
+        recipe: a `Recipe`, a path of a YAML file, or the name of one of `pipelines/`.
+        address: of a running Ray cluster; None uses the one this process is connected to, or starts one.
+        on_event: called with each event (`w3ray.events`), in order, in this thread.
+        overrides: `a.b=value` each, where `recipe` is a name or a path.
+
+    Returns:
+        Each stage's result, the registered model, and where the time went.
+
+    Raises:
+        InputError: something the user wrote can not be used (recipe, data, storage, tracking, address, resources).
+        RunError: a stage failed while running.
+    """
+    clock = Clock.of_this_process()
+    recipe = _loaded(recipe, overrides)
+    return _Chain(recipe, address, on_event or (lambda event: None), clock).run()
+
+
+def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise InputError("overrides need a recipe's name or path: a Recipe object is already resolved")
+        return recipe
+    return load_recipe(recipe, overrides)
+
+
+def _connect(address: str | None) -> dict[str, float]:
+    from w3ray.cluster.connect import connect
+
+    return connect(address)
+
+
+def _plan(recipe: Recipe, cluster: Mapping[str, float]) -> ResourcePlan:
+    resources = recipe.resources
+    return plan_resources(
+        cluster_cpus=cluster["cpus"],
+        cluster_gpus=cluster["gpus"],
+        workers=resources.workers,
+        use_gpu=resources.use_gpu,
+        decoders=resources.decoders,
+        cpus_per_worker=resources.cpus_per_worker,
+    )
+
+
+class _Connection:
+    """Ray starts while the driver reads data and opens the tracking store: seconds that would otherwise add up.
+
+    The thread that started a local cluster must outlive it: the kernel ends Ray's processes with the thread that made
+    them (PR_SET_PDEATHSIG), not with the process.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._thread: threading.Thread | None = None
+        self._ready, self._closing = threading.Event(), threading.Event()
+        self._cluster: dict[str, float] = {}
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
+            self._thread.start()
+
+    def _hold(self) -> None:
+        import ray
+
+        from w3ray.cluster.connect import disconnect
+
+        callers_own = ray.is_initialized()
+        try:
+            self._cluster = _connect(self._address)
+        except BaseException as error:
+            self._error = error
+        self._ready.set()
+        self._closing.wait()
+        if not callers_own:
+            disconnect()
+
+    def cluster(self) -> dict[str, float]:
+        """CPUs and GPUs of the cluster, when it is there.
+
+        Raises:
+            InputError: nothing answers at the address.
+        """
+        self.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        return self._cluster
+
+    def close(self) -> None:
+        """Leave the cluster, which ends all that this driver started there; the caller's own connection stays."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+class _Chain:
+    """One call of `run`."""
+
+    def __init__(self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock) -> None:
+        self.recipe, self.on_event, self.clock = recipe, on_event, clock
+        self.connection = _Connection(address)
+        self.plan: ResourcePlan | None = None
+        self.results: dict[str, StageResult] = {}
+
+    def run(self) -> RunResult:
+        from w3ray.tracking import Tracker
+
+        recipe = self.recipe
+        storage = Path(recipe.storage).absolute()
+        _check_writable(storage)
+        names = tuple(stage.name for stage in recipe.stages)
+        self.on_event(RunStarted(recipe=recipe.name, stages=names, storage=str(storage)))
+        try:
+            if not data_is_there(recipe):
+                self.connection.start()
+            with Tracker.open(
+                _tracking_uri(recipe),
+                recipe.tracking.experiment or recipe.name,
+                run_name=recipe.name,
+                buffer_dir=storage / "tracking",
+                notify=lambda message: self.on_event(Warned(message=message)),
+            ) as tracker:
+                data = prepare_data(recipe)
+                planned = plan_stages(recipe, data)
+                if any(item.status.state != "reuse" for item in planned):
+                    self.plan = _plan(recipe, self.connection.cluster())
+                tracker.wait_until_open()
+                parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
+                for item in planned:
+                    self.results[item.stage.name] = self._stage(item, data, tracker)
+                model = self._register(planned[-1], tracker)
+                result = self._result(model, tracker, parent)
+                parent.set_tags({"w3ray.model": str(model["name"] or model["folder"])})
+                for name, value in result.overhead.items():
+                    if isinstance(value, float):
+                        parent.log_metrics({f"overhead/{name}": value}, 0)
+        finally:
+            self.connection.close()
+        self.on_event(RunFinished(summary=self._summary(result)))
+        return result
+
+    # Stages.
+
+    def _stage(self, item: PlannedStage, data: PreparedData, tracker: Any) -> StageResult:
+        started = time.monotonic()
+        if item.status.state != "reuse":
+            item.store.create(item.determinants)
+            with item.store.working(lambda message: self.on_event(Warned(message=message))):
+                # Another run may have finished it while this one waited.
+                status = item.store.status(item.determinants)
+                if status.state != "reuse":
+                    self._tell_started(item, status.state, status.why, status.step)
+                    self._train(item, status.state, data, tracker)
+                    return self._stage_result(item, status.state, status.why, time.monotonic() - started)
+        status = item.store.status(item.determinants)
+        self._tell_started(item, "reuse", status.why, item.schedule.total_steps)
+        return self._stage_result(item, "reuse", status.why, time.monotonic() - started)
+
+    def _tell_started(self, item: PlannedStage, state: EventState, why: str, step: int) -> None:
+        self.on_event(
+            StageStarted(
+                stage=item.stage.name,
+                state=state,
+                why=why,
+                total_steps=item.schedule.total_steps,
+                epochs=item.schedule.epochs,
+                step=step,
+            )
+        )
+
+    def _train(self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any) -> None:
+        """Run what is left of a stage, then write its model, its report and, last, its result."""
+        from w3ray.training.stage import run_stage
+
+        params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
+        run = tracker.stage_run(item.stage.name, item.identity, params)
+        run.log_dataset(self.recipe.name, data.manifest.fingerprint(), data.manifest.location, "training")
+        recorder = StageRecorder(item.store, run, self.clock, self.on_event)
+        try:
+            outcome = run_stage(self._spec(item, data), dict(data.splits), recorder)
+            result = self._complete(item, data, outcome)
+            logged = self._log_result(item, data, result, run, tracker)
+            item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": logged})
+        except KeyboardInterrupt:
+            run.finish("KILLED")
+            raise
+        except BaseException:
+            run.finish("FAILED")
+            raise
+        run.finish("FINISHED")
+
+    def _spec(self, item: PlannedStage, data: PreparedData) -> Any:
+        from w3ray.training.stage_spec import StageSpec
+
+        assert self.plan is not None
+        stage = item.stage
+        teacher = None if item.teacher is None else Path(self.results[item.teacher].model)
+        return StageSpec(
+            name=stage.name,
+            directory=item.store.directory,
+            seed=item.seed,
+            model=_model_arguments(item, data),
+            teacher=teacher,
+            loss_weights=dict(stage.loss_weights),
+            train=stage.train,
+            clip=data.clip,
+            schedule=item.schedule,
+            classes=data.manifest.classes,
+            flip_map=data.manifest.flip_map,
+            plan=self.plan,
+            num_clips=data.num_clips,
+            max_failed_share=self.recipe.data.max_failed_share,
+        )
+
+    def _complete(self, item: PlannedStage, data: PreparedData, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """From the workers' outcome to the stage's files: the model and the report."""
+        import torch
+
+        from w3ray.evaluation.metrics import Counts
+        from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
+        from w3ray.evaluation.report import write_report
+        from w3ray.models import build_model
+        from w3ray.models.bundle import ModelDescription, write_model
+        from w3ray.training.checkpoint import load_checkpoint
+
+        arguments = _model_arguments(item, data)
+        model = build_model(**{**arguments, "weights": None})
+        checkpoint = item.store.checkpoint(outcome["best_checkpoint"])
+        meta = load_checkpoint(checkpoint, model=model)
+        write_model(
+            item.store.model,
+            model,
+            ModelDescription(
+                model=arguments,
+                clip=asdict(data.clip),
+                classes=data.manifest.classes,
+                mean=IMAGENET_MEAN,
+                std=IMAGENET_STD,
+                stage=item.stage.name,
+                metrics=dict(outcome["test"]),
+            ),
+        )
+        counts = Counts(data.manifest.num_classes).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
+        write_report(item.store.report, counts, data.manifest.classes)
+        return {
+            "metrics": outcome["test"],
+            "validation": meta["metrics"],
+            "checkpoint": str(checkpoint),
+            "step": meta["step"],
+        }
+
+    def _log_result(
+        self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any, tracker: Any
+    ) -> str | None:
+        for path in sorted(item.store.report.iterdir()):
+            run.log_artifact(path, "report")
+        if item.store.ledger.is_file():
+            run.log_artifact(item.store.ledger)
+        teacher = None if item.teacher is None else self.results[item.teacher]
+        last = item.stage.name == self.recipe.stages[-1].name
+        logged = run.log_model(
+            item.store.model,
+            metrics={f"best/{name}": value for name, value in result["metrics"].items()},
+            step=result["step"],
+            dataset=(self.recipe.name, data.manifest.fingerprint(), data.manifest.location),
+            teacher=None if teacher is None else teacher.logged_model,
+            teacher_identity=None if teacher is None else teacher.identity,
+            example_video=str(data.splits["test"]["uri"][0]),
+        )
+        return logged.model_id
+
+    def _stage_result(self, item: PlannedStage, state: EventState, why: str, seconds: float) -> StageResult:
+        stored = item.store.result()
+        assert stored is not None, "a stage that was run or reused has a result"
+        result = StageResult(
+            name=item.stage.name,
+            state=state,
+            why=why,
+            identity=item.identity,
+            metrics=stored["metrics"],
+            validation=stored["validation"],
+            checkpoint=stored["checkpoint"],
+            model=str(item.store.model),
+            tracking_run=stored["tracking_run"],
+            logged_model=stored["logged_model"],
+            seconds=seconds,
+        )
+        self.on_event(
+            StageFinished(
+                stage=result.name, metrics=dict(result.metrics), checkpoint=result.checkpoint, seconds=seconds
+            )
+        )
+        return result
+
+    # The end.
+
+    def _register(self, last: PlannedStage, tracker: Any) -> dict[str, Any]:
+        result = self.results[last.stage.name]
+        name = self.recipe.tracking.registered_model or self.recipe.name
+        model: dict[str, Any] = {"folder": result.model, "name": None, "version": None, "uri": None}
+        if tracker.enabled and result.logged_model is not None:
+            version = tracker.register(result.logged_model, name, alias="current")
+            model.update(name=name, version=version, uri=f"models:/{name}/{version}" if version else None)
+        return model
+
+    def _result(self, model: Mapping[str, Any], tracker: Any, parent: Any) -> RunResult:
+        tracking = {
+            "uri": tracker.uri,
+            "experiment": self.recipe.tracking.experiment or self.recipe.name,
+            "run": parent.wait_run_id(),
+            "command": tracker.ui_command,
+        }
+        return RunResult(
+            recipe=self.recipe.name,
+            stages=tuple(self.results.values()),
+            model=model,
+            tracking=tracking,
+            overhead=asdict(self.clock.overhead()),
+        )
+
+    def _summary(self, result: RunResult) -> RunSummary:
+        model = result.model
+        shown = f"{model['name']} version {model['version']}" if model["version"] else str(model["folder"])
+        return RunSummary(
+            recipe=result.recipe,
+            stages=tuple(
+                StageSummary(name=stage.name, state=stage.state, metrics=dict(stage.metrics), seconds=stage.seconds)
+                for stage in result.stages
+            ),
+            metric=self.recipe.train.best_metric,
+            model=shown,
+            mlflow_command=result.tracking["command"] or result.tracking["uri"],
+            overhead=self.clock.overhead(),
+        )
+
+
+def _model_arguments(item: PlannedStage, data: PreparedData) -> dict[str, Any]:
+    return {**item.stage.model.build_arguments(), "num_classes": data.manifest.num_classes}
+
+
+def _tracking_uri(recipe: Recipe) -> str | None:
+    if not recipe.tracking.enabled:
+        return None
+    return recipe.tracking.uri or f"sqlite:///{Path(recipe.storage).absolute() / 'mlflow.db'}"
+
+
+def _check_writable(storage: Path) -> None:
+    probe = storage / f".w3ray-{time.time_ns()}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"storage {storage}: can not be written ({error.strerror}); set another --storage") from error

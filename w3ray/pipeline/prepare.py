@@ -1,0 +1,144 @@
+"""From a recipe to stages that could start now: data found, identities known, states read. Starts nothing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from w3ray.data.clip import ClipSpec
+from w3ray.data.manifest import Manifest, read_manifest
+from w3ray.data.schedule import Schedule, stable_key
+from w3ray.errors import InputError
+from w3ray.pipeline.identity import identity_of, stage_determinants
+from w3ray.pipeline.stage_store import StageStatus, StageStore
+from w3ray.recipe import Recipe, ResolvedStage
+
+_COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedData:
+    """The data of a run. `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows."""
+
+    manifest: Manifest
+    splits: Mapping[str, pa.Table]
+    clip: ClipSpec
+    determinants: Mapping[str, Any]
+
+    @property
+    def num_clips(self) -> int:
+        return sum(table.num_rows for table in self.splits.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """One stage of a run: what it is, where it lies, and what is left to do."""
+
+    stage: ResolvedStage
+    seed: int
+    identity: str
+    determinants: Mapping[str, Any]
+    store: StageStore
+    status: StageStatus
+    schedule: Schedule
+    teacher: str | None
+
+
+def synthetic_root(recipe: Recipe) -> Path:
+    """The folder of the recipe's generated data set: its name holds what decides its content."""
+    from w3ray.data.synthetic import SYNTHETIC_VERSION
+
+    assert recipe.data.synthetic is not None
+    arguments = recipe.data.synthetic.model_dump(mode="json")
+    key = stable_key(SYNTHETIC_VERSION, *(f"{name}={arguments[name]}" for name in sorted(arguments)))
+    return Path(recipe.storage).absolute() / "data" / f"motion-{key:016x}"
+
+
+def data_is_there(recipe: Recipe) -> bool:
+    """False where the recipe's data set has yet to be generated."""
+    return recipe.data.synthetic is None or (synthetic_root(recipe) / "manifest.parquet").is_file()
+
+
+def prepare_data(recipe: Recipe) -> PreparedData:
+    """Read (or generate) the manifest and pick the splits.
+
+    Raises:
+        InputError: no manifest, an unusable one, an empty split, or flipping without a flip map.
+    """
+    data = recipe.data
+    if data.synthetic is not None:
+        from w3ray.data.synthetic import write_motion_dataset
+
+        manifest = write_motion_dataset(synthetic_root(recipe), **data.synthetic.model_dump())
+    else:
+        assert data.manifest is not None
+        manifest = read_manifest(data.manifest)
+    if data.folds is not None and data.fold is not None:
+        manifest = manifest.with_fold(data.fold, data.folds)
+    test_split = data.test_split if recipe.evaluation.split == "test" else data.val_split
+    assert test_split is not None, "the recipe was checked"
+    clip = recipe.data.clip_spec()
+    clip.require_flip_map(manifest.flip_map)
+    splits = {
+        "train": _rows(manifest, data.train_split),
+        "val": _rows(manifest, data.val_split),
+        "test": _rows(manifest, test_split),
+    }
+    determinants = {
+        "manifest": manifest.fingerprint(),
+        "synthetic": None if data.synthetic is None else data.synthetic.model_dump(mode="json"),
+        "splits": {"train": data.train_split, "val": data.val_split, "test": test_split},
+        "clip": {**asdict(clip), "scales": list(clip.scales)},
+    }
+    return PreparedData(manifest=manifest, splits=splits, clip=clip, determinants=determinants)
+
+
+def _rows(manifest: Manifest, split: str) -> pa.Table:
+    rows = manifest.split(split).select(_COLUMNS)
+    place = rows.schema.get_field_index("uri")
+    return rows.set_column(place, "uri", pa.array(manifest.resolved_uris(rows), pa.string()))
+
+
+def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
+    """The stages in order, each with its identity and what is already done of it."""
+    planned: dict[str, PlannedStage] = {}
+    for stage in recipe.resolved_stages():
+        teacher = None if stage.teacher is None else planned[stage.teacher]
+        # Another seed for each generation: a student is not the teacher's run once more.
+        seed = recipe.seed + stage.index
+        determinants = stage_determinants(
+            stage, seed=seed, data=data.determinants, teacher_identity=None if teacher is None else teacher.identity
+        )
+        identity = identity_of(determinants)
+        store = StageStore(Path(recipe.storage).absolute(), stage.name, identity)
+        planned[stage.name] = PlannedStage(
+            stage=stage,
+            seed=seed,
+            identity=identity,
+            determinants=determinants,
+            store=store,
+            status=store.status(determinants),
+            schedule=_schedule(stage, seed, data),
+            teacher=stage.teacher,
+        )
+    return list(planned.values())
+
+
+def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
+    train = stage.train
+    try:
+        return Schedule(
+            num_train=data.splits["train"].num_rows,
+            num_val=data.splits["val"].num_rows,
+            num_test=data.splits["test"].num_rows,
+            batch_size=train.batch_size,
+            microbatch_size=train.microbatch_size,
+            epochs=train.epochs,
+            validate_every_epochs=train.validate_every_epochs,
+            seed=seed,
+            world_size=1,
+        )
+    except ValueError as error:
+        raise InputError(f"stage {stage.name}: train: {error}") from error

@@ -1,0 +1,157 @@
+"""Where does a stage keep its work, and what is already there?
+
+<storage>/stages/<name>-<identity, 12 digits>/
+    stage.json        determinants and identity: why this folder is this stage's
+    checkpoints/      Ray Train's folder: step_<n>/ each
+    failures.jsonl    ledger of clips that could not be read
+    model/            the best checkpoint as a model (`w3ray.models.bundle`)
+    report/           per-class results and confusion matrix of the test split
+    result.json       written last: with it the stage is finished
+    lock              held by the one process that works on the stage
+"""
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from w3ray.errors import InputError
+from w3ray.pipeline.identity import difference
+from w3ray.training.checkpoint import CheckpointError, newest_valid_checkpoint, read_index
+
+StageState = Literal["run", "resume", "reuse"]
+
+_LOCK_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStatus:
+    """What has to be done for a stage, and why."""
+
+    state: StageState
+    why: str
+    step: int = 0
+
+
+class StageStore:
+    """One stage's folder. Nothing is made on disk before `create`."""
+
+    def __init__(self, storage: Path, name: str, identity: str) -> None:
+        self.name, self.identity = name, identity
+        self.stages = storage / "stages"
+        self.directory = self.stages / f"{name}-{identity[:12]}"
+
+    @property
+    def model(self) -> Path:
+        return self.directory / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "report"
+
+    @property
+    def ledger(self) -> Path:
+        return self.directory / "failures.jsonl"
+
+    def status(self, determinants: Mapping[str, Any]) -> StageStatus:
+        """Reuse, resume or run; reads files only."""
+        result = self.result()
+        if result is not None and self.model.is_dir():
+            return StageStatus(state="reuse", why=f"finished {result['finished']}, identity {self.identity[:12]}")
+        newest = newest_valid_checkpoint(self.directory / "checkpoints")
+        if newest is not None:
+            step = int(read_index(newest)["meta"]["step"])
+            return StageStatus(state="resume", why=f"unfinished, checkpoint at step {step}", step=step)
+        return StageStatus(state="run", why=self._why_new(determinants))
+
+    def _why_new(self, determinants: Mapping[str, Any]) -> str:
+        """Against the newest stage of the same name: what makes this one another."""
+        others = [path for path in self.stages.glob(f"{self.name}-*/stage.json") if path.parent != self.directory]
+        if not others:
+            return "new"
+        newest = max(others, key=lambda path: path.stat().st_mtime)
+        changes = difference(json.loads(newest.read_text())["determinants"], determinants)
+        shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+        return f"differs from {newest.parent.name}: {shown}"
+
+    def create(self, determinants: Mapping[str, Any]) -> None:
+        """Make the folder and say what it is.
+
+        Raises:
+            InputError: the storage can not be written.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._write_json("stage.json", {"name": self.name, "identity": self.identity, "determinants": determinants})
+        except OSError as error:
+            raise InputError(
+                f"storage {self.directory}: can not be written ({error.strerror}); set another --storage"
+            ) from error
+
+    @contextmanager
+    def working(self, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold the stage for this process; where another one holds it, say so and wait until it is done or dead.
+
+        The lock is the operating system's: it ends with the process that holds it, however that ends.
+        """
+        with (self.directory / "lock").open("a+") as lock:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
+                        told = True
+                    time.sleep(_LOCK_POLL_S)
+            yield
+
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` wrote, None before that.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = self.directory / "result.json"
+        try:
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}); remove it to score the stage again") from error
+        return document
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Mark the stage finished; model and report must be there."""
+        self._write_json("result.json", {**result, "finished": time.strftime("%Y-%m-%d %H:%M:%S")})
+
+    def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
+        with self.ledger.open("a", encoding="utf-8") as file:
+            for failure in failures:
+                file.write(json.dumps(dict(failure), ensure_ascii=False) + "\n")
+
+    def checkpoint(self, name: str) -> Path:
+        """A checkpoint's folder.
+
+        Raises:
+            CheckpointError: it is gone.
+        """
+        path = self.directory / "checkpoints" / name
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: gone; run again to make it anew")
+        return path
+
+    def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        new = self.directory / f".{name}.{uuid.uuid4().hex}"
+        with new.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(self.directory / name)

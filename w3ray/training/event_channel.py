@@ -1,0 +1,51 @@
+"""How do events get from the workers to the driver, on whatever node they run?"""
+
+import time
+from typing import Any
+
+from ray.util.queue import Empty, Queue
+
+_SEND_EVERY_S = 0.5
+
+
+class EventChannel:
+    """The driver's end: a queue in an actor of the cluster. Close it with `close`."""
+
+    def __init__(self) -> None:
+        self._queue = Queue(actor_options={"num_cpus": 0})
+
+    def sender(self) -> "EventSender":
+        return EventSender(self._queue)
+
+    def receive(self, timeout_s: float) -> list[Any]:
+        """All events that wait; up to `timeout_s` is waited for the first one."""
+        try:
+            batch: list[Any] = self._queue.get(timeout=timeout_s)
+        except Empty:
+            return []
+        while not self._queue.empty():
+            batch.extend(self._queue.get_nowait())
+        return batch
+
+    def close(self) -> None:
+        self._queue.shutdown(grace_period_s=1)
+
+
+class EventSender:
+    """A worker's end. Events are sent in batches, so that a short training step does not wait for the channel."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._waiting: list[Any] = []
+        self._sent_at = 0.0
+
+    def send(self, event: Any) -> None:
+        self._waiting.append(event)
+        if time.monotonic() - self._sent_at >= _SEND_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._queue.put(self._waiting)
+            self._waiting = []
+        self._sent_at = time.monotonic()

@@ -1,0 +1,395 @@
+"""What does one training worker do, from the first microbatch of its stage to the last?
+
+It follows the schedule: reads its items from the stream in order (and asserts that each one is the item due), trains,
+validates, saves checkpoints, and at the end scores the best checkpoint on the test split. Which numbers come out
+depends on the schedule and the seed alone, never on timing.
+"""
+
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from w3ray.data.schedule import Kind
+from w3ray.data.stream import STREAM_NAME, ClipFailure, Microbatch, read_microbatches
+from w3ray.errors import InputError, RunError
+from w3ray.evaluation.metrics import Counts
+from w3ray.events import CheckpointSaved, ClipsFailed, StepDone, Validated, Warned
+from w3ray.models import build_model
+from w3ray.models.bundle import load_model
+from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
+from w3ray.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    newest_valid_checkpoint,
+    read_index,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from w3ray.training.event_channel import EventSender
+from w3ray.training.lr_schedule import lr_factor
+from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
+from w3ray.training.randomness import microbatch_seed
+from w3ray.training.stage_spec import StageSpec
+from w3ray.training.step import TrainingStep
+
+
+def run_worker(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Ray Train's `train_loop_per_worker`; `config` holds `stage` (StageSpec) and `events` (EventSender).
+
+    Returns: {"outcome": ...}, or {"fault": {"kind", "message"}} for what another try would meet again (bad input, too
+    many unreadable videos): raised, it would make Ray Train start the workers anew for nothing.
+    """
+    # Blocks of the stream are read-only shared memory, and nothing here writes to its input.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    events: EventSender = config["events"]
+    try:
+        return {"outcome": StageWorker(config["stage"], events).run()}
+    except (InputError, RunError) as error:
+        return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
+    finally:
+        events.flush()
+
+
+def steps_done(checkpoints: Path) -> int:
+    """The optimiser step at which a stage goes on: that of its newest good checkpoint, or 0."""
+    newest = newest_valid_checkpoint(checkpoints)
+    return 0 if newest is None else int(read_index(newest)["meta"]["step"])
+
+
+def best_checkpoint(checkpoints: Path, metric: str) -> Path | None:
+    """The whole checkpoint with the highest validation `metric` ("last": the newest one).
+
+    Of equal ones it is the latest, as Ray Train keeps it.
+    """
+    if metric == "last":
+        return newest_valid_checkpoint(checkpoints)
+    best: tuple[float, int, Path] | None = None
+    for folder in checkpoints.glob("step_*"):
+        try:
+            meta = verify_checkpoint(folder)["meta"]
+        except CheckpointError:
+            continue  # damaged: named when it was found at the start, and no candidate
+        if meta["metrics"] and (best is None or (meta["metrics"][metric], meta["step"]) > best[:2]):
+            best = (meta["metrics"][metric], meta["step"], folder)
+    return None if best is None else best[2]
+
+
+@dataclass(slots=True)
+class _StepTimes:
+    """Seconds since the last reported step; the clips they went for, over all workers."""
+
+    started: float
+    clips: int = 0
+    data_wait_s: float = 0.0
+
+
+class StageWorker:
+    """One rank of one stage. See the module's text."""
+
+    def __init__(self, stage: StageSpec, events: EventSender) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        torch.set_num_threads(stage.plan.trainer_threads)
+        self.stage, self.events = stage, events
+        self.device = ray.train.torch.get_device()
+        self.schedule = stage.schedule.for_world_size(self.world_size)
+        self.model = self._build_model()
+        self.base_lr = scaled_lr(
+            stage.train.lr, batch_size=stage.train.batch_size, lr_batch_size=stage.train.lr_batch_size
+        )
+        self.optimizer = self._build_optimizer()
+        teacher = None if stage.teacher is None else load_model(stage.teacher)[0].to(self.device)
+        self.step = TrainingStep(
+            self._distribute(self.model),
+            optimizer=self.optimizer,
+            loss_weights=stage.loss_weights,
+            teacher=teacher,
+            precision=stage.train.precision,
+            clip_grad_norm=stage.train.clip_grad_norm,
+            label_smoothing=stage.train.label_smoothing,
+        )
+        self.metrics: dict[str, float] = {}
+        self.failed: set[tuple[str, str]] = set()
+        self.steps_done = self._resume()
+        self.times = _StepTimes(time.perf_counter())
+        self.stream: Iterator[Microbatch] = iter(())
+        self.next_number = 0
+
+    # Building.
+
+    def _build_model(self) -> nn.Module:
+        torch.manual_seed(microbatch_seed(self.stage.seed, "init"))
+        model = build_model(**self.stage.model).to(self.device)
+        return apply_batch_norm_mode(model, self.stage.train.batch_norm)
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        train = self.stage.train
+        groups = parameter_groups(
+            self.model,
+            lr=self.base_lr,
+            weight_decay=train.weight_decay,
+            classifier_weight_multiplier=train.classifier_weight_multiplier,
+            classifier_bias_multiplier=train.classifier_bias_multiplier,
+            bias_multiplier=train.bias_multiplier,
+        )
+        return build_optimizer(train.optimizer, groups, momentum=train.momentum)
+
+    def _distribute(self, model: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        # Buffers are averaged after each step instead: rank 0's running statistics alone would forget other ranks' clips.
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _resume(self) -> int:
+        """Take up the newest good checkpoint; a damaged one is named and passed over."""
+        newest = newest_valid_checkpoint(self.stage.checkpoints, on_damaged=self._warn_damaged)
+        if newest is None:
+            return 0
+        meta = load_checkpoint(newest, model=self.model, optimizer=self.optimizer, step_state=self.step)
+        self.metrics = dict(meta["metrics"] or {})
+        self.failed = {(split, clip_id) for split, clip_id in meta["failed"]}
+        return int(meta["step"])
+
+    def _warn_damaged(self, path: Path, reason: str) -> None:
+        if self.rank == 0:
+            message = f"{path.name} is damaged, going on from the checkpoint before it: {reason}"
+            self.events.send(Warned(message=message))
+
+    # The stage.
+
+    def run(self) -> dict[str, Any]:
+        """Everything that is left of the stage; returns its outcome."""
+        self.stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
+        self.next_number = self.rank + self.schedule.first_item(self.steps_done)
+        for step in range(self.steps_done, self.schedule.total_steps):
+            self._train_step(step)
+            epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)
+            if in_epoch == 0:
+                self._finish_epoch(epoch - 1)
+            elif self._checkpoint_due(step + 1):
+                self._save(step + 1, metrics=None)
+        return self._finish()
+
+    def _checkpoint_due(self, steps_done: int) -> bool:
+        every = self.stage.train.checkpoint_every_steps
+        return every is not None and steps_done % every == 0
+
+    def _read(self, kind: Kind) -> Microbatch:
+        started = time.perf_counter()
+        microbatch = next(self.stream, None)
+        if microbatch is None or (microbatch.number, microbatch.kind) != (self.next_number, kind):
+            found = "its end" if microbatch is None else f"item {microbatch.number} ({microbatch.kind})"
+            raise RuntimeError(f"stream: item {self.next_number} ({kind}) is due for rank {self.rank}, found {found}")
+        self.next_number += self.world_size
+        if kind == "train":
+            self.times.data_wait_s += time.perf_counter() - started
+        return microbatch
+
+    def _train_step(self, step: int) -> None:
+        normalizer = float(self.schedule.valid_clips(step))
+        rounds = self.schedule.rounds_per_step
+        microbatches = [self._read("train") for _ in range(rounds)]
+        failures = [failure for microbatch in microbatches for failure in microbatch.failures]
+        normalizer -= self._share_failures(failures)
+        for i, microbatch in enumerate(microbatches):
+            if microbatch.step != step:
+                raise RuntimeError(f"stream: step {step} is due, found a microbatch of step {microbatch.step}")
+            self.step.accumulate(
+                _tensor(microbatch.clips),
+                _tensor(microbatch.labels),
+                _tensor(microbatch.valid),
+                normalizer=normalizer,
+                world_size=self.world_size,
+                seed=microbatch_seed(self.stage.seed, "dropout", step, microbatch.slot),
+                last=i == rounds - 1,
+            )
+        lr = self._lr(step)
+        result = self.step.update(lr)
+        average_buffers(self.model)
+        self.times.clips += int(normalizer)
+        if (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0:
+            self._report_step(step, lr, result.loss_sums, result.correct, result.grad_norm, normalizer)
+
+    def _lr(self, step: int) -> float:
+        per_epoch, schedule = self.schedule.steps_per_epoch, self.stage.train.schedule
+        return self.base_lr * lr_factor(
+            step,
+            total_steps=self.schedule.total_steps,
+            warmup_steps=min(round(schedule.warmup_epochs * per_epoch), self.schedule.total_steps),
+            kind=schedule.kind,
+            milestones=[round(epoch * per_epoch) for epoch in schedule.milestones],
+            gamma=schedule.gamma,
+        )
+
+    def _report_step(
+        self, step: int, lr: float, loss_sums: Mapping[str, Tensor], correct: Tensor, grad_norm: Tensor, clips: float
+    ) -> None:
+        names = list(loss_sums)
+        totals = torch.stack([*(loss_sums[name].double() for name in names), correct.double()])
+        self._all_reduce(totals)
+        now, times = time.perf_counter(), self.times
+        self.times = _StepTimes(now)
+        means = (totals / max(clips, 1.0)).tolist()
+        losses = dict(zip(names, means[:-1], strict=True))
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise RunError(
+                f"stage {self.stage.name}: the loss is not finite at step {step + 1} ({losses}); "
+                "lower train.lr or set train.precision=fp32"
+            )
+        if self.rank != 0:
+            return
+        seconds = now - times.started
+        self.events.send(
+            StepDone(
+                stage=self.stage.name,
+                step=step + 1,
+                epoch=step // self.schedule.steps_per_epoch,
+                losses=losses,
+                lr=lr,
+                clips_per_s=times.clips / seconds,
+                data_wait_s=times.data_wait_s,
+                step_s=seconds,
+                valid_clips=times.clips,
+                accuracy=means[-1],
+                grad_norm=float(grad_norm),
+                time_s=time.time(),
+            )
+        )
+
+    def _finish_epoch(self, epoch: int) -> None:
+        """Validation where one is due, then the epoch's checkpoint."""
+        steps_done = (epoch + 1) * self.schedule.steps_per_epoch
+        every = self.stage.train.checkpoint_every_epochs
+        last = epoch == self.schedule.epochs - 1
+        metrics = None
+        if self.schedule.validates_after(epoch):
+            metrics = self.metrics = self._evaluate("val").result()
+            if self.rank == 0:
+                self._tell_validated("val", steps_done, epoch, metrics)
+        if metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
+            self._save(steps_done, metrics)
+        self.times = _StepTimes(time.perf_counter())
+
+    @torch.no_grad()
+    def _evaluate(self, kind: Kind) -> Counts:
+        """Exact counts over all workers; every valid row of the split is counted once."""
+        self.model.eval()
+        counts = Counts(len(self.stage.classes), device=self.device)
+        failures: list[ClipFailure] = []
+        for _ in range(self.schedule.rounds(kind)):
+            microbatch = self._read(kind)
+            failures.extend(microbatch.failures)
+            with self.step.autocast():
+                logits_BK = self.model(self.step.prepare(_tensor(microbatch.clips))).logits_BK
+            counts.update(logits_BK.float(), _tensor(microbatch.labels), _tensor(microbatch.valid))
+        counts.all_reduce()
+        self._share_failures(failures)
+        if counts.rows == 0:
+            raise RunError(f"stage {self.stage.name}: not one clip of the {kind} split can be read")
+        return counts
+
+    def _finish(self) -> dict[str, Any]:
+        """Score the best checkpoint on the test split; that is the stage's outcome."""
+        ray.train.get_all_reported_checkpoints()  # waits until the last upload is committed
+        best = best_checkpoint(self.stage.checkpoints, self.stage.train.best_metric)
+        if best is None:
+            raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
+        load_checkpoint(best, model=self.model)
+        counts = self._evaluate("test")
+        if self.rank == 0:
+            self._tell_validated("test", self.schedule.total_steps, self.schedule.epochs - 1, counts.result())
+        return {"best_checkpoint": best.name, "test": counts.result(), "counts": counts.state().tolist()}
+
+    def _tell_validated(
+        self, split: Literal["val", "test"], step: int, epoch: int, metrics: Mapping[str, float]
+    ) -> None:
+        self.events.send(
+            Validated(
+                stage=self.stage.name, step=step, epoch=epoch, metrics=dict(metrics), split=split, time_s=time.time()
+            )
+        )
+        self.events.flush()
+
+    # Checkpoints and failures.
+
+    def _save(self, steps_done: int, metrics: Mapping[str, float] | None) -> None:
+        """All ranks must call this: Ray Train's report is a barrier."""
+        name = f"step_{steps_done:08d}"
+        report: dict[str, Any] = {} if metrics is None else dict(metrics)
+        if self.rank != 0:
+            ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
+            return
+        folder = Path(tempfile.mkdtemp(prefix="w3ray-checkpoint-")) / name
+        meta = {
+            "stage": self.stage.name,
+            "step": steps_done,
+            "epoch": steps_done / self.schedule.steps_per_epoch,
+            "metrics": metrics and dict(metrics),
+            "seed": self.stage.seed,
+            "model": dict(self.stage.model),
+            "world_size": self.world_size,
+            "failed": sorted(self.failed),
+        }
+        save_checkpoint(folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta)
+        ray.train.report(
+            report,
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
+        self.events.send(
+            CheckpointSaved(stage=self.stage.name, step=steps_done, path=str(self.stage.checkpoints / name))
+        )
+
+    def _share_failures(self, mine: list[ClipFailure]) -> int:
+        """Tell all ranks of newly masked clips; returns how many rows were masked over all ranks.
+
+        Raises:
+            RunError: more than the allowed share of the data set's clips can not be read.
+        """
+        count = torch.tensor([len(mine)])
+        self._all_reduce(count)
+        if not int(count):
+            return 0
+        gathered: list[list[ClipFailure]] = [mine]
+        if self.world_size > 1:
+            gathered = [[] for _ in range(self.world_size)]
+            dist.all_gather_object(gathered, mine)
+        everyone = [ClipFailure(*failure) for failures in gathered for failure in failures]
+        new = [failure for failure in everyone if (failure.split, failure.clip_id) not in self.failed]
+        self.failed |= {(failure.split, failure.clip_id) for failure in everyone}
+        if self.rank == 0 and new:
+            self.events.send(ClipsFailed(stage=self.stage.name, failures=tuple(failure._asdict() for failure in new)))
+        limit = self.stage.max_failed_share * self.stage.num_clips
+        if len(self.failed) > limit:
+            examples = "; ".join(f"{failure.uri}: {failure.reason}" for failure in new[:2])
+            raise RunError(
+                f"{len(self.failed)} of {self.stage.num_clips} clips can not be read, more than "
+                f"data.max_failed_share={self.stage.max_failed_share:g} allows ({examples}); "
+                f"see {self.stage.directory / 'failures.jsonl'}, or run `w3ray data check`"
+            )
+        return int(count)
+
+    def _all_reduce(self, tensor: Tensor) -> None:
+        """Sum over ranks, in place. Counts stay on the CPU (gloo also in GPU runs), so that no step waits for the device."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.as_tensor(array)
