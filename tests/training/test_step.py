@@ -1,14 +1,16 @@
 """One process: splits, masks, precision, teacher, updates."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from training_parts import batch, buffers, gradients, padded, run_microbatches, small_model, training_step
+from training_parts import NUM_CLASSES, batch, buffers, gradients, padded, run_microbatches, small_model, training_step
 
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
+from w3ray.models import VideoOutput
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.randomness import microbatch_seed
 from w3ray.training.step import TrainingStep, normalize_clips
@@ -20,6 +22,21 @@ LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
 def frozen_pair() -> tuple[nn.Module, nn.Module]:
     """Student and teacher of one architecture; frozen batch norm, as only that lets clips not see each other."""
     return apply_batch_norm_mode(small_model(1), "frozen"), small_model(2)
+
+
+class OneConv(nn.Module):
+    """The smallest network that has all that matters when compiled: convolution, batch norm, classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.classifier = nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.Linear(4, NUM_CLASSES)
+
+    def classifier_parameters(self) -> Iterator[nn.Parameter]:
+        return self.classifier.parameters()
+
+    def forward(self, x_BTCHW: torch.Tensor) -> VideoOutput:
+        features = self.norm(self.conv(x_BTCHW.flatten(0, 1))).relu().unflatten(0, x_BTCHW.shape[:2])
+        return VideoOutput(self.classifier(features.mean((3, 4))).mean(1), features)
 
 
 class TestNormalize:
@@ -70,7 +87,9 @@ class TestSplits:
         assert whole
         for name in whole:
             assert whole[name].abs().sum() > 0, f"{name}: a gradient of zeros would prove nothing"
-            torch.testing.assert_close(parts[name], whole[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                parts[name], whole[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+            )
         assert parts_result.num_valid == whole_result.num_valid == 5
         assert int(parts_result.correct) == int(whole_result.correct)
         for loss in LOSS_WEIGHTS:
@@ -128,20 +147,23 @@ class TestSplits:
         assert torch.equal(found[0], found[1])
         assert not torch.equal(found[0], found[2])
 
-    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-    def test_compiled_model_accepts_partly_valid_microbatches(self, backend: str) -> None:
+    @pytest.mark.slow
+    def test_compiled_model_accepts_partly_valid_microbatches(self) -> None:
         torch._dynamo.reset()
-        clips, labels = batch(3)
+        clips, labels = batch(5)
         found = []
         for compiled in (False, True):
-            student, _ = frozen_pair()
-            optimizer_step = training_step(student)
+            torch.manual_seed(0)
+            model = OneConv()
+            step = training_step(model)
             if compiled:
-                optimizer_step.model = torch.compile(student, dynamic=True, backend=backend)
-            run_microbatches(optimizer_step, clips, labels, [[0, 1], [None, 2]], normalizer=3)
-            found.append(gradients(student))
-        for name in found[0]:
-            torch.testing.assert_close(found[1][name], found[0][name], rtol=1e-8, atol=1e-10)
+                step.model = torch.compile(model, dynamic=True)
+            run_microbatches(step, clips, labels, [[0, 1, 2], [None, 3, 4]], normalizer=5)
+            found.append((gradients(model), buffers(model)))
+        for name, gradient in found[0][0].items():
+            torch.testing.assert_close(found[1][0][name], gradient, rtol=1e-4, atol=1e-6)
+        for name, buffer in found[0][1].items():
+            torch.testing.assert_close(found[1][1][name], buffer, rtol=1e-5, atol=1e-6)
 
 
 class TestTeacher:
@@ -186,7 +208,7 @@ class TestUpdate:
             total = torch.stack([gradient.square().sum() for gradient in gradients(model).values()]).sum().sqrt()
             norms.append(float(step.update(0.1).grad_norm))
             assert norms[-1] == pytest.approx(float(total))
-            moved.append(float((model.classifier.weight - before).norm()))
+            moved.append(float((model.classifier.weight.detach() - before).norm()))
         assert norms[0] == pytest.approx(norms[1])
         assert moved[1] < 0.1 * moved[0]
 

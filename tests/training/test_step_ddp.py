@@ -12,8 +12,18 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from training_parts import batch, buffers, free_port, gradients, run_microbatches, small_model, training_step
+from training_parts import (
+    NUM_CLASSES,
+    batch,
+    buffers,
+    free_port,
+    gradients,
+    run_microbatches,
+    small_model,
+    training_step,
+)
 
+from w3ray.evaluation.metrics import Counts
 from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, average_buffers
 
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
@@ -35,6 +45,14 @@ def build(mode: BatchNormMode) -> tuple[nn.Module, nn.Module]:
     return apply_batch_norm_mode(small_model(1), mode), small_model(2)
 
 
+def scores(rank: int | None) -> tuple[Tensor, Tensor]:
+    """Scores and labels of one rank's clips, 11 and 10 of them; None gives all 21."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(21, NUM_CLASSES, generator=generator)
+    rows = slice(None) if rank is None else slice(rank, None, 2)
+    return logits[rows], torch.arange(21)[rows] % NUM_CLASSES
+
+
 def run_rank(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
@@ -54,6 +72,9 @@ def run_rank(rank: int, port: int, folder: str) -> None:
         average_buffers(student)
         found["averaged_twice"] = buffers(student)
         left[name] = found
+    counts = Counts(NUM_CLASSES)
+    counts.update(*scores(rank))
+    left["counts"] = {"all": {"state": counts.all_reduce().state()}}
     torch.save(left, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -115,3 +136,10 @@ def test_average_buffers_is_the_mean_and_the_same_everywhere(ranks: list[dict[st
     for rank in ranks:
         for name, value in rank["plain_one_rank_padded"]["averaged"].items():
             assert torch.equal(value, rank["plain_one_rank_padded"]["averaged_twice"][name]), name
+
+
+def test_counts_equal_one_process(ranks: list[dict[str, Any]]) -> None:
+    counts = Counts(NUM_CLASSES)
+    counts.update(*scores(None))
+    for rank in ranks:
+        assert torch.equal(rank["counts"]["all"]["state"], counts.state())

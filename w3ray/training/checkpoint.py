@@ -237,14 +237,17 @@ def load_checkpoint(
     plain = unwrap_model(model)
     tensors = _read_tensors(Path(directory) / MODEL_FILE)
     _check_architecture(directory, plain.state_dict(), tensors)
+    optimizer_state = None
     if optimizer is not None:
-        _load_optimizer(Path(directory), index["optimizer"], plain, optimizer)
-    plain.load_state_dict(tensors)
+        optimizer_state = _fitting_optimizer_state(Path(directory), index["optimizer"], plain, optimizer)
     if step_state is not None:
         try:
             step_state.load_state_dict(index["step_state"])
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{directory}: its training state does not fit: {error}") from error
+    plain.load_state_dict(tensors)
+    if optimizer is not None and optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
     meta: dict[str, Any] = index["meta"]
     return meta
 
@@ -272,9 +275,10 @@ def _check_architecture(directory: str | Path, wanted: Mapping[str, Tensor], fou
         )
 
 
-def _load_optimizer(
+def _fitting_optimizer_state(
     directory: Path, index: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+) -> dict[str, Any]:
+    """What `optimizer.load_state_dict` takes, after checking that it is this optimizer's."""
     if index["kind"] != type(optimizer).__name__:
         raise CheckpointError(
             f"{directory}: its optimizer is {index['kind']}, this one {type(optimizer).__name__}; "
@@ -295,7 +299,7 @@ def _load_optimizer(
         by_name.setdefault(name, {})[state_name] = tensor
     order = [name for group in wanted for name in group]
     state = {position: by_name[name] for position, name in enumerate(order) if name in by_name}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def newest_valid_checkpoint(

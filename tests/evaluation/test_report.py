@@ -1,0 +1,77 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from w3ray.evaluation.metrics import Counts
+from w3ray.evaluation.report import confusion_figure, per_class_rows, write_report
+
+CLASSES = ["open, slowly", "close", "never seen"]
+
+
+def small_counts(*, broken: bool = False) -> Counts:
+    """Class 0: one right, two taken for class 1. Class 1: one right (or without finite scores). Class 2: no clip."""
+    logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]])
+    if broken:
+        logits[3, 0] = float("nan")
+    counts = Counts(3)
+    counts.update(logits, torch.tensor([0, 0, 0, 1]))
+    return counts
+
+
+def test_rows() -> None:
+    first, second, third = per_class_rows(small_counts(), CLASSES)
+    assert (first["rows"], first["top1_hits"], first["top5_hits"]) == (3, 1, 3)
+    assert first["top1"] == pytest.approx(1 / 3)
+    assert (first["confused_with"], first["confused_count"]) == ("close", 2)
+    assert (second["top1"], second["confused_with"]) == (1.0, None)
+    assert (third["rows"], third["top1"], third["top5"]) == (0, None, None)
+
+
+def test_files_say_the_same(tmp_path: Path) -> None:
+    paths = write_report(tmp_path / "report", small_counts(), CLASSES)
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(path.name for path in paths)
+    table, document, picture = paths
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == CLASSES
+    assert [row["top1_hits"] for row in rows] == ["1", "1", "0"]
+    content = json.loads(document.read_text())
+    assert content["result"]["top1"] == 0.5
+    assert content["confusion"] == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
+    content = json.loads(write_report(tmp_path, small_counts(broken=True), CLASSES)[1].read_text())
+    assert content["result"]["loss"] is None
+    assert content["not_finite"] == 1
+
+
+def test_figure_shows_shares_and_counts() -> None:
+    axes = confusion_figure(small_counts(), CLASSES).axes[0]
+    shares = axes.images[0].get_array()
+    assert shares is not None
+    assert shares.tolist() == [
+        [pytest.approx(1 / 3), pytest.approx(2 / 3), 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "2"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == CLASSES
+
+
+def test_many_classes_draw_no_names() -> None:
+    counts = Counts(100)
+    counts.update(torch.eye(100), torch.arange(100))
+    axes = confusion_figure(counts, [f"class {label}" for label in range(100)]).axes[0]
+    assert not axes.texts
+    assert not any("class" in label.get_text() for label in axes.get_yticklabels())
+
+
+def test_class_names_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 class names for 3 classes"):
+        write_report(tmp_path / "report", small_counts(), CLASSES[:2])
+    assert not (tmp_path / "report").exists()

@@ -1,0 +1,118 @@
+"""Losses against direct formulas; sums over clips whatever the split."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from w3ray.training.losses import LOSSES, CrossEntropy, LossInputs, MatureFeatures, build_losses
+
+
+def inputs(num_clips: int = 3, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> LossInputs:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_clips, 5, generator=generator, dtype=torch.float64).to(dtype)
+    features = torch.randn(num_clips, 2, 4, 3, 3, generator=generator, dtype=torch.float64).to(dtype)
+    teacher = torch.randn(num_clips, 2, 4, 3, 3, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(0, 5, (num_clips,), generator=generator)
+    return LossInputs(logits.requires_grad_(), features.requires_grad_(), labels, teacher)
+
+
+def rows(whole: LossInputs, chosen: list[int]) -> LossInputs:
+    return LossInputs(*(None if value is None else value[chosen] for value in whole))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+class TestEveryLoss:
+    def test_any_split_agrees(self, name: str) -> None:
+        loss, whole = LOSSES[name](), inputs(5)
+        parts = sum(loss(rows(whole, chosen)) for chosen in ([0], [3, 1], [2, 4]))
+        torch.testing.assert_close(parts, loss(whole), rtol=1e-12, atol=1e-12)
+
+    def test_gradient_only_to_the_student(self, name: str) -> None:
+        whole = inputs()
+        teacher = whole.teacher_features_BTCHW.clone().requires_grad_()
+        LOSSES[name]()(whole._replace(teacher_features_BTCHW=teacher)).backward()
+        assert teacher.grad is None
+        assert whole.logits_BK.grad is not None or whole.features_BTCHW.grad is not None
+
+    def test_bf16_is_summed_in_float32(self, name: str) -> None:
+        low = inputs(64, dtype=torch.bfloat16)
+        high = LossInputs(*(value.double() if value.is_floating_point() else value for value in low))
+        value = LOSSES[name]()(low)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), LOSSES[name]()(high), rtol=1e-5, atol=1e-4)
+
+    def test_gradcheck(self, name: str) -> None:
+        whole = inputs(2)
+
+        def loss(logits: Tensor, features: Tensor) -> Tensor:
+            return LOSSES[name]()(whole._replace(logits_BK=logits, features_BTCHW=features))
+
+        assert torch.autograd.gradcheck(loss, (whole.logits_BK, whole.features_BTCHW))
+
+
+class TestCrossEntropy:
+    def test_direct_formula(self) -> None:
+        whole, smoothing = inputs(), 0.2
+        expected = torch.zeros((), dtype=torch.float64)
+        for logits_K, label in zip(whole.logits_BK, whole.labels_B, strict=True):
+            log_K = logits_K - logits_K.exp().sum().log()
+            expected = expected - (1 - smoothing) * log_K[label] - smoothing * log_K.mean()
+        torch.testing.assert_close(CrossEntropy(label_smoothing=smoothing)(whole), expected)
+
+    @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+    def test_smoothing_outside_its_range(self, smoothing: float) -> None:
+        with pytest.raises(ValueError, match="label_smoothing"):
+            CrossEntropy(label_smoothing=smoothing)
+
+
+class TestMatureFeatures:
+    def test_equation_9_written_as_loops(self) -> None:
+        whole = inputs()
+        student, teacher = whole.features_BTCHW.tolist(), whole.teacher_features_BTCHW.tolist()
+        expected = 0.0
+        for clip in range(3):
+            for frame in range(2):
+                square = 0.0
+                for channel in range(4):
+                    for y in range(3):
+                        for x in range(3):
+                            gap = student[clip][frame][channel][y][x] - teacher[clip][frame][channel][y][x]
+                            square += gap * gap
+                expected += square**0.5 / 2
+        assert MatureFeatures()(whole).item() == pytest.approx(expected, rel=1e-12)
+
+    def test_gradient_is_zero_at_zero_difference_and_a_unit_vector_elsewhere(self) -> None:
+        whole = inputs(2)
+        with torch.no_grad():
+            whole.features_BTCHW[0, 1] = whole.teacher_features_BTCHW[0, 1]
+        MatureFeatures()(whole).backward()
+        norms_BT = whole.features_BTCHW.grad.flatten(2).norm(dim=2)
+        torch.testing.assert_close(norms_BT, torch.tensor([[0.5, 0.0], [0.5, 0.5]], dtype=torch.float64))
+
+    @pytest.mark.parametrize("gap", [1e-30, 1e-18, 1e18])
+    def test_finite_at_tiny_and_huge_differences(self, gap: float) -> None:
+        features = torch.full((1, 1, 2, 2, 2), gap, requires_grad=True)
+        whole = LossInputs(torch.zeros(1, 5), features, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 2, 2, 2))
+        MatureFeatures()(whole).backward()
+        assert features.grad.isfinite().all()
+
+    def test_other_architecture_is_refused(self) -> None:
+        whole = inputs()
+        with pytest.raises(ValueError, match=r"\(3, 1, 4, 3, 3\)"):
+            MatureFeatures()(whole._replace(teacher_features_BTCHW=whole.teacher_features_BTCHW[:, :1]))
+        with pytest.raises(ValueError, match="teacher"):
+            MatureFeatures()(whole._replace(teacher_features_BTCHW=None))
+
+
+def test_build_losses_leaves_out_weight_zero() -> None:
+    built = build_losses({"cross_entropy": 1, "mfr": 0}, label_smoothing=0.1)
+    assert list(built) == ["cross_entropy"]
+    weight, loss = built["cross_entropy"]
+    assert weight == 1.0
+    assert isinstance(loss, CrossEntropy)
+    assert loss.label_smoothing == 0.1
+
+
+def test_unknown_loss_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="known are cross_entropy, mfr"):
+        build_losses({"cross_entropie": 1.0})
