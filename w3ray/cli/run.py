@@ -45,7 +45,10 @@ def run(
         finish(plan, as_json, plan_text(plan))
         return
     with Display() as display:
-        result = run_recipe(resolved, address=address, on_event=display.handle)
+        try:
+            result = run_recipe(resolved, address=address, on_event=display.handle)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command again goes on where this one stopped") from None
     finish(result.document(), as_json)
 
 
