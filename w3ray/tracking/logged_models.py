@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
+# As in w3ray.models.bundle, which needs torch to import; the driver may do without.
+WEIGHTS_NAME = "model.safetensors"
+DESCRIPTION_NAME = "model.json"
 MODEL_KEY_TAG = "w3ray.key"
 IDENTITY_TAG = "w3ray.identity"
 STAGE_TAG = "w3ray.stage"
@@ -67,7 +70,7 @@ def upload(
     from mlflow.entities import Dataset, DatasetInput, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric
 
     folder = Path(data["folder"])
-    if not (folder / "model.json").is_file():
+    if not all((folder / name).is_file() for name in (WEIGHTS_NAME, DESCRIPTION_NAME)):
         raise Refused(f"{folder}: holds no model (any more)")
     found = _find(client, experiment_id, MODEL_KEY_TAG, data["key"])
     if found is not None and found.status == LoggedModelStatus.READY:

@@ -100,6 +100,7 @@ class Outbox:
         self._journal_lost = False
         self._delivered = 0
         self._refused = 0
+        self._failures = 0
         self._down_since: float | None = None
         self._heartbeat_s = heartbeat_s
         self._next_heartbeat = time.monotonic() + heartbeat_s
@@ -135,14 +136,15 @@ class Outbox:
         return since is not None and time.monotonic() - since > DOWN_GRACE_S
 
     def wait(self, ticket: Ticket, timeout_s: float) -> bool:
-        """Wait for one operation, but not for a server that is down. Returns whether it was settled."""
+        """Wait for one operation, but a server that is down gets just one more try. Returns whether it settled."""
         deadline = time.monotonic() + timeout_s
         with self._wake:
+            failures = self._failures
             self._hurry = True
             self._wake.notify_all()
-            while not ticket.settled and not self.down and self._thread.is_alive():
+            while not ticket.settled and self._thread.is_alive():
                 left_s = deadline - time.monotonic()
-                if left_s <= 0:
+                if left_s <= 0 or (self.down and self._failures > failures):
                     break
                 self._wake.wait(min(0.5, left_s))
             return ticket.settled
@@ -180,13 +182,19 @@ class Outbox:
         return self._journal.folder / "refused.jsonl"
 
     def _work(self) -> None:
-        if not self._open():
-            return
-        while self._next_is_ready():
-            with self._wake:
-                batch = [self._queue[index] for index in range(self._store.batch_size(self._queue))]
-            if not self._deliver(batch):
+        try:
+            if not self._open():
                 return
+            while self._next_is_ready():
+                with self._wake:
+                    batch = [self._queue[index] for index in range(self._store.batch_size(self._queue))]
+                if not self._deliver(batch):
+                    return
+        except Exception as error:
+            # A bug of ours, or a full disk. Training goes on; the journal keeps what comes from now on.
+            self.last_failure = f"{type(error).__name__}: {error}"
+            self.notify(f"tracking stopped ({self.last_failure}); what follows is kept in {self._journal.path}")
+            raise
 
     def _open(self) -> bool:
         backoff_s = BACKOFF_FIRST_S
@@ -277,16 +285,19 @@ class Outbox:
         return f"the tracking store refused {batch[0].kind}: {reason}; kept in {self._refused_file}"
 
     def _pause(self, seconds: float) -> bool:
-        """Wait before the next try; False when the driver is closing and has waited long enough."""
+        """Wait before the next try; False when the driver is closing and that try was its last."""
         with self._wake:
-            if self._closing:
+            was_closing = self._closing
+            if was_closing:
                 self._wake.wait(BACKOFF_FIRST_S)
             else:
-                self._wake.wait_for(lambda: self._closing, seconds)
-            return not (self._closing and (self.down or time.monotonic() >= self._give_up_at))
+                self._wake.wait_for(lambda: self._closing or self._hurry, seconds)
+            self._hurry = False
+            return not was_closing or not (self.down or time.monotonic() >= self._give_up_at)
 
     def _went_down(self, error: Exception) -> None:
         self.last_failure = str(error)
+        self._failures += 1
         if self._down_since is None:
             self._down_since = time.monotonic()
             self.notify(f"the tracking store does not answer ({error}); training goes on, kept in {self._journal.path}")
@@ -302,6 +313,6 @@ class Outbox:
         self._next_heartbeat = time.monotonic() + self._heartbeat_s
         try:
             self._store.heartbeat()
-        except Unreachable as error:
+        except (Unreachable, Refused) as error:
             # The next operation reports and retries; a missed heartbeat alone loses nothing.
             logging.getLogger(__name__).debug("heartbeat not delivered: %s", error)

@@ -104,7 +104,7 @@ class MlflowStore:
         try:
             with _mlflow.sorted_errors():
                 self.client.search_experiments(max_results=1)
-        except Unreachable:
+        except (Unreachable, Refused):
             return False
         return True
 

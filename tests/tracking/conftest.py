@@ -1,0 +1,46 @@
+"""A real SQLite store, made once and copied, and a real `mlflow server` that can be stopped and started again."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from tracking_server import Server
+
+from w3ray.tracking import Tracker
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables: to make them takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    with Tracker.open(f"sqlite:///{path}", "unused", buffer_dir=path.parent / "buffer") as tracker:
+        tracker.wait_until_open()
+    return path
+
+
+@pytest.fixture
+def uri(empty_database: Path, tmp_path: Path) -> str:
+    path = tmp_path / "mlflow.db"
+    shutil.copy(empty_database, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(uri)
+
+
+@pytest.fixture(scope="session")
+def one_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests: to start it takes seconds. Each test has its own experiment."""
+    server = Server(tmp_path_factory.mktemp("server"), empty_database)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(one_server: Server) -> Server:
+    one_server.start()
+    return one_server
