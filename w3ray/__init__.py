@@ -17,7 +17,7 @@ _PUBLIC = {
     "RunError": "w3ray.errors",
 }
 
-__all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run"]  # noqa: F822
+__all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -258,7 +258,7 @@ class Train(Section):
         default=None, ge=1, description="optimiser steps between further checkpoints"
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep, beside the best")
-    best_metric: Literal["top1", "top5", "mean_class_accuracy"] = Field(
+    best_metric: Literal["top1", "top5", "mean_class_accuracy", "last"] = Field(
         default="top1", description="validation metric that chooses the best checkpoint"
     )
     log_every_steps: int = Field(

@@ -3,8 +3,8 @@
 Ray Data does the work. One row a microbatch (its item number) goes to a pool of decoder actors; each turns its row
 into one block; `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n gets items
 i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution: training,
-validations and test follow each other without a pause. It is built anew by `StreamConfig` each time Ray Train (re)starts
-its worker group, from the step and the world size of that moment.
+validations and test follow each other without a pause. `StreamConfig` builds it anew each time Ray Train (re)starts its
+worker group, from the step and the world size of that moment.
 
 A video that can not be read is never replaced by another: it is tried again, then masked out, and the reason travels
 with the batch to the failure ledger.
@@ -251,7 +251,7 @@ class StreamConfig(ray.train.DataConfig):
         steps_done: Callable[[], int],
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
-        self._build = dict(tables=tables, spec=spec, flip_map=flip_map, pool=pool)
+        self._build: dict[str, Any] = dict(tables=tables, spec=spec, flip_map=flip_map, pool=pool)
         self._schedule = schedule
         self._steps_done = steps_done
 
@@ -263,7 +263,7 @@ class StreamConfig(ray.train.DataConfig):
         worker_node_ids: Any,
         **kwargs: Any,
     ) -> list[dict[str, DataIterator]]:
-        # What Ray Train hands over in `datasets` is a placeholder: the stream depends on the world size, known only here.
+        # What Ray Train hands over in `datasets` is a placeholder: the world size is known only here.
         dataset = build_dataset(
             schedule=self._schedule.for_world_size(world_size), first_step=self._steps_done(), **self._build
         )

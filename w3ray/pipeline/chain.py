@@ -357,7 +357,6 @@ class _Chain:
         if item.store.ledger.is_file():
             run.log_artifact(item.store.ledger)
         teacher = None if item.teacher is None else self.results[item.teacher]
-        last = item.stage.name == self.recipe.stages[-1].name
         logged = run.log_model(
             item.store.model,
             metrics={f"best/{name}": value for name, value in result["metrics"].items()},

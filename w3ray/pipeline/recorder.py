@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -39,7 +40,7 @@ class Clock:
             to_first_step_s=self.first_step_s[stages[0]] - self.started_s if stages else None,
             between_stages_s={
                 later: self.first_step_s[later] - self.last_step_s[earlier]
-                for earlier, later in zip(stages, stages[1:], strict=False)
+                for earlier, later in pairwise(stages)
             },
             outside_steps_s=total_s - self.inside_steps_s,
             total_s=total_s,

@@ -33,7 +33,7 @@ def run_stage(spec: StageSpec, splits: dict[str, pa.Table], on_event: Callable[[
         on_event: called in this thread with each event of the workers, in order.
 
     Returns:
-        The outcome: `best_checkpoint` (folder name), and of the test split `test` (metrics) and `counts` (`Counts.state`).
+        The outcome: `best_checkpoint` (folder name), and of the test split `test` (metrics), `counts` (`Counts.state`).
 
     Raises:
         InputError, RunError: with the cause.

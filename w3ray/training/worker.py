@@ -152,7 +152,7 @@ class StageWorker:
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        # Buffers are averaged after each step instead: rank 0's running statistics alone would forget other ranks' clips.
+        # Buffers are averaged after each step instead: rank 0's running statistics alone forget the other ranks' clips.
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _resume(self) -> int:
@@ -386,7 +386,7 @@ class StageWorker:
         return int(count)
 
     def _all_reduce(self, tensor: Tensor) -> None:
-        """Sum over ranks, in place. Counts stay on the CPU (gloo also in GPU runs), so that no step waits for the device."""
+        """Sum over ranks, in place. Counts stay on the CPU (gloo also in GPU runs): no step waits for the device."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
 

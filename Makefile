@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test test-all lint install clean
+
+quickstart: install  ## make the environment and run the main job: teacher -> student on generated clips
+	$(BIN)/w3ray run quickstart
+
+test: lint  ## make the environment and pass the tests, all but the long ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+
+test-all: lint  ## every test
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "w3ray needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:  ## remove the environment; runs/ stays
+	rm -rf $(VENV)
