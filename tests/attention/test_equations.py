@@ -93,15 +93,20 @@ def loop_frame_mask(module: SpatioTemporalAttention, x_BTCHW: Tensor) -> Tensor:
 
 
 def loop_video_mask(module: SpatioTemporalAttention, frame_BTHW: Tensor) -> Tensor:
-    """Eq. 6."""
+    """Eq. 6: 3D convolutions, whose weights are stored as [out, in * K, K, K]."""
+    kernel = module.time1.kernel_size[0]
+    weight1, weight2 = (
+        layer.weight.detach().view(layer.out_channels, -1, kernel, kernel, kernel)
+        for layer in (module.time1, module.time2)
+    )
     mask_BTHW = torch.zeros(B, T, H, W, dtype=torch.float64)
     for b in range(B):
         hidden = [
-            loop_conv(module.time1.weight[n].detach(), module.time1.bias[n].item(), frame_BTHW[b : b + 1])
+            loop_conv(weight1[n], module.time1.bias[n].item(), frame_BTHW[b : b + 1])
             for n in range(module.time1.out_channels)
         ]
         hidden = [torch.tensor([max(0.0, v) for v in plane.flatten().tolist()]).view(T, H, W) for plane in hidden]
-        scores = loop_conv(module.time2.weight[0].detach(), module.time2.bias[0].item(), torch.stack(hidden).double())
+        scores = loop_conv(weight2[0], module.time2.bias[0].item(), torch.stack(hidden).double())
         mask_BTHW[b] = torch.tensor([sigmoid(v) for v in scores.flatten().tolist()]).view(T, H, W)
     return mask_BTHW
 
@@ -127,7 +132,7 @@ def test_equation_5_frame_mask(spatial_kernel: int) -> None:
     torch.testing.assert_close(module(clips()), loop_frame_mask(module, clips()))
 
 
-@pytest.mark.parametrize(("temporal_kernel", "hidden"), [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize(("temporal_kernel", "hidden"), [(3, 1), (3, 2), (1, 1), (5, 2)])
 def test_equation_6_mask_over_time(temporal_kernel: int, hidden: int) -> None:
     config = W3Config(spatial_kernel=3, temporal_kernel=temporal_kernel, hidden=hidden)
     module = random_weights(SpatioTemporalAttention(config))

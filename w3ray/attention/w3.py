@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from w3ray.attention._common import AttentionOutput, Placement
 from w3ray.attention.gating import apply_gate, mean_max
@@ -106,6 +107,26 @@ class ChannelTemporalAttention(nn.Module):
         return gate_BCT.transpose(1, 2)
 
 
+class FrameWindowConv(nn.Conv2d):
+    """A 3D convolution with a cubic kernel and zero borders, as a 2D one over windows of K frames.
+
+    The same numbers as `nn.Conv3d`, whose backward pass is slow on a CPU for so few channels, and whose
+    five-dimensional weight makes `model.to(memory_format=torch.channels_last)` fail. The weight is
+    [out, in * K, K, K], a view of Conv3d's [out, in, K, K, K].
+    """
+
+    def __init__(self, num_in: int, num_out: int, kernel: int) -> None:
+        super().__init__(num_in * kernel, num_out, kernel, padding=kernel // 2)
+
+    def forward(self, x_BTMHW: Tensor) -> Tensor:
+        """[B, T, in, H, W] -> [B, T, out, H, W]."""
+        kernel, num_frames = self.kernel_size[0], x_BTMHW.shape[1]
+        padded = F.pad(x_BTMHW, (0, 0, 0, 0, 0, 0, kernel // 2, kernel // 2))
+        window_BTMKHW = torch.stack([padded[:, k : k + num_frames] for k in range(kernel)], dim=3)
+        out_NMHW = super().forward(window_BTMKHW.flatten(2, 3).flatten(0, 1))
+        return out_NMHW.unflatten(0, x_BTMHW.shape[:2])
+
+
 class SpatioTemporalAttention(nn.Module):
     """M^s (Eq. 5-6): where to look when."""
 
@@ -115,8 +136,8 @@ class SpatioTemporalAttention(nn.Module):
         self.temporal = config.temporal
         if config.temporal:
             kernel = config.temporal_kernel
-            self.time1 = nn.Conv3d(1, config.hidden, kernel, padding=kernel // 2)
-            self.time2 = nn.Conv3d(config.hidden, 1, kernel, padding=kernel // 2)
+            self.time1 = FrameWindowConv(1, config.hidden, kernel)
+            self.time2 = FrameWindowConv(config.hidden, 1, kernel)
         if config.identity_start:
             self._start_near_identity()
 
@@ -130,11 +151,10 @@ class SpatioTemporalAttention(nn.Module):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """[B, T, C, H, W] -> mask [B, T, H, W] in (0, 1)."""
         pooled_BT2HW = torch.cat(mean_max(x_BTCHW, (2,)), dim=2)
-        frame_N1HW = self.frame(pooled_BT2HW.flatten(0, 1)).sigmoid()
-        frame_BTHW = frame_N1HW.squeeze(1).unflatten(0, pooled_BT2HW.shape[:2])
+        frame_BT1HW = self.frame(pooled_BT2HW.flatten(0, 1)).sigmoid().unflatten(0, pooled_BT2HW.shape[:2])
         if not self.temporal:
-            return frame_BTHW
-        return self.time2(torch.relu(self.time1(frame_BTHW.unsqueeze(1)))).sigmoid().squeeze(1)
+            return frame_BT1HW.squeeze(2)
+        return self.time2(torch.relu(self.time1(frame_BT1HW))).sigmoid().squeeze(2)
 
 
 class W3(nn.Module):
@@ -180,20 +200,21 @@ class W3(nn.Module):
 
 
 @torch.no_grad()
-def _start_as_copy(layer: nn.Conv1d | nn.Conv3d) -> None:
+def _start_as_copy(layer: nn.Conv1d | FrameWindowConv) -> None:
     """Let a temporal layer start as a copy of its (positive) input, so that no unit starts behind a dead ReLU."""
     layer.weight.mul_(SMALL)
     assert layer.bias is not None
     layer.bias.zero_()
+    kernel = layer.kernel_size[0]
+    num_taps = kernel if isinstance(layer, nn.Conv1d) else kernel**3
+    taps = layer.weight.view(layer.out_channels, -1, num_taps)
     output = torch.arange(layer.out_channels, device=layer.weight.device)
     # Depthwise weights hold one input each; a hidden width above one repeats the single input.
-    source = output % layer.weight.shape[1]
-    taps = layer.weight.flatten(start_dim=2)
-    taps[output, source, taps.shape[2] // 2] += 1.0  # kernels are odd: the middle tap is the centre
+    taps[output, output % taps.shape[1], num_taps // 2] += 1.0  # kernels are odd: the middle tap is the centre
 
 
 @torch.no_grad()
-def _start_open(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, bias: float = IDENTITY_BIAS) -> None:
+def _start_open(layer: nn.Linear | nn.Conv1d | nn.Conv2d, bias: float = IDENTITY_BIAS) -> None:
     """Let a gate's last layer start nearly open, with small weights."""
     layer.weight.mul_(SMALL)
     assert layer.bias is not None
