@@ -44,13 +44,13 @@ FloatArray = npt.NDArray[np.float32]
 class Difficulty:
     """How hard the motion is to see."""
 
-    num_distractors: int = 3
+    num_distractors: int = 2
     """Grey things that move at random."""
-    noise: float = 0.03
+    noise: float = 0.02
     """Standard deviation of the noise of each pixel and frame, share of full scale."""
-    background: float = 0.25
+    background: float = 0.12
     """Contrast of the moving background, share of full scale."""
-    cycles: tuple[float, float] = (0.9, 1.5)
+    cycles: tuple[float, float] = (0.6, 1.0)
     """How often the action happens in a clip: least and most."""
 
 
@@ -66,7 +66,7 @@ class Scene:
     centre_T2: FloatArray
     """Where the acting thing is (x, y), drifting slowly."""
     angle: float
-    """A direction drawn at random, radians."""
+    """A direction near the horizontal, radians."""
 
     def offsets(self, centre_T2: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Distance of every pixel from a centre, on a picture whose borders meet: x [T, 1, S] and y [T, S, 1]."""
@@ -92,27 +92,27 @@ class Scene:
 
 def _move(scene: Scene) -> FloatArray:
     """A disc travels to the right, round and round."""
-    return scene.disc(scene.centre_T2 + scene.lap_T[:, None] * np.array([1, 0], np.float32), 0.14)
+    return scene.disc(scene.centre_T2 + scene.lap_T[:, None] * np.array([1, 0], np.float32), 0.18)
 
 
 def _open(scene: Scene) -> FloatArray:
     """An iris opens: a disc whose hole grows."""
     x_T1S, y_TS1 = scene.offsets(scene.centre_T2)
     distance_TSS = np.sqrt(x_T1S**2 + y_TS1**2)
-    hole_T11 = 0.21 * scene.progress_T[:, None, None]
-    return scene.cover(np.minimum(np.float32(0.26) - distance_TSS, distance_TSS - hole_T11))
+    hole_T11 = 0.28 * scene.progress_T[:, None, None]
+    return scene.cover(np.minimum(np.float32(0.34) - distance_TSS, distance_TSS - hole_T11))
 
 
 def _join(scene: Scene) -> FloatArray:
-    """Two discs on a line of any direction are put next to each other."""
+    """Two discs on a nearly level line are put next to each other."""
     direction_2 = np.array([np.cos(scene.angle), np.sin(scene.angle)], np.float32)
-    apart_T2 = (0.11 + 0.2 * (1 - scene.progress_T))[:, None] * direction_2
-    return np.maximum(scene.disc(scene.centre_T2 + apart_T2, 0.1), scene.disc(scene.centre_T2 - apart_T2, 0.1))
+    apart_T2 = (0.14 + 0.21 * (1 - scene.progress_T))[:, None] * direction_2
+    return np.maximum(scene.disc(scene.centre_T2 + apart_T2, 0.14), scene.disc(scene.centre_T2 - apart_T2, 0.14))
 
 
 def _appear(scene: Scene) -> FloatArray:
     """A square appears out of nothing, by opacity."""
-    return scene.box(scene.centre_T2, 0.18) * scene.progress_T[:, None, None]
+    return scene.box(scene.centre_T2, 0.24) * scene.progress_T[:, None, None]
 
 
 ACTIONS: dict[tuple[str, str], Callable[[Scene], FloatArray]] = {
@@ -162,10 +162,10 @@ def _draw_scene(rng: np.random.Generator, num_frames: int, side: int, difficulty
     time_T = np.linspace(0, 1, num_frames, dtype=np.float32)
     lap_T = (np.float32(rng.uniform()) + np.float32(rng.uniform(*difficulty.cycles)) * time_T) % 1
     # A rest at both ends of the action, equally long, so that backwards is the same process mirrored.
-    progress_T = np.clip((lap_T - 0.1) / 0.8, 0, 1)
+    progress_T = np.clip((lap_T - 0.05) / 0.9, 0, 1)
     # Not at the border, where a crop of training may cut the action off.
-    centre_T2 = _drift(rng, num_frames, speed=0.15, margin=0.3)
-    return Scene(side, progress_T, lap_T, centre_T2, float(rng.uniform(0, np.pi)))
+    centre_T2 = _drift(rng, num_frames, speed=0.15, margin=0.38)
+    return Scene(side, progress_T, lap_T, centre_T2, float(rng.uniform(-0.4, 0.4)))
 
 
 def _drift(rng: np.random.Generator, num_frames: int, speed: float, margin: float = 0.0) -> FloatArray:
