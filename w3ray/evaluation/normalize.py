@@ -1,6 +1,7 @@
 """How do decoded frames become what a network reads? The same way in training, evaluation and the served model."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,6 +32,15 @@ def normalize_clips(
     if not len(mean) == len(std) == clips_u8_BTHWC.shape[-1]:
         raise ValueError(f"clips have {clips_u8_BTHWC.shape[-1]} channels, mean {len(mean)} and std {len(std)} values")
     # (x / 255 - mean) / std as one multiplication and one addition: the frames are read and written once each.
-    scale_C = torch.tensor([1.0 / (255.0 * s) for s in std], dtype=dtype, device=clips_u8_BTHWC.device)
-    shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=scale_C.device)
+    scale_C, shift_C = _scale_and_shift(tuple(mean), tuple(std), dtype, clips_u8_BTHWC.device)
     return clips_u8_BTHWC.to(dtype).mul_(scale_C).add_(shift_C).permute(0, 1, 4, 2, 3)
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kept, because making them on a GPU each time would wait for it."""
+    scale_C = torch.tensor([1.0 / (255.0 * s) for s in std], dtype=dtype, device=device)
+    shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=device)
+    return scale_C, shift_C
