@@ -91,7 +91,7 @@ def check_chain(uri: str, tmp_path: Path) -> None:
     assert logged.source_run_id == student_run.run_id
     assert client.get_logged_model(str(grandchild.model_id)).tags["w3ray.teacher_model_id"] == student.model_id
     run = client.get_run(str(student_run.run_id))
-    assert [link.model_id for link in run.inputs.model_inputs] == [teacher.model_id, student.model_id]
+    assert {link.model_id for link in run.inputs.model_inputs} == {teacher.model_id, student.model_id}
     assert {link.model_id for link in run.outputs.model_outputs} == {student.model_id, grandchild.model_id}
     (metric,) = client.get_logged_model(str(teacher.model_id)).metrics
     assert (metric.key, metric.value, metric.step) == ("best/top1", 0.5, 10)
