@@ -31,7 +31,7 @@ import pyarrow as pa
 from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 
-SYNTHETIC_VERSION = 1
+SYNTHETIC_VERSION = 2
 """Raised whenever the same arguments would give other videos."""
 
 NUM_ACTORS = 10
@@ -203,7 +203,7 @@ def _paint(picture_CTSS: FloatArray, cover_TSS: FloatArray, colour_3: npt.NDArra
 
 
 def write_video(
-    path: Path, frames_TSSC: npt.NDArray[np.uint8], fps: int, *, quantiser: int = 24, gop_frames: int = 1
+    path: Path, frames_TSSC: npt.NDArray[np.uint8], fps: int, *, quantiser: int = 28, gop_frames: int = 1
 ) -> None:
     """Write frames uint8 [T, H, W, 3] as an H.264 file (even sides).
 
