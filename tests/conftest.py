@@ -1,6 +1,7 @@
 """Fixtures that every part's tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,26 @@ def real_data() -> Path:
             raise FileNotFoundError(f"W3RAY_REAL_DATA={configured}: no such folder")
         pytest.skip(f"real videos are absent: put them at {folder} or set W3RAY_REAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray of two CPUs for all tests of a session: starting one costs seconds."""
+    import ray
+
+    from w3ray.cluster.connect import connect, disconnect
+
+    assert not ray.is_initialized(), "another test left a Ray instance behind"
+    connect(None, num_cpus=2)
+    yield
+    disconnect()
+
+
+@pytest.fixture(scope="session")
+def motion_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set: 24 training, 16 validation and 8 test clips of 8 classes."""
+    from w3ray.data.synthetic import write_motion_dataset
+
+    root = tmp_path_factory.mktemp("motion")
+    write_motion_dataset(root / "set", clips=24, val_clips=16, test_clips=8, size=64)
+    return root / "set" / "manifest.parquet"

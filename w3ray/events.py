@@ -76,8 +76,6 @@ class Validated:
     step: int
     epoch: int
     metrics: dict[str, float]
-    best: bool = False
-    """It is the best of this stage so far."""
     split: Literal["val", "test"] = "val"
     time_s: float = 0.0
     """When it ended, seconds since the epoch of the system clock."""

@@ -264,6 +264,9 @@ class Train(Section):
     log_every_steps: int = Field(
         default=5, ge=1, description="optimiser steps between two points of the training curves"
     )
+    log_samples: bool = Field(
+        default=False, description="write samples-<rank>.jsonl in the stage's folder: what each microbatch held"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -84,9 +84,7 @@ def test_a_step_holds_the_same_samples_in_the_same_order_for_any_world_size(sche
 
     mine = steps(schedule)
     assert mine == steps(schedule.for_world_size(other_world_size))
-    assert {k: len(v) for k, v in mine.items()} == {
-        k: schedule.valid_clips(k) for k in range(schedule.total_steps)
-    }
+    assert {k: len(v) for k, v in mine.items()} == {k: schedule.valid_clips(k) for k in range(schedule.total_steps)}
 
 
 @given(schedules)

@@ -89,9 +89,7 @@ def reference_state(backbone: str, every: int = 1) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize(
-    ("backbone", "every"), [("resnet18", 1), ("resnet50", 1), ("resnet101", 2)]
-)
+@pytest.mark.parametrize(("backbone", "every"), [("resnet18", 1), ("resnet50", 1), ("resnet101", 2)])
 def test_published_tsm_gives_the_same_scores(tmp_path: Path, backbone: str, every: int) -> None:
     state = reference_state(backbone, every)
     path = tmp_path / "tsm.pth.tar"

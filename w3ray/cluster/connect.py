@@ -10,12 +10,13 @@ from w3ray.errors import InputError
 _CONNECT_TIMEOUT_S = 5.0
 
 
-def connect(address: str | None = None) -> dict[str, float]:
+def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[str, float]:
     """Joins the cluster at `address`, or starts one on this machine; returns its CPUs and GPUs.
 
     Args:
         address: `host:port`, `auto`, or `ray://host:port`; None starts a local cluster that ends with the process.
             A process that is connected already stays where it is.
+        num_cpus: of a local cluster; None takes the machine's.
 
     Raises:
         InputError: nothing answers at `address`.
@@ -26,7 +27,7 @@ def connect(address: str | None = None) -> dict[str, float]:
     if not ray.is_initialized():
         options = dict(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
         if address is None:
-            ray.init(address="local", **options)
+            ray.init(address="local", num_cpus=num_cpus, **options)
         else:
             _check_reachable(address)
             try:

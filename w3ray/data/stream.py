@@ -209,8 +209,7 @@ def build_dataset(
     """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order."""
     dataset = ray.data.read_datasource(
         ItemNumbers(schedule.first_item(first_step), schedule.total_items),
-        override_num_blocks=-1,
-        ray_remote_args={"num_cpus": _READ_CPUS},
+        num_cpus=_READ_CPUS,
     )
     context = dataset.context
     # A block is cut off at this many bytes, but never inside a row: so each block is exactly one microbatch, which is

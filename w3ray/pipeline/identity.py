@@ -14,7 +14,13 @@ from w3ray.models import MODEL_VERSION
 from w3ray.recipe import ResolvedStage
 from w3ray.training.version import TRAINING_VERSION
 
-_NOT_DETERMINING = {"log_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs", "keep_checkpoints"}
+_NOT_DETERMINING = {
+    "log_every_steps",
+    "log_samples",
+    "checkpoint_every_steps",
+    "checkpoint_every_epochs",
+    "keep_checkpoints",
+}
 
 
 def stage_determinants(

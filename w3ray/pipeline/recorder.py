@@ -39,8 +39,7 @@ class Clock:
         return Overhead(
             to_first_step_s=self.first_step_s[stages[0]] - self.started_s if stages else None,
             between_stages_s={
-                later: self.first_step_s[later] - self.last_step_s[earlier]
-                for earlier, later in pairwise(stages)
+                later: self.first_step_s[later] - self.last_step_s[earlier] for earlier, later in pairwise(stages)
             },
             outside_steps_s=total_s - self.inside_steps_s,
             total_s=total_s,

@@ -5,6 +5,7 @@ validates, saves checkpoints, and at the end scores the best checkpoint on the t
 depends on the schedule and the seed alone, never on timing.
 """
 
+import json
 import math
 import tempfile
 import time
@@ -198,7 +199,24 @@ class StageWorker:
         self.next_number += self.world_size
         if kind == "train":
             self.times.data_wait_s += time.perf_counter() - started
+        if self.stage.train.log_samples:
+            self._log_samples(microbatch)
         return microbatch
+
+    def _log_samples(self, microbatch: Microbatch) -> None:
+        """Steps that are done again after a restart are written again: of two lines of an item the later one counts."""
+        row = {
+            "item": microbatch.number,
+            "kind": microbatch.kind,
+            "epoch": microbatch.epoch,
+            "step": microbatch.step,
+            "slot": microbatch.slot,
+            "positions": microbatch.positions.tolist(),
+            "samples": microbatch.samples.tolist(),
+            "valid": microbatch.valid.tolist(),
+        }
+        with (self.stage.directory / f"samples-{self.rank}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     def _train_step(self, step: int) -> None:
         normalizer = float(self.schedule.valid_clips(step))
@@ -222,7 +240,8 @@ class StageWorker:
         result = self.step.update(lr)
         average_buffers(self.model)
         self.times.clips += int(normalizer)
-        if (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0:
+        due = (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0
+        if due or self._checkpoint_due(step + 1):  # a step that diverged must not reach a checkpoint
             self._report_step(step, lr, result.loss_sums, result.correct, result.grad_norm, normalizer)
 
     def _lr(self, step: int) -> float:

@@ -1,0 +1,55 @@
+"""The resource plan: fits, leaves CPUs for reading, or is refused with the numbers."""
+
+import pytest
+
+from w3ray.cluster.plan import READ_CPUS, plan_resources
+from w3ray.errors import InputError
+
+
+def plan(cpus, gpus=0, workers=1, use_gpu="auto", decoders="auto", cpus_per_worker=None):
+    return plan_resources(
+        cluster_cpus=cpus,
+        cluster_gpus=gpus,
+        workers=workers,
+        use_gpu=use_gpu,
+        decoders=decoders,
+        cpus_per_worker=cpus_per_worker,
+    )
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 16, 64, 256])
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_what_is_planned_fits_and_leaves_reading_its_share(cpus, workers, gpus):
+    if workers > cpus:
+        with pytest.raises(InputError, match=f"{workers} workers need {workers} CPUs, but the cluster has {cpus}"):
+            plan(cpus, gpus, workers)
+        return
+    p = plan(cpus, gpus, workers)
+    used = p.workers * p.worker_cpus + p.decoders * p.decoder_cpus
+    assert used <= cpus - READ_CPUS + 1e-9
+    assert p.decoders >= 1
+    assert p.worker_gpus == (1.0 if gpus else 0.0)
+    for share in (p.worker_cpus, p.decoder_cpus):
+        assert share < 1 or share == int(share), "Ray takes fractions below one CPU and whole numbers above"
+    assert p.trainer_threads == max(1, cpus // workers)
+
+
+def test_trainers_on_gpus_leave_the_cpus_to_decoders():
+    p = plan(16, 4, 4)
+    assert (p.worker_cpus, p.decoders, p.decoder_cpus) == (1.0, 11, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(cpus=2, workers=3), "3 workers need 3 CPUs, but the cluster has 2"),
+        (dict(cpus=8, gpus=1, workers=2, use_gpu=True), "2 workers need 2 GPUs, but the cluster has 1"),
+        (dict(cpus=2, workers=1, cpus_per_worker=2.0), "do not fit the cluster's 2 CPUs"),
+        (dict(cpus=4, workers=2, cpus_per_worker=2.0), "do not fit the cluster's 4 CPUs"),
+        (dict(cpus=2, workers=1, decoders=40), "do not fit the cluster's 2 CPUs"),
+    ],
+)
+def test_errors_hold_the_numbers(arguments, message):
+    with pytest.raises(InputError, match=message):
+        plan(**arguments)

@@ -1,0 +1,126 @@
+"""The stream on a real Ray: every item once, in order, for any number of consumers, from any step."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+
+from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.manifest import read_manifest
+from w3ray.data.schedule import PADDING, Schedule
+from w3ray.data.stream import ClipTables, DecoderPool, MicrobatchDecoder, build_dataset, read_microbatches
+
+SPEC = ClipSpec(num_frames=4, size=32)
+SCHEDULE = Schedule(
+    num_train=24, num_val=16, num_test=8, batch_size=10, microbatch_size=3, epochs=2, validate_every_epochs=1, seed=5,
+    world_size=1,
+)  # fmt: skip
+POOL = DecoderPool(size=1, cpus=0.5, trainer_cpus=1.0, trainer_gpus=0.0)
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+def tables_of(manifest, **changed_uris):
+    tables = {}
+    for kind in ("train", "val", "test"):
+        rows = manifest.split(kind).to_pylist()
+        for row in rows:
+            row["uri"] = changed_uris.get(row["clip_id"], manifest.resolve(row["uri"]))
+        tables[kind] = ray.put(manifest.split(kind).schema.empty_table().from_pylist(rows))
+    return ClipTables(**tables)
+
+
+@ray.remote(num_cpus=0)
+def consume(shard):
+    # Copies: a block's memory belongs to the stream.
+    return [replace(m, clips=m.clips.copy(), samples=m.samples.copy()) for m in read_microbatches(shard)]
+
+
+def read_all(tables, world_size, first_step=0):
+    dataset = build_dataset(
+        schedule=SCHEDULE.for_world_size(world_size), tables=tables, spec=SPEC, flip_map={}, pool=POOL,
+        first_step=first_step,
+    )  # fmt: skip
+    return ray.get([consume.remote(shard) for shard in dataset.streaming_split(world_size, equal=False)], timeout=120)
+
+
+@pytest.fixture(scope="module")
+def manifest(motion_manifest):
+    return read_manifest(motion_manifest)
+
+
+@pytest.fixture(scope="module")
+def tables(ray_session, manifest):
+    return tables_of(manifest)
+
+
+@pytest.fixture(scope="module")
+def alone(tables):
+    return read_all(tables, 1)[0]
+
+
+def content(microbatches):
+    """(kind, epoch, place in the epoch's order) -> pixels of every clip, whatever the microbatch it came in."""
+    return {
+        (m.kind, m.epoch, int(position)): m.clips[place]
+        for m in microbatches
+        for place, position in enumerate(m.positions)
+        if position != PADDING
+    }
+
+
+def test_one_consumer_gets_every_item_in_order(alone):
+    assert [m.number for m in alone] == list(range(SCHEDULE.total_items))
+    for m in alone:
+        item = SCHEDULE.item(m.number)
+        assert (m.kind, m.epoch, m.step, m.slot) == (item.kind, item.epoch, item.step, item.slot)
+        assert np.array_equal(m.samples, item.samples)
+        assert np.array_equal(m.valid, item.samples != PADDING)
+        assert m.clips.shape == (3, 4, 32, 32, 3)
+
+
+def test_pixels_are_those_of_load_clip(alone, manifest):
+    for m in (alone[0], alone[-1]):
+        place = int(np.flatnonzero(m.valid)[0])
+        row = manifest.split(m.kind).to_pylist()[int(m.samples[place])]
+        rng = SCHEDULE.augmentation_generator(m.epoch, int(m.positions[place])) if m.kind == "train" else None
+        clip, label = load_clip(
+            manifest.resolve(row["uri"]), label=row["label"], spec=SPEC, rng=rng, reversed=row["reversed"]
+        )
+        assert np.array_equal(m.clips[place], clip)
+        assert m.labels[place] == label
+
+
+def test_two_consumers_share_the_same_samples_and_pixels(alone, tables):
+    shards = read_all(tables, 2)
+    for rank, shard in enumerate(shards):
+        assert [m.number for m in shard] == list(range(rank, SCHEDULE.for_world_size(2).total_items, 2))
+    together, one = content([m for shard in shards for m in shard]), content(alone)
+    assert together.keys() == one.keys()
+    assert all(np.array_equal(together[key], one[key]) for key in one)
+
+
+def test_resume_in_the_middle_of_an_epoch_gives_the_rest(alone, tables):
+    rest = read_all(tables, 1, first_step=4)[0]
+    first = SCHEDULE.first_item(4)
+    assert [m.number for m in rest] == list(range(first, SCHEDULE.total_items))
+    for again, before in zip(rest, alone[first:], strict=True):
+        assert np.array_equal(again.clips, before.clips)
+
+
+def test_an_unreadable_clip_is_masked_and_named(manifest, tmp_path):
+    broken = manifest.split("val").to_pylist()[5]
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    decoder = MicrobatchDecoder(SCHEDULE, tables_of(manifest, **{broken["clip_id"]: str(empty)}), SPEC, {})
+    hit = [m for m in map(decoder.decode, range(SCHEDULE.total_items)) if m.failures]
+    assert [m.kind for m in hit] == ["val"] * SCHEDULE.epochs
+    for m in hit:
+        assert m.valid.sum() == (m.samples != PADDING).sum() - 1
+        place = int(np.flatnonzero(m.samples == 5)[0])
+        assert not m.valid[place]
+        assert not m.clips[place].any()
+        (failure,) = m.failures
+        assert (failure.split, failure.clip_id, failure.uri) == ("val", broken["clip_id"], str(empty))
+        assert "empty" in failure.reason or "zero" in failure.reason or "0 bytes" in failure.reason

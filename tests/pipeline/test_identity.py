@@ -1,0 +1,69 @@
+"""Same work, same identity; and what differs is named."""
+
+import pytest
+
+from w3ray.pipeline.identity import difference, identity_of, stage_determinants
+from w3ray.recipe import Recipe
+
+BASE = {
+    "name": "x",
+    "data": {"synthetic": {"clips": 16}},
+    "model": {"backbone": "resnet_small"},
+    "train": {"epochs": 2, "batch_size": 8},
+    "stages": [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}],
+}
+
+
+def identities(**changes):
+    recipe = Recipe.model_validate({**BASE, **changes})
+    teacher = None
+    out = []
+    for stage in recipe.resolved_stages():
+        teacher = identity_of(stage_determinants(stage, seed=recipe.seed, data={"m": 1}, teacher_identity=teacher))
+        out.append(teacher)
+    return out
+
+
+def test_the_same_recipe_has_the_same_identities():
+    assert identities() == identities()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"storage": "elsewhere"},
+        {"name": "y"},
+        {"resources": {"workers": 2, "decoders": 3}},
+        {"tracking": {"enabled": False}},
+        {"train": {**BASE["train"], "log_every_steps": 1, "keep_checkpoints": 5, "checkpoint_every_steps": 3}},
+    ],
+)
+def test_where_and_how_it_runs_does_not_matter(change):
+    assert identities(**change) == identities()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {**BASE["train"], "epochs": 3}},
+        {"train": {**BASE["train"], "microbatch_size": 4}},
+        {"model": {"backbone": "resnet_small", "attention": None}},
+        {"seed": 1},
+    ],
+)
+def test_what_decides_the_result_changes_both_stages(change):
+    for old, new in zip(identities(), identities(**change), strict=True):
+        assert old != new
+
+
+def test_a_change_of_the_student_keeps_its_teacher():
+    stages = [BASE["stages"][0], {**BASE["stages"][1], "loss_weights": {"mfr": 0.7}}]
+    old, new = identities(), identities(stages=stages)
+    assert old[0] == new[0]
+    assert old[1] != new[1]
+
+
+def test_difference_names_what_changed():
+    old = {"train": {"epochs": 10, "lr": 0.1}, "seed": 0}
+    new = {"train": {"epochs": 3, "lr": 0.1}, "seed": 0, "teacher": "t"}
+    assert difference(old, new) == ["teacher: absent -> t", "train.epochs: 10 -> 3"]
