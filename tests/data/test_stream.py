@@ -8,8 +8,9 @@ import ray
 
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
+from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
-from w3ray.data.stream import ClipTables, DecoderPool, MicrobatchDecoder, build_dataset, read_microbatches
+from w3ray.data.stream import DecoderPool, build_dataset, read_microbatches
 
 SPEC = ClipSpec(num_frames=4, size=32)
 SCHEDULE = Schedule(

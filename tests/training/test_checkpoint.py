@@ -13,16 +13,13 @@ from training_parts import batch, run_microbatches, small_model, training_step
 from w3ray.errors import InputError
 from w3ray.models import build_model
 from w3ray.training.checkpoint import (
-    CheckpointError,
     load_checkpoint,
-    newest_valid_checkpoint,
-    read_index,
     save_checkpoint,
     take_snapshot,
     unwrap_model,
-    verify_checkpoint,
     write_snapshot,
 )
+from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, read_index, verify_checkpoint
 from w3ray.training.step import TrainingStep
 
 META = {"step": 3, "epoch": 1, "metrics": {"top1": 0.1 + 0.2}, "run_id": "abc"}

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional as F
 
 Frames = npt.NDArray[np.uint8]
 
@@ -78,6 +76,10 @@ def crop_and_resize(frames_THWC: Frames, box: Box, size: int, *, mirror: bool = 
 
     Args: uint8 [T, H, W, 3]. Returns: a new contiguous uint8 array [T, S, S, 3].
     """
+    # Imported here: processes that only name a clip's settings (driver, coordinator) start seconds earlier.
+    import torch
+    from torch.nn import functional as F
+
     box_THWC = frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if (box.height, box.width) == (size, size):
         square_TSSC = box_THWC

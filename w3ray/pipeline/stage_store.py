@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
-from w3ray.training.checkpoint import CheckpointError, newest_valid_checkpoint, read_index
+from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
 

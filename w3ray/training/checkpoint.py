@@ -7,9 +7,8 @@ and holds the size and SHA-256 of the others. No pickle anywhere. The folder app
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,17 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from w3ray.errors import InputError
-
-FORMAT_VERSION = 1
-MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-INDEX_FILE = "checkpoint.json"
-_STEP_FOLDER = re.compile(r"step_(\d+)")
-
-
-class CheckpointError(InputError):
-    """A checkpoint that can not be used: damaged, or of another architecture."""
+from w3ray.training.checkpoint_files import (
+    FORMAT_VERSION,
+    INDEX_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    CheckpointError,
+    file_entry,
+    verify_checkpoint,
+)
 
 
 class Stateful(Protocol):
@@ -122,7 +119,7 @@ def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
     try:
         save_file(snapshot.model, partial / MODEL_FILE)
         save_file(snapshot.optimizer, partial / OPTIMIZER_FILE)
-        files = {name: _file_entry(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        files = {name: file_entry(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
         index = {
             "format_version": FORMAT_VERSION,
             "files": files,
@@ -160,11 +157,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _file_entry(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
 def save_checkpoint(
     directory: str | Path,
     *,
@@ -176,47 +168,6 @@ def save_checkpoint(
     """`take_snapshot` and `write_snapshot` in one call."""
     snapshot = take_snapshot(model, optimizer=optimizer, step_state=step_state, meta=meta)
     return write_snapshot(snapshot, directory)
-
-
-def read_index(directory: str | Path) -> dict[str, Any]:
-    """The checked content of `checkpoint.json`; its `meta` is what was given when saving.
-
-    Raises:
-        CheckpointError: absent, damaged, or written by a newer format.
-    """
-    path = Path(directory) / INDEX_FILE
-    try:
-        text, seal = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory}: no readable {INDEX_FILE} ({error}); use another checkpoint") from error
-    if hashlib.sha256(text.encode()).hexdigest() != seal:
-        raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
-    index: dict[str, Any] = json.loads(text)
-    if index["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {index['format_version']}, this version of w3ray reads {FORMAT_VERSION}"
-        )
-    return index
-
-
-def verify_checkpoint(directory: str | Path) -> dict[str, Any]:
-    """Check every file against its size and checksum; returns the index.
-
-    Raises:
-        CheckpointError: names the file and what is wrong with it.
-    """
-    index = read_index(directory)
-    for name, expected in index["files"].items():
-        path = Path(directory) / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing; use another checkpoint")
-        if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(
-                f"{path}: damaged, {path.stat().st_size} bytes instead of {expected['bytes']}; use another checkpoint"
-            )
-        if _file_entry(path)["sha256"] != expected["sha256"]:
-            raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
-    return index
 
 
 def load_checkpoint(
@@ -300,29 +251,3 @@ def _fitting_optimizer_state(
     order = [name for group in wanted for name in group]
     state = {position: by_name[name] for position, name in enumerate(order) if name in by_name}
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-
-
-def newest_valid_checkpoint(
-    parent: str | Path,
-    on_damaged: Callable[[Path, str], None] | None = None,
-    *,
-    among: Iterable[Path] | None = None,
-) -> Path | None:
-    """The newest whole checkpoint among the `step_<number>` folders of `parent`, None if there is none.
-
-    Damaged ones on the way are reported to `on_damaged(folder, reason)`, newest first, and left where they are.
-    `among` looks at these folders only.
-    """
-    parent = Path(parent)
-    if among is None:
-        among = parent.iterdir() if parent.is_dir() else ()
-    numbered = [(int(match[1]), path) for path in among if (match := _STEP_FOLDER.fullmatch(path.name))]
-    for _, path in sorted(numbered, reverse=True):
-        try:
-            verify_checkpoint(path)
-        except CheckpointError as error:
-            if on_damaged is not None:
-                on_damaged(path, str(error))
-        else:
-            return path
-    return None

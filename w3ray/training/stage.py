@@ -7,15 +7,18 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.exceptions
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from w3ray.data.stream import STREAM_NAME, ClipTables, DecoderPool, StreamConfig
+from w3ray.data.microbatch import ClipTables
+from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig
 from w3ray.errors import InputError, RunError
+from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
+from w3ray.training.faults import StopAtBugs, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.training.worker import run_worker, steps_done
+from w3ray.training.worker import run_worker
 
 _POLL_S = 0.2
 _MAX_FAILURES = 3
@@ -85,47 +88,12 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
                 checkpoint_score_order="max",
             ),
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            callbacks=[_StopAtBugs()],
+            callbacks=[StopAtBugs()],
         ),
         datasets={STREAM_NAME: _nothing},
         dataset_config=stream,
         torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0]),
     )
-
-
-class _StopAtBugs(UserCallback):
-    """Ends the stage at an exception that another start of the workers would meet again, instead of retrying it."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for rank, error in worker_exceptions.items():
-            if isinstance(_original(error), _BUGS):
-                raise RunError(f"worker {rank}: {_last_line(error)}")
-
-
-_BUGS = (
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
-
-
-def _original(error: BaseException) -> BaseException:
-    """What the worker itself raised, inside Ray's wrappers."""
-    for name in ("_base_exc", "cause"):
-        inner = getattr(error, name, None)
-        if isinstance(inner, BaseException):
-            return _original(inner)
-    return error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _nothing() -> None:
@@ -159,6 +127,6 @@ def _cause(error: BaseException) -> str:
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
     if failures:
         rank = min(failures)
-        return f"worker {rank}: {_last_line(failures[rank])}"
+        return f"worker {rank}: {last_line(failures[rank])}"
     controller_failure = getattr(error, "controller_failure", None)
-    return _last_line(controller_failure if isinstance(controller_failure, BaseException) else error)
+    return last_line(controller_failure if isinstance(controller_failure, BaseException) else error)

@@ -24,22 +24,17 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from w3ray.data.microbatch import ClipFailure, Microbatch
 from w3ray.data.schedule import Kind
-from w3ray.data.stream import STREAM_NAME, ClipFailure, Microbatch, read_microbatches
+from w3ray.data.stream import STREAM_NAME, read_microbatches
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.metrics import Counts
 from w3ray.events import CheckpointSaved, ClipsFailed, StepDone, Validated, Warned
 from w3ray.models import build_model
 from w3ray.models.bundle import load_model
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
-from w3ray.training.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    newest_valid_checkpoint,
-    read_index,
-    save_checkpoint,
-    verify_checkpoint,
-)
+from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
+from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, verify_checkpoint
 from w3ray.training.event_channel import EventSender
 from w3ray.training.lr_schedule import lr_factor
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
@@ -63,12 +58,6 @@ def run_worker(config: Mapping[str, Any]) -> dict[str, Any]:
         return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
     finally:
         events.flush()
-
-
-def steps_done(checkpoints: Path) -> int:
-    """The optimiser step at which a stage goes on: that of its newest good checkpoint, or 0."""
-    newest = newest_valid_checkpoint(checkpoints)
-    return 0 if newest is None else int(read_index(newest)["meta"]["step"])
 
 
 def best_checkpoint(checkpoints: Path, metric: str) -> Path | None:

@@ -1,0 +1,138 @@
+"""What does one item of the stream become? The microbatch, and the decoder that makes it.
+
+A video that can not be read is never replaced by another: it is tried again, then masked out, and the reason travels
+with the batch to the failure ledger.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.decoders import DecodeError
+from w3ray.data.schedule import PADDING, Item, Kind, Schedule
+
+_KINDS: tuple[Kind, ...] = ("train", "val", "test")
+
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipTables:
+    """The rows of each split (`clip_id`, `uri` resolved, `start_s`, `end_s`, `reversed`, `label`) in manifest order.
+
+    The tables travel as references into Ray's object store, so that decoders on a node share one copy.
+    """
+
+    train: "ray.ObjectRef[pa.Table]"
+    val: "ray.ObjectRef[pa.Table]"
+    test: "ray.ObjectRef[pa.Table]"
+
+
+class ClipFailure(NamedTuple):
+    """One row of the failure ledger: a clip that was masked out of a microbatch."""
+
+    split: str
+    clip_id: str
+    uri: str
+    reason: str
+    item: int
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatch:
+    """What one item became. M is the microbatch size, T frames, S pixels.
+
+    `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M]; `valid` bool [M] is False at padding and at unreadable clips;
+    `positions` and `samples` as in `Item`.
+    """
+
+    number: int
+    kind: Kind
+    epoch: int
+    step: int
+    slot: int
+    clips: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    positions: np.ndarray
+    samples: np.ndarray
+    failures: tuple[ClipFailure, ...]
+
+
+class MicrobatchDecoder:
+    """Decodes the microbatch of an item number: the body of a decoder actor, a pure function of its argument."""
+
+    def __init__(self, schedule: Schedule, tables: ClipTables, spec: ClipSpec, flip_map: dict[int, int]) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # one decoder is one core's work: the pool's size says how many cores decode
+        self._schedule = schedule
+        self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
+        self._spec = spec
+        self._flip_map = flip_map
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return to_row(self.decode(int(batch["item"][0])))
+
+    def decode(self, number: int) -> Microbatch:
+        item = self._schedule.item(number)
+        size, spec = len(item.samples), self._spec
+        clips = np.zeros((size, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
+        labels = np.zeros(size, dtype=np.int64)
+        valid = item.samples != PADDING
+        failures = []
+        for place in np.flatnonzero(valid):
+            row = self._tables[item.kind].slice(int(item.samples[place]), 1).to_pylist()[0]
+            try:
+                clips[place], labels[place] = self._load(item, int(item.positions[place]), row)
+            except DecodeError as error:
+                valid[place] = False
+                failures.append(ClipFailure(item.kind, row["clip_id"], row["uri"], error.reason, number))
+        return Microbatch(
+            number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
+            tuple(failures),
+        )  # fmt: skip
+
+    def _load(self, item: Item, position: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            # A new generator for each attempt: a second try must draw what the first one drew.
+            rng = self._schedule.augmentation_generator(item.epoch, position) if item.kind == "train" else None
+            try:
+                return load_clip(
+                    row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
+                    end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map,
+                )  # fmt: skip
+            except DecodeError:
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def to_row(microbatch: Microbatch) -> dict[str, np.ndarray]:
+    """One block row: every field gets a leading dimension of 1, what is not a number travels as text."""
+    row: dict[str, np.ndarray] = {}
+    for field in fields(Microbatch):
+        value = getattr(microbatch, field.name)
+        if field.name == "failures":
+            value = json.dumps([failure._asdict() for failure in value])
+        row[field.name] = np.asarray(value)[None]
+    return row
+
+
+def from_row(row: dict[str, np.ndarray]) -> Microbatch:
+    values: dict[str, Any] = {}
+    for field in fields(Microbatch):
+        value = row[field.name][0]
+        if field.name in ("number", "epoch", "step", "slot"):
+            value = int(value)
+        elif field.name == "kind":
+            value = str(value)
+        elif field.name == "failures":
+            value = tuple(ClipFailure(**failure) for failure in json.loads(str(value)))
+        values[field.name] = value
+    return Microbatch(**values)

@@ -1,0 +1,46 @@
+"""Which failures of a worker are worth another try, and which ones would only happen again?
+
+Loaded by Ray Train's controller, so it imports no torch.
+"""
+
+from typing import Any
+
+from ray.train import UserCallback
+
+from w3ray.errors import RunError
+
+
+class StopAtBugs(UserCallback):
+    """Ends the stage at an exception that another start of the workers would meet again, instead of retrying it."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for rank, error in worker_exceptions.items():
+            if isinstance(_original(error), _BUGS):
+                raise RunError(f"worker {rank}: {last_line(error)}")
+
+
+_BUGS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+
+def _original(error: BaseException) -> BaseException:
+    """What the worker itself raised, inside Ray's wrappers."""
+    for name in ("_base_exc", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return _original(inner)
+    return error
+
+
+def last_line(error: BaseException) -> str:
+    """The end of an exception's text, which in Ray's errors is the worker's own exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
