@@ -9,7 +9,7 @@ another process works on is waited for.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.recipe import Recipe, load_recipe
 
 OnEvent = Callable[[Event], None]
+
+_DELIVERY_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,7 @@ class _Chain:
         self.connection = _Connection(address)
         self.plan: ResourcePlan | None = None
         self.results: dict[str, StageResult] = {}
+        self.logged: dict[str, Any] = {}
 
     def run(self) -> RunResult:
         from w3ray.tracking import Tracker
@@ -213,6 +216,7 @@ class _Chain:
         try:
             if not data_is_there(recipe):
                 self.connection.start()
+                threading.Thread(target=_warm_up, name="imports", daemon=True).start()
             with Tracker.open(
                 _tracking_uri(recipe),
                 recipe.tracking.experiment or recipe.name,
@@ -223,11 +227,13 @@ class _Chain:
                 data = prepare_data(recipe)
                 planned = plan_stages(recipe, data)
                 if any(item.status.state != "reuse" for item in planned):
+                    threading.Thread(target=_warm_up, name="imports", daemon=True).start()
                     self.plan = _plan(recipe, self.connection.cluster())
                 tracker.wait_until_open()
                 parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
                 for item in planned:
                     self.results[item.stage.name] = self._stage(item, data, tracker)
+                self._settle(planned, tracker)
                 model = self._register(planned[-1], tracker)
                 result = self._result(model, tracker, parent)
                 parent.set_tags({"w3ray.model": str(model["name"] or model["folder"])})
@@ -270,6 +276,7 @@ class _Chain:
 
     def _train(self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any) -> None:
         """Run what is left of a stage, then write its model, its report and, last, its result."""
+        from w3ray.pipeline.complete import complete_stage
         from w3ray.training.stage import run_stage
 
         params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
@@ -278,9 +285,9 @@ class _Chain:
         recorder = StageRecorder(item.store, run, self.clock, self.on_event)
         try:
             outcome = run_stage(self._spec(item, data), dict(data.splits), recorder)
-            result = self._complete(item, data, outcome)
-            logged = self._log_result(item, data, result, run, tracker)
-            item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": logged})
+            result = complete_stage(item, data, outcome)
+            item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
+            self.logged[item.stage.name] = self._log_result(item, data, result, run)
         except KeyboardInterrupt:
             run.finish("KILLED")
             raise
@@ -299,7 +306,7 @@ class _Chain:
             name=stage.name,
             directory=item.store.directory,
             seed=item.seed,
-            model=_model_arguments(item, data),
+            model=item.model_arguments(data),
             teacher=teacher,
             loss_weights=dict(stage.loss_weights),
             train=stage.train,
@@ -312,61 +319,32 @@ class _Chain:
             max_failed_share=self.recipe.data.max_failed_share,
         )
 
-    def _complete(self, item: PlannedStage, data: PreparedData, outcome: Mapping[str, Any]) -> dict[str, Any]:
-        """From the workers' outcome to the stage's files: the model and the report."""
-        import torch
-
-        from w3ray.evaluation.metrics import Counts
-        from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
-        from w3ray.evaluation.report import write_report
-        from w3ray.models import build_model
-        from w3ray.models.bundle import ModelDescription, write_model
-        from w3ray.training.checkpoint import load_checkpoint
-
-        arguments = _model_arguments(item, data)
-        model = build_model(**{**arguments, "weights": None})
-        checkpoint = item.store.checkpoint(outcome["best_checkpoint"])
-        meta = load_checkpoint(checkpoint, model=model)
-        write_model(
-            item.store.model,
-            model,
-            ModelDescription(
-                model=arguments,
-                clip=asdict(data.clip),
-                classes=data.manifest.classes,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
-                stage=item.stage.name,
-                metrics=dict(outcome["test"]),
-            ),
-        )
-        counts = Counts(data.manifest.num_classes).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
-        write_report(item.store.report, counts, data.manifest.classes)
-        return {
-            "metrics": outcome["test"],
-            "validation": meta["metrics"],
-            "checkpoint": str(checkpoint),
-            "step": meta["step"],
-        }
-
-    def _log_result(
-        self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any, tracker: Any
-    ) -> str | None:
+    def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:
+        """Hand report and model to the tracker, which delivers them while the next stage starts."""
         for path in sorted(item.store.report.iterdir()):
             run.log_artifact(path, "report")
         if item.store.ledger.is_file():
             run.log_artifact(item.store.ledger)
         teacher = None if item.teacher is None else self.results[item.teacher]
-        logged = run.log_model(
+        return run.log_model(
             item.store.model,
             metrics={f"best/{name}": value for name, value in result["metrics"].items()},
             step=result["step"],
             dataset=(self.recipe.name, data.manifest.fingerprint(), data.manifest.location),
-            teacher=None if teacher is None else teacher.logged_model,
+            teacher=None if teacher is None else self.logged.get(teacher.name, teacher.logged_model),
             teacher_identity=None if teacher is None else teacher.identity,
             example_video=str(data.splits["test"]["uri"][0]),
+            timeout_s=0.0,
         )
-        return logged.model_id
+
+    def _settle(self, planned: Sequence[PlannedStage], tracker: Any) -> None:
+        """Wait until the tracker delivered the models, and write their ids down."""
+        tracker.flush(_DELIVERY_TIMEOUT_S)
+        for item in planned:
+            model = self.logged.get(item.stage.name)
+            if model is not None and model.model_id is not None:
+                item.store.add_to_result(logged_model=model.model_id)
+                self.results[item.stage.name] = replace(self.results[item.stage.name], logged_model=model.model_id)
 
     def _stage_result(self, item: PlannedStage, state: EventState, why: str, seconds: float) -> StageResult:
         stored = item.store.result()
@@ -433,8 +411,10 @@ class _Chain:
         )
 
 
-def _model_arguments(item: PlannedStage, data: PreparedData) -> dict[str, Any]:
-    return {**item.stage.model.build_arguments(), "num_classes": data.manifest.num_classes}
+def _warm_up() -> None:
+    """Import what the stages will need, while Ray starts: seconds that would otherwise come after it."""
+    import w3ray.pipeline.complete
+    import w3ray.training.stage  # noqa: F401
 
 
 def _tracking_uri(recipe: Recipe) -> str | None:

@@ -45,6 +45,10 @@ class PlannedStage:
     schedule: Schedule
     teacher: str | None
 
+    def model_arguments(self, data: PreparedData) -> dict[str, Any]:
+        """Keyword arguments of `build_model`."""
+        return {**self.stage.model.build_arguments(), "num_classes": data.manifest.num_classes}
+
 
 def synthetic_root(recipe: Recipe) -> Path:
     """The folder of the recipe's generated data set: its name holds what decides its content."""

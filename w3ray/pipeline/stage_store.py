@@ -132,6 +132,10 @@ class StageStore:
         """Mark the stage finished; model and report must be there."""
         self._write_json("result.json", {**result, "finished": time.strftime("%Y-%m-%d %H:%M:%S")})
 
+    def add_to_result(self, **more: Any) -> None:
+        """Write down what became known after the stage was finished, such as the model's id in the tracking store."""
+        self._write_json("result.json", {**(self.result() or {}), **more})
+
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
         with self.ledger.open("a", encoding="utf-8") as file:
             for failure in failures:

@@ -1,7 +1,9 @@
 """How does one stage run on a Ray cluster: who starts the workers, and what comes back?"""
 
+import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +11,7 @@ import ray
 import ray.exceptions
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from w3ray.data.microbatch import ClipTables
@@ -18,7 +21,6 @@ from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import StopAtBugs, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.training.worker import run_worker
 
 _POLL_S = 0.2
 _MAX_FAILURES = 3
@@ -42,6 +44,7 @@ def run_stage(spec: StageSpec, splits: dict[str, pa.Table], on_event: Callable[[
         InputError, RunError: with the cause.
     """
     tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
+    _forget_missing_checkpoints(spec.checkpoints)
     channel = EventChannel()
     try:
         trainer = _trainer(spec, tables, channel)
@@ -53,6 +56,16 @@ def run_stage(spec: StageSpec, splits: dict[str, pa.Table], on_event: Callable[[
         raise (InputError if fault["kind"] == "input" else RunError)(fault["message"])
     outcome: dict[str, Any] = answer["outcome"]
     return outcome
+
+
+def _forget_missing_checkpoints(checkpoints: Path) -> None:
+    """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget."""
+    snapshot = checkpoints / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    if not snapshot.is_file():
+        return
+    known = json.loads(snapshot.read_text())["checkpoint_results"]
+    if not all((checkpoints / entry["checkpoint_dir_name"]).is_dir() for entry in known):
+        snapshot.unlink()
 
 
 def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> TorchTrainer:
@@ -74,7 +87,7 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
     if plan.worker_gpus:
         resources["GPU"] = plan.worker_gpus
     return TorchTrainer(
-        run_worker,
+        _work,
         train_loop_config={"stage": spec, "events": channel.sender()},
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.worker_gpus > 0, resources_per_worker=resources
@@ -94,6 +107,13 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
         dataset_config=stream,
         torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0]),
     )
+
+
+def _work(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train's loop. The driver needs none of what the worker imports."""
+    from w3ray.training.worker import run_worker
+
+    return run_worker(config)
 
 
 def _nothing() -> None:

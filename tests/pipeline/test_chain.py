@@ -1,0 +1,276 @@
+"""The whole path on real videos, a real Ray and a real MLflow store: small, and slow all the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from w3ray.data.manifest import read_manifest, write_manifest
+from w3ray.errors import InputError, RunError
+from w3ray.events import StageStarted, Warned
+from w3ray.pipeline import plan_run, run
+from w3ray.recipe import Recipe
+from w3ray.training.checkpoint_files import read_index, verify_checkpoint
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+
+def recipe(manifest: Path, storage: Path, **changes) -> Recipe:
+    values = {
+        "name": "tiny",
+        "storage": str(storage),
+        "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
+        "model": {"name": "tsm", "backbone": "resnet_small", "attention": {"kind": "w3"}},
+        "train": {"epochs": 2, "batch_size": 8, "microbatch_size": 3, "lr": 0.05, "log_samples": True},
+        "stages": [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}],
+        "evaluation": {"split": "test"},
+    }
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
+    return Recipe.model_validate(values)
+
+
+def one_stage(manifest: Path, storage: Path, **changes) -> Recipe:
+    return recipe(manifest, storage, **{"stages": [{"name": "teacher"}], **changes})
+
+
+def samples(stage_directory: Path) -> dict[int, list]:
+    """Optimiser step -> its (position, sample) pairs in order, from the logs of all ranks."""
+    rows: dict[int, dict] = {}
+    for path in stage_directory.glob("samples-*.jsonl"):
+        rows.update({row["item"]: row for row in map(json.loads, path.read_text().splitlines())})
+    steps: dict[int, list] = {}
+    for _, row in sorted(rows.items()):
+        if row["kind"] == "train":
+            pairs = zip(row["positions"], row["samples"], row["valid"], strict=True)
+            steps.setdefault(row["step"], []).extend((p, s) for p, s, valid in pairs if valid)
+    return steps
+
+
+def evaluated(stage_directory: Path, kind: str) -> list[int]:
+    rows = [
+        row
+        for path in stage_directory.glob("samples-*.jsonl")
+        for row in map(json.loads, path.read_text().splitlines())
+        if row["kind"] == kind
+    ]
+    return sorted(s for row in rows for s, valid in zip(row["samples"], row["valid"], strict=True) if valid)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, motion_manifest, tmp_path_factory):
+    """The chain run once with one worker: (storage, result)."""
+    storage = tmp_path_factory.mktemp("finished")
+    return storage, run(recipe(motion_manifest, storage))
+
+
+def test_chain_trains_evaluates_and_registers(finished):
+    _, result = finished
+    assert [(stage.name, stage.state) for stage in result.stages] == [("teacher", "run"), ("student", "run")]
+    for stage in result.stages:
+        assert stage.metrics["rows"] == 8
+        assert stage.validation["rows"] == 16
+        assert verify_checkpoint(stage.checkpoint)["meta"]["metrics"] == stage.validation
+        assert (Path(stage.model) / "model.safetensors").is_file()
+        report = Path(stage.model).parent / "report"
+        assert {path.name for path in report.iterdir()} == {"per_class.csv", "per_class.json", "confusion.png"}
+    assert result.model["name"] == "tiny"
+    assert result.model["version"] == "1"
+    assert result.overhead["to_first_step_s"] > 0
+    assert set(result.overhead["between_stages_s"]) == {"student"}
+    json.dumps(result.document(), allow_nan=False)
+
+
+def test_every_sample_once_an_epoch(finished):
+    _, result = finished
+    for stage in result.stages:
+        steps = samples(Path(stage.model).parent)
+        assert len(steps) == 6
+        for epoch in range(2):
+            seen = [sample for step in range(3 * epoch, 3 * epoch + 3) for _, sample in steps[step]]
+            assert sorted(seen) == list(range(24))
+
+
+def test_tracking_links_stages_models_and_the_registered_version(finished):
+    import mlflow
+
+    _, result = finished
+    client = mlflow.MlflowClient(result.tracking["uri"])
+    parent = client.get_run(result.tracking["run"])
+    assert parent.info.status == "FINISHED"
+    teacher, student = result.stages
+    for stage in result.stages:
+        child = client.get_run(stage.tracking_run)
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert len(client.get_metric_history(stage.tracking_run, "train/loss_cross_entropy")) >= 2
+        assert [point.step for point in client.get_metric_history(stage.tracking_run, "val/top1")] == [3, 6]
+        paths = {file.path for file in client.list_artifacts(stage.tracking_run, "report")}
+        assert "report/confusion.png" in paths
+    assert client.get_logged_model(student.logged_model).tags["w3ray.teacher_model_id"] == teacher.logged_model
+    version = client.get_model_version("tiny", result.model["version"])
+    assert student.logged_model in version.source
+    assert version.run_id == student.tracking_run
+
+
+def test_registered_model_gives_the_scores_of_the_evaluation(finished, motion_manifest):
+    import mlflow
+
+    _, result = finished
+    mlflow.set_tracking_uri(result.tracking["uri"])
+    model = mlflow.pyfunc.load_model(result.model["uri"])
+    manifest = read_manifest(motion_manifest)
+    rows = manifest.split("test")
+    scored = model.predict(manifest.resolved_uris(rows))
+    right = [scored["label"][i] == manifest.classes[label] for i, label in enumerate(rows["label"].to_pylist())]
+    assert np.mean(right) == result.stages[-1].metrics["top1"]
+
+
+def test_second_run_reuses_everything_and_says_why(finished, motion_manifest):
+    storage, first = finished
+    events = []
+    again = run(recipe(motion_manifest, storage), on_event=events.append)
+    assert [stage.state for stage in again.stages] == ["reuse", "reuse"]
+    assert [stage.metrics for stage in again.stages] == [stage.metrics for stage in first.stages]
+    started = [event for event in events if isinstance(event, StageStarted)]
+    assert all("finished" in event.why for event in started)
+
+
+def test_dry_run_names_states_and_changes_nothing(finished, motion_manifest):
+    storage, _ = finished
+    before = sorted(path for path in storage.rglob("*"))
+    changed = recipe(
+        motion_manifest,
+        storage,
+        stages=[{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.7}}],
+    )
+    plan = plan_run(changed)
+    assert [stage["state"] for stage in plan["stages"]] == ["reuse", "run"]
+    assert "loss_weights.mfr: 0.5 -> 0.7" in plan["stages"][1]["why"]
+    assert plan["resources"]["workers"] == 1
+    assert sorted(path for path in storage.rglob("*")) == before
+
+
+def test_two_workers_see_the_same_samples_and_count_the_same(finished, motion_manifest, tmp_path):
+    _, alone = finished
+    two = run(one_stage(motion_manifest, tmp_path, resources={"workers": 2}))
+    mine, theirs = Path(alone.stages[0].model).parent, Path(two.stages[0].model).parent
+    assert mine.name == theirs.name, "the number of workers is no part of a stage's identity"
+    assert samples(mine) == samples(theirs)
+    assert len(list(theirs.glob("samples-*.jsonl"))) == 2
+    for kind, rows, times in (("val", 16, 2), ("test", 8, 1)):
+        assert evaluated(theirs, kind) == evaluated(mine, kind) == sorted(list(range(rows)) * times)
+
+
+def test_the_same_weights_score_the_same_on_two_workers(finished, motion_manifest, tmp_path):
+    _, alone = finished
+    source = Path(alone.stages[0].model).parent
+    copy = tmp_path / "stages" / source.name
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("result.json", "model", "report"))
+    scored = run(one_stage(motion_manifest, tmp_path, resources={"workers": 2}))
+    assert scored.stages[0].state == "resume"
+    assert scored.stages[0].metrics == alone.stages[0].metrics
+
+
+def test_resumed_stage_ends_with_the_same_bits(finished, motion_manifest, tmp_path):
+    """Only the checkpoint of the first epoch is left: the second one is trained again."""
+    _, alone = finished
+    source = Path(alone.stages[0].model).parent
+    copy = tmp_path / "stages" / source.name
+    shutil.copytree(
+        source, copy, ignore=shutil.ignore_patterns("result.json", "model", "report", "step_00000006", "samples-*")
+    )
+    again = run(one_stage(motion_manifest, tmp_path))
+    assert again.stages[0].state == "resume"
+    assert sorted(samples(copy)) == [3, 4, 5]
+    weights = [
+        (Path(stages.checkpoint).parent / "step_00000006" / "model.safetensors").read_bytes()
+        for stages in (alone.stages[0], again.stages[0])
+    ]
+    assert weights[0] == weights[1]
+
+
+def with_broken_clips(manifest_path: Path, target: Path, broken: int) -> Path:
+    """The manifest with the first training clips replaced by an empty file."""
+    manifest = read_manifest(manifest_path)
+    empty = target / "empty.mp4"
+    empty.touch()
+    rows = manifest.table.to_pylist()
+    left = broken
+    for row in rows:
+        row["uri"] = manifest.resolve(row["uri"])
+        if row["split"] == "train" and left:
+            row["uri"], left = str(empty), left - 1
+    table = manifest.table.schema.empty_table().from_pylist(rows, schema=manifest.table.schema)
+    path = target / "broken.parquet"
+    write_manifest(type(manifest)(table, manifest.classes, manifest.flip_map, str(path)), path)
+    return path
+
+
+def test_unreadable_clips_within_the_share_are_masked_and_written_down(motion_manifest, tmp_path):
+    path = with_broken_clips(motion_manifest, tmp_path, 2)
+    events = []
+    result = run(one_stage(path, tmp_path / "runs", data={"max_failed_share": 0.1}), on_event=events.append)
+    directory = Path(result.stages[0].model).parent
+    ledger = [json.loads(line) for line in (directory / "failures.jsonl").read_text().splitlines()]
+    assert len(ledger) == 2, "each clip once, not once an epoch"
+    assert any(isinstance(event, Warned) and "can not be read" in event.message for event in events)
+    seen = [sample for pairs in samples(directory).values() for _, sample in pairs]
+    assert len(seen) == 2 * (24 - 2)
+
+
+def test_too_many_unreadable_clips_stop_the_run(motion_manifest, tmp_path):
+    path = with_broken_clips(motion_manifest, tmp_path, 3)
+    with pytest.raises(RunError, match=r"clips can not be read, more than data\.max_failed_share=0\.01"):
+        run(one_stage(path, tmp_path / "runs"))
+    assert list((tmp_path / "runs").glob("stages/*/failures.jsonl"))
+    assert not list((tmp_path / "runs").glob("stages/*/result.json"))
+
+
+def test_damaged_newest_checkpoint_falls_back_one_and_says_so(finished, motion_manifest, tmp_path):
+    _, alone = finished
+    source = Path(alone.stages[0].model).parent
+    copy = tmp_path / "stages" / source.name
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("result.json", "model", "report", "samples-*"))
+    with (copy / "checkpoints" / "step_00000006" / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    events = []
+    again = run(one_stage(motion_manifest, tmp_path), on_event=events.append)
+    assert any(isinstance(event, Warned) and "step_00000006 is damaged" in event.message for event in events)
+    assert sorted(samples(copy)) == [3, 4, 5]
+    assert read_index(again.stages[0].checkpoint)["meta"]["step"] in (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resources": {"workers": 3}}, "3 workers need 3 CPUs, but the cluster has 2"),
+        ({"data": {"manifest": "/absent/manifest.parquet"}}, "/absent/manifest.parquet"),
+        ({"data": {"val_split": "validation"}}, "split 'validation' is empty; it has test"),
+        ({"tracking": {"uri": "http://127.0.0.1:9"}}, "tracking.uri http://127.0.0.1:9"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_stage(motion_manifest, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        run(recipe(motion_manifest, tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "stages").exists()
+
+
+def test_flipping_without_a_flip_map_is_refused(motion_manifest, tmp_path):
+    manifest = read_manifest(motion_manifest)
+    path = tmp_path / "manifest.parquet"
+    rows = [{**row, "uri": manifest.resolve(row["uri"])} for row in manifest.table.to_pylist()]
+    table = manifest.table.schema.empty_table().from_pylist(rows, schema=manifest.table.schema)
+    write_manifest(type(manifest)(table, manifest.classes, {}, str(path)), path)
+    with pytest.raises(InputError, match="no flip map"):
+        run(one_stage(path, tmp_path / "runs", data={"flip": True}))
+    assert not (tmp_path / "runs" / "stages").exists()
+
+
+def test_unwritable_storage_is_refused(motion_manifest, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can not be written"):
+        run(recipe(motion_manifest, tmp_path / "file" / "runs"))

@@ -1,0 +1,48 @@
+"""From what the workers ended with to a stage's lasting files: the model and the report."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from w3ray.evaluation.metrics import Counts
+from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
+from w3ray.evaluation.report import write_report
+from w3ray.models import build_model
+from w3ray.models.bundle import ModelDescription, write_model
+from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.training.checkpoint import load_checkpoint
+
+
+def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the best checkpoint as a model and the test split's counts as a report.
+
+    Args:
+        outcome: what `w3ray.training.stage.run_stage` returned.
+
+    Returns:
+        `metrics` of the test split, `validation` of the best checkpoint, its path `checkpoint` and its `step`.
+    """
+    arguments = item.model_arguments(data)
+    model = build_model(**{**arguments, "weights": None})
+    checkpoint = item.store.checkpoint(outcome["best_checkpoint"])
+    meta = load_checkpoint(checkpoint, model=model)
+    description = ModelDescription(
+        model=arguments,
+        clip=asdict(data.clip),
+        classes=data.manifest.classes,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        stage=item.stage.name,
+        metrics=dict(outcome["test"]),
+    )
+    write_model(item.store.model, model, description)
+    counts = Counts(data.manifest.num_classes).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
+    write_report(item.store.report, counts, data.manifest.classes)
+    return {
+        "metrics": outcome["test"],
+        "validation": meta["metrics"],
+        "checkpoint": str(checkpoint),
+        "step": meta["step"],
+    }
