@@ -17,7 +17,7 @@ SCHEDULE = Schedule(
     num_train=24, num_val=16, num_test=8, batch_size=10, microbatch_size=3, epochs=2, validate_every_epochs=1, seed=5,
     world_size=1,
 )  # fmt: skip
-POOL = DecoderPool(size=1, cpus=0.5, trainer_cpus=1.0, trainer_gpus=0.0)
+POOL = DecoderPool(size=1, cpus=0.5)
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -5,7 +5,9 @@ with the batch to the failure ledger.
 """
 
 import json
+import threading
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +70,9 @@ class MicrobatchDecoder:
     """Decodes the microbatch of an item number: the body of a decoder actor, a pure function of its argument."""
 
     def __init__(self, schedule: Schedule, tables: ClipTables, spec: ClipSpec, flip_map: dict[int, int]) -> None:
-        import torch
-
-        torch.set_num_threads(1)  # one decoder is one core's work: the pool's size says how many cores decode
+        # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
+        # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
+        threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
         self._schedule = schedule
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
         self._spec = spec

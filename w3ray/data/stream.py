@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 import ray.train
-from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ExecutionResources, ReadTask
+from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from w3ray.data.clip import ClipSpec
@@ -37,8 +37,6 @@ class DecoderPool:
 
     size: int
     cpus: float
-    trainer_cpus: float
-    trainer_gpus: float
 
 
 class ItemNumbers(Datasource):
@@ -92,9 +90,7 @@ def build_dataset(
     context.target_min_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    options = context.execution_options
-    options.preserve_order = True
-    options.exclude_resources = ExecutionResources(cpu=pool.trainer_cpus, gpu=pool.trainer_gpus)
+    context.execution_options.preserve_order = True
     return dataset.map_batches(
         MicrobatchDecoder,
         fn_constructor_args=(schedule, tables, spec, flip_map),
@@ -127,6 +123,20 @@ class StreamConfig(ray.train.DataConfig):
         self._build: dict[str, Any] = dict(tables=tables, spec=spec, flip_map=flip_map, pool=pool)
         self._schedule = schedule
         self._steps_done = steps_done
+        self._prepared: tuple[int, int, list[DataIterator]] | None = None
+
+    def prepare(self, world_size: int) -> None:
+        """Build the stream now: its coordinator then starts while Ray Train starts the workers.
+
+        Used where the first worker group has `world_size` workers and starts at the step of this moment; any other
+        one builds its own.
+        """
+        step = self._steps_done()
+        self._prepared = (world_size, step, self._split(world_size, step))
+
+    def _split(self, world_size: int, step: int) -> list[DataIterator]:
+        schedule = self._schedule.for_world_size(world_size)
+        return build_dataset(schedule=schedule, first_step=step, **self._build).streaming_split(world_size, equal=False)
 
     def configure(
         self,
@@ -137,7 +147,10 @@ class StreamConfig(ray.train.DataConfig):
         **kwargs: Any,
     ) -> list[dict[str, DataIterator]]:
         # What Ray Train hands over in `datasets` is a placeholder: the world size is known only here.
-        dataset = build_dataset(
-            schedule=self._schedule.for_world_size(world_size), first_step=self._steps_done(), **self._build
-        )
-        return [{STREAM_NAME: shard} for shard in dataset.streaming_split(world_size, equal=False)]
+        step = self._steps_done()
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[:2] == (world_size, step):
+            shards = prepared[2]
+        else:
+            shards = self._split(world_size, step)
+        return [{STREAM_NAME: shard} for shard in shards]

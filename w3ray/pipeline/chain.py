@@ -229,7 +229,6 @@ class _Chain:
                 if any(item.status.state != "reuse" for item in planned):
                     threading.Thread(target=_warm_up, name="imports", daemon=True).start()
                     self.plan = _plan(recipe, self.connection.cluster())
-                tracker.wait_until_open()
                 parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
                 for item in planned:
                     self.results[item.stage.name] = self._stage(item, data, tracker)
@@ -284,7 +283,7 @@ class _Chain:
         run.log_dataset(self.recipe.name, data.manifest.fingerprint(), data.manifest.location, "training")
         recorder = StageRecorder(item.store, run, self.clock, self.on_event)
         try:
-            outcome = run_stage(self._spec(item, data), dict(data.splits), recorder)
+            outcome = run_stage(self._spec(item, data), data.splits, recorder, meanwhile=tracker.wait_until_open)
             result = complete_stage(item, data, outcome)
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self.logged[item.stage.name] = self._log_result(item, data, result, run)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,19 @@ _MAX_FAILURES = 3
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 
 
-def run_stage(spec: StageSpec, splits: dict[str, pa.Table], on_event: Callable[[Any], None]) -> dict[str, Any]:
+def run_stage(
+    spec: StageSpec,
+    splits: Mapping[str, pa.Table],
+    on_event: Callable[[Any], None],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Train, validate and test one stage, going on at its newest good checkpoint.
 
     Args:
         spec: the stage.
         splits: rows of `train`, `val` and `test`; see `ClipTables`.
         on_event: called in this thread with each event of the workers, in order.
+        meanwhile: called once in this thread while the workers start; what it raises ends the stage.
 
     Returns:
         The outcome: `best_checkpoint` (folder name), and of the test split `test` (metrics), `counts` (`Counts.state`).
@@ -48,7 +54,7 @@ def run_stage(spec: StageSpec, splits: dict[str, pa.Table], on_event: Callable[[
     channel = EventChannel()
     try:
         trainer = _trainer(spec, tables, channel)
-        result = _fit(trainer, channel, on_event, spec)
+        result = _fit(trainer, channel, on_event, spec, meanwhile)
     finally:
         channel.close()
     answer = result.return_value or {}
@@ -75,14 +81,10 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
         tables=tables,
         spec=spec.clip,
         flip_map=dict(spec.flip_map),
-        pool=DecoderPool(
-            size=plan.decoders,
-            cpus=plan.decoder_cpus,
-            trainer_cpus=plan.workers * plan.worker_cpus,
-            trainer_gpus=plan.workers * plan.worker_gpus,
-        ),
+        pool=DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus),
         steps_done=lambda: steps_done(spec.checkpoints),
     )
+    stream.prepare(plan.workers)
     resources = {"CPU": plan.worker_cpus}
     if plan.worker_gpus:
         resources["GPU"] = plan.worker_gpus
@@ -120,7 +122,13 @@ def _nothing() -> None:
     """Ray Train asks for a data set by name; ours is built by `StreamConfig`, which knows the world size."""
 
 
-def _fit(trainer: TorchTrainer, channel: EventChannel, on_event: Callable[[Any], None], spec: StageSpec) -> Any:
+def _fit(
+    trainer: TorchTrainer,
+    channel: EventChannel,
+    on_event: Callable[[Any], None],
+    spec: StageSpec,
+    meanwhile: Callable[[], None],
+) -> Any:
     """`fit` runs in its own thread: this one hands events on and stays open to Ctrl-C."""
     answer: dict[str, Any] = {}
 
@@ -132,6 +140,7 @@ def _fit(trainer: TorchTrainer, channel: EventChannel, on_event: Callable[[Any],
 
     thread = threading.Thread(target=fit, name=f"fit-{spec.name}", daemon=True)
     thread.start()
+    meanwhile()
     while thread.is_alive():
         for event in channel.receive(_POLL_S):
             on_event(event)

@@ -1,0 +1,115 @@
+"""What every benchmark writes beside its figures: command, machine, versions, commit."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REPO = Path(__file__).resolve().parent.parent
+RESULTS = REPO / "benchmarks" / "results"
+W3RAY = Path(sys.executable).with_name("w3ray")
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "accelerator": None,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "torchvision", "ray", "mlflow", "decord", "av", "numpy")}
+
+
+def commit() -> str:
+    """The commit of the code that ran; marked where the tree had changes."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "w3ray", "pipelines"], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def spread(values: Sequence[float]) -> dict[str, float | int]:
+    """Mean, standard deviation (of the sample), least, most and number of values."""
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "min": min(values),
+        "max": max(values),
+        "n": len(values),
+    }
+
+
+def write_result(name: str, figures: Any, command: str) -> Path:
+    """Write `results/<name>.json`."""
+    document = {
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+        "figures": figures,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def run_recipe(arguments: Sequence[str], log: Path) -> dict[str, Any]:
+    """`w3ray run ... --json` in a process of its own; adds wall-clock seconds and the peak of resident memory.
+
+    Memory is the sum of what the run's processes hold for themselves and their share of what they have in common
+    (PSS), sampled every second, over the command and everything it started.
+    """
+    command = [str(W3RAY), "run", *arguments, "--json"]
+    started = time.monotonic()
+    with log.open("a") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        peak = _PeakMemory(process.pid)
+        peak.start()
+        output, _ = process.communicate()
+        peak.done.set()
+        peak.join()
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}, see {log}\n{output}")
+    document: dict[str, Any] = json.loads(output)
+    return {**document, "wall_s": time.monotonic() - started, "peak_memory_gib": peak.gib}
+
+
+class _PeakMemory(threading.Thread):
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.gib, self.done = pid, 0.0, threading.Event()
+        self._session: set[int] = set()
+
+    def run(self) -> None:
+        while not self.done.wait(1.0):
+            total = 0
+            for process in self._processes():
+                try:
+                    total += process.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
+            self.gib = max(self.gib, total / 2**30)
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
