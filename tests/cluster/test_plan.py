@@ -32,7 +32,7 @@ def test_what_is_planned_fits_and_leaves_reading_its_share(cpus, workers, gpus):
     assert p.worker_gpus == (1.0 if gpus else 0.0)
     for share in (p.worker_cpus, p.decoder_cpus):
         assert share < 1 or share == int(share), "Ray takes fractions below one CPU and whole numbers above"
-    assert p.trainer_threads == max(1, cpus // workers)
+    assert p.trainer_threads == max(1, int(p.worker_cpus))
 
 
 def test_trainers_on_gpus_leave_the_cpus_to_decoders():

@@ -82,12 +82,13 @@ def plan_resources(
             f"{READ_CPUS:g} for reading do not fit the cluster's {cluster_cpus:g} CPUs; "
             "lower resources.workers, resources.decoders or resources.cpus_per_worker"
         )
-    threads = max(1, int(cluster_cpus) // workers) if cpus_per_worker is None else max(1, int(cpus_per_worker))
     return ResourcePlan(
         workers=workers,
         worker_cpus=worker_cpus,
         worker_gpus=1.0 if gpu else 0.0,
-        trainer_threads=threads,
+        # A thread more than the trainer has cores makes all of them wait at each operator's barrier for the one that a
+        # decoder pushed aside: on two cores two threads trained at half the speed of one.
+        trainer_threads=max(1, int(worker_cpus)),
         decoders=num_decoders,
         decoder_cpus=decoder_cpus,
         cluster_cpus=cluster_cpus,

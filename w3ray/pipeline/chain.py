@@ -150,7 +150,7 @@ class _Connection:
     """
 
     def __init__(self, address: str | None) -> None:
-        self._address = address
+        self.address = address
         self._thread: threading.Thread | None = None
         self._ready, self._closing = threading.Event(), threading.Event()
         self._cluster: dict[str, float] = {}
@@ -168,7 +168,7 @@ class _Connection:
 
         callers_own = ray.is_initialized()
         try:
-            self._cluster = _connect(self._address)
+            self._cluster = _connect(self.address)
         except BaseException as error:
             self._error = error
         self._ready.set()
@@ -214,6 +214,8 @@ class _Chain:
         names = tuple(stage.name for stage in recipe.stages)
         self.on_event(RunStarted(recipe=recipe.name, stages=names, storage=str(storage)))
         try:
+            if self.connection.address is not None:
+                self.connection.cluster()  # a wrong address is said before anything is written
             if not data_is_there(recipe):
                 self.connection.start()
                 threading.Thread(target=_warm_up, name="imports", daemon=True).start()
