@@ -61,6 +61,9 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # A run has some ten helper processes (controller, coordinator, queue ...) that hold no CPU. Ray would start them no
+    # faster than one a core, and warn that there are more than cores.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 

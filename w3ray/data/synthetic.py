@@ -31,7 +31,7 @@ import pyarrow as pa
 from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 
-SYNTHETIC_VERSION = 2
+SYNTHETIC_VERSION = 3
 """Raised whenever the same arguments would give other videos."""
 
 NUM_ACTORS = 10
@@ -137,10 +137,10 @@ def draw_clip(
 ) -> tuple[npt.NDArray[np.uint8], int, int]:
     """Draw one clip of class `label`.
 
-    Returns: (frames uint8 [T, S, S, 3] with T from 24 to 60, frames per second from 12 to 30, actor).
+    Returns: (frames uint8 [T, S, S, 3] with T from 16 to 36, frames per second from 12 to 30, actor).
     """
     difficulty = difficulty or Difficulty()
-    num_frames, fps, actor = int(rng.integers(24, 61)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
+    num_frames, fps, actor = int(rng.integers(16, 37)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
     scene = _draw_scene(rng, num_frames, side, difficulty)
     picture_CTSS = _background(rng, scene, difficulty.background)
     for _ in range(difficulty.num_distractors):
