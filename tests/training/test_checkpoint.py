@@ -158,7 +158,7 @@ class TestDamage:
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
     def test_newer_format_is_explained(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("w3ray.training.checkpoint.FORMAT_VERSION", 2)
+        monkeypatch.setattr("w3ray.training.checkpoint_files.FORMAT_VERSION", 2)
         with pytest.raises(CheckpointError, match="format 1, this version of w3ray reads 2"):
             verify_checkpoint(folder)
 

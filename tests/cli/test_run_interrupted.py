@@ -1,0 +1,79 @@
+"""`w3ray run` as a process: Ctrl-C, kill -9, and the same command again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def command(motion_manifest, tmp_path):
+    recipe = {
+        "name": "tiny",
+        "storage": str(tmp_path / "runs"),
+        "data": {"manifest": str(motion_manifest), "num_frames": 4, "size": 32, "test_split": "test"},
+        "model": {"backbone": "resnet_small"},
+        "train": {"epochs": 60, "batch_size": 8, "microbatch_size": 4, "checkpoint_every_steps": 2},
+        "stages": [{"name": "teacher"}],
+        "evaluation": {"split": "test"},
+        "resources": {"workers": 1},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return [str(Path(sys.executable).with_name("w3ray")), "run", str(path), "--json"]
+
+
+def start(command, tmp_path):
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / "err").open("a"), text=True)
+
+
+def wait_for_checkpoint(tmp_path, process, deadline_s=240.0):
+    end = time.monotonic() + deadline_s
+    while not list((tmp_path / "runs").glob("stages/*/checkpoints/step_*/checkpoint.json")):
+        assert process.poll() is None, (tmp_path / "err").read_text()
+        assert time.monotonic() < end, (tmp_path / "err").read_text()
+        time.sleep(0.2)
+
+
+def statuses(tmp_path):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return sorted((run.info.run_name, run.info.status) for run in runs)
+
+
+def test_ctrl_c_ends_killed_and_the_same_command_goes_on(command, tmp_path):
+    process = start(command, tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, (tmp_path / "err").read_text()
+    document = json.loads(output)
+    assert (document["exit_code"], document["error"]["kind"]) == (130, "interrupted")
+    assert statuses(tmp_path) == [("teacher", "KILLED"), ("tiny", "KILLED")]
+    again = start([*command, "--set", "train.log_every_steps=50"], tmp_path)
+    output, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, (tmp_path / "err").read_text()
+    assert json.loads(output)["stages"][0]["state"] == "resume"
+    assert statuses(tmp_path) == [("teacher", "FINISHED"), ("tiny", "FINISHED")]
+
+
+def test_kill_9_of_the_driver_leaves_a_run_that_goes_on(command, tmp_path):
+    process = start(command, tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    again = start(command, tmp_path)
+    output, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, (tmp_path / "err").read_text()
+    assert json.loads(output)["stages"][0]["state"] == "resume"
+    assert statuses(tmp_path) == [("teacher", "FINISHED"), ("tiny", "FINISHED")]
