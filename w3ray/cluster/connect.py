@@ -64,8 +64,6 @@ def _quiet() -> None:
     # A run has some ten helper processes (controller, coordinator, queue ...) that hold no CPU. Ray would start them no
     # faster than one a core, and warn that there are more than cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
-    # As many idle processes may wait for the next stage's actors (see `w3ray.cluster.warm`).
-    os.environ.setdefault("RAY_num_workers_soft_limit", "8")
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 

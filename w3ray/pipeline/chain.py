@@ -9,8 +9,8 @@ another process works on is waited for.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from w3ray.events import (
     StageFinished,
     StageStarted,
     StageSummary,
-    StepDone,
     Warned,
 )
 from w3ray.events import StageState as EventState
@@ -167,13 +166,13 @@ class _Connection:
         self._cluster: dict[str, float] = {}
         self._error: BaseException | None = None
 
-    def start(self, then: Callable[[Mapping[str, float]], None] = lambda cluster: None) -> None:
-        """Begin to connect; `then` is called with the cluster's CPUs and GPUs, in the connection's thread."""
+    def start(self) -> None:
+        """Begin to connect."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._hold, args=(then,), name="ray-connection", daemon=True)
+            self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
             self._thread.start()
 
-    def _hold(self, then: Callable[[Mapping[str, float]], None]) -> None:
+    def _hold(self) -> None:
         import ray
 
         from w3ray.cluster.connect import disconnect
@@ -183,9 +182,10 @@ class _Connection:
             self._cluster = _connect(self.address)
         except BaseException as error:
             self._error = error
-        else:
-            then(self._cluster)
         self._ready.set()
+        # What the stages will need is imported while the driver goes on: seconds that would otherwise come later.
+        import_module("w3ray.training.stage")
+        import_module("w3ray.pipeline.complete")
         self._closing.wait()
         if not callers_own:
             disconnect()
@@ -231,8 +231,7 @@ class _Chain:
             if self.connection.address is not None:
                 self.connection.cluster()  # a wrong address is said before anything is written
             if not data_is_there(recipe):
-                # Nothing can be reused: start what the first stage needs while the data set is generated.
-                self.connection.start(then=self._warm_first_stage)
+                self.connection.start()
             with Tracker.open(
                 _tracking_uri(recipe),
                 recipe.tracking.experiment or recipe.name,
@@ -243,7 +242,7 @@ class _Chain:
                 data = prepare_data(recipe)
                 planned = plan_stages(recipe, data)
                 if any(item.status.state != "reuse" for item in planned):
-                    self.connection.start(then=self._warm_first_stage)
+                    self.connection.start()
                     self.plan = _plan(recipe, self.connection.cluster())
                 parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
                 for item in planned:
@@ -259,14 +258,6 @@ class _Chain:
             self.connection.close()
         self.on_event(RunFinished(summary=self._summary(result)))
         return result
-
-    def _warm_first_stage(self, cluster: Mapping[str, float]) -> None:
-        # What can not be planned is refused later, with the data known; what is imported here, the stages need.
-        import w3ray.pipeline.complete  # noqa: F401
-        from w3ray.training.stage import warm_up
-
-        with suppress(InputError):
-            warm_up(_plan(self.recipe, cluster))
 
     # Stages.
 
@@ -305,7 +296,7 @@ class _Chain:
         params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
         run = tracker.stage_run(item.stage.name, item.identity, params)
         run.log_dataset(self.recipe.name, data.manifest.fingerprint(), data.manifest.location, "training")
-        recorder = StageRecorder(item.store, run, self.clock, self._warming(item))
+        recorder = StageRecorder(item.store, run, self.clock, self.on_event)
         try:
             outcome = run_stage(self._spec(item, data), data.splits, recorder, meanwhile=tracker.wait_until_open)
             result = complete_stage(item, data, outcome)
@@ -318,22 +309,6 @@ class _Chain:
             run.finish("FAILED")
             raise
         run.finish("FINISHED")
-
-    def _warming(self, item: PlannedStage) -> OnEvent:
-        """`on_event`, and at the first step of a stage the processes of the next one begin to start."""
-        from w3ray.training.stage import warm_up
-
-        last = item.stage.name == self.recipe.stages[-1].name
-        warmed = False
-
-        def handle(event: Event) -> None:
-            nonlocal warmed
-            if isinstance(event, StepDone) and not warmed and not last and self.plan is not None:
-                warmed = True
-                warm_up(self.plan)
-            self.on_event(event)
-
-        return handle
 
     def _spec(self, item: PlannedStage, data: PreparedData) -> Any:
         from w3ray.training.stage_spec import StageSpec

@@ -9,18 +9,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.exceptions
-from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import (
-    CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
-    DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE,
-    get_env_vars_to_propagate,
-)
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from w3ray.cluster.plan import ResourcePlan
-from w3ray.cluster.warm import warm_up_processes
 from w3ray.data.microbatch import ClipTables
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig
 from w3ray.errors import InputError, RunError
@@ -78,15 +72,6 @@ def run_stage(
         raise (InputError if fault["kind"] == "input" else RunError)(fault["message"])
     outcome: dict[str, Any] = answer["outcome"]
     return outcome
-
-
-def warm_up(plan: ResourcePlan) -> None:
-    """Begin to start the processes that the next `run_stage` will need: controller, workers, coordinator, decoders."""
-    propagated = get_env_vars_to_propagate()
-    propagated.setdefault(RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR, DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE)
-    warm_up_processes(1, ("ray.train.torch", "ray.train.v2.api.config"), propagated)
-    warm_up_processes(plan.workers, ("w3ray.training.worker",), {**propagated, **_worker_env_vars(plan)})
-    warm_up_processes(1 + plan.decoders, ("w3ray.data.stream", "torch"))
 
 
 def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
