@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+import psutil
 import typer
 import yaml
 
@@ -46,7 +47,9 @@ def run(
         return
     with Display() as display:
         try:
-            result = run_recipe(resolved, address=address, on_event=display.handle)
+            # The clock starts when the process did: importing is waiting, too.
+            started_s = psutil.Process().create_time()
+            result = run_recipe(resolved, address=address, on_event=display.handle, started_s=started_s)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command again goes on where this one stopped") from None
     finish(result.document(), as_json)

@@ -105,6 +105,7 @@ def run(
     address: str | None = None,
     on_event: OnEvent | None = None,
     overrides: Sequence[str] = (),
+    started_s: float | None = None,
 ) -> RunResult:
     """Run a recipe's chain of stages; running it again goes on where it stopped, or reuses what is finished.
 
@@ -113,6 +114,7 @@ def run(
         address: of a running Ray cluster; None uses the one this process is connected to, or starts one.
         on_event: called with each event (`w3ray.events`), in order, in this thread.
         overrides: `a.b=value` each, where `recipe` is a name or a path.
+        started_s: when the user began to wait, seconds of the system clock; None: now.
 
     Returns:
         Each stage's result, the registered model, and where the time went.
@@ -121,7 +123,7 @@ def run(
         InputError: something the user wrote can not be used (recipe, data, storage, tracking, address, resources).
         RunError: a stage failed while running.
     """
-    clock = Clock.of_this_process()
+    clock = Clock(time.time() if started_s is None else started_s)
     recipe = _loaded(recipe, overrides)
     return _Chain(recipe, address, on_event or (lambda event: None), clock).run()
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import psutil
-
 from w3ray.events import ClipsFailed, Event, Overhead, StepDone, Validated, Warned
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.tracking import StageRun
@@ -21,11 +19,6 @@ class Clock:
     inside_steps_s: float = 0.0
     first_step_s: dict[str, float] = field(default_factory=dict)
     last_step_s: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of_this_process(cls) -> "Clock":
-        """The clock starts when the process did: importing is waiting, too."""
-        return cls(psutil.Process().create_time())
 
     def step_done(self, event: StepDone) -> None:
         inside_s = event.step_s - event.data_wait_s
