@@ -27,6 +27,10 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
     if not ray.is_initialized():
         options = dict(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
         if address is None:
+            # Nobody takes a local machine away with notice, and nothing scrapes its metrics: Ray Train's processes for
+            # those would cost each stage seconds of start-up on few cores.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+            os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
             ray.init(address="local", num_cpus=num_cpus, **options)
         else:
             _check_reachable(address)

@@ -18,13 +18,11 @@ class EventChannel:
         return EventSender(self._queue)
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """All events that wait; up to `timeout_s` is waited for the first one."""
+        """The next batch of events; empty if none came within `timeout_s`."""
         try:
             batch: list[Any] = self._queue.get(timeout=timeout_s)
         except Empty:
             return []
-        while not self._queue.empty():
-            batch.extend(self._queue.get_nowait())
         return batch
 
     def close(self) -> None:

@@ -23,7 +23,8 @@ from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import StopAtBugs, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
 
-_POLL_S = 0.2
+_POLL_S = 0.5
+_DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
 _MAX_FAILURES = 3
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
@@ -159,8 +160,9 @@ def _fit(
     while thread.is_alive():
         for event in channel.receive(_POLL_S):
             on_event(event)
-    for event in channel.receive(0.0):
-        on_event(event)
+    while batch := channel.receive(_DRAIN_S):
+        for event in batch:
+            on_event(event)
     if error := answer.get("error"):
         raise RunError(f"stage {spec.name}: {_cause(error)}") from error
     return answer["result"]
