@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from pathlib import Path
 
 from w3ray.errors import InputError
 
@@ -47,16 +46,6 @@ def disconnect() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
-
-
-def log_directory() -> str | None:
-    """Where Ray writes what it no longer prints."""
-    import ray
-
-    if not ray.is_initialized():
-        return None
-    session = Path("/tmp/ray/session_latest/logs")
-    return str(session) if session.is_dir() else None
 
 
 def _quiet() -> None:

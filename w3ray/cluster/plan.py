@@ -87,7 +87,7 @@ def plan_resources(
         worker_cpus=worker_cpus,
         worker_gpus=1.0 if gpu else 0.0,
         # A thread more than the trainer has cores makes all of them wait at each operator's barrier for the one that a
-        # decoder pushed aside: on two cores two threads trained at half the speed of one.
+        # decoder pushed aside.
         trainer_threads=max(1, int(worker_cpus)),
         decoders=num_decoders,
         decoder_cpus=decoder_cpus,

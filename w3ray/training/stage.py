@@ -28,7 +28,7 @@ _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at 
 _MAX_FAILURES = 3
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
-# each time, and touching them anew costs a page fault for every 4 KiB: a fifth of the step on two cores.
+# each time, and touching them anew costs a page fault for every 4 KiB.
 _KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),

@@ -1,7 +1,7 @@
 """What does a training worker need to know of its stage? Plain values, so that it travels to any process."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ class StageSpec:
     plan: ResourcePlan
     num_clips: int
     max_failed_share: float
-    failed_before: tuple[tuple[str, str], ...] = field(default=())
 
     @property
     def checkpoints(self) -> Path:
