@@ -37,7 +37,7 @@ def test_the_arithmetic_needs_no_ray_mlflow_or_decoder():
 import sys
 for name in ("ray", "mlflow", "decord", "av"):
     sys.modules[name] = None  # an import of it raises
-import w3ray.attention, w3ray.models, w3ray.models.profile, w3ray.models.bundle, w3ray.evaluation.metrics
+import w3ray.attention, w3ray.models, w3ray.models.profiling, w3ray.models.bundle, w3ray.evaluation.metrics
 import w3ray.training.step, w3ray.training.optimizer, w3ray.training.checkpoint, w3ray.training.losses
 print("ok")
 """

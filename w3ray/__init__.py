@@ -3,8 +3,7 @@
 The public names are loaded on first use, so that `import w3ray` needs neither torch, Ray nor MLflow.
 """
 
-from importlib import import_module
-from typing import Any
+from w3ray._table import lazy_attributes
 
 __version__ = "0.1.0"
 
@@ -20,10 +19,7 @@ _PUBLIC = {
 __all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'w3ray' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+__getattr__ = lazy_attributes(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,8 @@ class RunStarted:
     recipe: str
     stages: tuple[str, ...]
     storage: str
+    metric: str
+    """Validation metric that chooses the best checkpoint: top1, top5, mean_class_accuracy; last: the newest one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +63,13 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationProgress:
-    """A part of a validation or of the evaluation is done."""
+    """A part of a validation (or of the evaluation) is done. Sent about once a second, so never for a short one."""
 
     stage: str
-    rows: int
-    total: int
+    split: Literal["val", "test"]
+    clips: int
+    """Clips done by all workers together, as the first one sees it: the others are taken to be as far."""
+    total_clips: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

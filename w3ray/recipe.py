@@ -84,14 +84,16 @@ def _losses() -> Mapping[str, Any]:
 
 
 def _check_attention(attention: dict[str, Any]) -> dict[str, Any]:
-    """The kind must be known and must take these options, which building one of 16 channels shows."""
-    from w3ray.attention import ATTENTION
+    """The kind must be known and must take these options."""
+    from w3ray.attention import ATTENTION_OPTIONS
 
     options = dict(attention)
     kind = options.pop("kind", "w3")
-    if kind not in ATTENTION:
-        raise ValueError(f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION)}known: {', '.join(ATTENTION)}")
-    ATTENTION[kind](16, **options)
+    if kind not in ATTENTION_OPTIONS:
+        raise ValueError(
+            f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION_OPTIONS)}known: {', '.join(ATTENTION_OPTIONS)}"
+        )
+    ATTENTION_OPTIONS[kind](options)
     return {"kind": kind, **options}
 
 

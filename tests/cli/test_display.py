@@ -2,11 +2,12 @@
 
 import io
 import pickle
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
-from w3ray.cli._display import Display, RunView
+from w3ray.cli._display import Display, RunView, picture
 from w3ray.cli._summary import duration, percent
 from w3ray.events import (
     CheckpointSaved,
@@ -49,7 +50,7 @@ def step(number: int, stage: str = "teacher") -> StepDone:
     )
 
 
-STARTED = RunStarted(recipe="quickstart", stages=("teacher", "student"), storage="/data/runs")
+STARTED = RunStarted(recipe="quickstart", stages=("teacher", "student"), storage="/data/runs", metric="top1")
 TEACHER = StageStarted(stage="teacher", state="run", why="no result yet", total_steps=30, epochs=3)
 VALIDATED = Validated(stage="teacher", step=10, epoch=0, metrics={"top1": 0.75, "loss": 1.25})
 FINISHED = StageFinished(stage="teacher", metrics={"top1": 0.9}, checkpoint="/x", seconds=67.2)
@@ -68,7 +69,7 @@ ALL: list[Event] = [
     STARTED,
     TEACHER,
     step(1),
-    ValidationProgress(stage="teacher", rows=8, total=80),
+    ValidationProgress(stage="teacher", split="val", clips=8, total_clips=80),
     VALIDATED,
     CheckpointSaved(stage="teacher", step=10, path="/x"),
     Warned(message="clip a.mp4 [bold] can not be read"),
@@ -80,6 +81,38 @@ ALL: list[Event] = [
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+def started(metric: str) -> RunStarted:
+    return RunStarted(recipe="quickstart", stages=("teacher",), storage="/data/runs", metric=metric)
+
+
+def validated(epoch: int, **metrics: float) -> Validated:
+    return Validated(stage="teacher", step=10 * (epoch + 1), epoch=epoch, metrics=metrics)
+
+
+# Each metric is best in another epoch, and none in the last one.
+VALIDATIONS = [
+    validated(0, top1=0.5, top5=0.9, mean_class_accuracy=0.3),
+    validated(1, top1=0.7, top5=0.8, mean_class_accuracy=0.4),
+    validated(2, top1=0.6, top5=0.7, mean_class_accuracy=0.45),
+    validated(3, top1=0.55, top5=0.6, mean_class_accuracy=0.35),
+]
+
+
+def progress(clips: int, split: Literal["val", "test"] = "val") -> ValidationProgress:
+    return ValidationProgress(stage="teacher", split=split, clips=clips, total_clips=800)
+
+
+def drawn(events: list[Event], width: int = 80) -> list[str]:
+    """The lines of the live picture after these events."""
+    view = RunView(lambda: 0.0)
+    for event in events:
+        view.apply(event)
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as capture:
+        console.print(picture(view))
+    return capture.get().splitlines()
 
 
 def plain(clock: Clock) -> tuple[Display, io.StringIO]:
@@ -104,7 +137,7 @@ class TestPlain:
             "[   2.0s] teacher: starts (no result yet); 30 steps, 3 epochs",
             "[   3.0s] teacher: epoch 1/3, step 1/30, cross_entropy 1.500, mfr 0.250, lr 0.02, "
             "81.3 clips/s, data wait 10%",
-            "[   5.0s] teacher: epoch 1: top-1 75.0%, loss 1.250 (best so far)",
+            "[   5.0s] teacher: epoch 1: top-1 75.0%, loss 1.250 (best top-1 so far)",
             "[   7.0s] warning: clip a.mp4 [bold] can not be read",
             "[   8.0s] teacher: done, top-1 90.0%, 1 min 07 s",
         ]
@@ -124,7 +157,37 @@ class TestPlain:
         display, stream = plain(clock)
         for event in (STARTED, TEACHER, VALIDATED, VALIDATED):
             display.handle(event)
-        assert stream.getvalue().count("best so far") == 1
+        assert stream.getvalue().count("best top-1 so far") == 1
+
+    @pytest.mark.parametrize(
+        ("metric", "lines"),
+        [
+            ("top1", ["epoch 1 (best top-1 so far)", "epoch 2 (best top-1 so far)"]),
+            ("top5", ["epoch 1 (best top-5 so far)"]),
+            ("mean_class_accuracy", [f"epoch {epoch} (best class mean so far)" for epoch in (1, 2, 3)]),
+            ("last", []),
+        ],
+    )
+    def test_best_is_by_the_metric(self, clock: Clock, metric: str, lines: list[str]) -> None:
+        display, stream = plain(clock)
+        for event in (started(metric), TEACHER, *VALIDATIONS):
+            display.handle(event)
+        best = [line.split(": ") for line in stream.getvalue().splitlines() if "so far" in line]
+        assert [f"{words[1]} {words[2][words[2].index('(') :]}" for words in best] == lines
+
+    def test_only_a_long_validation_has_a_line(self, clock: Clock) -> None:
+        display, stream = plain(clock)
+        for event in (STARTED, TEACHER, step(1)):
+            display.handle(event)
+        for seconds in (5, 25, 15):  # of the validations of three epochs
+            for clips in range(10, 10 * seconds, 10):
+                clock.now_s += 1
+                display.handle(progress(clips))
+            display.handle(VALIDATED)
+        lines = [
+            line.split("] ")[1] for line in stream.getvalue().splitlines() if "clips" in line and "step" not in line
+        ]
+        assert lines == ["teacher: validation 110/800 clips"] * 2
 
     @pytest.mark.parametrize(("state", "text"), [("resume", "resumes at step 12"), ("reuse", "is reused (same)")])
     def test_states(self, clock: Clock, state: str, text: str) -> None:
@@ -144,6 +207,17 @@ class TestPlain:
         assert "reused" in text
         assert f"open MLflow  {SUMMARY.mlflow_command}\n" in text
         assert "11.5 s to the first step, 4.2 s before student, 20.0 s outside training steps of 90.0 s\n" in text
+
+    def test_closing_report_on_a_terminal(self, clock: Clock) -> None:
+        """Words are folded between them, the command never."""
+        stream = io.StringIO()
+        with Display(Console(file=stream, force_terminal=True, width=60, color_system=None), clock) as display:
+            display.handle(RunFinished(summary=SUMMARY))
+        text = stream.getvalue()
+        assert f"open MLflow  {SUMMARY.mlflow_command}\n" in text
+        overhead = text[text.index("overhead ") :].splitlines()
+        assert len(overhead) > 1
+        assert all(len(line) <= 60 for line in overhead)
 
 
 class TestLive:
@@ -172,6 +246,50 @@ class TestLive:
         with pytest.raises(KeyboardInterrupt):
             fail()
         assert "\x1b[?25h" in stream.getvalue()
+
+
+class TestPicture:
+    RUNNING: tuple[Event, ...] = (STARTED, TEACHER, step(10), CheckpointSaved(stage="teacher", step=10, path="/x"))
+
+    @pytest.mark.parametrize(
+        ("metric", "text"),
+        [
+            ("top1", "best top-1 70.0%"),
+            ("top5", "best top-5 90.0%"),
+            ("mean_class_accuracy", "best class mean 45.0%"),
+            ("last", "last top-1 55.0%"),
+        ],
+    )
+    def test_best_is_by_the_metric(self, metric: str, text: str) -> None:
+        lines = drawn([started(metric), TEACHER, *VALIDATIONS])
+        assert f"{text}  epoch 4: top-1 55.0%" in lines[1]
+
+    def test_a_metric_that_was_not_measured(self) -> None:
+        assert "running  epoch 1: top-1 75.0%" in drawn([started("top5"), TEACHER, VALIDATED])[1]
+
+    def test_progress_takes_the_place_of_the_losses(self) -> None:
+        training = drawn([*self.RUNNING])
+        assert any("cross_entropy 1.500, mfr 0.250  lr 0.02" in line for line in training)
+        for split, text in (("val", "validation 120/800 clips"), ("test", "evaluation 120/800 clips")):
+            under_way = drawn([*self.RUNNING, progress(120, split)])
+            assert len(under_way) == len(training)
+            assert sum(text in line for line in under_way) == 1
+        assert drawn([*self.RUNNING, progress(120), validated(0)])[3:] == training[3:]
+
+    def test_progress_before_any_step(self) -> None:
+        """A stage resumed after its last step has only its evaluation left."""
+        text = "\n".join(drawn([STARTED, TEACHER, progress(120, "test")]))
+        assert "evaluation 120/800 clips" in text
+        assert "starting workers" not in text
+
+    def test_a_narrow_terminal_keeps_names_states_and_numbers(self) -> None:
+        long = "finished by another run with the very same recipe and the very same data, so there is nothing to do"
+        reused = StageStarted(stage="student", state="reuse", why=long, total_steps=30, epochs=3)
+        lines = drawn([*self.RUNNING, *VALIDATIONS, reused, TEACHER, progress(120)])
+        assert all(len(line) <= 80 for line in lines)
+        assert [line.split()[:2] for line in lines[1:3]] == [["teacher", "running"], ["student", "waiting"]]
+        assert "checkpoint at step 10" in "".join(lines)
+        assert "120/800 clips" in "".join(lines)
 
 
 class TestRunView:

@@ -1,15 +1,33 @@
-"""Attention modules: pure torch, one file each, and the function that puts them into a network."""
+"""Attention modules: pure torch, one file each, and the function that puts them into a network.
 
-from collections.abc import Callable
+A new attention is a file here and a row in each of the two tables. They, and the options, need no torch.
+"""
 
-from torch import nn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from w3ray.attention.attach import add_attention, residual_stages
-from w3ray.attention.w3 import W3, W3Config
+from w3ray._table import Table, lazy_attributes
+from w3ray.attention.options import W3Config
 
-ATTENTION: dict[str, Callable[..., nn.Module]] = {
-    "w3": W3,
-}
+if TYPE_CHECKING:
+    from torch import nn
+
+    from w3ray.attention.attach import add_attention, residual_stages
+    from w3ray.attention.w3 import W3
+
+ATTENTION: "Table[Callable[..., nn.Module]]" = Table({"w3": "w3ray.attention.w3:W3"})
 """Name -> attention class, built as `kind(channels, **options)`; `_common.Attention` is the interface."""
 
-__all__ = ["ATTENTION", "W3", "W3Config", "add_attention", "residual_stages"]
+ATTENTION_OPTIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {"w3": W3Config.from_options}
+"""Name -> check of the options of that attention; raises ValueError for a wrong one."""
+
+__all__ = ["ATTENTION", "ATTENTION_OPTIONS", "W3", "W3Config", "add_attention", "residual_stages"]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "W3": "w3ray.attention.w3",
+        "add_attention": "w3ray.attention.attach",
+        "residual_stages": "w3ray.attention.attach",
+    },
+)

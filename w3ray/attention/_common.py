@@ -7,11 +7,11 @@ a view of [B*T, C, H, W], 3D networks a transposed view of [B, C, T, H, W], and 
 Axes: B clips, T frames, C channels, H height, W width.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-Placement = Literal["before", "after"]
+from w3ray.attention.options import Placement
 
 
 class AttentionOutput(NamedTuple):

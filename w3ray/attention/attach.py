@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models import ResNet
 from torchvision.models.video import VideoResNet
 
+from w3ray.attention import ATTENTION, ATTENTION_OPTIONS
 from w3ray.attention.blocks import ClipBasicBlock, ClipBottleneck, adopt_blocks
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -49,8 +50,6 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
     Raises:
         ValueError: unknown kind, option or model; attention already there; num_frames missing.
     """
-    from w3ray.attention import ATTENTION
-
     if kind not in ATTENTION:
         raise ValueError(f"add_attention: unknown kind {kind!r}; known: {', '.join(ATTENTION)}")
     stages = residual_stages(model)
@@ -62,7 +61,7 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
         raise ValueError(
             "add_attention: a bare ResNet does not know its clips: pass num_frames (batch = clips * num_frames)"
         )
-    ATTENTION[kind](16, **options)  # a wrong option must raise before the first block is replaced
+    ATTENTION_OPTIONS[kind](options)  # a wrong option must raise before the first block is replaced
     for block in adopt_blocks(stages):
         attention = ATTENTION[kind](block.channels, **options)
         reference = next(block.parameters())

@@ -5,6 +5,7 @@ lines: one for each turning point and one now and then in between. Both end with
 to standard error.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from w3ray.cli._common import error_console
-from w3ray.cli._summary import duration, percent, print_closing_report
+from w3ray.cli._summary import METRIC_LABELS, duration, percent, print_closing_report
 from w3ray.events import (
     CheckpointSaved,
     Event,
@@ -32,10 +33,11 @@ from w3ray.events import (
 )
 
 PLAIN_EVERY_S = 10.0
-"""Least seconds between two plain lines about training steps."""
+"""Least seconds between two plain lines about training steps, and before one about a validation."""
 
-_METRIC = "top1"
 _RATE_WINDOW_S = 30.0
+# Beside it "step 120000/300000  epoch 40/100  12 h 30 min left" fits into 80 columns.
+_BAR_WIDTH = 24
 
 
 @dataclass(slots=True)
@@ -52,8 +54,13 @@ class StageView:
     last: StepDone | None = None
     validation: Validated | None = None
     best: float | None = None
+    """The best value of the run's metric that was seen; where the metric is "last", the newest top-1."""
+    improved: bool = False
+    """Is the newest validation the best one seen?"""
     checkpoint_step: int | None = None
     progress: ValidationProgress | None = None
+    progress_since_s: float = 0.0
+    """Clock at the first progress of the validation under way."""
     result: StageFinished | None = None
     marks: list[tuple[float, int]] = field(default_factory=list)
     """(clock, step) of recent steps, for the time left."""
@@ -67,13 +74,18 @@ class StageView:
 
 
 class RunView:
-    """The state of a run as its events tell it; knows nothing of screens."""
+    """The state of a run as its events tell it; knows nothing of screens.
+
+    `lock` is held while an event is taken in: the live picture is drawn in a thread of its own.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.lock = threading.Lock()
         self.started_s = clock()
         self.recipe = ""
         self.storage = ""
+        self.metric = "top1"
         self.stages: dict[str, StageView] = {}
         self.current: str | None = None
 
@@ -82,9 +94,13 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take in one event. An event that tells nothing to a screen changes nothing."""
+        with self.lock:
+            self._apply(event)
+
+    def _apply(self, event: Event) -> None:
         match event:
             case RunStarted():
-                self.recipe, self.storage = event.recipe, event.storage
+                self.recipe, self.storage, self.metric = event.recipe, event.storage, event.metric
                 self.stages = {name: StageView(name) for name in event.stages}
             case StageStarted():
                 stage = self.stage(event.stage)
@@ -94,21 +110,36 @@ class RunView:
             case StepDone():
                 self._apply_step(self.stage(event.stage), event)
             case ValidationProgress():
-                self.stage(event.stage).progress = event
+                stage = self.stage(event.stage)
+                if stage.progress is None:
+                    stage.progress_since_s = self.clock()
+                stage.progress = event
             case Validated():
                 stage = self.stage(event.stage)
                 stage.progress = None
-                if event.split != "val":
-                    return
-                stage.validation = event
-                value = event.metrics.get(_METRIC)
-                if value is not None and (stage.best is None or value > stage.best):
-                    stage.best = value
+                if event.split == "val":
+                    self._apply_validation(stage, event)
             case CheckpointSaved():
                 self.stage(event.stage).checkpoint_step = event.step
             case StageFinished():
                 self.stage(event.stage).result = event
                 self.current = None
+
+    def _apply_validation(self, stage: StageView, event: Validated) -> None:
+        stage.validation, stage.improved = event, False
+        if self.metric == "last":
+            stage.best = event.metrics.get("top1")
+            return
+        value = event.metrics.get(self.metric)
+        if value is not None and (stage.best is None or value > stage.best):
+            stage.best, stage.improved = value, True
+
+    def best_text(self, stage: StageView) -> str:
+        """Such as "best top-1 73.5%"; "last top-1 72.0%" where the newest checkpoint counts; empty before any."""
+        if stage.best is None:
+            return ""
+        name, word = ("top1", "last") if self.metric == "last" else (self.metric, "best")
+        return f"{word} {METRIC_LABELS[name]} {percent(stage.best)}"
 
     def _apply_step(self, stage: StageView, event: StepDone) -> None:
         now_s = self.clock()
@@ -141,10 +172,8 @@ class Display:
 
     def handle(self, event: Event) -> None:
         """Show one event."""
-        before = self._view.stages.get(getattr(event, "stage", ""))
-        best = before.best if before is not None else None
         self._view.apply(event)
-        self._screen.show(event, best)
+        self._screen.show(event)
         if isinstance(event, RunFinished):
             self._screen.close()
             print_closing_report(self._console, event.summary)
@@ -160,9 +189,16 @@ class _Plain:
     def __init__(self, console: Console, view: RunView) -> None:
         self._console, self._view = console, view
         self._steps_shown_s = view.started_s - PLAIN_EVERY_S
+        self._shown_progress_since_s: float | None = None
 
-    def show(self, event: Event, best_before: float | None) -> None:
-        line = self._step_line(event) if isinstance(event, StepDone) else turning_point(event, best_before)
+    def show(self, event: Event) -> None:
+        match event:
+            case StepDone():
+                line = self._step_line(event)
+            case ValidationProgress():
+                line = self._progress_line(event)
+            case _:
+                line = turning_point(event, self._view)
         if line:
             self._print(line)
 
@@ -183,6 +219,14 @@ class _Plain:
             f"{losses_text(event)}, lr {event.lr:.3g}, {speed_text(event)}{left}"
         )
 
+    def _progress_line(self, event: ValidationProgress) -> str:
+        """One line for a long validation, so that it is not taken for a hang."""
+        since_s = self._view.stage(event.stage).progress_since_s
+        if since_s == self._shown_progress_since_s or self._view.clock() - since_s < PLAIN_EVERY_S:
+            return ""
+        self._shown_progress_since_s = since_s
+        return f"{event.stage}: {progress_text(event)}"
+
     def _print(self, line: str) -> None:
         seconds = self._view.clock() - self._view.started_s
         self._console.print(f"[{seconds:6.1f}s] {line}", markup=False, highlight=False, soft_wrap=True)
@@ -195,7 +239,7 @@ class _Live:
         self._console, self._view = console, view
         self._live: Live | None = None
 
-    def show(self, event: Event, best_before: float | None) -> None:
+    def show(self, event: Event) -> None:
         if isinstance(event, RunFinished):
             return
         if self._live is None:
@@ -204,7 +248,8 @@ class _Live:
             )
             self._live.start()
         if isinstance(event, Warned):
-            self._console.print(Text(f"warning: {event.message}", style="yellow"))
+            # Not folded by us: a path with a line break in it can not be copied.
+            self._console.print(Text(f"warning: {event.message}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
         if self._live is not None:
@@ -212,23 +257,29 @@ class _Live:
             self._live = None
 
     def _picture(self) -> RenderableType:
-        view = self._view
-        elapsed = duration(view.clock() - view.started_s)
-        title = Text.assemble((view.recipe, "bold"), "  ", (f"{elapsed}  {view.storage}", "dim"))
-        title.no_wrap, title.overflow = True, "ellipsis"
-        stages = Table.grid(padding=(0, 2))
-        stages.add_column(no_wrap=True)
-        stages.add_column(no_wrap=True)
-        stages.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        for stage in view.stages.values():
-            stages.add_row(Text(f"  {stage.name}", style="bold"), _state_text(stage, view.current), _news(stage))
-        parts: list[RenderableType] = [title, stages]
-        current = view.stages.get(view.current or "")
-        if current is not None and current.state != "reuse":
-            parts += [_bar(current), _numbers(current)]
-        elif view.current is None and all(stage.result is None for stage in view.stages.values()):
-            parts.append(Text("  starting: data, Ray, tracking ...", style="dim"))
-        return Group(*parts)
+        with self._view.lock:
+            return picture(self._view)
+
+
+def picture(view: RunView) -> RenderableType:
+    """The live picture at this moment; no line of it wraps."""
+    elapsed = duration(view.clock() - view.started_s)
+    title = Text.assemble((view.recipe, "bold"), "  ", (f"{elapsed}  {view.storage}", "dim"))
+    title.no_wrap, title.overflow = True, "ellipsis"
+    stages = Table.grid(padding=(0, 2))
+    stages.add_column(no_wrap=True)
+    stages.add_column(no_wrap=True, min_width=len("waiting"))
+    # The one column that may wrap is the one that Rich narrows; its texts do not wrap, they end in an ellipsis.
+    stages.add_column()
+    for stage in view.stages.values():
+        stages.add_row(Text(f"  {stage.name}", style="bold"), _state_text(stage, view.current), _news(stage, view))
+    parts: list[RenderableType] = [title, stages]
+    current = view.stages.get(view.current or "")
+    if current is not None and current.state != "reuse":
+        parts += [_bars(current), *_numbers(current)]
+    elif view.current is None and all(stage.result is None for stage in view.stages.values()):
+        parts.append(Text("  starting: data, Ray, tracking ...", style="dim"))
+    return Group(*parts)
 
 
 def _state_text(stage: StageView, current: str | None) -> Text:
@@ -239,38 +290,51 @@ def _state_text(stage: StageView, current: str | None) -> Text:
     return Text("waiting", style="dim")
 
 
-def _news(stage: StageView) -> Text:
+def _news(stage: StageView, view: RunView) -> Text:
     if stage.result is not None:
         why = f"  {stage.why}" if stage.state == "reuse" else f"  in {duration(stage.result.seconds)}"
-        return Text.assemble(metrics_text(stage.result.metrics), (why, "dim"))
-    if stage.validation is not None:
-        best = f"  best {percent(stage.best)}" if stage.best is not None else ""
-        return Text(f"epoch {stage.validation.epoch + 1}: {metrics_text(stage.validation.metrics)}{best}")
-    return Text(stage.why, style="dim")
+        news = Text.assemble(metrics_text(stage.result.metrics), (why, "dim"))
+    elif stage.validation is not None:
+        newest = f"epoch {stage.validation.epoch + 1}: {metrics_text(stage.validation.metrics)}"
+        # The best first: a narrow terminal cuts off the end.
+        news = Text("  ".join(filter(None, (view.best_text(stage), newest))))
+    else:
+        news = Text(stage.why, style="dim")
+    news.no_wrap, news.overflow = True, "ellipsis"
+    return news
 
 
-def _bar(stage: StageView) -> RenderableType:
-    row = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=max(1, stage.total_steps), completed=stage.step, width=30)
-    left_s = stage.time_left_s()
+def _bars(stage: StageView) -> RenderableType:
+    """The steps; below them the validation or evaluation under way."""
+    bars = Table.grid(padding=(0, 1))
+    bars.add_column(no_wrap=True)
+    bars.add_column(no_wrap=True)
+    bars.add_column()
     text = f"step {stage.step}/{stage.total_steps}  epoch {min(stage.epoch + 1, stage.epochs)}/{stage.epochs}"
-    if left_s is not None:
+    left_s = stage.time_left_s()
+    if left_s:
         text += f"  {duration(left_s)} left"
+    rows = [(stage.step, stage.total_steps, text)]
     if stage.progress is not None:
-        text += f"  validating {stage.progress.rows}/{stage.progress.total}"
-    row.add_row(" ", bar, Text(text, no_wrap=True, overflow="ellipsis"))
-    return row
+        rows.append((stage.progress.clips, stage.progress.total_clips, progress_text(stage.progress)))
+    for done, total, text in rows:
+        bar = ProgressBar(total=max(1, total), completed=done, width=_BAR_WIDTH)
+        bars.add_row(" ", bar, Text(text, no_wrap=True, overflow="ellipsis"))
+    return bars
 
 
-def _numbers(stage: StageView) -> Text:
+def _numbers(stage: StageView) -> list[Text]:
+    """Losses, then speed, on two lines; a bar of a validation takes the place of the losses, so that nothing jumps."""
     if stage.last is None:
-        return Text("  starting workers and data ...", style="dim")
+        return [] if stage.progress is not None else [Text("  starting workers and data ...", style="dim")]
     saved = f"  checkpoint at step {stage.checkpoint_step}" if stage.checkpoint_step is not None else ""
-    line = f"  {losses_text(stage.last)}  lr {stage.last.lr:.3g}  {speed_text(stage.last)}{saved}"
-    return Text(line, no_wrap=True, overflow="ellipsis")
+    lines = [f"  {speed_text(stage.last)}{saved}"]
+    if stage.progress is None:
+        lines.insert(0, f"  {losses_text(stage.last)}  lr {stage.last.lr:.3g}")
+    return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
-def turning_point(event: Event, best_before: float | None) -> str:
+def turning_point(event: Event, view: RunView) -> str:
     """The plain line of an event that is worth one; empty for the others."""
     match event:
         case RunStarted():
@@ -280,10 +344,10 @@ def turning_point(event: Event, best_before: float | None) -> str:
             size = "" if event.state == "reuse" else f"; {event.total_steps} steps, {event.epochs} epochs"
             return f"{event.stage}: {words} ({event.why}){size}"
         case Validated():
-            value = event.metrics.get(_METRIC)
-            is_best = event.split == "val" and value is not None and (best_before is None or value > best_before)
-            what = f"epoch {event.epoch + 1}" if event.split == "val" else "evaluation"
-            return f"{event.stage}: {what}: {metrics_text(event.metrics)}{' (best so far)' if is_best else ''}"
+            if event.split == "test":
+                return f"{event.stage}: evaluation: {metrics_text(event.metrics)}"
+            best = f" (best {METRIC_LABELS[view.metric]} so far)" if view.stage(event.stage).improved else ""
+            return f"{event.stage}: epoch {event.epoch + 1}: {metrics_text(event.metrics)}{best}"
         case Warned():
             return f"warning: {event.message}"
         case StageFinished():
@@ -294,14 +358,16 @@ def turning_point(event: Event, best_before: float | None) -> str:
 
 def metrics_text(metrics: dict[str, float]) -> str:
     """Accuracies in percent and the loss, in a fixed order; what a stage did not measure is left out."""
-    shown = [
-        f"{label} {percent(metrics[key])}"
-        for key, label in (("top1", "top-1"), ("top5", "top-5"), ("mean_class_accuracy", "class mean"))
-        if key in metrics
-    ]
+    shown = [f"{label} {percent(metrics[key])}" for key, label in METRIC_LABELS.items() if key in metrics]
     if "loss" in metrics:
         shown.append(f"loss {metrics['loss']:.3f}")
     return ", ".join(shown)
+
+
+def progress_text(event: ValidationProgress) -> str:
+    """Such as "validation 120/800 clips"."""
+    what = "validation" if event.split == "val" else "evaluation"
+    return f"{what} {event.clips}/{event.total_clips} clips"
 
 
 def losses_text(event: StepDone) -> str:

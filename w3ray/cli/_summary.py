@@ -6,7 +6,7 @@ from rich.text import Text
 
 from w3ray.events import Overhead, RunSummary
 
-_LABELS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class mean"}
+METRIC_LABELS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class mean"}
 
 
 def percent(share: float | None) -> str:
@@ -31,24 +31,25 @@ def print_closing_report(console: Console, summary: RunSummary) -> None:
     """Print the closing table and the lines under it."""
     console.print()
     console.print(_stage_table(summary))
-    lines = {"model": summary.model, "open MLflow": summary.mlflow_command}
-    if summary.overhead is not None:
-        lines["overhead"] = overhead_text(summary.overhead)
-    for label, text in lines.items():
+    for label, text in {"model": summary.model, "open MLflow": summary.mlflow_command}.items():
         if text is not None:
             # Never folded by us: a command with a line break in it can not be copied.
             console.print(Text(f"{label:<13}{text}"), soft_wrap=True)
+    if summary.overhead is not None:
+        text = f"{'overhead':<13}{overhead_text(summary.overhead)}"
+        # Off a terminal one line, for those who grep it.
+        console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def _stage_table(summary: RunSummary) -> Table:
-    metrics = [name for name in _LABELS if any(name in stage.metrics for stage in summary.stages)]
+    metrics = [name for name in METRIC_LABELS if any(name in stage.metrics for stage in summary.stages)]
     # The metric that compares the stages stands first, next to its gain.
     metrics.sort(key=lambda name: name != summary.metric)
     table = Table(title=summary.recipe, title_justify="left", title_style="bold")
     table.add_column("stage", no_wrap=True)
     table.add_column("state")
     for position, name in enumerate(metrics):
-        table.add_column(_LABELS[name], justify="right")
+        table.add_column(METRIC_LABELS[name], justify="right")
         if position == 0 and len(summary.stages) > 1:
             table.add_column("gain", justify="right")
     table.add_column("time", justify="right")

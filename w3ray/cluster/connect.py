@@ -41,6 +41,18 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
     return {"cpus": float(resources.get("CPU", 0)), "gpus": float(resources.get("GPU", 0))}
 
 
+def start_helpers() -> None:
+    """Begin to start what the first stage would otherwise start itself, and wait for, while all else waits.
+
+    It is the actor in which Ray Train and Ray Data note the resources they ask for; one serves the whole cluster.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    get_or_create_autoscaling_coordinator()
+
+
 def disconnect() -> None:
     import ray
 

@@ -82,6 +82,7 @@ def build_dataset(
     dataset = ray.data.read_datasource(
         ItemNumbers(schedule.first_item(first_step), schedule.total_items),
         num_cpus=_READ_CPUS,
+        concurrency=1,
     )
     context = dataset.context
     # A block is cut off at this many bytes, but never inside a row: so each block is exactly one microbatch, which is

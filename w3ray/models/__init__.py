@@ -1,12 +1,52 @@
-"""Video models: backbones, temporal models, refinement, weights, profile. No Ray, MLflow or recipe in here."""
+"""Video models: backbones, temporal models, refinement, weights, profile. No Ray, MLflow or recipe in here.
 
-from w3ray.models._common import VideoModel, VideoOutput
-from w3ray.models.build import BACKBONES, BACKBONES_3D, MODELS, build_model
-from w3ray.models.profile import Part, Profile, profile
-from w3ray.models.weights import LoadedWeights, load_weights
+The tables need no torch: their members are imported when they are taken out.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from w3ray._table import Table, lazy_attributes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from w3ray.models._common import VideoModel, VideoOutput
+    from w3ray.models.build import build_model
+    from w3ray.models.profiling import Part, Profile, profile
+    from w3ray.models.weights import LoadedWeights, load_weights
 
 MODEL_VERSION: int = 1
 """Raised whenever the same parameters would give other numbers; part of a stage's identity."""
+
+BACKBONES: "Table[Callable[..., nn.Module]]" = Table(
+    {
+        "resnet18": "torchvision.models:resnet18",
+        "resnet34": "torchvision.models:resnet34",
+        "resnet50": "torchvision.models:resnet50",
+        "resnet101": "torchvision.models:resnet101",
+        "resnet_small": "w3ray.models.resnet_small:resnet_small",
+    }
+)
+"""2D backbones of TSM and TSN."""
+
+BACKBONES_3D: "Table[Callable[..., nn.Module]]" = Table(
+    {
+        "r3d_18": "torchvision.models.video:r3d_18",
+        "mc3_18": "torchvision.models.video:mc3_18",
+        "r2plus1d_18": "torchvision.models.video:r2plus1d_18",
+    }
+)
+"""3D networks: model and backbone in one name."""
+
+MODELS: "Table[Callable[..., VideoModel]]" = Table(
+    {
+        "tsm": "w3ray.models.build:build_tsm",
+        "tsn": "w3ray.models.build:build_tsn",
+        **dict.fromkeys(BACKBONES_3D, "w3ray.models.build:build_3d"),
+    }
+)
+"""Name -> function that builds the model without attention and weights."""
 
 __all__ = [
     "BACKBONES",
@@ -22,3 +62,17 @@ __all__ = [
     "load_weights",
     "profile",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "LoadedWeights": "w3ray.models.weights",
+        "Part": "w3ray.models.profiling",
+        "Profile": "w3ray.models.profiling",
+        "VideoModel": "w3ray.models._common",
+        "VideoOutput": "w3ray.models._common",
+        "build_model": "w3ray.models.build",
+        "load_weights": "w3ray.models.weights",
+        "profile": "w3ray.models.profiling",
+    },
+)

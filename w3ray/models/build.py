@@ -1,35 +1,17 @@
 """Which video model does a name stand for?"""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torchvision import models as torchvision_models
 
 from w3ray.attention import add_attention
+from w3ray.models import BACKBONES, BACKBONES_3D, MODELS
 from w3ray.models._common import VideoModel
 from w3ray.models.clip_network import ClipNetwork
-from w3ray.models.resnet_small import resnet_small
 from w3ray.models.shift import ShiftMode
 from w3ray.models.tsm import TSM
 from w3ray.models.tsn import TSN
 from w3ray.models.weights import load_weights
-
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "resnet18": torchvision_models.resnet18,
-    "resnet34": torchvision_models.resnet34,
-    "resnet50": torchvision_models.resnet50,
-    "resnet101": torchvision_models.resnet101,
-    "resnet_small": resnet_small,
-}
-"""2D backbones of TSM and TSN."""
-
-BACKBONES_3D: dict[str, Callable[..., nn.Module]] = {
-    "r3d_18": torchvision_models.video.r3d_18,
-    "mc3_18": torchvision_models.video.mc3_18,
-    "r2plus1d_18": torchvision_models.video.r2plus1d_18,
-}
-"""3D networks: model and backbone in one name."""
 
 
 def _backbone(name: str) -> nn.Module:
@@ -38,24 +20,16 @@ def _backbone(name: str) -> nn.Module:
     return BACKBONES[name]()
 
 
-def _build_tsm(name: str, *, backbone: str, shift_div: int, shift_mode: ShiftMode, **options: Any) -> VideoModel:
+def build_tsm(name: str, *, backbone: str, shift_div: int, shift_mode: ShiftMode, **options: Any) -> VideoModel:
     return TSM(_backbone(backbone), shift_div=shift_div, shift_mode=shift_mode, **options)
 
 
-def _build_tsn(name: str, *, backbone: str, shift_div: int, shift_mode: ShiftMode, **options: Any) -> VideoModel:
+def build_tsn(name: str, *, backbone: str, shift_div: int, shift_mode: ShiftMode, **options: Any) -> VideoModel:
     return TSN(_backbone(backbone), **options)
 
 
-def _build_3d(name: str, *, backbone: str, shift_div: int, shift_mode: ShiftMode, **options: Any) -> VideoModel:
+def build_3d(name: str, *, backbone: str, shift_div: int, shift_mode: ShiftMode, **options: Any) -> VideoModel:
     return ClipNetwork(BACKBONES_3D[name](), **options)
-
-
-MODELS: dict[str, Callable[..., VideoModel]] = {
-    "tsm": _build_tsm,
-    "tsn": _build_tsn,
-    **dict.fromkeys(BACKBONES_3D, _build_3d),
-}
-"""Name -> function that builds the model without attention and weights."""
 
 
 def build_model(

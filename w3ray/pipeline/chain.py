@@ -24,6 +24,7 @@ from w3ray.events import (
     StageFinished,
     StageStarted,
     StageSummary,
+    StepDone,
     Warned,
 )
 from w3ray.events import StageState as EventState
@@ -164,7 +165,7 @@ class _Connection:
     def __init__(self, address: str | None) -> None:
         self.address = address
         self._thread: threading.Thread | None = None
-        self._ready, self._closing = threading.Event(), threading.Event()
+        self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._cluster: dict[str, float] = {}
         self._error: BaseException | None = None
 
@@ -177,17 +178,21 @@ class _Connection:
     def _hold(self) -> None:
         import ray
 
-        from w3ray.cluster.connect import disconnect
+        from w3ray.cluster.connect import disconnect, start_helpers
 
         callers_own = ray.is_initialized()
         try:
             self._cluster = _connect(self.address)
+            if self.address is None:
+                start_helpers()
         except BaseException as error:
             self._error = error
         self._ready.set()
         # What the stages will need is imported while the driver goes on: seconds that would otherwise come later.
         import_module("w3ray.training.stage")
-        import_module("w3ray.pipeline.complete")
+        self._training.wait()
+        if not self._closing.is_set():
+            import_module("w3ray.pipeline.complete")
         self._closing.wait()
         if not callers_own:
             disconnect()
@@ -204,9 +209,14 @@ class _Connection:
             raise self._error
         return self._cluster
 
+    def training(self) -> None:
+        """A stage takes steps: what is needed only at its end may take processor time now."""
+        self._training.set()
+
     def close(self) -> None:
         """Leave the cluster, which ends all that this driver started there; the caller's own connection stays."""
         self._closing.set()
+        self._training.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -228,11 +238,15 @@ class _Chain:
         storage = Path(recipe.storage).absolute()
         _check_writable(storage)
         names = tuple(stage.name for stage in recipe.stages)
-        self.on_event(RunStarted(recipe=recipe.name, stages=names, storage=str(storage)))
+        self.on_event(
+            RunStarted(recipe=recipe.name, stages=names, storage=str(storage), metric=recipe.train.best_metric)
+        )
         try:
             if self.connection.address is not None:
                 self.connection.cluster()  # a wrong address is said before anything is written
-            if not data_is_there(recipe):
+            # What is wrong with a manifest is said before anything is written; generating clips waits for all checks.
+            data = prepare_data(recipe) if data_is_there(recipe) else None
+            if data is None:
                 self.connection.start()
             with Tracker.open(
                 _tracking_uri(recipe),
@@ -241,7 +255,7 @@ class _Chain:
                 buffer_dir=storage / "tracking",
                 notify=lambda message: self.on_event(Warned(message=message)),
             ) as tracker:
-                data = prepare_data(recipe)
+                data = data or prepare_data(recipe)
                 planned = plan_stages(recipe, data)
                 if any(item.status.state != "reuse" for item in planned):
                     self.connection.start()
@@ -299,8 +313,15 @@ class _Chain:
         run = tracker.stage_run(item.stage.name, item.identity, params)
         run.log_dataset(self.recipe.name, data.manifest.fingerprint(), data.manifest.location, "training")
         recorder = StageRecorder(item.store, run, self.clock, self.on_event)
+
+        def hear(event: Event) -> None:
+            if isinstance(event, StepDone):
+                self.connection.training()
+                tracker.begin()
+            recorder(event)
+
         try:
-            outcome = run_stage(self._spec(item, data), data.splits, recorder, meanwhile=tracker.wait_until_open)
+            outcome = run_stage(self._spec(item, data), data.splits, hear, watch=tracker.check)
             result = complete_stage(item, data, outcome)
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self.logged[item.stage.name] = self._log_result(item, data, result, run)

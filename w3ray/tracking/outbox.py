@@ -96,6 +96,7 @@ class Outbox:
         self._wake = threading.Condition()
         self._hurry = False
         self._closing = False
+        self._may_open = False
         self._give_up_at = float("inf")
         self._journal_lost = False
         self._delivered = 0
@@ -109,9 +110,18 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
 
     def start(self, adopted: list[Operation]) -> None:
-        """Begin to deliver; `adopted` operations (already in the journal) go first."""
+        """Take operations from now on; `adopted` ones (already in the journal) go first.
+
+        Nothing is opened yet: `open`, or the first wait for anything, does that.
+        """
         self._queue.extendleft(reversed(adopted))
         self._thread.start()
+
+    def open(self) -> None:
+        """Begin to open the store, and to deliver."""
+        with self._wake:
+            self._may_open = True
+            self._wake.notify_all()
 
     def put(self, kind: str, run: str, data: dict[str, Any]) -> Ticket:
         """Queue one operation; returns at once."""
@@ -140,7 +150,7 @@ class Outbox:
         deadline = time.monotonic() + timeout_s
         with self._wake:
             failures = self._failures
-            self._hurry = True
+            self._hurry = self._may_open = True
             self._wake.notify_all()
             while not ticket.settled and self._thread.is_alive():
                 left_s = deadline - time.monotonic()
@@ -197,6 +207,8 @@ class Outbox:
             raise
 
     def _open(self) -> bool:
+        with self._wake:
+            self._wake.wait_for(lambda: self._may_open or self._closing)
         backoff_s = BACKOFF_FIRST_S
         while True:
             try:

@@ -85,7 +85,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         notify: Notify | None = None,
     ) -> "Tracker":
-        """Check the URI (seconds at most) and open the store in the background.
+        """Check the URI (seconds at most); the store itself is opened in the background, by `begin` or a first wait.
 
         What a dead driver could not deliver to this store is delivered first, and its runs that are still marked
         RUNNING end as KILLED.
@@ -111,8 +111,22 @@ class Tracker:
             return None
         return f"mlflow ui --backend-store-uri {self.uri}"
 
+    def begin(self) -> None:
+        """Open the store now, in the background: importing MLflow and making its tables takes seconds of a core."""
+        if self._outbox is not None:
+            self._outbox.open()
+
+    def check(self) -> None:
+        """Raise what stopped the store from being opened, if that is known by now; never waits.
+
+        Raises:
+            InputError: as `wait_until_open`.
+        """
+        if self._outbox is not None and self._outbox.opened.error is not None:
+            self.wait_until_open()
+
     def wait_until_open(self, timeout_s: float = 60.0) -> None:
-        """Wait for the store that `open` began to open; call it before the first thing that costs the user time.
+        """Wait until the store is open.
 
         Raises:
             InputError: the store can not be used (no database, wrong password, deleted experiment ...).

@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from w3ray.cluster.plan import ResourcePlan
-from w3ray.data.microbatch import ClipTables
-from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig
+from w3ray.data.microbatch import ClipTables, Microbatch
+from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
 from w3ray.errors import InputError, RunError
 from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
@@ -44,7 +45,7 @@ def run_stage(
     spec: StageSpec,
     splits: Mapping[str, pa.Table],
     on_event: Callable[[Any], None],
-    meanwhile: Callable[[], None] = lambda: None,
+    watch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train, validate and test one stage, going on at its newest good checkpoint.
 
@@ -52,7 +53,7 @@ def run_stage(
         spec: the stage.
         splits: rows of `train`, `val` and `test`; see `ClipTables`.
         on_event: called in this thread with each event of the workers, in order.
-        meanwhile: called once in this thread while the workers start; what it raises ends the stage.
+        watch: called in this thread about twice a second; what it raises ends the stage.
 
     Returns:
         The outcome: `best_checkpoint` (folder name), and of the test split `test` (metrics), `counts` (`Counts.state`).
@@ -65,7 +66,7 @@ def run_stage(
     channel = EventChannel()
     try:
         trainer = _trainer(spec, tables, channel)
-        result = _fit(trainer, channel, on_event, spec, meanwhile)
+        result = _fit(trainer, channel, on_event, spec, watch)
     finally:
         channel.close()
     answer = result.return_value or {}
@@ -128,10 +129,20 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train's loop. The driver needs none of what the worker imports."""
-    from w3ray.training.worker import run_worker
+    """Ray Train's loop."""
+    stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, stream, None)  # the decoders start while this process imports and builds its model
+        from w3ray.training.worker import run_worker
 
-    return run_worker(config)
+        return run_worker(config["stage"], config["events"], _with_first(first, stream))
+
+
+def _with_first(first: "Future[Microbatch | None]", stream: Iterator[Microbatch]) -> Iterator[Microbatch]:
+    microbatch = first.result()
+    if microbatch is not None:
+        yield microbatch
+    yield from stream
 
 
 def _nothing() -> None:
@@ -143,7 +154,7 @@ def _fit(
     channel: EventChannel,
     on_event: Callable[[Any], None],
     spec: StageSpec,
-    meanwhile: Callable[[], None],
+    watch: Callable[[], None],
 ) -> Any:
     """`fit` runs in its own thread: this one hands events on and stays open to Ctrl-C."""
     answer: dict[str, Any] = {}
@@ -156,10 +167,10 @@ def _fit(
 
     thread = threading.Thread(target=fit, name=f"fit-{spec.name}", daemon=True)
     thread.start()
-    meanwhile()
     while thread.is_alive():
         for event in channel.receive(_POLL_S):
             on_event(event)
+        watch()
     while batch := channel.receive(_DRAIN_S):
         for event in batch:
             on_event(event)

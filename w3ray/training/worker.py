@@ -26,10 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from w3ray.data.microbatch import ClipFailure, Microbatch
 from w3ray.data.schedule import Kind
-from w3ray.data.stream import STREAM_NAME, read_microbatches
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.metrics import Counts
-from w3ray.events import CheckpointSaved, ClipsFailed, StepDone, Validated, Warned
+from w3ray.events import CheckpointSaved, ClipsFailed, StepDone, Validated, ValidationProgress, Warned
 from w3ray.models import build_model
 from w3ray.models.bundle import load_model
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
@@ -42,18 +41,20 @@ from w3ray.training.randomness import microbatch_seed
 from w3ray.training.stage_spec import StageSpec
 from w3ray.training.step import TrainingStep
 
+_PROGRESS_EVERY_S = 1.0
+"""Least seconds between two events about the progress of a validation."""
 
-def run_worker(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Ray Train's `train_loop_per_worker`; `config` holds `stage` (StageSpec) and `events` (EventSender).
+
+def run_worker(stage: StageSpec, events: EventSender, stream: Iterator[Microbatch]) -> dict[str, Any]:
+    """What Ray Train runs on each worker; `stream` is its part of the stage's stream.
 
     Returns: {"outcome": ...}, or {"fault": {"kind", "message"}} for what another try would meet again (bad input, too
     many unreadable videos): raised, it would make Ray Train start the workers anew for nothing.
     """
     # Blocks of the stream are read-only shared memory, and nothing here writes to its input.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    events: EventSender = config["events"]
     try:
-        return {"outcome": StageWorker(config["stage"], events).run()}
+        return {"outcome": StageWorker(stage, events, stream).run()}
     except (InputError, RunError) as error:
         return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
     finally:
@@ -90,11 +91,11 @@ class _StepTimes:
 class StageWorker:
     """One rank of one stage. See the module's text."""
 
-    def __init__(self, stage: StageSpec, events: EventSender) -> None:
+    def __init__(self, stage: StageSpec, events: EventSender, stream: Iterator[Microbatch]) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         torch.set_num_threads(stage.plan.trainer_threads)
-        self.stage, self.events = stage, events
+        self.stage, self.events, self.stream = stage, events, stream
         self.device = ray.train.torch.get_device()
         self.schedule = stage.schedule.for_world_size(self.world_size)
         self.model = self._build_model()
@@ -116,7 +117,6 @@ class StageWorker:
         self.failed: set[tuple[str, str]] = set()
         self.steps_done = self._resume()
         self.times = _StepTimes(time.perf_counter())
-        self.stream: Iterator[Microbatch] = iter(())
         self.next_number = 0
 
     # Building.
@@ -164,7 +164,6 @@ class StageWorker:
 
     def run(self) -> dict[str, Any]:
         """Everything that is left of the stage; returns its outcome."""
-        self.stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
         self.next_number = self.rank + self.schedule.first_item(self.steps_done)
         for step in range(self.steps_done, self.schedule.total_steps):
             self._train_step(step)
@@ -294,17 +293,26 @@ class StageWorker:
         self.times = _StepTimes(time.perf_counter())
 
     @torch.no_grad()
-    def _evaluate(self, kind: Kind) -> Counts:
+    def _evaluate(self, kind: Literal["val", "test"]) -> Counts:
         """Exact counts over all workers; every valid row of the split is counted once."""
         self.model.eval()
         counts = Counts(len(self.stage.classes), device=self.device)
         failures: list[ClipFailure] = []
-        for _ in range(self.schedule.rounds(kind)):
+        total_clips = self.schedule.num_val if kind == "val" else self.schedule.num_test
+        told_s = time.monotonic()
+        for rounds_done in range(1, self.schedule.rounds(kind) + 1):
             microbatch = self._read(kind)
             failures.extend(microbatch.failures)
             with self.step.autocast():
                 logits_BK = self.model(self.step.prepare(_tensor(microbatch.clips))).logits_BK
             counts.update(logits_BK.float(), _tensor(microbatch.labels), _tensor(microbatch.valid))
+            if self.rank == 0 and time.monotonic() - told_s >= _PROGRESS_EVERY_S:
+                told_s = time.monotonic()
+                # By the rounds, not by the counts: reading those would wait for the device.
+                clips = min(total_clips, rounds_done * self.schedule.microbatch_size * self.world_size)
+                self.events.send(
+                    ValidationProgress(stage=self.stage.name, split=kind, clips=clips, total_clips=total_clips)
+                )
         counts.all_reduce()
         self._share_failures(failures)
         if counts.rows == 0:

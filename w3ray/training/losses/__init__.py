@@ -1,35 +1,33 @@
-"""Which losses can a recipe weigh? A new one is a file here and a row in LOSSES."""
+"""Which losses can a recipe weigh? A new one is a file here and a row in LOSSES. The table needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from w3ray.training.losses._common import Loss, LossInputs
-from w3ray.training.losses.cross_entropy import CrossEntropy
-from w3ray.training.losses.mfr import MatureFeatures
+from w3ray._table import Table, lazy_attributes
 
-LOSSES = {
-    "cross_entropy": CrossEntropy,
-    "mfr": MatureFeatures,
-}
+if TYPE_CHECKING:
+    from w3ray.training.losses._common import Loss, LossInputs
+    from w3ray.training.losses.build import build_losses
+    from w3ray.training.losses.cross_entropy import CrossEntropy
+    from w3ray.training.losses.mfr import MatureFeatures
+
+LOSSES: "Table[Callable[..., Loss]]" = Table(
+    {
+        "cross_entropy": "w3ray.training.losses.cross_entropy:CrossEntropy",
+        "mfr": "w3ray.training.losses.mfr:MatureFeatures",
+    }
+)
+"""Name -> class of the loss."""
 
 __all__ = ["LOSSES", "CrossEntropy", "Loss", "LossInputs", "MatureFeatures", "build_losses"]
 
-
-def build_losses(weights: Mapping[str, float], *, label_smoothing: float = 0.0) -> dict[str, tuple[float, Loss]]:
-    """The losses named in `weights` with their weights; one of weight 0 is left out and costs nothing.
-
-    Raises:
-        ValueError: unknown name, negative weight, or nothing left to minimise.
-    """
-    unknown = sorted(set(weights) - set(LOSSES))
-    if unknown:
-        raise ValueError(f"unknown loss {unknown[0]!r}: known are {', '.join(LOSSES)}")
-    negative = [name for name, weight in weights.items() if not weight >= 0]
-    if negative:
-        raise ValueError(f"loss weight {negative[0]} must be >= 0, got {weights[negative[0]]}")
-    options: dict[str, dict[str, float]] = {"cross_entropy": {"label_smoothing": label_smoothing}}
-    built = {
-        name: (float(weight), LOSSES[name](**options.get(name, {}))) for name, weight in weights.items() if weight > 0
-    }
-    if not built:
-        raise ValueError(f"no loss has a weight above 0: {dict(weights)}")
-    return built
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "CrossEntropy": "w3ray.training.losses.cross_entropy",
+        "Loss": "w3ray.training.losses._common",
+        "LossInputs": "w3ray.training.losses._common",
+        "MatureFeatures": "w3ray.training.losses.mfr",
+        "build_losses": "w3ray.training.losses.build",
+    },
+)

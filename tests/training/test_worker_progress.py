@@ -1,0 +1,76 @@
+"""A worker tells how far a validation is: now and then, and only the first one."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from w3ray.data.microbatch import Microbatch
+from w3ray.data.schedule import Schedule
+from w3ray.events import ValidationProgress
+from w3ray.training import worker
+from w3ray.training.worker import StageWorker
+
+SCHEDULE = Schedule(
+    num_train=8, num_val=10, num_test=20, batch_size=2, microbatch_size=2, epochs=1, validate_every_epochs=1, seed=0,
+    world_size=1,
+)  # fmt: skip
+
+
+class Model(torch.nn.Module):
+    def forward(self, clips: torch.Tensor) -> Any:
+        return SimpleNamespace(logits_BK=torch.zeros(len(clips), 3))
+
+
+def sent(
+    monkeypatch: pytest.MonkeyPatch, kind: Literal["val", "test"], *, round_s: float, rank: int = 0, world_size: int = 1
+) -> list[Any]:
+    """The events of one whole validation or test by one rank, when each round takes `round_s`."""
+    now_s = 50.0
+    events: list[Any] = []
+
+    def read(kind: str) -> Microbatch:
+        nonlocal now_s
+        now_s += round_s
+        rows = np.arange(2)
+        clips = np.zeros((2, 1, 4, 4, 3), dtype=np.uint8)
+        return Microbatch(0, kind, 0, 0, 0, clips, rows, np.ones(2, dtype=bool), rows, rows, ())
+
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now_s))
+    rank_of_stage = SimpleNamespace(
+        rank=rank,
+        world_size=world_size,
+        schedule=SCHEDULE.for_world_size(world_size),
+        stage=SimpleNamespace(name="teacher", classes=("a", "b", "c")),
+        device="cpu",
+        model=Model(),
+        step=SimpleNamespace(autocast=nullcontext, prepare=lambda clips: clips),
+        events=SimpleNamespace(send=events.append),
+        _read=read,
+        _share_failures=lambda failures: 0,
+    )
+    StageWorker._evaluate(rank_of_stage, kind)  # type: ignore[arg-type]
+    return events
+
+
+def told(split: Literal["val", "test"], clips: int, total_clips: int) -> ValidationProgress:
+    return ValidationProgress(stage="teacher", split=split, clips=clips, total_clips=total_clips)
+
+
+class TestProgress:
+    def test_values(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert sent(monkeypatch, "val", round_s=2.0) == [told("val", clips, 10) for clips in (2, 4, 6, 8, 10)]
+
+    def test_throttled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert sent(monkeypatch, "test", round_s=0.25) == [told("test", clips, 20) for clips in (8, 16)]
+
+    def test_all_workers_are_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The last of two rounds of three workers is not full."""
+        events = sent(monkeypatch, "val", round_s=2.0, world_size=3)
+        assert events == [told("val", 6, 10), told("val", 10, 10)]
+
+    def test_only_the_first_worker_tells(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert sent(monkeypatch, "val", round_s=2.0, rank=1, world_size=3) == []
