@@ -42,3 +42,34 @@ import w3ray.training.step, w3ray.training.optimizer, w3ray.training.checkpoint,
 print("ok")
 """
     assert python(code).strip() == "ok"
+
+
+def test_a_recipe_is_checked_without_torch():
+    code = """
+import sys
+from w3ray import InputError
+from w3ray.recipe import load_recipe
+load_recipe("quickstart")
+try:
+    load_recipe("quickstart", ["model.attention.spatial_kernel=4"])
+except InputError as error:
+    print("odd" in str(error), [m for m in ("torch", "torchvision", "ray", "mlflow") if m in sys.modules])
+"""
+    assert python(code).strip() == "True []"
+
+
+def test_every_attention_checks_its_options_as_it_is_built():
+    code = """
+from w3ray.attention import ATTENTION, ATTENTION_OPTIONS
+assert list(ATTENTION) == list(ATTENTION_OPTIONS)
+for kind in ATTENTION:
+    said = []
+    for refuse in (ATTENTION_OPTIONS[kind], lambda options: ATTENTION[kind](16, **options)):
+        try:
+            refuse({"no_such_option": 1})
+        except ValueError as error:
+            said.append(str(error))
+    assert len(said) == 2 and said[0] == said[1], said
+print("ok")
+"""
+    assert python(code).strip() == "ok"

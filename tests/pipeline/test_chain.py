@@ -256,7 +256,7 @@ def test_bad_input_is_one_line_and_leaves_no_stage(motion_manifest, tmp_path, ch
     with pytest.raises(InputError, match=message) as caught:
         run(recipe(motion_manifest, tmp_path, **changes))
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "stages").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_flipping_without_a_flip_map_is_refused(motion_manifest, tmp_path):

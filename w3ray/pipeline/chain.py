@@ -244,10 +244,14 @@ class _Chain:
         try:
             if self.connection.address is not None:
                 self.connection.cluster()  # a wrong address is said before anything is written
-            # What is wrong with a manifest is said before anything is written; generating clips waits for all checks.
-            data = prepare_data(recipe) if data_is_there(recipe) else None
-            if data is None:
+            # What can be wrong is found, and clips are generated, before the first record is written.
+            if not data_is_there(recipe):
                 self.connection.start()
+            data = prepare_data(recipe)
+            planned = plan_stages(recipe, data)
+            if any(item.status.state != "reuse" for item in planned):
+                self.connection.start()
+                self.plan = _plan(recipe, self.connection.cluster())
             with Tracker.open(
                 _tracking_uri(recipe),
                 recipe.tracking.experiment or recipe.name,
@@ -255,11 +259,6 @@ class _Chain:
                 buffer_dir=storage / "tracking",
                 notify=lambda message: self.on_event(Warned(message=message)),
             ) as tracker:
-                data = data or prepare_data(recipe)
-                planned = plan_stages(recipe, data)
-                if any(item.status.state != "reuse" for item in planned):
-                    self.connection.start()
-                    self.plan = _plan(recipe, self.connection.cluster())
                 parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
                 for item in planned:
                     self.results[item.stage.name] = self._stage(item, data, tracker)
