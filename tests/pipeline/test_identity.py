@@ -19,7 +19,9 @@ def identities(**changes):
     teacher = None
     out = []
     for stage in recipe.resolved_stages():
-        teacher = identity_of(stage_determinants(stage, seed=recipe.seed, data={"m": 1}, teacher_identity=teacher))
+        teacher = identity_of(
+            stage_determinants(stage, seed=recipe.seed, data={"m": 1}, weights=None, teacher_identity=teacher)
+        )
         out.append(teacher)
     return out
 

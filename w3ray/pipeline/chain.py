@@ -6,14 +6,13 @@ Stages are content-addressed: a finished one is reused, an unfinished one goes o
 another process works on is waited for.
 """
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from w3ray.cluster.connect import connect
 from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
@@ -28,6 +27,7 @@ from w3ray.events import (
     Warned,
 )
 from w3ray.events import StageState as EventState
+from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, data_is_there, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.recipe import Recipe, load_recipe
@@ -77,7 +77,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         InputError: as `run`.
     """
     recipe = _loaded(recipe)
-    cluster = _connect(address)
+    cluster = connect(address)
     plan = _plan(recipe, cluster)
     stages: list[dict[str, Any]]
     if data_is_there(recipe):
@@ -137,12 +137,6 @@ def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recip
     return load_recipe(recipe, overrides)
 
 
-def _connect(address: str | None) -> dict[str, float]:
-    from w3ray.cluster.connect import connect
-
-    return connect(address)
-
-
 def _plan(recipe: Recipe, cluster: Mapping[str, float]) -> ResourcePlan:
     resources = recipe.resources
     return plan_resources(
@@ -155,78 +149,12 @@ def _plan(recipe: Recipe, cluster: Mapping[str, float]) -> ResourcePlan:
     )
 
 
-class _Connection:
-    """Ray starts while the driver reads data and opens the tracking store: seconds that would otherwise add up.
-
-    The thread that started a local cluster must outlive it: the kernel ends Ray's processes with the thread that made
-    them (PR_SET_PDEATHSIG), not with the process.
-    """
-
-    def __init__(self, address: str | None) -> None:
-        self.address = address
-        self._thread: threading.Thread | None = None
-        self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._cluster: dict[str, float] = {}
-        self._error: BaseException | None = None
-
-    def start(self) -> None:
-        """Begin to connect."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
-            self._thread.start()
-
-    def _hold(self) -> None:
-        import ray
-
-        from w3ray.cluster.connect import disconnect, start_helpers
-
-        callers_own = ray.is_initialized()
-        try:
-            self._cluster = _connect(self.address)
-            if self.address is None:
-                start_helpers()
-        except BaseException as error:
-            self._error = error
-        self._ready.set()
-        # What the stages will need is imported while the driver goes on: seconds that would otherwise come later.
-        import_module("w3ray.training.stage")
-        self._training.wait()
-        if not self._closing.is_set():
-            import_module("w3ray.pipeline.complete")
-        self._closing.wait()
-        if not callers_own:
-            disconnect()
-
-    def cluster(self) -> dict[str, float]:
-        """CPUs and GPUs of the cluster, when it is there.
-
-        Raises:
-            InputError: nothing answers at the address.
-        """
-        self.start()
-        self._ready.wait()
-        if self._error is not None:
-            raise self._error
-        return self._cluster
-
-    def training(self) -> None:
-        """A stage takes steps: what is needed only at its end may take processor time now."""
-        self._training.set()
-
-    def close(self) -> None:
-        """Leave the cluster, which ends all that this driver started there; the caller's own connection stays."""
-        self._closing.set()
-        self._training.set()
-        if self._thread is not None:
-            self._thread.join()
-
-
 class _Chain:
     """One call of `run`."""
 
     def __init__(self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock) -> None:
         self.recipe, self.on_event, self.clock = recipe, on_event, clock
-        self.connection = _Connection(address)
+        self.connection = Connection(address)
         self.plan: ResourcePlan | None = None
         self.results: dict[str, StageResult] = {}
         self.logged: dict[str, Any] = {}

@@ -28,6 +28,7 @@ def stage_determinants(
     *,
     seed: int,
     data: Mapping[str, Any],
+    weights: str | None,
     teacher_identity: str | None,
 ) -> dict[str, Any]:
     """Everything that decides a stage's result, as JSON values.
@@ -36,6 +37,7 @@ def stage_determinants(
         stage: with its model and training merged.
         seed: the stage's own.
         data: fingerprint of the manifest, splits and clip settings.
+        weights: what the initial weights are: a hash of the file, a name, or None.
         teacher_identity: of the stage whose best checkpoint is the teacher.
     """
     train = {name: value for name, value in stage.train.model_dump(mode="json").items() if name not in _NOT_DETERMINING}
@@ -43,7 +45,7 @@ def stage_determinants(
         "versions": {"model": MODEL_VERSION, "training": TRAINING_VERSION, "stream": STREAM_VERSION},
         "seed": seed,
         "data": dict(data),
-        "model": stage.model.build_arguments(),
+        "model": {**stage.model.build_arguments(), "weights": weights},
         "train": train,
         "loss_weights": dict(stage.loss_weights),
         "teacher": teacher_identity,

@@ -1,5 +1,6 @@
 """From a recipe to stages that could start now: data found, identities known, states read. Starts nothing."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,8 +47,11 @@ class PlannedStage:
     teacher: str | None
 
     def model_arguments(self, data: PreparedData) -> dict[str, Any]:
-        """Keyword arguments of `build_model`."""
-        return {**self.stage.model.build_arguments(), "num_classes": data.manifest.num_classes}
+        """Keyword arguments of `build_model`; a local file of weights by its absolute path, for workers elsewhere."""
+        arguments = {**self.stage.model.build_arguments(), "num_classes": data.manifest.num_classes}
+        if (path := weights_file(arguments["weights"])) is not None:
+            arguments["weights"] = str(path)
+        return arguments
 
 
 def synthetic_root(recipe: Recipe) -> Path:
@@ -106,14 +110,22 @@ def _rows(manifest: Manifest, split: str) -> pa.Table:
 
 
 def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
-    """The stages in order, each with its identity and what is already done of it."""
+    """The stages in order, each with its identity and what is already done of it.
+
+    Raises:
+        InputError: initial weights that can not be read or do not fit the model of a stage that has yet to start.
+    """
     planned: dict[str, PlannedStage] = {}
     for stage in recipe.resolved_stages():
         teacher = None if stage.teacher is None else planned[stage.teacher]
         # Another seed for each generation: a student is not the teacher's run once more.
         seed = recipe.seed + stage.index
         determinants = stage_determinants(
-            stage, seed=seed, data=data.determinants, teacher_identity=None if teacher is None else teacher.identity
+            stage,
+            seed=seed,
+            data=data.determinants,
+            weights=_weights_key(stage.model.weights),
+            teacher_identity=None if teacher is None else teacher.identity,
         )
         identity = identity_of(determinants)
         store = StageStore(Path(recipe.storage).absolute(), stage.name, identity)
@@ -127,7 +139,27 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
             schedule=_schedule(stage, seed, data),
             teacher=stage.teacher,
         )
+    for item in planned.values():
+        if item.status.state == "run" and item.stage.model.weights is not None:
+            from w3ray.models import build_model
+
+            build_model(**item.model_arguments(data))
     return list(planned.values())
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """The absolute path of initial weights that are a local file; None for an enum's name, or none."""
+    path = None if weights is None else Path(weights).expanduser().absolute()
+    return path if path is not None and path.is_file() else None
+
+
+def _weights_key(weights: str | None) -> str | None:
+    """What initial weights are, wherever their file lies: the hash of its content, or the enum's name."""
+    path = weights_file(weights)
+    if path is None:
+        return weights
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:

@@ -1,0 +1,71 @@
+"""When does a run join its Ray cluster, and what is imported beside that?"""
+
+import threading
+from importlib import import_module
+
+from w3ray.cluster.connect import connect, disconnect, start_helpers
+
+
+class Connection:
+    """Ray starts while the driver reads data and opens the tracking store: seconds that would otherwise add up.
+
+    The thread that started a local cluster must outlive it: the kernel ends Ray's processes with the thread that made
+    them (PR_SET_PDEATHSIG), not with the process.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+        self._thread: threading.Thread | None = None
+        self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._cluster: dict[str, float] = {}
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
+            self._thread.start()
+
+    def _hold(self) -> None:
+        import ray
+
+        callers_own = ray.is_initialized()
+        try:
+            self._cluster = connect(self.address)
+            if self.address is None:
+                start_helpers()
+        except BaseException as error:
+            self._error = error
+        self._ready.set()
+        # What the stages will need is imported while the driver goes on: seconds that would otherwise come later.
+        if self._error is None and not self._closing.is_set():
+            import_module("w3ray.training.stage")
+        self._training.wait()
+        if not self._closing.is_set():
+            import_module("w3ray.pipeline.complete")
+        self._closing.wait()
+        if not callers_own:
+            disconnect()
+
+    def cluster(self) -> dict[str, float]:
+        """CPUs and GPUs of the cluster, when it is there.
+
+        Raises:
+            InputError: nothing answers at the address.
+        """
+        self.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        return self._cluster
+
+    def training(self) -> None:
+        """A stage takes steps: what is needed only at its end may take processor time now."""
+        self._training.set()
+
+    def close(self) -> None:
+        """Leave the cluster, which ends all that this driver started there; the caller's own connection stays."""
+        self._closing.set()
+        self._training.set()
+        if self._thread is not None:
+            self._thread.join()
