@@ -105,8 +105,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"weights {path}: not readable as plain tensors (weights_only): {reason}") from error
+        # torch's own text advises to let the file run code.
+        raise InputError(
+            f"weights {path}: not readable as plain tensors: damaged, no torch file, or it holds Python objects"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights {path}: holds no state dict (a dict of tensors, or one under 'state_dict')")
