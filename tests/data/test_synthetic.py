@@ -1,6 +1,7 @@
 """Synthetic motion data: only the order of frames tells the two of a pair apart; files are real and complete."""
 
 import os
+from pathlib import Path
 
 import av
 import numpy as np
@@ -221,6 +222,12 @@ def _held_out_accuracy(features_NF, sides_N, folds=8):
         weights_F = np.linalg.solve(x_NF.T @ x_NF + len(x_NF) * np.eye(x_NF.shape[1]), x_NF.T @ y_N)
         correct += int((np.sign(features_NF[held] @ weights_F) == sides_N[held]).sum())
     return correct / len(sides_N)
+
+
+def test_a_relative_folder_holds_clips_that_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = write_motion_dataset("sets/small", clips=1, val_clips=1, test_clips=1, size=32)
+    assert all(Path(uri).is_file() for uri in manifest.resolved_uris(manifest.table))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import NormalDist
@@ -28,7 +28,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from av.video.reformatter import VideoReformatter
 
 from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -44,6 +43,10 @@ FloatArray = npt.NDArray[np.float32]
 NORMAL_256: FloatArray = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.float32)
 """Equally likely values of a normal distribution: a random byte each is several times cheaper than a normal draw."""
 NORMAL_256 /= NORMAL_256.std()
+
+FRAMES_AT_ONCE = 12
+"""Frames drawn together. Arrays of whole clips are fetched anew from the system each time, which costs more than the
+arithmetic; with few frames at a time most of the time would go to NumPy's calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,10 @@ class Scene:
     angle: float
     """A direction near the horizontal, radians."""
 
+    def during(self, part: slice) -> "Scene":
+        """The frames `part` of the scene."""
+        return replace(self, progress_T=self.progress_T[part], lap_T=self.lap_T[part], centre_T2=self.centre_T2[part])
+
     def offsets(self, centre_T2: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Distance of every pixel from a centre, on a picture whose borders meet: x [T, 1, S] and y [T, S, 1]."""
         grid_S = ((np.arange(self.side) + 0.5) / self.side).astype(np.float32)
@@ -82,20 +89,22 @@ class Scene:
         return x_T1S, y_TS1
 
     def cover(self, depth: FloatArray) -> FloatArray:
-        """Share of a pixel inside a shape, from the depth of its centre below the shape's border (overwritten)."""
-        depth *= self.side
-        depth += np.float32(0.5)
-        return np.clip(depth, 0, 1, out=depth)
+        """Share of a pixel inside a shape, from the depth of its centre below the shape's border."""
+        return np.clip(depth * self.side + 0.5, 0, 1)
 
     def disc(self, centre_T2: FloatArray, radius: float) -> FloatArray:
         """Cover [T, S, S] of a disc."""
         x_T1S, y_TS1 = self.offsets(centre_T2)
-        return self.cover(np.float32(radius) - np.sqrt(x_T1S**2 + y_TS1**2))
+        # The depth is (r - d)(r + d) / (r + d), and r + d is 2 r near the border: no root for each pixel.
+        scale = self.side / (2 * radius)
+        cover_TSS = ((radius**2 - x_T1S**2) * scale + 0.5) - y_TS1**2 * scale
+        return np.clip(cover_TSS, 0, 1, out=cover_TSS)
 
     def box(self, centre_T2: FloatArray, radius: float) -> FloatArray:
         """Cover [T, S, S] of a square with half side `radius`."""
         x_T1S, y_TS1 = self.offsets(centre_T2)
-        return self.cover(np.float32(radius) - np.maximum(np.abs(x_T1S), np.abs(y_TS1)))
+        reach = np.float32(radius)
+        return np.minimum(self.cover(reach - np.abs(x_T1S)), self.cover(reach - np.abs(y_TS1)))
 
 
 def _move(scene: Scene) -> FloatArray:
@@ -150,33 +159,28 @@ def draw_clip(
     difficulty = difficulty or Difficulty()
     num_frames, fps, actor = int(rng.integers(16, 37)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
     scene = _draw_scene(rng, num_frames, side, difficulty)
-    pattern_TSS, base_C11, tint_C11 = _background(rng, scene, difficulty.background)
-    layers = []
+    pattern_TSS, base_3, tint_3 = _background(rng, scene, difficulty.background)
+    distractors = []
     for _ in range(difficulty.num_distractors):
         shape = (scene.disc, scene.box)[int(rng.integers(2))]
-        cover_TSS = shape(_drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08)))
-        layers.append((cover_TSS, _planes(rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3))))
-    act = list(ACTIONS.values())[label // 2]
-    layers.append((act(scene), _planes(_actor_colour(actor, rng))))
+        path_T2, radius = _drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08))
+        distractors.append((shape, path_T2, radius, rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)))
+    act, actor_colour_3 = list(ACTIONS.values())[label // 2], _actor_colour(actor, rng)
     # The half rounds, because the cast to bytes cuts off.
     noise_256 = np.float32(255 * difficulty.noise) * NORMAL_256 + np.float32(0.5)
-    bytes_TCSS = rng.integers(0, 256, (num_frames, 3, side, side), np.uint8)
     frames_TSSC = np.empty((num_frames, side, side, 3), np.uint8)
-    # Frame by frame in the same memory, which stays in the processor's cache.
-    picture_CSS, work_CSS = np.empty((2, 3, side, side), np.float32)
-    for t in range(num_frames):
-        np.multiply(pattern_TSS[t], tint_C11, out=picture_CSS)
-        picture_CSS += base_C11
-        for cover_TSS, colour_C11 in layers:
-            np.subtract(colour_C11, picture_CSS, out=work_CSS)
-            work_CSS *= cover_TSS[t]
-            picture_CSS += work_CSS
-        picture_CSS *= np.float32(255)
-        # A mode, because NumPy buffers the output of the default one.
-        np.take(noise_256, bytes_TCSS[t], out=work_CSS, mode="clip")
-        picture_CSS += work_CSS
-        np.clip(picture_CSS, 0, 255, out=picture_CSS)
-        frames_TSSC[-1 - t if label % 2 else t] = picture_CSS.transpose(1, 2, 0)
+    in_time_TSSC = frames_TSSC[::-1] if label % 2 else frames_TSSC
+    for first in range(0, num_frames, FRAMES_AT_ONCE):
+        part = slice(first, first + FRAMES_AT_ONCE)
+        layers = [(shape(path_T2[part], radius), colour_3) for shape, path_T2, radius, colour_3 in distractors]
+        layers.append((act(scene.during(part)), actor_colour_3))
+        for channel in range(3):
+            plane_TSS = base_3[channel] + tint_3[channel] * pattern_TSS[part]
+            for cover_TSS, colour_3 in layers:
+                plane_TSS += cover_TSS * (np.float32(colour_3[channel]) - plane_TSS)
+            plane_TSS *= np.float32(255)
+            plane_TSS += noise_256.take(rng.integers(0, 256, plane_TSS.shape, np.uint8))
+            in_time_TSSC[part, ..., channel] = np.clip(plane_TSS, 0, 255, out=plane_TSS)
     return frames_TSSC, fps, actor
 
 
@@ -209,11 +213,7 @@ def _background(rng: np.random.Generator, scene: Scene, contrast: float) -> tupl
     along_y_TSW = np.exp(2j * np.pi * path_T2 @ frequency_W2.T).astype(np.complex64)[:, None, :] * along_y_SW
     # Only the real part of the complex product: that of pairs of real numbers, one factor conjugated.
     pattern_TSS = along_y_TSW.view(np.float32) @ along_x_SW.conj().view(np.float32).T
-    return pattern_TSS, _planes(rng.uniform(0.25, 0.6, 3)), _planes(rng.uniform(0.4, 1, 3))
-
-
-def _planes(colour_3: npt.NDArray[np.float64]) -> FloatArray:
-    return colour_3.astype(np.float32)[:, None, None]
+    return pattern_TSS, rng.uniform(0.25, 0.6, 3).astype(np.float32), rng.uniform(0.4, 1, 3).astype(np.float32)
 
 
 def _actor_colour(actor: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -239,10 +239,8 @@ def write_video(
         stream.codec_context.gop_size = gop_frames
         # Setting x264 up without cabac takes as long as half a clip.
         stream.options = {"qp": str(quantiser), "preset": "ultrafast", "x264-params": "bframes=0:scenecut=0:cabac=1"}
-        reformatter = VideoReformatter()
-        for picture_SSC in frames_TSSC:
-            frame = av.VideoFrame.from_ndarray(picture_SSC, format="rgb24")
-            container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", threads=1)))
+        for picture_HWC in np.ascontiguousarray(frames_TSSC):
+            container.mux(stream.encode(av.VideoFrame.from_numpy_buffer(picture_HWC, format="rgb24")))
         container.mux(stream.encode(None))
 
 
@@ -276,7 +274,7 @@ def write_motion_dataset(
 
     Raises: InputError for an argument that can not be used, and where `root` holds something else.
     """
-    root = Path(root)
+    root = Path(root).absolute()
     counts = {
         "train": clips,
         "val": _share(clips, 4) if val_clips is None else val_clips,
