@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from w3ray.data import synthetic
-from w3ray.data.decoders import open_video
+from w3ray.data.decoders import DECODERS, open_video
 from w3ray.data.synthetic import ACTIONS, CLASSES, FLIP_MAP, Difficulty, draw_clip, write_motion_dataset
 from w3ray.errors import InputError
 
@@ -57,6 +57,21 @@ def test_motion_is_there():
         assert np.abs(np.diff(clip_TSSC, axis=0)).max() > 60
 
 
+def test_noise():
+    """Each pixel, colour and frame has its own, as strong as asked for."""
+    noisy_TSSC, clean_TSSC = (
+        draw_clip(2, np.random.default_rng(1), difficulty=Difficulty(noise=noise))[0].astype(float)
+        for noise in (0.05, 0)
+    )
+    noise_TSSC = noisy_TSSC - clean_TSSC
+    # Black and white cut it off.
+    inside_TSSC = (clean_TSSC > 64) & (clean_TSSC < 192)
+    assert noise_TSSC[inside_TSSC].std() / 255 == pytest.approx(0.05, rel=0.01)
+    for axis in range(4):
+        along = np.moveaxis(noise_TSSC, axis, 0)
+        assert abs(np.corrcoef(along[1:].ravel(), along[:-1].ravel())[0, 1]) < 5 / np.sqrt(along[1:].size)
+
+
 def test_length_and_rate_vary():
     drawn = [draw_clip(0, np.random.default_rng(seed), side=16) for seed in range(200)]
     lengths, rates = {len(clip[0]) for clip in drawn}, {clip[1] for clip in drawn}
@@ -82,11 +97,13 @@ def test_manifest(dataset):
     assert len(list(root.rglob("*.mp4"))) == len(rows) == 32
 
 
-def test_files_hold_what_was_drawn(dataset):
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_files_hold_what_was_drawn(dataset, decoder):
     _, manifest = dataset
     row = manifest.table.to_pylist()[5]
     drawn_TSSC, fps, actor = draw_clip(row["label"], np.random.default_rng([3, 0, 5]), side=32)
-    with open_video(manifest.resolve(row["uri"])) as video:
+    with open_video(manifest.resolve(row["uri"]), decoder) as video:
+        assert video.info.num_frames == len(drawn_TSSC)
         read_TSSC = video.frames(range(len(drawn_TSSC)))
         assert round(video.info.fps) == fps
     assert row["group"] == f"actor-{actor}"
@@ -159,6 +176,16 @@ def test_empty_folder_is_filled(tmp_path):
     assert (tmp_path / "empty" / "manifest.parquet").is_file()
 
 
+@pytest.mark.parametrize("root", ["sets/small", "../small"])
+def test_a_relative_folder_holds_clips_that_are_found(tmp_path, monkeypatch, root):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    manifest = write_motion_dataset(root, clips=1, val_clips=1, test_clips=1, size=32)
+    assert all(Path(uri).is_file() for uri in manifest.resolved_uris())
+    # Relative in the file too, so that the folder can be moved.
+    assert manifest.table["uri"].to_pylist()[0] == "train/moves-right/00000.mp4"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_errors_unwritable(tmp_path):
     tmp_path.chmod(0o500)
@@ -222,12 +249,6 @@ def _held_out_accuracy(features_NF, sides_N, folds=8):
         weights_F = np.linalg.solve(x_NF.T @ x_NF + len(x_NF) * np.eye(x_NF.shape[1]), x_NF.T @ y_N)
         correct += int((np.sign(features_NF[held] @ weights_F) == sides_N[held]).sum())
     return correct / len(sides_N)
-
-
-def test_a_relative_folder_holds_clips_that_are_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    manifest = write_motion_dataset("sets/small", clips=1, val_clips=1, test_clips=1, size=32)
-    assert all(Path(uri).is_file() for uri in manifest.resolved_uris(manifest.table))
 
 
 @pytest.mark.slow

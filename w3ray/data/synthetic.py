@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import NormalDist
@@ -32,7 +32,7 @@ import pyarrow as pa
 from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 
-SYNTHETIC_VERSION = 4
+SYNTHETIC_VERSION = 5
 """Raised whenever the same arguments would give other videos."""
 
 NUM_ACTORS = 10
@@ -40,13 +40,11 @@ NUM_ACTORS = 10
 
 FloatArray = npt.NDArray[np.float32]
 
-NORMAL_256: FloatArray = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], np.float32)
-"""Equally likely values of a normal distribution: a random byte each is several times cheaper than a normal draw."""
-NORMAL_256 /= NORMAL_256.std()
+_QUANTILES_256 = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
 
-FRAMES_AT_ONCE = 12
-"""Frames drawn together. Arrays of whole clips are fetched anew from the system each time, which costs more than the
-arithmetic; with few frames at a time most of the time would go to NumPy's calls."""
+NORMAL_256: FloatArray = (_QUANTILES_256 / _QUANTILES_256.std()).astype(np.float32)
+"""Equally likely values of a standard normal distribution. Looking a random byte up here is several times cheaper than
+drawing a normal number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +75,6 @@ class Scene:
     angle: float
     """A direction near the horizontal, radians."""
 
-    def during(self, part: slice) -> "Scene":
-        """The frames `part` of the scene."""
-        return replace(self, progress_T=self.progress_T[part], lap_T=self.lap_T[part], centre_T2=self.centre_T2[part])
-
     def offsets(self, centre_T2: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Distance of every pixel from a centre, on a picture whose borders meet: x [T, 1, S] and y [T, S, 1]."""
         grid_S = ((np.arange(self.side) + 0.5) / self.side).astype(np.float32)
@@ -95,9 +89,10 @@ class Scene:
     def disc(self, centre_T2: FloatArray, radius: float) -> FloatArray:
         """Cover [T, S, S] of a disc."""
         x_T1S, y_TS1 = self.offsets(centre_T2)
-        # The depth is (r - d)(r + d) / (r + d), and r + d is 2 r near the border: no root for each pixel.
+        # At distance d the depth is r - d = (r^2 - d^2) / (r + d), at the border (r^2 - d^2) / 2r: a sum of what is
+        # known for each row and each column, so that hardly anything is computed for each pixel.
         scale = self.side / (2 * radius)
-        cover_TSS = ((radius**2 - x_T1S**2) * scale + 0.5) - y_TS1**2 * scale
+        cover_TSS = (0.5 + (radius**2 - x_T1S**2) * scale) - y_TS1**2 * scale
         return np.clip(cover_TSS, 0, 1, out=cover_TSS)
 
     def box(self, centre_T2: FloatArray, radius: float) -> FloatArray:
@@ -159,28 +154,30 @@ def draw_clip(
     difficulty = difficulty or Difficulty()
     num_frames, fps, actor = int(rng.integers(16, 37)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
     scene = _draw_scene(rng, num_frames, side, difficulty)
-    pattern_TSS, base_3, tint_3 = _background(rng, scene, difficulty.background)
-    distractors = []
-    for _ in range(difficulty.num_distractors):
-        shape = (scene.disc, scene.box)[int(rng.integers(2))]
-        path_T2, radius = _drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08))
-        distractors.append((shape, path_T2, radius, rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)))
-    act, actor_colour_3 = list(ACTIONS.values())[label // 2], _actor_colour(actor, rng)
     # The half rounds, because the cast to bytes cuts off.
     noise_256 = np.float32(255 * difficulty.noise) * NORMAL_256 + np.float32(0.5)
+    noise_CTSS = noise_256.take(rng.integers(0, 256, (3, num_frames, side, side), np.uint8))
+    pattern_TSS, base_3, tint_3 = _background(rng, scene, difficulty.background)
+    layers = []
+    for _ in range(difficulty.num_distractors):
+        shape = (scene.disc, scene.box)[int(rng.integers(2))]
+        cover_TSS = shape(_drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08)))
+        layers.append((cover_TSS, (rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)).astype(np.float32)))
+    act = list(ACTIONS.values())[label // 2]
+    layers.append((act(scene), _actor_colour(actor, rng)))
     frames_TSSC = np.empty((num_frames, side, side, 3), np.uint8)
-    in_time_TSSC = frames_TSSC[::-1] if label % 2 else frames_TSSC
-    for first in range(0, num_frames, FRAMES_AT_ONCE):
-        part = slice(first, first + FRAMES_AT_ONCE)
-        layers = [(shape(path_T2[part], radius), colour_3) for shape, path_T2, radius, colour_3 in distractors]
-        layers.append((act(scene.during(part)), actor_colour_3))
-        for channel in range(3):
-            plane_TSS = base_3[channel] + tint_3[channel] * pattern_TSS[part]
-            for cover_TSS, colour_3 in layers:
-                plane_TSS += cover_TSS * (np.float32(colour_3[channel]) - plane_TSS)
-            plane_TSS *= np.float32(255)
-            plane_TSS += noise_256.take(rng.integers(0, 256, plane_TSS.shape, np.uint8))
-            in_time_TSSC[part, ..., channel] = np.clip(plane_TSS, 0, 255, out=plane_TSS)
+    # One colour at a time, always in the same memory: fetching fresh memory costs as much as the arithmetic.
+    picture_TSS, work_TSS = np.empty((2, num_frames, side, side), np.float32)
+    for channel, noise_TSS in enumerate(noise_CTSS):
+        np.multiply(pattern_TSS, tint_3[channel], out=picture_TSS)
+        picture_TSS += base_3[channel]
+        for cover_TSS, colour_3 in layers:
+            np.subtract(colour_3[channel], picture_TSS, out=work_TSS)
+            work_TSS *= cover_TSS
+            picture_TSS += work_TSS
+        picture_TSS *= np.float32(255)
+        noise_TSS += picture_TSS[::-1] if label % 2 else picture_TSS
+        frames_TSSC[..., channel] = np.clip(noise_TSS, 0, 255, out=noise_TSS)
     return frames_TSSC, fps, actor
 
 
@@ -202,7 +199,7 @@ def _drift(rng: np.random.Generator, num_frames: int, speed: float, margin: floa
 
 
 def _background(rng: np.random.Generator, scene: Scene, contrast: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """A soft pattern [T, S, S] of a few waves that drifts in one direction; its base and its tint, each [C]."""
+    """A soft pattern [T, S, S] of a few waves that drifts in one direction, its base and its tint [C]."""
     num_waves = 8
     path_T2 = _drift(rng, len(scene.lap_T), speed=0.4)
     frequency_W2 = rng.integers(-4, 5, (num_waves, 2))
@@ -211,16 +208,16 @@ def _background(rng: np.random.Generator, scene: Scene, contrast: float) -> tupl
     along_x_SW = (contrast * size_W * np.exp(turn_S1 * frequency_W2[:, 0])).astype(np.complex64)
     along_y_SW = np.exp(turn_S1 * frequency_W2[:, 1]).astype(np.complex64)
     along_y_TSW = np.exp(2j * np.pi * path_T2 @ frequency_W2.T).astype(np.complex64)[:, None, :] * along_y_SW
-    # Only the real part of the complex product: that of pairs of real numbers, one factor conjugated.
+    # The real part of the complex product, as a product of pairs of real numbers: that of (a, b) and (c, -d).
     pattern_TSS = along_y_TSW.view(np.float32) @ along_x_SW.conj().view(np.float32).T
     return pattern_TSS, rng.uniform(0.25, 0.6, 3).astype(np.float32), rng.uniform(0.4, 1, 3).astype(np.float32)
 
 
-def _actor_colour(actor: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A bright saturated colour of the actor's hue, a little different each time."""
+def _actor_colour(actor: int, rng: np.random.Generator) -> FloatArray:
+    """A bright saturated colour [C] of the actor's hue, a little different each time."""
     hue = 6 * actor / NUM_ACTORS
     colour_3 = np.clip(np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
-    return np.clip(colour_3 * 0.85 + 0.1 + rng.uniform(-0.05, 0.05, 3), 0, 1)
+    return np.clip(colour_3 * 0.85 + 0.1 + rng.uniform(-0.05, 0.05, 3), 0, 1).astype(np.float32)
 
 
 def write_video(
@@ -237,7 +234,7 @@ def write_video(
         # More threads change the bytes; bframes=0 keeps decoding order.
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = gop_frames
-        # Setting x264 up without cabac takes as long as half a clip.
+        # cabac=1, because x264 prepares the tables of the other coder anew for each file, which takes long.
         stream.options = {"qp": str(quantiser), "preset": "ultrafast", "x264-params": "bframes=0:scenecut=0:cabac=1"}
         for picture_HWC in np.ascontiguousarray(frames_TSSC):
             container.mux(stream.encode(av.VideoFrame.from_numpy_buffer(picture_HWC, format="rgb24")))
@@ -274,7 +271,8 @@ def write_motion_dataset(
 
     Raises: InputError for an argument that can not be used, and where `root` holds something else.
     """
-    root = Path(root).absolute()
+    # Absolute, as `write_manifest` names its own folder: else the uris would not be seen to lie beneath it.
+    root = Path(os.path.abspath(root))
     counts = {
         "train": clips,
         "val": _share(clips, 4) if val_clips is None else val_clips,
