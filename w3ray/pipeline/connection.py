@@ -7,7 +7,7 @@ from w3ray.cluster.connect import connect, disconnect, start_helpers
 
 
 class Connection:
-    """Ray starts while the driver reads data and opens the tracking store: seconds that would otherwise add up.
+    """Ray starts while the driver draws or reads the data: seconds that would otherwise add up.
 
     The thread that started a local cluster must outlive it: the kernel ends Ray's processes with the thread that made
     them (PR_SET_PDEATHSIG), not with the process.
