@@ -72,7 +72,7 @@ def test_unwritable_storage_is_named(tmp_path):
 
 def _hold(root: str, ready, log: str) -> None:
     stage, determinants = store(Path(root))
-    with stage.working(lambda message: None):
+    with stage.wait(lambda message: None):
         ready.set()
         signal.pause()
     Path(log).write_text(json.dumps(determinants))
@@ -92,7 +92,7 @@ def test_a_second_run_waits_until_the_first_one_is_dead(tmp_path):
         told.append(message)
         os.kill(holder.pid, signal.SIGKILL)
 
-    with stage.working(on_wait):
+    with stage.wait(on_wait):
         assert told == [f"stage teacher: another run works on {stage.directory.name}; waiting for it"]
     holder.join()
     assert not (tmp_path / "log").exists()

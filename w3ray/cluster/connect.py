@@ -30,6 +30,8 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
             # those would cost each stage seconds of start-up on few cores.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+            # Ray Train looks every so often whether its workers are done (2 s unless told otherwise).
+            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
             ray.init(address="local", num_cpus=num_cpus, **options)
         else:
             _check_reachable(address)

@@ -27,6 +27,7 @@ from w3ray.events import (
     Warned,
 )
 from w3ray.events import StageState as EventState
+from w3ray.pipeline.ahead import AheadStage, nearly_done
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, data_is_there, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
@@ -158,6 +159,8 @@ class _Chain:
         self.plan: ResourcePlan | None = None
         self.results: dict[str, StageResult] = {}
         self.logged: dict[str, Any] = {}
+        self.planned: dict[str, PlannedStage] = {}
+        self.ahead: AheadStage | None = None
 
     def run(self) -> RunResult:
         from w3ray.tracking import Tracker
@@ -177,6 +180,7 @@ class _Chain:
                 self.connection.start()
             data = prepare_data(recipe)
             planned = plan_stages(recipe, data)
+            self.planned = {item.stage.name: item for item in planned}
             if any(item.status.state != "reuse" for item in planned):
                 self.connection.start()
                 self.plan = _plan(recipe, self.connection.cluster())
@@ -198,6 +202,8 @@ class _Chain:
                     if isinstance(value, float):
                         parent.log_metrics({f"overhead/{name}": value}, 0)
         finally:
+            if self.ahead is not None:
+                self.ahead.abandon()
             self.connection.close()
         self.on_event(RunFinished(summary=self._summary(result)))
         return result
@@ -206,18 +212,40 @@ class _Chain:
 
     def _stage(self, item: PlannedStage, data: PreparedData, tracker: Any) -> StageResult:
         started = time.monotonic()
-        if item.status.state != "reuse":
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None or item.status.state != "reuse":
             item.store.create(item.determinants)
-            with item.store.working(lambda message: self.on_event(Warned(message=message))):
+            lock = (
+                item.store.wait(lambda message: self.on_event(Warned(message=message))) if ahead is None else ahead.lock
+            )
+            with lock:
                 # Another run may have finished it while this one waited.
-                status = item.store.status(item.determinants)
+                status = item.store.status(item.determinants) if ahead is None else ahead.status
                 if status.state != "reuse":
                     self._tell_started(item, status.state, status.why, status.step)
-                    self._train(item, status.state, data, tracker)
+                    self._train(item, status.state, data, tracker, None if ahead is None else ahead.run)
                     return self._stage_result(item, status.state, status.why, time.monotonic() - started)
         status = item.store.status(item.determinants)
         self._tell_started(item, "reuse", status.why, item.schedule.total_steps)
         return self._stage_result(item, "reuse", status.why, time.monotonic() - started)
+
+    def _start_next(self, item: PlannedStage, data: PreparedData) -> None:
+        """Begin to start the stage after `item`, where that can be done: see `w3ray.pipeline.ahead`."""
+        from w3ray.training.stage import StageRun
+
+        following = list(self.planned.values())[item.stage.index + 1 :]
+        if self.ahead is not None or not following or following[0].status.state == "reuse":
+            return
+        following[0].store.create(following[0].determinants)
+        lock = following[0].store.take()
+        if lock is None:
+            return  # another run works on it: its turn will come, and with it the wait
+        status = following[0].store.status(following[0].determinants)
+        if status.state == "reuse":
+            lock.close()
+            return
+        run = StageRun(self._spec(following[0], data), data.splits)
+        self.ahead = AheadStage(following[0], status, lock, run)
 
     def _tell_started(self, item: PlannedStage, state: EventState, why: str, step: int) -> None:
         self.on_event(
@@ -231,10 +259,9 @@ class _Chain:
             )
         )
 
-    def _train(self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any) -> None:
+    def _train(self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any, run_ahead: Any) -> None:
         """Run what is left of a stage, then write its model, its report and, last, its result."""
         from w3ray.pipeline.complete import complete_stage
-        from w3ray.training.stage import run_stage
 
         params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
         run = tracker.stage_run(item.stage.name, item.identity, params)
@@ -246,9 +273,11 @@ class _Chain:
                 self.connection.training()
                 tracker.begin()
             recorder(event)
+            if isinstance(event, StepDone) and nearly_done(event, item):
+                self._start_next(item, data)
 
         try:
-            outcome = run_stage(self._spec(item, data), data.splits, hear, watch=tracker.check)
+            outcome = self._outcome(item, data, run_ahead, hear, tracker.check)
             result = complete_stage(item, data, outcome)
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self.logged[item.stage.name] = self._log_result(item, data, result, run)
@@ -260,12 +289,26 @@ class _Chain:
             raise
         run.finish("FINISHED")
 
+    def _outcome(
+        self, item: PlannedStage, data: PreparedData, run_ahead: Any, hear: OnEvent, watch: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Follow the stage to its end; one that was started too far ahead of its turn is started again."""
+        from w3ray.training.faults import TeacherMissing
+        from w3ray.training.stage import StageRun
+
+        if run_ahead is not None:
+            try:
+                return run_ahead.outcome(hear, watch)
+            except TeacherMissing:
+                pass
+        return StageRun(self._spec(item, data), data.splits).outcome(hear, watch)
+
     def _spec(self, item: PlannedStage, data: PreparedData) -> Any:
         from w3ray.training.stage_spec import StageSpec
 
         assert self.plan is not None
         stage = item.stage
-        teacher = None if item.teacher is None else Path(self.results[item.teacher].model)
+        teacher = None if item.teacher is None else self.planned[item.teacher].store.model
         return StageSpec(
             name=stage.name,
             directory=item.store.directory,

@@ -15,11 +15,10 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
@@ -94,24 +93,28 @@ class StageStore:
                 f"storage {self.directory}: can not be written ({error.strerror}); set another --storage"
             ) from error
 
-    @contextmanager
-    def working(self, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold the stage for this process; where another one holds it, say so and wait until it is done or dead.
+    def take(self) -> IO[str] | None:
+        """The stage's lock, None where another one holds it. It is held until the file is closed.
 
         The lock is the operating system's: it ends with the process that holds it, however that ends.
         """
-        with (self.directory / "lock").open("a+") as lock:
-            told = False
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not told:
-                        on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
-                        told = True
-                    time.sleep(_LOCK_POLL_S)
-            yield
+        lock = (self.directory / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock
+
+    def wait(self, on_wait: Callable[[str], None]) -> IO[str]:
+        """The stage's lock; where another one holds it, say so and wait until that one is done or dead."""
+        told = False
+        while (lock := self.take()) is None:
+            if not told:
+                on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
+                told = True
+            time.sleep(_LOCK_POLL_S)
+        return lock
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, None before that.

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
 
 _SEND_EVERY_S = 0.5
@@ -47,3 +48,11 @@ class EventSender:
             self._queue.put(self._waiting)
             self._waiting = []
         self._sent_at = time.monotonic()
+
+    def heard(self) -> bool:
+        """Whether the driver's end is still open."""
+        try:
+            self._queue.qsize()
+        except RayError:
+            return False
+        return True

@@ -10,6 +10,10 @@ from ray.train import UserCallback
 from w3ray.errors import RunError
 
 
+class TeacherMissing(RunError):
+    """The workers of a stage waited for its teacher's model, and it did not come: the stage can be started again."""
+
+
 class StopAtBugs(UserCallback):
     """Ends the stage at an exception that another start of the workers would meet again, instead of retrying it."""
 

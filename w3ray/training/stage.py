@@ -21,7 +21,7 @@ from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_micro
 from w3ray.errors import InputError, RunError
 from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
-from w3ray.training.faults import StopAtBugs, last_line
+from w3ray.training.faults import StopAtBugs, TeacherMissing, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
 
 _POLL_S = 0.5
@@ -41,39 +41,77 @@ _KEEP_MEMORY = {
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 
 
-def run_stage(
-    spec: StageSpec,
-    splits: Mapping[str, pa.Table],
-    on_event: Callable[[Any], None],
-    watch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Train, validate and test one stage, going on at its newest good checkpoint.
+class StageRun:
+    """One stage on the cluster, from the moment its processes begin to start. Making it starts them.
+
+    A stage may be made while its teacher is still being scored: its workers get everything else ready, then wait for
+    the teacher's model. `outcome` stays with the stage to its end; one that is not wanted any more is let go with
+    `abandon`.
 
     Args:
-        spec: the stage.
+        spec: the stage; it goes on at its newest good checkpoint.
         splits: rows of `train`, `val` and `test`; see `ClipTables`.
-        on_event: called in this thread with each event of the workers, in order.
-        watch: called in this thread about twice a second; what it raises ends the stage.
-
-    Returns:
-        The outcome: `best_checkpoint` (folder name), and of the test split `test` (metrics), `counts` (`Counts.state`).
-
-    Raises:
-        InputError, RunError: with the cause.
     """
-    tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
-    _forget_missing_checkpoints(spec.checkpoints)
-    channel = EventChannel()
-    try:
-        trainer = _trainer(spec, tables, channel)
-        result = _fit(trainer, channel, on_event, spec, watch)
-    finally:
-        channel.close()
-    answer = result.return_value or {}
-    if fault := answer.get("fault"):
-        raise (InputError if fault["kind"] == "input" else RunError)(fault["message"])
-    outcome: dict[str, Any] = answer["outcome"]
-    return outcome
+
+    def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table]) -> None:
+        self._spec = spec
+        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
+        _forget_missing_checkpoints(spec.checkpoints)
+        self._channel = EventChannel()
+        self._answer: dict[str, Any] = {}
+        try:
+            trainer = _trainer(spec, tables, self._channel)
+        except BaseException:
+            self._channel.close()
+            raise
+        # `fit` has its own thread: the caller's hands events on and stays open to Ctrl-C.
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), name=f"fit-{spec.name}", daemon=True)
+        self._thread.start()
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            self._answer["result"] = trainer.fit()
+        except (TrainingFailedError, ray.exceptions.RayError) as error:
+            self._answer["error"] = error
+
+    def outcome(self, on_event: Callable[[Any], None], watch: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Wait for the stage's end.
+
+        Args:
+            on_event: called in this thread with each event of the workers, in order.
+            watch: called in this thread about twice a second; what it raises ends the wait.
+
+        Returns:
+            `best_checkpoint` (folder name), and of the test split `test` (metrics), `counts` (`Counts.state`).
+
+        Raises:
+            TeacherMissing: the workers stopped because the teacher's model was not there in time.
+            InputError, RunError: with the cause.
+        """
+        try:
+            while self._thread.is_alive():
+                for event in self._channel.receive(_POLL_S):
+                    on_event(event)
+                watch()
+            while batch := self._channel.receive(_DRAIN_S):
+                for event in batch:
+                    on_event(event)
+        finally:
+            self._channel.close()
+        if error := self._answer.get("error"):
+            raise RunError(f"stage {self._spec.name}: {_cause(error)}") from error
+        answer = self._answer["result"].return_value or {}
+        if fault := answer.get("fault"):
+            raise _FAULTS[fault["kind"]](fault["message"])
+        outcome: dict[str, Any] = answer["outcome"]
+        return outcome
+
+    def abandon(self) -> None:
+        """Let the workers go that still wait for their teacher: they look whether anyone listens to their events."""
+        self._channel.close()
+
+
+_FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "teacher": TeacherMissing}
 
 
 def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
@@ -147,36 +185,6 @@ def _with_first(first: "Future[Microbatch | None]", stream: Iterator[Microbatch]
 
 def _nothing() -> None:
     """Ray Train asks for a data set by name; ours is built by `StreamConfig`, which knows the world size."""
-
-
-def _fit(
-    trainer: TorchTrainer,
-    channel: EventChannel,
-    on_event: Callable[[Any], None],
-    spec: StageSpec,
-    watch: Callable[[], None],
-) -> Any:
-    """`fit` runs in its own thread: this one hands events on and stays open to Ctrl-C."""
-    answer: dict[str, Any] = {}
-
-    def fit() -> None:
-        try:
-            answer["result"] = trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
-            answer["error"] = error
-
-    thread = threading.Thread(target=fit, name=f"fit-{spec.name}", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        for event in channel.receive(_POLL_S):
-            on_event(event)
-        watch()
-    while batch := channel.receive(_DRAIN_S):
-        for event in batch:
-            on_event(event)
-    if error := answer.get("error"):
-        raise RunError(f"stage {spec.name}: {_cause(error)}") from error
-    return answer["result"]
 
 
 def _cause(error: BaseException) -> str:

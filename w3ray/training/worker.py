@@ -35,6 +35,7 @@ from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, verify_checkpoint
 from w3ray.training.event_channel import EventSender
+from w3ray.training.faults import TeacherMissing
 from w3ray.training.lr_schedule import lr_factor
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 from w3ray.training.randomness import microbatch_seed
@@ -43,6 +44,9 @@ from w3ray.training.step import TrainingStep
 
 _PROGRESS_EVERY_S = 1.0
 """Least seconds between two events about the progress of a validation."""
+
+_TEACHER_TIMEOUT_S = 60.0
+_TEACHER_POLL_S = 0.2
 
 
 def run_worker(stage: StageSpec, events: EventSender, stream: Iterator[Microbatch]) -> dict[str, Any]:
@@ -55,6 +59,8 @@ def run_worker(stage: StageSpec, events: EventSender, stream: Iterator[Microbatc
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     try:
         return {"outcome": StageWorker(stage, events, stream).run()}
+    except TeacherMissing as error:
+        return {"fault": {"kind": "teacher", "message": str(error)}}
     except (InputError, RunError) as error:
         return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
     finally:
@@ -103,7 +109,7 @@ class StageWorker:
             stage.train.lr, batch_size=stage.train.batch_size, lr_batch_size=stage.train.lr_batch_size
         )
         self.optimizer = self._build_optimizer()
-        teacher = None if stage.teacher is None else load_model(stage.teacher)[0].to(self.device)
+        teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
         self.step = TrainingStep(
             self._distribute(self.model),
             optimizer=self.optimizer,
@@ -144,6 +150,27 @@ class StageWorker:
         devices = [self.device] if self.device.type == "cuda" else None
         # Buffers are averaged after each step instead: rank 0's running statistics alone forget the other ranks' clips.
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _load_teacher(self, folder: Path) -> nn.Module:
+        """The teacher's model; it may still be on its way, where this stage was started ahead of its turn.
+
+        Not for long: the teacher may have lost its workers, and be waiting for the very resources that these hold.
+        All ranks go on or give up together.
+
+        Raises:
+            TeacherMissing: it did not come in time, or nobody wants this stage any more.
+        """
+        given_up_at = time.monotonic() + _TEACHER_TIMEOUT_S
+        while self.rank == 0 and not folder.is_dir() and time.monotonic() < given_up_at and self.events.heard():
+            time.sleep(_TEACHER_POLL_S)
+        there = torch.tensor([folder.is_dir()], dtype=torch.int64)
+        if self.world_size > 1:
+            dist.broadcast(there, src=0)
+        if not int(there):
+            raise TeacherMissing(
+                f"stage {self.stage.name}: its teacher's model {folder} was not there within {_TEACHER_TIMEOUT_S:g} s"
+            )
+        return load_model(folder)[0].to(self.device)
 
     def _resume(self) -> int:
         """Take up the newest good checkpoint; a damaged one is named and passed over."""
