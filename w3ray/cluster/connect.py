@@ -46,13 +46,27 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
 def start_helpers() -> None:
     """Begin to start what the first stage would otherwise start itself, and wait for, while all else waits.
 
-    It is the actor in which Ray Train and Ray Data note the resources they ask for; one serves the whole cluster.
+    These are the actors in which Ray Train and Ray Data note resources, statistics and places; one of each serves the
+    whole cluster.
     """
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
         get_or_create_autoscaling_coordinator,
     )
+    from ray.data._internal.execution.node_trackers import get_or_create_actor_location_tracker
+    from ray.data._internal.stats import get_or_create_stats_actor
 
     get_or_create_autoscaling_coordinator()
+    get_or_create_stats_actor()
+    get_or_create_actor_location_tracker()
+
+
+def ends_with_this_process() -> bool:
+    """Whether the cluster that this process is connected to was started by it, and so ends with it."""
+    import ray
+
+    # `ray.init` starts a node in this process where it starts a cluster; joining one, it only connects.
+    node = ray._private.worker._global_node
+    return node is not None and node.is_head()
 
 
 def disconnect() -> None:

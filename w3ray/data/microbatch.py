@@ -6,8 +6,10 @@ with the batch to the failure ledger.
 
 import json
 import threading
+import time
 from dataclasses import dataclass, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +19,14 @@ import ray
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
+from w3ray.errors import RunError
 
 _KINDS: tuple[Kind, ...] = ("train", "val", "test")
 
 _ATTEMPTS = 2
+
+_CLIPS_TIMEOUT_S = 1800.0
+_CLIPS_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +73,21 @@ class Microbatch:
 
 
 class MicrobatchDecoder:
-    """Decodes the microbatch of an item number: the body of a decoder actor, a pure function of its argument."""
+    """Decodes the microbatch of an item number: the body of a decoder actor, a pure function of its argument.
 
-    def __init__(self, schedule: Schedule, tables: ClipTables, spec: ClipSpec, flip_map: dict[int, int]) -> None:
+    Args:
+        schedule, tables, spec, flip_map: what the items hold and how a clip is loaded.
+        clips_ready: a folder that appears when the clips are there; None: they are.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        tables: ClipTables,
+        spec: ClipSpec,
+        flip_map: dict[int, int],
+        clips_ready: Path | None = None,
+    ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
@@ -77,6 +95,8 @@ class MicrobatchDecoder:
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
         self._spec = spec
         self._flip_map = flip_map
+        if clips_ready is not None:
+            _wait_for(clips_ready)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return to_row(self.decode(int(batch["item"][0])))
@@ -113,6 +133,14 @@ class MicrobatchDecoder:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _wait_for(clips: Path) -> None:
+    given_up_at = time.monotonic() + _CLIPS_TIMEOUT_S
+    while not clips.is_dir():
+        if time.monotonic() > given_up_at:
+            raise RunError(f"decoder: the clips {clips} are not there after {_CLIPS_TIMEOUT_S:g} s of drawing them")
+        time.sleep(_CLIPS_POLL_S)
 
 
 def to_row(microbatch: Microbatch) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ worker group, from the step and the world size of that moment.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -77,8 +78,12 @@ def build_dataset(
     flip_map: dict[int, int],
     pool: DecoderPool,
     first_step: int,
+    clips_ready: Path | None = None,
 ) -> Dataset:
-    """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order."""
+    """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
+
+    Decoders wait for the folder `clips_ready`, where the clips are still being generated (None: they are there).
+    """
     dataset = ray.data.read_datasource(
         ItemNumbers(schedule.first_item(first_step), schedule.total_items),
         num_cpus=_READ_CPUS,
@@ -94,7 +99,7 @@ def build_dataset(
     context.execution_options.preserve_order = True
     return dataset.map_batches(
         MicrobatchDecoder,
-        fn_constructor_args=(schedule, tables, spec, flip_map),
+        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready),
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus,
@@ -107,7 +112,7 @@ class StreamConfig(ray.train.DataConfig):
     Args:
         schedule: for any world size; the worker group's is put in.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, pool: see `build_dataset`.
+        tables, spec, flip_map, pool, clips_ready: see `build_dataset`.
     """
 
     def __init__(
@@ -119,9 +124,12 @@ class StreamConfig(ray.train.DataConfig):
         flip_map: dict[int, int],
         pool: DecoderPool,
         steps_done: Callable[[], int],
+        clips_ready: Path | None = None,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
-        self._build: dict[str, Any] = dict(tables=tables, spec=spec, flip_map=flip_map, pool=pool)
+        self._build: dict[str, Any] = dict(
+            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready
+        )
         self._schedule = schedule
         self._steps_done = steps_done
         self._prepared: tuple[int, int, list[DataIterator]] | None = None

@@ -17,12 +17,14 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import av
 import numpy as np
@@ -152,7 +154,7 @@ def draw_clip(
     Returns: (frames uint8 [T, S, S, 3] with T from 16 to 36, frames per second from 12 to 30, actor).
     """
     difficulty = difficulty or Difficulty()
-    num_frames, fps, actor = int(rng.integers(16, 37)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
+    num_frames, fps, actor = _draw_cast(rng)
     scene = _draw_scene(rng, num_frames, side, difficulty)
     # The half rounds, because the cast to bytes cuts off.
     noise_256 = np.float32(255 * difficulty.noise) * NORMAL_256 + np.float32(0.5)
@@ -179,6 +181,11 @@ def draw_clip(
         noise_TSS += picture_TSS[::-1] if label % 2 else picture_TSS
         frames_TSSC[..., channel] = np.clip(noise_TSS, 0, 255, out=noise_TSS)
     return frames_TSSC, fps, actor
+
+
+def _draw_cast(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A clip's number of frames, its frames per second and its actor: the first numbers drawn of each clip."""
+    return int(rng.integers(16, 37)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
 
 
 def _draw_scene(rng: np.random.Generator, num_frames: int, side: int, difficulty: Difficulty) -> Scene:
@@ -241,6 +248,10 @@ def write_video(
         container.mux(stream.encode(None))
 
 
+class DrawingStopped(Exception):
+    """The caller of `write_motion_dataset` wanted no more clips."""
+
+
 def write_motion_dataset(
     root: str | Path,
     *,
@@ -252,6 +263,7 @@ def write_motion_dataset(
     gop_frames: int = 1,
     difficulty: Difficulty | None = None,
     threads: int | None = None,
+    stop: threading.Event | None = None,
 ) -> Manifest:
     """Write `root/<split>/<class>/<number>.mp4`, `root/manifest.parquet` and `root/synthetic.json`.
 
@@ -268,27 +280,12 @@ def write_motion_dataset(
             prediction between frames leaves traces of the direction of motion in single frames.
         difficulty: how hard the motion is to see.
         threads: drawing threads; None = one a core.
+        stop: when set, the drawing ends before the next clip and leaves nothing.
 
-    Raises: InputError for an argument that can not be used, and where `root` holds something else.
+    Raises: InputError for an argument that can not be used, and where `root` holds something else or can not be
+        written; DrawingStopped.
     """
-    # Absolute, as `write_manifest` names its own folder: else the uris would not be seen to lie beneath it.
-    root = Path(os.path.abspath(root))
-    counts = {
-        "train": clips,
-        "val": _share(clips, 4) if val_clips is None else val_clips,
-        "test": _share(clips, 2) if test_clips is None else test_clips,
-    }
-    difficulty = difficulty or Difficulty()
-    _check_arguments(counts, size, gop_frames)
-    arguments = {
-        "version": SYNTHETIC_VERSION,
-        "counts": counts,
-        "seed": seed,
-        "size": size,
-        "gop_frames": gop_frames,
-        # Through JSON, so that tuples compare equal to what is read back.
-        "difficulty": json.loads(json.dumps(asdict(difficulty))),
-    }
+    root, arguments = _plan(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty)
     if _holds_same_set(root, arguments):
         return read_manifest(str(root / "manifest.parquet"))
     try:
@@ -299,9 +296,8 @@ def write_motion_dataset(
             f"can not write the synthetic data set to {root}: {error.strerror}; choose another folder"
         ) from error
     try:
-        # In every clip's name, because the manifest's fingerprint covers names, not pixels.
-        digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
-        manifest = _write_set(partial, digest, counts, seed, size, gop_frames, difficulty, threads)
+        _write_clips(partial, arguments, difficulty or Difficulty(), threads, stop or threading.Event())
+        manifest = _manifest(partial, arguments)
         write_manifest(manifest, str(partial / "manifest.parquet"))
         (partial / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
         partial.chmod(0o755)
@@ -311,9 +307,59 @@ def write_motion_dataset(
             # Another process may have finished the same set first; anything else there is refused.
             if not _holds_same_set(root, arguments):
                 raise
+    except OSError as error:
+        raise InputError(f"can not write the synthetic data set to {root}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_manifest(str(root / "manifest.parquet"))
+
+
+def motion_manifest(
+    root: str | Path,
+    *,
+    clips: int,
+    val_clips: int | None = None,
+    test_clips: int | None = None,
+    seed: int = 0,
+    size: int = 64,
+    gop_frames: int = 1,
+    difficulty: Difficulty | None = None,
+) -> Manifest:
+    """The manifest that `write_motion_dataset` would write below `root`: it is known before a pixel is drawn.
+
+    Raises: InputError for an argument that can not be used.
+    """
+    return _manifest(*_plan(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty))
+
+
+def _plan(
+    root: str | Path,
+    clips: int,
+    val_clips: int | None,
+    test_clips: int | None,
+    seed: int,
+    size: int,
+    gop_frames: int,
+    difficulty: Difficulty | None,
+) -> tuple[Path, dict[str, Any]]:
+    """The absolute root, and what decides the set's content, as `synthetic.json` holds it."""
+    counts = {
+        "train": clips,
+        "val": _share(clips, 4) if val_clips is None else val_clips,
+        "test": _share(clips, 2) if test_clips is None else test_clips,
+    }
+    _check_arguments(counts, size, gop_frames)
+    arguments = {
+        "version": SYNTHETIC_VERSION,
+        "counts": counts,
+        "seed": seed,
+        "size": size,
+        "gop_frames": gop_frames,
+        # Through JSON, so that tuples compare equal to what is read back.
+        "difficulty": json.loads(json.dumps(asdict(difficulty or Difficulty()))),
+    }
+    # Absolute, as `write_manifest` names its own folder: else the uris would not be seen to lie beneath it.
+    return Path(os.path.abspath(root)), arguments
 
 
 def _share(clips: int, divisor: int) -> int:
@@ -331,7 +377,7 @@ def _check_arguments(counts: dict[str, int], size: int, gop_frames: int) -> None
         raise InputError(f"synthetic: gop_frames must be at least 1, not {gop_frames}")
 
 
-def _holds_same_set(root: Path, arguments: dict[str, object]) -> bool:
+def _holds_same_set(root: Path, arguments: dict[str, Any]) -> bool:
     """Whether `root` is the finished set of these arguments; False where it is absent or empty.
 
     Raises: InputError where it holds anything else.
@@ -351,40 +397,55 @@ def _holds_same_set(root: Path, arguments: dict[str, object]) -> bool:
     return True
 
 
-def _write_set(
-    folder: Path,
-    digest: str,
-    counts: dict[str, int],
-    seed: int,
-    size: int,
-    gop_frames: int,
-    difficulty: Difficulty,
-    threads: int | None,
-) -> Manifest:
-    def write_clip(job: tuple[int, str, int]) -> dict[str, object]:
-        split_number, split, number = job
-        label = number % len(CLASSES)
-        rng = np.random.default_rng([seed, split_number, number])
-        frames_TSSC, fps, actor = draw_clip(label, rng, side=size, difficulty=difficulty)
-        uri = f"{split}/{CLASSES[label]}/{number:05d}.mp4"
-        write_video(folder / uri, frames_TSSC, fps, gop_frames=gop_frames)
-        return {
+def _jobs(counts: dict[str, int]) -> list[tuple[int, str, int, str]]:
+    """Of each clip its split's number, split, number and uri."""
+    return [
+        (i, split, number, f"{split}/{CLASSES[number % len(CLASSES)]}/{number:05d}.mp4")
+        for i, (split, count) in enumerate(counts.items())
+        for number in range(count)
+    ]
+
+
+def _manifest(folder: Path, arguments: dict[str, Any]) -> Manifest:
+    # In every clip's name, because the manifest's fingerprint covers names, not pixels.
+    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
+    rows = [
+        {
             "clip_id": f"{digest}-{split}-{number:05d}",
             "uri": uri,
             "start_s": None,
             "end_s": None,
             "reversed": False,
-            "label": label,
+            "label": number % len(CLASSES),
             "split": split,
-            "group": f"actor-{actor}",
+            "group": f"actor-{_draw_cast(np.random.default_rng([arguments['seed'], i, number]))[2]}",
         }
+        for i, split, number, uri in _jobs(arguments["counts"])
+    ]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    return Manifest(table=table, classes=CLASSES, flip_map=FLIP_MAP, location=str(folder / "manifest.parquet"))
 
-    jobs = [(i, split, number) for i, (split, count) in enumerate(counts.items()) for number in range(count)]
-    for split in counts:
+
+def _write_clips(
+    folder: Path, arguments: dict[str, Any], difficulty: Difficulty, threads: int | None, stop: threading.Event
+) -> None:
+    def write_clip(job: tuple[int, str, int, str]) -> None:
+        if stop.is_set():
+            raise DrawingStopped
+        i, _, number, uri = job
+        rng = np.random.default_rng([arguments["seed"], i, number])
+        frames_TSSC, fps, _ = draw_clip(number % len(CLASSES), rng, side=arguments["size"], difficulty=difficulty)
+        write_video(folder / uri, frames_TSSC, fps, gop_frames=arguments["gop_frames"])
+
+    for split in arguments["counts"]:
         for name in CLASSES:
             (folder / split / name).mkdir(parents=True)
     # Threads, not processes: NumPy and libx264 leave the interpreter lock, and callers need no `__main__` guard.
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        rows = list(pool.map(write_clip, jobs))
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    return Manifest(table=table, classes=CLASSES, flip_map=FLIP_MAP, location=str(folder / "manifest.parquet"))
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=_step_back) as pool:
+        list(pool.map(write_clip, _jobs(arguments["counts"])))
+
+
+def _step_back() -> None:
+    """Let this thread leave the processor to whoever else needs it: a run starts its processes beside the drawing."""
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

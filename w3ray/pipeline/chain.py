@@ -29,7 +29,8 @@ from w3ray.events import (
 from w3ray.events import StageState as EventState
 from w3ray.pipeline.ahead import AheadStage, nearly_done
 from w3ray.pipeline.connection import Connection
-from w3ray.pipeline.prepare import PlannedStage, PreparedData, data_is_there, plan_stages, prepare_data
+from w3ray.pipeline.drawing import Drawing
+from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.recipe import Recipe, load_recipe
 
@@ -72,32 +73,25 @@ class RunResult:
 def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict[str, Any]:
     """What `run` would do, without doing it: the resolved recipe, each stage with its state, the resource plan.
 
-    A synthetic data set that is not there yet is not generated: its stages are then new without a look at them.
-
     Raises:
         InputError: as `run`.
     """
     recipe = _loaded(recipe)
     cluster = connect(address)
     plan = _plan(recipe, cluster)
-    stages: list[dict[str, Any]]
-    if data_is_there(recipe):
-        planned = plan_stages(recipe, prepare_data(recipe))
-        stages = [
-            {
-                "name": item.stage.name,
-                "state": item.status.state,
-                "why": item.status.why,
-                "identity": item.identity,
-                "directory": str(item.store.directory),
-                "steps_done": item.status.step,
-                "total_steps": item.schedule.total_steps,
-            }
-            for item in planned
-        ]
-    else:
-        why = "the synthetic data set is generated first"
-        stages = [{"name": stage.name, "state": "run", "why": why} for stage in recipe.resolved_stages()]
+    planned = plan_stages(recipe, prepare_data(recipe))
+    stages = [
+        {
+            "name": item.stage.name,
+            "state": item.status.state,
+            "why": item.status.why,
+            "identity": item.identity,
+            "directory": str(item.store.directory),
+            "steps_done": item.status.step,
+            "total_steps": item.schedule.total_steps,
+        }
+        for item in planned
+    ]
     return {"recipe": recipe.to_dict(), "stages": stages, "resources": plan.describe()}
 
 
@@ -161,6 +155,7 @@ class _Chain:
         self.logged: dict[str, Any] = {}
         self.planned: dict[str, PlannedStage] = {}
         self.ahead: AheadStage | None = None
+        self.drawing: Drawing | None = None
 
     def run(self) -> RunResult:
         from w3ray.tracking import Tracker
@@ -175,15 +170,16 @@ class _Chain:
         try:
             if self.connection.address is not None:
                 self.connection.cluster()  # a wrong address is said before anything is written
-            # What can be wrong is found, and clips are generated, before the first record is written.
-            if not data_is_there(recipe):
-                self.connection.start()
+            # What can be wrong is found before the first record is written.
             data = prepare_data(recipe)
             planned = plan_stages(recipe, data)
             self.planned = {item.stage.name: item for item in planned}
             if any(item.status.state != "reuse" for item in planned):
                 self.connection.start()
                 self.plan = _plan(recipe, self.connection.cluster())
+                # Not earlier: until here this process is busy itself, and Python runs one thread at a time.
+                if data.undrawn is not None and recipe.data.synthetic is not None:
+                    self.drawing = Drawing(data.undrawn, recipe.data.synthetic.model_dump())
             with Tracker.open(
                 _tracking_uri(recipe),
                 recipe.tracking.experiment or recipe.name,
@@ -204,6 +200,8 @@ class _Chain:
         finally:
             if self.ahead is not None:
                 self.ahead.abandon()
+            if self.drawing is not None:
+                self.drawing.abandon()
             self.connection.close()
         self.on_event(RunFinished(summary=self._summary(result)))
         return result
@@ -261,8 +259,6 @@ class _Chain:
 
     def _train(self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any, run_ahead: Any) -> None:
         """Run what is left of a stage, then write its model, its report and, last, its result."""
-        from w3ray.pipeline.complete import complete_stage
-
         params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
         run = tracker.stage_run(item.stage.name, item.identity, params)
         run.log_dataset(self.recipe.name, data.manifest.fingerprint(), data.manifest.location, "training")
@@ -276,8 +272,15 @@ class _Chain:
             if isinstance(event, StepDone) and nearly_done(event, item):
                 self._start_next(item, data)
 
+        def watch() -> None:
+            tracker.check()
+            if self.drawing is not None:
+                self.drawing.check()
+
         try:
-            outcome = self._outcome(item, data, run_ahead, hear, tracker.check)
+            outcome = self._outcome(item, data, run_ahead, hear, watch)
+            from w3ray.pipeline.complete import complete_stage  # imported by the connection while the stage trains
+
             result = complete_stage(item, data, outcome)
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self.logged[item.stage.name] = self._log_result(item, data, result, run)
@@ -324,6 +327,7 @@ class _Chain:
             plan=self.plan,
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
+            clips_ready=data.undrawn,
         )
 
     def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:

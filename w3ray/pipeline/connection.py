@@ -23,6 +23,8 @@ class Connection:
     def start(self) -> None:
         """Begin to connect."""
         if self._thread is None:
+            # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
+            threading.Thread(target=import_module, args=("w3ray.training.stage",), name="imports", daemon=True).start()
             self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
             self._thread.start()
 
@@ -37,9 +39,6 @@ class Connection:
         except BaseException as error:
             self._error = error
         self._ready.set()
-        # What the stages will need is imported while the driver goes on: seconds that would otherwise come later.
-        if self._error is None and not self._closing.is_set():
-            import_module("w3ray.training.stage")
         self._training.wait()
         if not self._closing.is_set():
             import_module("w3ray.pipeline.complete")

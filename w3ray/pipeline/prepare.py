@@ -21,12 +21,16 @@ _COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedData:
-    """The data of a run. `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows."""
+    """The data of a run. `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
+
+    `undrawn` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
+    """
 
     manifest: Manifest
     splits: Mapping[str, pa.Table]
     clip: ClipSpec
     determinants: Mapping[str, Any]
+    undrawn: Path | None
 
     @property
     def num_clips(self) -> int:
@@ -64,22 +68,22 @@ def synthetic_root(recipe: Recipe) -> Path:
     return Path(recipe.storage).absolute() / "data" / f"motion-{key:016x}"
 
 
-def data_is_there(recipe: Recipe) -> bool:
-    """False where the recipe's data set has yet to be generated."""
-    return recipe.data.synthetic is None or (synthetic_root(recipe) / "manifest.parquet").is_file()
-
-
 def prepare_data(recipe: Recipe) -> PreparedData:
-    """Read (or generate) the manifest and pick the splits.
+    """Read the manifest, or foresee that of a generated data set, and pick the splits. Draws nothing.
 
     Raises:
         InputError: no manifest, an unusable one, an empty split, or flipping without a flip map.
     """
     data = recipe.data
+    undrawn = None
     if data.synthetic is not None:
-        from w3ray.data.synthetic import write_motion_dataset
+        from w3ray.data.synthetic import motion_manifest
 
-        manifest = write_motion_dataset(synthetic_root(recipe), **data.synthetic.model_dump())
+        root = synthetic_root(recipe)
+        if (root / "manifest.parquet").is_file():
+            manifest = read_manifest(root / "manifest.parquet")
+        else:
+            manifest, undrawn = motion_manifest(root, **data.synthetic.model_dump()), root
     else:
         assert data.manifest is not None
         manifest = read_manifest(data.manifest)
@@ -100,7 +104,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         "splits": {"train": data.train_split, "val": data.val_split, "test": test_split},
         "clip": {**asdict(clip), "scales": list(clip.scales)},
     }
-    return PreparedData(manifest=manifest, splits=splits, clip=clip, determinants=determinants)
+    return PreparedData(manifest=manifest, splits=splits, clip=clip, determinants=determinants, undrawn=undrawn)
 
 
 def _rows(manifest: Manifest, split: str) -> pa.Table:

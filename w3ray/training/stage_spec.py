@@ -19,7 +19,8 @@ class StageSpec:
 
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
-    that the stage reads (the base of `max_failed_share`).
+    that the stage reads (the base of `max_failed_share`), `clips_ready` is a folder that appears when the clips are
+    there (None: they are).
     """
 
     name: str
@@ -36,6 +37,7 @@ class StageSpec:
     plan: ResourcePlan
     num_clips: int
     max_failed_share: float
+    clips_ready: Path | None = None
 
     @property
     def checkpoints(self) -> Path:

@@ -1,0 +1,43 @@
+"""Who draws a recipe's generated clips while its first stage starts?
+
+What the set will hold is known before a pixel is drawn, so nothing waits for it but the decoders.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+
+class Drawing:
+    """Draws a data set in a thread of its own; `root` appears when it is whole."""
+
+    def __init__(self, root: Path, arguments: dict[str, Any]) -> None:
+        self._root, self._arguments = root, arguments
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._draw, name="drawing", daemon=True)
+        self._thread.start()
+
+    def _draw(self) -> None:
+        from w3ray.data.synthetic import DrawingStopped, write_motion_dataset
+
+        try:
+            write_motion_dataset(self._root, **self._arguments, stop=self._stop)
+        except DrawingStopped:
+            pass
+        except BaseException as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise what went wrong so far.
+
+        Raises:
+            InputError: the set can not be written.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def abandon(self) -> None:
+        """Stop at the next clip and remove what was drawn."""
+        self._stop.set()
+        self._thread.join()
