@@ -105,3 +105,15 @@ def test_failures_are_added_to_the_ledger(tmp_path):
     stage.add_failures(({"clip_id": "b", "reason": "no frames"},))
     rows = [json.loads(line) for line in stage.ledger.read_text().splitlines()]
     assert [row["clip_id"] for row in rows] == ["a", "b"]
+
+
+def test_lock_is_taken_once(tmp_path):
+    stage, determinants = store(tmp_path)
+    stage.create(determinants)
+    lock = stage.take()
+    assert lock is not None
+    assert stage.take() is None
+    lock.close()
+    again = stage.take()
+    assert again is not None
+    again.close()

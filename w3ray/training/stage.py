@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +185,24 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's loop."""
     stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(next, stream, None)  # the decoders start while this process imports and builds its model
-        from w3ray.training.worker import run_worker
+    first = _ahead(stream)  # the decoders start while this process imports and builds its model
+    from w3ray.training.worker import run_worker
 
-        return run_worker(config["stage"], config["events"], _with_first(first, stream))
+    return run_worker(config["stage"], config["events"], _with_first(first, stream))
+
+
+def _ahead(stream: Iterator[Microbatch]) -> "Future[Microbatch | None]":
+    """The first microbatch. Its thread is never waited for: a worker that gives up must not wait for decoders."""
+    first: Future[Microbatch | None] = Future()
+
+    def read() -> None:
+        try:
+            first.set_result(next(stream, None))
+        except BaseException as error:
+            first.set_exception(error)
+
+    threading.Thread(target=read, name="first-microbatch", daemon=True).start()
+    return first
 
 
 def _with_first(first: "Future[Microbatch | None]", stream: Iterator[Microbatch]) -> Iterator[Microbatch]:

@@ -1,0 +1,121 @@
+"""A stage that starts ahead of its turn: it waits for its teacher, changes no result, and is let go when it must."""
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from w3ray.data.schedule import Schedule
+from w3ray.errors import RunError
+from w3ray.events import StageStarted, StepDone
+from w3ray.models import build_model
+from w3ray.models.bundle import ModelDescription, write_model
+from w3ray.pipeline import ahead, complete, run
+from w3ray.pipeline.ahead import LEAD_S, nearly_done
+from w3ray.recipe import Recipe
+from w3ray.training import worker
+from w3ray.training.faults import TeacherMissing
+from w3ray.training.worker import StageWorker
+
+MODEL = {"name": "tsn", "backbone": "resnet_small", "attention": None, "num_classes": 3}
+
+
+def test_nearly_done_is_by_the_seconds_that_are_left():
+    schedule = Schedule(
+        num_train=100, num_val=1, num_test=1, batch_size=10, microbatch_size=10, epochs=10, validate_every_epochs=1,
+        seed=0, world_size=1,
+    )  # fmt: skip
+
+    def at(step: int, clips_per_s: float) -> bool:
+        return nearly_done(SimpleNamespace(step=step, clips_per_s=clips_per_s), SimpleNamespace(schedule=schedule))
+
+    assert not at(50, clips_per_s=500 / LEAD_S - 1)
+    assert at(50, clips_per_s=500 / LEAD_S + 1)
+    assert at(100, clips_per_s=0.1)
+
+
+def load_teacher(folder: Path, heard=lambda: True):
+    rank = SimpleNamespace(
+        rank=0,
+        world_size=1,
+        device="cpu",
+        stage=SimpleNamespace(name="student"),
+        events=SimpleNamespace(heard=heard),
+    )
+    return StageWorker._load_teacher(rank, folder)
+
+
+def test_worker_waits_for_its_teacher(tmp_path):
+    torch.manual_seed(0)
+    teacher = build_model(**MODEL)
+    description = ModelDescription(model=MODEL, clip={}, classes=("a", "b", "c"), mean=(0, 0, 0), std=(1, 1, 1))
+    writer = threading.Timer(0.5, write_model, args=(tmp_path / "model", teacher, description))
+    writer.start()
+    loaded = load_teacher(tmp_path / "model")
+    writer.join()
+    assert torch.equal(loaded.classifier.weight, teacher.classifier.weight)
+
+
+def test_worker_gives_up_when_nobody_listens(tmp_path):
+    with pytest.raises(TeacherMissing, match="its teacher's model"):
+        load_teacher(tmp_path / "model", heard=lambda: False)
+
+
+def test_worker_gives_up_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_TEACHER_TIMEOUT_S", 0.3)
+    started = time.monotonic()
+    with pytest.raises(TeacherMissing, match=r"was not there within 0\.3 s"):
+        load_teacher(tmp_path / "model")
+    assert time.monotonic() - started > 0.3
+
+
+def recipe(manifest: Path, storage: Path) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "storage": str(storage),
+            "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
+            "model": {"name": "tsm", "backbone": "resnet_small", "attention": {"kind": "w3"}},
+            "train": {"epochs": 1, "batch_size": 8, "microbatch_size": 8, "lr": 0.05, "log_every_steps": 1},
+            "stages": [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}],
+            "evaluation": {"split": "test"},
+        }
+    )
+
+
+def weights(result, name: str) -> bytes:
+    stage = next(stage for stage in result.stages if stage.name == name)
+    return (Path(stage.model) / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestChain:
+    def test_same_result_as_one_after_the_other(self, motion_manifest, tmp_path, monkeypatch):
+        events = []
+        early = run(recipe(motion_manifest, tmp_path / "early"), on_event=events.append)
+        # The display hears of the student only when the teacher is done.
+        stages = [event.stage for event in events if isinstance(event, StageStarted | StepDone)]
+        assert stages == ["teacher"] * 4 + ["student"] * 4
+        monkeypatch.setattr(ahead, "LEAD_S", -1.0)  # one after the other
+        late = run(recipe(motion_manifest, tmp_path / "late"))
+        assert weights(early, "student") == weights(late, "student")
+        assert weights(early, "student") != weights(early, "teacher")
+
+    def test_is_let_go_when_its_teacher_fails(self, motion_manifest, tmp_path, monkeypatch):
+        chain = recipe(motion_manifest, tmp_path)
+
+        def fail(*_):
+            raise RunError("no space left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(complete, "complete_stage", fail)
+            with pytest.raises(RunError, match="no space left"):
+                run(chain)
+        # At once: the student that was started ahead may still hold a CPU that the teacher needs, but not for long.
+        again = run(chain)
+        assert [(stage.name, stage.state) for stage in again.stages] == [("teacher", "resume"), ("student", "run")]

@@ -1,0 +1,81 @@
+"""A recipe's clips are drawn while its first stage starts."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from w3ray.data import microbatch
+from w3ray.data.manifest import read_manifest
+from w3ray.data.microbatch import MicrobatchDecoder
+from w3ray.data.synthetic import motion_manifest
+from w3ray.errors import InputError, RunError
+from w3ray.pipeline.drawing import Drawing
+
+ARGUMENTS = {"clips": 16, "val_clips": 8, "test_clips": 8, "seed": 3, "size": 32}
+
+
+def wait_for(path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_set_is_the_one_that_was_foreseen(tmp_path):
+    root = tmp_path / "data" / "motion"
+    foreseen = motion_manifest(root, **ARGUMENTS)
+    assert not root.exists()
+    drawing = Drawing(root, ARGUMENTS)
+    wait_for(root)
+    drawing.check()
+    drawn = read_manifest(root / "manifest.parquet")
+    assert drawn.table.equals(foreseen.table)
+    assert drawn.fingerprint() == foreseen.fingerprint()
+    assert drawn.resolved_uris() == foreseen.resolved_uris()
+
+
+def test_abandoned_leaves_nothing(tmp_path):
+    drawing = Drawing(tmp_path / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
+    wait_for(tmp_path / "data")
+    drawing.abandon()
+    drawing.check()
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_failure_is_told(tmp_path):
+    (tmp_path / "data").write_text("a file where the folder should be")
+    drawing = Drawing(tmp_path / "data" / "motion", ARGUMENTS)
+    drawing.abandon()  # it has nothing left to do
+    with pytest.raises(InputError, match="can not write the synthetic data set"):
+        drawing.check()
+
+
+def decoder(clips_ready) -> MicrobatchDecoder:
+    """A decoder of an empty schedule: only its waiting is looked at."""
+    return MicrobatchDecoder(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), {}, clips_ready)
+
+
+@pytest.fixture
+def no_tables(monkeypatch):
+    monkeypatch.setattr(microbatch, "_KINDS", ())
+
+
+@pytest.mark.usefixtures("no_tables")
+class TestDecoder:
+    def test_waits_for_the_clips(self, tmp_path):
+        ready = tmp_path / "motion"
+        started = time.monotonic()
+        threading.Timer(0.5, ready.mkdir).start()
+        decoder(ready)
+        assert ready.is_dir()
+        assert time.monotonic() - started >= 0.5
+
+    def test_gives_up_in_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(microbatch, "_CLIPS_TIMEOUT_S", 0.2)
+        with pytest.raises(RunError, match="are not there after"):
+            decoder(tmp_path / "motion")
+
+    def test_no_wait_without_a_folder(self):
+        assert decoder(None)._flip_map == {}
