@@ -20,7 +20,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
     Raises:
         InputError: nothing answers at `address`.
     """
-    _quiet()
+    quiet()
     import ray
 
     if not ray.is_initialized():
@@ -76,8 +76,11 @@ def disconnect() -> None:
         ray.shutdown()
 
 
-def _quiet() -> None:
-    """Ray's own messages go to its log files; its usage report stays off unless the user chose otherwise."""
+def quiet() -> None:
+    """Ray's own messages go to its log files; its usage report stays off unless the user chose otherwise.
+
+    To be called before Ray is imported: it reads its environment then.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

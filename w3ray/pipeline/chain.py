@@ -211,6 +211,7 @@ class _Chain:
     def _stage(self, item: PlannedStage, data: PreparedData, tracker: Any) -> StageResult:
         started = time.monotonic()
         ahead, self.ahead = self.ahead, None
+        assert ahead is None or ahead.item is item, "only the next stage is started ahead of its turn"
         if ahead is not None or item.status.state != "reuse":
             item.store.create(item.determinants)
             lock = (

@@ -3,7 +3,7 @@
 import threading
 from importlib import import_module
 
-from w3ray.cluster.connect import connect, disconnect, start_helpers
+from w3ray.cluster.connect import connect, disconnect, quiet, start_helpers
 
 
 class Connection:
@@ -23,6 +23,7 @@ class Connection:
     def start(self) -> None:
         """Begin to connect."""
         if self._thread is None:
+            quiet()
             # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
             threading.Thread(target=import_module, args=("w3ray.training.stage",), name="imports", daemon=True).start()
             self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
