@@ -74,7 +74,7 @@ def run_recipe(arguments: Sequence[str], log: Path) -> dict[str, Any]:
     """`w3ray run ... --json` in a process of its own; adds wall-clock seconds and the peak of resident memory.
 
     Memory is the sum of what the run's processes hold for themselves and their share of what they have in common
-    (PSS), sampled every five seconds (adding it up costs a third of a second), over the command and all it started.
+    (PSS), sampled every fifteen seconds (adding it up costs a third of a second), over the command and all it started.
     """
     command = [str(W3RAY), "run", *arguments, "--json"]
     started = time.monotonic()
@@ -98,7 +98,7 @@ class _PeakMemory(threading.Thread):
         self._session: set[int] = set()
 
     def run(self) -> None:
-        while not self.done.wait(5.0):
+        while not self.done.wait(15.0):
             total = 0
             for process in self._processes():
                 try:
