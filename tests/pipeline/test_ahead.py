@@ -15,8 +15,9 @@ from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.pipeline import ahead, complete, run
 from w3ray.pipeline.ahead import LEAD_S, nearly_done
+from w3ray.pipeline.chain import _Chain
 from w3ray.recipe import Recipe
-from w3ray.training import worker
+from w3ray.training import stage, worker
 from w3ray.training.faults import TeacherMissing
 from w3ray.training.worker import StageWorker
 
@@ -72,6 +73,24 @@ def test_worker_gives_up_in_time(tmp_path, monkeypatch):
     assert time.monotonic() - started > 0.3
 
 
+def test_a_stage_that_gave_up_is_started_again(monkeypatch):
+    class Run:
+        def __init__(self, spec, splits):
+            assert spec == "its spec"
+
+        def outcome(self, on_event, watch):
+            return {"best_checkpoint": "step_00000001"}
+
+    class GaveUp:
+        def outcome(self, on_event, watch):
+            raise TeacherMissing("not there")
+
+    monkeypatch.setattr(stage, "StageRun", Run)
+    chain = SimpleNamespace(_spec=lambda item, data: "its spec")
+    arguments = (None, SimpleNamespace(splits={}), GaveUp(), lambda event: None, lambda: None)
+    assert _Chain._outcome(chain, *arguments) == {"best_checkpoint": "step_00000001"}
+
+
 def recipe(manifest: Path, storage: Path) -> Recipe:
     return Recipe.model_validate(
         {
@@ -87,8 +106,8 @@ def recipe(manifest: Path, storage: Path) -> Recipe:
 
 
 def weights(result, name: str) -> bytes:
-    stage = next(stage for stage in result.stages if stage.name == name)
-    return (Path(stage.model) / "model.safetensors").read_bytes()
+    found = next(item for item in result.stages if item.name == name)
+    return (Path(found.model) / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
@@ -99,8 +118,8 @@ class TestChain:
         events = []
         early = run(recipe(motion_manifest, tmp_path / "early"), on_event=events.append)
         # The display hears of the student only when the teacher is done.
-        stages = [event.stage for event in events if isinstance(event, StageStarted | StepDone)]
-        assert stages == ["teacher"] * 4 + ["student"] * 4
+        heard = [event.stage for event in events if isinstance(event, StageStarted | StepDone)]
+        assert heard == ["teacher"] * 4 + ["student"] * 4
         monkeypatch.setattr(ahead, "LEAD_S", -1.0)  # one after the other
         late = run(recipe(motion_manifest, tmp_path / "late"))
         assert weights(early, "student") == weights(late, "student")
@@ -118,4 +137,4 @@ class TestChain:
                 run(chain)
         # At once: the student that was started ahead may still hold a CPU that the teacher needs, but not for long.
         again = run(chain)
-        assert [(stage.name, stage.state) for stage in again.stages] == [("teacher", "resume"), ("student", "run")]
+        assert [(item.name, item.state) for item in again.stages] == [("teacher", "resume"), ("student", "run")]
