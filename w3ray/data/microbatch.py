@@ -5,8 +5,10 @@ with the batch to the failure ledger.
 """
 
 import json
+import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -91,6 +93,7 @@ class MicrobatchDecoder:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
+        _step_back()
         self._schedule = schedule
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
         self._spec = spec
@@ -133,6 +136,17 @@ class MicrobatchDecoder:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _step_back() -> None:
+    """Leave the processor to the trainers of this node.
+
+    Decoders run ahead, and get what they lack as soon as a trainer waits for them. As equals they would interrupt the
+    training step at every frame: trainers got 9 seconds of processor time in 10 instead of 8.
+    """
+    if hasattr(os, "sched_setscheduler"):
+        with suppress(PermissionError):  # some containers forbid it; all but the speed stays as it is
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _wait_for(clips: Path) -> None:
