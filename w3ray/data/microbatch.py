@@ -93,16 +93,20 @@ class MicrobatchDecoder:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
-        _step_back()
         self._schedule = schedule
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
         self._spec = spec
         self._flip_map = flip_map
+        self._started = False
         if clips_ready is not None:
             _wait_for(clips_ready)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return to_row(self.decode(int(batch["item"][0])))
+        row = to_row(self.decode(int(batch["item"][0])))
+        if not self._started:  # but for the first one, which trainers wait for
+            _step_back()
+            self._started = True
+        return row
 
     def decode(self, number: int) -> Microbatch:
         item = self._schedule.item(number)
@@ -139,10 +143,10 @@ class MicrobatchDecoder:
 
 
 def _step_back() -> None:
-    """Leave the processor to the trainers of this node.
+    """Leave the processor to the trainers of this node: for this thread and those that it starts.
 
-    Decoders run ahead, and get what they lack as soon as a trainer waits for them. As equals they would interrupt the
-    training step at every frame: trainers got 9 seconds of processor time in 10 instead of 8.
+    Decoders run ahead, and get what they lack as soon as a trainer waits for them. As equals they interrupt a training
+    step at every frame.
     """
     if hasattr(os, "sched_setscheduler"):
         with suppress(PermissionError):  # some containers forbid it; all but the speed stays as it is
