@@ -104,6 +104,27 @@ def _check_reachable(address: str) -> None:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with `ray start --head`"
         ) from error
+    if not address.startswith("ray://"):
+        _check_token(address)
+
+
+def _check_token(address: str) -> None:
+    """Ray tries for twenty seconds to join a cluster that wants a token, then says only that it failed.
+
+    It shows its token unasked to the machine's own cluster (`auto`) alone: whom to trust with it is the user's choice.
+    """
+    from ray._raylet import GcsClient
+    from ray.exceptions import AuthenticationError, RayError
+
+    try:
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        raise InputError(
+            f"--address {address}: this Ray cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
+            "where the token is not in ~/.ray/auth_token (or, on the cluster's own machine, use --address auto)"
+        ) from error
+    except (RayError, RuntimeError):
+        return  # whatever else is wrong, `ray.init` tells
 
 
 def _first_line(error: BaseException) -> str:

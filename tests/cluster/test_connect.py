@@ -1,0 +1,60 @@
+"""Joining a cluster: what can not work is said in one line, at once."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from w3ray.cluster.connect import _check_reachable
+from w3ray.errors import InputError
+
+RAY = Path(sys.executable).with_name("ray")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster_with_token() -> Iterator[str]:
+    """The address of a real cluster that asks for a token which this process does not have."""
+    port = free_port()
+    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    with subprocess.Popen([*command, "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL) as head:
+        deadline = time.monotonic() + 60
+        while True:
+            assert head.poll() is None, "the cluster did not start"
+            assert time.monotonic() < deadline, "the cluster did not answer"
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+        head.terminate()
+        head.wait(60)
+
+
+@pytest.mark.ray
+def test_cluster_that_asks_for_a_token_is_named(cluster_with_token: str) -> None:
+    with pytest.raises(InputError, match="asks for a token; set RAY_AUTH_MODE=token"):
+        _check_reachable(cluster_with_token)
+
+
+def test_nothing_listens() -> None:
+    with pytest.raises(InputError, match="no Ray cluster answers there"):
+        _check_reachable(f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:port", ":6379"])
+def test_not_an_address(address: str) -> None:
+    with pytest.raises(InputError, match="not an address"):
+        _check_reachable(address)
