@@ -213,7 +213,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(synthetic, "write_video", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"can not write the synthetic data set to .*: disk full"):
         write_motion_dataset(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
 

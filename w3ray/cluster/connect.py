@@ -113,7 +113,7 @@ def _check_token(address: str) -> None:
 
     It shows its token unasked to the machine's own cluster (`auto`) alone: whom to trust with it is the user's choice.
     """
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError, RayError
 
     try:
