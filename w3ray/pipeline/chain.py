@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from w3ray.cluster.connect import connect
 from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
@@ -77,8 +76,11 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         InputError: as `run`.
     """
     recipe = _loaded(recipe)
-    cluster = connect(address)
-    plan = _plan(recipe, cluster)
+    connection = Connection(address, imports=False)
+    try:
+        plan = _plan(recipe, connection.cluster())
+    finally:
+        connection.close()
     planned = plan_stages(recipe, prepare_data(recipe))
     stages = [
         {

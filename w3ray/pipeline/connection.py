@@ -13,8 +13,12 @@ class Connection:
     them (PR_SET_PDEATHSIG), not with the process.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, *, imports: bool = True) -> None:
         self.address = address
+        # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
+        self._imports = threading.Thread(
+            target=import_module, args=("w3ray.training.stage" if imports else "ray",), name="imports", daemon=True
+        )
         self._thread: threading.Thread | None = None
         self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._cluster: dict[str, float] = {}
@@ -24,8 +28,7 @@ class Connection:
         """Begin to connect."""
         if self._thread is None:
             quiet()
-            # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
-            threading.Thread(target=import_module, args=("w3ray.training.stage",), name="imports", daemon=True).start()
+            self._imports.start()
             self._thread = threading.Thread(target=self._hold, name="ray-connection", daemon=True)
             self._thread.start()
 
@@ -69,3 +72,4 @@ class Connection:
         self._training.set()
         if self._thread is not None:
             self._thread.join()
+            self._imports.join()  # a process must not end in the middle of an import
