@@ -94,8 +94,8 @@ def run_recipe(arguments: Sequence[str], log: Path) -> dict[str, Any]:
 class _PeakMemory(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.pid, self.gib, self.done = pid, 0.0, threading.Event()
-        self._session: set[int] = set()
+        self.pid, self.done = pid, threading.Event()
+        self.gib: float | None = None  # a run that ends before the first sample was not measured
 
     def run(self) -> None:
         while not self.done.wait(15.0):
@@ -105,7 +105,7 @@ class _PeakMemory(threading.Thread):
                     total += process.memory_full_info().pss
                 except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue
-            self.gib = max(self.gib, total / 2**30)
+            self.gib = max(self.gib or 0.0, total / 2**30)
 
     def _processes(self) -> list[psutil.Process]:
         try:

@@ -123,8 +123,9 @@ def _check_token(address: str) -> None:
             f"--address {address}: this Ray cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
             "where the token is not in ~/.ray/auth_token (or, on the cluster's own machine, use --address auto)"
         ) from error
-    except (RayError, RuntimeError):
-        return  # whatever else is wrong, `ray.init` tells
+    except (RayError, RuntimeError) as error:
+        # Something listens there, but not Ray: `ray.init` would try once more for as long.
+        raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -133,7 +133,7 @@ def _forget_missing_checkpoints(checkpoints: Path) -> None:
 class _Trainer(TorchTrainer):
     """Ray Train's, without the process that clears up after a killed controller where the cluster ends with the run.
 
-    That process costs a stage two seconds of processor time at its start.
+    That process takes processor time at a stage's start, where everything waits for it.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
