@@ -1,9 +1,11 @@
 """Joining a cluster: what can not work is said in one line, at once."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +28,14 @@ def free_port() -> int:
 def cluster_with_token() -> Iterator[str]:
     """The address of a real cluster that asks for a token which this process does not have."""
     port = free_port()
-    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    # Ray notes its newest cluster in its folder, and any later `ray.init()` would join it: a folder of its own, short,
+    # as it holds sockets.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    command = [RAY, "start", "--head", "--block", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=1"]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
-    with subprocess.Popen([*command, "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL) as head:
+    with subprocess.Popen(
+        [*command, "--include-dashboard=false", "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL
+    ) as head:
         deadline = time.monotonic() + 60
         while True:
             assert head.poll() is None, "the cluster did not start"
@@ -41,6 +48,7 @@ def cluster_with_token() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
         head.terminate()
         head.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.ray

@@ -15,19 +15,7 @@ from w3ray.data.decoders import open_video
 from w3ray.data.manifest import build_manifest
 from w3ray.errors import InputError
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}},
-    )
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 def manifest_of(paths, **columns):
@@ -43,7 +31,7 @@ def manifest_of(paths, **columns):
     )
 
 
-def test_ledger(cluster, tmp_path):
+def test_ledger(tmp_path):
     good = write_video(tmp_path / "good.mp4", 40)
     (tmp_path / "empty.mp4").touch()
     paths = [
@@ -81,7 +69,7 @@ def crash_on_bad(uri, decoder):
     return open_video(uri, decoder)
 
 
-def test_a_crashing_decoder_costs_its_own_clip_only(cluster, tmp_path):
+def test_a_crashing_decoder_costs_its_own_clip_only(tmp_path):
     good, bad = write_video(tmp_path / "good.mp4"), write_video(tmp_path / "bad.mp4")
     # Sent by value: the worker processes have not imported this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -93,7 +81,7 @@ def raise_oddly(uri, decoder):
     raise MemoryError("no room\nfor this video")
 
 
-def test_an_unforeseen_error_is_a_finding(cluster, tmp_path):
+def test_an_unforeseen_error_is_a_finding(tmp_path):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ledger = check_clips(manifest_of([tmp_path / "a.mp4"]), open_clip=raise_oddly)
     assert ledger["reason"].to_pylist() == ["unexpected MemoryError: no room for this video"]
@@ -115,7 +103,7 @@ def test_writing_the_ledger(tmp_path):
 
 
 @pytest.mark.real_data
-def test_odd_files(cluster, real_data):
+def test_odd_files(real_data):
     paths = sorted((real_data / "odd").iterdir())
     ledger = check_clips(manifest_of(paths), "pyav")
     bad = {Path(row["uri"]).name for row in ledger.to_pylist() if not row["ok"]}
