@@ -7,9 +7,9 @@ WIDTHS = (16, 32, 64, 128)
 
 
 class SmallResNet(nn.Module):
-    """Four stages of one BasicBlock each behind a 3x3 stem, for frames of about 48 to 64 pixels.
+    """Four stages of one BasicBlock each behind a 3x3 stem, for frames of about 40 to 64 pixels.
 
-    Children are named as in torchvision's ResNet. Strides are 2 (stem), 1, 2, 2, 2: 48 pixels end as 3x3.
+    Children are named as in torchvision's ResNet. Strides are 2 (stem), 1, 2, 2, 2: 40 and 48 pixels end as 3x3.
     """
 
     def __init__(self, num_classes: int = 1000) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -377,7 +378,8 @@ class StageWorker:
         if self.rank != 0:
             ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
             return
-        folder = Path(tempfile.mkdtemp(prefix="w3ray-checkpoint-")) / name
+        # Ray removes the folder, and no more than that, once it is uploaded.
+        folder = Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
         meta = {
             "stage": self.stage.name,
             "step": steps_done,
