@@ -34,7 +34,7 @@ import pyarrow as pa
 from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 
-SYNTHETIC_VERSION = 5
+SYNTHETIC_VERSION = 6
 """Raised whenever the same arguments would give other videos."""
 
 NUM_ACTORS = 10
@@ -59,7 +59,7 @@ class Difficulty:
     """Standard deviation of the noise of each pixel and frame, share of full scale."""
     background: float = 0.12
     """Contrast of the moving background, share of full scale."""
-    cycles: tuple[float, float] = (0.6, 1.0)
+    cycles: tuple[float, float] = (1.0, 1.4)
     """How often the action happens in a clip: least and most."""
 
 
@@ -120,8 +120,8 @@ def _open(scene: Scene) -> FloatArray:
 def _join(scene: Scene) -> FloatArray:
     """Two discs on a nearly level line are put next to each other."""
     direction_2 = np.array([np.cos(scene.angle), np.sin(scene.angle)], np.float32)
-    apart_T2 = (0.14 + 0.21 * (1 - scene.progress_T))[:, None] * direction_2
-    return np.maximum(scene.disc(scene.centre_T2 + apart_T2, 0.14), scene.disc(scene.centre_T2 - apart_T2, 0.14))
+    apart_T2 = (0.11 + 0.26 * (1 - scene.progress_T))[:, None] * direction_2
+    return np.maximum(scene.disc(scene.centre_T2 + apart_T2, 0.11), scene.disc(scene.centre_T2 - apart_T2, 0.11))
 
 
 def _appear(scene: Scene) -> FloatArray:
