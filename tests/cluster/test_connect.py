@@ -24,6 +24,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _wait_for_port(head: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert head.poll() is None, "the cluster did not start"
+        assert time.monotonic() < deadline, "the cluster did not answer"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def cluster_with_token() -> Iterator[str]:
     """The address of a real cluster that asks for a token which this process does not have."""
@@ -36,18 +48,12 @@ def cluster_with_token() -> Iterator[str]:
     with subprocess.Popen(
         [*command, "--include-dashboard=false", "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL
     ) as head:
-        deadline = time.monotonic() + 60
-        while True:
-            assert head.poll() is None, "the cluster did not start"
-            assert time.monotonic() < deadline, "the cluster did not answer"
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-        head.terminate()
-        head.wait(60)
+        try:
+            _wait_for_port(head, port)
+            yield f"127.0.0.1:{port}"
+        finally:  # leaving the block waits for the process, also where it never answered
+            head.terminate()
+            head.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
