@@ -233,6 +233,12 @@ class Train(Section):
     epochs: int = Field(default=50, ge=1, description="passes over the training split")
     batch_size: int = Field(default=64, ge=1, description="clips of one optimiser step, over all workers")
     microbatch_size: int = Field(default=8, ge=1, description="clips of one forward and backward pass on one worker")
+    rows_together: int = Field(
+        default=1,
+        ge=1,
+        description="neighbouring training rows that share a microbatch, random frames and crop; "
+        "2: a clip and its reversed twin",
+    )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="optimiser")
     lr: float = Field(default=0.01, gt=0, description="learning rate at a global batch of `lr_batch_size`")
     lr_batch_size: int = Field(default=64, ge=1, description="clips; the rate is scaled by batch_size / lr_batch_size")

@@ -7,18 +7,25 @@ from hypothesis import strategies as st
 
 from w3ray.data.schedule import PADDING, Schedule, permute
 
-schedules = st.builds(
-    Schedule,
-    num_train=st.integers(1, 70),
-    num_val=st.integers(0, 30),
-    num_test=st.integers(0, 30),
-    batch_size=st.integers(4, 16),
-    microbatch_size=st.integers(1, 4),
-    epochs=st.integers(1, 5),
-    validate_every_epochs=st.integers(1, 3),
-    seed=st.integers(0, 2**31),
-    world_size=st.integers(1, 5),
-)
+
+@st.composite
+def schedules_of(draw, least_together: int) -> Schedule:
+    together = draw(st.integers(least_together, 3))
+    return Schedule(
+        num_train=together * draw(st.integers(1, 70 // together)),
+        num_val=draw(st.integers(0, 30)),
+        num_test=draw(st.integers(0, 30)),
+        batch_size=together * draw(st.integers(4, 8)),
+        microbatch_size=together * draw(st.integers(1, 4)),
+        epochs=draw(st.integers(1, 5)),
+        validate_every_epochs=draw(st.integers(1, 3)),
+        seed=draw(st.integers(0, 2**31)),
+        world_size=draw(st.integers(1, 5)),
+        rows_together=together,
+    )
+
+
+schedules = schedules_of(1)
 
 
 def walk(schedule: Schedule) -> list:
@@ -133,6 +140,32 @@ def test_augmentation_is_a_function_of_seed_epoch_and_position():
         other.augmentation_generator(1, 5),
     ):
         assert not np.array_equal(draw, generator.random(4))
+
+
+@given(schedules_of(2))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_belong_together_share_a_microbatch_and_their_random_numbers(schedule):
+    together, orders = schedule.rows_together, {}
+    for item in walk(schedule):
+        if item.kind == "train":
+            groups = np.array(valid(item.samples)).reshape(-1, together)
+            assert (groups == groups[:, :1] // together * together + np.arange(together)).all()
+            orders.setdefault(item.epoch, []).extend(groups[:, 0].tolist())
+            for places in np.array(valid(item.positions)).reshape(-1, together):
+                draws = {schedule.augmentation_generator(item.epoch, place).random() for place in places}
+                assert len(draws) == 1
+    if schedule.num_train > 10 * together:
+        assert orders[0] != sorted(orders[0])
+
+
+def test_rows_that_can_not_stay_together_are_refused():
+    fields = dict(
+        num_train=12, num_val=0, num_test=0, batch_size=4, microbatch_size=2, epochs=2, validate_every_epochs=1,
+        seed=0, world_size=1, rows_together=2,
+    )  # fmt: skip
+    for field in ("num_train", "batch_size", "microbatch_size"):
+        with pytest.raises(ValueError, match=f"rows_together 2 does not divide {field}"):
+            Schedule(**{**fields, field: 3 if field != "batch_size" else 5})
 
 
 @pytest.mark.parametrize(

@@ -178,9 +178,10 @@ def test_unreadable(tmp_path: Path) -> None:
         load_weights(model, str(tmp_path / "absent.pth"))
     with pytest.raises(InputError, match=r"ResNet50_Weights.V9: torchvision knows no such enum"):
         load_weights(model, "ResNet50_Weights.V9")
-    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="not readable as plain tensors"):
-        load_weights(model, str(tmp_path / "broken.pth"))
+    for content in (b"not a checkpoint", b"junk\n", b"", bytes(range(256))):
+        (tmp_path / "broken.pth").write_bytes(content)
+        with pytest.raises(InputError, match="not readable as plain tensors"):
+            load_weights(model, str(tmp_path / "broken.pth"))
     (tmp_path / "broken.safetensors").write_bytes(b"123")
     with pytest.raises(InputError, match="not a readable safetensors file"):
         load_weights(model, str(tmp_path / "broken.safetensors"))

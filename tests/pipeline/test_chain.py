@@ -252,9 +252,9 @@ def test_damaged_newest_checkpoint_falls_back_one_and_says_so(finished, motion_m
         ({"tracking": {"uri": "http://127.0.0.1:9"}}, "tracking.uri http://127.0.0.1:9"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_stage(motion_manifest, tmp_path, changes, message):
+def test_bad_input_is_one_line_and_leaves_nothing(motion_manifest, tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as caught:
-        run(recipe(motion_manifest, tmp_path, **changes))
+        run(recipe(motion_manifest, tmp_path / "runs", **changes))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

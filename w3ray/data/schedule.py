@@ -10,6 +10,10 @@ A global batch is cut into microbatches (slots) of `microbatch_size`; consumer i
 Slots are therefore padded with empty ones up to a multiple of the world size, and the tails of an epoch and of an
 evaluation are padded with `PADDING` positions: nothing is dropped and nothing is counted twice. Which samples an
 optimiser step sees does not depend on the world size.
+
+`rows_together` neighbouring rows of the training table can stay neighbours in every epoch's order, with the same random
+frames and crop: a clip and its reversed twin then differ in order alone within one microbatch, and what they share
+cancels in its gradient.
 """
 
 import hashlib
@@ -114,6 +118,7 @@ class Schedule:
     validate_every_epochs: int
     seed: int
     world_size: int
+    rows_together: int = 1
 
     def __post_init__(self) -> None:
         for name in (
@@ -123,6 +128,7 @@ class Schedule:
             "epochs",
             "validate_every_epochs",
             "world_size",
+            "rows_together",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -131,6 +137,12 @@ class Schedule:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.microbatch_size > self.batch_size:
             raise ValueError(f"microbatch_size {self.microbatch_size} is larger than batch_size {self.batch_size}")
+        for name in ("num_train", "batch_size", "microbatch_size"):
+            if getattr(self, name) % self.rows_together:
+                raise ValueError(
+                    f"rows_together {self.rows_together} does not divide {name} {getattr(self, name)}, so rows would "
+                    "be parted; set it to 1, or give a number that it divides"
+                )
 
     def for_world_size(self, world_size: int) -> "Schedule":
         return replace(self, world_size=world_size)
@@ -196,14 +208,22 @@ class Schedule:
         positions = step_in_epoch * self.batch_size + offsets
         valid = (offsets < self.batch_size) & (positions < self.num_train)
         samples = np.full(self.microbatch_size, PADDING, dtype=np.int64)
-        key = stable_key("order", self.seed, epoch)
-        samples[valid] = permute(positions[valid], self.num_train, key)
+        samples[valid] = self._shuffled(epoch, positions[valid])
         step = epoch * self.steps_per_epoch + step_in_epoch
         return Item(number, "train", epoch, step, slot, np.where(valid, positions, PADDING), samples)
 
     def augmentation_generator(self, epoch: int, position: int) -> np.random.Generator:
-        """The random numbers of one training sample: a function of (seed, epoch, position) and of nothing else."""
-        return np.random.Generator(np.random.Philox(key=stable_key("augmentation", self.seed, epoch, position)))
+        """The random numbers of one training sample: a function of (seed, epoch, position) and of nothing else.
+
+        Rows that stay together draw the same.
+        """
+        key = stable_key("augmentation", self.seed, epoch, position // self.rows_together)
+        return np.random.Generator(np.random.Philox(key=key))
+
+    def _shuffled(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        groups, within = np.divmod(positions, self.rows_together)
+        key = stable_key("order", self.seed, epoch)
+        return permute(groups, self.num_train // self.rows_together, key) * self.rows_together + within
 
     def _evaluation_item(self, number: int, kind: Kind, epoch: int, slot: int) -> Item:
         size = self.num_val if kind == "val" else self.num_test

@@ -6,6 +6,7 @@ Stages are content-addressed: a finished one is reused, an unfinished one goes o
 another process works on is waited for.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -432,10 +433,10 @@ def _tracking_uri(recipe: Recipe) -> str | None:
 
 
 def _check_writable(storage: Path) -> None:
-    probe = storage / f".w3ray-{time.time_ns()}"
+    """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind."""
+    existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
     try:
-        storage.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=existing):
+            pass
     except OSError as error:
         raise InputError(f"storage {storage}: can not be written ({error.strerror}); set another --storage") from error

@@ -175,6 +175,7 @@ def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
             num_test=data.splits["test"].num_rows,
             batch_size=train.batch_size,
             microbatch_size=train.microbatch_size,
+            rows_together=train.rows_together,
             epochs=train.epochs,
             validate_every_epochs=train.validate_every_epochs,
             seed=seed,
