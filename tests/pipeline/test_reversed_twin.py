@@ -43,8 +43,8 @@ class TestTime:
 
     def test_tsm_tells_forwards_from_backwards(self, twin, tmp_path):
         stage = trained(twin, tmp_path)
+        # Of the clips trained on. Of clips never seen 0.95 was not reached: that they are told apart at all is asked.
         assert stage.validation["top1"] >= 0.95
-        # Of clips never seen: 83 videos do not teach how every action runs (pointing looks alike both ways).
         assert stage.metrics["top1"] >= 0.65
 
     def test_tsn_can_not(self, twin, tmp_path):
