@@ -236,7 +236,7 @@ class Train(Section):
     rows_together: int = Field(
         default=1,
         ge=1,
-        description="neighbouring training rows that share a microbatch, random frames and crop; "
+        description="neighbouring training rows, all of one clip, that share a microbatch, random frames and crop; "
         "2: a clip and its reversed twin",
     )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="optimiser")

@@ -130,6 +130,14 @@ def test_check_in_a_process_of_its_own(tree, tmp_path):
     assert "Dataset dataset_" not in run.stderr  # Ray Data's own messages stay in its log files
 
 
+def test_ledger_of_another_kind_is_refused_before_anything_is_read(tree, tmp_path, capfd):
+    manifest = tmp_path / "m.parquet"
+    assert main(["data", "import", "folder", str(tree), "--out", str(manifest)]) == 0
+    assert main(["data", "check", str(manifest), "--ledger", str(tmp_path / "ledger.csv")]) == 2
+    assert "ends in .parquet" in capfd.readouterr().err
+    assert not (tmp_path / "ledger.csv").exists()
+
+
 def test_synth(tmp_path, capfd):
     code, document = run_json(
         capfd, "synth", tmp_path / "motion", "--clips", 8, "--val-clips", 8, "--test-clips", 8, "--size", 32

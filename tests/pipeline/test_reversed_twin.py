@@ -1,9 +1,11 @@
 """Order is the only cue: real clips forwards against the same clips backwards. A model with time must see it."""
 
+from dataclasses import replace
+
 import pytest
 
 from w3ray.data.importers import import_csv, reversed_twin
-from w3ray.data.manifest import write_manifest
+from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.pipeline import plan_run, run
 from w3ray.pipeline.chain import StageResult
@@ -57,3 +59,12 @@ class TestTime:
 def test_a_batch_that_parts_pairs_is_refused_with_the_numbers(twin, tmp_path):
     with pytest.raises(InputError, match="stage teacher: train: rows_together 2 does not divide microbatch_size 3"):
         plan_run(recipe(twin, tmp_path, "train.microbatch_size=3"))
+
+
+def test_strangers_are_not_kept_together(real_data, twin, tmp_path):
+    apart = read_manifest(twin)
+    order = sorted(range(apart.table.num_rows), key=lambda row: apart.table["reversed"][row].as_py())
+    path = tmp_path / "apart.parquet"
+    write_manifest(replace(apart, table=apart.table.take(order)), path)
+    with pytest.raises(InputError, match="training rows 0 and 1 together, but they are not of the same clip"):
+        plan_run(recipe(path, tmp_path))

@@ -175,6 +175,8 @@ def check(
     clips = read_manifest(manifest)
     if decoder not in DECODERS:
         raise InputError(f"--decoder {decoder}: unknown; known: {', '.join(DECODERS)}")
+    if ledger is not None and not ledger.endswith(".parquet"):
+        raise InputError(f"--ledger {ledger}: is written as Parquet; give it a name that ends in .parquet")
     began_s = time.perf_counter()
     connect(address)
     try:

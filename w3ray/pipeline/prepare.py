@@ -169,7 +169,7 @@ def _weights_key(weights: str | None) -> str | None:
 def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
     train = stage.train
     try:
-        return Schedule(
+        schedule = Schedule(
             num_train=data.splits["train"].num_rows,
             num_val=data.splits["val"].num_rows,
             num_test=data.splits["test"].num_rows,
@@ -183,3 +183,23 @@ def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
         )
     except ValueError as error:
         raise InputError(f"stage {stage.name}: train: {error}") from error
+    _require_same_clip(data.splits["train"], train.rows_together, stage.name)
+    return schedule
+
+
+def _require_same_clip(rows: pa.Table, rows_together: int, stage: str) -> None:
+    """Rows that share their random frames and crop must be views of one clip: of strangers it would train nonsense.
+
+    Raises: InputError naming the first two rows that are kept together but are not of the same part of one video.
+    """
+    if rows_together == 1:
+        return
+    parts = list(zip(*(rows[name].to_pylist() for name in ("uri", "start_s", "end_s")), strict=True))
+    for i, part in enumerate(parts):
+        if part != parts[i - i % rows_together]:
+            first, second = (Path(parts[j][0]).name for j in (i - i % rows_together, i))
+            raise InputError(
+                f"stage {stage}: train: rows_together {rows_together} would keep training rows {i - i % rows_together} "
+                f"and {i} together, but they are not of the same clip ({first}, {second}); set it to 1, or order the "
+                "manifest so that rows of one clip are neighbours, as 'w3ray data import --reversed-twin' does"
+            )
