@@ -72,3 +72,12 @@ def test_nothing_listens() -> None:
 def test_not_an_address(address: str) -> None:
     with pytest.raises(InputError, match="not an address"):
         _check_reachable(address)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_workers_of_a_local_cluster_have_ordinary_priority() -> None:
+    import ray
+
+    niceness = ray.remote(num_cpus=0)(lambda: os.nice(0))
+    assert ray.get(niceness.remote()) == os.nice(0)

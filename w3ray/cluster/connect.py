@@ -32,6 +32,8 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
             os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
             # Ray Train looks every so often whether its workers are done (2 s unless told otherwise).
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+            # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(address="local", num_cpus=num_cpus, **options)
         else:
             _check_reachable(address)
