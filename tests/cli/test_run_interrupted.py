@@ -31,6 +31,14 @@ def command(motion_manifest, tmp_path):
     return [str(Path(sys.executable).with_name("w3ray")), "run", str(path), "--json"]
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A shell starts background jobs deaf to Ctrl-C, which their children inherit: not where Ctrl-C is tested."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start(command, tmp_path):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / "err").open("a"), text=True)
 

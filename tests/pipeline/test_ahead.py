@@ -75,8 +75,8 @@ def test_worker_gives_up_in_time(tmp_path, monkeypatch):
 
 def test_a_stage_that_gave_up_is_started_again(monkeypatch):
     class Run:
-        def __init__(self, spec, splits):
-            assert spec == "its spec"
+        def __init__(self, spec, splits, *, own_cluster):
+            assert (spec, own_cluster) == ("its spec", False)
 
         def outcome(self, on_event, watch):
             return {"best_checkpoint": "step_00000001"}
@@ -86,7 +86,7 @@ def test_a_stage_that_gave_up_is_started_again(monkeypatch):
             raise TeacherMissing("not there")
 
     monkeypatch.setattr(stage, "StageRun", Run)
-    chain = SimpleNamespace(_spec=lambda item, data: "its spec")
+    chain = SimpleNamespace(_spec=lambda item, data: "its spec", connection=SimpleNamespace(is_own=False))
     arguments = (None, SimpleNamespace(splits={}), GaveUp(), lambda event: None, lambda: None)
     assert _Chain._outcome(chain, *arguments) == {"best_checkpoint": "step_00000001"}
 

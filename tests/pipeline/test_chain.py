@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError, RunError
-from w3ray.events import StageStarted, Warned
+from w3ray.events import StageStarted, StepDone, Warned
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
+from w3ray.tracking import Tracker
 from w3ray.training.checkpoint_files import read_index, verify_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -190,6 +193,38 @@ def test_resumed_stage_ends_with_the_same_bits(finished, motion_manifest, tmp_pa
         for stages in (alone.stages[0], again.stages[0])
     ]
     assert weights[0] == weights[1]
+
+
+class Enough(Exception):
+    """What a caller raises to get out of a run, as Ctrl-C does."""
+
+
+def enough(*_: object) -> None:
+    raise Enough
+
+
+@pytest.mark.parametrize("when", ["while the controller starts", "while it trains"])
+def test_a_run_that_is_left_takes_its_stage_with_it(motion_manifest, tmp_path, monkeypatch, when):
+    import ray
+
+    if when == "while the controller starts":
+        monkeypatch.setattr(Tracker, "check", enough)
+
+    def on_event(event):
+        if isinstance(event, StepDone):
+            raise Enough
+
+    def free():
+        return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+
+    with pytest.raises(Enough):
+        run(one_stage(motion_manifest, tmp_path, train={"epochs": 400, "log_every_steps": 1}), on_event=on_event)
+    # Outliving the connection to Ray, it would take the whole process with it.
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fit-")]
+    end = time.monotonic() + 20
+    while not free() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert free(), "the caller's cluster still works on a stage that nobody waits for"
 
 
 def with_broken_clips(manifest_path: Path, target: Path, broken: int) -> Path:

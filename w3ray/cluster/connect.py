@@ -62,15 +62,6 @@ def start_helpers() -> None:
     get_or_create_actor_location_tracker()
 
 
-def ends_with_this_process() -> bool:
-    """Whether the cluster that this process is connected to was started by it, and so ends with it."""
-    import ray
-
-    # `ray.init` starts a node in this process where it starts a cluster; joining one, it only connects.
-    node = ray._private.worker._global_node
-    return node is not None and node.is_head()
-
-
 def disconnect() -> None:
     import ray
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 import ray.train
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask
@@ -133,6 +134,7 @@ class StreamConfig(ray.train.DataConfig):
         self._schedule = schedule
         self._steps_done = steps_done
         self._prepared: tuple[int, int, list[DataIterator]] | None = None
+        self._mine: list[DataIterator] = []
 
     def prepare(self, world_size: int) -> None:
         """Build the stream now: its coordinator then starts while Ray Train starts the workers.
@@ -141,7 +143,18 @@ class StreamConfig(ray.train.DataConfig):
         one builds its own.
         """
         step = self._steps_done()
-        self._prepared = (world_size, step, self._split(world_size, step))
+        self._mine = self._split(world_size, step)
+        self._prepared = (world_size, step, self._mine)
+
+    def release(self) -> None:
+        """End a stream that was prepared here, used or not.
+
+        Its coordinator belongs to the process that prepared it: left alone it goes on after its readers are gone, with
+        the processors of its decoders.
+        """
+        shards, self._mine = self._mine, []
+        for shard in shards[:1]:  # they share one coordinator
+            ray.kill(shard._coord_actor)
 
     def _split(self, world_size: int, step: int) -> list[DataIterator]:
         schedule = self._schedule.for_world_size(world_size)

@@ -26,7 +26,7 @@ class AheadStage:
 
     def abandon(self) -> None:
         """Give up the start and the lock."""
-        self.run.abandon()
+        self.run.end()
         self.lock.close()
 
 

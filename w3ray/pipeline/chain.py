@@ -246,7 +246,7 @@ class _Chain:
         if status.state == "reuse":
             lock.close()
             return
-        run = StageRun(self._spec(following[0], data), data.splits)
+        run = StageRun(self._spec(following[0], data), data.splits, own_cluster=self.connection.is_own)
         self.ahead = AheadStage(following[0], status, lock, run)
 
     def _tell_started(self, item: PlannedStage, state: EventState, why: str, step: int) -> None:
@@ -308,7 +308,8 @@ class _Chain:
                 return run_ahead.outcome(hear, watch)
             except TeacherMissing:
                 pass
-        return StageRun(self._spec(item, data), data.splits).outcome(hear, watch)
+        run = StageRun(self._spec(item, data), data.splits, own_cluster=self.connection.is_own)
+        return run.outcome(hear, watch)
 
     def _spec(self, item: PlannedStage, data: PreparedData) -> Any:
         from w3ray.training.stage_spec import StageSpec

@@ -22,6 +22,7 @@ class Connection:
         self._thread: threading.Thread | None = None
         self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._cluster: dict[str, float] = {}
+        self._is_own = False
         self._error: BaseException | None = None
 
     def start(self) -> None:
@@ -36,6 +37,7 @@ class Connection:
         import ray
 
         callers_own = ray.is_initialized()
+        self._is_own = not callers_own and self.address is None
         try:
             self._cluster = connect(self.address)
             if self.address is None:
@@ -61,6 +63,11 @@ class Connection:
         if self._error is not None:
             raise self._error
         return self._cluster
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the cluster was started here, and so ends with this connection; known once `cluster` returned."""
+        return self._is_own
 
     def training(self) -> None:
         """A stage takes steps: what is needed only at its end may take processor time now."""

@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
-from ray.exceptions import RayError
+import ray
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.queue import Empty, Queue
 
 _SEND_EVERY_S = 0.5
+_HEARD_TIMEOUT_S = 10.0
 
 
 class EventChannel:
@@ -50,9 +52,11 @@ class EventSender:
         self._sent_at = time.monotonic()
 
     def heard(self) -> bool:
-        """Whether the driver's end is still open."""
+        """Whether the driver's end is still open. Where that can not be told for the moment, it is."""
         try:
-            self._queue.qsize()
-        except RayError:
+            ray.get(self._queue.actor.qsize.remote(), timeout=_HEARD_TIMEOUT_S)
+        except ActorDiedError:
             return False
+        except RayError:
+            return True
         return True

@@ -16,7 +16,6 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from w3ray.cluster.connect import ends_with_this_process
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
@@ -25,10 +24,12 @@ from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import StopAtBugs, TeacherMissing, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
+from w3ray.training.unheard import EndUnheard
 
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
 _MAX_FAILURES = 3
+_END_TIMEOUT_S = 75.0
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
 # each time, and touching them anew costs a page fault for every 4 KiB.
@@ -47,22 +48,24 @@ class StageRun:
     """One stage on the cluster, from the moment its processes begin to start. Making it starts them.
 
     A stage may be made while its teacher is still being scored: its workers get everything else ready, then wait for
-    the teacher's model. `outcome` stays with the stage to its end; one that is not wanted any more is let go with
-    `abandon`.
+    the teacher's model. `outcome` stays with the stage to its end; one that is not wanted any more is ended
+    with `end`.
 
     Args:
         spec: the stage; it goes on at its newest good checkpoint.
         splits: rows of `train`, `val` and `test`; see `ClipTables`.
+        own_cluster: the cluster was started for this run and ends with it.
     """
 
-    def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table]) -> None:
+    def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table], *, own_cluster: bool = False) -> None:
         self._spec = spec
         tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
         _forget_missing_checkpoints(spec.checkpoints)
+        self._stream = _stream(spec, tables)
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}
         try:
-            trainer = _trainer(spec, tables, self._channel)
+            trainer = _trainer(spec, self._stream, self._channel, own_cluster=own_cluster)
         except BaseException:
             self._channel.close()
             raise
@@ -99,7 +102,7 @@ class StageRun:
                 for event in batch:
                     on_event(event)
         finally:
-            self._channel.close()
+            self.end()
         if error := self._answer.get("error"):
             raise RunError(f"stage {self._spec.name}: {_cause(error)}") from error
         answer = self._answer["result"].return_value or {}
@@ -108,9 +111,14 @@ class StageRun:
         outcome: dict[str, Any] = answer["outcome"]
         return outcome
 
-    def abandon(self) -> None:
-        """Let the workers go that still wait for their teacher: they look whether anyone listens to their events."""
+    def end(self) -> None:
+        """End what still runs of the stage, and wait for it: see `EndUnheard`.
+
+        The thread must not outlive the connection to the cluster: Ray ends a process that calls it afterwards.
+        """
         self._channel.close()
+        self._thread.join(_END_TIMEOUT_S)
+        self._stream.release()
 
 
 _FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "teacher": TeacherMissing}
@@ -130,35 +138,38 @@ def _forget_missing_checkpoints(checkpoints: Path) -> None:
         snapshot.unlink()
 
 
-class _Trainer(TorchTrainer):
-    """Ray Train's, without the process that clears up after a killed controller where the cluster ends with the run.
+class _OwnClusterTrainer(TorchTrainer):
+    """Ray Train's, without the process that clears up after a killed controller: the cluster ends with the run.
 
     That process takes processor time at a stage's start, where everything waits for it.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()
-        if not ends_with_this_process():
-            return callbacks
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
-def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> TorchTrainer:
-    plan, train = spec.plan, spec.train
+def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
     stream = StreamConfig(
         schedule=spec.schedule,
         tables=tables,
         spec=spec.clip,
         flip_map=dict(spec.flip_map),
-        pool=DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus),
+        pool=DecoderPool(size=spec.plan.decoders, cpus=spec.plan.decoder_cpus),
         steps_done=lambda: steps_done(spec.checkpoints),
         clips_ready=spec.clips_ready,
     )
-    stream.prepare(plan.workers)
+    stream.prepare(spec.plan.workers)
+    return stream
+
+
+def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, own_cluster: bool) -> TorchTrainer:
+    plan, train = spec.plan, spec.train
     resources = {"CPU": plan.worker_cpus}
     if plan.worker_gpus:
         resources["GPU"] = plan.worker_gpus
-    return _Trainer(
+    trainer = _OwnClusterTrainer if own_cluster else TorchTrainer
+    return trainer(
         _work,
         train_loop_config={"stage": spec, "events": channel.sender()},
         scaling_config=ScalingConfig(
@@ -173,7 +184,7 @@ def _trainer(spec: StageSpec, tables: ClipTables, channel: EventChannel) -> Torc
                 checkpoint_score_order="max",
             ),
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            callbacks=[StopAtBugs()],
+            callbacks=[StopAtBugs(), EndUnheard(channel.sender(), own_cluster=own_cluster)],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},
         ),
         datasets={STREAM_NAME: _nothing},

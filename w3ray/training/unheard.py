@@ -1,0 +1,45 @@
+"""What ends a stage that nobody listens to any more: its driver was interrupted, failed, or gave the stage up?
+
+Loaded by Ray Train's controller, so it imports no torch.
+"""
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.callback import ControllerCallback
+
+from w3ray.training.event_channel import EventSender
+
+_LOOK_EVERY_S = 0.5
+_ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers hears of it when they are there
+
+
+class EndUnheard(ControllerCallback):
+    """Ends the controller, and with it the stage's workers and its stream, once the driver's end of `events` closed.
+
+    Ray Train ends a run at Ctrl-C where its `fit` has the main thread. Ours has a thread of its own, which nothing else
+    would wake: left waiting, it meets a cluster that is gone, and Ray then ends the whole process.
+
+    Args:
+        events: the workers' end of the channel.
+        own_cluster: the cluster ends with the run, so nothing needs to be put in order.
+    """
+
+    def __init__(self, events: EventSender, *, own_cluster: bool) -> None:
+        self._events, self._own_cluster = events, own_cluster
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        controller = ray.get_runtime_context().current_actor
+        threading.Thread(target=self._watch, args=(controller,), name="unheard", daemon=True).start()
+
+    def _watch(self, controller: Any) -> None:
+        while self._events.heard():
+            time.sleep(_LOOK_EVERY_S)
+        if not self._own_cluster:
+            with suppress(RayError):  # it ends itself while it answers
+                ray.get(controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
+        ray.kill(controller)
