@@ -37,11 +37,19 @@ def test_the_set_is_the_one_that_was_foreseen(tmp_path):
 
 
 def test_abandoned_leaves_nothing(tmp_path):
-    drawing = Drawing(tmp_path / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
-    wait_for(tmp_path / "data")
+    drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
+    wait_for(tmp_path / "runs" / "data")
     drawing.abandon()
     drawing.check()
-    assert list((tmp_path / "data").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_abandoned_leaves_what_is_not_its_own(tmp_path):
+    drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
+    wait_for(tmp_path / "runs" / "data")
+    (tmp_path / "runs" / "mine").touch()
+    drawing.abandon()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
 
 
 def test_failure_is_told(tmp_path):

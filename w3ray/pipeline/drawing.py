@@ -4,6 +4,7 @@ What the set will hold is known before a pixel is drawn, so nothing waits for it
 """
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ class Drawing:
 
     def __init__(self, root: Path, arguments: dict[str, Any]) -> None:
         self._root, self._arguments = root, arguments
+        self._absent = [folder for folder in root.parents if not folder.exists()]
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._draw, name="drawing", daemon=True)
@@ -38,6 +40,9 @@ class Drawing:
             raise self._error
 
     def abandon(self) -> None:
-        """Stop at the next clip and remove what was drawn."""
+        """Stop at the next clip; remove what was drawn, and the folders made for it that hold nothing else."""
         self._stop.set()
         self._thread.join()
+        with suppress(OSError):
+            for folder in self._absent:
+                folder.rmdir()
