@@ -225,6 +225,9 @@ def test_a_run_that_is_left_takes_its_stage_with_it(motion_manifest, tmp_path, m
     while not free() and time.monotonic() < end:
         time.sleep(0.2)
     assert free(), "the caller's cluster still works on a stage that nobody waits for"
+    logs = [path.read_text().splitlines() for path in tmp_path.glob("stages/*/samples-*.jsonl")]
+    items = [json.loads(line)["item"] for lines in logs for line in lines]
+    assert len(items) == len(set(items)), "its workers were started again, for nobody"
 
 
 def with_broken_clips(manifest_path: Path, target: Path, broken: int) -> Path:
