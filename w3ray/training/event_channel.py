@@ -58,5 +58,5 @@ class EventSender:
         except ActorDiedError:
             return False
         except RayError:
-            return True
+            pass
         return True

@@ -29,7 +29,7 @@ from w3ray.training.unheard import EndUnheard
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
 _MAX_FAILURES = 3
-_END_TIMEOUT_S = 75.0
+_END_TIMEOUT_S = 75.0  # longer than a controller may take to end itself: see `unheard`
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
 # each time, and touching them anew costs a page fault for every 4 KiB.
@@ -61,11 +61,15 @@ class StageRun:
         self._spec = spec
         tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
         _forget_missing_checkpoints(spec.checkpoints)
-        self._stream = _stream(spec, tables)
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}
         try:
-            trainer = _trainer(spec, self._stream, self._channel, own_cluster=own_cluster)
+            self._stream = _stream(spec, tables)
+            try:
+                trainer = _trainer(spec, self._stream, self._channel, own_cluster=own_cluster)
+            except BaseException:
+                self._stream.release()
+                raise
         except BaseException:
             self._channel.close()
             raise
@@ -116,9 +120,11 @@ class StageRun:
 
         The thread must not outlive the connection to the cluster: Ray ends a process that calls it afterwards.
         """
-        self._channel.close()
-        self._thread.join(_END_TIMEOUT_S)
-        self._stream.release()
+        try:
+            self._channel.close()
+            self._thread.join(_END_TIMEOUT_S)
+        finally:  # also where a second Ctrl-C ends the wait
+            self._stream.release()
 
 
 _FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "teacher": TeacherMissing}
@@ -168,8 +174,8 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
     resources = {"CPU": plan.worker_cpus}
     if plan.worker_gpus:
         resources["GPU"] = plan.worker_gpus
-    trainer = _OwnClusterTrainer if own_cluster else TorchTrainer
-    return trainer(
+    trainer_class = _OwnClusterTrainer if own_cluster else TorchTrainer
+    return trainer_class(
         _work,
         train_loop_config={"stage": spec, "events": channel.sender()},
         scaling_config=ScalingConfig(
