@@ -104,6 +104,21 @@ class ClipsFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerAlive:
+    """A training worker is there; sent every few seconds, and meant for the watchdog alone."""
+
+    stage: str
+    rank: int
+    world_size: int
+    doing: str
+    """What it does at the moment, such as "waits for item 7 of the stream"."""
+    doing_s: float
+    """For how long, seconds."""
+    items: int
+    """Items of the stream that it has read: as long as they grow, it makes progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """Something the user should know; the run goes on."""
 

@@ -316,14 +316,57 @@ class Tracking(Section):
 
 
 class Resources(Section):
-    """What of the cluster a run takes."""
+    """What of the cluster a run takes, and how long it waits for it."""
 
-    workers: int = Field(default=1, ge=1, description="training workers (DDP)")
+    workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        default=1, description="training workers (DDP); [least, most]: as many of them as the cluster has room for"
+    )
+    worker_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="custom Ray resources of each worker: places workers on the nodes that have them"
+    )
+    decoder_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="custom Ray resources of each decoder, as {decode: 1} for nodes that only decode"
+    )
+    may_grow: bool = Field(
+        default=False,
+        description="nodes come as they are asked for (autoscaling): do not refuse what does not fit the present ones",
+    )
+    resize_every_s: float = Field(
+        default=60.0, gt=0, description="seconds between looks whether the cluster has room for more workers"
+    )
+    clip_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="seconds that reading one clip may take; one that exceeds them twice counts as unreadable",
+    )
+    stall_timeout_s: float = Field(
+        default=600.0, ge=1, description="seconds without progress after which a stage's processes are started anew"
+    )
     cpus_per_worker: float | None = Field(default=None, gt=0, description="CPU cores of each worker; null: derived")
     use_gpu: bool | Literal["auto"] = Field(
         default="auto", description="a GPU for each worker; auto: where there are enough"
     )
     decoders: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="decoder processes")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, most = self.workers_range
+        if least > most:
+            raise ValueError(f"workers {list(self.workers_range)}: the least comes first, as in [1, 4]")
+        for name in ("worker_resources", "decoder_resources"):
+            for own, field in (
+                ("CPU", "cpus_per_worker and decoders"),
+                ("GPU", "use_gpu"),
+                ("memory", "Ray's options"),
+            ):
+                if own in getattr(self, name):
+                    raise ValueError(f"{name} is for custom resources; {own} is set by {field}")
+        return self
+
+    @property
+    def workers_range(self) -> tuple[int, int]:
+        """Least and most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
 class ResolvedStage(Section):

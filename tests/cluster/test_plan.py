@@ -6,14 +6,13 @@ from w3ray.cluster.plan import READ_CPUS, plan_resources
 from w3ray.errors import InputError
 
 
-def plan(cpus, gpus=0, workers=1, use_gpu="auto", decoders="auto", cpus_per_worker=None):
+def plan(cpus, gpus=0, workers=1, use_gpu="auto", decoders="auto", cpus_per_worker=None, **more):
     return plan_resources(
-        cluster_cpus=cpus,
-        cluster_gpus=gpus,
-        workers=workers,
+        workers=workers if isinstance(workers, tuple) else (workers, workers),
         use_gpu=use_gpu,
         decoders=decoders,
         cpus_per_worker=cpus_per_worker,
+        **{"nodes": [{"CPU": cpus, "GPU": gpus}], **more},
     )
 
 
@@ -53,3 +52,44 @@ def test_trainers_on_gpus_leave_the_cpus_to_decoders():
 def test_errors_hold_the_numbers(arguments, message):
     with pytest.raises(InputError, match=message):
         plan(**arguments)
+
+
+HEAD, DECODE, TRAIN = {"CPU": 1}, {"CPU": 8, "decode": 8}, {"CPU": 4, "GPU": 2}
+
+
+def test_decoders_take_the_nodes_that_are_theirs():
+    p = plan(None, workers=4, nodes=[HEAD, DECODE, DECODE, TRAIN, TRAIN], decoder_resources={"decode": 1})
+    assert (p.decoders, p.worker_gpus) == (16, 1.0)
+    assert p.decoder_bundle() == {"CPU": 1.0, "decode": 1.0}
+    assert p.worker_bundle() == {"CPU": 1.0, "GPU": 1.0}
+
+
+def test_elastic_workers_are_planned_for_the_least():
+    p = plan(None, workers=(1, 4), nodes=[HEAD, {"CPU": 4, "GPU": 1}])
+    assert (p.least_workers, p.workers, p.worker_cpus) == (1, 4, 1.0)
+
+
+def test_a_growing_cluster_is_asked_for_what_is_not_there_yet():
+    p = plan(None, workers=8, nodes=[HEAD], use_gpu=True, decoders=100, may_grow=True)
+    assert (p.workers, p.decoders, p.decoder_cpus, p.worker_gpus) == (8, 100, 1.0, 1.0)
+    with pytest.raises(InputError, match=r"set resources\.decoders and resources\.use_gpu"):
+        plan(None, nodes=[HEAD], may_grow=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(nodes=[HEAD, TRAIN], decoder_resources={"decode": 1}), "no node of the cluster has 'decode'"),
+        (
+            dict(nodes=[{"CPU": 2}, {"CPU": 2}, {"CPU": 2}], cpus_per_worker=4.0, use_gpu=False),
+            r"no node has room for worker 1 of 1 \(4 CPU\); the nodes have 2 CPU; 2 CPU; 2 CPU",
+        ),
+        (
+            dict(nodes=[{"CPU": 4}, {"CPU": 2, "decode": 2}], decoder_resources={"decode": 1}, decoders=3),
+            r"no node has room for decoder 3 of 3 \(1 CPU, 1 decode\)",
+        ),
+    ],
+)
+def test_what_fits_in_sum_but_on_no_node_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        plan(None, **arguments)

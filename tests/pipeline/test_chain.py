@@ -43,7 +43,7 @@ def samples(stage_directory: Path) -> dict[int, list]:
     """Optimiser step -> its (position, sample) pairs in order, from the logs of all ranks."""
     rows: dict[int, dict] = {}
     for path in stage_directory.glob("samples-*.jsonl"):
-        rows.update({row["item"]: row for row in map(json.loads, path.read_text().splitlines())})
+        rows.update({row["item"]: row for row in map(json.loads, filter(None, path.read_text().splitlines()))})
     steps: dict[int, list] = {}
     for _, row in sorted(rows.items()):
         if row["kind"] == "train":
@@ -56,7 +56,7 @@ def evaluated(stage_directory: Path, kind: str) -> list[int]:
     rows = [
         row
         for path in stage_directory.glob("samples-*.jsonl")
-        for row in map(json.loads, path.read_text().splitlines())
+        for row in map(json.loads, filter(None, path.read_text().splitlines()))
         if row["kind"] == kind
     ]
     return sorted(s for row in rows for s, valid in zip(row["samples"], row["valid"], strict=True) if valid)
@@ -226,7 +226,7 @@ def test_a_run_that_is_left_takes_its_stage_with_it(motion_manifest, tmp_path, m
         time.sleep(0.2)
     assert free(), "the caller's cluster still works on a stage that nobody waits for"
     logs = [path.read_text().splitlines() for path in tmp_path.glob("stages/*/samples-*.jsonl")]
-    items = [json.loads(line)["item"] for lines in logs for line in lines]
+    items = [json.loads(line)["item"] for lines in logs for line in lines if line]
     assert len(items) == len(set(items)), "its workers were started again, for nobody"
 
 

@@ -37,7 +37,9 @@ def sent(
         now_s += round_s
         rows = np.arange(2)
         clips = np.zeros((2, 1, 4, 4, 3), dtype=np.uint8)
-        return Microbatch(0, kind, 0, 0, 0, clips, rows, np.ones(2, dtype=bool), rows, rows, ())
+        return Microbatch(
+            0, kind, 0, 0, 0, clips, rows, np.ones(2, dtype=bool), rows, rows, ("a", "b"), np.zeros(2, np.uint64), ()
+        )
 
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now_s))
     rank_of_stage = SimpleNamespace(

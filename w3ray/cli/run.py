@@ -60,5 +60,12 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines = [yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip(), ""]
     width = max(len(stage["name"]) for stage in plan["stages"])
     lines += [f"# stage {stage['name']:<{width}}  {stage['state']:<6}  {stage['why']}" for stage in plan["stages"]]
-    lines += ["# resources: " + ", ".join(f"{key} {value:g}" for key, value in plan["resources"].items())]
+    lines += ["# resources: " + ", ".join(f"{key} {_plain(value)}" for key, value in plan["resources"].items())]
     return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """A number without needless digits, or a mapping of numbers."""
+    if isinstance(value, dict):
+        return " + ".join(f"{amount:g} {name}" for name, amount in value.items()) or "none"
+    return f"{value:g}"

@@ -9,8 +9,8 @@ from w3ray.errors import InputError
 _CONNECT_TIMEOUT_S = 5.0
 
 
-def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[str, float]:
-    """Joins the cluster at `address`, or starts one on this machine; returns its CPUs and GPUs.
+def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[dict[str, float]]:
+    """Joins the cluster at `address`, or starts one on this machine; returns what each of its nodes has.
 
     Args:
         address: `host:port`, `auto`, or `ray://host:port`; None starts a local cluster that ends with the process.
@@ -41,8 +41,19 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
                 raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
-    resources = ray.cluster_resources()
-    return {"cpus": float(resources.get("CPU", 0)), "gpus": float(resources.get("GPU", 0))}
+    return node_resources()
+
+
+def node_resources() -> list[dict[str, float]]:
+    """CPU, GPU and custom resources of each living node, by Ray's names; without Ray's own marks and memory."""
+    import ray
+
+    own = ("memory", "object_store_memory")
+    return [
+        {name: float(amount) for name, amount in node["Resources"].items() if ":" not in name and name not in own}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def start_helpers() -> None:

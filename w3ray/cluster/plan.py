@@ -6,7 +6,9 @@ numbers.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from w3ray.errors import InputError
 
@@ -18,8 +20,12 @@ _MIN_CPUS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcePlan:
-    """Who gets what, in Ray's logical CPUs and GPUs. `trainer_threads` is what each trainer gives to torch."""
+    """Who gets what, in Ray's logical CPUs and GPUs. `trainer_threads` is what each trainer gives to torch.
 
+    `workers` is the most there will be; with `least_workers` below it, as many run as the cluster has room for.
+    """
+
+    least_workers: int
     workers: int
     worker_cpus: float
     worker_gpus: float
@@ -28,62 +34,101 @@ class ResourcePlan:
     decoder_cpus: float
     cluster_cpus: float
     cluster_gpus: float
+    worker_resources: Mapping[str, float] = field(default_factory=dict)
+    decoder_resources: Mapping[str, float] = field(default_factory=dict)
 
-    def describe(self) -> dict[str, float | int]:
+    def describe(self) -> dict[str, Any]:
         return asdict(self)
+
+    def worker_bundle(self) -> dict[str, float]:
+        """What one worker asks of Ray."""
+        gpus = {"GPU": self.worker_gpus} if self.worker_gpus else {}
+        return {"CPU": self.worker_cpus, **gpus, **self.worker_resources}
+
+    def decoder_bundle(self) -> dict[str, float]:
+        """What one decoder asks of Ray."""
+        return {"CPU": self.decoder_cpus, **self.decoder_resources}
 
 
 def plan_resources(
     *,
-    cluster_cpus: float,
-    cluster_gpus: float,
-    workers: int,
+    nodes: Sequence[Mapping[str, float]],
+    workers: tuple[int, int],
     use_gpu: bool | str,
     decoders: int | str,
     cpus_per_worker: float | None,
+    worker_resources: Mapping[str, float] | None = None,
+    decoder_resources: Mapping[str, float] | None = None,
+    may_grow: bool = False,
 ) -> ResourcePlan:
     """Shares a cluster between trainers, decoders and reading.
 
     Args:
-        cluster_cpus, cluster_gpus: what the whole Ray cluster has.
-        workers: training workers, at least 1.
+        nodes: what each node of the Ray cluster has: CPU, GPU and custom resources by Ray's names.
+        workers: least and most training workers, at least 1. Where they differ, a worker has whole CPUs.
         use_gpu: True, False, or "auto" (a GPU for each worker where there are enough).
         decoders: decoder actors, or "auto": what the trainers leave, or a quarter of the CPUs where trainers compute
-            on CPUs themselves.
+            on CPUs themselves; on nodes of their own (`decoder_resources`), all that those hold.
         cpus_per_worker: CPUs for each worker, or None to derive them.
+        worker_resources, decoder_resources: custom resources of each one; only nodes that have them are taken.
+        may_grow: nodes come as they are asked for, so what there is now decides nothing.
 
     Raises:
         InputError: the run can not fit; the message holds the numbers.
     """
-    if workers > cluster_cpus:
-        raise InputError(
-            f"resources.workers: {workers} workers need {workers} CPUs, but the cluster has {cluster_cpus:g}; "
-            f"ask for at most {int(cluster_cpus)}"
-        )
-    gpu = cluster_gpus >= workers if use_gpu == "auto" else bool(use_gpu)
-    if gpu and workers > cluster_gpus:
-        raise InputError(
-            f"resources.workers: {workers} workers need {workers} GPUs, but the cluster has {cluster_gpus:g}; "
-            "ask for fewer workers or set resources.use_gpu=false"
-        )
-    spare = cluster_cpus - READ_CPUS
-    if decoders == "auto":
-        wish = int(spare - workers * (cpus_per_worker or 1)) if gpu else int(cluster_cpus) // 4
-        num_decoders = max(1, wish)
+    least, most = workers
+    worker_extra, decoder_extra = dict(worker_resources or {}), dict(decoder_resources or {})
+    cluster_cpus, cluster_gpus = _total(nodes, "CPU"), _total(nodes, "GPU")
+    if may_grow:
+        if decoders == "auto" or use_gpu == "auto":
+            raise InputError(
+                "resources.may_grow: nodes come as they are asked for, so say what to ask for: set resources.decoders "
+                "and resources.use_gpu"
+            )
+        gpu, num_decoders, decoder_cpus, worker_cpus = bool(use_gpu), int(decoders), 1.0, cpus_per_worker or 1.0
     else:
-        num_decoders = int(decoders)
-    # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
-    decoder_cpus = 1.0 if num_decoders + workers <= spare else _round_down(0.5 * spare / (num_decoders + workers))
-    left = spare - num_decoders * decoder_cpus
-    worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / workers, gpu)
-    if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or workers * worker_cpus > left + 1e-9:
-        raise InputError(
-            f"resources: {workers} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} CPUs + "
-            f"{READ_CPUS:g} for reading do not fit the cluster's {cluster_cpus:g} CPUs; "
-            "lower resources.workers, resources.decoders or resources.cpus_per_worker"
-        )
-    return ResourcePlan(
-        workers=workers,
+        for section, wanted in (("worker_resources", worker_extra), ("decoder_resources", decoder_extra)):
+            for name in wanted:
+                if not _total(nodes, name):
+                    raise InputError(
+                        f"resources.{section}: no node of the cluster has {name!r}; start one with "
+                        f"ray start --resources='{{\"{name}\": 4}}'"
+                    )
+        if least > cluster_cpus:
+            raise InputError(
+                f"resources.workers: {least} workers need {least} CPUs, but the cluster has {cluster_cpus:g}; "
+                f"ask for at most {int(cluster_cpus)}"
+            )
+        gpu = cluster_gpus >= least if use_gpu == "auto" else bool(use_gpu)
+        if gpu and least > cluster_gpus:
+            raise InputError(
+                f"resources.workers: {least} workers need {least} GPUs, but the cluster has {cluster_gpus:g}; "
+                "ask for fewer workers or set resources.use_gpu=false"
+            )
+        if cpus_per_worker is None and least < most:
+            cpus_per_worker = 1.0
+        spare = cluster_cpus - READ_CPUS
+        if decoders != "auto":
+            num_decoders = int(decoders)
+        elif decoder_extra:
+            room = sum(_room(node, {"CPU": 1.0, **decoder_extra}) for node in nodes)
+            num_decoders = max(1, min(room, int(spare - least * (cpus_per_worker or 1))))
+        else:
+            wish = int(spare - least * (cpus_per_worker or 1)) if gpu else int(cluster_cpus) // 4
+            num_decoders = max(1, wish)
+        # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
+        decoder_cpus = 1.0 if num_decoders + least <= spare else _round_down(0.5 * spare / (num_decoders + least))
+        left = spare - num_decoders * decoder_cpus
+        worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / least, gpu)
+        if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or least * worker_cpus > left + 1e-9:
+            raise InputError(
+                f"resources: {least} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} CPUs "
+                f"+ {READ_CPUS:g} for reading do not fit the cluster's {cluster_cpus:g} CPUs; "
+                "lower resources.workers, resources.decoders or resources.cpus_per_worker"
+            )
+    plan = ResourcePlan(
+        least_workers=least,
+        workers=most,
         worker_cpus=worker_cpus,
         worker_gpus=1.0 if gpu else 0.0,
         # A thread more than the trainer has cores makes all of them wait at each operator's barrier for the one that a
@@ -93,7 +138,45 @@ def plan_resources(
         decoder_cpus=decoder_cpus,
         cluster_cpus=cluster_cpus,
         cluster_gpus=cluster_gpus,
+        worker_resources=worker_extra,
+        decoder_resources=decoder_extra,
     )
+    if not may_grow:
+        _check_places(nodes, plan)
+    return plan
+
+
+def _check_places(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> None:
+    """The sums fit; does each process fit on one node, too? First fit, workers before decoders, as Ray starts them."""
+    left = [dict(node) for node in nodes]
+    for what, count, bundle in (
+        ("worker", plan.least_workers, plan.worker_bundle()),
+        ("decoder", plan.decoders, plan.decoder_bundle()),
+    ):
+        for number in range(1, count + 1):
+            node = next((node for node in left if _room(node, bundle)), None)
+            if node is None:
+                there = "; ".join(show_resources(node) for node in nodes)
+                raise InputError(
+                    f"resources: no node has room for {what} {number} of {count} ({show_resources(bundle)}); the nodes "
+                    f"have {there}; lower resources.workers, resources.decoders or resources.cpus_per_worker"
+                )
+            for name, amount in bundle.items():
+                node[name] -= amount
+
+
+def _room(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    """How many such processes a node holds."""
+    return min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in bundle.items())
+
+
+def _total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(float(node.get(name, 0.0)) for node in nodes)
+
+
+def show_resources(resources: Mapping[str, float]) -> str:
+    """As in "2 CPU, 1 GPU"."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items()))
 
 
 def _worker_share(share: float, gpu: bool) -> float:

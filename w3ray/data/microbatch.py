@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow as pa
 import ray
 
 from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
 from w3ray.errors import RunError
@@ -58,7 +59,8 @@ class Microbatch:
     """What one item became. M is the microbatch size, T frames, S pixels.
 
     `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M]; `valid` bool [M] is False at padding and at unreadable clips;
-    `positions` and `samples` as in `Item`.
+    `positions` and `samples` as in `Item`. What was read for them: `clip_ids` (empty at padding), and `draws` uint64
+    [M], a digest of the state from which a training clip's random frames, box and mirror were drawn (0 in evaluation).
     """
 
     number: int
@@ -71,6 +73,8 @@ class Microbatch:
     valid: np.ndarray
     positions: np.ndarray
     samples: np.ndarray
+    clip_ids: tuple[str, ...]
+    draws: np.ndarray
     failures: tuple[ClipFailure, ...]
 
 
@@ -80,6 +84,7 @@ class MicrobatchDecoder:
     Args:
         schedule, tables, spec, flip_map: what the items hold and how a clip is loaded.
         clips_ready: a folder that appears when the clips are there; None: they are.
+        watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class MicrobatchDecoder:
         spec: ClipSpec,
         flip_map: dict[int, int],
         clips_ready: Path | None = None,
+        watch: WatchSpec | None = None,
     ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
@@ -97,6 +103,7 @@ class MicrobatchDecoder:
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
         self._spec = spec
         self._flip_map = flip_map
+        self._watch = None if watch is None else _open_watch(watch)
         self._started = False
         if clips_ready is not None:
             _wait_for(clips_ready)
@@ -114,32 +121,48 @@ class MicrobatchDecoder:
         clips = np.zeros((size, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
         labels = np.zeros(size, dtype=np.int64)
         valid = item.samples != PADDING
+        clip_ids, draws = [""] * size, np.zeros(size, dtype=np.uint64)
         failures = []
         for place in np.flatnonzero(valid):
             row = self._tables[item.kind].slice(int(item.samples[place]), 1).to_pylist()[0]
+            position = int(item.positions[place])
+            clip_ids[place] = row["clip_id"]
+            if item.kind == "train":
+                draws[place] = self._schedule.augmentation_key(item.epoch, position)
             try:
-                clips[place], labels[place] = self._load(item, int(item.positions[place]), row)
+                clips[place], labels[place] = self._load(item, position, int(item.samples[place]), row)
             except DecodeError as error:
                 valid[place] = False
                 failures.append(ClipFailure(item.kind, row["clip_id"], row["uri"], error.reason, number))
         return Microbatch(
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
-            tuple(failures),
+            tuple(clip_ids), draws, tuple(failures),
         )  # fmt: skip
 
-    def _load(self, item: Item, position: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _load(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+        clip = f"{item.kind}-{sample}"
+        if self._watch is not None and (reason := self._watch.given_up(clip)):
+            raise DecodeError(row["uri"], reason)
         for attempt in range(1, _ATTEMPTS + 1):
             # A new generator for each attempt: a second try must draw what the first one drew.
             rng = self._schedule.augmentation_generator(item.epoch, position) if item.kind == "train" else None
             try:
-                return load_clip(
-                    row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
-                    end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map,
-                )  # fmt: skip
+                with nullcontext() if self._watch is None else self._watch.at(clip):
+                    return load_clip(
+                        row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
+                        end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map,
+                    )  # fmt: skip
             except DecodeError:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _open_watch(spec: WatchSpec) -> DecodeWatch:
+    """The watch of this actor. Its notes lie in the session's folder of Ray on this node, and go with it."""
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    decoder = str(ray.get_runtime_context().get_actor_id())
+    return DecodeWatch(session / f"w3ray-stream-{spec.stream}", decoder, timeout_s=spec.clip_timeout_s)
 
 
 def _step_back() -> None:
@@ -168,6 +191,8 @@ def to_row(microbatch: Microbatch) -> dict[str, np.ndarray]:
         value = getattr(microbatch, field.name)
         if field.name == "failures":
             value = json.dumps([failure._asdict() for failure in value])
+        elif field.name == "clip_ids":
+            value = json.dumps(value)
         row[field.name] = np.asarray(value)[None]
     return row
 
@@ -182,5 +207,7 @@ def from_row(row: dict[str, np.ndarray]) -> Microbatch:
             value = str(value)
         elif field.name == "failures":
             value = tuple(ClipFailure(**failure) for failure in json.loads(str(value)))
+        elif field.name == "clip_ids":
+            value = tuple(json.loads(str(value)))
         values[field.name] = value
     return Microbatch(**values)

@@ -217,8 +217,11 @@ class Schedule:
 
         Rows that stay together draw the same.
         """
-        key = stable_key("augmentation", self.seed, epoch, position // self.rows_together)
-        return np.random.Generator(np.random.Philox(key=key))
+        return np.random.Generator(np.random.Philox(key=self.augmentation_key(epoch, position)))
+
+    def augmentation_key(self, epoch: int, position: int) -> int:
+        """The 64-bit seed of `augmentation_generator`."""
+        return stable_key("augmentation", self.seed, epoch, position // self.rows_together)
 
     def _shuffled(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         groups, within = np.divmod(positions, self.rows_together)

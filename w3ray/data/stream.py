@@ -7,8 +7,9 @@ validations and test follow each other without a pause. `StreamConfig` builds it
 worker group, from the step and the world size of that moment.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadT
 from ray.data.block import BlockMetadata
 
 from w3ray.data.clip import ClipSpec
+from w3ray.data.decode_watch import WatchSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, from_row
 from w3ray.data.schedule import Schedule
 
@@ -32,6 +34,9 @@ _ITEMS_PER_READ_TASK = 128
 
 _READ_CPUS = 0.05
 
+CLIP_TIMEOUT_S = 120.0
+"""Seconds that a decoder may spend on one clip, unless told otherwise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderPool:
@@ -39,6 +44,8 @@ class DecoderPool:
 
     size: int
     cpus: float
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom resources, which only some nodes have: that is where decoders are placed."""
 
 
 class ItemNumbers(Datasource):
@@ -80,10 +87,12 @@ def build_dataset(
     pool: DecoderPool,
     first_step: int,
     clips_ready: Path | None = None,
+    clip_timeout_s: float = CLIP_TIMEOUT_S,
 ) -> Dataset:
     """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
 
     Decoders wait for the folder `clips_ready`, where the clips are still being generated (None: they are there).
+    A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`.
     """
     dataset = ray.data.read_datasource(
         ItemNumbers(schedule.first_item(first_step), schedule.total_items),
@@ -98,12 +107,14 @@ def build_dataset(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    watch = WatchSpec(stream=uuid.uuid4().hex, clip_timeout_s=clip_timeout_s)
     return dataset.map_batches(
         MicrobatchDecoder,
-        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready),
+        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready, watch),
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus,
+        resources=dict(pool.resources) or None,
     )
 
 
@@ -113,7 +124,7 @@ class StreamConfig(ray.train.DataConfig):
     Args:
         schedule: for any world size; the worker group's is put in.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, pool, clips_ready: see `build_dataset`.
+        tables, spec, flip_map, pool, clips_ready, clip_timeout_s: see `build_dataset`.
     """
 
     def __init__(
@@ -126,11 +137,13 @@ class StreamConfig(ray.train.DataConfig):
         pool: DecoderPool,
         steps_done: Callable[[], int],
         clips_ready: Path | None = None,
+        clip_timeout_s: float = CLIP_TIMEOUT_S,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
         self._build: dict[str, Any] = dict(
-            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready
-        )
+            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready,
+            clip_timeout_s=clip_timeout_s,
+        )  # fmt: skip
         self._schedule = schedule
         self._steps_done = steps_done
         self._prepared: tuple[int, int, list[DataIterator]] | None = None

@@ -79,7 +79,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
     recipe = _loaded(recipe)
     connection = Connection(address, imports=False)
     try:
-        plan = _plan(recipe, connection.cluster())
+        plan = _plan(recipe, connection.nodes())
     finally:
         connection.close()
     planned = plan_stages(recipe, prepare_data(recipe))
@@ -135,15 +135,17 @@ def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recip
     return load_recipe(recipe, overrides)
 
 
-def _plan(recipe: Recipe, cluster: Mapping[str, float]) -> ResourcePlan:
+def _plan(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
     resources = recipe.resources
     return plan_resources(
-        cluster_cpus=cluster["cpus"],
-        cluster_gpus=cluster["gpus"],
-        workers=resources.workers,
+        nodes=nodes,
+        workers=resources.workers_range,
         use_gpu=resources.use_gpu,
         decoders=resources.decoders,
         cpus_per_worker=resources.cpus_per_worker,
+        worker_resources=resources.worker_resources,
+        decoder_resources=resources.decoder_resources,
+        may_grow=resources.may_grow,
     )
 
 
@@ -172,14 +174,14 @@ class _Chain:
         )
         try:
             if self.connection.address is not None:
-                self.connection.cluster()  # a wrong address is said before anything is written
+                self.connection.nodes()  # a wrong address is said before anything is written
             # What can be wrong is found before the first record is written.
             data = prepare_data(recipe)
             planned = plan_stages(recipe, data)
             self.planned = {item.stage.name: item for item in planned}
             if any(item.status.state != "reuse" for item in planned):
                 self.connection.start()
-                self.plan = _plan(recipe, self.connection.cluster())
+                self.plan = _plan(recipe, self.connection.nodes())
                 # Not earlier: until here this process is busy itself, and Python runs one thread at a time.
                 if data.undrawn is not None and recipe.data.synthetic is not None:
                     self.drawing = Drawing(data.undrawn, recipe.data.synthetic.model_dump())
@@ -298,18 +300,28 @@ class _Chain:
 
     def _outcome(
         self, item: PlannedStage, data: PreparedData, run_ahead: Any, hear: OnEvent, watch: Callable[[], None]
-    ) -> dict[str, Any]:
-        """Follow the stage to its end; one that was started too far ahead of its turn is started again."""
-        from w3ray.training.faults import TeacherMissing
+    ) -> Any:
+        """Follow the stage to its end.
+
+        One that was started too far ahead of its turn is started again, and so is one whose processes are lost.
+        """
+        from w3ray.training.faults import RestartBudget, StageLost, TeacherMissing
         from w3ray.training.stage import StageRun
 
-        if run_ahead is not None:
+        budget = RestartBudget(item.status.step)
+        while True:
+            run = run_ahead or StageRun(self._spec(item, data), data.splits, own_cluster=self.connection.is_own)
             try:
-                return run_ahead.outcome(hear, watch)
+                return run.outcome(hear, watch)
             except TeacherMissing:
-                pass
-        run = StageRun(self._spec(item, data), data.splits, own_cluster=self.connection.is_own)
-        return run.outcome(hear, watch)
+                if run_ahead is None:
+                    raise
+            except StageLost as error:
+                step = item.store.status(item.determinants).step
+                if not budget.spend(step):
+                    raise
+                self.on_event(Warned(message=f"{error}; starting its processes again, from step {step}"))
+            run_ahead = None
 
     def _spec(self, item: PlannedStage, data: PreparedData) -> Any:
         from w3ray.training.stage_spec import StageSpec
@@ -333,6 +345,9 @@ class _Chain:
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
             clips_ready=data.undrawn,
+            clip_timeout_s=self.recipe.resources.clip_timeout_s,
+            stall_timeout_s=self.recipe.resources.stall_timeout_s,
+            resize_every_s=self.recipe.resources.resize_every_s,
         )
 
     def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:

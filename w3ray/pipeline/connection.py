@@ -21,7 +21,7 @@ class Connection:
         )
         self._thread: threading.Thread | None = None
         self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._cluster: dict[str, float] = {}
+        self._nodes: list[dict[str, float]] = []
         self._is_own = False
         self._error: BaseException | None = None
 
@@ -39,7 +39,7 @@ class Connection:
         callers_own = ray.is_initialized()
         self._is_own = not callers_own and self.address is None
         try:
-            self._cluster = connect(self.address)
+            self._nodes = connect(self.address)
             if self.address is None:
                 start_helpers()
         except BaseException as error:
@@ -52,8 +52,8 @@ class Connection:
         if not callers_own:
             disconnect()
 
-    def cluster(self) -> dict[str, float]:
-        """CPUs and GPUs of the cluster, when it is there.
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node of the cluster has, when it is there.
 
         Raises:
             InputError: nothing answers at the address.
@@ -62,11 +62,11 @@ class Connection:
         self._ready.wait()
         if self._error is not None:
             raise self._error
-        return self._cluster
+        return self._nodes
 
     @property
     def is_own(self) -> bool:
-        """Whether the cluster was started here, and so ends with this connection; known once `cluster` returned."""
+        """Whether the cluster was started here, and so ends with this connection; known once `nodes` returned."""
         return self._is_own
 
     def training(self) -> None:

@@ -40,6 +40,10 @@ class EventSender:
         self._waiting: list[Any] = []
         self._sent_at = 0.0
 
+    def twin(self) -> "EventSender":
+        """Another end, for another thread."""
+        return EventSender(self._queue)
+
     def send(self, event: Any) -> None:
         self._waiting.append(event)
         if time.monotonic() - self._sent_at >= _SEND_EVERY_S:

@@ -3,24 +3,81 @@
 Loaded by Ray Train's controller, so it imports no torch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.train import UserCallback
 
 from w3ray.errors import RunError
+from w3ray.events import Warned
+from w3ray.training.event_channel import EventSender
+
+MAX_FAILURES = 3
+"""How often a stage's processes are started again without a new checkpoint in between."""
 
 
 class TeacherMissing(RunError):
     """The workers of a stage waited for its teacher's model, and it did not come: the stage can be started again."""
 
 
-class StopAtBugs(UserCallback):
-    """Ends the stage at an exception that another start of the workers would meet again, instead of retrying it."""
+class StageLost(RunError):
+    """A stage's processes are gone or hang; starting them again goes on at the newest checkpoint."""
+
+
+class Preempted(Exception):
+    """A worker leaves because a node of the worker group is about to be taken away; its state is saved."""
+
+
+class RestartBudget:
+    """Whether one more start is worth it: failures count until there is a new checkpoint.
+
+    A run of weeks on machines that come and go may fail any number of times, a run that always fails at the same place
+    may not.
+    """
+
+    def __init__(self, steps_done: int) -> None:
+        self._steps_done, self._failures = steps_done, 0
+
+    def spend(self, steps_done: int) -> bool:
+        """Count one failure, now that the newest checkpoint is at this step; False: that was one too many."""
+        if steps_done > self._steps_done:
+            self._steps_done, self._failures = steps_done, 0
+        self._failures += 1
+        return self._failures <= MAX_FAILURES
+
+
+class RestartPolicy(UserCallback):
+    """Ends the stage at a failure of its workers that another start would meet again, and tells of the others.
+
+    Args:
+        stage: its name.
+        steps_done: the step of its newest good checkpoint.
+        events: the workers' end of the channel.
+    """
+
+    def __init__(self, stage: str, steps_done: Callable[[], int], events: EventSender) -> None:
+        self._stage, self._steps_done, self._events = stage, steps_done, events
+        self._budget: RestartBudget | None = None
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in worker_exceptions.items():
             if isinstance(_original(error), _BUGS):
                 raise RunError(f"worker {rank}: {last_line(error)}")
+        step = self._steps_done()
+        again = f"going on from step {step}"
+        if any(isinstance(_original(error), Preempted) for error in worker_exceptions.values()):
+            self._tell(f"stage {self._stage}: a node is being taken away, its state is saved; {again} elsewhere")
+            return
+        rank, error = min(worker_exceptions.items())
+        if self._budget is None:
+            self._budget = RestartBudget(step)
+        if not self._budget.spend(step):
+            raise RunError(f"worker {rank}: {last_line(error)} ({MAX_FAILURES + 1} times without a new checkpoint)")
+        self._tell(f"stage {self._stage}: worker {rank} failed ({last_line(error)}); {again}")
+
+    def _tell(self, message: str) -> None:
+        self._events.send(Warned(message=message))
+        self._events.flush()
 
 
 _BUGS = (

@@ -1,7 +1,10 @@
 """How does one stage run on a Ray cluster: who starts the workers, and what comes back?"""
 
 import json
+import math
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,26 +12,31 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.exceptions
+from ray.exceptions import ActorDiedError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.constants import (
+    CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
+    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
+)
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
 from w3ray.errors import InputError, RunError
+from w3ray.events import Warned, WorkerAlive
 from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
-from w3ray.training.faults import StopAtBugs, TeacherMissing, last_line
+from w3ray.training.faults import RestartPolicy, StageLost, TeacherMissing, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.training.unheard import EndUnheard
+from w3ray.training.unheard import ControllerStarted, EndUnheard
+from w3ray.training.watchdog import Watchdog
 
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
-_MAX_FAILURES = 3
+_KILL_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 75.0  # longer than a controller may take to end itself: see `unheard`
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
@@ -63,6 +71,7 @@ class StageRun:
         _forget_missing_checkpoints(spec.checkpoints)
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}
+        self._controller: Any = None
         try:
             self._stream = _stream(spec, tables)
             try:
@@ -80,7 +89,7 @@ class StageRun:
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
             self._answer["result"] = trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
+        except Exception as error:  # whatever it is: it must reach the thread that waits
             self._answer["error"] = error
 
     def outcome(self, on_event: Callable[[Any], None], watch: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -95,25 +104,45 @@ class StageRun:
 
         Raises:
             TeacherMissing: the workers stopped because the teacher's model was not there in time.
+            StageLost: the controller of the workers is gone, or nothing moves any more.
             InputError, RunError: with the cause.
         """
+        watchdog = Watchdog(
+            self._spec.name,
+            self._spec.plan,
+            timeout_s=self._spec.stall_timeout_s,
+            now=time.monotonic(),
+            free=_free_resources,
+        )
         try:
             while self._thread.is_alive():
                 for event in self._channel.receive(_POLL_S):
-                    on_event(event)
+                    self._hear(event, watchdog, on_event)
+                if message := watchdog.check(time.monotonic()):
+                    on_event(Warned(message=message))
                 watch()
             while batch := self._channel.receive(_DRAIN_S):
                 for event in batch:
-                    on_event(event)
+                    self._hear(event, watchdog, on_event)
+        except ActorDiedError as error:
+            raise StageLost(f"stage {self._spec.name}: the queue of its events is gone ({last_line(error)})") from error
         finally:
             self.end()
-        if error := self._answer.get("error"):
-            raise RunError(f"stage {self._spec.name}: {_cause(error)}") from error
+        if failure := self._answer.get("error"):
+            kind = RunError if isinstance(failure, TrainingFailedError) else StageLost
+            raise kind(f"stage {self._spec.name}: {_cause(failure)}") from failure
         answer = self._answer["result"].return_value or {}
         if fault := answer.get("fault"):
             raise _FAULTS[fault["kind"]](fault["message"])
         outcome: dict[str, Any] = answer["outcome"]
         return outcome
+
+    def _hear(self, event: Any, watchdog: Watchdog, on_event: Callable[[Any], None]) -> None:
+        watchdog.hear(event, time.monotonic())
+        if isinstance(event, ControllerStarted):
+            self._controller = event.actor
+        elif not isinstance(event, WorkerAlive):
+            on_event(event)
 
     def end(self) -> None:
         """End what still runs of the stage, and wait for it: see `EndUnheard`.
@@ -123,11 +152,19 @@ class StageRun:
         try:
             self._channel.close()
             self._thread.join(_END_TIMEOUT_S)
+            if self._thread.is_alive() and self._controller is not None:
+                ray.kill(self._controller)  # it hangs
+                self._thread.join(_KILL_TIMEOUT_S)
         finally:  # also where a second Ctrl-C ends the wait
             self._stream.release()
 
 
 _FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "teacher": TeacherMissing}
+
+
+def _free_resources() -> dict[str, float]:
+    free = ray.available_resources()
+    return {name: amount for name, amount in free.items() if ":" not in name and "memory" not in name}
 
 
 def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
@@ -161,9 +198,10 @@ def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
         tables=tables,
         spec=spec.clip,
         flip_map=dict(spec.flip_map),
-        pool=DecoderPool(size=spec.plan.decoders, cpus=spec.plan.decoder_cpus),
+        pool=DecoderPool(size=spec.plan.decoders, cpus=spec.plan.decoder_cpus, resources=spec.plan.decoder_resources),
         steps_done=lambda: steps_done(spec.checkpoints),
         clips_ready=spec.clips_ready,
+        clip_timeout_s=spec.clip_timeout_s,
     )
     stream.prepare(spec.plan.workers)
     return stream
@@ -171,15 +209,19 @@ def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
 
 def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, own_cluster: bool) -> TorchTrainer:
     plan, train = spec.plan, spec.train
-    resources = {"CPU": plan.worker_cpus}
-    if plan.worker_gpus:
-        resources["GPU"] = plan.worker_gpus
+    elastic = plan.least_workers < plan.workers
+    # The watchdog is first: it can say which worker hangs. These end a wait where there is no driver to do it.
+    late_s = 2 * spec.stall_timeout_s
+    os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(late_s)
     trainer_class = _OwnClusterTrainer if own_cluster else TorchTrainer
     return trainer_class(
         _work,
         train_loop_config={"stage": spec, "events": channel.sender()},
         scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.worker_gpus > 0, resources_per_worker=resources
+            num_workers=(plan.least_workers, plan.workers) if elastic else plan.workers,
+            use_gpu=plan.worker_gpus > 0,
+            resources_per_worker=plan.worker_bundle(),
+            elastic_resize_monitor_interval_s=spec.resize_every_s,
         ),
         run_config=RunConfig(
             name=CHECKPOINTS_FOLDER,
@@ -189,13 +231,16 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
                 checkpoint_score_attribute=None if train.best_metric == "last" else train.best_metric,
                 checkpoint_score_order="max",
             ),
-            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            callbacks=[StopAtBugs(), EndUnheard(channel.sender(), own_cluster=own_cluster)],
+            failure_config=FailureConfig(max_failures=-1),  # `RestartPolicy` decides
+            callbacks=[
+                RestartPolicy(spec.name, lambda: steps_done(spec.checkpoints), channel.sender()),
+                EndUnheard(channel.sender(), own_cluster=own_cluster),
+            ],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},
         ),
         datasets={STREAM_NAME: _nothing},
         dataset_config=stream,
-        torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0]),
+        torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
     )
 
 

@@ -20,7 +20,7 @@ class StageSpec:
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
     that the stage reads (the base of `max_failed_share`), `clips_ready` is a folder that appears when the clips are
-    there (None: they are).
+    there (None: they are). The times are of the recipe's `resources`.
     """
 
     name: str
@@ -38,6 +38,9 @@ class StageSpec:
     num_clips: int
     max_failed_share: float
     clips_ready: Path | None = None
+    clip_timeout_s: float = 120.0
+    stall_timeout_s: float = 600.0
+    resize_every_s: float = 60.0
 
     @property
     def checkpoints(self) -> Path:

@@ -22,6 +22,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.v2._internal.execution.context import get_train_context
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +37,8 @@ from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, verify_checkpoint
 from w3ray.training.event_channel import EventSender
-from w3ray.training.faults import TeacherMissing
+from w3ray.training.faults import Preempted, TeacherMissing
+from w3ray.training.heartbeat import Heartbeat
 from w3ray.training.lr_schedule import lr_factor
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 from w3ray.training.randomness import microbatch_seed
@@ -103,6 +105,7 @@ class StageWorker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         torch.set_num_threads(stage.plan.trainer_threads)
         self.stage, self.events, self.stream = stage, events, stream
+        self.heartbeat = Heartbeat(events.twin(), stage=stage.name, rank=self.rank, world_size=self.world_size)
         self.device = ray.train.torch.get_device()
         self.schedule = stage.schedule.for_world_size(self.world_size)
         self.model = self._build_model()
@@ -161,6 +164,7 @@ class StageWorker:
         Raises:
             TeacherMissing: it did not come in time, or nobody wants this stage any more.
         """
+        self.heartbeat.doing("waits for its teacher's model")
         given_up_at = time.monotonic() + _TEACHER_TIMEOUT_S
         while self.rank == 0 and not folder.is_dir() and time.monotonic() < given_up_at and self.events.heard():
             time.sleep(_TEACHER_POLL_S)
@@ -191,15 +195,22 @@ class StageWorker:
     # The stage.
 
     def run(self) -> dict[str, Any]:
-        """Everything that is left of the stage; returns its outcome."""
+        """Everything that is left of the stage; returns its outcome.
+
+        Raises:
+            Preempted: a worker's node is about to be taken away; a checkpoint was saved.
+        """
         self.next_number = self.rank + self.schedule.first_item(self.steps_done)
         for step in range(self.steps_done, self.schedule.total_steps):
-            self._train_step(step)
+            leaving = self._train_step(step)
             epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)
             if in_epoch == 0:
-                self._finish_epoch(epoch - 1)
-            elif self._checkpoint_due(step + 1):
+                self._finish_epoch(epoch - 1, save=leaving)
+            elif leaving or self._checkpoint_due(step + 1):
                 self._save(step + 1, metrics=None)
+            if leaving:
+                self._wait_for_uploads()
+                raise Preempted(f"rank {self.rank}: the state after step {step + 1} is saved")
         return self._finish()
 
     def _checkpoint_due(self, steps_done: int) -> bool:
@@ -208,7 +219,10 @@ class StageWorker:
 
     def _read(self, kind: Kind) -> Microbatch:
         started = time.perf_counter()
+        self.heartbeat.doing(f"waits for item {self.next_number} of the stream")
         microbatch = next(self.stream, None)
+        self.heartbeat.doing(f"computes item {self.next_number} ({kind})")
+        self.heartbeat.item_read()
         if microbatch is None or (microbatch.number, microbatch.kind) != (self.next_number, kind):
             found = "its end" if microbatch is None else f"item {microbatch.number} ({microbatch.kind})"
             raise RuntimeError(f"stream: item {self.next_number} ({kind}) is due for rank {self.rank}, found {found}")
@@ -220,7 +234,7 @@ class StageWorker:
         return microbatch
 
     def _log_samples(self, microbatch: Microbatch) -> None:
-        """Steps that are done again after a restart are written again: of two lines of an item the later one counts."""
+        """Steps that are done again after a restart are written again: `w3ray.data.sample_log` tells which count."""
         row = {
             "item": microbatch.number,
             "kind": microbatch.kind,
@@ -229,17 +243,22 @@ class StageWorker:
             "slot": microbatch.slot,
             "positions": microbatch.positions.tolist(),
             "samples": microbatch.samples.tolist(),
+            "clips": microbatch.clip_ids,
+            "draws": microbatch.draws.tolist(),
             "valid": microbatch.valid.tolist(),
+            "time_s": time.time(),
         }
         with (self.stage.directory / f"samples-{self.rank}.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("\n" + json.dumps(row))  # the line's end first: a killed process may have left half a line
 
-    def _train_step(self, step: int) -> None:
+    def _train_step(self, step: int) -> bool:
+        """One optimiser step. Returns whether the workers have to leave after it (the same on all ranks)."""
         normalizer = float(self.schedule.valid_clips(step))
         rounds = self.schedule.rounds_per_step
         microbatches = [self._read("train") for _ in range(rounds)]
         failures = [failure for microbatch in microbatches for failure in microbatch.failures]
-        normalizer -= self._share_failures(failures)
+        masked, leaving = self._share_failures(failures)
+        normalizer -= masked
         for i, microbatch in enumerate(microbatches):
             if microbatch.step != step:
                 raise RuntimeError(f"stream: step {step} is due, found a microbatch of step {microbatch.step}")
@@ -259,6 +278,7 @@ class StageWorker:
         due = (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0
         if due or self._checkpoint_due(step + 1):  # a step that diverged must not reach a checkpoint
             self._report_step(step, lr, result.loss_sums, result.correct, result.grad_norm, normalizer)
+        return leaving
 
     def _lr(self, step: int) -> float:
         per_epoch, schedule = self.schedule.steps_per_epoch, self.stage.train.schedule
@@ -306,8 +326,8 @@ class StageWorker:
             )
         )
 
-    def _finish_epoch(self, epoch: int) -> None:
-        """Validation where one is due, then the epoch's checkpoint."""
+    def _finish_epoch(self, epoch: int, *, save: bool) -> None:
+        """Validation where one is due, then the epoch's checkpoint, where one is due or `save` wants it."""
         steps_done = (epoch + 1) * self.schedule.steps_per_epoch
         every = self.stage.train.checkpoint_every_epochs
         last = epoch == self.schedule.epochs - 1
@@ -316,7 +336,7 @@ class StageWorker:
             metrics = self.metrics = self._evaluate("val").result()
             if self.rank == 0:
                 self._tell_validated("val", steps_done, epoch, metrics)
-        if metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
+        if save or metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
             self._save(steps_done, metrics)
         self.times = _StepTimes(time.perf_counter())
 
@@ -349,7 +369,7 @@ class StageWorker:
 
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint on the test split; that is the stage's outcome."""
-        ray.train.get_all_reported_checkpoints()  # waits until the last upload is committed
+        self._wait_for_uploads()
         best = best_checkpoint(self.stage.checkpoints, self.stage.train.best_metric)
         if best is None:
             raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
@@ -371,8 +391,13 @@ class StageWorker:
 
     # Checkpoints and failures.
 
+    def _wait_for_uploads(self) -> None:
+        self.heartbeat.doing("waits for the storage to take its checkpoint")
+        ray.train.get_all_reported_checkpoints()  # returns when the last upload is committed
+
     def _save(self, steps_done: int, metrics: Mapping[str, float] | None) -> None:
         """All ranks must call this: Ray Train's report is a barrier."""
+        self.heartbeat.doing(f"saves the checkpoint of step {steps_done}")
         name = f"step_{steps_done:08d}"
         report: dict[str, Any] = {} if metrics is None else dict(metrics)
         if self.rank != 0:
@@ -401,16 +426,19 @@ class StageWorker:
             CheckpointSaved(stage=self.stage.name, step=steps_done, path=str(self.stage.checkpoints / name))
         )
 
-    def _share_failures(self, mine: list[ClipFailure]) -> int:
-        """Tell all ranks of newly masked clips; returns how many rows were masked over all ranks.
+    def _share_failures(self, mine: list[ClipFailure]) -> tuple[int, bool]:
+        """Tell all ranks of newly masked clips, and whether a node of theirs is about to be taken away.
+
+        Returns: how many rows were masked over all ranks, and whether to leave.
 
         Raises:
             RunError: more than the allowed share of the data set's clips can not be read.
         """
-        count = torch.tensor([len(mine)])
-        self._all_reduce(count)
-        if not int(count):
-            return 0
+        sums = torch.tensor([len(mine), int(_is_preempted())])
+        self._all_reduce(sums)
+        count, leaving = int(sums[0]), bool(sums[1])
+        if not count:
+            return 0, leaving
         gathered: list[list[ClipFailure]] = [mine]
         if self.world_size > 1:
             gathered = [[] for _ in range(self.world_size)]
@@ -428,12 +456,20 @@ class StageWorker:
                 f"data.max_failed_share={self.stage.max_failed_share:g} allows ({examples}); "
                 f"see {self.stage.directory / 'failures.jsonl'}, or run `w3ray data check`"
             )
-        return int(count)
+        return count, leaving
 
     def _all_reduce(self, tensor: Tensor) -> None:
         """Sum over ranks, in place. Counts stay on the CPU (gloo also in GPU runs): no step waits for the device."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
+
+
+def _is_preempted() -> bool:
+    """Whether Ray announced the end of a node of this worker group.
+
+    `ray.train.get_preemption_info` is a barrier at each call; here the ranks agree in a sum they need anyway.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

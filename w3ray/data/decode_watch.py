@@ -1,0 +1,88 @@
+"""Which clip was a decoder at when its process ended, and is that clip to be tried again?
+
+A video can hang a decoder, crash its process or eat its memory: none of these is an exception that could be caught.
+Ray starts the process again and repeats its task, without end. So a decoder notes on its node's disk which clip it is
+at (a page of shared memory: it survives the process, and costs a microsecond), and a clip that ended a process too
+often is given up, by all decoders of the node.
+"""
+
+import faulthandler
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_CRASHES = 3
+"""Processes that may end at a clip before it is given up. Not 1: something else may have ended the process."""
+MAX_TIMEOUTS = 2
+"""Times that a clip may exceed its time limit before it is given up."""
+
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSpec:
+    """What the decoders of one stream share: its name, and the seconds that one clip may take."""
+
+    stream: str
+    clip_timeout_s: float
+
+
+class DecodeWatch:
+    """The notes of one decoder.
+
+    Args:
+        folder: on this node, shared by its decoders and nobody else's.
+        decoder: name of this decoder; the same when its process was started again.
+        timeout_s: seconds that one clip may take.
+    """
+
+    def __init__(self, folder: Path, decoder: str, *, timeout_s: float) -> None:
+        self._folder, self._timeout_s = folder, timeout_s
+        folder.mkdir(parents=True, exist_ok=True)
+        page, self._timer = folder / f"{decoder}.at", (folder / f"{decoder}.timer").open("a+")
+        if not page.exists():
+            page.write_bytes(bytes(_PAGE_BYTES))
+        with page.open("r+b") as file:
+            self._at = mmap.mmap(file.fileno(), _PAGE_BYTES)
+        if clip := self._at[:].rstrip(b"\0").decode():
+            self._note_end(clip)
+        self._timer.truncate(0)
+        self._write("")
+
+    @contextmanager
+    def at(self, clip: str) -> Iterator[None]:
+        """While `clip` (a short name of it) is read: the process is ended where that takes longer than the limit."""
+        self._write(clip)
+        # A thread of the C library ends the process: one of Python's would wait for a decoder that holds the lock.
+        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._timer)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._write("")
+
+    def given_up(self, clip: str) -> str | None:
+        """Why `clip` is not tried any more; None: it is."""
+        note = self._notes(clip)
+        if not note.exists():
+            return None
+        ends = note.read_text().split()
+        if ends.count("timeout") >= MAX_TIMEOUTS:
+            return f"decoding took longer than {self._timeout_s:g} s, {MAX_TIMEOUTS} times (resources.clip_timeout_s)"
+        if ends.count("crash") >= MAX_CRASHES:
+            return f"its decoder's process ended {MAX_CRASHES} times while reading it (a crash, or out of memory)"
+        return None
+
+    def _note_end(self, clip: str) -> None:
+        self._timer.seek(0)
+        kind = "timeout" if self._timer.read(7) == "Timeout" else "crash"
+        with self._notes(clip).open("a") as file:
+            file.write(f"{kind}\n")
+
+    def _notes(self, clip: str) -> Path:
+        return self._folder / f"{clip}.ends"
+
+    def _write(self, clip: str) -> None:
+        self._at[:] = clip.encode().ljust(_PAGE_BYTES, b"\0")

@@ -1,0 +1,102 @@
+"""Does a stage still move, and if not: who waits for what?
+
+The driver hears steps, validations and each worker's signs of life. Where nothing moves for long, it says who waits for
+what; where that lasts, the stage's processes are given up. Decides from what it was told alone, and starts nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from w3ray.cluster.plan import ResourcePlan, show_resources
+from w3ray.errors import RunError
+from w3ray.events import CheckpointSaved, StepDone, Validated, ValidationProgress, WorkerAlive
+from w3ray.training.faults import StageLost
+from w3ray.training.heartbeat import BEAT_S
+
+_TELL_AFTER_S = 60.0
+"""Seconds without progress after which the user is told what is waited for."""
+_UNHEARD_S = 4 * BEAT_S
+"""Seconds after which a worker that gives no sign of life is taken to hang."""
+
+_PROGRESS = (StepDone, Validated, ValidationProgress, CheckpointSaved)
+
+
+@dataclass(slots=True)
+class _Worker:
+    heard_at: float
+    alive: WorkerAlive
+
+
+class Watchdog:
+    """Watches one start of a stage's processes.
+
+    Args:
+        stage: its name.
+        plan: what its processes ask of the cluster.
+        timeout_s: seconds without progress after which the stage is given up.
+        now: of a monotonic clock, as all times here.
+        free: what the cluster has free at the moment, by Ray's names.
+    """
+
+    def __init__(
+        self, stage: str, plan: ResourcePlan, *, timeout_s: float, now: float, free: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._stage, self._plan, self._timeout_s, self._free = stage, plan, timeout_s, free
+        self._moved_at = self._told_at = now
+        self._workers: dict[int, _Worker] = {}
+
+    def hear(self, event: Any, now: float) -> None:
+        """Take note of any event of the stage."""
+        if isinstance(event, WorkerAlive):
+            before = self._workers.get(event.rank)
+            self._workers = {rank: one for rank, one in self._workers.items() if rank < event.world_size}
+            self._workers[event.rank] = _Worker(now, event)
+            if before is None or event.items != before.alive.items:
+                self._moved_at = now
+        elif isinstance(event, _PROGRESS):
+            self._moved_at = now
+
+    def check(self, now: float) -> str | None:
+        """What to tell the user now, if anything.
+
+        Raises:
+            StageLost: nothing moved for too long, and starting the stage's processes anew may mend it.
+            RunError: the workers could not be started for want of resources.
+        """
+        still_s = now - self._moved_at
+        if still_s >= self._timeout_s:
+            message = (
+                f"stage {self._stage}: no progress for {still_s:.0f} s (resources.stall_timeout_s): {self._why(now)}"
+            )
+            raise StageLost(message) if self._workers else RunError(message)
+        if still_s >= _TELL_AFTER_S and now - self._told_at >= _TELL_AFTER_S:
+            self._told_at = now
+            return f"stage {self._stage}: no progress for {still_s:.0f} s: {self._why(now)}"
+        return None
+
+    def _why(self, now: float) -> str:
+        if not self._workers:
+            bundle = show_resources(self._plan.worker_bundle())
+            return (
+                f"its workers wait for {self._plan.least_workers} x ({bundle}), and the cluster "
+                f"has {self._free_text()} free; add nodes, or lower resources.workers"
+            )
+        unheard = [
+            f"worker {rank} has not been heard of for {now - one.heard_at:.0f} s (it {one.alive.doing})"
+            for rank, one in sorted(self._workers.items())
+            if now - one.heard_at >= _UNHEARD_S
+        ]
+        if unheard:
+            return "; ".join(unheard) + ": it hangs, or its node is gone"
+        doing = "; ".join(
+            f"worker {rank} {one.alive.doing} (for {one.alive.doing_s + now - one.heard_at:.0f} s)"
+            for rank, one in sorted(self._workers.items())
+        )
+        return (
+            f"{doing}; decoders need {self._plan.decoders} x ({show_resources(self._plan.decoder_bundle())}), and the "
+            f"cluster has {self._free_text()} free"
+        )
+
+    def _free_text(self) -> str:
+        return show_resources(self._free()) or "nothing"
