@@ -126,6 +126,11 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restarted(Warned):
+    """The workers of the stage at work failed and are started again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageFinished:
     """A stage has its result."""
 

@@ -17,6 +17,7 @@ from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
     Event,
+    Restarted,
     RunFinished,
     RunStarted,
     RunSummary,
@@ -203,8 +204,7 @@ class _Chain:
                     if isinstance(value, float):
                         parent.log_metrics({f"overhead/{name}": value}, 0)
         finally:
-            if self.ahead is not None:
-                self.ahead.abandon()
+            self._abandon_ahead()
             if self.drawing is not None:
                 self.drawing.abandon()
             self.connection.close()
@@ -251,6 +251,11 @@ class _Chain:
         run = StageRun(self._spec(following[0], data), data.splits, own_cluster=self.connection.is_own)
         self.ahead = AheadStage(following[0], status, lock, run)
 
+    def _abandon_ahead(self) -> None:
+        if self.ahead is not None:
+            ahead, self.ahead = self.ahead, None
+            ahead.abandon()
+
     def _tell_started(self, item: PlannedStage, state: EventState, why: str, step: int) -> None:
         self.on_event(
             StageStarted(
@@ -274,6 +279,8 @@ class _Chain:
             if isinstance(event, StepDone):
                 self.connection.training()
                 tracker.begin()
+            if isinstance(event, Restarted):
+                self._abandon_ahead()  # it holds the very resources that this stage needs to start again
             recorder(event)
             if isinstance(event, StepDone) and nearly_done(event, item):
                 self._start_next(item, data)
@@ -320,6 +327,7 @@ class _Chain:
                 step = item.store.status(item.determinants).step
                 if not budget.spend(step):
                     raise
+                self._abandon_ahead()
                 self.on_event(Warned(message=f"{error}; starting its processes again, from step {step}"))
             run_ahead = None
 

@@ -9,7 +9,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from w3ray.errors import RunError
-from w3ray.events import Warned
+from w3ray.events import Restarted
 from w3ray.training.event_channel import EventSender
 
 MAX_FAILURES = 3
@@ -76,7 +76,7 @@ class RestartPolicy(UserCallback):
         self._tell(f"stage {self._stage}: worker {rank} failed ({last_line(error)}); {again}")
 
     def _tell(self, message: str) -> None:
-        self._events.send(Warned(message=message))
+        self._events.send(Restarted(message=message))
         self._events.flush()
 
 

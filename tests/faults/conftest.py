@@ -1,0 +1,14 @@
+import pytest
+from fault_harness import WITH_STUDENT, Outcome, faulty_recipe
+
+from w3ray.pipeline import run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_session, motion_manifest, tmp_path_factory):
+    """What the recipe of these tests ends with when nothing happens."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    run(faulty_recipe(motion_manifest, storage, stages=WITH_STUDENT))
+    outcome = Outcome(storage)
+    assert outcome.steps_again == 0
+    return outcome

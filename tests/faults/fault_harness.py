@@ -1,0 +1,201 @@
+"""How is a run struck at a given moment, and what did it cost?"""
+
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from w3ray.data.sample_log import read_samples, steps_done_again
+from w3ray.events import StepDone, Warned
+from w3ray.pipeline import run
+from w3ray.recipe import Recipe
+
+# How Ray names the processes of its actors.
+WORKER = "ray::RayTrainWorker"
+DECODER = "ray::MapWorker(MapBatches(MicrobatchDecoder))"
+COORDINATOR = "ray::SplitCoordinator"
+CONTROLLER = "ray::TrainController"
+
+
+def faulty_recipe(manifest: Path, storage: Path, **changes: Any) -> Recipe:
+    """A teacher, a checkpoint every second step; long enough to be struck in the middle."""
+    values: dict[str, Any] = {
+        "name": "struck",
+        "storage": str(storage),
+        "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
+        "model": {"name": "tsm", "backbone": "resnet_small", "attention": {"kind": "w3"}},
+        "train": {
+            "epochs": 16, "batch_size": 8, "microbatch_size": 3, "lr": 0.05, "log_samples": True, "log_every_steps": 1,
+            "checkpoint_every_steps": 2, "validate_every_epochs": 4,
+        },
+        "stages": [{"name": "teacher"}],
+        "evaluation": {"split": "test"},
+        "tracking": {"enabled": False},
+    }  # fmt: skip
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
+    return Recipe.model_validate(values)
+
+
+WITH_STUDENT = [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}]
+"""`stages` of a recipe whose first stage is that of `faulty_recipe`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a fault cost: a row of benchmarks/results/faults.json.
+
+    `steps_again` optimiser steps were done more than once; of the history that counts `lost` samples are missing,
+    `doubled` are there twice; `recovery_s` from the fault to the next step; `identical` final weights of all stages.
+    """
+
+    fault: str
+    ended: bool
+    steps_again: int
+    lost: int
+    doubled: int
+    recovery_s: float | None
+    identical: bool
+
+
+class Outcome:
+    """What a finished run left: final weights and histories of its stages, by stage name."""
+
+    def __init__(self, storage: Path) -> None:
+        folders = {path.name.rsplit("-", 1)[0]: path for path in (storage / "stages").iterdir()}
+        self.folders = dict(sorted(folders.items()))
+        self.weights = {
+            name: hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+            for name, folder in self.folders.items()
+        }
+        self.samples = {name: read_samples(folder) for name, folder in self.folders.items()}
+        self.steps_again = sum(steps_done_again(folder) for folder in self.folders.values())
+
+    def cost(self, fault: str, undisturbed: "Outcome", recovery_s: float | None) -> Cost:
+        mine, theirs = (
+            [(stage, row) for stage, rows in one.samples.items() if stage in self.samples for row in rows]
+            for one in (self, undisturbed)
+        )
+        return Cost(
+            fault=fault,
+            ended=True,
+            steps_again=self.steps_again,
+            lost=len(set(theirs) - set(mine)),
+            doubled=len(mine) - len(set(mine)) + len(set(mine) - set(theirs)),
+            recovery_s=recovery_s,
+            identical=all(undisturbed.weights[stage] == weights for stage, weights in self.weights.items()),
+        )
+
+
+def note(cost: Cost) -> None:
+    """Add a row to the file that benchmarks/faults.py asks for."""
+    if path := os.environ.get("W3RAY_FAULT_ROWS"):
+        with open(path, "a") as file:
+            file.write(json.dumps(asdict(cost)) + "\n")
+
+
+def processes(title: str, root: psutil.Process | None = None) -> list[psutil.Process]:
+    """The living processes below `root` (this one) whose title begins with `title`."""
+    found = []
+    for process in (root or psutil.Process()).children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(title) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def kill_one(title: str, root: psutil.Process | None = None) -> bool:
+    """kill -9 the first process of that title; whether there was one."""
+    for process in processes(title, root)[:1]:
+        os.kill(process.pid, signal.SIGKILL)
+        return True
+    return False
+
+
+class Strike(threading.Thread):
+    """Waits until `when`, then does `what` until it says that it was done; `at_s` is when."""
+
+    def __init__(self, when: Callable[[], bool], what: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._when, self._what, self._left = when, what, threading.Event()
+        self.at_s: float | None = None
+        self.recovered_s: float | None = None
+
+    def run(self) -> None:
+        while not self._left.is_set():
+            if self._when() and self._what() is not False:
+                self.at_s = time.monotonic()
+                return
+            time.sleep(0.003)
+
+    def leave(self) -> None:
+        self._left.set()
+        self.join()
+
+    def hear(self, event: Any) -> None:
+        """Told of each event of the run."""
+        # Events are up to half a second old, so the first ones after the strike may tell of steps before it.
+        if self.at_s and self.recovered_s is None and isinstance(event, StepDone):
+            age_s = time.time() - event.time_s
+            if time.monotonic() - age_s > self.at_s:
+                self.recovered_s = time.monotonic() - age_s - self.at_s
+
+
+def struck_run(recipe: Recipe, strike: Strike, address: str | None = None) -> tuple[Outcome, list[str]]:
+    """Run the recipe here with the strike armed; its outcome and what the user was told."""
+    told: list[str] = []
+
+    def on_event(event: Any) -> None:
+        strike.hear(event)
+        if isinstance(event, Warned):
+            told.append(event.message)
+
+    strike.start()
+    try:
+        run(recipe, address=address, on_event=on_event)
+    finally:
+        strike.leave()
+    assert strike.at_s is not None, "the run was over before the fault came"
+    return Outcome(Path(recipe.storage)), told
+
+
+def lines(storage: Path, stage: str) -> Iterable[dict[str, Any]]:
+    """Lines of the stage's sample logs, as far as they are written."""
+    for path in storage.glob(f"stages/{stage}-*/samples-*.jsonl"):
+        for line in path.read_text().split("\n"):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def at_step(storage: Path, stage: str, step: int) -> Callable[[], bool]:
+    """Has the stage read its way to this training step?"""
+    return lambda: any(line["kind"] == "train" and line["step"] >= step for line in lines(storage, stage))
+
+
+def validating(storage: Path, stage: str, epoch: int) -> Callable[[], bool]:
+    """Is the stage in the validation after this epoch?"""
+    return lambda: any(line["kind"] == "val" and line["epoch"] >= epoch for line in lines(storage, stage))
+
+
+def writing_checkpoint(storage: Path, stage: str, step: int) -> Callable[[], bool]:
+    """Is a checkpoint of at least this step being copied to the storage at this moment?"""
+
+    def when() -> bool:
+        for folder in storage.glob(f"stages/{stage}-*/checkpoints/step_*"):
+            if int(folder.name.removeprefix("step_")) >= step and not (folder / "checkpoint.json").exists():
+                return True
+        return False
+
+    return when
