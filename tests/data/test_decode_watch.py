@@ -1,0 +1,67 @@
+"""A clip that hangs or crashes a process is tried again, then given up: in real processes that really end."""
+
+import subprocess
+import sys
+
+import pytest
+
+from w3ray.data.decode_watch import MAX_CRASHES, MAX_TIMEOUTS, DecodeWatch
+
+# What a decoder does: look, then read. "hang" holds the interpreter's lock, as a C library may.
+DECODER = """
+import ctypes, os, sys, time
+from pathlib import Path
+from w3ray.data.decode_watch import DecodeWatch
+
+folder, decoder, how = sys.argv[1:]
+watch = DecodeWatch(Path(folder), decoder, timeout_s=1.0)
+with watch.at("train-1"):
+    pass
+if watch.given_up("train-7"):
+    sys.exit(0)
+with watch.at("train-7"):
+    if how == "hang":
+        ctypes.PyDLL(None).sleep(60)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    elif how == "killed":
+        os.kill(os.getpid(), 9)
+"""
+
+
+def ends(folder, how, decoders=("a",)):
+    """How often decoders ended at the clip before it was given up, taking turns."""
+    for count in range(10):
+        decoder = decoders[count % len(decoders)]
+        done = subprocess.run([sys.executable, "-c", DECODER, str(folder), decoder, how], capture_output=True)
+        if done.returncode == 0:
+            return count
+    raise AssertionError("never given up")
+
+
+@pytest.mark.parametrize(
+    ("how", "times", "reason"),
+    [
+        ("hang", MAX_TIMEOUTS, "took longer than 1 s"),
+        ("segfault", MAX_CRASHES, "process ended 3 times"),
+        ("killed", MAX_CRASHES, "out of memory"),
+    ],
+)
+def test_a_clip_that_ends_its_process_is_given_up(tmp_path, how, times, reason):
+    assert ends(tmp_path, how) == times
+    watch = DecodeWatch(tmp_path, "b", timeout_s=1.0)
+    assert reason in watch.given_up("train-7")
+    assert watch.given_up("train-1") is None, "a clip that was read is innocent of what ended the process later"
+
+
+def test_the_decoders_of_a_node_count_together(tmp_path):
+    # A decoder that is not started again leaves its last note unread: here both are.
+    assert ends(tmp_path, "killed", decoders=("a", "b")) <= 2 * MAX_CRASHES
+
+
+def test_an_exception_is_no_end(tmp_path):
+    watch = DecodeWatch(tmp_path, "a", timeout_s=60.0)
+    for _ in range(5):
+        with pytest.raises(ValueError, match="damaged"), watch.at("train-7"):
+            raise ValueError("damaged")
+    assert DecodeWatch(tmp_path, "a", timeout_s=60.0).given_up("train-7") is None
