@@ -69,6 +69,12 @@ def test_elastic_workers_are_planned_for_the_least():
     assert (p.least_workers, p.workers, p.worker_cpus) == (1, 4, 1.0)
 
 
+def test_reading_keeps_its_share_beside_all_the_workers_there_is_room_for():
+    nodes = [{"CPU": 0}, {"CPU": 2, "decode": 2}, {"CPU": 1, "trainer": 1}, {"CPU": 1, "trainer": 1}]
+    p = plan(None, workers=(1, 2), nodes=nodes, worker_resources={"trainer": 1}, decoder_resources={"decode": 1})
+    assert p.decoders == 1, "two would leave no CPU for Ray Data's read tasks once both workers run"
+
+
 def test_a_growing_cluster_is_asked_for_what_is_not_there_yet():
     p = plan(None, workers=8, nodes=[HEAD], use_gpu=True, decoders=100, may_grow=True)
     assert (p.workers, p.decoders, p.decoder_cpus, p.worker_gpus) == (8, 100, 1.0, 1.0)

@@ -1,5 +1,5 @@
 import pytest
-from fault_harness import WITH_STUDENT, Outcome, faulty_recipe
+from fault_harness import WITH_STUDENT, Outcome, expected_history, faulty_recipe
 
 from w3ray.pipeline import run
 
@@ -8,7 +8,9 @@ from w3ray.pipeline import run
 def undisturbed(ray_session, motion_manifest, tmp_path_factory):
     """What the recipe of these tests ends with when nothing happens."""
     storage = tmp_path_factory.mktemp("undisturbed")
-    run(faulty_recipe(motion_manifest, storage, stages=WITH_STUDENT))
+    recipe = faulty_recipe(motion_manifest, storage, stages=WITH_STUDENT)
+    run(recipe)
     outcome = Outcome(storage)
     assert outcome.steps_again == 0
+    assert outcome.samples == {stage: expected_history(recipe, stage) for stage in ("student", "teacher")}
     return outcome

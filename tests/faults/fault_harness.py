@@ -6,16 +6,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from w3ray.data.sample_log import read_samples, steps_done_again
+from w3ray.data.sample_log import Draw, read_lines, read_samples, steps_done_again
+from w3ray.data.schedule import PADDING
 from w3ray.events import StepDone, Warned
 from w3ray.pipeline import run
+from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
 
 # How Ray names the processes of its actors.
@@ -53,6 +56,8 @@ WITH_STUDENT = [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "
 class Cost:
     """What a fault cost: a row of benchmarks/results/faults.json.
 
+    `identical` is None where the number of workers changed: sums then differ in their last bits.
+
     `steps_again` optimiser steps were done more than once; of the history that counts `lost` samples are missing,
     `doubled` are there twice; `recovery_s` from the fault to the next step; `identical` final weights of all stages.
     """
@@ -63,7 +68,7 @@ class Cost:
     lost: int
     doubled: int
     recovery_s: float | None
-    identical: bool
+    identical: bool | None
 
 
 class Outcome:
@@ -93,6 +98,21 @@ class Outcome:
             recovery_s=recovery_s,
             identical=all(undisturbed.weights[stage] == weights for stage, weights in self.weights.items()),
         )
+
+
+def expected_history(recipe: Recipe, stage: str) -> list[Draw]:
+    """What `read_samples` must give for a whole stage: computed from the schedule alone, without a run."""
+    data = prepare_data(recipe)
+    planned = next(item for item in plan_stages(recipe, data) if item.stage.name == stage)
+    clips = {kind: table["clip_id"].to_pylist() for kind, table in data.splits.items()}
+    history = []
+    for number in range(planned.schedule.total_items):
+        item = planned.schedule.item(number)
+        for position, sample in zip(item.positions.tolist(), item.samples.tolist(), strict=True):
+            if sample != PADDING:
+                draw = planned.schedule.augmentation_key(item.epoch, position) if item.kind == "train" else 0
+                history.append(Draw(item.kind, item.epoch, position, clips[item.kind][sample], draw, item.step, True))
+    return sorted(history)
 
 
 def note(cost: Cost) -> None:
@@ -169,14 +189,9 @@ def struck_run(recipe: Recipe, strike: Strike, address: str | None = None) -> tu
     return Outcome(Path(recipe.storage)), told
 
 
-def lines(storage: Path, stage: str) -> Iterable[dict[str, Any]]:
+def lines(storage: Path, stage: str) -> list[dict[str, Any]]:
     """Lines of the stage's sample logs, as far as they are written."""
-    for path in storage.glob(f"stages/{stage}-*/samples-*.jsonl"):
-        for line in path.read_text().split("\n"):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+    return [line for folder in storage.glob(f"stages/{stage}-*") for line in read_lines(folder)]
 
 
 def at_step(storage: Path, stage: str, step: int) -> Callable[[], bool]:
@@ -199,3 +214,10 @@ def writing_checkpoint(storage: Path, stage: str, step: int) -> Callable[[], boo
         return False
 
     return when
+
+
+def recovery_s(folder: Path, struck_at_s: float) -> float:
+    """From a fault (seconds of the system clock) to the end of the longest pause after it, by the sample log."""
+    times = [struck_at_s, *sorted(line["time_s"] for line in read_lines(folder) if line["time_s"] > struck_at_s)]
+    pauses = [(later - earlier, later) for earlier, later in pairwise(times)]
+    return max(pauses)[1] - struck_at_s

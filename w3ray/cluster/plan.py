@@ -105,25 +105,28 @@ def plan_resources(
                 f"resources.workers: {least} workers need {least} GPUs, but the cluster has {cluster_gpus:g}; "
                 "ask for fewer workers or set resources.use_gpu=false"
             )
-        if cpus_per_worker is None and least < most:
-            cpus_per_worker = 1.0
+        expected = least
+        if least < most:
+            cpus_per_worker = cpus_per_worker or 1.0
+            bundle = {"CPU": cpus_per_worker, **({"GPU": 1.0} if gpu else {}), **worker_extra}
+            expected = max(least, min(most, sum(_room(node, bundle) for node in nodes)))
         spare = cluster_cpus - READ_CPUS
         if decoders != "auto":
             num_decoders = int(decoders)
         elif decoder_extra:
             room = sum(_room(node, {"CPU": 1.0, **decoder_extra}) for node in nodes)
-            num_decoders = max(1, min(room, int(spare - least * (cpus_per_worker or 1))))
+            num_decoders = max(1, min(room, int(spare - expected * (cpus_per_worker or 1))))
         else:
-            wish = int(spare - least * (cpus_per_worker or 1)) if gpu else int(cluster_cpus) // 4
+            wish = int(spare - expected * (cpus_per_worker or 1)) if gpu else int(cluster_cpus) // 4
             num_decoders = max(1, wish)
         # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
-        decoder_cpus = 1.0 if num_decoders + least <= spare else _round_down(0.5 * spare / (num_decoders + least))
+        decoder_cpus = 1.0 if num_decoders + expected <= spare else _round_down(0.5 * spare / (num_decoders + expected))
         left = spare - num_decoders * decoder_cpus
-        worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / least, gpu)
-        if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or least * worker_cpus > left + 1e-9:
+        worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / expected, gpu)
+        if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or expected * worker_cpus > left + 1e-9:
             raise InputError(
-                f"resources: {least} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} CPUs "
-                f"+ {READ_CPUS:g} for reading do not fit the cluster's {cluster_cpus:g} CPUs; "
+                f"resources: {expected} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} "
+                f"CPUs + {READ_CPUS:g} for reading do not fit the cluster's {cluster_cpus:g} CPUs; "
                 "lower resources.workers, resources.decoders or resources.cpus_per_worker"
             )
     plan = ResourcePlan(

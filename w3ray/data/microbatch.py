@@ -155,6 +155,9 @@ class MicrobatchDecoder:
             except DecodeError:
                 if attempt == _ATTEMPTS:
                     raise
+            except MemoryError as error:
+                if attempt == _ATTEMPTS:
+                    raise DecodeError(row["uri"], "out of memory while reading it") from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 

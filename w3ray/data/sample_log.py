@@ -28,7 +28,7 @@ def read_samples(directory: Path) -> list[Draw]:
     Of two entries for one place in an epoch's order the later one counts.
     """
     found: dict[tuple[str, int, int], tuple[float, Draw]] = {}
-    for line in _lines(directory):
+    for line in read_lines(directory):
         for position, clip_id, draw, valid in zip(
             line["positions"], line["clips"], line["draws"], line["valid"], strict=True
         ):
@@ -43,14 +43,20 @@ def read_samples(directory: Path) -> list[Draw]:
 def steps_done_again(directory: Path) -> int:
     """Optimiser steps that the logs hold more than once: what restarts cost. Counted by first microbatches."""
     seen: dict[int, set[float]] = {}
-    for line in _lines(directory):
+    for line in read_lines(directory):
         if line["kind"] == "train" and line["slot"] == 0:
             seen.setdefault(line["step"], set()).add(line["time_s"])
     return sum(len(times) - 1 for times in seen.values())
 
 
-def _lines(directory: Path) -> Iterator[dict[str, Any]]:
+def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
+    """What the workers wrote, a line a microbatch, rank after rank."""
     for path in sorted(directory.glob("samples-*.jsonl")):
-        for line in filter(None, path.read_text().split("\n")):
-            with suppress(ValueError):  # half a line, by a process that was killed: its step was done again
-                yield json.loads(line)
+        yield from lines_of(path)
+
+
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of one rank."""
+    for line in filter(None, path.read_text().split("\n")):
+        with suppress(ValueError):  # half a line, by a process that was killed: its step was done again
+            yield json.loads(line)

@@ -21,6 +21,7 @@ from ray.train.v2._internal.constants import (
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
 )
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util import remove_placement_group
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
@@ -31,8 +32,9 @@ from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import RestartPolicy, StageLost, TeacherMissing, last_line
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.training.unheard import ControllerStarted, EndUnheard
+from w3ray.training.unheard import EndUnheard
 from w3ray.training.watchdog import Watchdog
+from w3ray.training.whereabouts import ControllerStarted, Whereabouts, WorkersPlaced
 
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
@@ -72,6 +74,7 @@ class StageRun:
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}
         self._controller: Any = None
+        self._placement_group: Any = None
         try:
             self._stream = _stream(spec, tables)
             try:
@@ -141,6 +144,8 @@ class StageRun:
         watchdog.hear(event, time.monotonic())
         if isinstance(event, ControllerStarted):
             self._controller = event.actor
+        elif isinstance(event, WorkersPlaced):
+            self._placement_group = event.placement_group
         elif not isinstance(event, WorkerAlive):
             on_event(event)
 
@@ -156,6 +161,8 @@ class StageRun:
                 ray.kill(self._controller)  # it hangs
                 self._thread.join(_KILL_TIMEOUT_S)
         finally:  # also where a second Ctrl-C ends the wait
+            if self._placement_group is not None:
+                remove_placement_group(self._placement_group)  # a controller that ended by itself has done so
             self._stream.release()
 
 
@@ -181,10 +188,10 @@ def _forget_missing_checkpoints(checkpoints: Path) -> None:
         snapshot.unlink()
 
 
-class _OwnClusterTrainer(TorchTrainer):
-    """Ray Train's, without the process that clears up after a killed controller: the cluster ends with the run.
+class _Trainer(TorchTrainer):
+    """Ray Train's, without the process that clears up after a killed controller: `StageRun.end` does that.
 
-    That process takes processor time at a stage's start, where everything waits for it.
+    It takes processor time at a stage's start, where everything waits for it, and does nothing without a dashboard.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -213,8 +220,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
     # The watchdog is first: it can say which worker hangs. These end a wait where there is no driver to do it.
     late_s = 2 * spec.stall_timeout_s
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(late_s)
-    trainer_class = _OwnClusterTrainer if own_cluster else TorchTrainer
-    return trainer_class(
+    return _Trainer(
         _work,
         train_loop_config={"stage": spec, "events": channel.sender()},
         scaling_config=ScalingConfig(
@@ -234,6 +240,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
             failure_config=FailureConfig(max_failures=-1),  # `RestartPolicy` decides
             callbacks=[
                 RestartPolicy(spec.name, lambda: steps_done(spec.checkpoints), channel.sender()),
+                Whereabouts(channel.sender()),
                 EndUnheard(channel.sender(), own_cluster=own_cluster),
             ],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},

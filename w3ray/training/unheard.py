@@ -6,7 +6,6 @@ Loaded by Ray Train's controller, so it imports no torch.
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,13 +16,6 @@ from w3ray.training.event_channel import EventSender
 
 _LOOK_EVERY_S = 0.5
 _ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers hears of it when they are there
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerStarted:
-    """Ray Train keeps the controller's handle to itself; who must end one that hangs needs it."""
-
-    actor: Any
 
 
 class EndUnheard(ControllerCallback):
@@ -42,8 +34,6 @@ class EndUnheard(ControllerCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         controller = ray.get_runtime_context().current_actor
-        self._events.send(ControllerStarted(actor=controller))
-        self._events.flush()
         threading.Thread(target=self._watch, args=(controller,), name="unheard", daemon=True).start()
 
     def _watch(self, controller: Any) -> None:

@@ -1,0 +1,39 @@
+"""A decoder that fails as C libraries do: installed in every process of a Ray cluster by its set-up hook."""
+
+import ctypes
+import os
+import resource
+import signal
+
+import numpy as np
+import psutil
+
+
+def install() -> None:
+    from w3ray.data.decoders import DECODERS
+
+    good = DECODERS["decord"]
+
+    def bad(uri: str):
+        name = os.path.basename(uri)
+        if name.startswith("hangs"):
+            ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock: no other thread of Python's runs
+        elif name.startswith("crashes"):
+            ctypes.string_at(0)
+        elif name.startswith("killed"):
+            _take_memory(1 << 30)
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does with a process that takes too much
+        elif name.startswith("starves"):
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 28), hard))
+            try:
+                _take_memory(1 << 30)
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        return good(uri)
+
+    DECODERS["decord"] = bad
+
+
+def _take_memory(num_bytes: int) -> None:
+    np.zeros(num_bytes, np.uint8)[::4096] = 1

@@ -1,0 +1,27 @@
+"""Runs a recipe (a JSON file) on a local Ray whose decoders are `bad_decoders`; writes what the user was told."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    import ray
+
+    from w3ray.cluster.connect import quiet
+    from w3ray.events import Warned
+    from w3ray.pipeline import run
+    from w3ray.recipe import Recipe
+
+    quiet()
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": "bad_decoders.install"},
+    )
+    told: list[str] = []
+    recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    run(recipe, on_event=lambda event: told.append(event.message) if isinstance(event, Warned) else None)
+    Path(sys.argv[2]).write_text(json.dumps(told))

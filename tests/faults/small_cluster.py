@@ -1,0 +1,129 @@
+"""A Ray cluster of several nodes on this machine: real `ray start` processes, one raylet a node."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+RAY = str(Path(sys.executable).with_name("ray"))
+_START_S = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Node:
+    """One node: `ray start --block` and all below it."""
+
+    def __init__(self, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
+        with log.open("a") as output:
+            self.process = subprocess.Popen(
+                [RAY, "start", "--block", *arguments], env=dict(env), stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def raylet(self) -> psutil.Process | None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.name() == "raylet":
+                        return process
+        return None
+
+    def holds(self, process: psutil.Process) -> bool:
+        """Does a process run on this node?"""
+        raylet = self.raylet()
+        return raylet is not None and raylet.pid in [parent.pid for parent in process.parents()]
+
+    def kill(self) -> None:
+        """The node is gone at once, with all its processes: as when its plug is pulled."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        for process in [*below, psutil.Process(self.process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                os.kill(process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class SmallCluster:
+    """Head and nodes, ended with `close`. Its drivers need `env`."""
+
+    def __init__(self, folder: Path, *, object_store_mb: int = 200, head_cpus: int = 0) -> None:
+        self.folder, self._store = folder, object_store_mb
+        self.port = free_port()
+        self.env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+        # Notice of a node's end is looked for as often as a test needs it; a dead node is noticed soon.
+        self.env |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "RAY_health_check_period_ms": "1000"}
+        self.env |= {"RAY_health_check_failure_threshold": "5", "RAY_health_check_initial_delay_ms": "1000"}
+        self.env.pop("RAY_ADDRESS", None)
+        self.nodes: list[Node] = []
+        head = ["--head", f"--port={self.port}", "--include-dashboard=false", "--dashboard-agent-listen-port=0"]
+        self.head = self._node([*head, f"--num-cpus={head_cpus}"])
+        self._wait(1)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def add(self, cpus: int, **resources: float) -> Node:
+        """A node more, with custom resources."""
+        node = self._node(
+            [f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={json.dumps(resources)}",
+             "--dashboard-agent-listen-port=0"]
+        )  # fmt: skip
+        self._wait(len([one for one in self.nodes if one.process.poll() is None]))
+        return node
+
+    def node_id(self, node: Node) -> str:
+        """Ray's name of a node."""
+        raylet = node.raylet()
+        assert raylet is not None
+        return next(arg.partition("=")[2] for arg in raylet.cmdline() if arg.startswith("--node_id="))
+
+    def announce_end(self, node: Node, *, seconds: int) -> None:
+        """Tell Ray that a node will be taken away, as a cloud's spot notice does."""
+        subprocess.run(
+            [RAY, "drain-node", f"--address={self.address}", f"--node-id={self.node_id(node)}",
+             "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
+             f"--deadline-remaining-seconds={seconds}"],
+            env=self.env, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            if node.process.poll() is None:
+                node.kill()
+
+    def _node(self, arguments: list[str]) -> Node:
+        node = Node(
+            [*arguments, f"--object-store-memory={self._store * 2**20}", "--disable-usage-stats"],
+            self.env, self.folder / "nodes.log",
+        )  # fmt: skip
+        self.nodes.append(node)
+        return node
+
+    def _wait(self, count: int) -> None:
+        """Until so many nodes are alive."""
+        code = (
+            "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+        )
+        end = time.monotonic() + _START_S
+        while True:
+            asked = subprocess.run(
+                [sys.executable, "-c", code, self.address], env=self.env, capture_output=True, text=True
+            )
+            if asked.returncode == 0 and asked.stdout.strip().endswith(str(count)):
+                return
+            if time.monotonic() > end:
+                raise AssertionError((self.folder / "nodes.log").read_text() + asked.stderr)
+            time.sleep(0.5)

@@ -1,0 +1,79 @@
+"""Videos that hang a decoder, crash its process or take all memory cost their place in a batch, and nothing else."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_harness import Outcome, faulty_recipe, note
+
+from w3ray.data.manifest import Manifest, read_manifest, write_manifest
+from w3ray.pipeline import run
+
+BAD = {
+    "hangs": "took longer than 5 s, 2 times",
+    "crashes": "process ended 3 times while reading it",
+    "killed": "a crash, or out of memory",
+    "starves": "out of memory while reading it",
+}
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def manifest_with(manifest_path: Path, target: Path, *, readable: bool) -> Path:
+    """The first training clips under names that `bad_decoders` knows; whole videos, or empty files."""
+    target.mkdir()
+    manifest = read_manifest(manifest_path)
+    rows = [{**row, "uri": manifest.resolve(row["uri"])} for row in manifest.table.to_pylist()]
+    train = [row for row in rows if row["split"] == "train"]
+    for name, row in zip(BAD, train, strict=False):
+        bad = target / f"{name}.mp4"
+        shutil.copy(row["uri"], bad) if readable else bad.touch()
+        row["uri"] = str(bad)
+    table = manifest.table.schema.empty_table().from_pylist(rows, schema=manifest.table.schema)
+    path = target / "manifest.parquet"
+    write_manifest(Manifest(table, manifest.classes, manifest.flip_map, str(path)), path)
+    return path
+
+
+def short(manifest: Path, storage: Path):
+    return faulty_recipe(
+        manifest,
+        storage,
+        data={"max_failed_share": 0.2},
+        train={"epochs": 3, "validate_every_epochs": 1},
+        resources={"clip_timeout_s": 5.0},
+    )
+
+
+def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(ray_session, motion_manifest, tmp_path):
+    recipe = short(manifest_with(motion_manifest, tmp_path / "bad", readable=True), tmp_path / "runs")
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    script = Path(__file__).with_name("run_with_bad_decoders.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "recipe.json"), str(tmp_path / "told.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr
+    outcome = Outcome(tmp_path / "runs")
+    ledger = (outcome.folders["teacher"] / "failures.jsonl").read_text().splitlines()
+    reasons = {Path(row["uri"]).stem: row["reason"] for row in map(json.loads, ledger)}
+    assert set(reasons) == set(BAD)
+    for name, reason in BAD.items():
+        assert reason in reasons[name]
+    assert len(ledger) == len(BAD), "each once"
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert all(any(f"{name}.mp4 can not be read and is left out" in line for line in told) for name in BAD), told
+
+    plain = short(manifest_with(motion_manifest, tmp_path / "plain", readable=False), tmp_path / "plain-runs")
+    run(plain)
+    cost = outcome.cost(
+        "decoder hung, crashed, killed for memory, out of memory", Outcome(tmp_path / "plain-runs"), None
+    )
+    note(cost)
+    assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)

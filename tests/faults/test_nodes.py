@@ -1,0 +1,160 @@
+"""Nodes of a cluster come and go: where processes are placed, and what it costs when a node dies or is announced to."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from fault_harness import (
+    CONTROLLER,
+    COORDINATOR,
+    DECODER,
+    WORKER,
+    Cost,
+    Outcome,
+    at_step,
+    expected_history,
+    faulty_recipe,
+    note,
+    processes,
+    recovery_s,
+)
+from small_cluster import SmallCluster
+
+from w3ray.data.sample_log import lines_of, steps_done_again
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+_RUN_S = 900
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Head without CPUs, a node that decodes, two that train."""
+    cluster = SmallCluster(tmp_path)
+    try:
+        cluster.decode = [cluster.add(2, decode=2)]
+        cluster.train = [cluster.add(1, trainer=1), cluster.add(1, trainer=1)]
+        yield cluster
+    finally:
+        cluster.close()
+
+
+class ClusterRun:
+    """`w3ray run` on a cluster, in a process of its own."""
+
+    def __init__(self, cluster: SmallCluster, manifest: Path, storage: Path, **changes) -> None:
+        resources = {"worker_resources": {"trainer": 1}, "decoder_resources": {"decode": 1}, "resize_every_s": 3.0}
+        self.recipe = recipe = faulty_recipe(
+            manifest, storage, **{**changes, "resources": {**resources, **changes.get("resources", {})}}
+        )
+        self.storage, self.log = storage, storage.parent / "run.log"
+        path = storage.parent / "struck.yaml"
+        path.write_text(recipe.model_dump_json())  # JSON is YAML
+        with self.log.open("a") as output:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("w3ray")), "run", str(path), "--address", cluster.address],
+                env=cluster.env, stdout=output, stderr=output,
+            )  # fmt: skip
+
+    def wait_until(self, what, timeout_s=_RUN_S) -> None:
+        end = time.monotonic() + timeout_s
+        while not what():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.02)
+
+    def outcome(self) -> Outcome:
+        assert self.process.wait(_RUN_S) == 0, self.log.read_text()
+        return Outcome(self.storage)
+
+
+def test_each_process_is_placed_where_it_belongs(cluster, motion_manifest, tmp_path):
+    run = ClusterRun(cluster, motion_manifest, tmp_path / "runs", resources={"workers": 2})
+    run.wait_until(at_step(tmp_path / "runs", "teacher", 2))
+    root = [psutil.Process(node.process.pid) for node in cluster.nodes]
+
+    def places(title):
+        found = [process for one in root for process in processes(title, one)]
+        return [next(i for i, node in enumerate(cluster.nodes) if node.holds(process)) for process in found]
+
+    head, decode, train = 0, [1], [2, 3]
+    assert sorted(places(WORKER)) == train
+    assert places(DECODER) == decode
+    assert set(places(CONTROLLER) + places(COORDINATOR)) == {head}
+    assert run.outcome().steps_again == 0
+
+
+def trained_by(storage: Path, workers: int, after_s: float):
+    """Did so many workers take a step after this moment of the system clock?"""
+
+    def done() -> bool:
+        steps: dict[int, set[int]] = {}
+        for rank in range(4):
+            for path in storage.glob(f"stages/teacher-*/samples-{rank}.jsonl"):
+                for line in lines_of(path):
+                    if line["kind"] == "train" and line["time_s"] > after_s:
+                        steps.setdefault(line["step"], set()).add(rank)
+        return any(len(ranks) == workers for step, ranks in steps.items() if step + 1 in steps)
+
+    return done
+
+
+def test_a_training_node_dies_and_another_one_comes(cluster, motion_manifest, tmp_path):
+    """Elastic workers: two, one, two again."""
+    storage = tmp_path / "runs"
+    changes = {"resources": {"workers": (1, 2)}, "train": {"epochs": 90, "validate_every_epochs": 30}}
+    run = ClusterRun(cluster, motion_manifest, storage, **changes)
+    run.wait_until(trained_by(storage, 2, 0.0))
+    struck_at_s = time.time()
+    cluster.train[1].kill()
+    run.wait_until(trained_by(storage, 1, struck_at_s + 5.0))
+    folder = next(storage.glob("stages/teacher-*"))
+    seconds, again = recovery_s(folder, struck_at_s), steps_done_again(folder)
+    cluster.train.append(cluster.add(1, trainer=1))
+    added_at_s = time.time()
+    run.wait_until(trained_by(storage, 2, added_at_s))
+    outcome = run.outcome()
+    expected = expected_history(run.recipe, "teacher")
+    assert outcome.samples["teacher"] == expected, (
+        "same samples, same order, same crops, whatever the number of workers"
+    )
+    assert again <= 4
+    note(Cost(fault="kill -9: a node that trains (elastic: goes on with the other)", ended=True, steps_again=again,
+              lost=0, doubled=0, recovery_s=seconds, identical=None))  # fmt: skip
+    note(Cost(fault="a node is added (elastic: one worker more)", ended=True, steps_again=outcome.steps_again - again,
+              lost=0, doubled=0, recovery_s=recovery_s(folder, added_at_s), identical=None))  # fmt: skip
+
+
+def test_a_node_that_decodes_dies(undisturbed, cluster, motion_manifest, tmp_path):
+    storage = tmp_path / "runs"
+    cluster.decode.append(cluster.add(2, decode=2))
+    run = ClusterRun(cluster, motion_manifest, storage)
+    run.wait_until(at_step(storage, "teacher", 9))
+    at_work = next(node for node in cluster.decode if processes(DECODER, psutil.Process(node.process.pid)))
+    struck_at_s = time.time()
+    at_work.kill()
+    outcome = run.outcome()
+    cost = outcome.cost(
+        "kill -9: a node that decodes", undisturbed, recovery_s(outcome.folders["teacher"], struck_at_s)
+    )
+    note(cost)
+    assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
+    assert cost.steps_again <= 4
+
+
+def test_a_node_is_announced_to_go_away(undisturbed, cluster, motion_manifest, tmp_path):
+    """A checkpoint just in time: no step is done again, although there is none between the epochs' ends."""
+    storage = tmp_path / "runs"
+    run = ClusterRun(cluster, motion_manifest, storage, train={"checkpoint_every_steps": 1000})
+    run.wait_until(at_step(storage, "teacher", 9))
+    at_work = next(node for node in cluster.train if processes(WORKER, psutil.Process(node.process.pid)))
+    struck_at_s = time.time()
+    cluster.announce_end(at_work, seconds=120)
+    run.wait_until(lambda: "a node is being taken away, its state is saved" in run.log.read_text())
+    outcome = run.outcome()
+    cost = outcome.cost("preemption with notice", undisturbed, recovery_s(outcome.folders["teacher"], struck_at_s))
+    note(cost)
+    assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
