@@ -26,7 +26,14 @@ def recipe(manifest: Path, storage: Path, **changes) -> Recipe:
         "storage": str(storage),
         "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
         "model": {"name": "tsm", "backbone": "resnet_small", "attention": {"kind": "w3"}},
-        "train": {"epochs": 2, "batch_size": 8, "microbatch_size": 3, "lr": 0.05, "log_samples": True},
+        "train": {
+            "epochs": 2,
+            "batch_size": 8,
+            "microbatch_size": 3,
+            "lr": 0.05,
+            "log_samples": True,
+            "log_every_steps": 1,
+        },
         "stages": [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}],
         "evaluation": {"split": "test"},
     }
@@ -62,11 +69,24 @@ def evaluated(stage_directory: Path, kind: str) -> list[int]:
     return sorted(s for row in rows for s, valid in zip(row["samples"], row["valid"], strict=True) if valid)
 
 
+def losses_into(losses: dict[int, float]):
+    """Keeps the loss of each step of the first stage."""
+
+    def on_event(event):
+        if isinstance(event, StepDone) and event.stage == "teacher":
+            losses[event.step] = event.losses["cross_entropy"]
+
+    return on_event
+
+
+LOSSES: dict[int, float] = {}
+
+
 @pytest.fixture(scope="module")
 def finished(ray_session, motion_manifest, tmp_path_factory):
-    """The chain run once with one worker: (storage, result)."""
+    """The chain run once with one worker: (storage, result). The teacher's losses are in `LOSSES`."""
     storage = tmp_path_factory.mktemp("finished")
-    return storage, run(recipe(motion_manifest, storage))
+    return storage, run(recipe(motion_manifest, storage), on_event=losses_into(LOSSES))
 
 
 def test_chain_trains_evaluates_and_registers(finished):
@@ -158,7 +178,10 @@ def test_dry_run_names_states_and_changes_nothing(finished, motion_manifest):
 
 def test_two_workers_see_the_same_samples_and_count_the_same(finished, motion_manifest, tmp_path):
     _, alone = finished
-    two = run(one_stage(motion_manifest, tmp_path, resources={"workers": 2}))
+    losses: dict[int, float] = {}
+    two = run(one_stage(motion_manifest, tmp_path, resources={"workers": 2}), on_event=losses_into(losses))
+    assert losses == pytest.approx(LOSSES, rel=1e-4)
+    assert len(losses) == 6
     mine, theirs = Path(alone.stages[0].model).parent, Path(two.stages[0].model).parent
     assert mine.name == theirs.name, "the number of workers is no part of a stage's identity"
     assert samples(mine) == samples(theirs)

@@ -1,0 +1,44 @@
+"""What does each fault cost a run? Runs the tests in tests/faults, which really do it, and keeps their rows.
+
+    python benchmarks/faults.py [pytest's arguments, as -k "controller or decoder"]
+
+A row: did the run end, how many optimiser steps were done again, how many samples of the history that counts are
+missing or there twice, seconds from the fault to the next step, and whether the final weights are bit-identical to the
+undisturbed run's (null: the number of workers changed). Rows of faults that were not run again are kept as they were.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _common import REPO, RESULTS, write_result
+
+
+def main(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        rows.touch()
+        tests = subprocess.run(
+            [sys.executable, "-m", "pytest", "tests/faults", "-q", "-p", "no:warnings", *arguments],
+            cwd=REPO,
+            env={**os.environ, "W3RAY_FAULT_ROWS": str(rows), "OMP_NUM_THREADS": "1"},
+        )
+        fresh = {row["fault"]: row for row in map(json.loads, rows.read_text().splitlines())}
+    kept = json.loads((RESULTS / "faults.json").read_text())["figures"] if (RESULTS / "faults.json").exists() else []
+    merged = {row["fault"]: row for row in kept} | fresh
+    path = write_result("faults", list(merged.values()), " ".join(["python benchmarks/faults.py", *arguments]))
+    print(f"{path}: {len(fresh)} rows measured, {len(merged) - len(fresh)} kept")
+    for row in merged.values():
+        seconds = "-" if row["recovery_s"] is None else f"{row['recovery_s']:.1f} s"
+        print(
+            f"{row['fault']:<75} again {row['steps_again']}  lost {row['lost']}  doubled {row['doubled']}  "
+            f"identical {row['identical']}  {seconds}"
+        )
+    sys.exit(tests.returncode)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

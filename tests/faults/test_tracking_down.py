@@ -1,0 +1,51 @@
+"""The tracking server goes away while a run trains: for a minute, or for good."""
+
+import threading
+import time
+
+import mlflow
+import pytest
+from fault_harness import Strike, at_step, faulty_recipe, note, struck_run
+from tracking_server import Server
+
+from w3ray.tracking import Tracker
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+_MINUTE_S = 60.0
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, comes_back):
+    (tmp_path / "server").mkdir()
+    with Tracker.open(f"sqlite:///{tmp_path / 'empty.db'}", "unused", buffer_dir=tmp_path / "buffer") as tracker:
+        tracker.wait_until_open()
+    server = Server(tmp_path / "server", tmp_path / "empty.db")
+    server.start()
+
+    def go_away():
+        server.stop()
+        if comes_back:
+            threading.Timer(_MINUTE_S, server.start).start()
+
+    storage = tmp_path / "runs"
+    recipe = faulty_recipe(motion_manifest, storage, tracking={"enabled": True, "uri": server.uri})
+    strike = Strike(at_step(storage, "teacher", 9), go_away)
+    try:
+        outcome, told = struck_run(recipe, strike)
+        how = "for a minute" if comes_back else "for good"
+        cost = outcome.cost(f"tracking server down {how}", undisturbed, strike.recovered_s)
+        note(cost)
+        assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
+        if comes_back:
+            time.sleep(1)
+            client = mlflow.MlflowClient(server.uri)
+            experiment = client.get_experiment_by_name("struck")
+            runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+            assert {run.info.status for run in runs.values()} == {"FINISHED"}
+            history = client.get_metric_history(runs["teacher"].info.run_id, "train/lr")
+            assert [point.step for point in history] == list(range(1, 49)), "no point lost or twice"
+        else:
+            assert any("tracking" in message for message in told), told
+    finally:
+        server.stop()
