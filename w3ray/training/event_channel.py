@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SEND_EVERY_S = 0.5
 _HEARD_TIMEOUT_S = 10.0
@@ -15,7 +16,9 @@ class EventChannel:
     """The driver's end: a queue in an actor of the cluster. Close it with `close`."""
 
     def __init__(self) -> None:
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        # Beside the driver: other nodes may be taken away.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def sender(self) -> "EventSender":
         return EventSender(self._queue)
