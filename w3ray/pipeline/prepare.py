@@ -103,14 +103,13 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     names = {"train": data.train_split, "val": data.val_split, "test": test_split}
     rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}
     fingerprint = manifest.fingerprint()
-    pa.default_memory_pool().release_unused()  # what reading needed besides goes back to the system
     determinants = {
         "manifest": fingerprint,
         "synthetic": None if data.synthetic is None else data.synthetic.model_dump(mode="json"),
         "splits": names,
         "clip": {**asdict(clip), "scales": list(clip.scales)},
     }
-    return PreparedData(
+    prepared = PreparedData(
         classes=manifest.classes,
         flip_map=manifest.flip_map,
         location=manifest.location,
@@ -120,6 +119,9 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         determinants=determinants,
         undrawn=undrawn,
     )
+    del manifest  # its rows are not needed any more: what held them goes back to the system
+    pa.default_memory_pool().release_unused()
+    return prepared
 
 
 def _rows(manifest: Manifest, split: str) -> pa.Table:
