@@ -519,7 +519,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=None, help="where the work folder is made (else the system's)")
     options = parser.parse_args()
     path = RESULTS / "scale.json"
-    figures = json.loads(path.read_text())["figures"] if path.is_file() else {}
     work = Path(tempfile.mkdtemp(prefix="w3ray-scale-", dir=options.work))
     try:
         needs = {"driver", "resume"} & set(options.only)
@@ -527,9 +526,11 @@ def main() -> None:
         for name in options.only:
             began = time.monotonic()
             load = os.getloadavg()[0]
-            figures[name] = PARTS[name](manifest, work)
-            figures[name] |= {"took_s": time.monotonic() - began, "load_before": load}
-            print(name, json.dumps(figures[name], indent=1), flush=True)
+            found = PARTS[name](manifest, work) | {"load_before": load}
+            found["took_s"] = time.monotonic() - began
+            print(name, json.dumps(found, indent=1), flush=True)
+            figures = json.loads(path.read_text())["figures"] if path.is_file() else {}
+            figures[name] = found
             write_result("scale", figures, "python benchmarks/scale.py")
     finally:
         shutil.rmtree(work, ignore_errors=True)
