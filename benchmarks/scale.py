@@ -222,6 +222,10 @@ def resume(manifest: Path, work: Path) -> dict[str, Any]:
             "row_lookup_us": lookups,
             "seconds_to_first_microbatch": {str(step): spread(seconds[step]) for step in seconds},
             "ratio_far_to_near": spread([far / near for near, far in zip(*seconds.values(), strict=True)]),
+            "cpu_s_to_first_microbatch": {str(step): spread([run["cpu_s"] for run in runs[step]]) for step in runs},
+            "cpu_ratio_far_to_near": spread(
+                [far["cpu_s"] / near["cpu_s"] for near, far in zip(*runs.values(), strict=True)]
+            ),
             "decoder_uss_mib": {str(step): spread([run["decoder_uss_mib"] for run in runs[step]]) for step in runs},
             "coordinator_uss_mib": {
                 str(step): spread([run["coordinator_uss_mib"] for run in runs[step]]) for step in runs
@@ -245,14 +249,15 @@ def _first_microbatch(one: Schedule, tables: ClipTables, step: int) -> dict[str,
         microbatches = read_microbatches(shards[0])
         first = next(microbatches)
         seconds = time.monotonic() - began
+        (decoder,), (coordinator,) = processes("MapWorker"), processes("SplitCoordinator")
+        cpu_s = _cpu_s(decoder) + _cpu_s(coordinator)
         if (first.step, first.number) != (step, one.first_item(step)) or not first.valid.all():
             raise SystemExit(f"step {step}: the stream began with item {first.number} of step {first.step}")
         for _ in range(8):
             next(microbatches)
-        (decoder,), (coordinator,) = processes("MapWorker"), processes("SplitCoordinator")
         memory = {"decoder_uss_mib": uss_mib(decoder), "coordinator_uss_mib": uss_mib(coordinator)}
         microbatches.close()
-    return {"seconds": seconds, **memory}
+    return {"seconds": seconds, "cpu_s": cpu_s, **memory}
 
 
 def _lookup_us(table: pa.Table) -> dict[str, float | int]:
