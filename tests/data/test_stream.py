@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -164,6 +165,21 @@ def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
     assert 0 < Watch.most["waiting"] <= 4 * POOL.size + 8
     assert Watch.most["statistics"] <= 8
     assert Watch.most["queues"] <= 8
+
+
+@ray.remote(num_cpus=0)
+def look_up(tables, row):
+    before = pa.total_allocated_bytes()
+    table = ray.get(tables[0])
+    return table.slice(row, 1).to_pylist()[0]["uri"], table.nbytes, pa.total_allocated_bytes() - before
+
+
+def test_decoders_look_rows_up_in_shared_memory(ray_session):
+    rows = pa.table({"uri": pa.array(np.arange(1_000_000)).cast(pa.string()), "label": np.zeros(1_000_000, np.int32)})
+    uri, size, own = ray.get(look_up.remote([ray.put(rows)], 765_432))
+    assert uri == "765432"
+    assert size > 10_000_000
+    assert own < 100_000
 
 
 def test_an_unreadable_clip_is_masked_and_named(manifest, tmp_path):
