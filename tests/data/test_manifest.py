@@ -1,12 +1,17 @@
 """A manifest is checked when it is read; what is wrong is said in one line; folds keep groups together."""
 
+import hashlib
 import json
 import os
 import pickle
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from w3ray.data.manifest import SCHEMA, build_manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -69,6 +74,15 @@ def test_videos_beneath_the_manifest_move_with_it(tmp_path):
     assert elsewhere.table["uri"][0].as_py() == f"{tmp_path}/there/videos/0.mp4"
 
 
+def test_uris_of_all_kinds_are_resolved_row_by_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("w3ray.data.manifest._ROWS_AT_ONCE", 2)
+    uris = ["a.mp4", "/b.mp4", "s3://bucket/c.mp4", "d/ä.mp4", "e.mp4"]
+    manifest = build_manifest(columns(5) | {"uri": uris}, ["a", "b"], location=f"{tmp_path}/m.parquet")
+    assert manifest.resolved_uris() == [manifest.resolve(uri) for uri in uris]
+    assert manifest.resolved_uris()[3] == f"{tmp_path}/d/ä.mp4"
+    assert write_manifest(manifest, tmp_path / "m.parquet").table["uri"].to_pylist() == uris
+
+
 def test_addresses_are_left_alone(tmp_path):
     manifest = build_manifest(columns() | {"uri": [f"s3://bucket/{n}.mp4" for n in range(4)]}, ["a", "b"])
     assert write_manifest(manifest, tmp_path / "m.parquet").resolved_uris()[3] == "s3://bucket/3.mp4"
@@ -101,6 +115,87 @@ def test_fingerprint_covers_every_column(change):
         name: list(values) if isinstance(values, list) else values.to_pylist() for name, values in columns().items()
     }
     assert build_manifest(base | change, ["a", "b"]).fingerprint() != build_manifest(base, ["a", "b"]).fingerprint()
+
+
+def plain_fingerprint(manifest):
+    """The definition: JSON of the metadata and, column by column, of the name and the list of its values."""
+    described = {
+        "w3ray.version": 1,
+        "w3ray.classes": list(manifest.classes),
+        "w3ray.flip_map": {str(label): mirror for label, mirror in manifest.flip_map.items()},
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in SCHEMA.names:
+        digest.update(json.dumps([name, manifest.table[name].to_pylist()], separators=(",", ":")).encode())
+    return digest.hexdigest()
+
+
+rows_of_any_text = st.lists(
+    st.tuples(
+        st.text(min_size=1), st.sampled_from([None, 0.1, 1e-7, 3.0]), st.sampled_from([None, "g", 'a "quoted"', "a\n"])
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rows_of_any_text, st.integers(1, 5))
+@settings(max_examples=80, deadline=None)
+def test_fingerprint_is_that_of_the_rows_however_they_are_stored(rows, chunk):
+    columns = {
+        "clip_id": [f"{number} {text}" for number, (text, _, _) in enumerate(rows)],
+        "uri": [text for text, _, _ in rows],
+        "start_s": [start_s for _, start_s, _ in rows],
+        "group": [group for _, _, group in rows],
+        "label": [number % 2 for number in range(len(rows))],
+        "split": ["train"] * len(rows),
+    }
+    whole = build_manifest(columns, ["a", "b"], {0: 1, 1: 0})
+    pieces = [whole.table.slice(start, chunk) for start in range(0, len(rows), chunk)]
+    chunked = replace(whole, table=pa.concat_tables(pieces))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("w3ray.data.manifest._ROWS_AT_ONCE", 3)
+        assert whole.fingerprint() == chunked.fingerprint() == plain_fingerprint(whole)
+
+
+def test_fingerprint_of_a_file_does_not_depend_on_its_encoding(tmp_path):
+    table = pa.table(columns(50)).replace_schema_metadata(METADATA)
+    encoded = table.set_column(1, "uri", table["uri"].dictionary_encode()).set_column(
+        0, "clip_id", table["clip_id"].cast(pa.large_string())
+    )
+    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    pq.write_table(encoded, tmp_path / "b.parquet", compression="zstd", row_group_size=7)
+    a, b = read_manifest(tmp_path / "a.parquet"), read_manifest(tmp_path / "b.parquet")
+    assert a.fingerprint() == b.fingerprint() == plain_fingerprint(a)
+    assert a.table.equals(b.table)
+
+
+@given(st.lists(st.text(max_size=4), min_size=1, max_size=30), st.integers(1, 7))
+@settings(max_examples=200, deadline=None)
+def test_a_clip_id_that_occurs_twice_is_found_in_any_slice(clip_ids, rows_at_once):
+    def build():
+        return build_manifest(
+            {
+                "clip_id": clip_ids,
+                "uri": ["/u"] * len(clip_ids),
+                "label": [0] * len(clip_ids),
+                "split": ["train"] * len(clip_ids),
+            },
+            ["a"],
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("w3ray.data.manifest._ROWS_AT_ONCE", rows_at_once)
+        if len(set(clip_ids)) == len(clip_ids):
+            assert build().table["clip_id"].to_pylist() == clip_ids
+        else:
+            with pytest.raises(InputError, match=r"occurs \d+ times"):
+                build()
+
+
+def test_clip_ids_of_one_hash_are_not_taken_for_one(monkeypatch):
+    monkeypatch.setattr("w3ray.data.manifest._hash", lambda texts: np.zeros(len(texts), np.uint64))
+    assert build_manifest(columns(), ["a", "b"]).table.num_rows == 4
 
 
 def test_fingerprint_covers_classes_and_flip_map(tmp_path):

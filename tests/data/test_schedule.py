@@ -94,6 +94,56 @@ def test_a_step_holds_the_same_samples_in_the_same_order_for_any_world_size(sche
     assert {k: len(v) for k, v in mine.items()} == {k: schedule.valid_clips(k) for k in range(schedule.total_steps)}
 
 
+def rows_of(schedule: Schedule, items) -> list[tuple]:
+    """(kind, epoch, position, sample, a number drawn for its augmentation) of every sample in `items`."""
+    return [
+        (
+            item.kind,
+            item.epoch,
+            int(position),
+            int(sample),
+            schedule.augmentation_generator(item.epoch, int(position)).random() if item.kind == "train" else None,
+        )
+        for item in items
+        for position, sample in zip(item.positions, item.samples, strict=True)
+        if sample != PADDING
+    ]
+
+
+def checkpoints(schedule: Schedule, every_steps: int) -> list[int]:
+    """The steps after which a worker saves: regularly, and where an epoch ends in a validation."""
+    ends = [
+        (epoch + 1) * schedule.steps_per_epoch for epoch in range(schedule.epochs) if schedule.validates_after(epoch)
+    ]
+    return sorted({*range(0, schedule.total_steps + 1, every_steps), *ends, schedule.total_steps})
+
+
+@given(
+    schedules,
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 4)), max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 9),
+)
+@settings(max_examples=120, deadline=None)
+def test_what_survives_interruptions_is_the_undisturbed_history(schedule, interruptions, last_world_size, every_steps):
+    """Each run of a stage reads from its newest checkpoint to an arbitrary item, with a world size of its own."""
+    survived, done = [], 0
+    for share, world_size in [*interruptions, (1.0, last_world_size)]:
+        run = schedule.for_world_size(world_size)
+        first = run.first_item(done)
+        stop = first + round(share * (run.total_items - first))
+        whole = stop == run.total_items
+        done = max(step for step in checkpoints(run, every_steps) if step >= done and run.first_item(step) <= stop)
+        # Consumer i of n reads i, i + n, ...; what it read after the checkpoint is read again, so it does not count.
+        end = stop if whole else run.first_item(done)
+        shares = [range(first + rank, end, world_size) for rank in range(world_size)]
+        survived += rows_of(run, [run.item(number) for numbers in shares for number in numbers])
+        if whole:
+            break
+    undisturbed = rows_of(schedule, walk(schedule))
+    assert sorted(survived, key=lambda row: row[:4]) == sorted(undisturbed, key=lambda row: row[:4])
+
+
 @given(schedules)
 @settings(max_examples=60, deadline=None)
 def test_first_item_jumps_to_any_step(schedule):

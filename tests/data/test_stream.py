@@ -1,16 +1,21 @@
 """The stream on a real Ray: every item once, in order, for any number of consumers, from any step."""
 
+import sys
+from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
-from w3ray.data.stream import DecoderPool, build_dataset, read_microbatches
+from w3ray.data.stream import DecoderPool, ItemNumbers, build_dataset, read_microbatches
 
 SPEC = ClipSpec(num_frames=4, size=32)
 SCHEDULE = Schedule(
@@ -108,6 +113,73 @@ def test_resume_in_the_middle_of_an_epoch_gives_the_rest(alone, tables):
     assert [m.number for m in rest] == list(range(first, SCHEDULE.total_items))
     for again, before in zip(rest, alone[first:], strict=True):
         assert np.array_equal(again.clips, before.clips)
+
+
+@pytest.mark.parametrize(("first", "stop"), [(7, 8), (0, 130), (5, 1_000_003), (1_000_000_000, 1_062_500_000)])
+def test_few_read_tasks_however_long_the_stage(first, stop):
+    tasks = ItemNumbers(first, stop).get_read_tasks(8)
+    assert len(tasks) <= 1024
+    assert sum(task.metadata.num_rows for task in tasks) == stop - first
+    # The first number of each comes at once; the tasks join without a gap.
+    due = first
+    for task in tasks:
+        assert next(iter(task()))["item"].to_pylist() == [due]
+        due += task.metadata.num_rows
+    if stop - first < 1000:
+        assert [n for task in tasks for block in task() for n in block["item"].to_pylist()] == list(range(first, stop))
+
+
+class Watch(ExecutionCallback):
+    """The most that the coordinator held at once, of a kind; counted here, in the process that made the class."""
+
+    most: ClassVar[Counter] = Counter()
+
+    def on_execution_step(self, executor):
+        reading, decoding = list(executor._topology)[1:3]
+        held = {"waiting": len(executor._topology[reading].output_queue)}
+        for op in (reading, decoding):
+            held["statistics"] = max(held.get("statistics", 0), *(len(blocks) for blocks in op.get_stats().values()))
+            held["queues"] = max(
+                held.get("queues", 0), len(op._output_queue._inner), len(op._output_queue._finalized_keys)
+            )
+        Watch.most |= Counter(held)
+
+
+# Decoders are told of the class and can not import this file: let it travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
+    """In this process rather than in a coordinator's: so that one can look."""
+    dataset = build_dataset(
+        schedule=replace(SCHEDULE, epochs=100_000), tables=tables, spec=SPEC, flip_map={}, pool=POOL, first_step=0
+    )
+    dataset.context.custom_execution_callback_classes.append(Watch)
+    numbers = []
+    for bundle in dataset.iter_internal_ref_bundles():
+        numbers.append(ray.get(bundle.block_refs[0])["number"][0].as_py())
+        if len(numbers) == 60:
+            break
+    assert numbers == list(range(60))
+    # Beside the limit: what a step takes of the reading task's buffer, and what is under way.
+    assert 0 < Watch.most["waiting"] <= 4 * POOL.size + 8
+    assert Watch.most["statistics"] <= 8
+    assert Watch.most["queues"] <= 8
+
+
+@ray.remote(num_cpus=0)
+def look_up(tables, row):
+    before = pa.total_allocated_bytes()
+    table = ray.get(tables[0])
+    return table.slice(row, 1).to_pylist()[0]["uri"], table.nbytes, pa.total_allocated_bytes() - before
+
+
+def test_decoders_look_rows_up_in_shared_memory(ray_session):
+    rows = pa.table({"uri": pa.array(np.arange(1_000_000)).cast(pa.string()), "label": np.zeros(1_000_000, np.int32)})
+    uri, size, own = ray.get(look_up.remote([ray.put(rows)], 765_432))
+    assert uri == "765432"
+    assert size > 10_000_000
+    assert own < 100_000
 
 
 def test_an_unreadable_clip_is_masked_and_named(manifest, tmp_path):

@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +48,10 @@ SCHEMA = pa.schema(
 )
 REQUIRED_COLUMNS = ("clip_id", "uri", "label", "split")
 
+# A manifest may have a hundred million rows: whatever needs more than a few bytes a row besides the table itself goes
+# through it in slices of this many.
+_ROWS_AT_ONCE = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -70,13 +75,13 @@ class Manifest:
         counted = pc.value_counts(self.table["split"]).to_pylist()
         return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: row["values"])}
 
-    def split(self, name: str) -> pa.Table:
-        """The rows of one split.
+    def split(self, name: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
+        """The rows of one split, of `columns` alone where they are given.
 
         Raises:
             InputError: the manifest has no clip in that split; the splits it has are listed.
         """
-        rows = self.table.filter(pc.equal(self.table["split"], name))
+        rows = self.table.select(columns).filter(pc.equal(self.table["split"], name))
         if rows.num_rows == 0:
             known = ", ".join(f"{known} ({count})" for known, count in self.splits().items())
             raise InputError(f"{self.location or 'manifest'}: split {name!r} is empty; it has {known}")
@@ -90,19 +95,36 @@ class Manifest:
             raise InputError(f"the relative uri {uri!r} needs a manifest with a location; write the manifest first")
         return f"{_folder(self.location)}/{uri}"
 
+    def resolved(self, uris: pa.ChunkedArray) -> pa.ChunkedArray:
+        """`resolve` for a column of uris."""
+        return pa.chunked_array([self._resolved_slice(piece) for piece in _slices(uris)], pa.string())
+
     def resolved_uris(self, rows: pa.Table | None = None) -> list[str]:
         """`resolve` for every row (of the whole table unless `rows` are given)."""
-        return [self.resolve(uri) for uri in (self.table if rows is None else rows)["uri"].to_pylist()]
+        uris: list[str] = self.resolved((self.table if rows is None else rows)["uri"]).to_pylist()
+        return uris
+
+    def _resolved_slice(self, uris: pa.Array) -> pa.Array:
+        as_they_are = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
+        relative = pc.index(as_they_are, False).as_py()
+        if relative < 0:
+            return uris
+        if not self.location:
+            self.resolve(uris[relative].as_py())
+        return pc.if_else(as_they_are, uris, pc.binary_join_element_wise(_folder(self.location), uris, "/"))
 
     def fingerprint(self) -> str:
         """SHA-256 of the rows and the metadata, as hex: the same wherever the file lies and however it is compressed.
 
-        It covers the uris as written, not the bytes of the videos.
+        It covers the uris as written, not the bytes of the videos. Reads every row: a second or two for each million.
         """
         digest = hashlib.sha256(json.dumps(_metadata(self), sort_keys=True).encode())
         for name in SCHEMA.names:
-            values = self.table[name].to_pylist()
-            digest.update(json.dumps([name, values], ensure_ascii=True, separators=(",", ":")).encode())
+            digest.update(f'["{name}",['.encode())
+            for i, piece in enumerate(_slices(self.table[name])):
+                digest.update(b"," if i else b"")
+                digest.update(_json_values(piece))
+            digest.update(b"]]")
         return digest.hexdigest()
 
     def with_fold(self, fold: int, folds: int, seed: int = 0) -> "Manifest":
@@ -117,23 +139,19 @@ class Manifest:
         where = self.location or "manifest"
         if folds < 2 or not 0 <= fold < folds:
             raise InputError(f"{where}: fold {fold} of {folds}: needs at least 2 folds and a fold in 0..folds-1")
-        splits = self.table["split"].to_pylist()
-        groups = self.table["group"].to_pylist()
-        dealt = [split in ("train", "val") for split in splits]
-        if any(group is None for group, take in zip(groups, dealt, strict=True) if take):
+        splits, groups = self.table["split"], self.table["group"]
+        dealt = pc.is_in(splits, pa.array(["train", "val"]))
+        if pc.any(pc.and_(dealt, pc.is_null(groups))).as_py():
             raise InputError(f"{where}: folds need a group for every clip; import with --group or a group column")
-        names = sorted({group for group, take in zip(groups, dealt, strict=True) if take})
+        names = sorted(pc.unique(groups.filter(dealt)).to_pylist())
         if len(names) < folds:
             raise InputError(f"{where}: {len(names)} groups can not be dealt into {folds} folds")
         if seed:
             names = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
-        held_out = set(names[fold::folds])
-        fresh = [
-            split if not take else ("val" if group in held_out else "train")
-            for split, group, take in zip(splits, groups, dealt, strict=True)
-        ]
+        held_out = pc.is_in(groups, pa.array(names[fold::folds], pa.string()))
+        fresh = pc.if_else(dealt, pc.if_else(held_out, "val", "train"), splits)
         place = SCHEMA.get_field_index("split")
-        table = self.table.set_column(place, SCHEMA.field("split"), pa.array(fresh, pa.string()))
+        table = self.table.set_column(place, SCHEMA.field("split"), fresh)
         return replace(self, table=table)
 
 
@@ -173,7 +191,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         if kind != pafs.FileType.File:
             found = "it is a folder" if kind == pafs.FileType.Directory else "no such file"
             raise InputError(f"manifest {location}: {found}; make one with `w3ray data import` or `w3ray data synth`")
-        table = pq.read_table(path, filesystem=filesystem)
+        table = _read_columns(path, filesystem)
     except pa.ArrowInvalid as error:
         raise InputError(f"manifest {location}: not a readable Parquet file ({_first_line(error)})") from error
     except OSError as error:
@@ -205,9 +223,10 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     """
     location = _absolute(os.fspath(location))
     folder = _folder(location) + "/"
-    uris = [uri.removeprefix(folder) for uri in manifest.resolved_uris()]
+    uris = manifest.resolved(manifest.table["uri"])
+    uris = pc.if_else(pc.starts_with(uris, folder), pc.utf8_slice_codeunits(uris, len(folder)), uris)
     place = SCHEMA.get_field_index("uri")
-    table = manifest.table.set_column(place, SCHEMA.field("uri"), pa.array(uris, pa.string()))
+    table = manifest.table.set_column(place, SCHEMA.field("uri"), uris)
     written = _checked(table, manifest.classes, manifest.flip_map, location)
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in _metadata(written).items()}
@@ -258,10 +277,7 @@ def _checked(table: pa.Table, classes: tuple[str, ...], flip_map: dict[int, int]
             raise InputError(f"{where}: flip_map {label} -> {mirror} is outside the labels 0..{len(classes) - 1}")
         if flip_map.get(mirror, mirror) != label:
             raise InputError(f"{where}: flip_map {label} -> {mirror} but not back; mirroring twice must change nothing")
-    counts = pc.value_counts(table["clip_id"])
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
-        raise InputError(f"{where}: clip_id {repeated[0]['values'].as_py()!r} occurs {repeated[0]['counts']} times")
+    _check_unique(table["clip_id"], where)
     _check_spans(table, where)
     return Manifest(table=table, classes=classes, flip_map=flip_map, location=location)
 
@@ -275,7 +291,7 @@ def _conform(table: pa.Table, where: str) -> pa.Table:
     for field in SCHEMA:
         if field.name not in table.column_names:
             filler = pa.scalar(False if field.name == "reversed" else None, field.type)
-            columns.append(pa.repeat(filler, table.num_rows))
+            columns.append(pa.chunked_array([pa.repeat(filler, table.num_rows)]))
             continue
         column = table[field.name]
         same_kind = pa.types.is_null(column.type) or any(
@@ -285,7 +301,7 @@ def _conform(table: pa.Table, where: str) -> pa.Table:
         try:
             if not same_kind or (pa.types.is_integer(field.type) and not pa.types.is_integer(column.type)):
                 raise pa.ArrowInvalid("another kind of value")
-            column = column.cast(field.type)
+            column = _cast(column, field.type)
         except pa.ArrowInvalid as error:
             raise InputError(
                 f"{where}: column {field.name!r} is {table[field.name].type}, it must be {field.type} ({error})"
@@ -294,7 +310,43 @@ def _conform(table: pa.Table, where: str) -> pa.Table:
             row = pc.index(pc.is_null(column), True).as_py()
             raise InputError(f"{where}: column {field.name!r} is empty in row {row} (of {column.null_count} such rows)")
         columns.append(column)
-    return pa.Table.from_arrays(columns, schema=SCHEMA).combine_chunks()
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """`column.cast`, in slices where it makes new strings: one array of `pa.string()` ends at 2 GiB."""
+    if column.type == kind or not pa.types.is_string(kind):
+        return column.cast(kind)
+    # Beside an empty one: a slice still points into all of what it was cut from, which is what the cast measures.
+    return pa.chunked_array([pa.concat_arrays([piece, piece[:0]]).cast(kind) for piece in _slices(column)], kind)
+
+
+def _check_unique(clip_ids: pa.ChunkedArray, where: str) -> None:
+    """By a 64-bit hash a row; only rows whose hash occurs twice are compared as what they are."""
+    hashes = np.concatenate([_hash(piece) for piece in _slices(clip_ids)])
+    ordered = np.sort(hashes)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if not repeated.size:
+        return
+    counts = pc.value_counts(clip_ids.filter(pa.array(np.isin(hashes, repeated))))
+    counts = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(counts):
+        raise InputError(f"{where}: clip_id {counts[0]['values'].as_py()!r} occurs {counts[0]['counts']} times")
+
+
+def _hash(texts: pa.Array) -> np.ndarray:
+    """uint64 [N]: equal for equal texts, different for nearly all others. A polynomial of the bytes, modulo 2**64."""
+    _, offsets, data = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    lengths = np.diff(bounds)
+    codes = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
+    powers = np.full(int(lengths.max()) + 1, 0x9E3779B97F4A7C15, np.uint64)
+    with np.errstate(over="ignore"):
+        powers = np.cumprod(powers, dtype=np.uint64)
+        within = np.arange(codes.size) - np.repeat(bounds[:-1] - bounds[0], lengths)
+        sums = np.concatenate([[np.uint64(0)], np.cumsum((codes + np.uint64(1)) * powers[within], dtype=np.uint64)])
+        return sums[bounds[1:] - bounds[0]] - sums[bounds[:-1] - bounds[0]]
 
 
 def _check_spans(table: pa.Table, where: str) -> None:
@@ -309,6 +361,50 @@ def _check_spans(table: pa.Table, where: str) -> None:
             f"{where}: clip {clip['clip_id']!r} runs from {clip['start_s']} to {clip['end_s']} s; "
             "0 <= start_s < end_s must hold"
         )
+
+
+def _read_columns(path: str, filesystem: pafs.FileSystem) -> pa.Table:
+    """The known columns of a Parquet file, one after the other: decoding all at once takes twice the memory."""
+    with filesystem.open_input_file(path) as source:
+        file = pq.ParquetFile(source)
+        schema = file.schema_arrow
+        names = [name for name in SCHEMA.names if name in schema.names]
+        columns = {name: file.read([name])[name] for name in names}
+        # A file without a known column still says which ones it has.
+        missing = [name for name in REQUIRED_COLUMNS if name not in names]
+        table = file.read() if missing else pa.table(columns)
+        return table.replace_schema_metadata(schema.metadata)
+
+
+def _slices(column: pa.ChunkedArray) -> Iterator[pa.Array]:
+    """A column in order, `_ROWS_AT_ONCE` rows at a time: as many in each however it is chunked."""
+    for start in range(0, len(column), _ROWS_AT_ONCE):
+        chunks = column.slice(start, _ROWS_AT_ONCE).chunks
+        yield chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+
+
+# What JSON writes between quotes as it is.
+_PLAIN = r"^[ !#-\[\]-~]*$"
+
+
+def _json_values(values: pa.Array) -> bytes:
+    """What `json.dumps` writes between the brackets of a list of these values; without making each a Python object
+    where it can be helped."""
+    kind = values.type
+    if values.null_count == len(values):
+        return b",".join([b"null"] * len(values))
+    if values.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        return _joined(values.cast(pa.string()), ",")
+    if values.null_count == 0 and pa.types.is_string(kind) and pc.all(pc.match_substring_regex(values, _PLAIN)).as_py():
+        return b'"' + _joined(values, '","') + b'"'
+    return json.dumps(values.to_pylist(), ensure_ascii=True, separators=(",", ":"))[1:-1].encode()
+
+
+def _joined(texts: pa.Array, separator: str) -> bytes:
+    text: bytes = (
+        pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), separator)[0].as_buffer().to_pybytes()
+    )
+    return text
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -18,6 +18,14 @@ import ray
 import ray.data
 import ray.train
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+)
+from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
+from ray.data._internal.execution.bundle_queue import ReorderingBundleQueue
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 from ray.data.block import BlockMetadata
 
 from w3ray.data.clip import ClipSpec
@@ -28,14 +36,19 @@ from w3ray.data.schedule import Schedule
 STREAM_NAME = "stream"
 """The name under which a training worker finds its part: `ray.train.get_dataset_shard(STREAM_NAME)`."""
 
-# Rows of one read task. Reading is one number a row, so few tasks keep the driver's work small for long stages, and a
-# task this short never delays the decoders behind it.
-_ITEMS_PER_READ_TASK = 128
+# All read tasks are planned before the first one starts, so there are at most this many, however long the stage. Nor is
+# there just one: a task whose process is lost is read again from its beginning.
+_MAX_READ_TASKS = 1024
+_MIN_ITEMS_PER_READ_TASK = 128
 
 _READ_CPUS = 0.05
 
 CLIP_TIMEOUT_S = 120.0
 """Seconds that a decoder may spend on one clip, unless told otherwise."""
+
+# Item numbers that wait for a decoder, for each decoder: what keeps it busy while more are read.
+_READ_AHEAD = 4
+_READ_AHEAD_KEY = "w3ray.read_ahead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +62,7 @@ class DecoderPool:
 
 
 class ItemNumbers(Datasource):
-    """The numbers `first` to `stop` - 1, in order, a row each. Few short tasks, whatever the length of the stage."""
+    """The numbers `first` to `stop` - 1, in order, a row each, made as they are wanted: see `ReadAhead`."""
 
     def __init__(self, first: int, stop: int) -> None:
         self._first, self._stop = first, stop
@@ -58,17 +71,47 @@ class ItemNumbers(Datasource):
         return 8 * (self._stop - self._first)
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
-        """One task for each `_ITEMS_PER_READ_TASK` numbers, whatever `parallelism` Ray Data would like."""
-        starts = range(self._first, self._stop, _ITEMS_PER_READ_TASK)
-        return [_read_task(start, min(start + _ITEMS_PER_READ_TASK, self._stop)) for start in starts]
+        """At most `_MAX_READ_TASKS`, whatever `parallelism` Ray Data would like."""
+        items = max(_MIN_ITEMS_PER_READ_TASK, -(-(self._stop - self._first) // _MAX_READ_TASKS))
+        starts = range(self._first, self._stop, items)
+        return [_read_task(start, min(start + items, self._stop)) for start in starts]
 
 
 def _read_task(start: int, stop: int) -> ReadTask:
     def read() -> Iterator[pa.Table]:
-        yield pa.table({"item": pa.array(range(start, stop), pa.int64())})
+        for number in range(start, stop):
+            yield pa.table({"item": pa.array([number], pa.int64())})
 
     metadata = BlockMetadata(num_rows=stop - start, size_bytes=8 * (stop - start), input_files=None, exec_stats=None)
     return ReadTask(read, metadata)
+
+
+class ReadAhead(BackpressurePolicy):
+    """Reading pauses while enough item numbers wait for decoders.
+
+    Ray Data bounds what waits by its bytes, and a number has next to none: without this the coordinator reads the whole
+    stage ahead of the decoders, at the price of half a processor and of memory that grows with the stage.
+    """
+
+    def max_task_output_bytes_to_read(self, op: Any) -> int | None:
+        if not op.input_dependencies or not isinstance(op.input_dependencies[0], InputDataBuffer):
+            return None
+        enough = self._data_context.get_config(_READ_AHEAD_KEY)
+        return 0 if len(self._topology[op].output_queue) >= enough else None
+
+
+class ForgetBlocks(ExecutionCallback):
+    """Ray Data keeps statistics and an empty queue of every block it made to the end; a stage has millions of them."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        for op in executor._topology:
+            for of_blocks in op.get_stats().values():
+                of_blocks.clear()
+            queue = getattr(op, "_output_queue", None)
+            if isinstance(queue, ReorderingBundleQueue):
+                for key in [key for key in queue._finalized_keys if key < queue._current_key]:
+                    queue._finalized_keys.remove(key)
+                    queue._inner.pop(key, None)
 
 
 def read_microbatches(shard: DataIterator, *, prefetch: int = 2) -> Iterator[Microbatch]:
@@ -108,6 +151,9 @@ def build_dataset(
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     watch = WatchSpec(stream=uuid.uuid4().hex, clip_timeout_s=clip_timeout_s)
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
+    context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
+    context.custom_execution_callback_classes = [ForgetBlocks]
     return dataset.map_batches(
         MicrobatchDecoder,
         fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready, watch),

@@ -272,7 +272,7 @@ class _Chain:
         """Run what is left of a stage, then write its model, its report and, last, its result."""
         params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
         run = tracker.stage_run(item.stage.name, item.identity, params)
-        run.log_dataset(self.recipe.name, data.manifest.fingerprint(), data.manifest.location, "training")
+        run.log_dataset(self.recipe.name, data.fingerprint, data.location, "training")
         recorder = StageRecorder(item.store, run, self.clock, self.on_event)
 
         def hear(event: Event) -> None:
@@ -347,8 +347,8 @@ class _Chain:
             train=stage.train,
             clip=data.clip,
             schedule=item.schedule,
-            classes=data.manifest.classes,
-            flip_map=data.manifest.flip_map,
+            classes=data.classes,
+            flip_map=data.flip_map,
             plan=self.plan,
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
@@ -369,7 +369,7 @@ class _Chain:
             item.store.model,
             metrics={f"best/{name}": value for name, value in result["metrics"].items()},
             step=result["step"],
-            dataset=(self.recipe.name, data.manifest.fingerprint(), data.manifest.location),
+            dataset=(self.recipe.name, data.fingerprint, data.location),
             teacher=None if teacher is None else self.logged.get(teacher.name, teacher.logged_model),
             teacher_identity=None if teacher is None else teacher.identity,
             example_video=str(data.splits["test"]["uri"][0]),

@@ -31,15 +31,15 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     description = ModelDescription(
         model=arguments,
         clip=asdict(data.clip),
-        classes=data.manifest.classes,
+        classes=data.classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         stage=item.stage.name,
         metrics=dict(outcome["test"]),
     )
     write_model(item.store.model, model, description)
-    counts = Counts(data.manifest.num_classes).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
-    write_report(item.store.report, counts, data.manifest.classes)
+    counts = Counts(len(data.classes)).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
+    write_report(item.store.report, counts, data.classes)
     return {
         "metrics": outcome["test"],
         "validation": meta["metrics"],

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import Manifest, read_manifest
@@ -17,16 +19,21 @@ from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import Recipe, ResolvedStage
 
 _COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
+_ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedData:
-    """The data of a run. `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
+    """The data of a run: what a manifest says, without its rows, and of those what decoders need.
 
+    `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
     `undrawn` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
     """
 
-    manifest: Manifest
+    classes: tuple[str, ...]
+    flip_map: Mapping[int, int]
+    location: str
+    fingerprint: str
     splits: Mapping[str, pa.Table]
     clip: ClipSpec
     determinants: Mapping[str, Any]
@@ -52,7 +59,7 @@ class PlannedStage:
 
     def model_arguments(self, data: PreparedData) -> dict[str, Any]:
         """Keyword arguments of `build_model`; a local file of weights by its absolute path, for workers elsewhere."""
-        arguments = {**self.stage.model.build_arguments(), "num_classes": data.manifest.num_classes}
+        arguments = {**self.stage.model.build_arguments(), "num_classes": len(data.classes)}
         if (path := weights_file(arguments["weights"])) is not None:
             arguments["weights"] = str(path)
         return arguments
@@ -93,24 +100,43 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     assert test_split is not None, "the recipe was checked"
     clip = recipe.data.clip_spec()
     clip.require_flip_map(manifest.flip_map)
-    splits = {
-        "train": _rows(manifest, data.train_split),
-        "val": _rows(manifest, data.val_split),
-        "test": _rows(manifest, test_split),
-    }
+    names = {"train": data.train_split, "val": data.val_split, "test": test_split}
+    rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}
+    fingerprint = manifest.fingerprint()
     determinants = {
-        "manifest": manifest.fingerprint(),
+        "manifest": fingerprint,
         "synthetic": None if data.synthetic is None else data.synthetic.model_dump(mode="json"),
-        "splits": {"train": data.train_split, "val": data.val_split, "test": test_split},
+        "splits": names,
         "clip": {**asdict(clip), "scales": list(clip.scales)},
     }
-    return PreparedData(manifest=manifest, splits=splits, clip=clip, determinants=determinants, undrawn=undrawn)
+    prepared = PreparedData(
+        classes=manifest.classes,
+        flip_map=manifest.flip_map,
+        location=manifest.location,
+        fingerprint=fingerprint,
+        splits={kind: rows[name] for kind, name in names.items()},
+        clip=clip,
+        determinants=determinants,
+        undrawn=undrawn,
+    )
+    del manifest  # its rows are not needed any more: what held them goes back to the system
+    pa.default_memory_pool().release_unused()
+    return prepared
 
 
 def _rows(manifest: Manifest, split: str) -> pa.Table:
-    rows = manifest.split(split).select(_COLUMNS)
-    place = rows.schema.get_field_index("uri")
-    return rows.set_column(place, "uri", pa.array(manifest.resolved_uris(rows), pa.string()))
+    """The rows of a split, with uris that can be opened from anywhere; in one piece, so that any row is found at once.
+
+    A column at a time: what is copied twice is never the whole table.
+    """
+    columns = {}
+    for name in _COLUMNS:
+        column = manifest.split(split, [name])[name]
+        if name == "uri":
+            column = manifest.resolved(column)
+        # Of a table, not of a column: it leaves apart what would pass the 2 GiB of a piece of `pa.string()`.
+        columns[name] = pa.table({name: column}).combine_chunks()[name]
+    return pa.table(columns)
 
 
 def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
@@ -194,12 +220,20 @@ def _require_same_clip(rows: pa.Table, rows_together: int, stage: str) -> None:
     """
     if rows_together == 1:
         return
-    parts = list(zip(*(rows[name].to_pylist() for name in ("uri", "start_s", "end_s")), strict=True))
-    for i, part in enumerate(parts):
-        if part != parts[i - i % rows_together]:
-            first, second = (Path(parts[j][0]).name for j in (i - i % rows_together, i))
+    for start in range(0, rows.num_rows, _ROWS_AT_ONCE * rows_together):
+        part = rows.select(["uri", "start_s", "end_s"]).slice(start, _ROWS_AT_ONCE * rows_together)
+        places = np.arange(part.num_rows)
+        firsts = part.take(places - places % rows_together)
+        same = [pc.fill_null(pc.equal(part[name], firsts[name]), False) for name in part.column_names]
+        # Two that are both absent are the same.
+        both = [pc.and_(pc.is_null(part[name]), pc.is_null(firsts[name])) for name in part.column_names]
+        agree = np.logical_and.reduce([np.logical_or(*pair) for pair in zip(same, both, strict=True)])
+        strangers = np.flatnonzero(~agree)
+        if strangers.size:
+            i = int(strangers[0])
             raise InputError(
-                f"stage {stage}: train: rows_together {rows_together} would keep training rows {i - i % rows_together} "
-                f"and {i} together, but they are not of the same clip ({first}, {second}); set it to 1, or order the "
-                "manifest so that rows of one clip are neighbours, as 'w3ray data import --reversed-twin' does"
+                f"stage {stage}: train: rows_together {rows_together} would keep training rows "
+                f"{start + i - i % rows_together} and {start + i} together, but they are not of the same clip "
+                f"({Path(firsts['uri'][i].as_py()).name}, {Path(part['uri'][i].as_py()).name}); set it to 1, or order "
+                "the manifest so that rows of one clip are neighbours, as 'w3ray data import --reversed-twin' does"
             )
