@@ -128,8 +128,8 @@ def command(database_port: int, port: int) -> list[str]:
     elsewhere = {
         "--host=0.0.0.0": "--host=127.0.0.1",
         "--port=5000": f"--port={port}",
-        "--backend-store-uri=postgresql://mlflow@postgres:5432/mlflow": (
-            f"--backend-store-uri=postgresql://mlflow@127.0.0.1:{database_port}/mlflow"
+        "--backend-store-uri=postgresql+psycopg2://mlflow@postgres:5432/mlflow": (
+            f"--backend-store-uri=postgresql+psycopg2://mlflow@127.0.0.1:{database_port}/mlflow"
         ),
     }
     assert set(elsewhere) <= set(words)
