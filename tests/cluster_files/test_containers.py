@@ -42,11 +42,15 @@ class TestContainerfile:
         wrong.write_text(CONTAINERFILE.read_text().replace("USER 1000", "USER root"))
         assert "DL3002" in hadolint(wrong).stdout
 
-    def test_what_it_copies_is_there(self) -> None:
+    def test_what_it_copies_is_there_and_nothing_else_is_sent(self) -> None:
+        copied = set()
         for line in re.findall(r"^COPY (?:--\S+ )*(.+)$", CONTAINERFILE.read_text(), flags=re.MULTILINE):
             *sources, _ = line.split()
-            for source in sources:
-                assert (REPO / source).exists(), source
+            copied.update(sources)
+        assert not [source for source in copied if not (REPO / source).exists()]
+        rules = CONTAINERFILE.with_suffix(".dockerignore").read_text().splitlines()
+        assert "*" in rules
+        assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
 
     def test_what_it_installs_exists(self) -> None:
         extras = re.search(r"/opt/w3ray\[([\w,]+)\]", CONTAINERFILE.read_text())

@@ -14,6 +14,7 @@ BIN = Path(sys.executable).parent
 # What an operator runs -> the test that reads it with the tool that reads it there.
 CHECKED_BY = {
     "Containerfile": "test_containers.py",
+    "Containerfile.dockerignore": "test_containers.py",
     "README.md": "test_readme.py",
     "aws.yaml": "test_launcher.py",
     "drain-on-notice.sh": "test_drain.py",
