@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ def end(how: Annotated[str, typer.Argument()], as_json: JsonOption = False) -> N
     """End as asked."""
     print("a library prints")
     os.system("echo a child prints")
+    if how == "sigterm":
+        signal.raise_signal(signal.SIGTERM)
     if how != "done":
         raise ENDINGS[how][0]
     finish({"loss": float("nan"), "rows": (1, 2)}, as_json, "text for people")
@@ -39,6 +42,12 @@ def end_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestRunCommand:
+    def test_sigterm_ends_as_ctrl_c_does(self, capsys: pytest.CaptureFixture[str]) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        assert main(["end", "sigterm"]) == 130
+        assert capsys.readouterr().err.splitlines() == ["error: interrupted"]
+        assert signal.getsignal(signal.SIGTERM) is before
+
     @pytest.mark.parametrize("how", ENDINGS)
     def test_exit_code_and_line(self, how: str, capsys: pytest.CaptureFixture[str]) -> None:
         error, code = ENDINGS[how]

@@ -1,4 +1,4 @@
-"""`w3ray run` as a process: Ctrl-C, kill -9, and the same command again."""
+"""`w3ray run` as a process: Ctrl-C, SIGTERM, kill -9, and the same command again."""
 
 import json
 import os
@@ -59,10 +59,11 @@ def statuses(tmp_path):
     return sorted((run.info.run_name, run.info.status) for run in runs)
 
 
-def test_ctrl_c_ends_killed_and_the_same_command_goes_on(command, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_stopped_run_ends_killed_and_the_same_command_goes_on(command, tmp_path, number):
     process = start(command, tmp_path)
     wait_for_checkpoint(tmp_path, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, (tmp_path / "err").read_text()
     document = json.loads(output)

@@ -2,17 +2,19 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from w3ray.cluster.connect import _check_reachable
+from w3ray.cluster.connect import _check_reachable, job_address, keep_sigterm
 from w3ray.errors import InputError
 
 RAY = Path(sys.executable).with_name("ray")
@@ -81,3 +83,26 @@ def test_workers_of_a_local_cluster_have_ordinary_priority() -> None:
 
     niceness = ray.remote(num_cpus=0)(lambda: os.nice(0))
     assert ray.get(niceness.remote()) == os.nice(0)
+
+
+def test_a_submitted_job_runs_where_it_was_submitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert job_address() is None  # a variable of the user's own, for other tools
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert job_address() == "10.0.0.1:6379"
+
+
+def test_sigterm_is_given_back_by_the_main_thread_alone() -> None:
+    def ours(number: int, frame: object) -> None: ...
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        thread = threading.Thread(target=keep_sigterm, args=(ours,))
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGTERM) is before
+        keep_sigterm(ours)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)

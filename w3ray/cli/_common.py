@@ -12,7 +12,9 @@ import functools
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,15 +60,15 @@ def finish(document: Any, as_json: bool, text: RenderableType | None = None) -> 
 def run_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the project's exit codes and error lines.
 
-    InputError -> 2, RunError -> 1, Ctrl-C -> 130, each with one line on standard error; any other exception is a bug:
-    exit code 1 with its traceback. Under `--json` whatever libraries print goes to standard error, and a failure
-    prints `{"error": {"kind", "message"}, "exit_code"}` as the one document.
+    InputError -> 2, RunError -> 1, Ctrl-C or SIGTERM -> 130, each with one line on standard error; any other exception
+    is a bug: exit code 1 with its traceback. Under `--json` whatever libraries print goes to standard error, and a
+    failure prints `{"error": {"kind", "message"}, "exit_code"}` as the one document.
     """
 
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> None:
         as_json = bool(kwargs.get("as_json"))
-        with _reserve_stdout(as_json):
+        with _reserve_stdout(as_json), _sigterm_interrupts():
             try:
                 function(*args, **kwargs)
             except InputError as error:
@@ -125,6 +127,23 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return value
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, in order: it is what `ray job stop`, Slurm and Kubernetes send first."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Read every clip on the cluster; say which can not be read and why."""
-    from w3ray.cluster.connect import connect, disconnect
+    from w3ray.cluster.connect import connect, disconnect, job_address
     from w3ray.data.audit import check_clips, reason_counts, write_ledger
     from w3ray.data.decoders import DECODERS
 
@@ -178,7 +178,7 @@ def check(
     if ledger is not None and not ledger.endswith(".parquet"):
         raise InputError(f"--ledger {ledger}: is written as Parquet; give it a name that ends in .parquet")
     began_s = time.perf_counter()
-    connect(address)
+    connect(address or job_address())
     try:
         result = check_clips(clips, decoder, num_frames=frames, progress=_Progress())
     finally:

@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
+from typing import Any
 
 from w3ray.errors import InputError
 
@@ -23,6 +26,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
     quiet()
     import ray
 
+    sigterm = signal.getsignal(signal.SIGTERM)
     if not ray.is_initialized():
         options = dict(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
         if address is None:
@@ -41,6 +45,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
                 raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
+    keep_sigterm(sigterm)
     return node_resources()
 
 
@@ -54,6 +59,30 @@ def node_resources() -> list[dict[str, float]]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def job_address() -> str | None:
+    """The cluster that this process was submitted to (`ray job submit`); None for any other process.
+
+    A job without `--address` would otherwise start a Ray of its own, on the head, beside the cluster it was sent to.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return None
+    return os.environ.get("RAY_ADDRESS")
+
+
+def keep_sigterm(handler: Any = None) -> None:
+    """Give SIGTERM back to this process, in the main thread; elsewhere nothing happens.
+
+    Ray's core takes the signal for itself as it joins a cluster, to abort the process with a stack trace: then a run
+    that is told to stop (`ray job stop`, Slurm, Kubernetes) would not end its stage, nor its record in the tracking.
+
+    Args:
+        handler: whose the signal was; None: whose Python believes it still is.
+    """
+    handler = signal.getsignal(signal.SIGTERM) if handler is None else handler
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def start_helpers() -> None:

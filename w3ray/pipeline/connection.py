@@ -3,7 +3,7 @@
 import threading
 from importlib import import_module
 
-from w3ray.cluster.connect import connect, disconnect, quiet, start_helpers
+from w3ray.cluster.connect import connect, disconnect, job_address, keep_sigterm, quiet, start_helpers
 
 
 class Connection:
@@ -14,7 +14,7 @@ class Connection:
     """
 
     def __init__(self, address: str | None, *, imports: bool = True) -> None:
-        self.address = address
+        self.address = address or job_address()
         # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
         self._imports = threading.Thread(
             target=import_module, args=("w3ray.training.stage" if imports else "ray",), name="imports", daemon=True
@@ -62,6 +62,7 @@ class Connection:
         self._ready.wait()
         if self._error is not None:
             raise self._error
+        keep_sigterm()  # Ray joined in a thread, which can not do it
         return self._nodes
 
     @property

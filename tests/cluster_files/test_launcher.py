@@ -1,0 +1,179 @@
+"""The launcher files, read by Ray's own launcher and against each cloud's own description of its machines."""
+
+import json
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.validate
+import pytest
+import yaml
+from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from w3ray.cluster.plan import plan_resources
+from w3ray.recipe import load_recipe
+
+CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
+CLOUDS = ("aws", "gcp")
+
+
+@pytest.fixture(params=CLOUDS)
+def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The file as Ray's launcher sees it: merged with Ray's defaults."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    return prepare_config(yaml.safe_load((CLUSTER / f"{request.param}.yaml").read_text()))
+
+
+def commands(config: dict[str, Any], which: str) -> str:
+    return "\n".join(config[f"{which}_start_ray_commands"])
+
+
+def test_rays_own_validation(config: dict[str, Any]) -> None:
+    validate_config(config)
+
+
+def test_an_unknown_key_would_be_refused(config: dict[str, Any]) -> None:
+    config["available_node_types"]["gpu"]["spot"] = True
+    with pytest.raises(Exception, match="spot"):
+        validate_config(config)
+
+
+def test_nothing_of_rays_defaults_is_run(config: dict[str, Any]) -> None:
+    text = json.dumps(config)
+    assert "ray-wheels" not in text  # the default installs a nightly Ray
+    assert "ray.worker.default" not in text
+    assert "0.0.0.0" not in text
+
+
+def test_only_the_head_loopback_serves_the_dashboard(config: dict[str, Any]) -> None:
+    assert "--dashboard-host=127.0.0.1" in commands(config, "head")
+
+
+@pytest.mark.parametrize("which", ["head", "worker"])
+def test_every_node_asks_for_the_token(config: dict[str, Any], which: str) -> None:
+    assert "RAY_AUTH_MODE=token" in commands(config, which)
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    assert "RAY_worker_niceness=0" in commands(config, which)
+
+
+def test_a_stopped_job_gets_time_to_end(config: dict[str, Any]) -> None:
+    assert "RAY_JOB_STOP_WAIT_TIME_S=120" in commands(config, "head")
+
+
+def test_placement(config: dict[str, Any]) -> None:
+    types = config["available_node_types"]
+    assert config["head_node_type"] == "head"
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert types["decode"]["resources"]["decode"] == types["decode"]["resources"]["CPU"]
+    assert "GPU" not in types["decode"]["resources"]
+    assert types["gpu"]["resources"]["GPU"] >= 1
+    assert "decode" not in types["gpu"]["resources"]
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "tank-state"])
+def test_the_smallest_cluster_fits_a_recipe(config: dict[str, Any], recipe: str) -> None:
+    """With `min_workers` nodes: neither the plan nor Ray refuses."""
+    nodes = [node for node in config["available_node_types"].values() for _ in range(node["min_workers"])]
+    for node in config["available_node_types"].values():
+        node["max_workers"] = node["min_workers"]
+    assert not left_over(config, bundles(recipe, nodes, "resources.decoders=14"))
+
+
+def test_the_largest_cluster_fits_four_workers_and_many_decoders(config: dict[str, Any]) -> None:
+    nodes = [node for node in config["available_node_types"].values() for _ in range(node["max_workers"])]
+    assert not left_over(config, bundles("tank-state", nodes, "resources.workers=4", "resources.decoders=300"))
+
+
+def test_more_than_the_largest_cluster_is_not_placed(config: dict[str, Any]) -> None:
+    assert left_over(config, [{"GPU": 1.0}] * 5)
+
+
+def bundles(name: str, nodes: list[dict[str, Any]], *overrides: str) -> list[dict[str, float]]:
+    """What the recipe's processes ask Ray for on a cluster of these nodes."""
+    resources = load_recipe(name, list(overrides)).resources
+    plan = plan_resources(
+        cluster_cpus=sum(node["resources"]["CPU"] for node in nodes),
+        cluster_gpus=sum(node["resources"].get("GPU", 0) for node in nodes),
+        workers=resources.workers,
+        use_gpu=True,
+        decoders=resources.decoders,
+        cpus_per_worker=resources.cpus_per_worker,
+    )
+    trainer = {"CPU": plan.worker_cpus, "GPU": plan.worker_gpus}
+    return [trainer] * plan.workers + [{"CPU": plan.decoder_cpus, "decode": 1.0}] * plan.decoders
+
+
+def left_over(config: dict[str, Any], demands: list[dict[str, float]]) -> list[dict[str, float]]:
+    """What of `demands` Ray's autoscaler could not place if it started all the nodes it may."""
+    _, left = get_nodes_for(
+        config["available_node_types"],
+        {},
+        config["head_node_type"],
+        config["max_workers"],
+        demands,
+        utilization_scorer=lambda node, demand, node_type, **rest: _default_utilization_scorer(
+            node, demand, node_type, node_availability_summary=None
+        ),
+    )
+    return left
+
+
+class TestAws:
+    def test_every_machine_is_a_request_that_ec2_knows(self) -> None:
+        config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+        ec2 = boto3.client("ec2", region_name=config["provider"]["region"])
+        request = ec2.meta.service_model.operation_model("RunInstances").input_shape
+        for node in config["available_node_types"].values():
+            report = botocore.validate.ParamValidator().validate(
+                {**node["node_config"], "MinCount": 1, "MaxCount": 1}, request
+            )
+            assert not report.has_errors(), report.generate_report()
+
+    def test_decoding_alone_is_on_spot(self) -> None:
+        types = yaml.safe_load((CLUSTER / "aws.yaml").read_text())["available_node_types"]
+        spot = [name for name, node in types.items() if "InstanceMarketOptions" in node["node_config"]]
+        assert spot == ["decode"]
+        assert types["decode"]["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+
+class TestGcp:
+    def test_every_machine_is_a_request_that_compute_engine_knows(self) -> None:
+        config = yaml.safe_load((CLUSTER / "gcp.yaml").read_text())
+        documents = package_files("googleapiclient") / "discovery_cache" / "documents"
+        schemas = json.loads((documents / "compute.v1.json").read_text())["schemas"]
+        for name, node in config["available_node_types"].items():
+            assert not list(unknown(node["node_config"], schemas["Instance"], schemas, name))
+
+    def test_decoding_alone_is_on_spot(self) -> None:
+        types = yaml.safe_load((CLUSTER / "gcp.yaml").read_text())["available_node_types"]
+        models = {
+            name: node["node_config"].get("scheduling", {}).get("provisioningModel") for name, node in types.items()
+        }
+        assert models == {"head": None, "decode": "SPOT", "gpu": None}
+
+
+def unknown(value: Any, schema: dict[str, Any], schemas: dict[str, Any], place: str) -> Any:
+    """Each part of `value` that Google's API description does not have there, or has with another type."""
+    schema = schemas[schema["$ref"]] if "$ref" in schema else schema
+    if isinstance(value, dict):
+        if schema.get("type") != "object":
+            yield f"{place}: is an object, not {schema.get('type')}"
+            return
+        for key, item in value.items():
+            inner = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+            if inner is None:
+                yield f"{place}.{key}"
+            else:
+                yield from unknown(item, inner, schemas, f"{place}.{key}")
+    elif isinstance(value, list):
+        if schema.get("type") != "array":
+            yield f"{place}: is a list, not {schema.get('type')}"
+            return
+        for item in value:
+            yield from unknown(item, schema["items"], schemas, place)
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"{place}: {value}"
