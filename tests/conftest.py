@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server, running
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -45,3 +46,16 @@ def motion_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("motion")
     write_motion_dataset(root / "set", clips=24, val_clips=16, test_clips=8, size=64)
     return root / "set" / "manifest.parquet"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """A real S3 API with the empty bucket `bucket`; this process and those it starts find it in their environment."""
+    from w3ray import storage
+
+    with running() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        storage._inner.cache_clear()
+        yield server
+    storage._inner.cache_clear()

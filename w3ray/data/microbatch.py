@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
 from w3ray.errors import RunError
+from w3ray.storage import Place
 
 _KINDS: tuple[Kind, ...] = ("train", "val", "test")
 
@@ -79,7 +79,7 @@ class MicrobatchDecoder:
 
     Args:
         schedule, tables, spec, flip_map: what the items hold and how a clip is loaded.
-        clips_ready: a folder that appears when the clips are there; None: they are.
+        clips_ready: a file or folder that appears when the clips are there; None: they are.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class MicrobatchDecoder:
         tables: ClipTables,
         spec: ClipSpec,
         flip_map: dict[int, int],
-        clips_ready: Path | None = None,
+        clips_ready: Place | None = None,
     ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
@@ -153,9 +153,9 @@ def _step_back() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _wait_for(clips: Path) -> None:
+def _wait_for(clips: Place) -> None:
     given_up_at = time.monotonic() + _CLIPS_TIMEOUT_S
-    while not clips.is_dir():
+    while not clips.exists():
         if time.monotonic() > given_up_at:
             raise RunError(f"decoder: the clips {clips} are not there after {_CLIPS_TIMEOUT_S:g} s of drawing them")
         time.sleep(_CLIPS_POLL_S)

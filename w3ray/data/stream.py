@@ -9,7 +9,6 @@ worker group, from the step and the world size of that moment.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from ray.data.block import BlockMetadata
 from w3ray.data.clip import ClipSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, from_row
 from w3ray.data.schedule import Schedule
+from w3ray.storage import Place
 
 STREAM_NAME = "stream"
 """The name under which a training worker finds its part: `ray.train.get_dataset_shard(STREAM_NAME)`."""
@@ -79,11 +79,11 @@ def build_dataset(
     flip_map: dict[int, int],
     pool: DecoderPool,
     first_step: int,
-    clips_ready: Path | None = None,
+    clips_ready: Place | None = None,
 ) -> Dataset:
     """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
 
-    Decoders wait for the folder `clips_ready`, where the clips are still being generated (None: they are there).
+    Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
     """
     dataset = ray.data.read_datasource(
         ItemNumbers(schedule.first_item(first_step), schedule.total_items),
@@ -125,7 +125,7 @@ class StreamConfig(ray.train.DataConfig):
         flip_map: dict[int, int],
         pool: DecoderPool,
         steps_done: Callable[[], int],
-        clips_ready: Path | None = None,
+        clips_ready: Place | None = None,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
         self._build: dict[str, Any] = dict(

@@ -8,6 +8,8 @@ from typing import Any
 from ray.train import UserCallback
 
 from w3ray.errors import RunError
+from w3ray.lease import LeaseLost
+from w3ray.storage import StorageFailing, StorageRefused
 
 
 class TeacherMissing(RunError):
@@ -32,6 +34,10 @@ _BUGS = (
     NotImplementedError,
     TypeError,
     ValueError,
+    # Tried until the deadline, and what a store refuses it refuses again.
+    StorageFailing,
+    StorageRefused,
+    LeaseLost,
 )
 
 

@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
 from w3ray.errors import InputError, RunError
+from w3ray.storage import Place, RemotePath
 from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import StopAtBugs, TeacherMissing, last_line
@@ -134,7 +134,7 @@ def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
     return {} if plan.worker_gpus else _KEEP_MEMORY
 
 
-def _forget_missing_checkpoints(checkpoints: Path) -> None:
+def _forget_missing_checkpoints(checkpoints: Place) -> None:
     """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget."""
     snapshot = checkpoints / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     if not snapshot.is_file():
@@ -183,7 +183,8 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
         ),
         run_config=RunConfig(
             name=CHECKPOINTS_FOLDER,
-            storage_path=str(spec.directory),
+            storage_path=_ray_path(spec.directory),
+            storage_filesystem=spec.directory.filesystem if isinstance(spec.directory, RemotePath) else None,
             checkpoint_config=CheckpointConfig(
                 num_to_keep=train.keep_checkpoints,
                 checkpoint_score_attribute=None if train.best_metric == "last" else train.best_metric,
@@ -197,6 +198,10 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
         dataset_config=stream,
         torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0]),
     )
+
+
+def _ray_path(directory: Place) -> str:
+    return directory.path if isinstance(directory, RemotePath) else str(directory)
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
