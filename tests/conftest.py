@@ -1,7 +1,8 @@
 """Fixtures that every part's tests share."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,24 @@ def s3() -> Iterator[S3Server]:
         storage._inner.cache_clear()
         yield server
     storage._inner.cache_clear()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a disk of a size such as "4m", or changes the one it made; its folder is given back."""
+    folder = tmp_path / "small-disk"
+
+    def make(size: str) -> Path:
+        again = folder.exists()
+        folder.mkdir(exist_ok=True)
+        options = f"remount,size={size}" if again else f"size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        if answer.returncode != 0:
+            folder.rmdir()
+            pytest.skip(f"no disk can be mounted here, which only root may do: {answer.stderr.strip()}")
+        return folder
+
+    yield make
+    if folder.exists():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -39,7 +39,14 @@ class S3Server:
         }
 
     def fail(
-        self, key: str, action: str = "500", *, method: str = ".*", times: int | None = None, after: int = 0
+        self,
+        key: str,
+        action: str = "500",
+        *,
+        method: str = ".*",
+        times: int | None = None,
+        after: int = 0,
+        every: int = 1,
     ) -> None:
         """Requests whose path matches `key` fail.
 
@@ -49,8 +56,10 @@ class S3Server:
             method: regular expression of the whole method.
             times: that many requests, then no more; None: until `heal`.
             after: the first ones that match are let through.
+            every: of those that match only each `every`-th one fails.
         """
-        self._control("fail", {"key": key, "action": action, "method": method, "times": times, "after": after})
+        fault = {"key": key, "action": action, "method": method, "times": times, "after": after, "every": every}
+        self._control("fail", {**fault, "seen": 0})
 
     def heal(self) -> None:
         self._control("heal", {})
@@ -117,9 +126,10 @@ class Faulty:
     def _action(self, method: str, path: str) -> str | None:
         for fault in self._faults:
             if re.fullmatch(fault["method"], method) and re.search(fault["key"], path):
-                if fault["after"] > 0:
-                    fault["after"] -= 1
-                elif fault["times"] is None or fault["times"] > 0:
+                fault["seen"] += 1
+                if fault["seen"] <= fault["after"] or fault["seen"] % fault["every"]:
+                    continue
+                if fault["times"] is None or fault["times"] > 0:
                     if fault["times"] is not None:
                         fault["times"] -= 1
                     return str(fault["action"])

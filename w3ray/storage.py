@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -529,9 +530,13 @@ class _Writer(io.BytesIO):
 
 
 def _reason(error: BaseException) -> str:
-    """An error in one line. Without "AWS Error": Ray Train would begin anew with what was tried long enough."""
-    return _first_line(error).replace("AWS Error ", "")
+    """An error in one line, without the name that is said anyway.
+
+    And without "AWS Error": Ray Train would begin anew with what was tried long enough.
+    """
+    text = re.sub(r"^When .* in bucket '[^']*': ", "", _first_line(error, 600))
+    return text.replace("AWS Error ", "")[:200]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _first_line(error: BaseException, limit: int = 200) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

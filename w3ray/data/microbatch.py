@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from w3ray.data import video_cache
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
+from w3ray.data.video_cache import VideoCache
 from w3ray.errors import RunError
 from w3ray.storage import Place
 
@@ -80,6 +82,7 @@ class MicrobatchDecoder:
     Args:
         schedule, tables, spec, flip_map: what the items hold and how a clip is loaded.
         clips_ready: a file or folder that appears when the clips are there; None: they are.
+        cache: where videos of object storage are kept; None: nowhere.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class MicrobatchDecoder:
         spec: ClipSpec,
         flip_map: dict[int, int],
         clips_ready: Place | None = None,
+        cache: VideoCache | None = None,
     ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
@@ -98,6 +102,7 @@ class MicrobatchDecoder:
         self._spec = spec
         self._flip_map = flip_map
         self._started = False
+        video_cache.use(cache)
         if clips_ready is not None:
             _wait_for(clips_ready)
 

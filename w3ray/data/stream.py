@@ -21,6 +21,7 @@ from ray.data.block import BlockMetadata
 from w3ray.data.clip import ClipSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, from_row
 from w3ray.data.schedule import Schedule
+from w3ray.data.video_cache import VideoCache
 from w3ray.storage import Place
 
 STREAM_NAME = "stream"
@@ -80,10 +81,12 @@ def build_dataset(
     pool: DecoderPool,
     first_step: int,
     clips_ready: Place | None = None,
+    cache: VideoCache | None = None,
 ) -> Dataset:
     """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
 
     Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
+    `cache` keeps videos of object storage.
     """
     dataset = ray.data.read_datasource(
         ItemNumbers(schedule.first_item(first_step), schedule.total_items),
@@ -100,7 +103,7 @@ def build_dataset(
     context.execution_options.preserve_order = True
     return dataset.map_batches(
         MicrobatchDecoder,
-        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready),
+        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready, cache),
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus,
@@ -113,7 +116,7 @@ class StreamConfig(ray.train.DataConfig):
     Args:
         schedule: for any world size; the worker group's is put in.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, pool, clips_ready: see `build_dataset`.
+        tables, spec, flip_map, pool, clips_ready, cache: see `build_dataset`.
     """
 
     def __init__(
@@ -126,10 +129,11 @@ class StreamConfig(ray.train.DataConfig):
         pool: DecoderPool,
         steps_done: Callable[[], int],
         clips_ready: Place | None = None,
+        cache: VideoCache | None = None,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
         self._build: dict[str, Any] = dict(
-            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready
+            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready, cache=cache
         )
         self._schedule = schedule
         self._steps_done = steps_done

@@ -349,6 +349,7 @@ class _Chain:
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
             clips_ready=None if data.undrawn is None else data.undrawn / "manifest.parquet",
+            cache=self.recipe.data.video_cache(),
             lease=lock.intent if isinstance(lock, Lease) else None,
         )
 

@@ -164,6 +164,7 @@ def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
         pool=DecoderPool(size=spec.plan.decoders, cpus=spec.plan.decoder_cpus),
         steps_done=lambda: steps_done(spec.checkpoints),
         clips_ready=spec.clips_ready,
+        cache=spec.cache,
     )
     stream.prepare(spec.plan.workers)
     return stream

@@ -7,6 +7,7 @@ from typing import Any
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.schedule import Schedule
+from w3ray.data.video_cache import VideoCache
 from w3ray.recipe import Train
 from w3ray.storage import Place, RemotePath
 
@@ -21,7 +22,7 @@ class StageSpec:
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
     that the stage reads (the base of `max_failed_share`), `clips_ready` is a file that appears when the clips are
     there (None: they are), `lease` is the driver's intent in object storage (`w3ray.lease`), without which
-    nothing may be written any more.
+    nothing may be written any more, `cache` keeps videos of object storage.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StageSpec:
     max_failed_share: float
     clips_ready: Place | None = None
     lease: RemotePath | None = None
+    cache: VideoCache | None = None
 
     @property
     def checkpoints(self) -> Place:
