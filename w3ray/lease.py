@@ -28,6 +28,7 @@ from w3ray.storage import RemotePath, StorageFailing, StorageRefused
 
 BEAT_S = 4.0
 LEASE_S = 24.0
+_CLOSE_S = 5.0
 
 _ERRORS = (StorageFailing, StorageRefused)
 
@@ -82,8 +83,10 @@ class Lease:
         if self._closed.is_set():
             return
         self._closed.set()
-        self._thread.join()
-        with suppress(*_ERRORS):  # then it runs out by itself
+        self._thread.join(_CLOSE_S)
+        if self._thread.is_alive():
+            return  # the storage does not answer: it runs out by itself
+        with suppress(*_ERRORS):
             for path in (self.intent, self._beat):
                 path.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """How does one stage run on a Ray cluster: who starts the workers, and what comes back?"""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -108,7 +109,7 @@ class StageRun:
         finally:
             self.end()
         if error := self._answer.get("error"):
-            raise RunError(f"stage {self._spec.name}: {_cause(error)}") from error
+            raise RunError(f"stage {self._spec.name}: {_cause(error, self._spec.directory)}") from error
         answer = self._answer["result"].return_value or {}
         if fault := answer.get("fault"):
             raise _FAULTS[fault["kind"]](fault["message"])
@@ -239,11 +240,14 @@ def _nothing() -> None:
     """Ray Train asks for a data set by name; ours is built by `StreamConfig`, which knows the world size."""
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, storage: Place) -> str:
     """The first worker's own exception where there is one, in one line."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
     if failures:
         rank = min(failures)
         return f"worker {rank}: {last_line(failures[rank])}"
     controller_failure = getattr(error, "controller_failure", None)
+    if isinstance(controller_failure, OSError) and controller_failure.errno:  # its record of the checkpoints
+        reason = os.strerror(controller_failure.errno)
+        return f"{storage}: can not be written ({reason}); make room and run again: it goes on at its newest checkpoint"
     return last_line(controller_failure if isinstance(controller_failure, BaseException) else error)

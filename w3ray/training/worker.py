@@ -460,7 +460,7 @@ class StageWorker:
         except OSError as error:
             raise StorageFailing(
                 f"{target}: can not be written ({os.strerror(error.errno) if error.errno else error}); "
-                "make room and run again: it goes on at the checkpoint before"
+                "make room and run again: it goes on at its newest checkpoint"
             ) from error
 
     def _check_lease(self) -> None:
