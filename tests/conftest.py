@@ -1,10 +1,12 @@
 """Fixtures that every part's tests share."""
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server, running
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -45,3 +47,37 @@ def motion_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("motion")
     write_motion_dataset(root / "set", clips=24, val_clips=16, test_clips=8, size=64)
     return root / "set" / "manifest.parquet"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    """A real S3 API with the empty bucket `bucket`; this process and those it starts find it in their environment."""
+    from w3ray import storage
+
+    with running() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        storage._inner.cache_clear()
+        yield server
+    storage._inner.cache_clear()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a disk of a size such as "4m", or changes the one it made; its folder is given back."""
+    folder = tmp_path / "small-disk"
+
+    def make(size: str) -> Path:
+        again = folder.exists()
+        folder.mkdir(exist_ok=True)
+        options = f"remount,size={size}" if again else f"size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        if answer.returncode != 0:
+            folder.rmdir()
+            pytest.skip(f"no disk can be mounted here, which only root may do: {answer.stderr.strip()}")
+        return folder
+
+    yield make
+    if folder.exists():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

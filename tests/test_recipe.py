@@ -69,6 +69,7 @@ class TestLoad:
     def test_fingerprint_holds_what_decides_results(self, good: Path) -> None:
         plain = load_recipe(good).fingerprint()
         assert load_recipe(good, ["storage=elsewhere", "resources.workers=2"]).fingerprint() == plain
+        assert load_recipe(good, ["data.cache_gib=5", "data.cache_dir=/tmp/videos"]).fingerprint() == plain
         assert load_recipe(good, ["train.lr=0.02"]).fingerprint() != plain
 
     def test_stages_are_merged_with_the_recipe(self, good: Path) -> None:

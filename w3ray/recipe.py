@@ -20,6 +20,7 @@ from w3ray._nearest import did_you_mean
 
 if TYPE_CHECKING:
     from w3ray.data.clip import ClipSpec
+    from w3ray.data.video_cache import VideoCache
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names become folders, run names and parts of a command line."""
@@ -142,6 +143,12 @@ class Data(Section):
     max_failed_share: float = Field(
         default=0.01, ge=0, le=1, description="stop when more than this share can not be read"
     )
+    cache_gib: float | None = Field(
+        default=None, gt=0, description="disk of each node for videos of object storage, GiB; null: none"
+    )
+    cache_dir: str | None = Field(
+        default=None, min_length=1, description="folder of that cache on each node; null: below the temporary files"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -151,9 +158,20 @@ class Data(Section):
             raise ValueError("'fold' and 'folds' go together; give both or neither")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist: {self.folds} folds are 0 to {self.folds - 1}")
+        if self.cache_dir is not None and self.cache_gib is None:
+            raise ValueError("'cache_dir' needs 'cache_gib': how much may be kept there")
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, which is cut from it")
         return self
+
+    def video_cache(self) -> "VideoCache | None":
+        """Where decoders keep videos of object storage; None: nowhere."""
+        from w3ray.data.video_cache import VideoCache, default_folder
+
+        if self.cache_gib is None:
+            return None
+        folder = default_folder() if self.cache_dir is None else Path(self.cache_dir).expanduser().absolute()
+        return VideoCache(folder=folder, limit_bytes=int(self.cache_gib * 2**30))
 
     def clip_spec(self) -> "ClipSpec":
         """What `w3ray.data.clip.load_clip` needs of this section."""
@@ -428,6 +446,8 @@ class Recipe(Section):
         values = self.to_dict()
         for section in ("storage", "tracking", "resources"):
             del values[section]
+        for name in ("cache_gib", "cache_dir"):
+            del values["data"][name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -86,8 +86,8 @@ def test_a_stage_that_gave_up_is_started_again(monkeypatch):
             raise TeacherMissing("not there")
 
     monkeypatch.setattr(stage, "StageRun", Run)
-    chain = SimpleNamespace(_spec=lambda item, data: "its spec", connection=SimpleNamespace(is_own=False))
-    arguments = (None, SimpleNamespace(splits={}), GaveUp(), lambda event: None, lambda: None)
+    chain = SimpleNamespace(_spec=lambda item, data, lock: "its spec", connection=SimpleNamespace(is_own=False))
+    arguments = (None, SimpleNamespace(splits={}), None, GaveUp(), lambda event: None, lambda: None)
     assert _Chain._outcome(chain, *arguments) == {"best_checkpoint": "step_00000001"}
 
 

@@ -19,6 +19,7 @@ from w3ray.data.clip_sampling import segment_indices
 from w3ray.data.decoders import DECODERS, DecodeError, Video, open_video
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
+from w3ray.storage import StorageFailing, StorageRefused
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -66,6 +67,8 @@ class _Check:
             entry |= {"height": info.height, "width": info.width}
         except DecodeError as error:
             entry["reason"] = error.reason
+        except (StorageFailing, StorageRefused):
+            raise  # it says nothing of the clip
         # The check must outlive whatever a decoder's libraries throw; the ledger says what it was.
         except Exception as error:
             entry["reason"] = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -32,6 +32,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from w3ray.errors import InputError
+from w3ray.storage import file_system
 
 MANIFEST_VERSION = 1
 SCHEMA = pa.schema(
@@ -185,7 +186,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
             table, a duplicate clip_id, a label outside the classes, an end before its start; says which and where.
     """
     location = _absolute(os.fspath(location))
-    filesystem, path = _filesystem(location)
+    filesystem, path = file_system(location)
     try:
         kind = filesystem.get_file_info(path).type
         if kind != pafs.FileType.File:
@@ -231,7 +232,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in _metadata(written).items()}
     )
-    filesystem, path = _filesystem(location)
+    filesystem, path = file_system(location)
     try:
         if isinstance(filesystem, pafs.LocalFileSystem):
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -425,22 +426,6 @@ def _absolute(location: str) -> str:
 
 def _folder(location: str) -> str:
     return location.rpartition("/")[0]
-
-
-def _filesystem(location: str) -> tuple[pafs.FileSystem, str]:
-    """The pyarrow file system of a location and the path within it; fsspec serves schemes pyarrow does not know."""
-    if "://" not in location:
-        return pafs.LocalFileSystem(), location
-    try:
-        return pafs.FileSystem.from_uri(location)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        import fsspec
-
-        try:
-            filesystem, path = fsspec.core.url_to_fs(location)
-        except (ValueError, ImportError) as error:
-            raise InputError(f"{location}: no file system for this address ({_first_line(error)})") from error
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,11 +18,14 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from w3ray.data import video_cache
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
+from w3ray.data.video_cache import VideoCache
 from w3ray.errors import RunError
+from w3ray.storage import Place
 
 _KINDS: tuple[Kind, ...] = ("train", "val", "test")
 
@@ -83,8 +86,9 @@ class MicrobatchDecoder:
 
     Args:
         schedule, tables, spec, flip_map: what the items hold and how a clip is loaded.
-        clips_ready: a folder that appears when the clips are there; None: they are.
+        clips_ready: a file or folder that appears when the clips are there; None: they are.
         watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
+        cache: where videos of object storage are kept; None: nowhere.
     """
 
     def __init__(
@@ -93,8 +97,9 @@ class MicrobatchDecoder:
         tables: ClipTables,
         spec: ClipSpec,
         flip_map: dict[int, int],
-        clips_ready: Path | None = None,
+        clips_ready: Place | None = None,
         watch: WatchSpec | None = None,
+        cache: VideoCache | None = None,
     ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
@@ -105,6 +110,7 @@ class MicrobatchDecoder:
         self._flip_map = flip_map
         self._watch = None if watch is None else _open_watch(watch)
         self._started = False
+        video_cache.use(cache)
         if clips_ready is not None:
             _wait_for(clips_ready)
 
@@ -179,9 +185,9 @@ def _step_back() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _wait_for(clips: Path) -> None:
+def _wait_for(clips: Place) -> None:
     given_up_at = time.monotonic() + _CLIPS_TIMEOUT_S
-    while not clips.is_dir():
+    while not clips.exists():
         if time.monotonic() > given_up_at:
             raise RunError(f"decoder: the clips {clips} are not there after {_CLIPS_TIMEOUT_S:g} s of drawing them")
         time.sleep(_CLIPS_POLL_S)

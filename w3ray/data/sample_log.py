@@ -1,4 +1,4 @@
-"""What did a stage train on, in the end? Reads the logs that workers write with `train.log_samples`.
+"""What did a stage train on, in the end? The logs that workers write with `train.log_samples`, and their reader.
 
 Steps that were done again after a restart are in the logs twice: what counts is the history that the final weights saw.
 """
@@ -6,8 +6,36 @@ Steps that were done again after a restart are in the logs twice: what counts is
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from w3ray.storage import Place, RemotePath
+
+
+class SampleLog:
+    """What one rank writes: a line for each of its microbatches, in `samples-<rank>.jsonl`.
+
+    Object storage can not add to a file: there a file holds the lines between two checkpoints, and its name the first
+    item.
+    """
+
+    def __init__(self, directory: Place, rank: int) -> None:
+        self._directory, self._rank = directory, rank
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        if isinstance(self._directory, RemotePath):
+            self._waiting.append(row)
+            return
+        with (self._directory / f"samples-{self._rank}.jsonl").open("a") as file:
+            file.write("\n" + json.dumps(row))  # the line's end first: a killed process may have left half a line
+
+    def flush(self) -> None:
+        """To be called at each checkpoint."""
+        if self._waiting:
+            assert isinstance(self._directory, RemotePath)
+            name = f"samples-{self._rank}-{self._waiting[0]['item']:09d}.jsonl"
+            (self._directory / name).write_text("".join(json.dumps(row) + "\n" for row in self._waiting))
+            self._waiting = []
 
 
 class Draw(NamedTuple):
@@ -22,7 +50,7 @@ class Draw(NamedTuple):
     valid: bool
 
 
-def read_samples(directory: Path) -> list[Draw]:
+def read_samples(directory: Place) -> list[Draw]:
     """The surviving history of the stage in `directory`, in order of (kind, epoch, position).
 
     Of two entries for one place in an epoch's order the later one counts.
@@ -40,7 +68,7 @@ def read_samples(directory: Path) -> list[Draw]:
     return [draw for _, (_, draw) in sorted(found.items())]
 
 
-def steps_done_again(directory: Path) -> int:
+def steps_done_again(directory: Place) -> int:
     """Optimiser steps that the logs hold more than once: what restarts cost. Counted by first microbatches."""
     seen: dict[int, set[float]] = {}
     for line in read_lines(directory):
@@ -49,13 +77,15 @@ def steps_done_again(directory: Path) -> int:
     return sum(len(times) - 1 for times in seen.values())
 
 
-def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
+def read_lines(directory: Place) -> Iterator[dict[str, Any]]:
     """What the workers wrote, a line a microbatch, rank after rank."""
-    for path in sorted(directory.glob("samples-*.jsonl")):
-        yield from lines_of(path)
+    files: list[Place] = list(directory.iterdir())
+    for path in sorted(files, key=lambda path: path.name):
+        if path.name.startswith("samples-"):
+            yield from lines_of(path)
 
 
-def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+def lines_of(path: Place) -> Iterator[dict[str, Any]]:
     """The lines of one rank."""
     for line in filter(None, path.read_text().split("\n")):
         with suppress(ValueError):  # half a line, by a process that was killed: its step was done again

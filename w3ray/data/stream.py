@@ -10,7 +10,6 @@ worker group, from the step and the world size of that moment.
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +31,8 @@ from w3ray.data.clip import ClipSpec
 from w3ray.data.decode_watch import WatchSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, from_row
 from w3ray.data.schedule import Schedule
+from w3ray.data.video_cache import VideoCache
+from w3ray.storage import Place
 
 STREAM_NAME = "stream"
 """The name under which a training worker finds its part: `ray.train.get_dataset_shard(STREAM_NAME)`."""
@@ -129,12 +130,14 @@ def build_dataset(
     flip_map: dict[int, int],
     pool: DecoderPool,
     first_step: int,
-    clips_ready: Path | None = None,
+    clips_ready: Place | None = None,
+    cache: VideoCache | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
 ) -> Dataset:
     """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
 
-    Decoders wait for the folder `clips_ready`, where the clips are still being generated (None: they are there).
+    Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
+    `cache` keeps videos of object storage.
     A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`.
     """
     dataset = ray.data.read_datasource(
@@ -156,7 +159,7 @@ def build_dataset(
     context.custom_execution_callback_classes = [ForgetBlocks]
     return dataset.map_batches(
         MicrobatchDecoder,
-        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready, watch),
+        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready, watch, cache),
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus,
@@ -170,7 +173,7 @@ class StreamConfig(ray.train.DataConfig):
     Args:
         schedule: for any world size; the worker group's is put in.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, pool, clips_ready, clip_timeout_s: see `build_dataset`.
+        tables, spec, flip_map, pool, clips_ready, cache, clip_timeout_s: see `build_dataset`.
     """
 
     def __init__(
@@ -182,12 +185,13 @@ class StreamConfig(ray.train.DataConfig):
         flip_map: dict[int, int],
         pool: DecoderPool,
         steps_done: Callable[[], int],
-        clips_ready: Path | None = None,
+        clips_ready: Place | None = None,
+        cache: VideoCache | None = None,
         clip_timeout_s: float = CLIP_TIMEOUT_S,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
         self._build: dict[str, Any] = dict(
-            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready,
+            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready, cache=cache,
             clip_timeout_s=clip_timeout_s,
         )  # fmt: skip
         self._schedule = schedule

@@ -5,11 +5,11 @@ decoded by then. So the next stage starts when little training is left; its work
 """
 
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from w3ray.events import StepDone
 from w3ray.pipeline.prepare import PlannedStage
-from w3ray.pipeline.stage_store import StageStatus
+from w3ray.pipeline.stage_store import Lock, StageStatus
 
 LEAD_S = 12.0
 """Seconds of training that are left when the next stage begins to start: about what its controller needs."""
@@ -21,7 +21,7 @@ class AheadStage:
 
     item: PlannedStage
     status: StageStatus
-    lock: IO[str]
+    lock: Lock
     run: Any
 
     def abandon(self) -> None:

@@ -6,7 +6,6 @@ Stages are content-addressed: a finished one is reused, an unfinished one goes o
 another process works on is waited for.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,12 +27,15 @@ from w3ray.events import (
     Warned,
 )
 from w3ray.events import StageState as EventState
+from w3ray.lease import Lease
 from w3ray.pipeline.ahead import AheadStage, nearly_done
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
+from w3ray.pipeline.stage_store import Lock, require_writable
 from w3ray.recipe import Recipe, load_recipe
+from w3ray.storage import fetched, place
 
 OnEvent = Callable[[Event], None]
 
@@ -167,8 +169,8 @@ class _Chain:
         from w3ray.tracking import Tracker
 
         recipe = self.recipe
-        storage = Path(recipe.storage).absolute()
-        _check_writable(storage)
+        storage = place(recipe.storage)
+        require_writable(storage)
         names = tuple(stage.name for stage in recipe.stages)
         self.on_event(
             RunStarted(recipe=recipe.name, stages=names, storage=str(storage), metric=recipe.train.best_metric)
@@ -190,7 +192,8 @@ class _Chain:
                 _tracking_uri(recipe),
                 recipe.tracking.experiment or recipe.name,
                 run_name=recipe.name,
-                buffer_dir=storage / "tracking",
+                buffer_dir=tracking_root(recipe) / "tracking",
+                artifacts=_artifacts(recipe),
                 notify=lambda message: self.on_event(Warned(message=message)),
             ) as tracker:
                 parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
@@ -227,7 +230,7 @@ class _Chain:
                 status = item.store.status(item.determinants) if ahead is None else ahead.status
                 if status.state != "reuse":
                     self._tell_started(item, status.state, status.why, status.step)
-                    self._train(item, status.state, data, tracker, None if ahead is None else ahead.run)
+                    self._train(item, status.state, data, tracker, lock, None if ahead is None else ahead.run)
                     return self._stage_result(item, status.state, status.why, time.monotonic() - started)
         status = item.store.status(item.determinants)
         self._tell_started(item, "reuse", status.why, item.schedule.total_steps)
@@ -248,7 +251,7 @@ class _Chain:
         if status.state == "reuse":
             lock.close()
             return
-        run = StageRun(self._spec(following[0], data), data.splits, own_cluster=self.connection.is_own)
+        run = StageRun(self._spec(following[0], data, lock), data.splits, own_cluster=self.connection.is_own)
         self.ahead = AheadStage(following[0], status, lock, run)
 
     def _abandon_ahead(self) -> None:
@@ -268,7 +271,9 @@ class _Chain:
             )
         )
 
-    def _train(self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any, run_ahead: Any) -> None:
+    def _train(
+        self, item: PlannedStage, state: EventState, data: PreparedData, tracker: Any, lock: Lock, run_ahead: Any
+    ) -> None:
         """Run what is left of a stage, then write its model, its report and, last, its result."""
         params = {"stage": item.determinants, "state": state, "resources": self.plan.describe() if self.plan else {}}
         run = tracker.stage_run(item.stage.name, item.identity, params)
@@ -286,15 +291,20 @@ class _Chain:
                 self._start_next(item, data)
 
         def watch() -> None:
+            lock.check()
+            if self.ahead is not None:
+                self.ahead.lock.check()
             tracker.check()
             if self.drawing is not None:
                 self.drawing.check()
 
         try:
-            outcome = self._outcome(item, data, run_ahead, hear, watch)
+            outcome = self._outcome(item, data, lock, run_ahead, hear, watch)
             from w3ray.pipeline.complete import complete_stage  # imported by the connection while the stage trains
 
+            lock.check()
             result = complete_stage(item, data, outcome)
+            lock.check()
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self.logged[item.stage.name] = self._log_result(item, data, result, run)
         except KeyboardInterrupt:
@@ -306,7 +316,13 @@ class _Chain:
         run.finish("FINISHED")
 
     def _outcome(
-        self, item: PlannedStage, data: PreparedData, run_ahead: Any, hear: OnEvent, watch: Callable[[], None]
+        self,
+        item: PlannedStage,
+        data: PreparedData,
+        lock: Lock,
+        run_ahead: Any,
+        hear: OnEvent,
+        watch: Callable[[], None],
     ) -> Any:
         """Follow the stage to its end.
 
@@ -317,7 +333,7 @@ class _Chain:
 
         budget = RestartBudget(item.status.step)
         while True:
-            run = run_ahead or StageRun(self._spec(item, data), data.splits, own_cluster=self.connection.is_own)
+            run = run_ahead or StageRun(self._spec(item, data, lock), data.splits, own_cluster=self.connection.is_own)
             try:
                 return run.outcome(hear, watch)
             except TeacherMissing:
@@ -331,7 +347,7 @@ class _Chain:
                 self.on_event(Warned(message=f"{error}; starting its processes again, from step {step}"))
             run_ahead = None
 
-    def _spec(self, item: PlannedStage, data: PreparedData) -> Any:
+    def _spec(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
         from w3ray.training.stage_spec import StageSpec
 
         assert self.plan is not None
@@ -352,7 +368,9 @@ class _Chain:
             plan=self.plan,
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
-            clips_ready=data.undrawn,
+            clips_ready=None if data.undrawn is None else data.undrawn / "manifest.parquet",
+            cache=self.recipe.data.video_cache(),
+            lease=lock.intent if isinstance(lock, Lease) else None,
             clip_timeout_s=self.recipe.resources.clip_timeout_s,
             stall_timeout_s=self.recipe.resources.stall_timeout_s,
             resize_every_s=self.recipe.resources.resize_every_s,
@@ -360,13 +378,25 @@ class _Chain:
 
     def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:
         """Hand report and model to the tracker, which delivers them while the next stage starts."""
-        for path in sorted(item.store.report.iterdir()):
-            run.log_artifact(path, "report")
-        if item.store.ledger.is_file():
-            run.log_artifact(item.store.ledger)
+        with fetched(item.store.report) as report:
+            for path in sorted(report.iterdir()):
+                run.log_artifact(path, "report")
+        ledger = item.store.ledger
+        if ledger.is_file():
+            if isinstance(ledger, Path):
+                run.log_artifact(ledger)
+            else:
+                run.log_text(ledger.read_text(), ledger.name)
+        with fetched(item.store.model) as model:
+            return self._log_model(item, data, result, run, model)
+
+    def _log_model(
+        self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any, folder: Path
+    ) -> Any:
         teacher = None if item.teacher is None else self.results[item.teacher]
         return run.log_model(
-            item.store.model,
+            folder,
+            keep_copy=folder != item.store.model,
             metrics={f"best/{name}": value for name, value in result["metrics"].items()},
             step=result["step"],
             dataset=(self.recipe.name, data.fingerprint, data.location),
@@ -453,14 +483,18 @@ class _Chain:
 def _tracking_uri(recipe: Recipe) -> str | None:
     if not recipe.tracking.enabled:
         return None
-    return recipe.tracking.uri or f"sqlite:///{Path(recipe.storage).absolute() / 'mlflow.db'}"
+    return recipe.tracking.uri or f"sqlite:///{tracking_root(recipe) / 'mlflow.db'}"
 
 
-def _check_writable(storage: Path) -> None:
-    """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind."""
-    existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(f"storage {storage}: can not be written ({error.strerror}); set another --storage") from error
+def tracking_root(recipe: Recipe) -> Path:
+    """Where a run's tracking lies unless `tracking.uri` says otherwise, and what is on its way to the tracking server.
+
+    A database can not lie on object storage: there it is `runs` in the current folder, as where no storage is set.
+    """
+    storage = place(recipe.storage)
+    return storage if isinstance(storage, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()
+
+
+def _artifacts(recipe: Recipe) -> str | None:
+    """Where a local tracking database keeps models and reports; None: beside itself."""
+    return f"{place(recipe.storage)}/mlartifacts" if recipe.storage.startswith("s3://") else None

@@ -8,10 +8,11 @@ import torch
 
 from w3ray.evaluation.metrics import Counts
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
-from w3ray.evaluation.report import write_report
+from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
-from w3ray.models.bundle import ModelDescription, write_model
+from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, write_model
 from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.storage import fetched, published
 from w3ray.training.checkpoint import load_checkpoint
 
 
@@ -27,7 +28,8 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     arguments = item.model_arguments(data)
     model = build_model(**{**arguments, "weights": None})
     checkpoint = item.store.checkpoint(outcome["best_checkpoint"])
-    meta = load_checkpoint(checkpoint, model=model)
+    with fetched(checkpoint) as folder:
+        meta = load_checkpoint(folder, model=model)
     description = ModelDescription(
         model=arguments,
         clip=asdict(data.clip),
@@ -37,9 +39,11 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         stage=item.stage.name,
         metrics=dict(outcome["test"]),
     )
-    write_model(item.store.model, model, description)
+    with published(item.store.model, last=DESCRIPTION_NAME) as folder:
+        write_model(folder, model, description)
     counts = Counts(len(data.classes)).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
-    write_report(item.store.report, counts, data.classes)
+    with published(item.store.report, last=PER_CLASS_JSON) as folder:
+        write_report(folder, counts, data.classes)
     return {
         "metrics": outcome["test"],
         "validation": meta["metrics"],

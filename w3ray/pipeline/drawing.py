@@ -3,18 +3,21 @@
 What the set will hold is known before a pixel is drawn, so nothing waits for it but the decoders.
 """
 
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from w3ray.storage import Place, upload
+
 
 class Drawing:
-    """Draws a data set in a thread of its own; `root` appears when it is whole."""
+    """Draws a data set in a thread of its own; `root`, and on object storage its manifest, appears when it is whole."""
 
-    def __init__(self, root: Path, arguments: dict[str, Any]) -> None:
+    def __init__(self, root: Place, arguments: dict[str, Any]) -> None:
         self._root, self._arguments = root, arguments
-        self._absent = [folder for folder in root.parents if not folder.exists()]
+        self._absent = [folder for folder in root.parents if not folder.exists()] if isinstance(root, Path) else []
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._draw, name="drawing", daemon=True)
@@ -23,8 +26,18 @@ class Drawing:
     def _draw(self) -> None:
         from w3ray.data.synthetic import DrawingStopped, write_motion_dataset
 
+        def check() -> None:
+            if self._stop.is_set():
+                raise DrawingStopped
+
         try:
-            write_motion_dataset(self._root, **self._arguments, stop=self._stop)
+            if isinstance(self._root, Path):
+                write_motion_dataset(self._root, **self._arguments, stop=self._stop)
+                return
+            with tempfile.TemporaryDirectory(prefix="w3ray-drawing-") as temporary:
+                drawn = Path(temporary) / self._root.name
+                write_motion_dataset(drawn, **self._arguments, stop=self._stop)
+                upload(drawn, self._root, last="manifest.parquet", check=check)
         except DrawingStopped:
             pass
         except BaseException as error:

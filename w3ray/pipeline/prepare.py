@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from w3ray.errors import InputError
 from w3ray.pipeline.identity import identity_of, stage_determinants
 from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import Recipe, ResolvedStage
+from w3ray.storage import Place, place
 
 _COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 _ROWS_AT_ONCE = 100_000
@@ -37,7 +38,7 @@ class PreparedData:
     splits: Mapping[str, pa.Table]
     clip: ClipSpec
     determinants: Mapping[str, Any]
-    undrawn: Path | None
+    undrawn: Place | None
 
     @property
     def num_clips(self) -> int:
@@ -65,14 +66,14 @@ class PlannedStage:
         return arguments
 
 
-def synthetic_root(recipe: Recipe) -> Path:
+def synthetic_root(recipe: Recipe) -> Place:
     """The folder of the recipe's generated data set: its name holds what decides its content."""
     from w3ray.data.synthetic import SYNTHETIC_VERSION
 
     assert recipe.data.synthetic is not None
     arguments = recipe.data.synthetic.model_dump(mode="json")
     key = stable_key(SYNTHETIC_VERSION, *(f"{name}={arguments[name]}" for name in sorted(arguments)))
-    return Path(recipe.storage).absolute() / "data" / f"motion-{key:016x}"
+    return place(recipe.storage) / "data" / f"motion-{key:016x}"
 
 
 def prepare_data(recipe: Recipe) -> PreparedData:
@@ -88,9 +89,10 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
         root = synthetic_root(recipe)
         if (root / "manifest.parquet").is_file():
-            manifest = read_manifest(root / "manifest.parquet")
+            manifest = read_manifest(str(root / "manifest.parquet"))
         else:
-            manifest, undrawn = motion_manifest(root, **data.synthetic.model_dump()), root
+            foreseen = motion_manifest(root.name, **data.synthetic.model_dump())
+            manifest, undrawn = replace(foreseen, location=str(root / "manifest.parquet")), root
     else:
         assert data.manifest is not None
         manifest = read_manifest(data.manifest)
@@ -158,7 +160,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
             teacher_identity=None if teacher is None else teacher.identity,
         )
         identity = identity_of(determinants)
-        store = StageStore(Path(recipe.storage).absolute(), stage.name, identity)
+        store = StageStore(place(recipe.storage), stage.name, identity)
         planned[stage.name] = PlannedStage(
             stage=stage,
             seed=seed,

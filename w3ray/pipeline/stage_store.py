@@ -7,21 +7,25 @@
     model/            the best checkpoint as a model (`w3ray.models.bundle`)
     report/           per-class results and confusion matrix of the test split
     result.json       written last: with it the stage is finished
-    lock              held by the one process that works on the stage
+    lock              held by the one process that works on the stage; on object storage a folder: see `lease`
 """
 
 import fcntl
 import json
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from types import TracebackType
+from typing import IO, Any, Literal, Self
 
 from w3ray.errors import InputError
+from w3ray.lease import Lease, LeaseQueue
 from w3ray.pipeline.identity import difference
+from w3ray.storage import Place, RemotePath, StorageRefused
 from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
@@ -38,24 +42,48 @@ class StageStatus:
     step: int = 0
 
 
-class StageStore:
-    """One stage's folder. Nothing is made on disk before `create`."""
+class FileLock:
+    """A stage's lock on a disk. It is the operating system's: it ends with the process that holds it, however."""
 
-    def __init__(self, storage: Path, name: str, identity: str) -> None:
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def check(self) -> None:
+        """Nothing: such a lock is never lost."""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Lock = FileLock | Lease
+
+
+class StageStore:
+    """One stage's folder. Nothing is made in the storage before `create`."""
+
+    def __init__(self, storage: Place, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
         self.stages = storage / "stages"
         self.directory = self.stages / f"{name}-{identity[:12]}"
 
     @property
-    def model(self) -> Path:
+    def model(self) -> Place:
         return self.directory / "model"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Place:
         return self.directory / "report"
 
     @property
-    def ledger(self) -> Path:
+    def ledger(self) -> Place:
         return self.directory / "failures.jsonl"
 
     def status(self, determinants: Mapping[str, Any]) -> StageStatus:
@@ -71,10 +99,15 @@ class StageStore:
 
     def _why_new(self, determinants: Mapping[str, Any]) -> str:
         """Against the newest stage of the same name: what makes this one another."""
-        others = [path for path in self.stages.glob(f"{self.name}-*/stage.json") if path.parent != self.directory]
+        folders = self.stages.iterdir() if self.stages.is_dir() else ()
+        others = [
+            path / "stage.json"
+            for path in folders
+            if path.name.startswith(f"{self.name}-") and path != self.directory and (path / "stage.json").is_file()
+        ]
         if not others:
             return "new"
-        newest = max(others, key=lambda path: path.stat().st_mtime)
+        newest = max(others, key=modified_s)
         changes = difference(json.loads(newest.read_text())["determinants"], determinants)
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
         return f"differs from {newest.parent.name}: {shown}"
@@ -86,32 +119,38 @@ class StageStore:
             InputError: the storage can not be written.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.directory, Path):
+                self.directory.mkdir(parents=True, exist_ok=True)
             self._write_json("stage.json", {"name": self.name, "identity": self.identity, "determinants": determinants})
         except OSError as error:
             raise InputError(
                 f"storage {self.directory}: can not be written ({error.strerror}); set another --storage"
             ) from error
 
-    def take(self) -> IO[str] | None:
-        """The stage's lock, None where another one holds it. It is held until the file is closed.
-
-        The lock is the operating system's: it ends with the process that holds it, however that ends.
-        """
+    def take(self) -> Lock | None:
+        """The stage's lock, None where another one holds it. It is held until it is closed."""
+        if isinstance(self.directory, RemotePath):
+            return LeaseQueue(self.directory / "lock").take()
         lock = (self.directory / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             return None
-        return lock
+        return FileLock(lock)
 
-    def wait(self, on_wait: Callable[[str], None]) -> IO[str]:
+    def wait(self, on_wait: Callable[[str], None]) -> Lock:
         """The stage's lock; where another one holds it, say so and wait until that one is done or dead."""
+
+        def tell() -> None:
+            on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
+
+        if isinstance(self.directory, RemotePath):
+            return LeaseQueue(self.directory / "lock").wait(tell)
         told = False
         while (lock := self.take()) is None:
             if not told:
-                on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
+                tell()
                 told = True
             time.sleep(_LOCK_POLL_S)
         return lock
@@ -140,11 +179,15 @@ class StageStore:
         self._write_json("result.json", {**(self.result() or {}), **more})
 
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
-        with self.ledger.open("a", encoding="utf-8") as file:
-            for failure in failures:
-                file.write(json.dumps(dict(failure), ensure_ascii=False) + "\n")
+        lines = "".join(json.dumps(dict(failure), ensure_ascii=False) + "\n" for failure in failures)
+        ledger = self.ledger
+        if isinstance(ledger, RemotePath):  # an object can not be added to; only the lock's holder writes it
+            ledger.write_text((ledger.read_text() if ledger.is_file() else "") + lines)
+        else:
+            with ledger.open("a", encoding="utf-8") as file:
+                file.write(lines)
 
-    def checkpoint(self, name: str) -> Path:
+    def checkpoint(self, name: str) -> Place:
         """A checkpoint's folder.
 
         Raises:
@@ -156,9 +199,39 @@ class StageStore:
         return path
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        if isinstance(self.directory, RemotePath):
+            (self.directory / name).write_text(json.dumps(document, indent=2))
+            return
         new = self.directory / f".{name}.{uuid.uuid4().hex}"
         with new.open("w", encoding="utf-8") as file:
             json.dump(document, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
         new.rename(self.directory / name)
+
+
+def modified_s(path: Place) -> float:
+    """When a file was written last, seconds of the clock of where it lies."""
+    return path.stat().st_mtime if isinstance(path, Path) else float(path.info().mtime.timestamp())
+
+
+def require_writable(storage: Place) -> None:
+    """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind.
+
+    Raises:
+        InputError: it can not be written.
+        StorageFailing: it does not answer.
+    """
+    try:
+        if isinstance(storage, RemotePath):
+            probe = storage / f".w3ray-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink(missing_ok=True)
+            return
+        existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except StorageRefused as error:
+        raise InputError(f"storage {storage}: can not be written; {error}") from error
+    except OSError as error:
+        raise InputError(f"storage {storage}: can not be written ({error.strerror}); set another --storage") from error

@@ -111,6 +111,7 @@ class StageRun:
         teacher_identity: str | None = None,
         example_video: str = "clip.mp4",
         tags: Mapping[str, str] | None = None,
+        keep_copy: bool = False,
         timeout_s: float = 120.0,
     ) -> LoggedModel:
         """Log the model of a folder that `w3ray.models.bundle.write_model` wrote, for `mlflow.pyfunc` to load.
@@ -128,8 +129,11 @@ class StageRun:
                 driver); the newest model of that stage is looked up.
             example_video: path for the input example.
             tags: more tags of the model.
+            keep_copy: a copy is kept until it is delivered, and the folder may be removed at once.
             timeout_s: longest wait.
         """
+        if keep_copy and self.tracker.enabled:
+            folder = Path(shutil.copytree(folder, self.tracker.stage_file(folder.name)))
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         all_tags = {STAGE_TAG: self.name, **(tags or {})}
         if self.identity is not None:
@@ -140,6 +144,7 @@ class StageRun:
             "experiment": self.tracker.experiment,
             "name": model_name(self.name),
             "folder": str(folder.absolute()),
+            "is_copy": keep_copy,
             "classes": list(description["classes"]),
             "params": flatten({"model": description["model"], "clip": description["clip"]}),
             "metrics": {metric_name(name): float(value) for name, value in metrics.items()},

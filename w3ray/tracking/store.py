@@ -60,11 +60,11 @@ class MlflowStore:
     Args:
         uri: anything MLflow takes: `sqlite:///...`, `http://...`, `postgresql://...`.
         experiment: made when it is absent.
-        artifact_root: where a new experiment of a local database keeps its files; None: the server decides.
+        artifact_root: URI below which a new experiment keeps its files; None: the server decides.
         facts: run and model ids that an earlier driver learned.
     """
 
-    def __init__(self, uri: str, experiment: str, *, artifact_root: Path | None, facts: Facts) -> None:
+    def __init__(self, uri: str, experiment: str, *, artifact_root: str | None, facts: Facts) -> None:
         self.uri, self.experiment, self.artifact_root = uri, experiment, artifact_root
         self._runs = {key: RunState(run_id, may_hold_points=True) for key, run_id in facts.run_ids.items()}
         self._models = dict(facts.model_ids)
@@ -150,7 +150,7 @@ class MlflowStore:
         if name not in self._experiment_ids:
             found = self.client.get_experiment_by_name(name)
             if found is None:
-                location = None if self.artifact_root is None else (self.artifact_root / _file_name(name)).as_uri()
+                location = None if self.artifact_root is None else f"{self.artifact_root}/{_file_name(name)}"
                 self._experiment_ids[name] = self.client.create_experiment(name, artifact_location=location)
             elif found.lifecycle_stage != "active":
                 raise Refused(
@@ -302,6 +302,8 @@ class MlflowStore:
             )
             self._models[data["key"]] = model_id
             self._news.setdefault("model_ids", {})[data["key"]] = model_id
+        if data.get("is_copy"):
+            shutil.rmtree(Path(data["folder"]).parent, ignore_errors=True)  # each copy has a folder of its own
         return self._models[data["key"]]
 
     def _register(self, operation: Operation) -> str:

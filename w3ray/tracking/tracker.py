@@ -28,7 +28,7 @@ from w3ray.tracking.logged_models import IDENTITY_TAG, STAGE_TAG, LoggedModel
 from w3ray.tracking.outbox import Delivery, Notify, Outbox, Ticket
 from w3ray.tracking.stage_run import StageRun, Status, now_ms
 from w3ray.tracking.store import MlflowStore
-from w3ray.tracking.uri import check_uri, sqlite_path
+from w3ray.tracking.uri import check_artifacts, check_uri, sqlite_path
 
 
 class Tracker:
@@ -40,6 +40,7 @@ class Tracker:
         buffer_dir: folder of the journal and of files on their way; shared by the drivers of one storage.
         run_name: name of the parent run.
         tags: tags of the parent run.
+        artifacts: URI below which a new experiment of a local database keeps its files; None: beside the database.
         notify: called with one line when the server goes away, comes back or refuses something; default: a warning.
     """
 
@@ -51,6 +52,7 @@ class Tracker:
         buffer_dir: Path,
         run_name: str | None = None,
         tags: Mapping[str, str] | None = None,
+        artifacts: str | None = None,
         notify: Notify | None = None,
     ) -> None:
         self.uri = uri
@@ -67,7 +69,8 @@ class Tracker:
         journal = Journal(self.buffer_dir, uri)
         adopted, facts = journal.adopt(uri)
         database = sqlite_path(uri)
-        artifact_root = None if database is None else database.absolute().parent / "mlartifacts"
+        beside = None if database is None else (database.absolute().parent / "mlartifacts").as_uri()
+        artifact_root = None if database is None else artifacts or beside
         store = MlflowStore(uri, experiment, artifact_root=artifact_root, facts=facts or Facts())
         self._outbox = Outbox(store, journal, notify or logging.getLogger("w3ray.tracking").warning)
         self._outbox.start(adopted)
@@ -83,6 +86,7 @@ class Tracker:
         buffer_dir: Path,
         run_name: str | None = None,
         tags: Mapping[str, str] | None = None,
+        artifacts: str | None = None,
         notify: Notify | None = None,
     ) -> "Tracker":
         """Check the URI (seconds at most); the store itself is opened in the background, by `begin` or a first wait.
@@ -95,8 +99,12 @@ class Tracker:
         """
         if uri is not None:
             check_uri(uri)
+            if artifacts is not None and sqlite_path(uri) is not None:
+                check_artifacts(artifacts)
         try:
-            return cls(uri, experiment, buffer_dir=buffer_dir, run_name=run_name, tags=tags, notify=notify)
+            return cls(
+                uri, experiment, buffer_dir=buffer_dir, run_name=run_name, tags=tags, artifacts=artifacts, notify=notify
+            )
         except OSError as error:
             raise InputError(f"{buffer_dir}: can not keep tracking data here ({error}); set another storage") from error
 

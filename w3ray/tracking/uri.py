@@ -1,5 +1,6 @@
 """Can a tracking URI work at all? Answered within seconds and without MLflow, which would try for minutes."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -56,3 +57,16 @@ def _check_server(uri: str) -> None:
         raise InputError(
             f"tracking.uri {uri}: {kind}; start the server (`mlflow server`) or set another tracking.uri"
         ) from error
+
+
+def check_artifacts(uri: str) -> None:
+    """Find out at once that MLflow could not write its files to a place.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    if uri.startswith("s3://") and find_spec("boto3") is None:
+        raise InputError(
+            f"{uri}: MLflow's files can not be written there without boto3; pip install 'w3ray[s3]', set tracking.uri "
+            "or tracking.enabled=false"
+        )

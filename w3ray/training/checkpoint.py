@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from w3ray.storage import file_digest
 from w3ray.training.checkpoint_files import (
     FORMAT_VERSION,
     INDEX_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
     CheckpointError,
-    file_entry,
     verify_checkpoint,
 )
 
@@ -119,7 +119,7 @@ def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
     try:
         save_file(snapshot.model, partial / MODEL_FILE)
         save_file(snapshot.optimizer, partial / OPTIMIZER_FILE)
-        files = {name: file_entry(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        files = {name: file_digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
         index = {
             "format_version": FORMAT_VERSION,
             "files": files,

@@ -6,11 +6,13 @@ The files' layout is in `w3ray.training.checkpoint`, which writes and loads them
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from w3ray.errors import InputError
+from w3ray.storage import Place, fetched, file_digest, file_size, place
 
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
@@ -23,19 +25,13 @@ class CheckpointError(InputError):
     """A checkpoint that can not be used: damaged, or of another architecture."""
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as the index holds them."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def read_index(directory: str | Path) -> dict[str, Any]:
+def read_index(directory: str | Place) -> dict[str, Any]:
     """The checked content of `checkpoint.json`; its `meta` is what was given when saving.
 
     Raises:
         CheckpointError: absent, damaged, or written by a newer format.
     """
-    path = Path(directory) / INDEX_FILE
+    path = place(directory) / INDEX_FILE
     try:
         text, seal = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
     except (OSError, ValueError) as error:
@@ -50,7 +46,7 @@ def read_index(directory: str | Path) -> dict[str, Any]:
     return index
 
 
-def verify_checkpoint(directory: str | Path) -> dict[str, Any]:
+def verify_checkpoint(directory: str | Place) -> dict[str, Any]:
     """Check every file against its size and checksum; returns the index.
 
     Raises:
@@ -58,34 +54,38 @@ def verify_checkpoint(directory: str | Path) -> dict[str, Any]:
     """
     index = read_index(directory)
     for name, expected in index["files"].items():
-        path = Path(directory) / name
+        path = place(directory) / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; use another checkpoint")
-        if path.stat().st_size != expected["bytes"]:
+        if (size := file_size(path)) != expected["bytes"]:
             raise CheckpointError(
-                f"{path}: damaged, {path.stat().st_size} bytes instead of {expected['bytes']}; use another checkpoint"
+                f"{path}: damaged, {size} bytes instead of {expected['bytes']}; use another checkpoint"
             )
-        if file_entry(path)["sha256"] != expected["sha256"]:
+        if file_digest(path)["sha256"] != expected["sha256"]:
             raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
     return index
 
 
+def by_step(parent: Place, *, among: Iterable[Place] | None = None) -> list[Place]:
+    """The `step_<number>` folders of `parent`, or those among the given ones, newest first; whole or not."""
+    if among is None:
+        among = parent.iterdir() if parent.is_dir() else ()
+    numbered = [(int(match[1]), path) for path in among if (match := _STEP_FOLDER.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered, key=lambda found: (found[0], str(found[1])), reverse=True)]
+
+
 def newest_valid_checkpoint(
-    parent: str | Path,
-    on_damaged: Callable[[Path, str], None] | None = None,
+    parent: str | Place,
+    on_damaged: Callable[[Place, str], None] | None = None,
     *,
-    among: Iterable[Path] | None = None,
-) -> Path | None:
+    among: Iterable[Place] | None = None,
+) -> Place | None:
     """The newest whole checkpoint among the `step_<number>` folders of `parent`, None if there is none.
 
     Damaged ones on the way are reported to `on_damaged(folder, reason)`, newest first, and left where they are.
     `among` looks at these folders only.
     """
-    parent = Path(parent)
-    if among is None:
-        among = parent.iterdir() if parent.is_dir() else ()
-    numbered = [(int(match[1]), path) for path in among if (match := _STEP_FOLDER.fullmatch(path.name))]
-    for _, path in sorted(numbered, reverse=True):
+    for path in by_step(place(parent), among=among):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
@@ -96,7 +96,27 @@ def newest_valid_checkpoint(
     return None
 
 
-def steps_done(checkpoints: Path) -> int:
+@contextmanager
+def first_whole(
+    folders: Iterable[Place], on_damaged: Callable[[Place, str], None] = lambda path, reason: None
+) -> Iterator[tuple[Place, Path] | None]:
+    """The first whole checkpoint of `folders` and a local folder that holds it; None where all are damaged.
+
+    One on object storage is copied, and it is the copy that is verified: what is loaded is what was checked.
+    """
+    for folder in folders:
+        with fetched(folder) as local:
+            try:
+                verify_checkpoint(local)
+            except CheckpointError as error:
+                on_damaged(folder, str(error).replace(str(local), str(folder)))
+            else:
+                yield folder, local
+                return
+    yield None
+
+
+def steps_done(checkpoints: Place) -> int:
     """The optimiser step at which a stage goes on: that of its newest good checkpoint, or 0."""
     newest = newest_valid_checkpoint(checkpoints)
     return 0 if newest is None else int(read_index(newest)["meta"]["step"])

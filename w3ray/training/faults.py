@@ -10,6 +10,8 @@ from ray.train import UserCallback
 
 from w3ray.errors import RunError
 from w3ray.events import Restarted
+from w3ray.lease import LeaseLost
+from w3ray.storage import StorageFailing, StorageRefused
 from w3ray.training.event_channel import EventSender
 
 MAX_FAILURES = 3
@@ -89,6 +91,10 @@ _BUGS = (
     NotImplementedError,
     TypeError,
     ValueError,
+    # Tried until the deadline, and what a store refuses it refuses again.
+    StorageFailing,
+    StorageRefused,
+    LeaseLost,
 )
 
 

@@ -7,12 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -20,7 +19,6 @@ from ray.train.v2._internal.constants import (
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
 )
-from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util import remove_placement_group
 
 from w3ray.cluster.plan import ResourcePlan
@@ -28,6 +26,7 @@ from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned, WorkerAlive
+from w3ray.storage import Place, RemotePath
 from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import RestartPolicy, StageLost, TeacherMissing, last_line
@@ -132,8 +131,8 @@ class StageRun:
         finally:
             self.end()
         if failure := self._answer.get("error"):
-            kind = RunError if isinstance(failure, TrainingFailedError) else StageLost
-            raise kind(f"stage {self._spec.name}: {_cause(failure)}") from failure
+            kind = StageLost if isinstance(failure, RayError) else RunError
+            raise kind(f"stage {self._spec.name}: {_cause(failure, self._spec.directory)}") from failure
         answer = self._answer["result"].return_value or {}
         if fault := answer.get("fault"):
             raise _FAULTS[fault["kind"]](fault["message"])
@@ -178,7 +177,7 @@ def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
     return {} if plan.worker_gpus else _KEEP_MEMORY
 
 
-def _forget_missing_checkpoints(checkpoints: Path) -> None:
+def _forget_missing_checkpoints(checkpoints: Place) -> None:
     """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget."""
     snapshot = checkpoints / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     if not snapshot.is_file():
@@ -209,6 +208,7 @@ def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
         steps_done=lambda: steps_done(spec.checkpoints),
         clips_ready=spec.clips_ready,
         clip_timeout_s=spec.clip_timeout_s,
+        cache=spec.cache,
     )
     stream.prepare(spec.plan.workers)
     return stream
@@ -231,7 +231,8 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
         ),
         run_config=RunConfig(
             name=CHECKPOINTS_FOLDER,
-            storage_path=str(spec.directory),
+            storage_path=_ray_path(spec.directory),
+            storage_filesystem=spec.directory.filesystem if isinstance(spec.directory, RemotePath) else None,
             checkpoint_config=CheckpointConfig(
                 num_to_keep=train.keep_checkpoints,
                 checkpoint_score_attribute=None if train.best_metric == "last" else train.best_metric,
@@ -249,6 +250,10 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
         dataset_config=stream,
         torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
     )
+
+
+def _ray_path(directory: Place) -> str:
+    return directory.path if isinstance(directory, RemotePath) else str(directory)
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
@@ -285,11 +290,14 @@ def _nothing() -> None:
     """Ray Train asks for a data set by name; ours is built by `StreamConfig`, which knows the world size."""
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, storage: Place) -> str:
     """The first worker's own exception where there is one, in one line."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
     if failures:
         rank = min(failures)
         return f"worker {rank}: {last_line(failures[rank])}"
     controller_failure = getattr(error, "controller_failure", None)
+    if isinstance(controller_failure, OSError) and controller_failure.errno:  # its record of the checkpoints
+        reason = os.strerror(controller_failure.errno)
+        return f"{storage}: can not be written ({reason}); make room and run again: it goes on at its newest checkpoint"
     return last_line(controller_failure if isinstance(controller_failure, BaseException) else error)

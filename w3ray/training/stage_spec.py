@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.schedule import Schedule
+from w3ray.data.video_cache import VideoCache
 from w3ray.recipe import Train
+from w3ray.storage import Place, RemotePath
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
@@ -19,15 +20,16 @@ class StageSpec:
 
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
-    that the stage reads (the base of `max_failed_share`), `clips_ready` is a folder that appears when the clips are
-    there (None: they are). The times are of the recipe's `resources`.
+    that the stage reads (the base of `max_failed_share`), `clips_ready` is a file that appears when the clips are
+    there (None: they are), `lease` is the driver's intent in object storage (`w3ray.lease`), without which
+    nothing may be written any more, `cache` keeps videos of object storage. The times are of the recipe's `resources`.
     """
 
     name: str
-    directory: Path
+    directory: Place
     seed: int
     model: Mapping[str, Any]
-    teacher: Path | None
+    teacher: Place | None
     loss_weights: Mapping[str, float]
     train: Train
     clip: ClipSpec
@@ -37,12 +39,14 @@ class StageSpec:
     plan: ResourcePlan
     num_clips: int
     max_failed_share: float
-    clips_ready: Path | None = None
+    clips_ready: Place | None = None
+    lease: RemotePath | None = None
+    cache: VideoCache | None = None
     clip_timeout_s: float = 120.0
     stall_timeout_s: float = 600.0
     resize_every_s: float = 60.0
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Place:
         """The folder in which Ray Train keeps this stage's checkpoints, `step_<steps done>` each."""
         return self.directory / CHECKPOINTS_FOLDER

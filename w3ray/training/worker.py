@@ -5,8 +5,8 @@ validates, saves checkpoints, and at the end scores the best checkpoint on the t
 depends on the schedule and the seed alone, never on timing.
 """
 
-import json
 import math
+import os
 import tempfile
 import time
 import uuid
@@ -23,19 +23,23 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.v2._internal.execution.context import get_train_context
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from w3ray.data.microbatch import ClipFailure, Microbatch
+from w3ray.data.sample_log import SampleLog
 from w3ray.data.schedule import Kind
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.metrics import Counts
 from w3ray.events import CheckpointSaved, ClipsFailed, StepDone, Validated, ValidationProgress, Warned
+from w3ray.lease import check_intent
 from w3ray.models import build_model
-from w3ray.models.bundle import load_model
+from w3ray.models.bundle import DESCRIPTION_NAME, load_model
+from w3ray.storage import Place, RemotePath, StorageFailing, StorageRefused, fetched, upload
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
-from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, verify_checkpoint
+from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, first_whole, read_index
 from w3ray.training.event_channel import EventSender
 from w3ray.training.faults import Preempted, TeacherMissing
 from w3ray.training.heartbeat import Heartbeat
@@ -64,28 +68,31 @@ def run_worker(stage: StageSpec, events: EventSender, stream: Iterator[Microbatc
         return {"outcome": StageWorker(stage, events, stream).run()}
     except TeacherMissing as error:
         return {"fault": {"kind": "teacher", "message": str(error)}}
+    except (StorageFailing, StorageRefused):
+        raise  # met by one worker alone: returned, it would leave the others waiting for this one
     except (InputError, RunError) as error:
         return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
     finally:
         events.flush()
 
 
-def best_checkpoint(checkpoints: Path, metric: str) -> Path | None:
-    """The whole checkpoint with the highest validation `metric` ("last": the newest one).
+def best_first(checkpoints: Place, metric: str) -> list[Place]:
+    """The checkpoints, whole or not, by validation `metric`, the highest first ("last": by step, the newest first).
 
-    Of equal ones it is the latest, as Ray Train keeps it.
+    Of equal ones the latest comes first, as Ray Train keeps it. One that is known to be damaged, or has no validation,
+    is left out.
     """
     if metric == "last":
-        return newest_valid_checkpoint(checkpoints)
-    best: tuple[float, int, Path] | None = None
-    for folder in checkpoints.glob("step_*"):
+        return by_step(checkpoints)
+    ranked: list[tuple[float, int, Place]] = []
+    for folder in by_step(checkpoints):
         try:
-            meta = verify_checkpoint(folder)["meta"]
+            meta = read_index(folder)["meta"]
         except CheckpointError:
             continue  # damaged: named when it was found at the start, and no candidate
-        if meta["metrics"] and (best is None or (meta["metrics"][metric], meta["step"]) > best[:2]):
-            best = (meta["metrics"][metric], meta["step"], folder)
-    return None if best is None else best[2]
+        if meta["metrics"]:
+            ranked.append((meta["metrics"][metric], meta["step"], folder))
+    return [folder for *_, folder in sorted(ranked, key=lambda found: found[:2], reverse=True)]
 
 
 @dataclass(slots=True)
@@ -128,6 +135,7 @@ class StageWorker:
         self.steps_done = self._resume()
         self.times = _StepTimes(time.perf_counter())
         self.next_number = 0
+        self.samples = SampleLog(stage.directory, self.rank)
 
     # Building.
 
@@ -155,7 +163,7 @@ class StageWorker:
         # Buffers are averaged after each step instead: rank 0's running statistics alone forget the other ranks' clips.
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def _load_teacher(self, folder: Path) -> nn.Module:
+    def _load_teacher(self, folder: Place) -> nn.Module:
         """The teacher's model; it may still be on its way, where this stage was started ahead of its turn.
 
         Not for long: the teacher may have lost its workers, and be waiting for the very resources that these hold.
@@ -166,28 +174,30 @@ class StageWorker:
         """
         self.heartbeat.doing("waits for its teacher's model")
         given_up_at = time.monotonic() + _TEACHER_TIMEOUT_S
-        while self.rank == 0 and not folder.is_dir() and time.monotonic() < given_up_at and self.events.heard():
+        whole = folder / DESCRIPTION_NAME  # on object storage it is what is written last
+        while self.rank == 0 and not whole.is_file() and time.monotonic() < given_up_at and self.events.heard():
             time.sleep(_TEACHER_POLL_S)
-        there = torch.tensor([folder.is_dir()], dtype=torch.int64)
+        there = torch.tensor([whole.is_file()], dtype=torch.int64)
         if self.world_size > 1:
             dist.broadcast(there, src=0)
         if not int(there):
             raise TeacherMissing(
                 f"stage {self.stage.name}: its teacher's model {folder} was not there within {_TEACHER_TIMEOUT_S:g} s"
             )
-        return load_model(folder)[0].to(self.device)
+        with fetched(folder) as local:
+            return load_model(local)[0].to(self.device)
 
     def _resume(self) -> int:
         """Take up the newest good checkpoint; a damaged one is named and passed over."""
-        newest = newest_valid_checkpoint(self.stage.checkpoints, on_damaged=self._warn_damaged)
-        if newest is None:
-            return 0
-        meta = load_checkpoint(newest, model=self.model, optimizer=self.optimizer, step_state=self.step)
+        with first_whole(by_step(self.stage.checkpoints), self._warn_damaged) as newest:
+            if newest is None:
+                return 0
+            meta = load_checkpoint(newest[1], model=self.model, optimizer=self.optimizer, step_state=self.step)
         self.metrics = dict(meta["metrics"] or {})
         self.failed = {(split, clip_id) for split, clip_id in meta["failed"]}
         return int(meta["step"])
 
-    def _warn_damaged(self, path: Path, reason: str) -> None:
+    def _warn_damaged(self, path: Place, reason: str) -> None:
         if self.rank == 0:
             message = f"{path.name} is damaged, going on from the checkpoint before it: {reason}"
             self.events.send(Warned(message=message))
@@ -248,8 +258,7 @@ class StageWorker:
             "valid": microbatch.valid.tolist(),
             "time_s": time.time(),
         }
-        with (self.stage.directory / f"samples-{self.rank}.jsonl").open("a") as file:
-            file.write("\n" + json.dumps(row))  # the line's end first: a killed process may have left half a line
+        self.samples.add(row)
 
     def _train_step(self, step: int) -> bool:
         """One optimiser step. Returns whether the workers have to leave after it (the same on all ranks)."""
@@ -370,14 +379,15 @@ class StageWorker:
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint on the test split; that is the stage's outcome."""
         self._wait_for_uploads()
-        best = best_checkpoint(self.stage.checkpoints, self.stage.train.best_metric)
-        if best is None:
-            raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
-        load_checkpoint(best, model=self.model)
+        with first_whole(best_first(self.stage.checkpoints, self.stage.train.best_metric)) as best:
+            if best is None:
+                raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
+            load_checkpoint(best[1], model=self.model)
         counts = self._evaluate("test")
         if self.rank == 0:
             self._tell_validated("test", self.schedule.total_steps, self.schedule.epochs - 1, counts.result())
-        return {"best_checkpoint": best.name, "test": counts.result(), "counts": counts.state().tolist()}
+        self.samples.flush()
+        return {"best_checkpoint": best[0].name, "test": counts.result(), "counts": counts.state().tolist()}
 
     def _tell_validated(
         self, split: Literal["val", "test"], step: int, epoch: int, metrics: Mapping[str, float]
@@ -400,6 +410,7 @@ class StageWorker:
         self.heartbeat.doing(f"saves the checkpoint of step {steps_done}")
         name = f"step_{steps_done:08d}"
         report: dict[str, Any] = {} if metrics is None else dict(metrics)
+        self.samples.flush()
         if self.rank != 0:
             ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
             return
@@ -415,16 +426,45 @@ class StageWorker:
             "world_size": self.world_size,
             "failed": sorted(self.failed),
         }
-        save_checkpoint(folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta)
+        try:
+            save_checkpoint(folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta)
+        except (OSError, SafetensorError) as error:
+            raise StorageFailing(
+                f"stage {self.stage.name}: checkpoint {name} can not be written to {folder.parent} "
+                f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
+            ) from error
         ray.train.report(
             report,
             checkpoint=Checkpoint.from_directory(folder),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._keep,
         )
         self.events.send(
             CheckpointSaved(stage=self.stage.name, step=steps_done, path=str(self.stage.checkpoints / name))
         )
+
+    def _keep(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        """Bring a checkpoint to the storage, in Ray Train's own thread, while training goes on.
+
+        What is raised here ends the stage; the checkpoint before it is whole, for this one's index was not written.
+        """
+        storage = ray.train.get_context().get_storage()
+        target = self.stage.checkpoints / name
+        if isinstance(target, RemotePath):
+            upload(Path(checkpoint.path), target, last=INDEX_FILE, check=self._check_lease)
+            return Checkpoint(path=target.path, filesystem=storage.storage_filesystem)
+        try:
+            return storage.persist_current_checkpoint(checkpoint, name)
+        except OSError as error:
+            raise StorageFailing(
+                f"{target}: can not be written ({os.strerror(error.errno) if error.errno else error}); "
+                "make room and run again: it goes on at its newest checkpoint"
+            ) from error
+
+    def _check_lease(self) -> None:
+        if self.stage.lease is not None:
+            check_intent(self.stage.lease)
 
     def _share_failures(self, mine: list[ClipFailure]) -> tuple[int, bool]:
         """Tell all ranks of newly masked clips, and whether a node of theirs is about to be taken away.

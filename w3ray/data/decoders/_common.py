@@ -11,6 +11,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from w3ray.data.video_cache import read_video
+from w3ray.storage import RemotePath, place
+
 # A container's own frame count is off by up to 8 frames in healthy files (measured on the real sets), so a smaller
 # shortfall is no damage: the last frame stands in for the missing tail, as it does for a clip that is too short.
 MAX_MISSING_TAIL_FRAMES = 8
@@ -95,20 +98,20 @@ class ClosingVideo:
 
 
 def open_source(uri: str) -> str | BytesIO:
-    """A local path as it is, anything with another scheme (`s3://...`) read into memory through fsspec.
+    """A local path as it is, anything with another scheme (`s3://...`) read into memory.
 
     Raises:
         DecodeError: the file is missing, empty or can not be read.
+        StorageFailing, StorageRefused: that says nothing of the video: it must not be left out for it.
     """
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
-        import fsspec
-
+        video = place(uri)
+        assert isinstance(video, RemotePath)
         try:
-            with fsspec.open(uri, "rb") as stream:
-                content = stream.read()
-        except Exception as error:  # every fsspec back end has its own error classes
-            raise DecodeError(uri, f"can not be fetched: {one_line(error)}") from error
+            content = read_video(video)
+        except FileNotFoundError as error:
+            raise DecodeError(uri, "can not be fetched: no such file") from error
         if not content:
             raise DecodeError(uri, "the file is empty (0 bytes)")
         return BytesIO(content)
