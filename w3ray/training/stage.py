@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 import ray.exceptions
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -23,6 +23,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.training.checkpoint_files import steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import StopAtBugs, TeacherMissing, last_line
+from w3ray.training.rendezvous import MeetingConfig
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
 from w3ray.training.unheard import EndUnheard
 
@@ -195,7 +196,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
         ),
         datasets={STREAM_NAME: _nothing},
         dataset_config=stream,
-        torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0]),
+        torch_config=MeetingConfig(backend=_BACKENDS[plan.worker_gpus > 0]),
     )
 
 
