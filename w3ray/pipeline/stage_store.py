@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
-from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, read_index
+from w3ray.training.checkpoint_files import CheckpointError, is_checkpoint_folder, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
 
 _LOCK_POLL_S = 0.5
+_RESULT_KEYS = {"metrics", "validation", "checkpoint", "tracking_run", "logged_model", "finished"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,10 @@ class StageStore:
         if not others:
             return "new"
         newest = max(others, key=lambda path: path.stat().st_mtime)
-        changes = difference(json.loads(newest.read_text())["determinants"], determinants)
+        try:
+            changes = difference(json.loads(newest.read_text())["determinants"], determinants)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return "new"  # the other one's own file is damaged
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
         return f"differs from {newest.parent.name}: {shown}"
 
@@ -125,11 +130,26 @@ class StageStore:
         path = self.directory / "result.json"
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if self._is_result(document):
+                return document
+            error: Exception = ValueError("not a stage's result")
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise InputError(f"{path}: damaged ({error}); remove it to score the stage again") from error
-        return document
+        except (ValueError, RecursionError) as wrong:
+            error = wrong
+        raise InputError(f"{path}: damaged ({error}); remove it to score the stage again") from error
+
+    def _is_result(self, document: Any) -> bool:
+        """Whether a document has the form that `finish` gives it, and its checkpoint is one of this stage's own."""
+        if not isinstance(document, dict) or not set(document) >= _RESULT_KEYS:
+            return False
+        place = Path(str(document["checkpoint"]))
+        return (
+            all(isinstance(document[name], dict) for name in ("metrics", "validation"))
+            and place.parent.name == "checkpoints"
+            and place.parent.parent.name == self.directory.name
+            and ".." not in place.parts
+        )
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the stage finished; model and report must be there."""
@@ -142,7 +162,7 @@ class StageStore:
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
         with self.ledger.open("a", encoding="utf-8") as file:
             for failure in failures:
-                file.write(json.dumps(dict(failure), ensure_ascii=False) + "\n")
+                file.write(json.dumps(redacted(dict(failure)), ensure_ascii=False) + "\n")
 
     def checkpoint(self, name: str) -> Path:
         """A checkpoint's folder.
@@ -151,14 +171,14 @@ class StageStore:
             CheckpointError: it is gone.
         """
         path = self.directory / "checkpoints" / name
-        if not path.is_dir():
+        if not is_checkpoint_folder(path, name):
             raise CheckpointError(f"{path}: gone; run again to make it anew")
         return path
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
         new = self.directory / f".{name}.{uuid.uuid4().hex}"
         with new.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
+            json.dump(redacted(document), file, indent=2)
             file.flush()
             os.fsync(file.fileno())
         new.rename(self.directory / name)

@@ -42,12 +42,29 @@ def read_index(directory: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{directory}: no readable {INDEX_FILE} ({error}); use another checkpoint") from error
     if hashlib.sha256(text.encode()).hexdigest() != seal:
         raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
-    index: dict[str, Any] = json.loads(text)
-    if index["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {index['format_version']}, this version of w3ray reads {FORMAT_VERSION}"
-        )
-    return index
+    try:
+        index = json.loads(text)
+        version = index["format_version"]
+        if version == FORMAT_VERSION:
+            _check_form(index)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint's index ({error!r}); use another checkpoint") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: checkpoint format {version!r}, this version of w3ray reads {FORMAT_VERSION}")
+    checked: dict[str, Any] = index
+    return checked
+
+
+def _check_form(index: dict[str, Any]) -> None:
+    """The checksum tells damage, not malice: the index may have been made by anyone, and names files."""
+    if set(index["files"]) != {MODEL_FILE, OPTIMIZER_FILE}:
+        raise ValueError(f"files {sorted(index['files'])}")
+    for entry in index["files"].values():
+        if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+            raise TypeError("files: no size or checksum")
+    for part in ("meta", "step_state", "optimizer"):
+        if not isinstance(index[part], dict):
+            raise TypeError(part)
 
 
 def verify_checkpoint(directory: str | Path) -> dict[str, Any]:
@@ -94,6 +111,11 @@ def newest_valid_checkpoint(
         else:
             return path
     return None
+
+
+def is_checkpoint_folder(folder: Path, name: str) -> bool:
+    """Whether `folder`, known by `name`, is one of a stage's checkpoints and not another place by `..` or a link."""
+    return bool(_STEP_FOLDER.fullmatch(name)) and folder.is_dir() and not folder.is_symlink()
 
 
 def steps_done(checkpoints: Path) -> int:

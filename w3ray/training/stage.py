@@ -20,7 +20,7 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
 from w3ray.errors import InputError, RunError
-from w3ray.training.checkpoint_files import steps_done
+from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import StopAtBugs, TeacherMissing, last_line
 from w3ray.training.rendezvous import MeetingConfig
@@ -136,12 +136,19 @@ def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
 
 
 def _forget_missing_checkpoints(checkpoints: Path) -> None:
-    """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget."""
+    """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget.
+
+    The same where it was made to know of anything but checkpoints: what it knows of, it removes when newer ones come.
+    """
     snapshot = checkpoints / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     if not snapshot.is_file():
         return
-    known = json.loads(snapshot.read_text())["checkpoint_results"]
-    if not all((checkpoints / entry["checkpoint_dir_name"]).is_dir() for entry in known):
+    try:
+        known = [entry["checkpoint_dir_name"] for entry in json.loads(snapshot.read_text())["checkpoint_results"]]
+        good = all(is_checkpoint_folder(checkpoints / name, name) for name in known)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
         snapshot.unlink()
 
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from w3ray._redact import redact
+
 # A container's own frame count is off by up to 8 frames in healthy files (measured on the real sets), so a smaller
 # shortfall is no damage: the last frame stands in for the missing tail, as it does for a clip that is too short.
 MAX_MISSING_TAIL_FRAMES = 8
@@ -28,7 +30,7 @@ class DecodeError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.uri}: {self.reason}"
+        return redact(f"{self.uri}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
