@@ -163,6 +163,10 @@ def check(
     ledger: Annotated[str | None, typer.Option(help="Parquet file for the result of every clip.")] = None,
     decoder: Annotated[str, typer.Option(help="decord or pyav.")] = "decord",
     frames: Annotated[int, typer.Option(min=1, help="Frames sampled of each clip.")] = 8,
+    roots: Annotated[
+        list[str] | None,
+        typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; without one, this machine.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip can not be read.")] = False,
     as_json: JsonOption = False,
@@ -171,16 +175,18 @@ def check(
     from w3ray.cluster.connect import connect, disconnect
     from w3ray.data.audit import check_clips, reason_counts, write_ledger
     from w3ray.data.decoders import DECODERS
+    from w3ray.data.roots import check_roots
 
     clips = read_manifest(manifest)
     if decoder not in DECODERS:
         raise InputError(f"--decoder {decoder}: unknown; known: {', '.join(DECODERS)}")
     if ledger is not None and not ledger.endswith(".parquet"):
         raise InputError(f"--ledger {ledger}: is written as Parquet; give it a name that ends in .parquet")
+    check_roots(clips, roots or None)
     began_s = time.perf_counter()
     connect(address)
     try:
-        result = check_clips(clips, decoder, num_frames=frames, progress=_Progress())
+        result = check_clips(clips, decoder, num_frames=frames, progress=_Progress(), roots=roots or None)
     finally:
         disconnect()
     if ledger is not None:

@@ -336,6 +336,7 @@ class _Chain:
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
             clips_ready=data.undrawn,
+            roots=self.recipe.data.roots,
         )
 
     def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:

@@ -60,7 +60,7 @@ class StageRun:
 
     def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table], *, own_cluster: bool = False) -> None:
         self._spec = spec
-        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
+        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")}, roots=spec.roots)
         _forget_missing_checkpoints(spec.checkpoints)
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}

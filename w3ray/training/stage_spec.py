@@ -20,7 +20,7 @@ class StageSpec:
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
     that the stage reads (the base of `max_failed_share`), `clips_ready` is a folder that appears when the clips are
-    there (None: they are).
+    there (None: they are), `roots` are where videos may lie (None: anywhere).
     """
 
     name: str
@@ -38,6 +38,7 @@ class StageSpec:
     num_clips: int
     max_failed_share: float
     clips_ready: Path | None = None
+    roots: tuple[str, ...] | None = None
 
     @property
     def checkpoints(self) -> Path:

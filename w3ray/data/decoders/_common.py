@@ -124,6 +124,9 @@ def open_source(uri: str) -> str | BytesIO:
         raise DecodeError(uri, f"can not be read: {error.strerror}") from error
     if size_bytes == 0:
         raise DecodeError(uri, "the file is empty (0 bytes)")
+    if "%" in path:  # FFmpeg could take `a%d.gif` for a series of files and open those: it gets no name
+        with open(path, "rb") as stream:
+            return BytesIO(stream.read())
     return path
 
 
