@@ -164,6 +164,21 @@ class TestModelFolder:
             load_model(folder)
         one_line(caught.value)
 
+    def test_a_logged_model_needs_no_unpickling(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import mlflow
+
+        from w3ray.tracking import logged_models
+
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        data = {"example": "clip.mp4", "classes": ["a"], "name": "teacher"}
+        logged_models._save(tmp_path / "logged", folder, "r", "m", data)
+        names = {path.name for path in (tmp_path / "logged").rglob("*")}
+        assert "video_model.py" in names
+        assert not {name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))}
+        mlflow.pyfunc.load_model(str(tmp_path / "logged"))
+
 
 class TestCheckpoint:
     @pytest.fixture

@@ -90,6 +90,8 @@ def test_a_stranger_without_the_token_is_sent_away() -> None:
 
     address = ray.get_runtime_context().gcs_address
     GcsClient(address=address)  # with the token
+    token = Path.home() / ".ray" / "auth_token"
+    assert not token.exists() or token.stat().st_mode & 0o077 == 0, "the token is for its owner alone"
     code = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     done = subprocess.run(

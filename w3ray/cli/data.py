@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from w3ray._redact import redact, redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
 from w3ray.data.manifest import Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -203,6 +204,7 @@ def check(
         "ledger": ledger,
         "seconds": round(time.perf_counter() - began_s, 3),
     }
+    document = redacted(document)
     finish(document, as_json=as_json, text=_check_text(document))
     if strict and bad:
         raise typer.Exit(EXIT_FAILED)
@@ -235,7 +237,7 @@ def _write(manifest: Manifest, out: str, twin: bool, as_json: bool) -> None:
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
     return {
-        "manifest": manifest.location,
+        "manifest": redact(manifest.location),
         "clips": manifest.table.num_rows,
         "classes": list(manifest.classes),
         "splits": manifest.splits(),
@@ -262,7 +264,7 @@ def _manifest_text(manifest: Manifest) -> RenderableType:
     for name, counts in _class_counts(manifest).items():
         table.add_row(name, *(str(counts[split]) for split in splits))
     table.add_row("all", *(str(count) for count in splits.values()))
-    return Group(table, Text(f"{manifest.table.num_rows} clips in {manifest.location}", overflow="fold"))
+    return Group(table, Text(f"{manifest.table.num_rows} clips in {redact(manifest.location)}", overflow="fold"))
 
 
 def _check_text(document: dict[str, Any]) -> RenderableType:

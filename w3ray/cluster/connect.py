@@ -5,7 +5,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from w3ray.errors import InputError
 
@@ -43,6 +44,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> dict[
                 os.environ.setdefault(name, _LOOPBACK_INTERFACE)
             with _on_loopback():
                 ray.init(address="local", num_cpus=num_cpus, **options)
+            _keep_token_private()
         else:
             _check_reachable(address)
             try:
@@ -72,6 +74,13 @@ def _on_loopback() -> Iterator[None]:
         del os.environ[variable]
         if in_environment is not None:
             os.environ[variable] = in_environment
+
+
+def _keep_token_private() -> None:
+    """Ray lets a local cluster be used by whoever shows its token, and writes that for all of the machine to read."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # none is there where the token comes from elsewhere, or is asked of nobody
+        token.chmod(token.stat().st_mode & 0o700)
 
 
 def start_helpers() -> None:
