@@ -176,9 +176,10 @@ class StageStore:
         return path
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        document = redacted(document)
         new = self.directory / f".{name}.{uuid.uuid4().hex}"
         with new.open("w", encoding="utf-8") as file:
-            json.dump(redacted(document), file, indent=2)
+            json.dump(document, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
         new.rename(self.directory / name)
