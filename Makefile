@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-all lint install clean
+.PHONY: quickstart test test-all lint audit install clean
 
 quickstart: install  ## make the environment and run the main job: teacher -> student on generated clips
 	$(BIN)/w3ray run quickstart
@@ -19,6 +19,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# --strict: a package of which nothing is known is a failure too, and so is a database that can not be asked.
+audit: install  ## known vulnerabilities of the exact versions in constraints.txt; asks pypi.org (AUDIT="-s osv": osv.dev)
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off $(AUDIT) --requirement constraints.txt \
+		|| { echo "audit: vulnerable, or not audited at all: read the lines above" >&2; exit 1; }
 
 install: $(INSTALLED)
 

@@ -115,6 +115,10 @@ class Data(Section):
         default=None, description="manifest file; a relative path counts from the current folder"
     )
     synthetic: Synthetic | None = Field(default=None, description="generate the clips instead of reading a manifest")
+    roots: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="videos must lie below one of these folders or s3:// addresses; null: anywhere",
+    )
     fold: int | None = Field(default=None, ge=0, description="cross-validation by group: which fold validates, from 0")
     folds: int | None = Field(default=None, ge=2, description="cross-validation by group: number of folds")
     num_frames: int = Field(default=8, ge=1, description="frames of a clip")
@@ -154,6 +158,8 @@ class Data(Section):
     def _check(self) -> Self:
         if (self.manifest is None) == (self.synthetic is None):
             raise ValueError("give either 'manifest' or 'synthetic' (exactly one)")
+        if self.roots is not None and self.manifest is None:
+            raise ValueError("'roots' is about the videos of a manifest; remove it")
         if (self.fold is None) != (self.folds is None):
             raise ValueError("'fold' and 'folds' go together; give both or neither")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
@@ -446,7 +452,7 @@ class Recipe(Section):
         values = self.to_dict()
         for section in ("storage", "tracking", "resources"):
             del values[section]
-        for name in ("cache_gib", "cache_dir"):
+        for name in ("cache_gib", "cache_dir", "roots"):
             del values["data"][name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

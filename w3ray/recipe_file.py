@@ -18,7 +18,17 @@ PIPELINES = Path(__file__).resolve().parent / "_pipelines"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads 1e-4 as a number, as YAML 1.2 does."""
+    """Safe YAML that refuses aliases and a key given twice, and reads 1e-4 as a number, as YAML 1.2 does.
+
+    A few lines of aliases of aliases are gigabytes once they are written out.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()
+            line = event.start_mark.line + 1
+            raise InputError(f"line {line}: *{event.anchor} repeats a part by its name; write that part out")
+        return super().compose_node(parent, index)
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -87,6 +97,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can not be read: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path.name}: not a recipe: its values are nested too deeply") from None
     if not isinstance(values, dict):
         raise InputError(f"{path.name}: must hold the keys of a recipe, got {show(values)}")
     return values
@@ -106,7 +118,7 @@ def apply_override(values: dict[str, Any], override: str) -> str:
         raise InputError(f"--set {override}: must look like key=value, such as train.epochs=3")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, InputError):
+    except (yaml.YAMLError, InputError, RecursionError):
         raise InputError(f"--set {override}: {text!r} is not valid YAML; quote it") from None
     place: Any = values
     for depth, part in enumerate(parts[:-1]):

@@ -33,7 +33,9 @@ def test_states_run_resume_reuse(tmp_path):
     status = stage.status(determinants)
     assert (status.state, status.step) == ("resume", 7)
     stage.model.mkdir()
-    stage.finish({"metrics": {"top1": 0.5}})
+    checkpoint = str(stage.directory / "checkpoints" / "step_00000007")
+    known = {"validation": {}, "checkpoint": checkpoint, "tracking_run": None, "logged_model": None}
+    stage.finish({"metrics": {"top1": 0.5}, **known})
     assert stage.status(determinants).state == "reuse"
     assert stage.result()["metrics"] == {"top1": 0.5}
 

@@ -23,6 +23,7 @@ from typing import IO, Annotated, Any, NoReturn
 import typer
 from rich.console import Console, RenderableType
 
+from w3ray._redact import redact, redacted
 from w3ray.errors import InputError, RunError
 
 EXIT_DONE = 0
@@ -53,6 +54,7 @@ def finish(document: Any, as_json: bool, text: RenderableType | None = None) -> 
         _write_document(document)
     elif text is not None:
         console = Console(highlight=False)
+        text = redact(text) if isinstance(text, str) else text
         # Off a terminal a long path must stay one line: scripts cut and grep it.
         console.print(text, soft_wrap=isinstance(text, str))
 
@@ -82,7 +84,7 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 if hasattr(error, "format_message"):  # a usage error, for main() to report
                     raise
-                traceback.print_exc()
+                sys.stderr.write(redact(traceback.format_exc()))
                 _fail("internal", f"{type(error).__name__}: {error}", EXIT_FAILED, as_json)
 
     return command
@@ -104,6 +106,7 @@ def _fail(kind: str, message: str, exit_code: int, as_json: bool) -> NoReturn:
 
 
 def _print_failure(kind: str, message: str, exit_code: int, as_json: bool) -> None:
+    message = redact(message)
     for line in message.splitlines() or [kind]:
         sys.stderr.write(f"error: {line}\n")
     sys.stderr.flush()
@@ -112,7 +115,7 @@ def _print_failure(kind: str, message: str, exit_code: int, as_json: bool) -> No
 
 
 def _write_document(document: Any) -> None:
-    text = json.dumps(_without_nan(document), indent=2, allow_nan=False)
+    text = json.dumps(_without_nan(redacted(document)), indent=2, allow_nan=False)
     stream = sys.stdout if _document_stream is None else _document_stream
     stream.write(text + "\n")
     stream.flush()

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from w3ray._redact import redact, redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
 from w3ray.data.manifest import Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -163,6 +164,10 @@ def check(
     ledger: Annotated[str | None, typer.Option(help="Parquet file for the result of every clip.")] = None,
     decoder: Annotated[str, typer.Option(help="decord or pyav.")] = "decord",
     frames: Annotated[int, typer.Option(min=1, help="Frames sampled of each clip.")] = 8,
+    roots: Annotated[
+        list[str] | None,
+        typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; without one, this machine.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip can not be read.")] = False,
     as_json: JsonOption = False,
@@ -171,16 +176,18 @@ def check(
     from w3ray.cluster.connect import connect, disconnect, job_address
     from w3ray.data.audit import check_clips, reason_counts, write_ledger
     from w3ray.data.decoders import DECODERS
+    from w3ray.data.roots import check_roots
 
     clips = read_manifest(manifest)
     if decoder not in DECODERS:
         raise InputError(f"--decoder {decoder}: unknown; known: {', '.join(DECODERS)}")
     if ledger is not None and not ledger.endswith(".parquet"):
         raise InputError(f"--ledger {ledger}: is written as Parquet; give it a name that ends in .parquet")
+    check_roots(clips, roots or None)
     began_s = time.perf_counter()
     connect(address or job_address())
     try:
-        result = check_clips(clips, decoder, num_frames=frames, progress=_Progress())
+        result = check_clips(clips, decoder, num_frames=frames, progress=_Progress(), roots=roots or None)
     finally:
         disconnect()
     if ledger is not None:
@@ -197,6 +204,7 @@ def check(
         "ledger": ledger,
         "seconds": round(time.perf_counter() - began_s, 3),
     }
+    document = redacted(document)
     finish(document, as_json=as_json, text=_check_text(document))
     if strict and bad:
         raise typer.Exit(EXIT_FAILED)
@@ -229,7 +237,7 @@ def _write(manifest: Manifest, out: str, twin: bool, as_json: bool) -> None:
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
     return {
-        "manifest": manifest.location,
+        "manifest": redact(manifest.location),
         "clips": manifest.table.num_rows,
         "classes": list(manifest.classes),
         "splits": manifest.splits(),
@@ -256,7 +264,7 @@ def _manifest_text(manifest: Manifest) -> RenderableType:
     for name, counts in _class_counts(manifest).items():
         table.add_row(name, *(str(counts[split]) for split in splits))
     table.add_row("all", *(str(count) for count in splits.values()))
-    return Group(table, Text(f"{manifest.table.num_rows} clips in {manifest.location}", overflow="fold"))
+    return Group(table, Text(f"{manifest.table.num_rows} clips in {redact(manifest.location)}", overflow="fold"))
 
 
 def _check_text(document: dict[str, Any]) -> RenderableType:

@@ -4,20 +4,25 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from w3ray.errors import InputError
 
 _CONNECT_TIMEOUT_S = 5.0
+_LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 
 def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[dict[str, float]]:
     """Joins the cluster at `address`, or starts one on this machine; returns what each of its nodes has.
 
     Args:
-        address: `host:port`, `auto`, or `ray://host:port`; None starts a local cluster that ends with the process.
-            A process that is connected already stays where it is.
+        address: `host:port`, `auto`, or `ray://host:port`; None starts a local cluster that ends with the process and
+            listens on loopback alone. A process that is connected already stays where it is.
         num_cpus: of a local cluster; None takes the machine's.
 
     Raises:
@@ -38,7 +43,12 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
             # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            ray.init(address="local", num_cpus=num_cpus, **options)
+            # torch.distributed would pick the interface that the machine's name leads to.
+            for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(name, _LOOPBACK_INTERFACE)
+            with _on_loopback():
+                ray.init(address="local", num_cpus=num_cpus, **options)
+            _keep_token_private()
         else:
             _check_reachable(address)
             try:
@@ -83,6 +93,34 @@ def keep_sigterm(handler: Any = None) -> None:
     handler = signal.getsignal(signal.SIGTERM) if handler is None else handler
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started in here listens on 127.0.0.1 alone: whoever reaches its ports could run anything.
+
+    Ray has this for desktop systems, under a variable that it reads when it is imported. An address given to `ray.init`
+    would not do: Ray turns a local one into the machine's outer one.
+    """
+    from ray._private import ray_constants
+
+    variable, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    in_environment = os.environ.get(variable)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"  # this process, and those that it starts
+    try:
+        yield
+    finally:  # a later `connect` may join a cluster on other machines
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[variable]
+        if in_environment is not None:
+            os.environ[variable] = in_environment
+
+
+def _keep_token_private() -> None:
+    """Ray lets a local cluster be used by whoever shows its token, and writes that for all of the machine to read."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # none is there where the token comes from elsewhere, or is asked of nobody
+        token.chmod(token.stat().st_mode & 0o700)
 
 
 def start_helpers() -> None:

@@ -6,7 +6,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from w3ray._redact import redact
 from w3ray.data.clip_sampling import segment_indices
 from w3ray.data.decoders import DECODERS, DecodeError, Video, open_video
 from w3ray.data.manifest import Manifest
+from w3ray.data.roots import check_roots, outside
 from w3ray.errors import InputError
 from w3ray.storage import StorageFailing, StorageRefused
 
@@ -48,6 +50,7 @@ class _Check:
     decoder: str
     num_frames: int
     open_clip: Opener
+    roots: tuple[str, ...] | None = None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         found = [self._check(row) for row in rows.to_pylist()]
@@ -57,6 +60,8 @@ class _Check:
         entry: dict[str, Any] = {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False}
         began_s = time.perf_counter()
         try:
+            if outside(row["uri"], self.roots):
+                raise DecodeError(row["uri"], "it is a link that leads outside the roots")
             with self.open_clip(row["uri"], self.decoder) as video:
                 first, end = video.frame_span(row["start_s"], row["end_s"])
                 wanted = first + segment_indices(end - first, self.num_frames, None)
@@ -83,6 +88,7 @@ def check_clips(
     num_frames: int = 8,
     progress: Callable[[int, int], None] | None = None,
     open_clip: Opener = open_video,
+    roots: Sequence[str] | None = None,
 ) -> pa.Table:
     """Read every clip (the frames that evaluation samples, the first and the last) with Ray Data.
 
@@ -95,19 +101,21 @@ def check_clips(
         num_frames: frames sampled of each clip.
         progress: called with clips read and clips in all.
         open_clip: how a clip is opened, given uri and decoder.
+        roots: where videos may lie; None: anywhere.
 
     Returns:
         The ledger, a row a clip in manifest order with the columns of LEDGER_SCHEMA; `num_frames` counts the clip's
         own frames (of its span), the sizes are null for a clip that could not be read.
 
     Raises:
-        InputError: no decoder has that name.
+        InputError: no decoder has that name, or a video lies outside the roots.
     """
     if decoder not in DECODERS:
         raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
+    check_roots(manifest, roots)
     table = manifest.table.select(["clip_id", "start_s", "end_s"])
     rows = table.append_column("uri", pa.array(manifest.resolved_uris(), pa.string()))
-    check = _Check(decoder, num_frames, open_clip)
+    check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots))
     found: dict[str, dict[str, Any]] = {}
     for clips_a_task in (_CLIPS_A_TASK, 1):
         missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))
@@ -163,8 +171,17 @@ def reason_counts(ledger: pa.Table) -> dict[str, int]:
     return dict(Counter(reason.split(":")[0] for reason in reasons).most_common())
 
 
+def _without_secrets(ledger: pa.Table) -> pa.Table:
+    for name in ("uri", "reason"):
+        texts = [None if text is None else redact(text) for text in ledger[name].to_pylist()]
+        ledger = ledger.set_column(
+            LEDGER_SCHEMA.get_field_index(name), LEDGER_SCHEMA.field(name), pa.array(texts, pa.string())
+        )
+    return ledger
+
+
 def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
-    """Write a ledger as Parquet in one step.
+    """Write a ledger as Parquet in one step, without the passwords and keys that its uris and reasons may hold.
 
     Raises:
         InputError: the place can not be written to.
@@ -173,7 +190,7 @@ def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        pq.write_table(ledger, part)
+        pq.write_table(_without_secrets(ledger), part)
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"ledger {path}: can not be written ({error.strerror or error})") from error

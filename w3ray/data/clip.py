@@ -4,7 +4,7 @@
 The order of its draws is fixed: frames, box, mirror.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,7 @@ def load_clip(
     end_s: float | None = None,
     reversed: bool = False,
     flip_map: Mapping[int, int] | None = None,
+    roots: Sequence[str] | None = None,
 ) -> tuple[Frames, int]:
     """Decode one clip and bring it to its size.
 
@@ -95,6 +96,7 @@ def load_clip(
         spec: what a clip is.
         rng: draws frames, box and mirror for training; None for evaluation (fixed frames, centre box, no mirror).
         start_s, end_s: the part of the video to use, seconds; None = its beginning, its end.
+        roots: where videos may lie, links followed; None: anywhere.
         reversed: play backwards. The frames are the same as forwards; only their order turns round.
 
     Returns: (uint8 [T, S, S, 3], label).
@@ -102,7 +104,7 @@ def load_clip(
     """
     if rng is not None:
         spec.require_flip_map(flip_map)
-    with open_video(uri, decoder=spec.decoder) as video:
+    with open_video(uri, decoder=spec.decoder, roots=roots) as video:
         first, stop = video.frame_span(start_s, end_s)
         indices_T = first + SAMPLERS[spec.sampling](stop - first, spec.num_frames, spec.stride_frames, rng)
         frames_THWC = video.frames(indices_T[::-1] if reversed else indices_T)

@@ -201,13 +201,15 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
     try:
         version = json.loads(metadata["w3ray.version"])
         classes = json.loads(metadata["w3ray.classes"])
+        if not isinstance(classes, list):
+            raise TypeError("the classes are no list")
         flip_map = {int(label): int(mirror) for label, mirror in json.loads(metadata["w3ray.flip_map"]).items()}
     except KeyError as error:
         raise InputError(
             f"manifest {location}: the metadata {error} is missing, so it is no w3ray manifest; "
             "make one with `w3ray data import`"
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"manifest {location}: its w3ray metadata can not be read ({error})") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"manifest {location}: version {version}; this w3ray reads version {MANIFEST_VERSION}")

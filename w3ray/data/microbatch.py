@@ -45,6 +45,8 @@ class ClipTables:
     train: "ray.ObjectRef[pa.Table]"
     val: "ray.ObjectRef[pa.Table]"
     test: "ray.ObjectRef[pa.Table]"
+    roots: tuple[str, ...] | None = None
+    """Where videos may lie; None: anywhere."""
 
 
 class ClipFailure(NamedTuple):
@@ -106,7 +108,7 @@ class MicrobatchDecoder:
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
         self._schedule = schedule
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
-        self._spec = spec
+        self._spec, self._roots = spec, tables.roots
         self._flip_map = flip_map
         self._watch = None if watch is None else _open_watch(watch)
         self._started = False
@@ -156,7 +158,7 @@ class MicrobatchDecoder:
                 with nullcontext() if self._watch is None else self._watch.at(clip):
                     return load_clip(
                         row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
-                        end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map,
+                        end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map, roots=self._roots,
                     )  # fmt: skip
             except DecodeError:
                 if attempt == _ATTEMPTS:

@@ -88,7 +88,8 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
     folder = Path(folder)
     description = read_description(folder)
     try:
-        model = build_model(**description.model)
+        # Its weights lie beside it; a name of other ones in the description is not followed.
+        model = build_model(**{**description.model, "weights": None})
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION_NAME}: model: {error}; written by another version?") from error
     try:
@@ -130,7 +131,7 @@ def read_description(folder: Path | str) -> ModelDescription:
         )
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name the folder of a trained model") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a description of a model ({error!r}); make the model again") from error
 
 

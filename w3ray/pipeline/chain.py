@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from w3ray._redact import redact, redacted
 from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
@@ -98,7 +99,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         }
         for item in planned
     ]
-    return {"recipe": recipe.to_dict(), "stages": stages, "resources": plan.describe()}
+    return redacted({"recipe": recipe.to_dict(), "stages": stages, "resources": plan.describe()})
 
 
 def run(
@@ -156,7 +157,9 @@ class _Chain:
     """One call of `run`."""
 
     def __init__(self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock) -> None:
-        self.recipe, self.on_event, self.clock = recipe, on_event, clock
+        self.recipe, self.clock = recipe, clock
+        # What is told is shown, and kept in logs.
+        self.on_event: OnEvent = lambda event: on_event(redacted(event))
         self.connection = Connection(address)
         self.plan: ResourcePlan | None = None
         self.results: dict[str, StageResult] = {}
@@ -374,6 +377,7 @@ class _Chain:
             clip_timeout_s=self.recipe.resources.clip_timeout_s,
             stall_timeout_s=self.recipe.resources.stall_timeout_s,
             resize_every_s=self.recipe.resources.resize_every_s,
+            roots=self.recipe.data.roots,
         )
 
     def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:
@@ -451,7 +455,7 @@ class _Chain:
 
     def _result(self, model: Mapping[str, Any], tracker: Any, parent: Any) -> RunResult:
         tracking = {
-            "uri": tracker.uri,
+            "uri": None if tracker.uri is None else redact(tracker.uri),
             "experiment": self.recipe.tracking.experiment or self.recipe.name,
             "run": parent.wait_run_id(),
             "command": tracker.ui_command,

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import Manifest, read_manifest
+from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import identity_of, stage_determinants
@@ -96,6 +97,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     else:
         assert data.manifest is not None
         manifest = read_manifest(data.manifest)
+        check_roots(manifest, data.roots)
     if data.folds is not None and data.fold is not None:
         manifest = manifest.with_fold(data.fold, data.folds)
     test_split = data.test_split if recipe.evaluation.split == "test" else data.val_split

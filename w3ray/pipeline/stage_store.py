@@ -22,15 +22,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.lease import Lease, LeaseQueue
 from w3ray.pipeline.identity import difference
 from w3ray.storage import Place, RemotePath, StorageRefused
-from w3ray.training.checkpoint_files import CheckpointError, newest_valid_checkpoint, read_index
+from w3ray.training.checkpoint_files import CheckpointError, is_checkpoint_folder, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
 
 _LOCK_POLL_S = 0.5
+_RESULT_KEYS = {"metrics", "validation", "checkpoint", "tracking_run", "logged_model", "finished"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,10 @@ class StageStore:
         if not others:
             return "new"
         newest = max(others, key=modified_s)
-        changes = difference(json.loads(newest.read_text())["determinants"], determinants)
+        try:
+            changes = difference(json.loads(newest.read_text())["determinants"], determinants)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return "new"  # the other one's own file is damaged
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
         return f"differs from {newest.parent.name}: {shown}"
 
@@ -164,11 +169,26 @@ class StageStore:
         path = self.directory / "result.json"
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if self._is_result(document):
+                return document
+            error: Exception = ValueError("not a stage's result")
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise InputError(f"{path}: damaged ({error}); remove it to score the stage again") from error
-        return document
+        except (ValueError, RecursionError) as wrong:
+            error = wrong
+        raise InputError(f"{path}: damaged ({error}); remove it to score the stage again") from error
+
+    def _is_result(self, document: Any) -> bool:
+        """Whether a document has the form that `finish` gives it, and its checkpoint is one of this stage's own."""
+        if not isinstance(document, dict) or not set(document) >= _RESULT_KEYS:
+            return False
+        place = Path(str(document["checkpoint"]))
+        return (
+            all(isinstance(document[name], dict) for name in ("metrics", "validation"))
+            and place.parent.name == "checkpoints"
+            and place.parent.parent.name == self.directory.name
+            and ".." not in place.parts
+        )
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the stage finished; model and report must be there."""
@@ -179,7 +199,7 @@ class StageStore:
         self._write_json("result.json", {**(self.result() or {}), **more})
 
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
-        lines = "".join(json.dumps(dict(failure), ensure_ascii=False) + "\n" for failure in failures)
+        lines = "".join(json.dumps(redacted(dict(failure)), ensure_ascii=False) + "\n" for failure in failures)
         ledger = self.ledger
         if isinstance(ledger, RemotePath):  # an object can not be added to; only the lock's holder writes it
             ledger.write_text((ledger.read_text() if ledger.is_file() else "") + lines)
@@ -194,11 +214,12 @@ class StageStore:
             CheckpointError: it is gone.
         """
         path = self.directory / "checkpoints" / name
-        if not path.is_dir():
+        if not is_checkpoint_folder(path, name):
             raise CheckpointError(f"{path}: gone; run again to make it anew")
         return path
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        document = redacted(document)
         if isinstance(self.directory, RemotePath):
             (self.directory / name).write_text(json.dumps(document, indent=2))
             return

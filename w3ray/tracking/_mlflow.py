@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from w3ray._redact import redact
 from w3ray.tracking.outbox import THREAD_NAME, Refused, Unreachable
 
 # Defaults only: whoever sets one of these knows better.
@@ -77,7 +78,7 @@ def sorted_errors() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     return text if len(text) <= 300 else text[:297] + "..."
 
 

@@ -4,8 +4,8 @@ A journal is one JSONL file. Every operation is appended before it is sent, and 
 what is missing on the tracking server can be read from the file whenever the driver was killed. The driver holds a
 lock on its journal; a journal without a lock belonged to a driver that is gone, and the next driver adopts it.
 
-Lines: `{"format", "uri"}` first; `{"number", "kind", "run", "data"}` for an operation; `{"done": number}` for a
-delivery, with `facts` (names that the server gave) where there are any.
+Lines: `{"format", "uri"}` first (the uri without its password); `{"number", "kind", "run", "data"}` for an operation;
+`{"done": number}` for a delivery, with `facts` (names that the server gave) where there are any.
 """
 
 import fcntl
@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from w3ray._redact import redact
 
 FORMAT = 1
 
@@ -63,7 +65,7 @@ class Journal:
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._next = 0
         self.failure: OSError | None = None
-        self._write({"format": FORMAT, "uri": uri})
+        self._write({"format": FORMAT, "uri": redact(uri)})
 
     def _write(self, line: dict[str, Any]) -> None:
         try:
@@ -103,16 +105,34 @@ class Journal:
                     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue  # its driver is alive
-                found = read_journal(other)
-                if found.uri != uri:
+                try:
+                    found = read_journal(other)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    continue  # not written by a driver; left for somebody to look at
+                if found.uri != redact(uri):
                     continue
-                if found.pending:
+                pending = [old for old in found.pending if self._may_deliver(old)]
+                if pending:
                     learned = {"run_ids": found.facts.run_ids, "model_ids": found.facts.model_ids}
                     facts.learn(learned)
                     self.done((), learned)
-                    operations += [self.append(old.kind, old.run, old.data) for old in found.pending]
+                    operations += [self.append(old.kind, old.run, old.data) for old in pending]
                 path.unlink()
         return operations, facts
+
+    def _may_deliver(self, operation: Operation) -> bool:
+        """Whether a driver of this storage can have written an operation that takes files.
+
+        A file that was attached is removed after its delivery, with its folder; a model's folder is sent as it is. A
+        journal that names other places would have them removed, or sent.
+        """
+        data = operation.data
+        if operation.kind == "artifact":
+            place = Path(str(data.get("path")))
+            return place.resolve().parent.parent == (self.folder / "files").resolve() and not place.is_symlink()
+        if operation.kind == "model":
+            return Path(str(data.get("folder"))).resolve().is_relative_to(self.folder.parent.resolve())
+        return True
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from w3ray._redact import redact
 from w3ray.tracking.journal import Journal, Operation
 
 THREAD_NAME = "w3ray-tracking"
@@ -202,7 +203,7 @@ class Outbox:
                     return
         except Exception as error:
             # A bug of ours, or a full disk. Training goes on; the journal keeps what comes from now on.
-            self.last_failure = f"{type(error).__name__}: {error}"
+            self.last_failure = redact(f"{type(error).__name__}: {error}")
             self.notify(f"tracking stopped ({self.last_failure}); what follows is kept in {self._journal.path}")
             raise
 
@@ -219,7 +220,7 @@ class Outbox:
                     return False
                 backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
             except Exception as error:
-                self.last_failure = str(error)
+                self.last_failure = redact(str(error))
                 self._opened(error)
                 return False
             else:
@@ -289,7 +290,7 @@ class Outbox:
 
     def _set_aside(self, batch: list[Operation], error: Exception) -> str:
         self._refused += len(batch)
-        reason = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        reason = redact(str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}")
         with self._refused_file.open("a", encoding="utf-8") as file:
             for operation in batch:
                 line = {"kind": operation.kind, "run": operation.run, "data": operation.data, "reason": reason}

@@ -333,4 +333,5 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return plain if plain.strip(".") else f"_{plain}"  # `..` is another folder

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from w3ray._redact import redact, redacted
 from w3ray.errors import InputError
 from w3ray.tracking import owner
 from w3ray.tracking._values import model_name
@@ -29,6 +30,9 @@ from w3ray.tracking.outbox import Delivery, Notify, Outbox, Ticket
 from w3ray.tracking.stage_run import StageRun, Status, now_ms
 from w3ray.tracking.store import MlflowStore
 from w3ray.tracking.uri import check_artifacts, check_uri, sqlite_path
+
+# Values that the delivery works with.
+_PLACES = frozenset({"path", "folder", "experiment"})
 
 
 class Tracker:
@@ -72,7 +76,8 @@ class Tracker:
         beside = None if database is None else (database.absolute().parent / "mlartifacts").as_uri()
         artifact_root = None if database is None else artifacts or beside
         store = MlflowStore(uri, experiment, artifact_root=artifact_root, facts=facts or Facts())
-        self._outbox = Outbox(store, journal, notify or logging.getLogger("w3ray.tracking").warning)
+        tell = notify or logging.getLogger("w3ray.tracking").warning
+        self._outbox = Outbox(store, journal, lambda message: tell(redact(message)))
         self._outbox.start(adopted)
         self.put("reap", "", {"experiment": experiment})
         atexit.register(self._at_exit)
@@ -117,7 +122,7 @@ class Tracker:
         """The command that shows the runs; None for a server, which has its own page at `uri`."""
         if self.uri is None or self.uri.startswith(("http://", "https://")):
             return None
-        return f"mlflow ui --backend-store-uri {self.uri}"
+        return redact(f"mlflow ui --backend-store-uri {self.uri}")
 
     def begin(self) -> None:
         """Open the store now, in the background: importing MLflow and making its tables takes seconds of a core."""
@@ -250,6 +255,9 @@ class Tracker:
         """Queue one operation (for this package; see `store.py` for the kinds)."""
         if self._outbox is None:
             return Ticket(settled=True)
+        # It is kept on disk, then on the server: without secrets. Metrics are names and numbers, and many.
+        if kind != "metrics":
+            data = {name: value if name in _PLACES else redacted(value) for name, value in data.items()}
         return self._outbox.put(kind, run, data)
 
     def wait(self, ticket: Ticket, timeout_s: float) -> bool:

@@ -38,12 +38,29 @@ def read_index(directory: str | Place) -> dict[str, Any]:
         raise CheckpointError(f"{directory}: no readable {INDEX_FILE} ({error}); use another checkpoint") from error
     if hashlib.sha256(text.encode()).hexdigest() != seal:
         raise CheckpointError(f"{path}: damaged, its checksum differs; use another checkpoint")
-    index: dict[str, Any] = json.loads(text)
-    if index["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {index['format_version']}, this version of w3ray reads {FORMAT_VERSION}"
-        )
-    return index
+    try:
+        index = json.loads(text)
+        version = index["format_version"]
+        if version == FORMAT_VERSION:
+            _check_form(index)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint's index ({error!r}); use another checkpoint") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: checkpoint format {version!r}, this version of w3ray reads {FORMAT_VERSION}")
+    checked: dict[str, Any] = index
+    return checked
+
+
+def _check_form(index: dict[str, Any]) -> None:
+    """The checksum tells damage, not malice: the index may have been made by anyone, and names files."""
+    if set(index["files"]) != {MODEL_FILE, OPTIMIZER_FILE}:
+        raise ValueError(f"files {sorted(index['files'])}")
+    for entry in index["files"].values():
+        if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+            raise TypeError("files: no size or checksum")
+    for part in ("meta", "step_state", "optimizer"):
+        if not isinstance(index[part], dict):
+            raise TypeError(part)
 
 
 def verify_checkpoint(directory: str | Place) -> dict[str, Any]:
@@ -114,6 +131,12 @@ def first_whole(
                 yield folder, local
                 return
     yield None
+
+
+def is_checkpoint_folder(folder: Place, name: str) -> bool:
+    """Whether `folder`, known by `name`, is one of a stage's checkpoints and not another place by `..` or a link."""
+    is_link = isinstance(folder, Path) and folder.is_symlink()
+    return bool(_STEP_FOLDER.fullmatch(name)) and folder.is_dir() and not is_link
 
 
 def steps_done(checkpoints: Place) -> int:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import (
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
@@ -27,9 +27,10 @@ from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_micro
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned, WorkerAlive
 from w3ray.storage import Place, RemotePath
-from w3ray.training.checkpoint_files import steps_done
+from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import RestartPolicy, StageLost, TeacherMissing, last_line
+from w3ray.training.rendezvous import MeetingConfig
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
 from w3ray.training.unheard import EndUnheard
 from w3ray.training.watchdog import Watchdog
@@ -68,7 +69,7 @@ class StageRun:
 
     def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table], *, own_cluster: bool = False) -> None:
         self._spec = spec
-        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")})
+        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")}, roots=spec.roots)
         _forget_missing_checkpoints(spec.checkpoints)
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}
@@ -178,12 +179,19 @@ def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
 
 
 def _forget_missing_checkpoints(checkpoints: Place) -> None:
-    """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget."""
+    """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget.
+
+    The same where it was made to know of anything but checkpoints: what it knows of, it removes when newer ones come.
+    """
     snapshot = checkpoints / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     if not snapshot.is_file():
         return
-    known = json.loads(snapshot.read_text())["checkpoint_results"]
-    if not all((checkpoints / entry["checkpoint_dir_name"]).is_dir() for entry in known):
+    try:
+        known = [entry["checkpoint_dir_name"] for entry in json.loads(snapshot.read_text())["checkpoint_results"]]
+        good = all(is_checkpoint_folder(checkpoints / name, name) for name in known)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
         snapshot.unlink()
 
 
@@ -248,7 +256,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
         ),
         datasets={STREAM_NAME: _nothing},
         dataset_config=stream,
-        torch_config=TorchConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
+        torch_config=MeetingConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
     )
 
 

@@ -21,8 +21,9 @@ class StageSpec:
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
     that the stage reads (the base of `max_failed_share`), `clips_ready` is a file that appears when the clips are
-    there (None: they are), `lease` is the driver's intent in object storage (`w3ray.lease`), without which
-    nothing may be written any more, `cache` keeps videos of object storage. The times are of the recipe's `resources`.
+    there (None: they are), `roots` are where videos may lie (None: anywhere), `lease` is the driver's intent in object
+    storage (`w3ray.lease`), without which nothing may be written any more, `cache` keeps videos of object storage. The
+    times are of the recipe's `resources`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StageSpec:
     num_clips: int
     max_failed_share: float
     clips_ready: Place | None = None
+    roots: tuple[str, ...] | None = None
     lease: RemotePath | None = None
     cache: VideoCache | None = None
     clip_timeout_s: float = 120.0

@@ -1,10 +1,11 @@
 """Which decoders read a video, and how is one opened? A new decoder is one file here and one entry in DECODERS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from w3ray.data.decoders._common import DecodeError, Video, VideoInfo
 from w3ray.data.decoders.decord import DecordVideo
 from w3ray.data.decoders.pyav import PyavVideo
+from w3ray.data.roots import outside
 from w3ray.errors import InputError
 
 __all__ = ["DECODERS", "DecodeError", "Video", "VideoInfo", "open_video"]
@@ -17,8 +18,8 @@ DECODERS: dict[str, Callable[[str], Video]] = {
 }
 
 
-def open_video(uri: str, decoder: str = "decord") -> Video:
-    """Open a video for reading single frames.
+def open_video(uri: str, decoder: str = "decord", roots: Sequence[str] | None = None) -> Video:
+    """Open a video for reading single frames; with `roots` only one that lies below one of them, links followed.
 
     Raises:
         InputError: no decoder has that name.
@@ -27,6 +28,8 @@ def open_video(uri: str, decoder: str = "decord") -> Video:
     """
     if decoder not in DECODERS:
         raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
+    if outside(uri, roots):
+        raise DecodeError(uri, "it is a link that leads outside the roots")
     video = DECODERS[decoder](uri)
     if video.info.num_frames < MIN_FRAMES:
         video.close()

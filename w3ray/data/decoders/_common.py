@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from w3ray._redact import redact
 from w3ray.data.video_cache import read_video
 from w3ray.storage import RemotePath, place
 
@@ -31,7 +32,7 @@ class DecodeError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.uri}: {self.reason}"
+        return redact(f"{self.uri}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,9 @@ def open_source(uri: str) -> str | BytesIO:
         raise DecodeError(uri, f"can not be read: {error.strerror}") from error
     if size_bytes == 0:
         raise DecodeError(uri, "the file is empty (0 bytes)")
+    if "%" in path:  # FFmpeg could take `a%d.gif` for a series of files and open those: it gets no name
+        with open(path, "rb") as stream:
+            return BytesIO(stream.read())
     return path
 
 

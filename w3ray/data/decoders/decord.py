@@ -20,6 +20,7 @@ from w3ray.data.decoders._common import (
     span_of,
     video_codec,
 )
+from w3ray.data.decoders._container import check_container
 
 
 @lru_cache(maxsize=1)
@@ -45,6 +46,7 @@ class DecordVideo(ClosingVideo):
         self.uri = uri
         source = open_source(uri)
         self._source = source
+        check_container(source, uri)
         check_not_cut(source, uri)
         decord = _decord()
         try:

@@ -21,6 +21,7 @@ from w3ray.data.decoders._common import (
     silence_ffmpeg,
     span_of,
 )
+from w3ray.data.decoders._container import check_container
 
 
 class _UnreliableTimestamps(Exception):
@@ -44,6 +45,7 @@ class PyavVideo(ClosingVideo):
         silence_ffmpeg()
         self.uri = uri
         self._source = open_source(uri)
+        check_container(self._source, uri)
         check_not_cut(self._source, uri)
         self._container: Any = None
         try:
