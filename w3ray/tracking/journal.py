@@ -127,8 +127,8 @@ class Journal:
         journal that names other places would have them removed, or sent.
         """
         data = operation.data
-        if operation.kind == "artifact":
-            place = Path(str(data.get("path")))
+        if operation.kind == "artifact" or data.get("is_copy"):
+            place = Path(str(data.get("folder" if operation.kind == "model" else "path")))
             return place.resolve().parent.parent == (self.folder / "files").resolve() and not place.is_symlink()
         if operation.kind == "model":
             return Path(str(data.get("folder"))).resolve().is_relative_to(self.folder.parent.resolve())
