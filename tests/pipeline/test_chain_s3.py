@@ -17,9 +17,9 @@ from w3ray.data.manifest import read_manifest
 from w3ray.storage import RemotePath, fetched, file_digest, place
 from w3ray.training.checkpoint_files import newest_valid_checkpoint, verify_checkpoint
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-COMMAND = [sys.executable, "-c", "from w3ray.cli import main; main()", "run"]
+COMMAND = [sys.executable, "-c", "import sys; from w3ray.cli import main; sys.exit(main())", "run"]
 TEACHER = "teacher-"
 
 
@@ -103,7 +103,7 @@ def test_a_storage_that_dies_and_one_that_stutters(s3: S3Server, files, runs, un
     storage = "s3://bucket/dies"
     s3.fail("dies/.*/step_00000006/", "503", method="PUT|POST")
     code, result, err = runs.run(storage, files, deadline_s=5)
-    assert code == 1
+    assert code == 1, (err, s3.requests(key="step_0"))
     line = result["error"]["message"]
     assert "\n" not in line
     assert "checkpoints/step_00000006/" in line
