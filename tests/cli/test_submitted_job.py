@@ -106,5 +106,5 @@ def test_stopped_job_ends_killed_and_the_same_job_goes_on(jobs, motion_manifest,
 
     again = ray_job(jobs, "submit", "--submission-id=second", "--", *entrypoint)  # follows the log to the end
     assert again.returncode == 0, again.stdout
-    assert "teacher: starts (resume)" in again.stdout, again.stdout
+    assert "teacher: resumes at step" in again.stdout, again.stdout
     assert statuses(tmp_path) == [("teacher", "FINISHED"), ("tiny", "FINISHED")]

@@ -9,6 +9,9 @@ import boto3
 import botocore.validate
 import pytest
 import yaml
+from moto import mock_aws
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -138,6 +141,53 @@ class TestAws:
         spot = [name for name, node in types.items() if "InstanceMarketOptions" in node["node_config"]]
         assert spot == ["decode"]
         assert types["decode"]["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+    @pytest.mark.slow
+    def test_rays_launcher_makes_the_network_and_the_machines(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Against moto's EC2 and IAM: what README.md says of the network, and a machine of each kind."""
+        for name, value in {
+            "HOME": str(tmp_path),
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+        raw = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+        with mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+            ec2 = boto3.client("ec2", region_name=raw["provider"]["region"])
+            iam = boto3.client("iam")
+            iam.create_instance_profile(InstanceProfileName="w3ray-node")
+            image = ec2.describe_images()["Images"][0]["ImageId"]
+            for node in raw["available_node_types"].values():
+                node["node_config"]["ImageId"] = image
+            config = bootstrap_aws(prepare_config(raw))
+            (group,) = ec2.describe_security_groups(GroupNames=["w3ray"])["SecurityGroups"]
+            inside, ssh = group["IpPermissions"]
+            assert [pair["GroupId"] for pair in inside["UserIdGroupPairs"]] == [group["GroupId"]]
+            assert not inside["IpRanges"]
+            assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22)
+            provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+            for name, node in config["available_node_types"].items():
+                tags = {"ray-node-kind": name, "ray-launch-config": "0", "ray-user-node-type": name}
+                provider.create_node(node["node_config"], tags, 1)
+            machines = [
+                machine
+                for reservation in ec2.describe_instances()["Reservations"]
+                for machine in reservation["Instances"]
+            ]
+            kinds = {
+                next(tag["Value"] for tag in machine["Tags"] if tag["Key"] == "ray-user-node-type"): machine
+                for machine in machines
+            }
+            assert {name: machine["InstanceType"] for name, machine in kinds.items()} == {
+                "head": "m7i.xlarge",
+                "decode": "c7i.4xlarge",
+                "gpu": "g6.4xlarge",
+            }
+            assert [name for name, machine in kinds.items() if machine.get("InstanceLifecycle") == "spot"] == ["decode"]
 
 
 class TestGcp:

@@ -185,7 +185,7 @@ def test_a_job_with_notice_is_queued_again_and_goes_on(slurm, motion_manifest, t
     text = log.read_text()
     assert state(slurm, job) == "COMPLETED", text
     assert "try 2:" in text
-    assert "teacher: starts (resume)" in text, text
+    assert "teacher: resumes at step" in text, text
     assert statuses(tmp_path) == [("teacher", "FINISHED"), ("tiny", "FINISHED")]
 
 
