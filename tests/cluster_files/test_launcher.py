@@ -56,15 +56,13 @@ def test_only_the_head_loopback_serves_the_dashboard(config: dict[str, Any]) -> 
     assert "--dashboard-host=127.0.0.1" in commands(config, "head")
 
 
-@pytest.mark.parametrize("which", ["head", "worker"])
-def test_every_node_asks_for_the_token(config: dict[str, Any], which: str) -> None:
-    assert "RAY_AUTH_MODE=token" in commands(config, which)
+def test_every_process_of_every_node_has_these_settings(config: dict[str, Any]) -> None:
+    """In the container's environment, so that `ray exec` and drain-on-notice have them, too."""
+    options = config["docker"]["run_options"]
+    assert "--env=RAY_AUTH_MODE=token" in options
     assert "~/.ray/auth_token" in config["file_mounts"]
-    assert "RAY_worker_niceness=0" in commands(config, which)
-
-
-def test_a_stopped_job_gets_time_to_end(config: dict[str, Any]) -> None:
-    assert "RAY_JOB_STOP_WAIT_TIME_S=120" in commands(config, "head")
+    assert "--env=RAY_worker_niceness=0" in options
+    assert "--env=RAY_JOB_STOP_WAIT_TIME_S=120" in options
 
 
 def test_placement(config: dict[str, Any]) -> None:
