@@ -84,7 +84,7 @@ def test_stopped_job_ends_killed_and_the_same_job_goes_on(jobs, motion_manifest,
         "storage": str(tmp_path / "runs"),
         "data": {"manifest": str(motion_manifest), "num_frames": 4, "size": 32, "test_split": "test"},
         "model": {"backbone": "resnet_small"},
-        "train": {"epochs": 40, "batch_size": 8, "microbatch_size": 4, "checkpoint_every_steps": 2},
+        "train": {"epochs": 30, "batch_size": 8, "microbatch_size": 4, "checkpoint_every_steps": 2},
         "stages": [{"name": "teacher"}],
         "evaluation": {"split": "test"},
         "resources": {"workers": 1},
@@ -106,5 +106,5 @@ def test_stopped_job_ends_killed_and_the_same_job_goes_on(jobs, motion_manifest,
 
     again = ray_job(jobs, "submit", "--submission-id=second", "--", *entrypoint)  # follows the log to the end
     assert again.returncode == 0, again.stdout
-    assert "teacher: starts (resume)" in again.stdout, again.stdout
+    assert "teacher: resumes at step" in again.stdout, again.stdout
     assert statuses(tmp_path) == [("teacher", "FINISHED"), ("tiny", "FINISHED")]

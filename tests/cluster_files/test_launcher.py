@@ -9,6 +9,9 @@ import boto3
 import botocore.validate
 import pytest
 import yaml
+from moto import mock_aws
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -53,15 +56,13 @@ def test_only_the_head_loopback_serves_the_dashboard(config: dict[str, Any]) -> 
     assert "--dashboard-host=127.0.0.1" in commands(config, "head")
 
 
-@pytest.mark.parametrize("which", ["head", "worker"])
-def test_every_node_asks_for_the_token(config: dict[str, Any], which: str) -> None:
-    assert "RAY_AUTH_MODE=token" in commands(config, which)
+def test_every_process_of_every_node_has_these_settings(config: dict[str, Any]) -> None:
+    """In the container's environment, so that `ray exec` and drain-on-notice have them, too."""
+    options = config["docker"]["run_options"]
+    assert "--env=RAY_AUTH_MODE=token" in options
     assert "~/.ray/auth_token" in config["file_mounts"]
-    assert "RAY_worker_niceness=0" in commands(config, which)
-
-
-def test_a_stopped_job_gets_time_to_end(config: dict[str, Any]) -> None:
-    assert "RAY_JOB_STOP_WAIT_TIME_S=120" in commands(config, "head")
+    assert "--env=RAY_worker_niceness=0" in options
+    assert "--env=RAY_JOB_STOP_WAIT_TIME_S=120" in options
 
 
 def test_placement(config: dict[str, Any]) -> None:
@@ -138,6 +139,53 @@ class TestAws:
         spot = [name for name, node in types.items() if "InstanceMarketOptions" in node["node_config"]]
         assert spot == ["decode"]
         assert types["decode"]["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+    @pytest.mark.slow
+    def test_rays_launcher_makes_the_network_and_the_machines(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Against moto's EC2 and IAM: what README.md says of the network, and a machine of each kind."""
+        for name, value in {
+            "HOME": str(tmp_path),
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }.items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+        raw = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+        with mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+            ec2 = boto3.client("ec2", region_name=raw["provider"]["region"])
+            iam = boto3.client("iam")
+            iam.create_instance_profile(InstanceProfileName="w3ray-node")
+            image = ec2.describe_images()["Images"][0]["ImageId"]
+            for node in raw["available_node_types"].values():
+                node["node_config"]["ImageId"] = image
+            config = bootstrap_aws(prepare_config(raw))
+            (group,) = ec2.describe_security_groups(GroupNames=["w3ray"])["SecurityGroups"]
+            inside, ssh = group["IpPermissions"]
+            assert [pair["GroupId"] for pair in inside["UserIdGroupPairs"]] == [group["GroupId"]]
+            assert not inside["IpRanges"]
+            assert (ssh["FromPort"], ssh["ToPort"]) == (22, 22)
+            provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+            for name, node in config["available_node_types"].items():
+                tags = {"ray-node-kind": name, "ray-launch-config": "0", "ray-user-node-type": name}
+                provider.create_node(node["node_config"], tags, 1)
+            machines = [
+                machine
+                for reservation in ec2.describe_instances()["Reservations"]
+                for machine in reservation["Instances"]
+            ]
+            kinds = {
+                next(tag["Value"] for tag in machine["Tags"] if tag["Key"] == "ray-user-node-type"): machine
+                for machine in machines
+            }
+            assert {name: machine["InstanceType"] for name, machine in kinds.items()} == {
+                "head": "m7i.xlarge",
+                "decode": "c7i.4xlarge",
+                "gpu": "g6.4xlarge",
+            }
+            assert [name for name, machine in kinds.items() if machine.get("InstanceLifecycle") == "spot"] == ["decode"]
 
 
 class TestGcp:

@@ -155,7 +155,7 @@ def test_a_job_with_notice_is_queued_again_and_goes_on(slurm, motion_manifest, t
         "storage": str(tmp_path / "runs"),
         "data": {"manifest": str(motion_manifest), "num_frames": 4, "size": 32, "test_split": "test"},
         "model": {"backbone": "resnet_small"},
-        "train": {"epochs": 40, "batch_size": 8, "microbatch_size": 4, "checkpoint_every_steps": 2},
+        "train": {"epochs": 30, "batch_size": 8, "microbatch_size": 4, "checkpoint_every_steps": 2},
         "stages": [{"name": "teacher"}],
         "evaluation": {"split": "test"},
         "resources": {"workers": 1},
@@ -185,7 +185,7 @@ def test_a_job_with_notice_is_queued_again_and_goes_on(slurm, motion_manifest, t
     text = log.read_text()
     assert state(slurm, job) == "COMPLETED", text
     assert "try 2:" in text
-    assert "teacher: starts (resume)" in text, text
+    assert "teacher: resumes at step" in text, text
     assert statuses(tmp_path) == [("teacher", "FINISHED"), ("tiny", "FINISHED")]
 
 
