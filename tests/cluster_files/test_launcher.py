@@ -97,15 +97,14 @@ def bundles(name: str, nodes: list[dict[str, Any]], *overrides: str) -> list[dic
     """What the recipe's processes ask Ray for on a cluster of these nodes."""
     resources = load_recipe(name, list(overrides)).resources
     plan = plan_resources(
-        cluster_cpus=sum(node["resources"]["CPU"] for node in nodes),
-        cluster_gpus=sum(node["resources"].get("GPU", 0) for node in nodes),
-        workers=resources.workers,
+        nodes=[node["resources"] for node in nodes],
+        workers=resources.workers_range,
         use_gpu=True,
         decoders=resources.decoders,
         cpus_per_worker=resources.cpus_per_worker,
+        decoder_resources={"decode": 1.0},
     )
-    trainer = {"CPU": plan.worker_cpus, "GPU": plan.worker_gpus}
-    return [trainer] * plan.workers + [{"CPU": plan.decoder_cpus, "decode": 1.0}] * plan.decoders
+    return [plan.worker_bundle()] * plan.workers + [plan.decoder_bundle()] * plan.decoders
 
 
 def left_over(config: dict[str, Any], demands: list[dict[str, float]]) -> list[dict[str, float]]:
