@@ -3,6 +3,7 @@
 Loaded by Ray Train's controller, so it imports no torch.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,7 @@ class RestartPolicy(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in worker_exceptions.items():
-            if isinstance(_original(error), _BUGS):
+            if isinstance(_original(error), _BUGS) or _of_storage(error) is not None:
                 raise RunError(f"worker {rank}: {last_line(error)}")
         step = self._steps_done()
         again = f"going on from step {step}"
@@ -98,6 +99,9 @@ _BUGS = (
 )
 
 
+_STORAGE_LINE = re.compile(r"^(?:.*\)\s*)?w3ray\.storage\.(?:StorageFailing|StorageRefused): (.+)$", re.MULTILINE)
+
+
 def _original(error: BaseException) -> BaseException:
     """What the worker itself raised, inside Ray's wrappers."""
     for name in ("_base_exc", "cause"):
@@ -107,7 +111,15 @@ def _original(error: BaseException) -> BaseException:
     return error
 
 
+def _of_storage(error: BaseException) -> str | None:
+    """What the storage did wrong. Ray Data hides a decoder's exception in the text of its own."""
+    found = _STORAGE_LINE.findall(str(error))
+    return found[-1] if found else None
+
+
 def last_line(error: BaseException) -> str:
     """The end of an exception's text, which in Ray's errors is the worker's own exception."""
+    if (line := _of_storage(error)) is not None:
+        return line
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
