@@ -183,8 +183,7 @@ def place(location: str | os.PathLike[str] | RemotePath) -> Place:
         return Path(text.removeprefix("file://")).absolute()
     uri, _, query = text.partition("?")
     if "@" in urlsplit(uri).netloc:
-        hidden = f"{urlsplit(uri).scheme}://...@{urlsplit(uri).netloc.rpartition('@')[2]}"
-        raise InputError(f"{hidden}: no credentials in an address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        raise InputError(f"{uri}: no credentials in an address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     found = RemotePath(uri.rstrip("/"), query)
     _inner(_root(found.uri), query)
     return found

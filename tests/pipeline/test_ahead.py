@@ -45,6 +45,7 @@ def load_teacher(folder: Path, heard=lambda: True):
         device="cpu",
         stage=SimpleNamespace(name="student"),
         events=SimpleNamespace(heard=heard),
+        heartbeat=SimpleNamespace(doing=lambda what: None),
     )
     return StageWorker._load_teacher(rank, folder)
 
@@ -87,7 +88,8 @@ def test_a_stage_that_gave_up_is_started_again(monkeypatch):
 
     monkeypatch.setattr(stage, "StageRun", Run)
     chain = SimpleNamespace(_spec=lambda item, data, lock: "its spec", connection=SimpleNamespace(is_own=False))
-    arguments = (None, SimpleNamespace(splits={}), None, GaveUp(), lambda event: None, lambda: None)
+    item = SimpleNamespace(status=SimpleNamespace(step=0))
+    arguments = (item, SimpleNamespace(splits={}), None, GaveUp(), lambda event: None, lambda: None)
     assert _Chain._outcome(chain, *arguments) == {"best_checkpoint": "step_00000001"}
 
 

@@ -62,7 +62,7 @@ def test_failure_is_told(tmp_path):
 
 def decoder(clips_ready) -> MicrobatchDecoder:
     """A decoder of an empty schedule: only its waiting is looked at."""
-    return MicrobatchDecoder(SimpleNamespace(), SimpleNamespace(), SimpleNamespace(), {}, clips_ready)
+    return MicrobatchDecoder(SimpleNamespace(), SimpleNamespace(roots=None), SimpleNamespace(), {}, clips_ready)
 
 
 @pytest.fixture

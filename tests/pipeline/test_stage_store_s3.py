@@ -43,7 +43,9 @@ def test_states_run_resume_reuse(root, tmp_path):
     status = stage.status(determinants)
     assert (status.state, status.step) == ("resume", 7)
     (stage.model / "model.json").write_text("{}")
-    stage.finish({"metrics": {"top1": 0.5}})
+    checkpoint = str(stage.directory / "checkpoints" / "step_00000007")
+    known = {"validation": {}, "checkpoint": checkpoint, "tracking_run": None, "logged_model": None}
+    stage.finish({"metrics": {"top1": 0.5}, **known})
     stage.add_to_result(logged_model="m-1")
     assert stage.status(determinants).state == "reuse"
     assert (stage.result()["metrics"], stage.result()["logged_model"]) == ({"top1": 0.5}, "m-1")
