@@ -115,7 +115,7 @@ def test_what_is_refused_is_not_asked_again(s3, folder):
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("s3://key:secret@bucket/a", r"s3://\*\*\*@bucket: no credentials in an address"),
+        ("s3://key:secret@bucket/a", r"s3://\*\*\*@bucket/a: no credentials in an address"),
         ("s3://bucket/a?colour=red", "unknown option 'colour'"),
         ("nonsense://bucket/a", "no file system for this address"),
     ],
