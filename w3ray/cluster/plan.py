@@ -78,75 +78,108 @@ def plan_resources(
     """
     least, most = workers
     worker_extra, decoder_extra = dict(worker_resources or {}), dict(decoder_resources or {})
-    cluster_cpus, cluster_gpus = _total(nodes, "CPU"), _total(nodes, "GPU")
     if may_grow:
         if decoders == "auto" or use_gpu == "auto":
             raise InputError(
                 "resources.may_grow: nodes come as they are asked for, so say what to ask for: set resources.decoders "
                 "and resources.use_gpu"
             )
-        gpu, num_decoders, decoder_cpus, worker_cpus = bool(use_gpu), int(decoders), 1.0, cpus_per_worker or 1.0
+        gpu = bool(use_gpu)
+        shares = _Shares(cpus_per_worker or 1.0, int(decoders), 1.0)
     else:
-        for section, wanted in (("worker_resources", worker_extra), ("decoder_resources", decoder_extra)):
-            for name in wanted:
-                if not _total(nodes, name):
-                    raise InputError(
-                        f"resources.{section}: no node of the cluster has {name!r}; start one with "
-                        f"ray start --resources='{{\"{name}\": 4}}'"
-                    )
-        if least > cluster_cpus:
-            raise InputError(
-                f"resources.workers: {least} workers need {least} CPUs, but the cluster has {cluster_cpus:g}; "
-                f"ask for at most {int(cluster_cpus)}"
-            )
-        gpu = cluster_gpus >= least if use_gpu == "auto" else bool(use_gpu)
-        if gpu and least > cluster_gpus:
-            raise InputError(
-                f"resources.workers: {least} workers need {least} GPUs, but the cluster has {cluster_gpus:g}; "
-                "ask for fewer workers or set resources.use_gpu=false"
-            )
-        expected = least
+        _check_custom(nodes, worker_resources=worker_extra, decoder_resources=decoder_extra)
+        gpu = _gpu_for_each(nodes, least, use_gpu)
         if least < most:
             cpus_per_worker = cpus_per_worker or 1.0
             bundle = {"CPU": cpus_per_worker, **({"GPU": 1.0} if gpu else {}), **worker_extra}
             expected = max(least, min(most, sum(_room(node, bundle) for node in nodes)))
-        spare = cluster_cpus - READ_CPUS
-        if decoders != "auto":
-            num_decoders = int(decoders)
-        elif decoder_extra:
-            room = sum(_room(node, {"CPU": 1.0, **decoder_extra}) for node in nodes)
-            num_decoders = max(1, min(room, int(spare - expected * (cpus_per_worker or 1))))
         else:
-            wish = int(spare - expected * (cpus_per_worker or 1)) if gpu else int(cluster_cpus) // 4
-            num_decoders = max(1, wish)
-        # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
-        decoder_cpus = 1.0 if num_decoders + expected <= spare else _round_down(0.5 * spare / (num_decoders + expected))
-        left = spare - num_decoders * decoder_cpus
-        worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / expected, gpu)
-        if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or expected * worker_cpus > left + 1e-9:
-            raise InputError(
-                f"resources: {expected} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} "
-                f"CPUs + {READ_CPUS:g} for reading do not fit the cluster's {cluster_cpus:g} CPUs; "
-                "lower resources.workers, resources.decoders or resources.cpus_per_worker"
-            )
+            expected = least
+        shares = _share(nodes, expected, gpu, decoders, cpus_per_worker, decoder_extra)
     plan = ResourcePlan(
         least_workers=least,
         workers=most,
-        worker_cpus=worker_cpus,
+        worker_cpus=shares.worker_cpus,
         worker_gpus=1.0 if gpu else 0.0,
         # A thread more than the trainer has cores makes all of them wait at each operator's barrier for the one that a
         # decoder pushed aside.
-        trainer_threads=max(1, int(worker_cpus)),
-        decoders=num_decoders,
-        decoder_cpus=decoder_cpus,
-        cluster_cpus=cluster_cpus,
-        cluster_gpus=cluster_gpus,
+        trainer_threads=max(1, int(shares.worker_cpus)),
+        decoders=shares.decoders,
+        decoder_cpus=shares.decoder_cpus,
+        cluster_cpus=_total(nodes, "CPU"),
+        cluster_gpus=_total(nodes, "GPU"),
         worker_resources=worker_extra,
         decoder_resources=decoder_extra,
     )
     if not may_grow:
         _check_places(nodes, plan)
     return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    worker_cpus: float
+    decoders: int
+    decoder_cpus: float
+
+
+def _check_custom(nodes: Sequence[Mapping[str, float]], **sections: Mapping[str, float]) -> None:
+    for section, wanted in sections.items():
+        for name in wanted:
+            if not _total(nodes, name):
+                raise InputError(
+                    f"resources.{section}: no node of the cluster has {name!r}; start one with "
+                    f"ray start --resources='{{\"{name}\": 4}}'"
+                )
+
+
+def _gpu_for_each(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu: bool | str) -> bool:
+    """Whether workers have GPUs; refuses more workers than there are CPUs or wanted GPUs."""
+    cpus, gpus = _total(nodes, "CPU"), _total(nodes, "GPU")
+    if workers > cpus:
+        raise InputError(
+            f"resources.workers: {workers} workers need {workers} CPUs, but the cluster has {cpus:g}; "
+            f"ask for at most {int(cpus)}"
+        )
+    gpu = gpus >= workers if use_gpu == "auto" else bool(use_gpu)
+    if gpu and workers > gpus:
+        raise InputError(
+            f"resources.workers: {workers} workers need {workers} GPUs, but the cluster has {gpus:g}; "
+            "ask for fewer workers or set resources.use_gpu=false"
+        )
+    return gpu
+
+
+def _share(
+    nodes: Sequence[Mapping[str, float]],
+    workers: int,
+    gpu: bool,
+    decoders: int | str,
+    cpus_per_worker: float | None,
+    decoder_extra: Mapping[str, float],
+) -> _Shares:
+    """The CPUs between so many workers, decoders, and reading."""
+    cpus = _total(nodes, "CPU")
+    spare = cpus - READ_CPUS
+    if decoders != "auto":
+        num_decoders = int(decoders)
+    elif decoder_extra:
+        room = sum(_room(node, {"CPU": 1.0, **decoder_extra}) for node in nodes)
+        num_decoders = max(1, min(room, int(spare - workers * (cpus_per_worker or 1))))
+    else:
+        wish = int(spare - workers * (cpus_per_worker or 1)) if gpu else int(cpus) // 4
+        num_decoders = max(1, wish)
+    # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
+    decoder_cpus = 1.0 if num_decoders + workers <= spare else _round_down(0.5 * spare / (num_decoders + workers))
+    left = spare - num_decoders * decoder_cpus
+    worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / workers, gpu)
+    if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or workers * worker_cpus > left + 1e-9:
+        raise InputError(
+            f"resources: {workers} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} CPUs + "
+            f"{READ_CPUS:g} for reading do not fit the cluster's {cpus:g} CPUs; "
+            "lower resources.workers, resources.decoders or resources.cpus_per_worker"
+        )
+    return _Shares(worker_cpus, num_decoders, decoder_cpus)
 
 
 def _check_places(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> None:
