@@ -58,7 +58,14 @@ class Node:
 class SmallCluster:
     """Head and nodes, ended with `close`. Its drivers need `env`."""
 
-    def __init__(self, folder: Path, *, object_store_mb: int = 200, head_cpus: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        object_store_mb: int = 200,
+        head_cpus: int = 0,
+        node_types: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         self.folder, self._store = folder, object_store_mb
         self.port = free_port()
         self.env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
@@ -68,6 +75,9 @@ class SmallCluster:
         self.env.pop("RAY_ADDRESS", None)
         self.nodes: list[Node] = []
         head = ["--head", f"--port={self.port}", "--include-dashboard=false", "--dashboard-agent-listen-port=0"]
+        if node_types is not None:
+            self.env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+            head.append(f"--autoscaling-config={self._autoscaling(node_types)}")
         self.head = self._node([*head, f"--num-cpus={head_cpus}"])
         self._wait(1)
 
@@ -98,6 +108,28 @@ class SmallCluster:
              f"--deadline-remaining-seconds={seconds}"],
             env=self.env, check=True, capture_output=True, text=True,
         )  # fmt: skip
+
+    def _autoscaling(self, node_types: Mapping[str, Mapping[str, float]]) -> Path:
+        """Settings of Ray's autoscaler, whose "cloud" starts nodes on this machine: none to begin with."""
+        kinds = {
+            name: {"resources": {**resources, "object_store_memory": self._store * 2**20}, "node_config": {},
+                   "min_workers": 0, "max_workers": 4}
+            for name, resources in node_types.items()
+        }  # fmt: skip
+        settings = {
+            "cluster_name": "small",
+            "max_workers": 8,
+            "upscaling_speed": 20.0,
+            "idle_timeout_minutes": 5,
+            "provider": {"type": "fake_multinode", "gcs_address": self.address},
+            "available_node_types": {**kinds, "head": {"resources": {}, "node_config": {}, "max_workers": 0}},
+            "head_node_type": "head",
+            "auth": {},
+            "docker": {},
+        }
+        path = self.folder / "autoscaling.json"
+        path.write_text(json.dumps(settings))
+        return path
 
     def close(self) -> None:
         for node in reversed(self.nodes):

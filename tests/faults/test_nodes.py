@@ -158,3 +158,17 @@ def test_a_node_is_announced_to_go_away(undisturbed, cluster, motion_manifest, t
     cost = outcome.cost("preemption with notice", undisturbed, recovery_s(outcome.folders["teacher"], struck_at_s))
     note(cost)
     assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
+
+
+def test_a_cluster_that_grows_brings_the_nodes_that_a_run_asks_for(undisturbed, motion_manifest, tmp_path):
+    """Ray's autoscaler, from a head alone."""
+    node_types = {"decode": {"CPU": 2, "decode": 2}, "train": {"CPU": 1, "trainer": 1}}
+    cluster = SmallCluster(tmp_path, node_types=node_types)
+    try:
+        resources = {"may_grow": True, "use_gpu": False, "decoders": 1}
+        outcome = ClusterRun(cluster, motion_manifest, tmp_path / "runs", resources=resources).outcome()
+    finally:
+        cluster.close()
+    cost = outcome.cost("a head alone, nodes by autoscaling", undisturbed, None)
+    note(cost)
+    assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)

@@ -8,6 +8,7 @@ depends on the schedule and the seed alone, never on timing.
 import math
 import os
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -130,6 +131,8 @@ class StageWorker:
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
         )
+        self.kept, self.kept_events = threading.Event(), events.twin()
+        self.kept.set()
         self.metrics: dict[str, float] = {}
         self.failed: set[tuple[str, str]] = set()
         self.steps_done = self._resume()
@@ -414,6 +417,10 @@ class StageWorker:
         if self.rank != 0:
             ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
             return
+        # One on its way at a time: a fault must not cost more than the steps since the one before.
+        self.heartbeat.doing("waits for the storage to take the checkpoint before this one")
+        self.kept.wait()
+        self.heartbeat.doing(f"saves the checkpoint of step {steps_done}")
         # Ray removes the folder, and no more than that, once it is uploaded.
         folder = Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
         meta = {
@@ -433,6 +440,7 @@ class StageWorker:
                 f"stage {self.stage.name}: checkpoint {name} can not be written to {folder.parent} "
                 f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
             ) from error
+        self.kept.clear()
         ray.train.report(
             report,
             checkpoint=Checkpoint.from_directory(folder),
@@ -440,15 +448,24 @@ class StageWorker:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self._keep,
         )
-        self.events.send(
-            CheckpointSaved(stage=self.stage.name, step=steps_done, path=str(self.stage.checkpoints / name))
-        )
 
     def _keep(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Bring a checkpoint to the storage, in Ray Train's own thread, while training goes on.
 
         What is raised here ends the stage; the checkpoint before it is whole, for this one's index was not written.
         """
+        try:
+            stored = self._store(checkpoint, name)
+        finally:
+            self.kept.set()
+        step = int(name.removeprefix("step_"))
+        self.kept_events.send(
+            CheckpointSaved(stage=self.stage.name, step=step, path=str(self.stage.checkpoints / name))
+        )
+        self.kept_events.flush()
+        return stored
+
+    def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         storage = ray.train.get_context().get_storage()
         target = self.stage.checkpoints / name
         if isinstance(target, RemotePath):
