@@ -3,8 +3,9 @@
     python benchmarks/faults.py [pytest's arguments, as -k "controller or decoder"]
 
 A row: did the run end, how many optimiser steps were done again, how many samples of the history that counts are
-missing or there twice, seconds from the fault to the next step, and whether the final weights are bit-identical to the
-undisturbed run's (null: the number of workers changed). Rows of faults that were not run again are kept as they were.
+missing or there twice, seconds from the fault to the end of the longest pause after it, and whether the final weights
+are bit-identical to the undisturbed run's (null: the number of workers changed). Rows of faults that were not run again
+are kept as they were.
 """
 
 import json

@@ -16,7 +16,7 @@ import psutil
 
 from w3ray.data.sample_log import Draw, read_lines, read_samples, steps_done_again
 from w3ray.data.schedule import PADDING
-from w3ray.events import StepDone, Warned
+from w3ray.events import Warned
 from w3ray.pipeline import run
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
@@ -59,7 +59,8 @@ class Cost:
     `identical` is None where the number of workers changed: sums then differ in their last bits.
 
     `steps_again` optimiser steps were done more than once; of the history that counts `lost` samples are missing,
-    `doubled` are there twice; `recovery_s` from the fault to the next step; `identical` final weights of all stages.
+    `doubled` are there twice; `recovery_s` from the fault to the end of the longest pause after it; `identical` final
+    weights of all stages.
     """
 
     fault: str
@@ -143,18 +144,17 @@ def kill_one(title: str, root: psutil.Process | None = None) -> bool:
 
 
 class Strike(threading.Thread):
-    """Waits until `when`, then does `what` until it says that it was done; `at_s` is when."""
+    """Waits until `when`, then does `what` until it says that it was done; `at_s` is when, of the system clock."""
 
     def __init__(self, when: Callable[[], bool], what: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
         self._when, self._what, self._left = when, what, threading.Event()
         self.at_s: float | None = None
-        self.recovered_s: float | None = None
 
     def run(self) -> None:
         while not self._left.is_set():
             if self._when() and self._what() is not False:
-                self.at_s = time.monotonic()
+                self.at_s = time.time()
                 return
             time.sleep(0.003)
 
@@ -162,21 +162,12 @@ class Strike(threading.Thread):
         self._left.set()
         self.join()
 
-    def hear(self, event: Any) -> None:
-        """Told of each event of the run."""
-        # Events are up to half a second old, so the first ones after the strike may tell of steps before it.
-        if self.at_s and self.recovered_s is None and isinstance(event, StepDone):
-            age_s = time.time() - event.time_s
-            if time.monotonic() - age_s > self.at_s:
-                self.recovered_s = time.monotonic() - age_s - self.at_s
-
 
 def struck_run(recipe: Recipe, strike: Strike, address: str | None = None) -> tuple[Outcome, list[str]]:
     """Run the recipe here with the strike armed; its outcome and what the user was told."""
     told: list[str] = []
 
     def on_event(event: Any) -> None:
-        strike.hear(event)
         if isinstance(event, Warned):
             told.append(event.message)
 

@@ -12,6 +12,7 @@ from fault_harness import (
     faulty_recipe,
     kill_one,
     note,
+    recovery_s,
     struck_run,
     validating,
     writing_checkpoint,
@@ -37,7 +38,8 @@ def test_killed_process(undisturbed, motion_manifest, tmp_path, fault, title, mo
     strike = Strike(when(tmp_path, stage, number), lambda: kill_one(title))
     stages = {"stages": WITH_STUDENT} if stage == "student" else {}
     outcome, told = struck_run(faulty_recipe(motion_manifest, tmp_path, **stages), strike)
-    cost = outcome.cost(f"kill -9: {fault}", undisturbed, strike.recovered_s)
+    seconds = recovery_s(outcome.folders[stage], strike.at_s)
+    cost = outcome.cost(f"kill -9: {fault}", undisturbed, seconds)
     note(cost)
     assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
     # A checkpoint every second step, and its upload goes on beside the steps after it.

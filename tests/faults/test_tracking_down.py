@@ -5,7 +5,7 @@ import time
 
 import mlflow
 import pytest
-from fault_harness import Strike, at_step, faulty_recipe, note, struck_run
+from fault_harness import Strike, at_step, faulty_recipe, note, recovery_s, struck_run
 from tracking_server import Server
 
 from w3ray.tracking import Tracker
@@ -33,8 +33,9 @@ def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, comes
     strike = Strike(at_step(storage, "teacher", 9), go_away)
     try:
         outcome, told = struck_run(recipe, strike)
+        seconds = recovery_s(outcome.folders["teacher"], strike.at_s)
         how = "for a minute" if comes_back else "for good"
-        cost = outcome.cost(f"tracking server down {how}", undisturbed, strike.recovered_s)
+        cost = outcome.cost(f"tracking server down {how}", undisturbed, seconds)
         note(cost)
         assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
         if comes_back:

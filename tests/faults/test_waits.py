@@ -54,7 +54,8 @@ def test_a_rank_that_hangs_is_named_and_started_again(ray_session, undisturbed, 
 
     strike = Strike(at_step(storage, "teacher", 9), hang)
     outcome, told = struck_run(recipe, strike)
-    cost = outcome.cost("SIGSTOP: one of two workers (a wedged collective)", two, strike.recovered_s)
+    seconds = recovery_s(outcome.folders["teacher"], strike.at_s)
+    cost = outcome.cost("SIGSTOP: one of two workers (a wedged collective)", two, seconds)
     note(cost)
     assert any(
         "has not been heard of for" in message and "it hangs, or its node is gone" in message for message in told
