@@ -6,15 +6,10 @@ depends on the schedule and the seed alone, never on timing.
 """
 
 import math
-import os
-import tempfile
-import threading
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +17,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.v2._internal.execution.context import get_train_context
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,14 +26,14 @@ from w3ray.data.sample_log import SampleLog
 from w3ray.data.schedule import Kind
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.metrics import Counts
-from w3ray.events import CheckpointSaved, ClipsFailed, StepDone, Validated, ValidationProgress, Warned
-from w3ray.lease import check_intent
+from w3ray.events import ClipsFailed, StepDone, Validated, ValidationProgress, Warned
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
-from w3ray.storage import Place, RemotePath, StorageFailing, StorageRefused, fetched, upload
+from w3ray.storage import Place, StorageFailing, StorageRefused, fetched
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
-from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, first_whole, read_index
+from w3ray.training.checkpoint_files import by_step, first_whole
+from w3ray.training.checkpoint_keeper import CheckpointKeeper, best_first
 from w3ray.training.event_channel import EventSender
 from w3ray.training.faults import Preempted, TeacherMissing
 from w3ray.training.heartbeat import Heartbeat
@@ -75,25 +68,6 @@ def run_worker(stage: StageSpec, events: EventSender, stream: Iterator[Microbatc
         return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
     finally:
         events.flush()
-
-
-def best_first(checkpoints: Place, metric: str) -> list[Place]:
-    """The checkpoints, whole or not, by validation `metric`, the highest first ("last": by step, the newest first).
-
-    Of equal ones the latest comes first, as Ray Train keeps it. One that is known to be damaged, or has no validation,
-    is left out.
-    """
-    if metric == "last":
-        return by_step(checkpoints)
-    ranked: list[tuple[float, int, Place]] = []
-    for folder in by_step(checkpoints):
-        try:
-            meta = read_index(folder)["meta"]
-        except CheckpointError:
-            continue  # damaged: named when it was found at the start, and no candidate
-        if meta["metrics"]:
-            ranked.append((meta["metrics"][metric], meta["step"], folder))
-    return [folder for *_, folder in sorted(ranked, key=lambda found: found[:2], reverse=True)]
 
 
 @dataclass(slots=True)
@@ -131,8 +105,7 @@ class StageWorker:
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
         )
-        self.kept, self.kept_events = threading.Event(), events.twin()
-        self.kept.set()
+        self.keeper = CheckpointKeeper(stage, self.rank, events.twin(), self.heartbeat)
         self.metrics: dict[str, float] = {}
         self.failed: set[tuple[str, str]] = set()
         self.steps_done = self._resume()
@@ -222,7 +195,7 @@ class StageWorker:
             elif leaving or self._checkpoint_due(step + 1):
                 self._save(step + 1, metrics=None)
             if leaving:
-                self._wait_for_uploads()
+                self.keeper.wait()
                 raise Preempted(f"rank {self.rank}: the state after step {step + 1} is saved")
         return self._finish()
 
@@ -381,7 +354,7 @@ class StageWorker:
 
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint on the test split; that is the stage's outcome."""
-        self._wait_for_uploads()
+        self.keeper.wait()
         with first_whole(best_first(self.stage.checkpoints, self.stage.train.best_metric)) as best:
             if best is None:
                 raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
@@ -404,25 +377,9 @@ class StageWorker:
 
     # Checkpoints and failures.
 
-    def _wait_for_uploads(self) -> None:
-        self.heartbeat.doing("waits for the storage to take its checkpoint")
-        ray.train.get_all_reported_checkpoints()  # returns when the last upload is committed
-
     def _save(self, steps_done: int, metrics: Mapping[str, float] | None) -> None:
         """All ranks must call this: Ray Train's report is a barrier."""
-        self.heartbeat.doing(f"saves the checkpoint of step {steps_done}")
-        name = f"step_{steps_done:08d}"
-        report: dict[str, Any] = {} if metrics is None else dict(metrics)
         self.samples.flush()
-        if self.rank != 0:
-            ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
-            return
-        # One on its way at a time: a fault must not cost more than the steps since the one before.
-        self.heartbeat.doing("waits for the storage to take the checkpoint before this one")
-        self.kept.wait()
-        self.heartbeat.doing(f"saves the checkpoint of step {steps_done}")
-        # Ray removes the folder, and no more than that, once it is uploaded.
-        folder = Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
         meta = {
             "stage": self.stage.name,
             "step": steps_done,
@@ -433,55 +390,13 @@ class StageWorker:
             "world_size": self.world_size,
             "failed": sorted(self.failed),
         }
-        try:
-            save_checkpoint(folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta)
-        except (OSError, SafetensorError) as error:
-            raise StorageFailing(
-                f"stage {self.stage.name}: checkpoint {name} can not be written to {folder.parent} "
-                f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
-            ) from error
-        self.kept.clear()
-        ray.train.report(
-            report,
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=self._keep,
+        self.keeper.save(
+            steps_done,
+            metrics,
+            lambda folder: save_checkpoint(
+                folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta
+            ),
         )
-
-    def _keep(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        """Bring a checkpoint to the storage, in Ray Train's own thread, while training goes on.
-
-        What is raised here ends the stage; the checkpoint before it is whole, for this one's index was not written.
-        """
-        try:
-            stored = self._store(checkpoint, name)
-        finally:
-            self.kept.set()
-        step = int(name.removeprefix("step_"))
-        self.kept_events.send(
-            CheckpointSaved(stage=self.stage.name, step=step, path=str(self.stage.checkpoints / name))
-        )
-        self.kept_events.flush()
-        return stored
-
-    def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        storage = ray.train.get_context().get_storage()
-        target = self.stage.checkpoints / name
-        if isinstance(target, RemotePath):
-            upload(Path(checkpoint.path), target, last=INDEX_FILE, check=self._check_lease)
-            return Checkpoint(path=target.path, filesystem=storage.storage_filesystem)
-        try:
-            return storage.persist_current_checkpoint(checkpoint, name)
-        except OSError as error:
-            raise StorageFailing(
-                f"{target}: can not be written ({os.strerror(error.errno) if error.errno else error}); "
-                "make room and run again: it goes on at its newest checkpoint"
-            ) from error
-
-    def _check_lease(self) -> None:
-        if self.stage.lease is not None:
-            check_intent(self.stage.lease)
 
     def _share_failures(self, mine: list[ClipFailure]) -> tuple[int, bool]:
         """Tell all ranks of newly masked clips, and whether a node of theirs is about to be taken away.

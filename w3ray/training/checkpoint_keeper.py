@@ -1,0 +1,129 @@
+"""How does a checkpoint get from the training loop to the storage, while training goes on?"""
+
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import Checkpoint, CheckpointUploadMode
+from safetensors import SafetensorError
+
+from w3ray.events import CheckpointSaved
+from w3ray.lease import check_intent
+from w3ray.storage import Place, RemotePath, StorageFailing, upload
+from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, read_index
+from w3ray.training.event_channel import EventSender
+from w3ray.training.heartbeat import Heartbeat
+from w3ray.training.stage_spec import StageSpec
+
+
+def best_first(checkpoints: Place, metric: str) -> list[Place]:
+    """The checkpoints, whole or not, by validation `metric`, the highest first ("last": by step, the newest first).
+
+    Of equal ones the latest comes first, as Ray Train keeps it. One that is known to be damaged, or has no validation,
+    is left out.
+    """
+    if metric == "last":
+        return by_step(checkpoints)
+    ranked: list[tuple[float, int, Place]] = []
+    for folder in by_step(checkpoints):
+        try:
+            meta = read_index(folder)["meta"]
+        except CheckpointError:
+            continue  # damaged: named when it was found at the start, and no candidate
+        if meta["metrics"]:
+            ranked.append((meta["metrics"][metric], meta["step"], folder))
+    return [folder for *_, folder in sorted(ranked, key=lambda found: found[:2], reverse=True)]
+
+
+class CheckpointKeeper:
+    """Brings the checkpoints of one rank to the stage's storage; one on its way at a time.
+
+    Args:
+        events: an end of the channel for the thread that brings them.
+    """
+
+    def __init__(self, stage: StageSpec, rank: int, events: EventSender, heartbeat: Heartbeat) -> None:
+        self._stage, self._rank, self._events, self._heartbeat = stage, rank, events, heartbeat
+        self._arrived = threading.Event()
+        self._arrived.set()
+
+    def save(self, step: int, metrics: Mapping[str, float] | None, write: Callable[[Path], Any]) -> None:
+        """Write a checkpoint and send it on its way. All ranks must call this: Ray Train's report is a barrier.
+
+        Args:
+            metrics: of the validation at this step; None where there was none.
+            write: writes it to a folder that is not there yet; called on rank 0.
+
+        Raises:
+            StorageFailing: no room for it among the temporary files.
+        """
+        name = f"step_{step:08d}"
+        report: dict[str, Any] = {} if metrics is None else dict(metrics)
+        self._heartbeat.doing(f"saves the checkpoint of step {step}")
+        if self._rank != 0:
+            ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
+            return
+        # A fault must not cost more than the steps since the one before: that one has to be there first.
+        self._heartbeat.doing("waits for the storage to take the checkpoint before this one")
+        self._arrived.wait()
+        self._heartbeat.doing(f"saves the checkpoint of step {step}")
+        # Ray removes the folder, and no more than that, once it is uploaded.
+        folder = Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
+        try:
+            write(folder)
+        except (OSError, SafetensorError) as error:
+            raise StorageFailing(
+                f"stage {self._stage.name}: checkpoint {name} can not be written to {folder.parent} "
+                f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
+            ) from error
+        self._arrived.clear()
+        ray.train.report(
+            report,
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._bring,
+        )
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on the storage, and Ray Train knows of it."""
+        self._heartbeat.doing("waits for the storage to take its checkpoint")
+        ray.train.get_all_reported_checkpoints()
+
+    def _bring(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        """In Ray Train's own thread, while training goes on.
+
+        What is raised here ends the stage; the checkpoint before it is whole, for this one's index was not written.
+        """
+        try:
+            stored = self._store(checkpoint, name)
+        finally:
+            self._arrived.set()
+        step = int(name.removeprefix("step_"))
+        self._events.send(CheckpointSaved(stage=self._stage.name, step=step, path=str(self._stage.checkpoints / name)))
+        self._events.flush()
+        return stored
+
+    def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        storage = ray.train.get_context().get_storage()
+        target = self._stage.checkpoints / name
+        if isinstance(target, RemotePath):
+            upload(Path(checkpoint.path), target, last=INDEX_FILE, check=self._check_lease)
+            return Checkpoint(path=target.path, filesystem=storage.storage_filesystem)
+        try:
+            stored: Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
+        except OSError as error:
+            raise StorageFailing(
+                f"{target}: can not be written ({os.strerror(error.errno) if error.errno else error}); "
+                "make room and run again: it goes on at its newest checkpoint"
+            ) from error
+        return stored
+
+    def _check_lease(self) -> None:
+        if self._stage.lease is not None:
+            check_intent(self._stage.lease)
