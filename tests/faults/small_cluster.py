@@ -15,6 +15,15 @@ import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
 _START_S = 120.0
+_COMMANDS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
+"""Sections that Ray's autoscaler wants to find."""
 
 
 def free_port() -> int:
@@ -126,6 +135,10 @@ class SmallCluster:
             "head_node_type": "head",
             "auth": {},
             "docker": {},
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "file_mounts_sync_continuously": False,
+            **{name: [] for name in _COMMANDS},
         }
         path = self.folder / "autoscaling.json"
         path.write_text(json.dumps(settings))
