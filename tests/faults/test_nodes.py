@@ -24,6 +24,7 @@ from fault_harness import (
 from small_cluster import SmallCluster
 
 from w3ray.data.sample_log import lines_of, steps_done_again
+from w3ray.pipeline import run as run_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -145,17 +146,21 @@ def test_a_node_that_decodes_dies(undisturbed, cluster, motion_manifest, tmp_pat
     assert cost.steps_again <= 4
 
 
-def test_a_node_is_announced_to_go_away(undisturbed, cluster, motion_manifest, tmp_path):
-    """A checkpoint just in time: no step is done again, although there is none between the epochs' ends."""
+def test_a_node_is_announced_to_go_away(ray_session, cluster, motion_manifest, tmp_path):
+    """A checkpoint just in time: no step is done again, although none is due until the validations."""
+    # Long enough for Ray's command line to announce the end while it trains.
+    changes = {"train": {"epochs": 100, "validate_every_epochs": 50, "checkpoint_every_steps": 100_000}}
+    run_here(faulty_recipe(motion_manifest, tmp_path / "undisturbed", **changes))
     storage = tmp_path / "runs"
-    run = ClusterRun(cluster, motion_manifest, storage, train={"checkpoint_every_steps": 1000})
+    run = ClusterRun(cluster, motion_manifest, storage, **changes)
     run.wait_until(at_step(storage, "teacher", 9))
     at_work = next(node for node in cluster.train if processes(WORKER, psutil.Process(node.process.pid)))
     struck_at_s = time.time()
     cluster.announce_end(at_work, seconds=120)
     run.wait_until(lambda: "a node is being taken away, its state is saved" in run.log.read_text())
     outcome = run.outcome()
-    cost = outcome.cost("preemption with notice", undisturbed, recovery_s(outcome.folders["teacher"], struck_at_s))
+    seconds = recovery_s(outcome.folders["teacher"], struck_at_s)
+    cost = outcome.cost("preemption with notice", Outcome(tmp_path / "undisturbed"), seconds)
     note(cost)
     assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
 
