@@ -23,7 +23,7 @@ def listening(process: psutil.Process) -> list[tuple[str, str]]:
     found = []
     for member in (process, *process.children(recursive=True)):
         try:
-            name = " ".join(member.cmdline())[:80]
+            name = " ".join(member.cmdline())
             found += [(name, at.laddr.ip) for at in member.net_connections("inet") if at.status == psutil.CONN_LISTEN]
         except psutil.NoSuchProcess:
             continue

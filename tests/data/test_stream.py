@@ -158,11 +158,12 @@ def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
     numbers = []
     for bundle in dataset.iter_internal_ref_bundles():
         numbers.append(ray.get(bundle.block_refs[0])["number"][0].as_py())
-        if len(numbers) == 60:
+        if len(numbers) == 120:
             break
-    assert numbers == list(range(60))
-    # Beside the limit: what a step takes of the reading task's buffer, and what is under way.
-    assert 0 < Watch.most["waiting"] <= 4 * POOL.size + 8
+    assert numbers == list(range(120))
+    # Beside the limit of four: what a step takes of the reading task's buffer, and what is under way; more of it the
+    # busier the machine is. Without the limit it grows as fast as the blocks that were read.
+    assert 0 < Watch.most["waiting"] <= 40
     assert Watch.most["statistics"] <= 8
     assert Watch.most["queues"] <= 8
 
