@@ -81,7 +81,9 @@ class SmallCluster:
         # Notice of a node's end is looked for as often as a test needs it; a dead node is noticed soon.
         self.env |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "RAY_health_check_period_ms": "1000"}
         self.env |= {"RAY_health_check_failure_threshold": "5", "RAY_health_check_initial_delay_ms": "1000"}
-        self.env.pop("RAY_ADDRESS", None)
+        # What a local cluster of this process left there: see `w3ray.cluster.connect`.
+        for name in ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+            self.env.pop(name, None)
         self.nodes: list[Node] = []
         head = ["--head", f"--port={self.port}", "--include-dashboard=false", "--dashboard-agent-listen-port=0"]
         if node_types is not None:
