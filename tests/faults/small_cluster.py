@@ -132,7 +132,12 @@ class SmallCluster:
             "max_workers": 8,
             "upscaling_speed": 20.0,
             "idle_timeout_minutes": 5,
-            "provider": {"type": "fake_multinode", "gcs_address": self.address},
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": self.address,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
             "available_node_types": {**kinds, "head": {"resources": {}, "node_config": {}, "max_workers": 0}},
             "head_node_type": "head",
             "auth": {},

@@ -171,7 +171,9 @@ _FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "te
 
 def _free_resources() -> dict[str, float]:
     free = ray.available_resources()
-    return {name: amount for name, amount in free.items() if ":" not in name and "memory" not in name}
+    # Without Ray's marks of nodes and placement groups.
+    own = (":", "memory", "_group_")
+    return {name: amount for name, amount in free.items() if not any(mark in name for mark in own)}
 
 
 def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
