@@ -60,7 +60,7 @@ HEAD, DECODE, TRAIN = {"CPU": 1}, {"CPU": 8, "decode": 8}, {"CPU": 4, "GPU": 2}
 def test_decoders_take_the_nodes_that_are_theirs():
     p = plan(None, workers=4, nodes=[HEAD, DECODE, DECODE, TRAIN, TRAIN], decoder_resources={"decode": 1})
     assert (p.decoders, p.worker_gpus) == (16, 1.0)
-    assert p.decoder_bundle() == {"CPU": 1.0, "decode": 1.0}
+    assert p.decoder_bundle() == {"CPU": 0.9, "decode": 1.0}, "the rest of the node's CPU is for reading"
     assert p.worker_bundle() == {"CPU": 1.0, "GPU": 1.0}
 
 
@@ -77,7 +77,7 @@ def test_reading_keeps_its_share_beside_all_the_workers_there_is_room_for():
 
 def test_a_growing_cluster_is_asked_for_what_is_not_there_yet():
     p = plan(None, workers=8, nodes=[HEAD], use_gpu=True, decoders=100, may_grow=True)
-    assert (p.workers, p.decoders, p.decoder_cpus, p.worker_gpus) == (8, 100, 1.0, 1.0)
+    assert (p.workers, p.decoders, p.decoder_cpus, p.worker_gpus) == (8, 100, 0.9, 1.0)
     with pytest.raises(InputError, match=r"set resources\.decoders and resources\.use_gpu"):
         plan(None, nodes=[HEAD], may_grow=True)
 
@@ -92,7 +92,7 @@ def test_a_growing_cluster_is_asked_for_what_is_not_there_yet():
         ),
         (
             dict(nodes=[{"CPU": 4}, {"CPU": 2, "decode": 2}], decoder_resources={"decode": 1}, decoders=3),
-            r"no node has room for decoder 3 of 3 \(1 CPU, 1 decode\)",
+            r"no node has room for decoder 3 of 3 \(0\.9 CPU, 1 decode\)",
         ),
     ],
 )

@@ -17,6 +17,9 @@ READ_CPUS = 0.25
 
 _MIN_CPUS = 0.1
 
+_OWN_NODE_CPUS = 0.9
+"""CPUs of a decoder on nodes that only decode: it leaves some there for reading, whatever other nodes come and go."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcePlan:
@@ -85,7 +88,7 @@ def plan_resources(
                 "and resources.use_gpu"
             )
         gpu = bool(use_gpu)
-        shares = _Shares(cpus_per_worker or 1.0, int(decoders), 1.0)
+        shares = _Shares(cpus_per_worker or 1.0, int(decoders), _OWN_NODE_CPUS)
     else:
         _check_custom(nodes, worker_resources=worker_extra, decoder_resources=decoder_extra)
         gpu = _gpu_for_each(nodes, least, use_gpu)
@@ -164,13 +167,15 @@ def _share(
     if decoders != "auto":
         num_decoders = int(decoders)
     elif decoder_extra:
-        room = sum(_room(node, {"CPU": 1.0, **decoder_extra}) for node in nodes)
-        num_decoders = max(1, min(room, int(spare - workers * (cpus_per_worker or 1))))
+        room = sum(_room(node, {"CPU": _OWN_NODE_CPUS, **decoder_extra}) for node in nodes)
+        num_decoders = max(1, min(room, int((spare - workers * (cpus_per_worker or 1)) / _OWN_NODE_CPUS)))
     else:
         wish = int(spare - workers * (cpus_per_worker or 1)) if gpu else int(cpus) // 4
         num_decoders = max(1, wish)
     # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
-    decoder_cpus = 1.0 if num_decoders + workers <= spare else _round_down(0.5 * spare / (num_decoders + workers))
+    whole = _OWN_NODE_CPUS if decoder_extra else 1.0
+    fits = num_decoders * whole + workers <= spare
+    decoder_cpus = whole if fits else _round_down(0.5 * spare / (num_decoders + workers))
     left = spare - num_decoders * decoder_cpus
     worker_cpus = cpus_per_worker if cpus_per_worker is not None else _worker_share(left / workers, gpu)
     if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or workers * worker_cpus > left + 1e-9:
