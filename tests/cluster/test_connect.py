@@ -106,3 +106,20 @@ def test_sigterm_is_given_back_by_the_main_thread_alone() -> None:
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_local_cluster_leaves_the_environment_as_it_was() -> None:
+    """What suits one machine must not reach a cluster of many that the same process joins later."""
+    code = """
+import os
+from w3ray.cluster.connect import _LOCAL_ENVIRONMENT, connect, disconnect, quiet
+quiet()
+before = dict(os.environ)
+connect(None, num_cpus=1)
+assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
+disconnect()
+assert not _LOCAL_ENVIRONMENT.keys() & (os.environ.keys() - before.keys())
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_TRAIN")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

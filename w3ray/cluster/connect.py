@@ -16,6 +16,22 @@ from w3ray.errors import InputError
 _CONNECT_TIMEOUT_S = 5.0
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
+_LOCAL_ENVIRONMENT = {
+    # Nobody takes a local machine away with notice, and nothing scrapes its metrics: Ray Train's processes for those
+    # would cost each stage seconds of start-up on few cores.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Ray Train looks every so often whether its workers are done (2 s unless told otherwise).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
+    "RAY_worker_niceness": "0",
+    # torch.distributed would pick the interface that the machine's name leads to.
+    "GLOO_SOCKET_IFNAME": _LOOPBACK_INTERFACE,
+    "NCCL_SOCKET_IFNAME": _LOOPBACK_INTERFACE,
+}
+"""What a cluster that is started here finds in its environment, unless the user set it."""
+_set_here: list[str] = []
+
 
 def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[dict[str, float]]:
     """Joins the cluster at `address`, or starts one on this machine; returns what each of its nodes has.
@@ -35,17 +51,10 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
     if not ray.is_initialized():
         options = dict(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
         if address is None:
-            # Nobody takes a local machine away with notice, and nothing scrapes its metrics: Ray Train's processes for
-            # those would cost each stage seconds of start-up on few cores.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-            # Ray Train looks every so often whether its workers are done (2 s unless told otherwise).
-            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-            # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-            # torch.distributed would pick the interface that the machine's name leads to.
-            for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-                os.environ.setdefault(name, _LOOPBACK_INTERFACE)
+            for name, value in _LOCAL_ENVIRONMENT.items():
+                if name not in os.environ:
+                    os.environ[name] = value
+                    _set_here.append(name)
             with _on_loopback():
                 ray.init(address="local", num_cpus=num_cpus, **options)
             _keep_token_private()
@@ -145,6 +154,8 @@ def disconnect() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
+    while _set_here:  # the next cluster may be one of other machines
+        os.environ.pop(_set_here.pop(), None)
 
 
 def quiet() -> None:
