@@ -65,7 +65,7 @@ class Microbatch:
 
     `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M]; `valid` bool [M] is False at padding and at unreadable clips;
     `positions` and `samples` as in `Item`. What was read for them: `clip_ids` (empty at padding), and `draws` uint64
-    [M], a digest of the state from which a training clip's random frames, box and mirror were drawn (0 in evaluation).
+    [M], the seed from which a training clip's random frames, box and mirror were drawn (0 in evaluation).
     """
 
     number: int

@@ -44,7 +44,9 @@ class CheckpointKeeper:
     """Brings the checkpoints of one rank to the stage's storage; one on its way at a time.
 
     Args:
+        stage, rank: whose checkpoints they are; rank 0 alone writes them.
         events: an end of the channel for the thread that brings them.
+        heartbeat: is told what this rank waits for.
     """
 
     def __init__(self, stage: StageSpec, rank: int, events: EventSender, heartbeat: Heartbeat) -> None:
