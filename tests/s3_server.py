@@ -52,7 +52,8 @@ class S3Server:
 
         Args:
             key: regular expression, searched in the path of the request.
-            action: "500", "503", "403", "stall" (no answer for a minute) or "cut" (the connection is closed).
+            action: "500", "503", "403", "stall" (no answer for a minute), "cut" (the connection is closed) or "slow"
+                (the right answer, three seconds late).
             method: regular expression of the whole method.
             times: that many requests, then no more; None: until `heal`.
             after: the first ones that match are let through.
@@ -110,7 +111,9 @@ class Faulty:
         with self._lock:
             self._log.append(f"{method} {path}")
             action = self._action(method, path)
-        if action is None:
+        if action == "slow":
+            time.sleep(3)
+        if action in (None, "slow"):
             return self._application(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         connection: socket.socket = environ["werkzeug.socket"]

@@ -361,7 +361,7 @@ class Resources(Section):
     clip_timeout_s: float = Field(
         default=120.0,
         gt=0,
-        description="seconds that reading one clip may take; one that exceeds them twice counts as unreadable",
+        description="seconds that decoding a clip may take, fetching apart; one that exceeds them twice is unreadable",
     )
     stall_timeout_s: float = Field(
         default=600.0, ge=1, description="seconds without progress after which a stage's processes are started anew"

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from w3ray.data.decode_watch import MAX_CRASHES, MAX_TIMEOUTS, DecodeWatch
+from w3ray.storage import RemotePath
 
 # What a decoder does: look, then read. "hang" holds the interpreter's lock, as a C library may.
 DECODER = """
@@ -26,6 +27,21 @@ with watch.at("train-7"):
         ctypes.string_at(0)
     elif how == "killed":
         os.kill(os.getpid(), 9)
+"""
+
+
+# Fetches a video, then reads on for as long as it is told.
+FETCHER = """
+import sys, time
+from pathlib import Path
+from w3ray.data.decode_watch import DecodeWatch
+from w3ray.data.decoders._common import open_source
+
+folder, uri, reads_s = sys.argv[1:]
+with DecodeWatch(Path(folder), "a", timeout_s=1.0).at("train-7"):
+    content = open_source(uri).getvalue()
+    time.sleep(float(reads_s))
+print(len(content))
 """
 
 
@@ -65,3 +81,17 @@ def test_an_exception_is_no_end(tmp_path):
         with pytest.raises(ValueError, match="damaged"), watch.at("train-7"):
             raise ValueError("damaged")
     assert DecodeWatch(tmp_path, "a", timeout_s=60.0).given_up("train-7") is None
+
+
+@pytest.mark.parametrize(("reads_s", "code"), [(0.2, 0), (30.0, 1)])
+def test_a_slow_storage_is_no_slow_clip(s3, tmp_path, reads_s, code):
+    """Three seconds of fetching are not counted; what comes after them is."""
+    video = RemotePath("s3://bucket/slow.mp4")
+    video.write_bytes(b"12345")
+    s3.fail("slow.mp4", "slow", method="GET")
+    done = subprocess.run(
+        [sys.executable, "-c", FETCHER, str(tmp_path), str(video), str(reads_s)], capture_output=True, text=True
+    )
+    s3.heal()
+    assert (done.returncode, done.stdout) == (code, "5\n" if code == 0 else ""), done.stderr
+    assert DecodeWatch(tmp_path, "a", timeout_s=1.0)._notes("train-7").exists() == (code == 1)

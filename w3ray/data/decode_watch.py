@@ -53,15 +53,24 @@ class DecodeWatch:
 
     @contextmanager
     def at(self, clip: str) -> Iterator[None]:
-        """While `clip` (a short name of it) is read: the process is ended where that takes longer than the limit."""
+        """While `clip` (a short name of it) is read: the process is ended where that takes longer than the limit.
+
+        Fetching it from a storage does not count: see `unhurried`.
+        """
+        global _ticking
         self._write(clip)
-        # A thread of the C library ends the process: one of Python's would wait for a decoder that holds the lock.
-        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._timer)
+        _ticking = self
+        self._start_timer()
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
+            _ticking = None
             self._write("")
+
+    def _start_timer(self) -> None:
+        # A thread of the C library ends the process: one of Python's would wait for a decoder that holds the lock.
+        faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._timer)
 
     def given_up(self, clip: str) -> str | None:
         """Why `clip` is not tried any more; None: it is."""
@@ -86,3 +95,22 @@ class DecodeWatch:
 
     def _write(self, clip: str) -> None:
         self._at[:] = clip.encode().ljust(_PAGE_BYTES, b"\0")
+
+
+_ticking: DecodeWatch | None = None  # the process has one such timer, so it can be of one watch alone
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """While a video is fetched no time limit of a clip runs: a slow storage is no bad clip, and has its own deadline.
+
+    Afterwards the clip has its whole time again.
+    """
+    watch = _ticking
+    if watch is not None:
+        faulthandler.cancel_dump_traceback_later()
+    try:
+        yield
+    finally:
+        if watch is not None:
+            watch._start_timer()

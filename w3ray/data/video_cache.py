@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
+from w3ray.data.decode_watch import unhurried
 from w3ray.storage import RemotePath
 
 _DIGEST_BYTES = 32
@@ -151,4 +152,5 @@ def use(cache: VideoCache | None) -> None:
 
 def read_video(video: RemotePath) -> bytes:
     """A remote video's bytes, in memory. Raises: as `VideoCache.read`."""
-    return video.read_bytes() if _cache is None else _cache.read(video)
+    with unhurried():
+        return video.read_bytes() if _cache is None else _cache.read(video)
