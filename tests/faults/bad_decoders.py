@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import signal
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -21,8 +22,10 @@ def install() -> None:
         elif name.startswith("crashes"):
             ctypes.string_at(0)
         elif name.startswith("killed"):
+            if group := os.environ.get("W3RAY_MEMORY_GROUP"):  # the kernel kills who takes more than it has
+                Path(group, "cgroup.procs").write_text(str(os.getpid()))
             _take_memory(1 << 30)
-            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does with a process that takes too much
+            os.kill(os.getpid(), signal.SIGKILL)  # where only the kernel's way of it can be had
         elif name.startswith("starves"):
             soft, hard = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 28), hard))

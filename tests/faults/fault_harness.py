@@ -20,6 +20,7 @@ from w3ray.events import Warned
 from w3ray.pipeline import run
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
+from w3ray.storage import Place
 
 # How Ray names the processes of its actors.
 WORKER = "ray::RayTrainWorker"
@@ -52,6 +53,11 @@ WITH_STUDENT = [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "
 """`stages` of a recipe whose first stage is that of `faulty_recipe`."""
 
 
+def stages_to(stage: str) -> list[dict[str, Any]]:
+    """`stages` of a recipe that ends with this one."""
+    return WITH_STUDENT if stage == "student" else WITH_STUDENT[:1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What a fault cost: a row of benchmarks/results/faults.json.
@@ -75,9 +81,9 @@ class Cost:
 class Outcome:
     """What a finished run left: final weights and histories of its stages, by stage name."""
 
-    def __init__(self, storage: Path) -> None:
+    def __init__(self, storage: Place) -> None:
         folders = {path.name.rsplit("-", 1)[0]: path for path in (storage / "stages").iterdir()}
-        self.folders = dict(sorted(folders.items()))
+        self.folders: dict[str, Any] = dict(sorted(folders.items()))
         self.weights = {
             name: hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
             for name, folder in self.folders.items()
@@ -135,12 +141,27 @@ def processes(title: str, root: psutil.Process | None = None) -> list[psutil.Pro
     return found
 
 
-def kill_one(title: str, root: psutil.Process | None = None) -> bool:
-    """kill -9 the first process of that title; whether there was one."""
-    for process in processes(title, root)[:1]:
-        os.kill(process.pid, signal.SIGKILL)
+class Victim:
+    """The process to kill, looked for early: the look takes longer than a checkpoint's write."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._process: psutil.Process | None = None
+
+    def found(self) -> bool:
+        """Is it known, and alive? Else it is looked for."""
+        if self._process is None or not self._process.is_running():
+            self._process = next(iter(processes(self._title)), None)
+        return self._process is not None
+
+    def kill(self) -> bool:
+        """kill -9; whether there was one."""
+        assert self._process is not None
+        try:
+            os.kill(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
         return True
-    return False
 
 
 class Strike(threading.Thread):
@@ -205,6 +226,15 @@ def writing_checkpoint(storage: Path, stage: str, step: int) -> Callable[[], boo
         return False
 
     return when
+
+
+MOMENTS: dict[str, tuple[str, Callable[[Path], Callable[[], bool]]]] = {
+    "in the teacher": ("teacher", lambda storage: at_step(storage, "teacher", 9)),
+    "in the student": ("student", lambda storage: at_step(storage, "student", 9)),
+    "during validation": ("teacher", lambda storage: validating(storage, "teacher", 7)),
+    "during a checkpoint write": ("teacher", lambda storage: writing_checkpoint(storage, "teacher", 8)),
+}
+"""When a run is struck: the stage, and what to ask of the run's storage to know that the moment is there."""
 
 
 def recovery_s(folder: Path, struck_at_s: float) -> float:

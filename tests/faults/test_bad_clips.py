@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_harness import Outcome, faulty_recipe, note
 
+from w3ray.data.decode_watch import MAX_CRASHES
 from w3ray.data.manifest import Manifest, read_manifest, write_manifest
 from w3ray.pipeline import run
 
@@ -49,7 +51,37 @@ def short(manifest: Path, storage: Path):
     )
 
 
-def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(ray_session, motion_manifest, tmp_path):
+@pytest.fixture
+def memory_group() -> Iterator[Path | None]:
+    """A control group of 256 MiB whose processes the kernel kills; None where none can be made (only root may)."""
+    name, limit = f"w3ray-test-{os.getpid()}", str(256 << 20)
+    for root, file in (("memory", "memory.limit_in_bytes"), (".", "memory.max")):
+        group = Path("/sys/fs/cgroup") / root / name
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / file).write_text(limit)
+            yield group
+            return
+        except OSError:
+            continue  # no such controller here
+        finally:
+            group.rmdir()
+    yield None
+
+
+def kills(group: Path) -> int:
+    """How many processes of a control group the kernel has killed."""
+    name = "memory.oom_control" if (group / "memory.oom_control").exists() else "memory.events"
+    counts = dict(line.split() for line in (group / name).read_text().splitlines())
+    return int(counts["oom_kill"])
+
+
+def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(
+    ray_session, memory_group, motion_manifest, tmp_path
+):
     recipe = short(manifest_with(motion_manifest, tmp_path / "bad", readable=True), tmp_path / "runs")
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     script = Path(__file__).with_name("run_with_bad_decoders.py")
@@ -57,9 +89,15 @@ def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(ray_sess
         [sys.executable, str(script), str(tmp_path / "recipe.json"), str(tmp_path / "told.json")],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+            "W3RAY_MEMORY_GROUP": str(memory_group or ""),
+        },
     )
     assert done.returncode == 0, done.stderr
+    if memory_group is not None:
+        assert kills(memory_group) == MAX_CRASHES
     outcome = Outcome(tmp_path / "runs")
     ledger = (outcome.folders["teacher"] / "failures.jsonl").read_text().splitlines()
     reasons = {Path(row["uri"]).stem: row["reason"] for row in map(json.loads, ledger)}
@@ -73,7 +111,9 @@ def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(ray_sess
     plain = short(manifest_with(motion_manifest, tmp_path / "plain", readable=False), tmp_path / "plain-runs")
     run(plain)
     cost = outcome.cost(
-        "decoder hung, crashed, killed for memory, out of memory", Outcome(tmp_path / "plain-runs"), None
+        f"decoder hung, crashed, killed for memory{' by the kernel' if memory_group else ''}, out of memory",
+        Outcome(tmp_path / "plain-runs"),
+        None,
     )
     note(cost)
     assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)

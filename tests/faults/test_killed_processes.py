@@ -5,44 +5,41 @@ from fault_harness import (
     CONTROLLER,
     COORDINATOR,
     DECODER,
-    WITH_STUDENT,
+    MOMENTS,
     WORKER,
     Strike,
+    Victim,
     at_step,
     faulty_recipe,
-    kill_one,
     note,
     recovery_s,
+    stages_to,
     struck_run,
-    validating,
-    writing_checkpoint,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
 
-@pytest.mark.parametrize(
-    ("fault", "title", "moment"),
-    [
-        ("training worker, in the teacher", WORKER, (at_step, "teacher", 9)),
-        ("training worker, in the student", WORKER, (at_step, "student", 9)),
-        ("training worker, during validation", WORKER, (validating, "teacher", 7)),
-        ("training worker, during a checkpoint write", WORKER, (writing_checkpoint, "teacher", 8)),
-        ("decoder", DECODER, (at_step, "teacher", 9)),
-        ("stream coordinator", COORDINATOR, (at_step, "teacher", 9)),
-        ("Train controller", CONTROLLER, (at_step, "teacher", 9)),
-    ],
-)
-def test_killed_process(undisturbed, motion_manifest, tmp_path, fault, title, moment):
-    when, stage, number = moment
-    strike = Strike(when(tmp_path, stage, number), lambda: kill_one(title))
-    stages = {"stages": WITH_STUDENT} if stage == "student" else {}
-    outcome, told = struck_run(faulty_recipe(motion_manifest, tmp_path, **stages), strike)
+PROCESSES = {
+    "training worker": WORKER,
+    "decoder": DECODER,
+    "stream coordinator": COORDINATOR,
+    "Train controller": CONTROLLER,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_killed_process(undisturbed, motion_manifest, tmp_path, name, moment):
+    stage, when = MOMENTS[moment]
+    victim, now, trains = Victim(PROCESSES[name]), when(tmp_path), at_step(tmp_path, stage, 3)
+    strike = Strike(lambda: trains() and victim.found() and now(), victim.kill)
+    outcome, told = struck_run(faulty_recipe(motion_manifest, tmp_path, stages=stages_to(stage)), strike)
     seconds = recovery_s(outcome.folders[stage], strike.at_s)
-    cost = outcome.cost(f"kill -9: {fault}", undisturbed, seconds)
+    cost = outcome.cost(f"kill -9: {name}, {moment}", undisturbed, seconds)
     note(cost)
     assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
     # A checkpoint every second step, and its upload goes on beside the steps after it.
     assert cost.steps_again <= 4
-    if title != DECODER:  # Ray starts a decoder again, and nobody but its clips waits
+    if name != "decoder":  # Ray starts a decoder again, and nobody but its clips waits
         assert any("from step" in message for message in told), told

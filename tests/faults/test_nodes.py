@@ -11,6 +11,7 @@ from fault_harness import (
     CONTROLLER,
     COORDINATOR,
     DECODER,
+    MOMENTS,
     WORKER,
     Cost,
     Outcome,
@@ -20,6 +21,7 @@ from fault_harness import (
     note,
     processes,
     recovery_s,
+    stages_to,
 )
 from small_cluster import SmallCluster
 
@@ -60,12 +62,12 @@ class ClusterRun:
                 env=cluster.env, stdout=output, stderr=output,
             )  # fmt: skip
 
-    def wait_until(self, what, timeout_s=_RUN_S) -> None:
+    def wait_until(self, what, timeout_s=_RUN_S, poll_s=0.02) -> None:
         end = time.monotonic() + timeout_s
         while not what():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.02)
+            time.sleep(poll_s)
 
     def outcome(self) -> Outcome:
         assert self.process.wait(_RUN_S) == 0, self.log.read_text()
@@ -127,6 +129,24 @@ def test_a_training_node_dies_and_another_one_comes(cluster, motion_manifest, tm
               lost=0, doubled=0, recovery_s=seconds, identical=None))  # fmt: skip
     note(Cost(fault="a node is added (elastic: one worker more)", ended=True, steps_again=outcome.steps_again - again,
               lost=0, doubled=0, recovery_s=recovery_s(folder, added_at_s), identical=None))  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_training_node_dies_and_its_worker_goes_to_the_other(undisturbed, cluster, motion_manifest, tmp_path, moment):
+    storage = tmp_path / "runs"
+    stage, when = MOMENTS[moment]
+    run = ClusterRun(cluster, motion_manifest, storage, stages=stages_to(stage))
+    run.wait_until(at_step(storage, stage, 3))
+    at_work = next(node for node in cluster.train if processes(WORKER, psutil.Process(node.process.pid)))
+    run.wait_until(when(storage), poll_s=0.003)
+    struck_at_s = time.time()
+    at_work.kill()
+    outcome = run.outcome()
+    seconds = recovery_s(outcome.folders[stage], struck_at_s)
+    cost = outcome.cost(f"kill -9: a node that trains, {moment}", undisturbed, seconds)
+    note(cost)
+    assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
+    assert cost.steps_again <= 4
 
 
 def test_a_node_that_decodes_dies(undisturbed, cluster, motion_manifest, tmp_path):

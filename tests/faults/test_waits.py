@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fault_harness import (
+    MOMENTS,
     WORKER,
     Outcome,
     Strike,
@@ -19,6 +20,7 @@ from fault_harness import (
     note,
     processes,
     recovery_s,
+    stages_to,
     struck_run,
 )
 from small_cluster import SmallCluster
@@ -64,24 +66,28 @@ def test_a_rank_that_hangs_is_named_and_started_again(ray_session, undisturbed, 
     assert cost.steps_again <= 4
 
 
-def test_the_driver_is_killed_and_the_same_command_goes_on(undisturbed, motion_manifest, tmp_path):
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_driver_is_killed_and_the_same_command_goes_on(undisturbed, motion_manifest, tmp_path, moment):
     storage = tmp_path / "runs"
-    typed = command(faulty_recipe(motion_manifest, storage), tmp_path)
+    stage, when = MOMENTS[moment]
+    now = when(storage)
+    typed = command(faulty_recipe(motion_manifest, storage, stages=stages_to(stage)), tmp_path)
     with (tmp_path / "err").open("a") as err:
         first = subprocess.Popen(typed, stdout=subprocess.DEVNULL, stderr=err)
         end = time.monotonic() + _RUN_S
-        while not at_step(storage, "teacher", 9)():
+        while not now():
             assert first.poll() is None, (tmp_path / "err").read_text()
             assert time.monotonic() < end
-            time.sleep(0.02)
+            time.sleep(0.003)
         struck_at_s = time.time()
         first.kill()
         first.wait()
         again = subprocess.run(typed, stdout=subprocess.PIPE, stderr=err, text=True, timeout=_RUN_S)
     assert again.returncode == 0, (tmp_path / "err").read_text()
-    assert json.loads(again.stdout)["stages"][0]["state"] == "resume"
+    assert {one["name"]: one["state"] for one in json.loads(again.stdout)["stages"]}[stage] == "resume"
     outcome = Outcome(storage)
-    cost = outcome.cost("kill -9: driver", undisturbed, recovery_s(outcome.folders["teacher"], struck_at_s))
+    seconds = recovery_s(outcome.folders[stage], struck_at_s)
+    cost = outcome.cost(f"kill -9: driver, {moment}", undisturbed, seconds)
     note(cost)
     assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
     assert cost.steps_again <= 4

@@ -21,8 +21,6 @@ _LOCAL_ENVIRONMENT = {
     # would cost each stage seconds of start-up on few cores.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # Ray Train looks every so often whether its workers are done (2 s unless told otherwise).
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
     "RAY_worker_niceness": "0",
     # torch.distributed would pick the interface that the machine's name leads to.
@@ -167,6 +165,9 @@ def quiet() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Ray Train's controller looks so often what its workers report, and they wait for it at each checkpoint and
+    # validation. Two seconds unless told otherwise; a look is one small call to each worker.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # A run has some ten helper processes (controller, coordinator, queue ...) that hold no CPU. Ray would start them no
     # faster than one a core, and warn that there are more than cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")

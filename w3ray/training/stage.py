@@ -17,6 +17,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import (
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
+    DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
 )
 from ray.util import remove_placement_group
@@ -39,6 +41,9 @@ from w3ray.training.whereabouts import ControllerStarted, Whereabouts, WorkersPl
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
 _KILL_TIMEOUT_S = 10.0
+# Ray Train takes an elastic stage's size from what was free up to 20 s ago, on a node that may be gone since: what
+# does not find its place soon is asked for anew, in the size of now.
+_ELASTIC_START_S = 10.0
 _END_TIMEOUT_S = 75.0  # longer than a controller may take to end itself: see `unheard`
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
@@ -230,6 +235,8 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
     # The watchdog is first: it can say which worker hangs. These end a wait where there is no driver to do it.
     late_s = 2 * spec.stall_timeout_s
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(late_s)
+    start_s = _ELASTIC_START_S if elastic else DEFAULT_WORKER_GROUP_START_TIMEOUT_S
+    os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(start_s)
     return _Trainer(
         _work,
         train_loop_config={"stage": spec, "events": channel.sender()},

@@ -11,16 +11,19 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 import yaml
+from fault_harness import Outcome, note, recovery_s
 from s3_server import S3Server
 
 from w3ray.data.manifest import read_manifest
-from w3ray.storage import RemotePath, fetched, file_digest, place
+from w3ray.storage import RemotePath, fetched
 from w3ray.training.checkpoint_files import newest_valid_checkpoint, verify_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 COMMAND = [sys.executable, "-c", "import sys; from w3ray.cli import main; sys.exit(main())", "run"]
 TEACHER = "teacher-"
+INTERVAL = 3
+"""Steps from one checkpoint to the next: those of an epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +75,13 @@ def runs(tmp_path_factory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
-def weights(result: dict) -> dict[str, str]:
-    return {
-        stage["name"]: file_digest(place(stage["model"]) / "model.safetensors")["sha256"] for stage in result["stages"]
-    }
-
-
 @pytest.fixture(scope="module")
-def undisturbed(runs, motion_manifest, tmp_path_factory) -> dict[str, str]:
-    """SHA-256 of each stage's weights, from a run on this disk."""
-    code, result, err = runs.run(str(tmp_path_factory.mktemp("local")), str(motion_manifest), "tracking.enabled=false")
+def undisturbed(runs, motion_manifest, tmp_path_factory) -> Outcome:
+    """Of a run on this disk."""
+    storage = tmp_path_factory.mktemp("local")
+    code, _, err = runs.run(str(storage), str(motion_manifest), "tracking.enabled=false")
     assert code == 0, err
-    return weights(result)
+    return Outcome(storage)
 
 
 def stage_folder(storage: str, prefix: str = TEACHER) -> RemotePath:
@@ -123,7 +121,14 @@ def test_a_storage_that_dies_and_one_that_stutters(s3: S3Server, files, runs, un
     s3.heal()
     assert code == 0, err
     assert {stage["name"]: stage["state"] for stage in result["stages"]} == {"teacher": "resume", "student": "run"}
-    assert weights(result) == undisturbed, "not the bits of a run on a disk"
+    cost = Outcome(RemotePath(storage)).cost(
+        "object storage dies during a checkpoint (then the same command, among 500s, cut connections and a stall)",
+        undisturbed,
+        None,
+    )
+    note(cost)
+    assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
+    assert cost.steps_again <= INTERVAL
     assert not (stage_folder(storage) / "failures.jsonl").exists(), "a failing store is no unreadable clip"
     # Everything is there, and nowhere else.
     found = {info.path for info in everything(storage)}
@@ -163,14 +168,19 @@ def test_killed_then_two_at_once(s3: S3Server, files, runs, undisturbed):
     storage = "s3://bucket/killed"
     first = runs.start(storage, files, *ONE_STAGE)
     wait_until(lambda: [info for info in everything(storage) if info.path.endswith("step_00000003/checkpoint.json")])
+    struck_at_s = time.time()
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert first.returncode == -signal.SIGKILL
     both = [runs.start(storage, files, *ONE_STAGE) for _ in range(2)]
     finished = [runs.finish(process) for process in both]
-    for code, result, err in finished:
-        assert code == 0, err
-        assert weights(result)["teacher"] == undisturbed["teacher"]
+    assert [code for code, _, _ in finished] == [0, 0], [err for _, _, err in finished]
+    outcome = Outcome(RemotePath(storage))
+    seconds = recovery_s(outcome.folders["teacher"], struck_at_s)
+    cost = outcome.cost("kill -9: driver, all on object storage (then two commands at once)", undisturbed, seconds)
+    note(cost)
+    assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
+    assert cost.steps_again <= INTERVAL
     assert sorted(result["stages"][0]["state"] for _, result, _ in finished) == ["resume", "reuse"]
     for _, _, err in finished:
         assert "another run works on teacher-" in err
@@ -190,7 +200,31 @@ def test_a_truncated_newest_checkpoint_falls_back_one_and_says_so(s3: S3Server, 
     assert code == 0, err
     assert "step_00000006 is damaged, going on from the checkpoint before it" in err
     assert result["stages"][0]["state"] == "resume"
-    assert weights(result)["teacher"] == undisturbed["teacher"]
+    cost = Outcome(RemotePath(storage)).cost("the newest checkpoint is truncated", undisturbed, None)
+    note(cost)
+    assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (INTERVAL, 0, 0, True)
+
+
+def test_a_slow_store_delays_a_checkpoint_and_nothing_else(s3: S3Server, files, runs, undisturbed):
+    storage = "s3://bucket/slow"
+    s3.fail("slow/.*/checkpoints/", "slow", method="PUT|POST")
+    code, _, err = runs.run(storage, files, *ONE_STAGE)
+    s3.heal()
+    assert code == 0, err
+    cost = Outcome(RemotePath(storage)).cost(
+        "object storage three seconds late at each request of a checkpoint", undisturbed, None
+    )
+    note(cost)
+    assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
+
+
+def test_two_workers_on_object_storage(s3: S3Server, files, runs, undisturbed):
+    storage = "s3://bucket/pair"
+    code, _, err = runs.run(storage, files, *ONE_STAGE, "resources.workers=2")
+    assert code == 0, err
+    outcome = Outcome(RemotePath(storage))
+    assert outcome.samples["teacher"] == undisturbed.samples["teacher"]
+    assert {path.name for path in outcome.folders["teacher"].iterdir()} >= {"samples-0.jsonl", "samples-1.jsonl"}
 
 
 def test_a_store_that_fails_in_the_middle_ends_the_stage_and_leaves_no_clip_out(s3: S3Server, files, runs):
