@@ -1,7 +1,9 @@
 """Places that are not on this disk, on a real S3 API that refuses, stalls and hangs up when it is told to."""
 
+import http.server
 import os
 import pickle
+import threading
 import time
 from pathlib import Path
 
@@ -227,3 +229,34 @@ def test_only_an_absent_video_is_the_videos_fault(s3, folder, monkeypatch):
     s3.fail("clip.mp4")
     with pytest.raises(StorageFailing):
         open_video(f"{folder}/clip.mp4")
+
+
+class _Signed(http.server.BaseHTTPRequestHandler):
+    """Gives a file to whoever has its signed address."""
+
+    def do_GET(self) -> None:
+        content = b"of the file" if self.path == "/folder/clip.mp4?signature=abc&until=9" else b"the door"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_the_query_of_a_signed_address_belongs_to_the_file():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Signed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        clip = place(f"http://127.0.0.1:{server.server_address[1]}/folder/clip.mp4?signature=abc&until=9")
+        assert clip.read_bytes() == b"of the file"
+        with clip.open("rb") as stream:
+            assert stream.read() == b"of the file"
+        assert clip.is_file()
+        assert clip.parent / "clip.mp4" == clip
+    finally:
+        server.shutdown()

@@ -85,7 +85,8 @@ class RemotePath:
 
     Args:
         uri: `s3://bucket/folder/file`, without a slash at the end.
-        query: options of the file system as in `s3://bucket/folder?region=eu-west-1`, or "".
+        query: options of the file system as in `s3://bucket/folder?region=eu-west-1`, or "". Over HTTP it is part of the
+            file's address, as in that of a signed one.
     """
 
     uri: str
@@ -117,7 +118,7 @@ class RemotePath:
 
     @property
     def _handler(self) -> "_PatientFileSystem":
-        return _PatientFileSystem(_root(self.uri), self.query)
+        return _PatientFileSystem(_root(self.uri), _options(self.uri, self.query))
 
     def info(self) -> pafs.FileInfo:
         info: pafs.FileInfo = self._handler.get_file_info([self.path])[0]
@@ -185,7 +186,7 @@ def place(location: str | os.PathLike[str] | RemotePath) -> Place:
     if "@" in urlsplit(uri).netloc:
         raise InputError(f"{uri}: no credentials in an address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     found = RemotePath(uri.rstrip("/"), query)
-    _inner(_root(found.uri), query)
+    _inner(_root(found.uri), _options(found.uri, query))
     return found
 
 
@@ -289,10 +290,16 @@ def _root(uri: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
+def _options(uri: str, query: str) -> str:
+    """The part of an address's query that is for the file system: all of it, or none."""
+    return "" if uri.startswith(("http://", "https://")) else query
+
+
 def _inner_path(uri: str, query: str) -> str:
-    root = _root(uri)
-    base, rest = _inner(root, query)[1].rstrip("/"), uri[len(root) :].strip("/")
-    return f"{base}/{rest}" if rest else base
+    root, options = _root(uri), _options(uri, query)
+    base, rest = _inner(root, options)[1].rstrip("/"), uri[len(root) :].strip("/")
+    path = f"{base}/{rest}" if rest else base
+    return f"{path}?{query}" if query and not options else path
 
 
 @lru_cache(maxsize=64)
