@@ -85,8 +85,8 @@ class RemotePath:
 
     Args:
         uri: `s3://bucket/folder/file`, without a slash at the end.
-        query: options of the file system as in `s3://bucket/folder?region=eu-west-1`, or "". Over HTTP it is part of the
-            file's address, as in that of a signed one.
+        query: options of the file system as in `s3://bucket/folder?region=eu-west-1`, or "". Over HTTP it is a part
+            of the file's address, as in that of a signed one.
     """
 
     uri: str

@@ -15,7 +15,15 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
-from w3ray.data.stream import DecoderPool, ItemNumbers, build_dataset, read_microbatches
+from w3ray.data.stream import (
+    STREAM_NAME,
+    DecoderPool,
+    ItemNumbers,
+    StreamConfig,
+    _parts,
+    build_dataset,
+    read_microbatches,
+)
 
 SPEC = ClipSpec(num_frames=4, size=32)
 SCHEDULE = Schedule(
@@ -127,6 +135,49 @@ def test_few_read_tasks_however_long_the_stage(first, stop):
         due += task.metadata.num_rows
     if stop - first < 1000:
         assert [n for task in tasks for block in task() for n in block["item"].to_pylist()] == list(range(first, stop))
+
+
+@pytest.mark.parametrize(("world_size", "groups"), [(1, 1), (3, 2), (8, 1), (20, 3), (256, 32)])
+def test_groups_of_workers_share_the_items_without_changing_their_order(world_size, groups):
+    """Each group's stream, dealt round robin to its ranks, gives every rank what one stream would give it."""
+    schedule = replace(SCHEDULE, world_size=world_size)
+    first, stop = schedule.first_item(1), schedule.total_items
+    dealt = []
+    for ranks in _parts(world_size, groups):
+        tasks = ItemNumbers(first, stop, world_size, ranks).get_read_tasks(1)
+        numbers = [n for task in tasks for block in task() for n in block["item"].to_pylist()]
+        assert sum(task.metadata.num_rows for task in tasks) == len(numbers)
+        dealt += [numbers[place :: len(ranks)] for place in range(len(ranks))]
+    assert dealt == [list(range(first + rank, stop, world_size)) for rank in range(world_size)]
+
+
+def test_two_workers_with_a_coordinator_each(alone, tables):
+    config = StreamConfig(
+        schedule=SCHEDULE, tables=tables, spec=SPEC, flip_map={}, pool=replace(POOL, size=2), steps_done=lambda: 0,
+        readers_per_coordinator=1,
+    )  # fmt: skip
+    shards = [parts[STREAM_NAME] for parts in config.configure({}, 2, None, None)]
+    assert len({shard._coord_actor for shard in shards}) == 2
+    read = ray.get([consume.remote(shard) for shard in shards], timeout=120)
+    assert [[m.number for m in one] for one in read] == [
+        list(range(rank, SCHEDULE.for_world_size(2).total_items, 2)) for rank in range(2)
+    ]
+    together, one = content([m for shard in read for m in shard]), content(alone)
+    assert together.keys() == one.keys()
+    assert all(np.array_equal(together[key], one[key]) for key in one)
+
+
+def test_all_coordinators_end_with_the_stage(tables):
+    config = StreamConfig(
+        schedule=SCHEDULE, tables=tables, spec=SPEC, flip_map={}, pool=replace(POOL, size=2), steps_done=lambda: 0,
+        readers_per_coordinator=1,
+    )  # fmt: skip
+    config.prepare(2)
+    coordinators = [parts[STREAM_NAME]._coord_actor for parts in config.configure({}, 2, None, None)]
+    config.release()
+    for coordinator in coordinators:
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(coordinator.__ray_ready__.remote(), timeout=60)
 
 
 class Watch(ExecutionCallback):

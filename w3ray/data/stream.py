@@ -5,11 +5,15 @@ into one block; `streaming_split` with `preserve_order` deals the blocks round r
 i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution: training,
 validations and test follow each other without a pause. `StreamConfig` builds it anew each time Ray Train (re)starts its
 worker group, from the step and the world size of that moment.
+
+One process, the coordinator, deals out all blocks of an execution, some 120 a second. So many workers are cut into
+groups, each with an execution of its own that holds the items of its ranks: no order changes by that.
 """
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +48,9 @@ _MIN_ITEMS_PER_READ_TASK = 128
 
 _READ_CPUS = 0.05
 
+READERS_PER_COORDINATOR = 8
+"""A group of workers with a stream of its own is at most so large: the GPUs of a node, as most are built."""
+
 CLIP_TIMEOUT_S = 120.0
 """Seconds that a decoder may spend on one clip, unless told otherwise."""
 
@@ -63,28 +70,38 @@ class DecoderPool:
 
 
 class ItemNumbers(Datasource):
-    """The numbers `first` to `stop` - 1, in order, a row each, made as they are wanted: see `ReadAhead`."""
+    """Numbers of items, in order, a row each, made as they are wanted: see `ReadAhead`.
 
-    def __init__(self, first: int, stop: int) -> None:
-        self._first, self._stop = first, stop
+    Args:
+        first, stop: of the whole stream, multiples of `world_size`.
+        world_size: how many ranks read the stream.
+        ranks: those whose items these are; None: all.
+    """
+
+    def __init__(self, first: int, stop: int, world_size: int = 1, ranks: range | None = None) -> None:
+        self._first_round, self._world_size = first // world_size, world_size
+        self._ranks = range(world_size) if ranks is None else ranks
+        self._count = (stop - first) // world_size * len(self._ranks)
 
     def estimate_inmemory_data_size(self) -> int:
-        return 8 * (self._stop - self._first)
+        return 8 * self._count
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
         """At most `_MAX_READ_TASKS`, whatever `parallelism` Ray Data would like."""
-        items = max(_MIN_ITEMS_PER_READ_TASK, -(-(self._stop - self._first) // _MAX_READ_TASKS))
-        starts = range(self._first, self._stop, items)
-        return [_read_task(start, min(start + items, self._stop)) for start in starts]
+        items = max(_MIN_ITEMS_PER_READ_TASK, -(-self._count // _MAX_READ_TASKS))
+        return [self._read_task(start, min(start + items, self._count)) for start in range(0, self._count, items)]
 
+    def _read_task(self, start: int, stop: int) -> ReadTask:
+        first_round, world_size, ranks = self._first_round, self._world_size, self._ranks
 
-def _read_task(start: int, stop: int) -> ReadTask:
-    def read() -> Iterator[pa.Table]:
-        for number in range(start, stop):
-            yield pa.table({"item": pa.array([number], pa.int64())})
+        def read() -> Iterator[pa.Table]:
+            for index in range(start, stop):
+                round_, place = divmod(index, len(ranks))
+                number = (first_round + round_) * world_size + ranks[place]
+                yield pa.table({"item": pa.array([number], pa.int64())})
 
-    metadata = BlockMetadata(num_rows=stop - start, size_bytes=8 * (stop - start), input_files=None, exec_stats=None)
-    return ReadTask(read, metadata)
+        rows = stop - start
+        return ReadTask(read, BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None))
 
 
 class ReadAhead(BackpressurePolicy):
@@ -130,18 +147,22 @@ def build_dataset(
     flip_map: dict[int, int],
     pool: DecoderPool,
     first_step: int,
+    ranks: range | None = None,
     clips_ready: Place | None = None,
     cache: VideoCache | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
+    watch_name: str | None = None,
 ) -> Dataset:
     """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
 
+    It holds the items of `ranks` (None: of all of the schedule's world size), for `len(ranks)` consumers.
     Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
     `cache` keeps videos of object storage.
-    A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`.
+    A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`, whose
+    notes the streams of one `watch_name` share (None: a name of its own).
     """
     dataset = ray.data.read_datasource(
-        ItemNumbers(schedule.first_item(first_step), schedule.total_items),
+        ItemNumbers(schedule.first_item(first_step), schedule.total_items, schedule.world_size, ranks),
         num_cpus=_READ_CPUS,
         concurrency=1,
     )
@@ -153,7 +174,7 @@ def build_dataset(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    watch = WatchSpec(stream=uuid.uuid4().hex, clip_timeout_s=clip_timeout_s)
+    watch = WatchSpec(stream=watch_name or uuid.uuid4().hex, clip_timeout_s=clip_timeout_s)
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
     context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
     context.custom_execution_callback_classes = [ForgetBlocks]
@@ -167,13 +188,21 @@ def build_dataset(
     )
 
 
+def _parts(size: int, parts: int) -> list[range]:
+    """0 to `size` - 1 in `parts` neighbouring ranges that are as equal as can be."""
+    bounds = [size * part // parts for part in range(parts + 1)]
+    return [range(start, stop) for start, stop in pairwise(bounds)]
+
+
 class StreamConfig(ray.train.DataConfig):
     """Builds the stream for Ray Train, each time a worker group starts.
 
     Args:
         schedule: for any world size; the worker group's is put in.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, pool, clips_ready, cache, clip_timeout_s: see `build_dataset`.
+        tables, spec, flip_map, clips_ready, cache, clip_timeout_s: see `build_dataset`.
+        pool: the decoders of all groups of workers together.
+        readers_per_coordinator: how large such a group may be; there are no more groups than decoders.
     """
 
     def __init__(
@@ -188,12 +217,14 @@ class StreamConfig(ray.train.DataConfig):
         clips_ready: Place | None = None,
         cache: VideoCache | None = None,
         clip_timeout_s: float = CLIP_TIMEOUT_S,
+        readers_per_coordinator: int = READERS_PER_COORDINATOR,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
         self._build: dict[str, Any] = dict(
-            tables=tables, spec=spec, flip_map=flip_map, pool=pool, clips_ready=clips_ready, cache=cache,
+            tables=tables, spec=spec, flip_map=flip_map, clips_ready=clips_ready, cache=cache,
             clip_timeout_s=clip_timeout_s,
         )  # fmt: skip
+        self._pool, self._readers = pool, readers_per_coordinator
         self._schedule = schedule
         self._steps_done = steps_done
         self._prepared: tuple[int, int, list[DataIterator]] | None = None
@@ -216,12 +247,20 @@ class StreamConfig(ray.train.DataConfig):
         the processors of its decoders.
         """
         shards, self._mine = self._mine, []
-        for shard in shards[:1]:  # they share one coordinator
-            ray.kill(shard._coord_actor)
+        for coordinator in {shard._coord_actor for shard in shards}:
+            ray.kill(coordinator)
 
     def _split(self, world_size: int, step: int) -> list[DataIterator]:
-        schedule = self._schedule.for_world_size(world_size)
-        return build_dataset(schedule=schedule, first_step=step, **self._build).streaming_split(world_size, equal=False)
+        schedule, watch_name = self._schedule.for_world_size(world_size), uuid.uuid4().hex
+        groups = min(-(-world_size // self._readers), self._pool.size)
+        shards: list[DataIterator] = []
+        for ranks, decoders in zip(_parts(world_size, groups), _parts(self._pool.size, groups), strict=True):
+            dataset = build_dataset(
+                schedule=schedule, first_step=step, ranks=ranks, pool=replace(self._pool, size=len(decoders)),
+                watch_name=watch_name, **self._build,
+            )  # fmt: skip
+            shards += dataset.streaming_split(len(ranks), equal=False)
+        return shards
 
     def configure(
         self,
