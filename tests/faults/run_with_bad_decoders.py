@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     quiet()
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
