@@ -99,3 +99,18 @@ def test_a_growing_cluster_is_asked_for_what_is_not_there_yet():
 def test_what_fits_in_sum_but_on_no_node_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         plan(None, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "more", "worker_cpus"),
+    [
+        ([{"CPU": 4.0}, {"CPU": 4.0}], {}, 4.0),
+        (
+            [{"CPU": 1.0, "trainer": 1.0}, {"CPU": 2.0, "decode": 2.0}, {"CPU": 2.0, "decode": 2.0}],
+            {"worker_resources": {"trainer": 1}, "decoder_resources": {"decode": 1}},
+            1.0,
+        ),
+    ],
+)
+def test_a_worker_is_no_larger_than_the_nodes_that_can_hold_it(nodes, more, worker_cpus):
+    assert plan(0, nodes=nodes, **more).worker_cpus == worker_cpus

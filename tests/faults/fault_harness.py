@@ -206,6 +206,18 @@ def lines(storage: Path, stage: str) -> list[dict[str, Any]]:
     return [line for folder in storage.glob(f"stages/{stage}-*") for line in read_lines(folder)]
 
 
+def once(condition: Callable[[], bool]) -> Callable[[], bool]:
+    """Is it so, or was it ever? Not asked again afterwards: reading the logs takes longer than a checkpoint's write."""
+    been: list[bool] = []
+
+    def when() -> bool:
+        if not been and condition():
+            been.append(True)
+        return bool(been)
+
+    return when
+
+
 def at_step(storage: Path, stage: str, step: int) -> Callable[[], bool]:
     """Has the stage read its way to this training step?"""
     return lambda: any(line["kind"] == "train" and line["step"] >= step for line in lines(storage, stage))

@@ -12,6 +12,7 @@ from fault_harness import (
     at_step,
     faulty_recipe,
     note,
+    once,
     recovery_s,
     stages_to,
     struck_run,
@@ -32,7 +33,7 @@ PROCESSES = {
 @pytest.mark.parametrize("name", PROCESSES)
 def test_killed_process(undisturbed, motion_manifest, tmp_path, name, moment):
     stage, when = MOMENTS[moment]
-    victim, now, trains = Victim(PROCESSES[name]), when(tmp_path), at_step(tmp_path, stage, 3)
+    victim, now, trains = Victim(PROCESSES[name]), when(tmp_path), once(at_step(tmp_path, stage, 3))
     strike = Strike(lambda: trains() and victim.found() and now(), victim.kill)
     outcome, told = struck_run(faulty_recipe(motion_manifest, tmp_path, stages=stages_to(stage)), strike)
     seconds = recovery_s(outcome.folders[stage], strike.at_s)

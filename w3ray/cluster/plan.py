@@ -7,7 +7,7 @@ numbers.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from w3ray.errors import InputError
@@ -63,6 +63,7 @@ def plan_resources(
     worker_resources: Mapping[str, float] | None = None,
     decoder_resources: Mapping[str, float] | None = None,
     may_grow: bool = False,
+    read_cpus: float = READ_CPUS,
 ) -> ResourcePlan:
     """Shares a cluster between trainers, decoders and reading.
 
@@ -75,6 +76,7 @@ def plan_resources(
         cpus_per_worker: CPUs for each worker, or None to derive them.
         worker_resources, decoder_resources: custom resources of each one; only nodes that have them are taken.
         may_grow: nodes come as they are asked for, so what there is now decides nothing.
+        read_cpus: CPUs to leave for reading.
 
     Raises:
         InputError: the run can not fit; the message holds the numbers.
@@ -98,7 +100,11 @@ def plan_resources(
             expected = max(least, min(most, sum(_room(node, bundle) for node in nodes)))
         else:
             expected = least
-        shares = _share(nodes, expected, gpu, decoders, cpus_per_worker, decoder_extra)
+        shares = _share(nodes, expected, gpu, decoders, cpus_per_worker, decoder_extra, read_cpus)
+        if cpus_per_worker is None and shares.worker_cpus > 1:
+            # All CPUs shared out evenly may be more than any node that can hold a worker has.
+            fits = _cpus_that_fit(nodes, expected, shares, {**({"GPU": 1.0} if gpu else {}), **worker_extra})
+            shares = replace(shares, worker_cpus=fits)
     plan = ResourcePlan(
         least_workers=least,
         workers=most,
@@ -160,10 +166,11 @@ def _share(
     decoders: int | str,
     cpus_per_worker: float | None,
     decoder_extra: Mapping[str, float],
+    read_cpus: float,
 ) -> _Shares:
     """The CPUs between so many workers, decoders, and reading."""
     cpus = _total(nodes, "CPU")
-    spare = cpus - READ_CPUS
+    spare = cpus - read_cpus
     if decoders != "auto":
         num_decoders = int(decoders)
     elif decoder_extra:
@@ -181,29 +188,52 @@ def _share(
     if decoder_cpus < _MIN_CPUS or worker_cpus < _MIN_CPUS or workers * worker_cpus > left + 1e-9:
         raise InputError(
             f"resources: {workers} workers x {worker_cpus:g} CPUs + {num_decoders} decoders x {decoder_cpus:g} CPUs + "
-            f"{READ_CPUS:g} for reading do not fit the cluster's {cpus:g} CPUs; "
+            f"{read_cpus:g} for reading do not fit the cluster's {cpus:g} CPUs; "
             "lower resources.workers, resources.decoders or resources.cpus_per_worker"
         )
     return _Shares(worker_cpus, num_decoders, decoder_cpus)
 
 
+def _cpus_that_fit(
+    nodes: Sequence[Mapping[str, float]], workers: int, shares: _Shares, extra: Mapping[str, float]
+) -> float:
+    """The most whole CPUs, up to its share, for which each worker finds a node; 1 where that is too much, too."""
+    for cpus in range(int(shares.worker_cpus), 1, -1):
+        if sum(_room(node, {"CPU": float(cpus), **extra}) for node in nodes) >= workers:
+            return float(cpus)
+    return 1.0
+
+
 def _check_places(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> None:
-    """The sums fit; does each process fit on one node, too? First fit, workers before decoders, as Ray starts them."""
+    """The sums fit; does each process fit on one node, too?"""
+    if (stuck := first_without_place(nodes, plan)) is not None:
+        what, number, count, bundle = stuck
+        there = "; ".join(show_resources(node) for node in nodes)
+        raise InputError(
+            f"resources: no node has room for {what} {number} of {count} ({show_resources(bundle)}); the nodes "
+            f"have {there}; lower resources.workers, resources.decoders or resources.cpus_per_worker"
+        )
+
+
+def first_without_place(
+    nodes: Sequence[Mapping[str, float]], plan: ResourcePlan, runs: int = 1
+) -> tuple[str, int, int, Mapping[str, float]] | None:
+    """The first process of `runs` runs of a plan that no node has room for: what, its number, of how many, its bundle.
+
+    First fit, workers before decoders, as Ray starts them. None: all have a place.
+    """
     left = [dict(node) for node in nodes]
     for what, count, bundle in (
         ("worker", plan.least_workers, plan.worker_bundle()),
         ("decoder", plan.decoders, plan.decoder_bundle()),
     ):
-        for number in range(1, count + 1):
+        for number in range(runs * count):
             node = next((node for node in left if _room(node, bundle)), None)
             if node is None:
-                there = "; ".join(show_resources(node) for node in nodes)
-                raise InputError(
-                    f"resources: no node has room for {what} {number} of {count} ({show_resources(bundle)}); the nodes "
-                    f"have {there}; lower resources.workers, resources.decoders or resources.cpus_per_worker"
-                )
+                return what, number % count + 1, count, bundle
             for name, amount in bundle.items():
                 node[name] -= amount
+    return None
 
 
 def _room(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:

@@ -4,30 +4,35 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray._raylet import RAY_NODE_ID_KEY
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.queue import Empty, Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SEND_EVERY_S = 0.5
 _HEARD_TIMEOUT_S = 10.0
+_KEPT_EVENTS = 1000
+"""While the queue can not be reached."""
 
 
 class EventChannel:
     """The driver's end: a queue in an actor of the cluster. Close it with `close`."""
 
     def __init__(self) -> None:
-        # Beside the driver: other nodes may be taken away.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        # Beside the driver: other nodes may be taken away. A label, for a soft affinity to a node is no promise.
+        here = {RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        self._queue = Queue(actor_options={"num_cpus": 0, "label_selector": here})
 
     def sender(self) -> "EventSender":
         return EventSender(self._queue)
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """The next batch of events; empty if none came within `timeout_s`."""
+        """The next batch of events; empty if none came within `timeout_s`, or the queue can not be reached for now."""
         try:
             batch: list[Any] = self._queue.get(timeout=timeout_s)
         except Empty:
+            return []
+        except ActorUnavailableError:
+            time.sleep(timeout_s)
             return []
         return batch
 
@@ -54,8 +59,11 @@ class EventSender:
 
     def flush(self) -> None:
         if self._waiting:
-            self._queue.put(self._waiting)
-            self._waiting = []
+            try:
+                self._queue.put(self._waiting)
+                self._waiting = []
+            except ActorUnavailableError:  # a broken connection: tried again with the next event
+                del self._waiting[:-_KEPT_EVENTS]
         self._sent_at = time.monotonic()
 
     def heard(self) -> bool:
