@@ -12,11 +12,12 @@ _PUBLIC = {
     "build_model": "w3ray.models",
     "load_recipe": "w3ray.recipe",
     "run": "w3ray.pipeline",
+    "tune": "w3ray.sweep.sweep",
     "InputError": "w3ray.errors",
     "RunError": "w3ray.errors",
 }
 
-__all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run"]
+__all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run", "tune"]
 
 
 __getattr__ = lazy_attributes(__name__, _PUBLIC)

@@ -120,25 +120,39 @@ def apply_override(values: dict[str, Any], override: str) -> str:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, InputError, RecursionError):
         raise InputError(f"--set {override}: {text!r} is not valid YAML; quote it") from None
+    put_value(values, parts, value, f"--set {override}")
+    return ".".join(parts)
+
+
+def put_value(values: dict[str, Any], parts: Sequence[str], value: Any, said: str) -> None:
+    """Put a value at a dotted key, given in its parts, into the plain values of a recipe.
+
+    Stages are named by their name or number. A section that is absent or null is made.
+
+    Args:
+        said: what the user wrote, with which an error begins.
+
+    Raises:
+        InputError: the key goes through something that has no keys, or names a stage that is not there.
+    """
     place: Any = values
     for depth, part in enumerate(parts[:-1]):
         if isinstance(place, list):
-            place = place[_list_index(place, part, override)]
+            place = place[_list_index(place, part, said)]
         else:
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]
         if not isinstance(place, dict | list):
             where = ".".join(parts[: depth + 1])
-            raise InputError(f"--set {override}: {where} is {show(place)}, which has no keys; set {where} itself")
+            raise InputError(f"{said}: {where} is {show(place)}, which has no keys; set {where} itself")
     if isinstance(place, list):
-        place[_list_index(place, parts[-1], override)] = value
+        place[_list_index(place, parts[-1], said)] = value
     else:
         place[parts[-1]] = value
-    return ".".join(parts)
 
 
-def _list_index(items: list[Any], part: str, override: str) -> int:
+def _list_index(items: list[Any], part: str, said: str) -> int:
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
     if part in names:
         return names.index(part)
@@ -146,7 +160,7 @@ def _list_index(items: list[Any], part: str, override: str) -> int:
         return int(part)
     known = [name for name in names if isinstance(name, str)]
     raise InputError(
-        f"--set {override}: nothing is named {part!r}; {did_you_mean(part, known)}"
+        f"{said}: nothing is named {part!r}; {did_you_mean(part, known)}"
         f"known: {', '.join(known) or f'0 to {len(items) - 1}'}"
     )
 

@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
+from w3ray._format import duration, percent
 from w3ray.cli._display import Display, RunView, picture
-from w3ray.cli._summary import duration, percent
 from w3ray.events import (
     CheckpointSaved,
     Event,

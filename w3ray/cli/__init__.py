@@ -18,6 +18,7 @@ from w3ray.cli._common import report_usage_error
 # commands of its own, a typer.Typer.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("w3ray.cli.run:run", "Run a recipe: train its stages, evaluate, register the model."),
+    "tune": ("w3ray.cli.tune:tune", "Search a space of recipes; report on a search."),
     "data": ("w3ray.cli.data:app", "Import, check and synthesise clips."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
 }

@@ -10,19 +10,19 @@ A command looks like this; `as_json` must be the name of its `--json` option:
 
 import functools
 import json
-import math
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
 
+from w3ray._format import without_nan
 from w3ray._redact import redact, redacted
 from w3ray.errors import InputError, RunError
 
@@ -115,21 +115,10 @@ def _print_failure(kind: str, message: str, exit_code: int, as_json: bool) -> No
 
 
 def _write_document(document: Any) -> None:
-    text = json.dumps(_without_nan(redacted(document)), indent=2, allow_nan=False)
+    text = json.dumps(without_nan(redacted(document)), indent=2, allow_nan=False)
     stream = sys.stdout if _document_stream is None else _document_stream
     stream.write(text + "\n")
     stream.flush()
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN and infinities as null: JSON has no form for them, and strict readers refuse the whole document."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return value
 
 
 @contextmanager

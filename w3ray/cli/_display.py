@@ -17,8 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.cli._common import error_console
-from w3ray.cli._summary import METRIC_LABELS, duration, percent, print_closing_report
+from w3ray.cli._summary import print_closing_report
 from w3ray.events import (
     CheckpointSaved,
     Event,

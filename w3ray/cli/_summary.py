@@ -4,27 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.events import Overhead, RunSummary
-
-METRIC_LABELS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class mean"}
-
-
-def percent(share: float | None) -> str:
-    """A share as "96.3%"."""
-    return "-" if share is None else f"{100 * share:.1f}%"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "8.2 s" below ten, then "42 s", "3 min 07 s", "2 h 05 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def print_closing_report(console: Console, summary: RunSummary) -> None:

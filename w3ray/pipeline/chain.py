@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from w3ray._redact import redact, redacted
-from w3ray.cluster.plan import ResourcePlan, plan_resources
+from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
     Event,
@@ -35,6 +35,7 @@ from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.pipeline.stage_store import Lock, require_writable
+from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import fetched, place
 
@@ -83,7 +84,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
     recipe = _loaded(recipe)
     connection = Connection(address, imports=False)
     try:
-        plan = _plan(recipe, connection.nodes())
+        plan = plan_recipe(recipe, connection.nodes())
     finally:
         connection.close()
     planned = plan_stages(recipe, prepare_data(recipe))
@@ -109,6 +110,7 @@ def run(
     on_event: OnEvent | None = None,
     overrides: Sequence[str] = (),
     started_s: float | None = None,
+    part_of: SweepPart | None = None,
 ) -> RunResult:
     """Run a recipe's chain of stages; running it again goes on where it stopped, or reuses what is finished.
 
@@ -118,6 +120,7 @@ def run(
         on_event: called with each event (`w3ray.events`), in order, in this thread.
         overrides: `a.b=value` each, where `recipe` is a name or a path.
         started_s: when the user began to wait, seconds of the system clock; None: now.
+        part_of: the sweep whose trial this run is; None: it stands for itself.
 
     Returns:
         Each stage's result, the registered model, and where the time went.
@@ -128,7 +131,7 @@ def run(
     """
     clock = Clock(time.time() if started_s is None else started_s)
     recipe = _loaded(recipe, overrides)
-    return _Chain(recipe, address, on_event or (lambda event: None), clock).run()
+    return _Chain(recipe, address, on_event or (lambda event: None), clock, part_of).run()
 
 
 def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -139,7 +142,12 @@ def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recip
     return load_recipe(recipe, overrides)
 
 
-def _plan(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
+def plan_recipe(recipe: Recipe, nodes: Sequence[Mapping[str, float]], *, read_cpus: float = READ_CPUS) -> ResourcePlan:
+    """Who gets what of a cluster's nodes.
+
+    Raises:
+        InputError: the run does not fit.
+    """
     resources = recipe.resources
     return plan_resources(
         nodes=nodes,
@@ -150,14 +158,17 @@ def _plan(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
         worker_resources=resources.worker_resources,
         decoder_resources=resources.decoder_resources,
         may_grow=resources.may_grow,
+        read_cpus=read_cpus,
     )
 
 
 class _Chain:
     """One call of `run`."""
 
-    def __init__(self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock) -> None:
-        self.recipe, self.clock = recipe, clock
+    def __init__(
+        self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock, part_of: SweepPart | None
+    ) -> None:
+        self.recipe, self.clock, self.part_of = recipe, clock, part_of
         # What is told is shown, and kept in logs.
         self.on_event: OnEvent = lambda event: on_event(redacted(event))
         self.connection = Connection(address)
@@ -169,8 +180,6 @@ class _Chain:
         self.drawing: Drawing | None = None
 
     def run(self) -> RunResult:
-        from w3ray.tracking import Tracker
-
         recipe = self.recipe
         storage = place(recipe.storage)
         require_writable(storage)
@@ -187,22 +196,30 @@ class _Chain:
             self.planned = {item.stage.name: item for item in planned}
             if any(item.status.state != "reuse" for item in planned):
                 self.connection.start()
-                self.plan = _plan(recipe, self.connection.nodes())
+                nodes = self.connection.nodes()
+                self.plan = self.part_of.plan if self.part_of is not None else plan_recipe(recipe, nodes)
                 # Not earlier: until here this process is busy itself, and Python runs one thread at a time.
                 if data.undrawn is not None and recipe.data.synthetic is not None:
                     self.drawing = Drawing(data.undrawn, recipe.data.synthetic.model_dump())
-            with Tracker.open(
-                _tracking_uri(recipe),
-                recipe.tracking.experiment or recipe.name,
-                run_name=recipe.name,
-                buffer_dir=tracking_root(recipe) / "tracking",
-                artifacts=_artifacts(recipe),
+            part = self.part_of
+            with open_tracker(
+                recipe,
+                run_name=recipe.name if part is None else part.name,
                 notify=lambda message: self.on_event(Warned(message=message)),
             ) as tracker:
-                parent = tracker.start_run(recipe.to_dict(), identity=recipe.fingerprint())
+                parent = tracker.start_run(
+                    recipe.to_dict(),
+                    identity=recipe.fingerprint() if part is None else part.identity,
+                    parent_run_id=None if part is None else part.parent_run_id,
+                )
+                if part is not None:
+                    parent.log_params(part.params)
+                    parent.set_tags(part.tags)
                 for item in planned:
                     self.results[item.stage.name] = self._stage(item, data, tracker)
                 self._settle(planned, tracker)
+                if part is not None:
+                    self._link_reused(parent)
                 model = self._register(planned[-1], tracker)
                 result = self._result(model, tracker, parent)
                 parent.set_tags({"w3ray.model": str(model["name"] or model["folder"])})
@@ -310,7 +327,7 @@ class _Chain:
             lock.check()
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self.logged[item.stage.name] = self._log_result(item, data, result, run)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             run.finish("KILLED")
             raise
         except BaseException:
@@ -444,11 +461,17 @@ class _Chain:
 
     # The end.
 
+    def _link_reused(self, parent: Any) -> None:
+        """Say which run made a stage that this trial took over; the stage's run lies below the trial that made it."""
+        for result in self.results.values():
+            if result.state == "reuse" and result.tracking_run is not None:
+                parent.set_tags({f"w3ray.reused.{result.name}": result.tracking_run})
+
     def _register(self, last: PlannedStage, tracker: Any) -> dict[str, Any]:
         result = self.results[last.stage.name]
         name = self.recipe.tracking.registered_model or self.recipe.name
         model: dict[str, Any] = {"folder": result.model, "name": None, "version": None, "uri": None}
-        if tracker.enabled and result.logged_model is not None:
+        if tracker.enabled and result.logged_model is not None and self.part_of is None:
             version = tracker.register(result.logged_model, name, alias="current")
             model.update(name=name, version=version, uri=f"models:/{name}/{version}" if version else None)
         return model
@@ -484,10 +507,21 @@ class _Chain:
         )
 
 
-def _tracking_uri(recipe: Recipe) -> str | None:
-    if not recipe.tracking.enabled:
-        return None
-    return recipe.tracking.uri or f"sqlite:///{tracking_root(recipe) / 'mlflow.db'}"
+def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None]) -> Any:
+    """The MLflow side of a run, or of a sweep of this recipe: see `Tracker.open`."""
+    from w3ray.tracking import Tracker
+
+    uri = None
+    if recipe.tracking.enabled:
+        uri = recipe.tracking.uri or f"sqlite:///{tracking_root(recipe) / 'mlflow.db'}"
+    return Tracker.open(
+        uri,
+        recipe.tracking.experiment or recipe.name,
+        run_name=run_name,
+        buffer_dir=tracking_root(recipe) / "tracking",
+        artifacts=_artifacts(recipe),
+        notify=notify,
+    )
 
 
 def tracking_root(recipe: Recipe) -> Path:

@@ -43,6 +43,11 @@ class Drawing:
         except BaseException as error:
             self._error = error
 
+    def wait(self) -> None:
+        """Until the set is whole. Raises: as `check`."""
+        self._thread.join()
+        self.check()
+
     def check(self) -> None:
         """Raise what went wrong so far.
 

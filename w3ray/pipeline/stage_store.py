@@ -134,15 +134,7 @@ class StageStore:
 
     def take(self) -> Lock | None:
         """The stage's lock, None where another one holds it. It is held until it is closed."""
-        if isinstance(self.directory, RemotePath):
-            return LeaseQueue(self.directory / "lock").take()
-        lock = (self.directory / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        return FileLock(lock)
+        return take_lock(self.directory)
 
     def wait(self, on_wait: Callable[[str], None]) -> Lock:
         """The stage's lock; where another one holds it, say so and wait until that one is done or dead."""
@@ -219,16 +211,33 @@ class StageStore:
         return path
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        document = redacted(document)
-        if isinstance(self.directory, RemotePath):
-            (self.directory / name).write_text(json.dumps(document, indent=2))
-            return
-        new = self.directory / f".{name}.{uuid.uuid4().hex}"
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(self.directory / name)
+        write_json(self.directory / name, redacted(document))
+
+
+def take_lock(directory: Place) -> Lock | None:
+    """The lock of a folder that is there, None where another process holds it. It is held until it is closed."""
+    if isinstance(directory, RemotePath):
+        return LeaseQueue(directory / "lock").take()
+    lock = (directory / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return FileLock(lock)
+
+
+def write_json(path: Place, document: Mapping[str, Any]) -> None:
+    """Write a whole document: a reader sees the old one or the new one, also after a power cut."""
+    if isinstance(path, RemotePath):
+        path.write_text(json.dumps(document, indent=2))
+        return
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(document, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
 
 
 def modified_s(path: Place) -> float:

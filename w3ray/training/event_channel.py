@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import ray
-from ray._raylet import RAY_NODE_ID_KEY
+from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.queue import Empty, Queue
 

@@ -1,0 +1,124 @@
+"""`w3ray tune`: search a space of recipes; `w3ray tune report`: what a sweep found, as a page."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._sweep_display import SweepDisplay
+from w3ray.errors import InputError
+from w3ray.recipe import Recipe, load_recipe
+from w3ray.storage import Place, place
+
+
+@run_command
+def tune(
+    space: Annotated[
+        str,
+        typer.Argument(help="Name of a shipped space (such as w3_paper), or a YAML file; or the word: report."),
+    ],
+    sweep: Annotated[str | None, typer.Argument(help="With report: name of the sweep.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", help="Recipe of the trials: name of a shipped one, or a YAML file.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe: --set train.epochs=3."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep, in place of the space's.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Points to try, in place of search.trials.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once, in place of the space's `concurrency`.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; else one is started.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for all results, in place of the recipe's `storage`.")
+    ] = None,
+    write_best: Annotated[
+        Path | None, typer.Option("--write-best", help="Write the best trial as a recipe of its own to this file.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the space, the first points and the resources only.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a space: each trial runs the recipe's whole chain; no stage is trained twice.
+
+    The same command again goes on where it stopped.
+    """
+    if space == "report":
+        _report(sweep, storage, as_json)
+        return
+    if sweep is not None:
+        raise InputError(f"unexpected argument {sweep!r}; the recipe is given by --pipeline")
+    if pipeline is None:
+        raise InputError("--pipeline: say which recipe the trials are made of, as in --pipeline quickstart")
+    if write_best is not None and not write_best.parent.is_dir():
+        raise InputError(f"--write-best {write_best}: no such folder {write_best.parent}")
+    recipe = load_recipe(pipeline, list(overrides or []))
+    if storage is not None:
+        recipe = recipe.model_copy(update={"storage": storage})
+    from w3ray.sweep.space import load_space
+
+    found = load_space(space)
+    if name is not None:
+        found = type(found).model_validate({**found.model_dump(), "name": name})
+    if trials is not None:
+        found = found.model_copy(update={"search": found.search.model_copy(update={"trials": trials})})
+    if concurrency is not None:
+        found = found.model_copy(update={"concurrency": concurrency})
+    # After space and recipe are known to be good: this imports torch, Ray and MLflow.
+    from w3ray.sweep.sweep import plan_sweep
+    from w3ray.sweep.sweep import tune as run_sweep
+
+    if dry_run:
+        plan = plan_sweep(found, recipe, address=address)
+        finish(plan, as_json, _plan_text(plan))
+        return
+    with SweepDisplay(found) as display:
+        try:
+            result = run_sweep(found, recipe, address=address, on_status=display.show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command again goes on where this one stopped") from None
+        display.close()
+        display.print_end(result)
+    if write_best is not None and result.best is not None:
+        _write_recipe(result.best, write_best, result.name)
+        display.say(f"best recipe  {write_best}")
+        display.say(f"rerun it     w3ray run {shlex.quote(str(write_best))}")
+    finish(result.document(), as_json)
+
+
+def _report(sweep: str | None, storage: str | None, as_json: bool) -> None:
+    from w3ray.sweep.report import write_report
+
+    if sweep is None:
+        raise InputError("which sweep? w3ray tune report NAME --storage DIR")
+    root: Place = place(storage or str(Recipe.model_fields["storage"].default))
+    files = write_report(str(root), sweep)
+    finish({name: str(path) for name, path in files.items()}, as_json, "\n".join(map(str, files.values())))
+
+
+def _write_recipe(recipe: Recipe, path: Path, sweep: str) -> None:
+    header = f"# The best trial of sweep {sweep}.\n#\n# command: w3ray run {path}\n"
+    path.write_text(header + yaml.safe_dump(recipe.to_dict(), sort_keys=False, width=120), encoding="utf-8")
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    """A plan for people: the space as YAML (it can be run again), the rest as comments."""
+    resources = {key: value for key, value in plan["resources"].items() if not isinstance(value, dict)}
+    lines = [
+        yaml.safe_dump(plan["space"], sort_keys=False, width=120).rstrip(),
+        "",
+        f"# recipe {plan['recipe']['name']}, stages: "
+        + ", ".join(f"{stage['name']} ({stage['steps']} steps)" for stage in plan["stages"]),
+        f"# {plan['points']} points x {plan['repeats']} runs, {plan['concurrency']} at once",
+        "# each: " + ", ".join(f"{key} {value:g}" for key, value in resources.items()),
+        *(f"# point {number}: {point}" for number, point in enumerate(plan["first_points"])),
+    ]
+    return "\n".join(lines)

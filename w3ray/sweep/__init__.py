@@ -1,0 +1,15 @@
+"""Sweeps: `tune` searches a space of recipes, each trial the whole chain of stages; no stage is trained twice."""
+
+from w3ray._table import lazy_attributes
+
+_PUBLIC = {
+    "Space": "w3ray.sweep.space",
+    "SweepResult": "w3ray.sweep.sweep",
+    "load_space": "w3ray.sweep.space",
+    "plan_sweep": "w3ray.sweep.sweep",
+    "tune": "w3ray.sweep.sweep",
+}
+
+__all__ = ["Space", "SweepResult", "load_space", "plan_sweep", "tune"]
+
+__getattr__ = lazy_attributes(__name__, _PUBLIC)

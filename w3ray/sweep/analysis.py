@@ -1,0 +1,177 @@
+"""What does a sweep say of each parameter, how sure is that, and what did sharing and stopping save? Numbers alone."""
+
+import math
+import statistics
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from w3ray.sweep.book import show_value
+from w3ray.sweep.records import PointResult, Trial
+from w3ray.sweep.space import CASE, Space
+
+_LEAST_POINTS = 6
+"""Fewer say nothing about a parameter's importance."""
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One parameter's effect on the first objective, over complete points that have the parameter."""
+
+    name: str
+    points: int
+    groups: tuple[tuple[str, int, float, float], ...]
+    """(value or range, points, mean, standard deviation), of each value of a category or half of a range."""
+    statistic: str
+    """What was tested: "Spearman" (a number's rank correlation) or "Kruskal-Wallis" (categories)."""
+    correlation: float | None
+    p_value: float | None
+    """Of no effect; None where there are too few points. Not corrected for the number of parameters."""
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for people."""
+        if self.p_value is None:
+            return f"{self.points} complete points: too few to say anything"
+        sure = f"{self.statistic}, p = {self.p_value:.2g}, {self.points} points"
+        if self.p_value >= _ALPHA:
+            return f"no effect that these trials could show ({sure})"
+        best = max(self.groups, key=lambda group: group[2]) if self.groups else None
+        how = f"rank correlation {self.correlation:+.2f}" if self.correlation is not None else ""
+        most = f"highest mean at {best[0]}" if best is not None else ""
+        return f"{', '.join(filter(None, (how, most)))} ({sure})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Savings:
+    """Optimiser steps of a sweep against those of the same trials, each whole and on its own."""
+
+    naive: int
+    trained: int
+    shared: int
+    """Of stages that were taken over from another trial."""
+
+    @property
+    def stopped(self) -> int:
+        """Not trained because trials were stopped, failed, or have not ended."""
+        return max(0, self.naive - self.trained - self.shared)
+
+
+def savings(trials: Sequence[Trial]) -> Savings:
+    """What was trained, and what would have been."""
+    valid = [trial for trial in trials if trial.state != "skipped"]
+    totals: dict[str, int] = {}
+    for trial in valid:
+        for stage in trial.stages:
+            totals[stage.name] = max(totals.get(stage.name, 0), stage.total_steps)
+    naive = trained = shared = 0
+    for trial in valid:
+        mine = {stage.name: stage for stage in trial.stages}
+        naive += sum(mine[name].total_steps if name in mine else total for name, total in totals.items())
+        trained += sum(stage.steps for stage in mine.values())
+        shared += sum(stage.total_steps for stage in mine.values() if stage.state == "reuse")
+    return Savings(naive=naive, trained=trained, shared=shared)
+
+
+def importances(space: Space, points: Sequence[PointResult]) -> dict[str, float]:
+    """Each parameter's share of the variance that a forest explains (fANOVA, Hutter et al., ICML 2014), largest first.
+
+    Empty where there are too few complete points, or all have the same value.
+    """
+    complete = [point for point in points if point.complete and point.values is not None]
+    values = [point.values[0] for point in complete if point.values is not None]
+    if len(complete) < _LEAST_POINTS or len(set(values)) < 2 or any(map(math.isnan, values)):
+        return {}
+    names = [name for name in ([CASE] if space.cases else []) + list(space.parameters)
+             if all(name in point.point for point in complete)]  # fmt: skip
+    names = [name for name in names if len({show_value(point.point[name]) for point in complete}) > 1]
+    if not names:
+        return {}
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="minimize" if space.objectives[0].lower_is_better else "maximize")
+    distributions: dict[str, Any] = {}
+    columns: dict[str, list[Any]] = {}
+    for name in names:
+        column = [point.point[name] for point in complete]
+        if _is_number(column):
+            least, most = min(column), max(column)
+            log = name in space.parameters and space.parameters[name].loguniform is not None
+            distributions[name] = FloatDistribution(float(least), float(most), log=log)
+            columns[name] = [float(value) for value in column]
+        else:
+            columns[name] = [show_value(value) for value in column]
+            distributions[name] = CategoricalDistribution(sorted(set(columns[name])))
+    for place, value in enumerate(values):
+        params = {name: columns[name][place] for name in names}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )
+    return {name: float(share) for name, share in found.items()}
+
+
+def effect(space: Space, points: Sequence[PointResult], name: str) -> Effect:
+    """What the complete points say about one parameter."""
+    from scipy import stats
+
+    pairs = [
+        (point.point[name], point.values[0])
+        for point in points
+        if point.complete and point.values is not None and name in point.point and not math.isnan(point.values[0])
+    ]
+    given, reached = [value for value, _ in pairs], [value for _, value in pairs]
+    number = bool(given) and _is_number(given)
+    distinct = sorted(set(given)) if number else sorted({show_value(value) for value in given})
+    groups: dict[str, list[float]] = {}
+    if number and len(distinct) > 5:
+        middle = statistics.median(given)
+        for value, score in pairs:
+            half = f"up to {show_value(middle)}" if value <= middle else f"above {show_value(middle)}"
+            groups.setdefault(half, []).append(score)
+    else:
+        for value, score in sorted(pairs, key=lambda pair: (pair[0] if number else 0, show_value(pair[0]))):
+            groups.setdefault(show_value(value), []).append(score)
+    p_value = correlation = None
+    if len(pairs) >= _LEAST_POINTS and len(distinct) > 1 and len(set(reached)) > 1:
+        if number:
+            result = stats.spearmanr(given, reached)
+            correlation, p_value = float(result.statistic), float(result.pvalue)
+        else:
+            p_value = float(stats.kruskal(*groups.values()).pvalue)
+    return Effect(
+        name=name,
+        points=len(pairs),
+        groups=tuple(
+            (label, len(scores), statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else math.nan)
+            for label, scores in groups.items()
+        ),
+        statistic="Spearman" if number else "Kruskal-Wallis",
+        correlation=correlation,
+        p_value=None if p_value is None or np.isnan(p_value) else p_value,
+    )
+
+
+def noise(points: Sequence[PointResult]) -> float | None:
+    """Standard deviation of a point's runs with other seeds, pooled over the points; None without repeats."""
+    groups = [
+        [trial.values[0] for trial in point.trials if trial.values is not None and trial.state == "finished"]
+        for point in points
+    ]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        return None
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups)
+    return math.sqrt(squares / sum(len(group) - 1 for group in groups))
+
+
+def _is_number(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

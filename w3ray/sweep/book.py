@@ -1,0 +1,329 @@
+"""What is known of a sweep at this moment, and which trial is next? Decides, and writes every change down.
+
+Used by two threads: Ray Tune's, which asks for trials and reports on them, and the driver's, which hears their events.
+"""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from w3ray.errors import InputError
+from w3ray.events import Event, StageFinished, StageStarted, StepDone, Validated
+from w3ray.recipe import Recipe
+from w3ray.sweep.records import PointResult, Report, StageOfTrial, SweepFolder, Trial, by_point
+from w3ray.sweep.searchers import SEARCHERS, Known, Searcher
+from w3ray.sweep.space import Space, recipe_at
+
+DEFAULT_POINTS = 16
+_MOST_SKIPPED = 200
+"""Invalid points in a row after which there seem to be no others."""
+_LEAST_ENDED = 3
+"""Trials that must have ended before their failures are a reason to give up."""
+
+
+@dataclass(slots=True)
+class Doing:
+    """What a trial at work was last heard to do; of this start alone."""
+
+    stage: str = ""
+    stage_state: str = ""
+    step: int = 0
+    total_steps: int = 0
+    epochs: int = 0
+    validated_epoch: int = 0
+    waits_for: str = ""
+    clips_per_s: list[float] = field(default_factory=list)
+    first_steps: dict[str, int] = field(default_factory=dict)
+    last_steps: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+
+
+class Book:
+    """The trials of one sweep.
+
+    Args:
+        space, base: checked against each other.
+        folder: open.
+        cost_of: values of the objectives that are known of a recipe before it is trained, by metric.
+        warm_start: results of earlier sweeps.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        base: Recipe,
+        folder: SweepFolder,
+        *,
+        cost_of: Callable[[Recipe], Mapping[str, float]] = lambda recipe: {},
+        warm_start: Sequence[Known] = (),
+    ) -> None:
+        self.space, self.base, self._folder = space, base, folder
+        self._gpus, self._cost_of, self._warm = 0.0, cost_of, list(warm_start)
+        self._searcher: Searcher = SEARCHERS[space.search.searcher](space, base)
+        self.lock = threading.RLock()
+        self._trials: dict[str, Trial] = {}
+        self.doing: dict[str, Doing] = {}
+        self.ending = False
+        """No more trials; those at work are interrupted, and stay to be gone on with."""
+        for trial in folder.trials():
+            # Who was at work when the driver ended is at work no more.
+            self._trials[trial.id] = replace(trial, state="waiting") if trial.state == "running" else trial
+
+    # What there is.
+
+    @property
+    def trials(self) -> list[Trial]:
+        with self.lock:
+            return sorted(self._trials.values(), key=lambda trial: (trial.number, trial.repeat))
+
+    @property
+    def points(self) -> list[PointResult]:
+        return by_point(self.trials)
+
+    @property
+    def target(self) -> int:
+        """Points to try in the end."""
+        most, wanted = self._searcher.most, self.space.search.trials
+        grid = math.prod(len(values) for values in self.space.grid_dimensions().values())
+        if wanted is None:
+            wanted = most if most is not None else max(DEFAULT_POINTS, grid)
+        return wanted if most is None else min(wanted, most)
+
+    @property
+    def most_trials(self) -> int:
+        return self.target * self.space.search.repeats
+
+    def gpu_hours(self) -> float:
+        """Of all trials so far, those at work included."""
+        with self.lock:
+            at_work = [trial for trial in self._trials.values() if trial.state == "running"]
+            now = time.time()
+            return sum(trial.gpu_hours for trial in self._trials.values()) + sum(
+                self._gpus * (now - (trial.started_s or now)) / 3600 for trial in at_work
+            )
+
+    def recipe(self, trial: Trial) -> Recipe:
+        return recipe_at(self.space, self.base, trial.point, seed_offset=trial.repeat)
+
+    def set_gpus(self, gpus: float) -> None:
+        """How many GPUs a trial holds, for the count of GPU hours."""
+        self._gpus = gpus
+
+    # Which is next?
+
+    def next(self) -> Trial | None:
+        """The trial to start now, marked as at work; None: no more."""
+        with self.lock:
+            if self.ending or self.too_many_failures() is not None:
+                return None
+            waiting = [trial for trial in self.trials if trial.state == "waiting"]
+            trial = waiting[0] if waiting else self._new()
+            if trial is None:
+                return None
+            self.doing[trial.id] = Doing()
+            return self._change(trial, state="running", started_s=time.time(), reason="")
+
+    def _new(self) -> Trial | None:
+        """Propose points until one makes a recipe; its repeats wait from now on."""
+        for _ in range(_MOST_SKIPPED):
+            points = self.points
+            tried = sum(point.state != "skipped" for point in points)
+            number = points[-1].number + 1 if points else 0
+            if tried >= self.target or (self._searcher.most is not None and number >= self._searcher.most):
+                return None
+            point = self._searcher.propose(number, self._known())
+            try:
+                cost = self._cost_of(recipe_at(self.space, self.base, point))
+            except InputError as error:
+                self._add(Trial(number=number, repeat=0, point=point, state="skipped", reason=str(error)))
+                continue
+            for repeat in range(self.space.search.repeats):
+                self._add(Trial(number=number, repeat=repeat, point=point, cost=dict(cost)))
+            return self._trials[Trial(number=number, repeat=0, point=point).id]
+        return None
+
+    def _known(self) -> list[Known]:
+        """Of earlier sweeps, then points in the order in which they ended, then those at work."""
+        ended: list[tuple[int, Known]] = []
+        at_work: list[Known] = []
+        for point in self.points:
+            if point.state == "skipped":
+                continue
+            if all(trial.ended for trial in point.trials):
+                known = Known(point=point.point, values=point.values)
+                ended.append((max(trial.order for trial in point.trials), known))
+            else:
+                at_work.append(Known(point=point.point, values=None, at_work=True))
+        return [*self._warm, *(known for _, known in sorted(ended, key=lambda pair: pair[0])), *at_work]
+
+    # What happens to them.
+
+    def heard(self, trial_id: str, event: Event) -> None:
+        """An event of a trial's run."""
+        with self.lock:
+            doing = self.doing.setdefault(trial_id, Doing())
+            match event:
+                case StageStarted():
+                    doing.stage, doing.stage_state, doing.waits_for = event.stage, event.state, ""
+                    doing.step, doing.total_steps, doing.epochs = event.step, event.total_steps, event.epochs
+                    doing.validated_epoch = 0
+                    doing.states[event.stage] = event.state
+                    doing.totals[event.stage] = event.total_steps
+                    doing.first_steps[event.stage] = event.step
+                case StepDone():
+                    doing.step = event.step
+                    doing.clips_per_s.append(event.clips_per_s)
+                    doing.last_steps[event.stage] = event.step
+                case Validated():
+                    doing.step = max(doing.step, event.step)
+                    doing.validated_epoch = event.epoch + 1
+                    if event.split == "val":
+                        doing.last_steps[event.stage] = event.step
+                case StageFinished():
+                    doing.finished.add(event.stage)
+                    if doing.states.get(event.stage) != "reuse":
+                        doing.last_steps[event.stage] = doing.total_steps
+
+    def waits(self, trial_id: str, message: str) -> None:
+        with self.lock:
+            self.doing.setdefault(trial_id, Doing()).waits_for = message
+
+    def reported(self, trial_id: str, report: Report) -> None:
+        with self.lock:
+            trial = self._trials[trial_id]
+            if not trial.reports or report.epoch > trial.reports[-1].epoch:
+                self._change(trial, reports=(*trial.reports, report), values=self._values(trial, report.best))
+
+    def finished(self, trial_id: str, document: Mapping[str, Any]) -> None:
+        """The chain came to its end: `document` is `RunResult.document()`."""
+        objective = self.space.objectives[0]
+        stages = {stage["name"]: stage for stage in document["stages"]}
+        name = objective.stage or document["stages"][-1]["name"]
+        last = document["stages"][-1]
+        value = _number(stages[name]["validation"].get(objective.metric, math.nan))
+        with self.lock:
+            trial = self._trials[trial_id]
+            self._end(
+                trial,
+                state="finished",
+                values=self._values(trial, value),
+                metrics={key: _number(number) for key, number in last["metrics"].items()},
+                stages=self._stages(trial_id, stages),
+                tracking_run=document["tracking"]["run"],
+                model=last["model"],
+                logged_model=last["logged_model"],
+            )
+
+    def failed(self, trial_id: str, reason: str) -> None:
+        with self.lock:
+            self._end(self._trials[trial_id], state="failed", reason=reason, stages=self._stages(trial_id, {}))
+
+    def left(self, trial_id: str) -> None:
+        """Ray Tune is done with a trial that did not say how it ended: it was stopped, or the sweep is."""
+        with self.lock:
+            trial = self._trials[trial_id]
+            if trial.ended:
+                return
+            if self.ending:
+                self._end(trial, state="waiting", reason="interrupted")
+            else:
+                epochs = trial.reports[-1].epoch if trial.reports else 0
+                reason = f"stopped by {self.space.scheduling.scheduler} after {epochs} epochs"
+                self._end(trial, state="stopped", reason=reason, stages=self._stages(trial_id, {}))
+
+    def too_many_failures(self) -> str | None:
+        """Why the sweep should give up, None: it should not."""
+        with self.lock:
+            ended = [trial for trial in self._trials.values() if trial.ended and trial.state != "skipped"]
+            failed = [trial for trial in ended if trial.state == "failed"]
+            share = self.space.budget.max_failed_share
+            if len(ended) < min(_LEAST_ENDED, self.most_trials) or len(failed) <= share * len(ended):
+                return None
+            reasons = [trial.reason for trial in failed]
+            common = max(set(reasons), key=reasons.count)
+            return (
+                f"{len(failed)} of {len(ended)} trials failed, more than budget.max_failed_share={share:g} allows; "
+                f"most often: {common}"
+            )
+
+    def _values(self, trial: Trial, first: float) -> tuple[float, ...]:
+        speeds = self.doing[trial.id].clips_per_s if trial.id in self.doing else []
+        speed = sum(speeds) / len(speeds) if speeds else math.nan
+        known = {**trial.cost, "clips_per_s": speed}
+        others = [_number(known.get(objective.metric, math.nan)) for objective in self.space.objectives[1:]]
+        return (first, *others)
+
+    def _stages(self, trial_id: str, results: Mapping[str, Mapping[str, Any]]) -> tuple[StageOfTrial, ...]:
+        """What the trial had of its stages, its earlier starts included."""
+        doing, trial = self.doing.get(trial_id, Doing()), self._trials[trial_id]
+        before = {stage.name: stage for stage in trial.stages}
+        names = list(dict.fromkeys([*before, *doing.states, *results]))
+        return tuple(self._stage(name, doing, results.get(name, {}), before.get(name)) for name in names)
+
+    def _stage(self, name: str, doing: Doing, result: Mapping[str, Any], before: StageOfTrial | None) -> StageOfTrial:
+        first = doing.first_steps.get(name, 0)
+        state = doing.states.get(name, result.get("state", "run"))
+        trained = 0 if state == "reuse" else max(0, doing.last_steps.get(name, first) - first)
+        return StageOfTrial(
+            name=name,
+            state=state if before is None or before.steps == 0 else before.state,
+            identity=str(result.get("identity", "")),
+            steps=trained + (0 if before is None else before.steps),
+            total_steps=doing.totals.get(name, 0 if before is None else before.total_steps),
+            seconds=float(result.get("seconds", 0.0)) + (0.0 if before is None else before.seconds),
+            tracking_run=result.get("tracking_run"),
+        )
+
+    def _end(self, trial: Trial, **values: Any) -> None:
+        lasted_s = max(0.0, time.time() - (trial.started_s or time.time()))
+        if "stages" not in values:
+            values["stages"] = self._stages(trial.id, {})
+        self.doing.pop(trial.id, None)
+        self._change(
+            trial,
+            order=1 + max((one.order for one in self._trials.values()), default=0),
+            seconds=trial.seconds + lasted_s,
+            gpu_hours=trial.gpu_hours + self._gpus * lasted_s / 3600,
+            started_s=None,
+            **values,
+        )
+
+    def _add(self, trial: Trial) -> None:
+        self._trials[trial.id] = trial
+        self._folder.write(trial)
+
+    def _change(self, trial: Trial, **values: Any) -> Trial:
+        trial = replace(trial, **values)
+        self._trials[trial.id] = trial
+        self._folder.write(trial)
+        return trial
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Dotted names -> their shortest endings that tell them apart: what a table or a plot has room for."""
+    short = {}
+    for name in names:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            ending = ".".join(parts[-length:])
+            if sum(other == ending or other.endswith(f".{ending}") for other in names) == 1:
+                break
+        short[name] = ending
+    return short
+
+
+def show_value(value: Any) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

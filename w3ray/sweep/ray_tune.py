@@ -1,0 +1,157 @@
+"""How does Ray Tune run the trials that the book asks for, and what does it tell the book?
+
+Ray Tune starts the trials' processes, stops those that its scheduler gives up, and starts again those whose process
+died. What it writes for itself (pickles) lies in a temporary folder and is never read.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from w3ray.sweep.book import Book
+from w3ray.sweep.records import Report, Trial
+from w3ray.sweep.trial import Task, run_trial
+from w3ray.training.event_channel import EventSender
+
+MAX_DEATHS = 2
+"""How often a trial whose process died is started again."""
+
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report of a trial that failed has none
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # A stopped trial ends its stage's processes and its tracking before its own is used for the next one.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+}
+
+
+class _NotKept:
+    """Ray Tune pickles all that it is given, to be able to restore itself; that is never done here."""
+
+    def __reduce__(self) -> Any:
+        return object, ()
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+
+class _Questions(_NotKept, Searcher):
+    """Asks the book for trials. Its state is the book's."""
+
+    def __init__(self, book: Book, task_of: Callable[[Trial], Task]) -> None:
+        super().__init__()
+        self._book, self._task_of = book, task_of
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self._book.next()
+        return Searcher.FINISHED if trial is None else {"task": self._task_of(trial)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep goes on from its records")
+
+
+class _Answers(_NotKept, tune.Callback):
+    """Tells the book how trials go."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        mine = trial.config["task"].trial
+        if report := result.get("report"):
+            self._book.reported(mine, Report(**report))
+        if outcome := result.get("outcome"):
+            if outcome["failure"] is not None:
+                self._book.failed(mine, outcome["failure"])
+            else:
+                self._book.finished(mine, outcome["document"])
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._book.left(trial.config["task"].trial)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        mine = trial.config["task"].trial
+        if self._book.ending:
+            self._book.left(mine)
+            return
+        text = Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).exists() else ""
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no word")
+        self._book.failed(mine, f"its process died {MAX_DEATHS + 1} times ({last})")
+
+
+class _Ending(_NotKept, tune.Stopper):
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._book.ending
+
+
+def run_trials(
+    book: Book,
+    task_of: Callable[[Trial], Task],
+    sender: EventSender,
+    scheduler: TrialScheduler,
+    concurrency: int,
+) -> None:
+    """Run trials until the book has no more; returns when all have left. Once in a process at a time."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        with tempfile.TemporaryDirectory(prefix="w3ray-tune-") as folder:
+            tune.Tuner(
+                # On the driver's node, where the tracking and a local storage are; it takes none of its processors.
+                tune.with_resources(partial(run_trial, sender=sender), tune.PlacementGroupFactory([_here()])),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Questions(book, task_of),
+                    scheduler=scheduler,
+                    num_samples=-1,
+                    max_concurrent_trials=concurrency,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="sweep",
+                    storage_path=folder,
+                    stop=_Ending(book),
+                    failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+                    callbacks=[_Answers(book)],
+                    verbose=0,
+                ),
+            ).fit()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _here() -> dict[str, float]:
+    """Ray's mark of this node, as the resource that places a trial's process on it."""
+    me = ray.get_runtime_context().get_node_id()
+    node = next(one for one in ray.nodes() if one["NodeID"] == me)
+    return {next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name): 0.001}

@@ -1,0 +1,54 @@
+"""Which trials are stopped before their end? Ray Tune decides; a new scheduler is a function here and a row below.
+
+Time is counted in epochs of the stage that reports the objective. What is compared is the best value so far: it is what
+a trial ends with, too.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from w3ray.sweep.space import Scheduling
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+EPOCH, BEST = "epoch", "best"
+"""What a trial reports to Ray Tune."""
+
+
+def _none(scheduling: Scheduling, epochs: int, mode: str) -> "TrialScheduler":
+    from ray.tune.schedulers import FIFOScheduler
+
+    return FIFOScheduler()
+
+
+def _asha(scheduling: Scheduling, epochs: int, mode: str) -> "TrialScheduler":
+    """Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(
+        time_attr=EPOCH,
+        metric=BEST,
+        mode=mode,
+        # One more than there are: at `max_t` a trial is stopped, and the last epoch is followed by its evaluation.
+        max_t=epochs + 1,
+        grace_period=scheduling.grace_epochs,
+        reduction_factor=scheduling.reduction_factor,
+    )
+
+
+def _median(scheduling: Scheduling, epochs: int, mode: str) -> "TrialScheduler":
+    """Golovin et al., "Google Vizier", KDD 2017, section 3.2.2."""
+    from ray.tune.schedulers import MedianStoppingRule
+
+    return MedianStoppingRule(
+        time_attr=EPOCH, metric=BEST, mode=mode, grace_period=scheduling.grace_epochs, min_samples_required=3
+    )
+
+
+SCHEDULERS: Mapping[str, Callable[[Scheduling, int, str], "TrialScheduler"]] = {
+    "none": _none,
+    "asha": _asha,
+    "median": _median,
+}
+"""Name -> function of (settings, epochs of the objective's stage, "max" or "min")."""

@@ -1,0 +1,73 @@
+"""How many trials run at once, and what does each one get?
+
+Each trial has a share of the cluster to itself, from its first process to its last. So no trial ever holds what another
+one waits for, whatever is nested in it, and a sweep can not wedge itself.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from w3ray.cluster.plan import READ_CPUS, ResourcePlan, first_without_place
+from w3ray.errors import InputError
+from w3ray.pipeline.chain import plan_recipe
+from w3ray.recipe import Recipe
+
+_MIN_CPUS = 0.05
+_MIN_READ_CPUS = 0.05
+
+
+def plan_trials(
+    recipe: Recipe, nodes: Sequence[Mapping[str, float]], concurrency: int | str, most: int
+) -> tuple[int, ResourcePlan]:
+    """(trials at once, the plan of each one).
+
+    Args:
+        recipe: any trial's; they differ in nothing that is planned with.
+        nodes: what each node of the cluster has.
+        concurrency: trials at once, or "auto": a GPU or, without GPUs, a CPU for each worker of each trial.
+        most: there are no more trials than this.
+
+    Raises:
+        InputError: not even one trial fits, or not as many as were asked for.
+    """
+    alone = plan_recipe(recipe, nodes)
+    if recipe.resources.may_grow:
+        return (min(most, concurrency) if isinstance(concurrency, int) else 1), alone
+    if concurrency == "auto":
+        total = alone.cluster_gpus if alone.worker_gpus else alone.cluster_cpus
+        wish = max(1, int(total / alone.workers))
+    else:
+        wish = int(concurrency)
+    for runs in range(min(wish, most), 0, -1):
+        plan = alone if runs == 1 else _share_of(recipe, nodes, alone, runs)
+        if plan is not None and first_without_place(nodes, plan, runs) is None:
+            return runs, plan
+        if concurrency != "auto":
+            raise InputError(
+                f"concurrency: {runs} trials at once do not fit the cluster's {alone.cluster_cpus:g} CPUs and "
+                f"{alone.cluster_gpus:g} GPUs; lower it, or leave it to auto"
+            )
+    raise AssertionError("unreachable: one run was planned")
+
+
+def _share_of(
+    recipe: Recipe, nodes: Sequence[Mapping[str, float]], alone: ResourcePlan, runs: int
+) -> ResourcePlan | None:
+    """The plan of one of so many equal trials; None where that is too little for one."""
+    cpus = alone.cluster_cpus / runs
+    if alone.worker_gpus:
+        # A trainer on a GPU needs one CPU; the others decode, but for what reading needs.
+        room = int((cpus - alone.workers * alone.worker_cpus - _MIN_READ_CPUS) / alone.decoder_cpus)
+        decoders = max(1, min(alone.decoders // runs, room))
+        return replace(alone, decoders=decoders, cluster_cpus=cpus, cluster_gpus=alone.cluster_gpus / runs)
+    if cpus >= alone.workers:
+        shares = [{**node, "CPU": node.get("CPU", 0.0) / runs} for node in nodes]
+        try:
+            return plan_recipe(recipe, shares, read_cpus=max(_MIN_READ_CPUS, READ_CPUS / runs))
+        except InputError:
+            return None
+    each = math.floor((cpus - _MIN_READ_CPUS) / (alone.workers + 1) * 100) / 100
+    if each < _MIN_CPUS:
+        return None
+    return replace(alone, worker_cpus=each, decoders=1, decoder_cpus=each, trainer_threads=1, cluster_cpus=cpus)

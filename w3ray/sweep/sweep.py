@@ -1,0 +1,452 @@
+"""How does a space become a ranking of trials? The driver of a sweep: who is asked, told, watched and registered.
+
+    space + recipe -> trials, at most as many at once as the cluster holds -> ranking, best model registered
+
+Trials are content-addressed chains: stages that several need are trained once, by whoever comes first. Running the same
+sweep again goes on where it stopped.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from w3ray._redact import redact, redacted
+from w3ray.errors import InputError, RunError
+from w3ray.events import Warned
+from w3ray.pipeline.chain import open_tracker
+from w3ray.pipeline.connection import Connection
+from w3ray.pipeline.identity import identity_of
+from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
+from w3ray.pipeline.stage_store import require_writable
+from w3ray.recipe import Recipe, load_recipe
+from w3ray.storage import place
+from w3ray.sweep.book import Book, short_names, show_value
+from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked
+from w3ray.sweep.schedulers import SCHEDULERS
+from w3ray.sweep.searchers import SEARCHERS, Known
+from w3ray.sweep.slots import plan_trials
+from w3ray.sweep.space import Space, check_space, load_space, recipe_at
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_POLL_S = 0.5
+_END_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepStatus:
+    """What a display is told about twice a second."""
+
+    book: Book
+    concurrency: int
+    seconds: float
+    """Of this start of the sweep."""
+    messages: tuple[str, ...] = ()
+    """New ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """What `tune` returns."""
+
+    name: str
+    space: Space
+    directory: str
+    points: tuple[PointResult, ...]
+    """Best first; then those without a value."""
+    front: tuple[PointResult, ...]
+    """With several objectives: the points that no other one beats in all of them."""
+    best: Recipe | None
+    """The best point as a plain recipe; None where no trial reached a value."""
+    model: Mapping[str, Any]
+    tracking: Mapping[str, Any]
+    ended: str
+    """Why no more trials were started."""
+    seconds: float
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """A row a trial: its parameters by their dotted names, state, objectives, epochs, seconds and steps."""
+        import pandas as pd
+
+        rows = []
+        for rank, point in enumerate(self.points, start=1):
+            for trial in point.trials:
+                values = dict(zip((one.metric for one in self.space.objectives), trial.values or (), strict=False))
+                rows.append(
+                    {
+                        "rank": rank, "trial": trial.id, "state": trial.state, **trial.point, **values,
+                        "epochs": trial.reports[-1].epoch if trial.reports else 0, "seconds": trial.seconds,
+                        "steps": sum(stage.steps for stage in trial.stages), "reason": trial.reason,
+                    }
+                )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        objectives = [one.metric for one in self.space.objectives]
+        return {
+            "sweep": self.name,
+            "directory": self.directory,
+            "ended": self.ended,
+            "seconds": self.seconds,
+            "objectives": objectives,
+            "points": [_point_document(point) for point in self.points],
+            "front": [point.number for point in self.front],
+            "best": None if self.best is None else self.best.to_dict(),
+            "model": dict(self.model),
+            "tracking": dict(self.tracking),
+        }
+
+
+def _point_document(point: PointResult) -> dict[str, Any]:
+    return {
+        "number": point.number,
+        "point": point.point,
+        "state": point.state,
+        "values": point.values,
+        "deviations": point.deviations,
+        "trials": [{name: value for name, value in asdict(trial).items() if name != "point"} for trial in point.trials],
+    }
+
+
+def tune(
+    space: Space | str | Path,
+    recipe: Recipe | str | Path,
+    *,
+    name: str | None = None,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+    on_status: Callable[[SweepStatus], None] | None = None,
+) -> SweepResult:
+    """Search a space; doing it again goes on where it stopped.
+
+    Args:
+        space: a `Space`, a path of a YAML file, or the name of one of `tune_spaces/`.
+        recipe: what trials are made of: a `Recipe`, a path, or the name of one of `pipelines/`.
+        name: of the sweep; None: the space's.
+        address: of a running Ray cluster; None uses the one this process is connected to, or starts one.
+        overrides: `a.b=value` each, where `recipe` is a name or a path.
+        on_status: called about twice a second in this thread.
+
+    Returns:
+        The ranking, the best recipe, the registered model.
+
+    Raises:
+        InputError: something the user wrote can not be used (space, recipe, name, data, storage, tracking, resources).
+        RunError: too many trials failed.
+    """
+    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    found = space if isinstance(space, Space) else load_space(space)
+    found = found if name is None else found.model_copy(update={"name": name})
+    return _Sweep(found, base, address, on_status or (lambda status: None)).run()
+
+
+def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dict[str, Any]:
+    """What `tune` would do, without doing it: points, trials at once, and what each one gets.
+
+    Raises:
+        InputError: as `tune`.
+    """
+    _check(space, base)
+    connection = Connection(address, imports=False)
+    try:
+        nodes = connection.nodes()
+    finally:
+        connection.close()
+    searcher = SEARCHERS[space.search.searcher](space, base)
+    target = searcher.most if space.search.trials is None else space.search.trials
+    count = min(target or 16, searcher.most or (target or 16))
+    concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
+    shown = [searcher.propose(number, []) for number in range(min(count, 8))]
+    data = prepare_data(base)
+    return redacted(
+        {
+            "space": space.to_dict(),
+            "recipe": base.to_dict(),
+            "points": count,
+            "repeats": space.search.repeats,
+            "first_points": shown,
+            "concurrency": concurrency,
+            "resources": plan.describe(),
+            "stages": [
+                {"name": item.stage.name, "steps": item.schedule.total_steps} for item in plan_stages(base, data)
+            ],
+        }
+    )
+
+
+def _check(space: Space, base: Recipe) -> None:
+    for what, known, given in (
+        ("search.searcher", SEARCHERS, space.search.searcher),
+        ("scheduling.scheduler", SCHEDULERS, space.scheduling.scheduler),
+    ):
+        if given not in known:
+            raise InputError(f"{space.name}: {what}: unknown {given!r}; known: {', '.join(known)}")
+    check_space(space, base)
+    if len(space.objectives) > 1 and space.scheduling.scheduler != "none":
+        raise InputError(
+            f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, and "
+            "there are several; set it to none"
+        )
+
+
+class _Sweep:
+    """One call of `tune`."""
+
+    def __init__(
+        self, space: Space, base: Recipe, address: str | None, on_status: Callable[[SweepStatus], None]
+    ) -> None:
+        self.space, self.base, self.on_status = space, base, on_status
+        self.connection = Connection(address)
+        self.started_s = time.time()
+        self.messages: list[str] = []
+        self.ended = ""
+        self.folder = SweepFolder(base.storage, space.name)
+        self.short = short_names([*space.parameters])
+        self.stage = space.objectives[0].stage or base.stages[-1].name
+        self.epochs = next(one.train.epochs for one in base.resolved_stages() if one.name == self.stage)
+
+    def run(self) -> SweepResult:
+        space, base = self.space, self.base
+        _check(space, base)
+        require_writable(place(base.storage))
+        if self.connection.address is not None:
+            self.connection.nodes()
+        prepare_data(base)  # what can be wrong with the data is said before anything is written
+        with self.folder.open(space, base):
+            book = Book(space, base, self.folder, cost_of=self._cost, warm_start=self._warm_start())
+            try:
+                return self._run(book)
+            finally:
+                self.connection.close()
+
+    def _run(self, book: Book) -> SweepResult:
+        space = self.space
+        self.connection.start()
+        nodes = self.connection.nodes()
+        concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
+        book.set_gpus(plan.workers * plan.worker_gpus)
+        self._draw_data()
+        identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
+        with open_tracker(self.base, run_name=f"sweep {space.name}", notify=self.messages.append) as tracker:
+            parent = tracker.start_run({"space": space.to_dict(), "recipe": self.base.name}, identity=identity)
+            parent.set_tags({"w3ray.sweep": space.name})
+            tracker.begin()
+            parent_run = parent.wait_run_id(60.0)
+
+            def task_of(trial: Trial) -> Any:
+                from w3ray.sweep.trial import Task
+
+                recipe = book.recipe(trial)
+                return Task(
+                    trial=trial.id,
+                    recipe=recipe.to_dict(),
+                    objective_metric=space.objectives[0].metric,
+                    lower_is_better=space.objectives[0].lower_is_better,
+                    objective_stage=self.stage,
+                    epochs=self.epochs,
+                    reports=trial.reports,
+                    run_name=f"{space.name} {trial.id}",
+                    identity=f"{identity}-{trial.id}",
+                    parent_run_id=parent_run,
+                    params={"sweep": self._shown(trial)},
+                    tags={"w3ray.sweep": space.name, "w3ray.trial": trial.id},
+                    plan=plan,
+                    folder=os.getcwd(),
+                )
+
+            self._search(book, task_of, concurrency)
+            result = self._result(book, tracker, parent_run)
+            self._track(result, parent)
+        if (failures := book.too_many_failures()) is not None:
+            raise RunError(f"sweep {space.name}: {failures}; see {self.folder.directory}/trials")
+        if not any(point.state != "skipped" for point in result.points):
+            reason = result.points[0].trials[0].reason if result.points else "no point was proposed"
+            raise InputError(f"sweep {space.name}: the space yields no valid trial; the first one: {reason}")
+        return result
+
+    def _search(self, book: Book, task_of: Callable[[Trial], Any], concurrency: int) -> None:
+        """Run trials until there are no more, the budget is spent, or too many fail."""
+        from w3ray.sweep.ray_tune import run_trials
+        from w3ray.sweep.trial import TrialEvent
+        from w3ray.training.event_channel import EventChannel
+
+        mode = "min" if self.space.objectives[0].lower_is_better else "max"
+        scheduler = SCHEDULERS[self.space.scheduling.scheduler](self.space.scheduling, self.epochs, mode)
+        replay(scheduler, book.trials)
+        channel = EventChannel()
+        failure: list[BaseException] = []
+
+        def search() -> None:
+            try:
+                run_trials(book, task_of, channel.sender(), scheduler, concurrency)
+            except BaseException as error:  # it must reach the thread that waits
+                failure.append(error)
+
+        thread = threading.Thread(target=search, name="sweep", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                for event in channel.receive(_POLL_S):
+                    if isinstance(event, TrialEvent):
+                        self._hear(book, event.trial, event.event)
+                self._watch_budget(book)
+                self._tell(book, concurrency)
+        finally:
+            book.ending = True
+            thread.join(_END_TIMEOUT_S)
+            channel.close()
+        if failure:
+            raise failure[0]
+        self.ended = self.ended or "all trials are done"
+        self._tell(book, concurrency)
+
+    def _hear(self, book: Book, trial: str, event: Any) -> None:
+        if isinstance(event, Warned):
+            if "another run works on" in event.message:
+                book.waits(trial, event.message)
+            else:
+                self.messages.append(f"trial {trial}: {event.message}")
+        else:
+            book.heard(trial, event)
+
+    def _watch_budget(self, book: Book) -> None:
+        budget = self.space.budget
+        hours = (time.time() - self.started_s) / 3600
+        if book.ending:
+            return
+        if budget.hours is not None and hours >= budget.hours:
+            self.ended = f"budget.hours: {budget.hours:g} h are over"
+        elif budget.gpu_hours is not None and book.gpu_hours() >= budget.gpu_hours:
+            self.ended = f"budget.gpu_hours: {budget.gpu_hours:g} h of GPUs are used"
+        elif (failures := book.too_many_failures()) is not None:
+            self.ended = failures
+        else:
+            return
+        book.ending = True
+
+    def _tell(self, book: Book, concurrency: int) -> None:
+        messages, self.messages[:] = tuple(map(redact, self.messages)), []
+        seconds = time.time() - self.started_s
+        self.on_status(SweepStatus(book=book, concurrency=concurrency, seconds=seconds, messages=messages))
+
+    # Before the trials.
+
+    def _draw_data(self) -> None:
+        """Generated clips that all trials need are drawn once, before the first one."""
+        synthetic = self.base.data.synthetic
+        if synthetic is None or any(name.startswith("data.synthetic") for name in self.space.parameters):
+            return
+        root = synthetic_root(self.base)
+        if not (root / "manifest.parquet").is_file():
+            from w3ray.pipeline.drawing import Drawing
+
+            Drawing(root, synthetic.model_dump()).wait()
+
+    def _cost(self, recipe: Recipe) -> Mapping[str, float]:
+        """gmac, where it is an objective."""
+        if not any(one.metric == "gmac" for one in self.space.objectives):
+            return {}
+        from w3ray.models import build_model
+        from w3ray.models.profiling import profile
+
+        stage = next(one for one in recipe.resolved_stages() if one.name == self.stage)
+        arguments = {**stage.model.build_arguments(), "weights": None, "num_classes": 2}
+        macs = profile(build_model(**arguments), recipe.data.num_frames, recipe.data.size).macs
+        return {"gmac": macs / 1e9}
+
+    def _warm_start(self) -> list[Known]:
+        known = []
+        for name in self.space.search.warm_start:
+            folder = SweepFolder(self.base.storage, name)
+            if (document := folder.document()) is None:
+                raise InputError(f"search.warm_start: no sweep {name!r} in {folder.sweeps}")
+            theirs = [one.metric for one in Space.model_validate(document["space"]).objectives]
+            if theirs != (ours := [one.metric for one in self.space.objectives]):
+                raise InputError(
+                    f"search.warm_start: sweep {name!r} is about {', '.join(theirs)}, this one about {', '.join(ours)}"
+                )
+            known += [Known(point=point.point, values=point.values) for point in by_point(folder.trials())]
+        return [one for one in known if one.values is not None]
+
+    # The end.
+
+    def _shown(self, trial: Trial) -> dict[str, str]:
+        """The point by short names, for MLflow's plots."""
+        named = {self.short.get(name, name): show_value(value) for name, value in trial.point.items()}
+        return {**named, "repeat": str(trial.repeat)} if self.space.search.repeats > 1 else named
+
+    def _result(self, book: Book, tracker: Any, run: str | None) -> SweepResult:
+        points = book.points
+        order = ranked(points, self.space.objectives)
+        rest = [point for point in points if point not in order]
+        best = recipe_at(self.space, self.base, order[0].point) if order else None
+        model: dict[str, Any] = {"folder": None, "name": None, "version": None, "uri": None}
+        if order:
+            trial = _best_trial(order[0], self.space)
+            name = self.base.tracking.registered_model or self.base.name
+            model["folder"] = trial.model
+            if tracker.enabled and trial.logged_model is not None:
+                version = tracker.register(
+                    trial.logged_model, name, alias="best", tags={"w3ray.sweep": self.space.name}
+                )
+                model.update(name=name, version=version, uri=f"models:/{name}/{version}" if version else None)
+        return SweepResult(
+            name=self.space.name,
+            space=self.space,
+            directory=str(self.folder.directory),
+            points=(*order, *rest),
+            front=tuple(pareto_front(points, self.space.objectives)) if len(self.space.objectives) > 1 else (),
+            best=best,
+            model=model,
+            tracking={
+                "uri": None if tracker.uri is None else redact(tracker.uri),
+                "experiment": self.base.tracking.experiment or self.base.name,
+                "run": run,
+                "command": tracker.ui_command,
+            },
+            ended=self.ended,
+            seconds=time.time() - self.started_s,
+        )
+
+    def _track(self, result: SweepResult, parent: Any) -> None:
+        states = [trial.state for point in result.points for trial in point.trials]
+        counts = {f"trials/{state}": float(states.count(state)) for state in sorted(set(states))}
+        parent.log_metrics(counts, 0)
+        best = result.points[0] if result.points else None
+        if best is not None and best.values is not None:
+            named = zip(self.space.objectives, best.values, strict=True)
+            parent.log_metrics({f"best/{one.metric}": value for one, value in named}, 0)
+            parent.set_tags({"w3ray.best_trial": best.trials[0].id})
+
+
+def _best_trial(point: PointResult, space: Space) -> Trial:
+    sign = 1 if space.objectives[0].lower_is_better else -1
+    done = [trial for trial in point.trials if trial.values is not None]
+    return min(done, key=lambda trial: sign * (trial.values or (0.0,))[0])
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Enough of Ray Tune's trial for its schedulers to be told of one that ended before."""
+
+    trial_id: str
+    status: str = "TERMINATED"
+
+
+def replay(scheduler: Any, trials: Sequence[Trial]) -> None:
+    """Tell a new scheduler what trials that have ended reported, in the order in which they did."""
+    from w3ray.sweep.schedulers import BEST, EPOCH
+
+    ended = {trial.id: _Ended(trial.id) for trial in trials if trial.ended and trial.reports}
+    reports = [(report.time_s, trial.id, report) for trial in trials if trial.id in ended for report in trial.reports]
+    for one in ended.values():
+        scheduler.on_trial_add(None, one)
+    for _, name, report in sorted(reports, key=lambda item: item[:2]):
+        scheduler.on_trial_result(None, ended[name], {EPOCH: report.epoch, BEST: report.best})

@@ -1,0 +1,130 @@
+"""What does one trial do? It runs a recipe's chain, as `w3ray run` does, and tells Ray Tune and the sweep of it.
+
+Loaded in a process of its own, which Ray Tune starts beside the sweep's driver and uses for one trial after another.
+"""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from w3ray.cluster.plan import ResourcePlan
+from w3ray.errors import InputError, RunError
+from w3ray.events import Event, StageFinished, StageStarted, StepDone, Validated, Warned
+from w3ray.recipe import Recipe
+from w3ray.sweep.records import Report
+from w3ray.sweep.schedulers import BEST, EPOCH
+from w3ray.training.event_channel import EventSender
+
+_STEP_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One start of a trial."""
+
+    trial: str
+    """Its id in the sweep."""
+    recipe: dict[str, Any]
+    objective_metric: str
+    lower_is_better: bool
+    objective_stage: str
+    epochs: int
+    """Of the objective's stage."""
+    reports: tuple[Report, ...]
+    """What earlier starts of this trial reported: Ray Tune is told of it again."""
+    run_name: str
+    identity: str
+    parent_run_id: str | None
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    plan: ResourcePlan
+    folder: str
+    """The driver's current one, from which paths in the recipe count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEvent:
+    """An event of a trial's run, on its way to the sweep's driver."""
+
+    trial: str
+    event: Event
+
+
+def run_trial(config: dict[str, Any], sender: EventSender) -> None:
+    """Ray Tune's function: `config["task"]` is a `Task`."""
+    from ray import tune
+
+    from w3ray.pipeline import run
+    from w3ray.pipeline.sweep_part import SweepPart
+
+    task: Task = config["task"]
+    os.chdir(task.folder)
+    reporter = _Reporter(task, sender.twin(), tune.report)
+    reporter.tell_again()
+    try:
+        result = run(
+            Recipe.model_validate(task.recipe),
+            on_event=reporter,
+            part_of=SweepPart(
+                name=task.run_name,
+                identity=task.identity,
+                plan=task.plan,
+                parent_run_id=task.parent_run_id,
+                params=task.params,
+                tags=task.tags,
+            ),
+        )
+    except (InputError, RunError) as error:
+        # It would only happen again: to Ray Tune the trial is over. What kills the process is another matter.
+        reporter.finish(str(error), None)
+        return
+    reporter.finish(None, result.document())
+
+
+class _Reporter:
+    """Hands a run's events on: all that matters to the driver, and the objective to Ray Tune."""
+
+    def __init__(self, task: Task, sender: EventSender, report: Any) -> None:
+        self._task, self._sender, self._report = task, sender, report
+        self._best: float | None = task.reports[-1].best if task.reports else None
+        self._epochs = task.reports[-1].epoch if task.reports else 0
+        self._step_told_s = 0.0
+
+    def tell_again(self) -> None:
+        for report in self._task.reports:
+            self._report({EPOCH: report.epoch, BEST: report.best})
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            if time.monotonic() - self._step_told_s < _STEP_EVERY_S:
+                return
+            self._step_told_s = time.monotonic()
+        if isinstance(event, StepDone | Validated | StageStarted | StageFinished | Warned):
+            self._sender.send(TrialEvent(trial=self._task.trial, event=event))
+        if isinstance(event, Validated) and event.split == "val" and event.stage == self._task.objective_stage:
+            self._tell(event)
+
+    def _tell(self, event: Validated) -> None:
+        epoch = event.epoch + 1
+        if epoch <= self._epochs:
+            return  # done again after a restart, with the same result
+        self._epochs = epoch
+        value = event.metrics[self._task.objective_metric]
+        better = min if self._task.lower_is_better else max
+        if self._best is None or math.isnan(self._best):
+            self._best = value
+        elif not math.isnan(value):
+            self._best = better(self._best, value)
+        report = Report(epoch=epoch, metrics=dict(event.metrics), best=self._best, time_s=event.time_s)
+        self._sender.flush()
+        self._report({EPOCH: epoch, BEST: self._best, "report": asdict(report)})
+
+    def finish(self, failure: str | None, document: Mapping[str, Any] | None) -> None:
+        self._sender.flush()
+        last: dict[str, Any] = {"outcome": {"failure": failure, "document": document}}
+        if self._best is not None and failure is None:
+            last |= {EPOCH: self._task.epochs + 1, BEST: self._best}
+        self._report(last)
