@@ -219,7 +219,7 @@ class _Chain:
                     self.results[item.stage.name] = self._stage(item, data, tracker)
                 self._settle(planned, tracker)
                 if part is not None:
-                    self._link_reused(parent)
+                    self._tell_trial(parent)
                 model = self._register(planned[-1], tracker)
                 result = self._result(model, tracker, parent)
                 parent.set_tags({"w3ray.model": str(model["name"] or model["folder"])})
@@ -461,8 +461,11 @@ class _Chain:
 
     # The end.
 
-    def _link_reused(self, parent: Any) -> None:
-        """Say which run made a stage that this trial took over; the stage's run lies below the trial that made it."""
+    def _tell_trial(self, parent: Any) -> None:
+        """What a sweep compares, at the trial's own run; and which run made a stage that this trial took over."""
+        last = list(self.results.values())[-1]
+        parent.log_metrics({f"best/{name}": value for name, value in last.validation.items()}, 0)
+        parent.log_metrics({f"evaluation/{name}": value for name, value in last.metrics.items()}, 0)
         for result in self.results.values():
             if result.state == "reuse" and result.tracking_run is not None:
                 parent.set_tags({f"w3ray.reused.{result.name}": result.tracking_run})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe
+from w3ray.recipe_file import known_recipes
 from w3ray.storage import Place, published
 from w3ray.sweep.analysis import effect, importances, noise, savings
 from w3ray.sweep.book import short_names, show_value
@@ -324,7 +325,8 @@ class _Page:
         settings = {**self.space.fixed, **self.space.cases.get(self.order[0].point.get(CASE, ""), {})}
         settings |= {name: value for name, value in self.order[0].point.items() if name != CASE}
         options = [f"--set {name}={_yaml(value)}" for name, value in settings.items()]
-        return " \\\n  ".join([f"w3ray run {self.base.name}", *options])
+        recipe = self.base.name if self.base.name in known_recipes() else "RECIPE.yaml"
+        return " \\\n  ".join([f"w3ray run {recipe}", *options])
 
     def markdown(self) -> str:
         lines = [f"# Sweep {self.space.name}", "", self.lead(), ""]
