@@ -43,7 +43,14 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import SCHEMA
 from w3ray.data.microbatch import ClipTables, Microbatch, to_row
 from w3ray.data.schedule import Schedule
-from w3ray.data.stream import DecoderPool, ItemNumbers, build_dataset, read_microbatches
+from w3ray.data.stream import (
+    STREAM_NAME,
+    DecoderPool,
+    ItemNumbers,
+    StreamConfig,
+    build_dataset,
+    read_microbatches,
+)
 from w3ray.data.synthetic import write_motion_dataset
 
 # A stream that is given up must not start a Ray of its own to say so.
@@ -51,7 +58,7 @@ os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 MIB = 2**20
 NEAR, FAR = 10, 1_000_000
-REPEATS = 2
+REPEATS = 4
 EPOCHS, BATCH, MICROBATCH = 50, 64, 8
 
 
@@ -184,7 +191,8 @@ def coordinator_of(shards: list[Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.kill(shards[0]._coord_actor)
+        for coordinator in {shard._coord_actor for shard in shards}:
+            ray.kill(coordinator)
         deadline = time.monotonic() + 60
         while (processes("MapWorker") or processes("SplitCoordinator")) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -274,7 +282,7 @@ def _lookup_us(table: pa.Table) -> dict[str, float | int]:
 class InstantDecoder:
     """Stands for a decoder: the same block at once, of the bytes that a real one has."""
 
-    def __init__(self, one: Schedule, tables: Any, spec: ClipSpec, flip_map: Any, clips_ready: Any) -> None:
+    def __init__(self, one: Schedule, tables: Any, spec: ClipSpec, *rest: Any) -> None:
         self.one = one
         self.clips = np.zeros((one.microbatch_size, spec.num_frames, spec.size, spec.size, 3), np.uint8)
 
@@ -284,7 +292,7 @@ class InstantDecoder:
         return to_row(
             Microbatch(
                 item.number, item.kind, item.epoch, item.step, item.slot, self.clips, labels, labels == 0,
-                item.positions, item.samples, (),
+                item.positions, item.samples, ("",) * len(labels), labels.astype(np.uint64), (),
             )
         )  # fmt: skip
 
@@ -297,32 +305,35 @@ def coordinator(manifest: Path, work: Path) -> dict[str, Any]:
     connect(None, num_cpus=2)
     try:
         figures = {}
-        for splits, decoders, side, blocks in (
-            (1, 1, 40, 300),
-            (1, 4, 40, 400),
-            (2, 4, 40, 400),
-            (8, 4, 40, 400),
-            (32, 4, 40, 400),
-            (2, 4, 224, 150),
+        for splits, decoders, side, blocks, groups in (
+            (1, 1, 40, 300, 1),
+            (1, 4, 40, 400, 1),
+            (2, 4, 40, 400, 1),
+            (8, 4, 40, 400, 1),
+            (8, 4, 40, 400, 2),
+            (32, 4, 40, 400, 1),
+            (32, 4, 40, 400, 4),
+            (2, 4, 224, 150, 1),
         ):
-            figures[f"{splits}_splits_{decoders}_decoders_{side}px"] = _deal(splits, decoders, side, blocks)
-            print(splits, decoders, side, list(figures.values())[-1], flush=True)
+            name = f"{splits}_splits_{decoders}_decoders_{side}px" + (f"_{groups}_coordinators" if groups > 1 else "")
+            figures[name] = _deal(splits, decoders, side, blocks, groups)
+            print(name, figures[name], flush=True)
         return figures
     finally:
         disconnect()
 
 
-def _deal(splits: int, decoders: int, side: int, blocks: int) -> dict[str, Any]:
-    one = schedule_for(10_000_000, splits)
+def _deal(splits: int, decoders: int, side: int, blocks: int, groups: int) -> dict[str, Any]:
     real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[misc]
     try:
-        dataset = build_dataset(
-            schedule=one, tables=None, spec=ClipSpec(num_frames=8, size=side), flip_map={},
-            pool=DecoderPool(size=decoders, cpus=round(1.6 / decoders, 2)), first_step=0,
+        config = StreamConfig(
+            schedule=schedule_for(10_000_000), tables=None, spec=ClipSpec(num_frames=8, size=side), flip_map={},
+            pool=DecoderPool(size=decoders, cpus=round(1.6 / decoders, 2)), steps_done=lambda: 0,
+            readers_per_coordinator=splits // groups,
         )  # fmt: skip
+        shards = [parts[STREAM_NAME] for parts in config.configure({}, splits, None, None)]
     finally:
         stream.MicrobatchDecoder = real  # type: ignore[misc]
-    shards = dataset.streaming_split(splits, equal=False)
     arrivals: list[float] = []
     faults: list[str] = []
 
@@ -345,12 +356,14 @@ def _deal(splits: int, decoders: int, side: int, blocks: int) -> dict[str, Any]:
             reader.start()
         while len(arrivals) < splits * 4 and not faults:
             time.sleep(0.01)
-        (process,) = processes("SplitCoordinator")
-        dealt, began, cpu, memory = len(arrivals), time.monotonic(), _cpu_s(process), uss_mib(process)
+        coordinators = processes("SplitCoordinator")
+        assert len(coordinators) == groups, f"{len(coordinators)} coordinators instead of {groups}"
+        dealt, began = len(arrivals), time.monotonic()
+        cpu, memory = sum(map(_cpu_s, coordinators)), sum(map(uss_mib, coordinators))
         for reader in readers:
             reader.join()
-        dealt, wall, cpu = len(arrivals) - dealt, time.monotonic() - began, _cpu_s(process) - cpu
-        memory = uss_mib(process) - memory
+        dealt, wall, cpu = len(arrivals) - dealt, time.monotonic() - began, sum(map(_cpu_s, coordinators)) - cpu
+        memory = sum(map(uss_mib, coordinators)) - memory
     if faults:
         raise SystemExit("; ".join(faults))
     return {

@@ -67,7 +67,7 @@ def tune(
 
     found = load_space(space)
     if name is not None:
-        found = type(found).model_validate({**found.model_dump(), "name": name})
+        found = found.renamed(name)
     if trials is not None:
         found = found.model_copy(update={"search": found.search.model_copy(update={"trials": trials})})
     if concurrency is not None:

@@ -12,6 +12,7 @@ conditions hold; `recipe_at` makes a recipe of it. `load_space` reads a space, `
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -208,6 +209,14 @@ class Space(Section):
         """Plain values as JSON knows them; `Space.model_validate` takes them back."""
         document: dict[str, Any] = json.loads(self.model_dump_json(exclude_defaults=True))
         return {"name": self.name, **document}
+
+    def renamed(self, name: str) -> Self:
+        """The same space under another name. Raises: InputError where it is no name."""
+        if re.match(NAME_PATTERN, name) is None:
+            raise InputError(
+                f"name: must start with a letter or digit and hold only letters, digits and . _ -, got {name!r}"
+            )
+        return self.model_copy(update={"name": name})
 
     def grid_dimensions(self) -> dict[str, tuple[Any, ...]]:
         """What is tried value by value whoever proposes: the cases and the `grid` parameters."""

@@ -143,7 +143,7 @@ def tune(
     """
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     found = space if isinstance(space, Space) else load_space(space)
-    found = found if name is None else found.model_copy(update={"name": name})
+    found = found if name is None else found.renamed(name)
     return _Sweep(found, base, address, on_status or (lambda status: None)).run()
 
 
