@@ -10,8 +10,10 @@ from w3ray.events import StageFinished, StageStarted, StepDone, Validated
 from w3ray.recipe import load_recipe
 from w3ray.sweep.analysis import effect, noise, savings
 from w3ray.sweep.book import Book, short_names
-from w3ray.sweep.records import Report, SweepFolder, by_point, pareto_front, ranked
-from w3ray.sweep.space import Space
+from w3ray.sweep.records import Report, SweepFolder, Trial, by_point, pareto_front, ranked
+from w3ray.sweep.schedulers import SCHEDULERS
+from w3ray.sweep.space import Scheduling, Space
+from w3ray.sweep.sweep import _Ended, _Sweep, replay
 
 MFR = "stages.student.loss_weights.mfr"
 REDUCTION = "model.attention.reduction"
@@ -241,3 +243,42 @@ def test_short_names_tell_apart():
         "stages.student.train.lr": "student.train.lr",
         "train.lr": "train.lr",
     }
+
+
+def test_warm_start_tells_the_searcher_of_earlier_sweeps(make, base, tmp_path):
+    end_all(make(), [0.1, 0.3, 0.2])
+    stored = base.model_copy(update={"storage": str(tmp_path)})
+    later = a_space(name="later", search={"searcher": "tpe", "warm_start": ["x"]})
+    known = _Sweep(later, stored, None, lambda status: None)._warm_start()
+    assert {one.point[MFR]: one.values for one in known} == {0.1: (0.1,), 0.3: (0.3,), 1.0: (0.2,)}
+    told = []
+    book = make(later, warm_start=known)
+    book._searcher.propose = lambda number, known: told.append(known) or {MFR: 0.1}
+    book.next()
+    assert told == [known]
+    for names, space, message in (
+        (["absent"], {}, "no sweep 'absent'"),
+        (["x"], {"objective": {"metric": "loss"}}, "sweep 'x' is about top1, this one about loss"),
+    ):
+        other = a_space(name="other", search={"searcher": "tpe", "warm_start": names}, **space)
+        with pytest.raises(InputError, match=message):
+            _Sweep(other, stored, None, lambda status: None)._warm_start()
+
+
+def test_a_scheduler_is_told_again_of_what_ended():
+    """ASHA with the trials of before stops a bad one as if it had never been away."""
+
+    def stops(trials):
+        scheduler = SCHEDULERS["asha"](Scheduling(scheduler="asha", grace_epochs=1, reduction_factor=2), 9, "max")
+        replay(scheduler, trials)
+        late = _Ended("late")
+        scheduler.on_trial_add(None, late)
+        return scheduler.on_trial_result(None, late, {"epoch": 1, "best": 0.1}) == "STOP"
+
+    good = [
+        Trial(number=number, repeat=0, point={}, state="finished",
+              reports=(Report(epoch=1, metrics={}, best=0.8, time_s=float(number)),))
+        for number in range(4)
+    ]  # fmt: skip
+    assert stops(good)
+    assert not stops([])

@@ -39,9 +39,15 @@ class Doing:
     clips_per_s: list[float] = field(default_factory=list)
     first_steps: dict[str, int] = field(default_factory=dict)
     last_steps: dict[str, int] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
+    """Steps of a stage before its process died and it was started again."""
     totals: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
-    finished: set[str] = field(default_factory=set)
+
+    def steps(self, stage: str) -> int:
+        """Optimiser steps trained of a stage."""
+        now = self.last_steps.get(stage, 0) - self.first_steps.get(stage, 0)
+        return self.trained.get(stage, 0) + max(0, now)
 
 
 class Book:
@@ -173,9 +179,10 @@ class Book:
                     doing.stage, doing.stage_state, doing.waits_for = event.stage, event.state, ""
                     doing.step, doing.total_steps, doing.epochs = event.step, event.total_steps, event.epochs
                     doing.validated_epoch = 0
-                    doing.states[event.stage] = event.state
+                    doing.trained[event.stage] = doing.steps(event.stage)
+                    doing.states.setdefault(event.stage, event.state)
                     doing.totals[event.stage] = event.total_steps
-                    doing.first_steps[event.stage] = event.step
+                    doing.first_steps[event.stage] = doing.last_steps[event.stage] = event.step
                 case StepDone():
                     doing.step = event.step
                     doing.clips_per_s.append(event.clips_per_s)
@@ -186,8 +193,7 @@ class Book:
                     if event.split == "val":
                         doing.last_steps[event.stage] = event.step
                 case StageFinished():
-                    doing.finished.add(event.stage)
-                    if doing.states.get(event.stage) != "reuse":
+                    if doing.stage_state != "reuse":
                         doing.last_steps[event.stage] = doing.total_steps
 
     def waits(self, trial_id: str, message: str) -> None:
@@ -267,9 +273,8 @@ class Book:
         return tuple(self._stage(name, doing, results.get(name, {}), before.get(name)) for name in names)
 
     def _stage(self, name: str, doing: Doing, result: Mapping[str, Any], before: StageOfTrial | None) -> StageOfTrial:
-        first = doing.first_steps.get(name, 0)
         state = doing.states.get(name, result.get("state", "run"))
-        trained = 0 if state == "reuse" else max(0, doing.last_steps.get(name, first) - first)
+        trained = doing.steps(name)
         return StageOfTrial(
             name=name,
             state=state if before is None or before.steps == 0 else before.state,

@@ -26,6 +26,7 @@ from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import place
 from w3ray.sweep.book import Book, short_names, show_value
 from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked
+from w3ray.sweep.report import write_report
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import SEARCHERS, Known
 from w3ray.sweep.slots import plan_trials
@@ -424,6 +425,13 @@ class _Sweep:
             named = zip(self.space.objectives, best.values, strict=True)
             parent.log_metrics({f"best/{one.metric}": value for one, value in named}, 0)
             parent.set_tags({"w3ray.best_trial": best.trials[0].id})
+        if result.points:
+            files = write_report(str(place(self.base.storage)), self.space.name)
+            for file in files.values():
+                if file.name.endswith((".html", ".md")):
+                    parent.log_text(file.read_text(), file.name, "report")
+                elif isinstance(file, Path):
+                    parent.log_artifact(file, "report")
 
 
 def _best_trial(point: PointResult, space: Space) -> Trial:
