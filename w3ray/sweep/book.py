@@ -221,6 +221,7 @@ class Book:
                 values=self._values(trial, value),
                 metrics={key: _number(number) for key, number in last["metrics"].items()},
                 stages=self._stages(trial_id, stages),
+                overhead=document.get("overhead", {}),
                 tracking_run=document["tracking"]["run"],
                 model=last["model"],
                 logged_model=last["logged_model"],

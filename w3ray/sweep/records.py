@@ -89,6 +89,8 @@ class Trial:
     seconds: float = 0.0
     """At work, over all its starts."""
     gpu_hours: float = 0.0
+    overhead: Mapping[str, Any] = field(default_factory=dict)
+    """Of a finished one: where its last start's seconds went (`w3ray.events.Overhead`)."""
     tracking_run: str | None = None
     model: str | None = None
     logged_model: str | None = None
