@@ -5,8 +5,8 @@
 Parts:
   overhead   16 trials of a student that trains for about five seconds: wall-clock of the search against the bare sum of
              training seconds spread over the slots, and where the rest goes
-  sharing    `mfr_only` (8 values): optimiser steps against those of the naive sweep (8 teachers and 8 students), without
-             and with ASHA, and whether ASHA finds a value within noise of the best
+  sharing    `mfr_only` (8 values): optimiser steps against those of the naive sweep (8 teachers and 8 students),
+             without and with ASHA, and whether ASHA finds a value within noise of the best
 
 Parts that are not named keep the figures they have in `results/sweep.json`. Each sweep is the command itself, with a
 Ray and a storage of its own.
@@ -29,7 +29,6 @@ from w3ray.sweep.space import load_space
 
 MFR = "stages.student.loss_weights.mfr"
 OVERHEAD_TRIALS = 16
-TRAINING_S = 5.0
 
 
 def sweep(work: Path, name: str, space: dict[str, Any], *settings: str) -> tuple[dict[str, Any], list[Trial]]:
