@@ -195,9 +195,9 @@ def test_asha_stops_trials_and_their_slots_go_on(motion_manifest, tmp_path):
     sweeps = Sweeps(tmp_path, motion_manifest, epochs=9)
     space = sweeps.space(
         "rates",
-        {"stages.student.train.lr": {"choice": [0.05, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]}},
+        {"stages.student.train.lr": {"choice": [0.01, 5.0, 6.0, 7.0, 8.0, 9.0]}},  # all but the first are far too high
         objective={"metric": "loss"},
-        scheduling={"scheduler": "asha", "grace_epochs": 1, "reduction_factor": 3},
+        scheduling={"scheduler": "asha", "grace_epochs": 1, "reduction_factor": 2},
     )
     document = sweeps.run(space)
     trials = sweeps.trials("rates")
