@@ -15,7 +15,7 @@ class SampleLog:
     """What one rank writes: a line for each of its microbatches, in `samples-<rank>.jsonl`.
 
     Object storage can not add to a file: there a file holds the lines between two checkpoints, and its name the first
-    item.
+    item and when it was read, so that what is done again takes nothing away.
     """
 
     def __init__(self, directory: Place, rank: int) -> None:
@@ -33,7 +33,8 @@ class SampleLog:
         """To be called at each checkpoint."""
         if self._waiting:
             assert isinstance(self._directory, RemotePath)
-            name = f"samples-{self._rank}-{self._waiting[0]['item']:09d}.jsonl"
+            first = self._waiting[0]
+            name = f"samples-{self._rank}-{first['item']:09d}-{first['time_s'] * 1000:.0f}.jsonl"
             (self._directory / name).write_text("".join(json.dumps(row) + "\n" for row in self._waiting))
             self._waiting = []
 
