@@ -4,8 +4,8 @@
 
 A row: did the run end, how many optimiser steps were done again, how many samples of the history that counts are
 missing or there twice, seconds from the fault to the end of the longest pause after it, and whether the final weights
-are bit-identical to the undisturbed run's (null: the number of workers changed). Rows of faults that were not run again
-are kept as they were.
+are bit-identical to the undisturbed run's (null: the number of workers changed), and the commit that was measured. Rows
+of faults that were not asked for are kept as they were.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _common import REPO, RESULTS, write_result
+from _common import REPO, RESULTS, commit, write_result
 
 
 def main(arguments: list[str]) -> None:
@@ -27,8 +27,10 @@ def main(arguments: list[str]) -> None:
             cwd=REPO,
             env={**os.environ, "W3RAY_FAULT_ROWS": str(rows), "OMP_NUM_THREADS": "1"},
         )
-        fresh = {row["fault"]: row for row in map(json.loads, rows.read_text().splitlines())}
-    kept = json.loads((RESULTS / "faults.json").read_text())["figures"] if (RESULTS / "faults.json").exists() else []
+        now = commit()
+        fresh = {row["fault"]: {**row, "commit": now} for row in map(json.loads, rows.read_text().splitlines())}
+    path = RESULTS / "faults.json"
+    kept = json.loads(path.read_text())["figures"] if arguments and path.exists() else []
     merged = {row["fault"]: row for row in kept} | fresh
     path = write_result("faults", list(merged.values()), " ".join(["python benchmarks/faults.py", *arguments]))
     print(f"{path}: {len(fresh)} rows measured, {len(merged) - len(fresh)} kept")
