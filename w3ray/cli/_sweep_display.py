@@ -89,14 +89,14 @@ class SweepDisplay:
         with status.book.lock:
             for trial in status.book.trials:
                 doing = status.book.doing.get(trial.id)
-                line = self._news(trial, doing)
+                line = self._news(trial, doing, self._space.objectives[0].stage or status.book.base.stages[-1].name)
                 if line != self._shown.get(trial.id):
                     self._shown[trial.id] = line
                     self._console.print(f"[{status.seconds:6.1f}s] {line}", markup=False, soft_wrap=True)
         for message in status.messages:
             self._console.print(f"[{status.seconds:6.1f}s] warning: {message}", markup=False, soft_wrap=True)
 
-    def _news(self, trial: Trial, doing: Doing | None) -> str:
+    def _news(self, trial: Trial, doing: Doing | None, objective_stage: str) -> str:
         """A line that changes at turning points alone."""
         point = point_text(trial.point)
         if trial.state == "running" and doing is not None:
@@ -106,7 +106,10 @@ class SweepDisplay:
                 return f"trial {trial.id} ({point}): starts"
             how = {"run": "trains", "resume": "goes on with", "reuse": "takes over"}.get(doing.stage_state, "trains")
             best = f", best {value_text(self._space.objectives[0], trial.values)}" if trial.reports else ""
-            epoch = f", epoch {doing.validated_epoch}/{doing.epochs}" if doing.validated_epoch else ""
+            # Of the objective's stage an epoch counts when its value is known, so that both come in one line.
+            reported = trial.reports[-1].epoch if trial.reports else 0
+            done = reported if doing.stage == objective_stage else doing.validated_epoch
+            epoch = f", epoch {done}/{doing.epochs}" if done else ""
             return f"trial {trial.id} ({point}): {how} {doing.stage}{epoch}{best}"
         value = f", {value_text(self._space.objectives[0], trial.values)}" if trial.values is not None else ""
         reason = f" ({trial.reason})" if trial.reason else ""
