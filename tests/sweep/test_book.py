@@ -282,3 +282,16 @@ def test_a_scheduler_is_told_again_of_what_ended():
     ]  # fmt: skip
     assert stops(good)
     assert not stops([])
+
+
+def test_a_trial_that_ray_tune_lost_is_given_out_again(make):
+    book = make()
+    lost = book.next()
+    assert book.take_back()
+    assert book.next().id == lost.id
+    book.finished(lost.id, document(0.5))
+    assert not book.take_back()
+    book.next()
+    book.ending = True
+    assert not book.take_back(), "a sweep that is ending does not go on"
+    assert book.trials[1].state == "waiting"

@@ -244,6 +244,14 @@ class Book:
                 reason = f"stopped by {self.space.scheduling.scheduler} after {epochs} epochs"
                 self._end(trial, state="stopped", reason=reason, stages=self._stages(trial_id, {}))
 
+    def take_back(self) -> bool:
+        """Let those that nobody works on any more wait again; whether there are such, and the sweep is to go on."""
+        with self.lock:
+            lost = [trial for trial in self._trials.values() if trial.state == "running"]
+            for trial in lost:
+                self._end(trial, state="waiting", reason="its process was lost")
+            return bool(lost) and not self.ending
+
     def too_many_failures(self) -> str | None:
         """Why the sweep should give up, None: it should not."""
         with self.lock:

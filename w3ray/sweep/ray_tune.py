@@ -32,8 +32,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report of a trial that failed has none
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # A stopped trial ends its stage's processes and its tracking before its own is used for the next one.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _POLL_S = 0.5
+_MAX_SEARCHES = 5
+"""Ray Tune drops a trial, without a word, where the process it was to use is not free: then it is given it again."""
 _END_TIMEOUT_S = 120.0
 
 
@@ -279,14 +281,18 @@ class _Sweep:
         from w3ray.training.event_channel import EventChannel
 
         mode = "min" if self.space.objectives[0].lower_is_better else "max"
-        scheduler = SCHEDULERS[self.space.scheduling.scheduler](self.space.scheduling, self.epochs, mode)
-        replay(scheduler, book.trials)
         channel = EventChannel()
         failure: list[BaseException] = []
 
         def search() -> None:
             try:
-                run_trials(book, task_of, channel.sender(), scheduler, concurrency)
+                for _ in range(_MAX_SEARCHES):
+                    scheduler = SCHEDULERS[self.space.scheduling.scheduler](self.space.scheduling, self.epochs, mode)
+                    replay(scheduler, book.trials)
+                    run_trials(book, task_of, channel.sender(), scheduler, concurrency)
+                    if not book.take_back():
+                        return
+                raise RunError(f"sweep {self.space.name}: Ray Tune lost trials {_MAX_SEARCHES} times; run it again")
             except BaseException as error:  # it must reach the thread that waits
                 failure.append(error)
 

@@ -19,6 +19,7 @@ from w3ray.sweep.schedulers import BEST, EPOCH
 from w3ray.training.event_channel import EventSender
 
 _STEP_EVERY_S = 1.0
+_CLEAN_UP_S = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
 
     task: Task = config["task"]
     os.chdir(task.folder)
+    # A stopped trial ends its stage's processes and its tracking before Ray Tune uses this one for the next trial.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_CLEAN_UP_S)
     reporter = _Reporter(task, sender.twin(), tune.report)
     reporter.tell_again()
     try:
