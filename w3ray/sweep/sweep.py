@@ -267,6 +267,7 @@ class _Sweep:
             self._search(book, task_of, concurrency)
             result = self._result(book, tracker, parent_run)
             self._track(result, parent)
+            tracker.reap()  # the last trials that were stopped went without a word
         if (failures := book.too_many_failures()) is not None:
             raise RunError(f"sweep {space.name}: {failures}; see {self.folder.directory}/trials")
         if not any(point.state != "skipped" for point in result.points):

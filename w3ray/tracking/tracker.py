@@ -79,7 +79,7 @@ class Tracker:
         tell = notify or logging.getLogger("w3ray.tracking").warning
         self._outbox = Outbox(store, journal, lambda message: tell(redact(message)))
         self._outbox.start(adopted)
-        self.put("reap", "", {"experiment": experiment})
+        self.reap()
         atexit.register(self._at_exit)
 
     @classmethod
@@ -128,6 +128,10 @@ class Tracker:
         """Open the store now, in the background: importing MLflow and making its tables takes seconds of a core."""
         if self._outbox is not None:
             self._outbox.open()
+
+    def reap(self) -> None:
+        """Runs of this experiment that are still marked RUNNING although their driver is dead end as KILLED."""
+        self.put("reap", "", {"experiment": self.experiment})
 
     def check(self) -> None:
         """Raise what stopped the store from being opened, if that is known by now; never waits.
