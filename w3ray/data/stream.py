@@ -6,7 +6,7 @@ i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a 
 validations and test follow each other without a pause. `StreamConfig` builds it anew each time Ray Train (re)starts its
 worker group, from the step and the world size of that moment.
 
-One process, the coordinator, deals out all blocks of an execution, some 120 a second. So many workers are cut into
+One process, the coordinator, deals out all blocks of an execution, some 130 a second. So many workers are cut into
 groups, each with an execution of its own that holds the items of its ranks: no order changes by that.
 """
 

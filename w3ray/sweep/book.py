@@ -14,7 +14,7 @@ from typing import Any
 from w3ray.errors import InputError
 from w3ray.events import Event, StageFinished, StageStarted, StepDone, Validated
 from w3ray.recipe import Recipe
-from w3ray.sweep.records import PointResult, Report, StageOfTrial, SweepFolder, Trial, by_point
+from w3ray.sweep.records import PointResult, Report, StageOfTrial, SweepFolder, Trial, as_number, by_point
 from w3ray.sweep.searchers import SEARCHERS, Known, Searcher
 from w3ray.sweep.space import Space, recipe_at
 
@@ -48,6 +48,15 @@ class Doing:
         """Optimiser steps trained of a stage."""
         now = self.last_steps.get(stage, 0) - self.first_steps.get(stage, 0)
         return self.trained.get(stage, 0) + max(0, now)
+
+
+def points_to_try(space: Space, searcher: Searcher) -> int:
+    """How many points a sweep tries in the end: what the space asks for, as far as there are so many."""
+    most, wanted = searcher.most, space.search.trials
+    grid = math.prod(len(values) for values in space.grid_dimensions().values())
+    if wanted is None:
+        wanted = most if most is not None else max(DEFAULT_POINTS, grid)
+    return wanted if most is None else min(wanted, most)
 
 
 class Book:
@@ -95,11 +104,7 @@ class Book:
     @property
     def target(self) -> int:
         """Points to try in the end."""
-        most, wanted = self._searcher.most, self.space.search.trials
-        grid = math.prod(len(values) for values in self.space.grid_dimensions().values())
-        if wanted is None:
-            wanted = most if most is not None else max(DEFAULT_POINTS, grid)
-        return wanted if most is None else min(wanted, most)
+        return points_to_try(self.space, self._searcher)
 
     @property
     def most_trials(self) -> int:
@@ -212,14 +217,14 @@ class Book:
         stages = {stage["name"]: stage for stage in document["stages"]}
         name = objective.stage or document["stages"][-1]["name"]
         last = document["stages"][-1]
-        value = _number(stages[name]["validation"].get(objective.metric, math.nan))
+        value = as_number(stages[name]["validation"].get(objective.metric, math.nan))
         with self.lock:
             trial = self._trials[trial_id]
             self._end(
                 trial,
                 state="finished",
                 values=self._values(trial, value),
-                metrics={key: _number(number) for key, number in last["metrics"].items()},
+                metrics={key: as_number(number) for key, number in last["metrics"].items()},
                 stages=self._stages(trial_id, stages),
                 overhead=document.get("overhead", {}),
                 tracking_run=document["tracking"]["run"],
@@ -271,7 +276,7 @@ class Book:
         speeds = self.doing[trial.id].clips_per_s if trial.id in self.doing else []
         speed = sum(speeds) / len(speeds) if speeds else math.nan
         known = {**trial.cost, "clips_per_s": speed}
-        others = [_number(known.get(objective.metric, math.nan)) for objective in self.space.objectives[1:]]
+        others = [as_number(known.get(objective.metric, math.nan)) for objective in self.space.objectives[1:]]
         return (first, *others)
 
     def _stages(self, trial_id: str, results: Mapping[str, Mapping[str, Any]]) -> tuple[StageOfTrial, ...]:
@@ -317,10 +322,6 @@ class Book:
         self._trials[trial.id] = trial
         self._folder.write(trial)
         return trial
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -31,9 +31,6 @@ from w3ray.sweep.space import Objective, Point, Space
 TrialState = Literal["waiting", "running", "finished", "stopped", "failed", "skipped"]
 ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "skipped")
 
-VERSION = 1
-"""Of the records' form."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -122,7 +119,7 @@ class SweepFolder:
         Raises:
             InputError: a sweep of this name searches something else, or another process drives it.
         """
-        document = {"version": VERSION, "space": space.to_dict(), "recipe": _what_decides(base), "made_s": time.time()}
+        document = {"space": space.to_dict(), "recipe": _what_decides(base), "made_s": time.time()}
         there = self.document()
         if there is not None:
             changes = difference(_searched(there), _searched(document))
@@ -189,20 +186,21 @@ def _read(path: Place) -> Trial:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["reports"] = tuple(map(_report, values["reports"]))
-        values["metrics"] = {name: _number(value) for name, value in values["metrics"].items()}
+        values["metrics"] = {name: as_number(value) for name, value in values["metrics"].items()}
         values["stages"] = tuple(StageOfTrial(**stage) for stage in values["stages"])
-        values["values"] = None if values["values"] is None else tuple(map(_number, values["values"]))
+        values["values"] = None if values["values"] is None else tuple(map(as_number, values["values"]))
         return Trial(**values)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); remove it to run that trial again") from error
 
 
 def _report(values: Mapping[str, Any]) -> Report:
-    metrics = {name: _number(value) for name, value in values["metrics"].items()}
-    return Report(**{**values, "metrics": metrics, "best": _number(values["best"])})
+    metrics = {name: as_number(value) for name, value in values["metrics"].items()}
+    return Report(**{**values, "metrics": metrics, "best": as_number(values["best"])})
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any) -> float:
+    """A number as JSON holds it: null stands for what is none."""
     return math.nan if value is None else float(value)
 
 

@@ -24,7 +24,7 @@ from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
 from w3ray.pipeline.stage_store import require_writable
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import place
-from w3ray.sweep.book import Book, short_names, show_value
+from w3ray.sweep.book import Book, points_to_try, short_names, show_value
 from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.report import write_report
 from w3ray.sweep.schedulers import SCHEDULERS
@@ -163,8 +163,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
     finally:
         connection.close()
     searcher = SEARCHERS[space.search.searcher](space, base)
-    target = searcher.most if space.search.trials is None else space.search.trials
-    count = min(target or 16, searcher.most or (target or 16))
+    count = points_to_try(space, searcher)
     concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
     shown = [searcher.propose(number, []) for number in range(min(count, 8))]
     data = prepare_data(base)

@@ -21,7 +21,7 @@ _STARTUP_POINTS = 8
 
 
 class TPE:
-    """See `Searcher`. Raises InputError where Optuna is not installed."""
+    """See `Searcher`."""
 
     def __init__(self, space: Space, base: Recipe) -> None:
         import optuna
