@@ -3,8 +3,9 @@
     python benchmarks/sweep.py [--only PART ...]
 
 Parts:
-  overhead   16 trials of a student that trains for about five seconds: wall-clock of the search against the bare sum of
-             training seconds spread over the slots, and where the rest goes
+  overhead   16 trials of a student that trains for about five seconds on two slots: wall-clock of the whole command
+             against the bare training, plain loops (`_plain_trial.py`) in as many processes at once, spread over the
+             slots; and where the rest goes
   sharing    `mfr_only` (8 values): optimiser steps against those of the naive sweep (8 teachers and 8 students),
              without and with ASHA, and whether ASHA finds a value within noise of the best
 
@@ -14,21 +15,24 @@ Ray and a storage of its own.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
-from _common import RESULTS, W3RAY, write_result
+from _common import RESULTS, W3RAY, spread, write_result
 
 from w3ray.sweep.records import SweepFolder, Trial
 from w3ray.sweep.space import load_space
 
 MFR = "stages.student.loss_weights.mfr"
 OVERHEAD_TRIALS = 16
+SLOTS = 2
 
 
 def sweep(work: Path, name: str, space: dict[str, Any], *settings: str) -> tuple[dict[str, Any], list[Trial]]:
@@ -47,34 +51,48 @@ def sweep(work: Path, name: str, space: dict[str, Any], *settings: str) -> tuple
     return {**document, "wall_s": time.monotonic() - started}, SweepFolder(str(work / "runs"), name).trials()
 
 
+def plain_training(work: Path, *settings: str) -> list[float]:
+    """Seconds of a trial's training in a plain loop, several times in each of as many processes as there are slots."""
+    command = [sys.executable, str(Path(__file__).with_name("_plain_trial.py")), "4", str(work / "runs"), *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(SLOTS)]
+    outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"{' '.join(command)}: failed")
+    return [seconds for output in outputs for seconds in json.loads(output)[1:]]  # the first one warms up
+
+
 def overhead(work: Path) -> dict[str, Any]:
     values = [round(0.05 * number, 2) for number in range(1, OVERHEAD_TRIALS + 1)]
     short = {"name": "teacher", "parameters": {MFR: {"choice": [0.01]}}, "search": {"searcher": "grid"}}
-    clips = "data.synthetic={clips: 160, val_clips: 32, test_clips: 32, seed: 0, size: 56}"
+    settings = ("data.synthetic={clips: 128, val_clips: 32, test_clips: 32, seed: 0, size: 56}", "train.epochs=2")
     # The teacher is there before the clock starts: it is no part of the question.
-    sweep(work, "teacher", short, clips, "train.epochs=2")
+    sweep(work, "teacher", short, *settings)
+    plain = plain_training(work, *settings)
     space = {"name": "sixteen", "parameters": {MFR: {"choice": values}}, "search": {"searcher": "grid"}}
-    document, trials = sweep(work, "sixteen", space, clips, "train.epochs=2")
-    slots = 2
-    training = [trial.overhead["total_s"] - trial.overhead["outside_steps_s"] for trial in trials]
-    bare_s = sum(training) / slots
-    search_s = document["seconds"]
-    first = [trial.overhead["to_first_step_s"] for trial in trials]
+    document, trials = sweep(work, "sixteen", space, *settings)
+    plain += plain_training(work, *settings)
+    bare_s = len(trials) * statistics.fmean(plain) / SLOTS
     total = [trial.overhead["total_s"] for trial in trials]
+    inside = [trial.overhead["total_s"] - trial.overhead["outside_steps_s"] for trial in trials]
+    first = [trial.overhead["to_first_step_s"] for trial in trials]
     return {
         "trials": len(trials),
-        "slots": slots,
-        "training_s_a_trial": statistics.fmean(training),
+        "slots": SLOTS,
+        "plain_training_s": spread(plain),
         "bare_s": bare_s,
         "wall_s": document["wall_s"],
-        "ratio": search_s / bare_s,
+        "ratio": document["wall_s"] / bare_s,
+        "ratio_while_trials_run": sum(total) / SLOTS / bare_s,
         "of_a_trial_s": {
-            "whole": statistics.fmean(total),
+            "whole": spread(total),
             "to_first_step": statistics.fmean(first),
-            "training_steps": statistics.fmean(training),
-            "after_and_between_steps": statistics.fmean(total) - statistics.fmean(first) - statistics.fmean(training),
+            "inside_training_steps": statistics.fmean(inside),
+            "waits_for_clips_validations_test_and_end": statistics.fmean(total)
+            - statistics.fmean(first)
+            - statistics.fmean(inside),
         },
-        "before_and_after_the_trials_s": document["wall_s"] - sum(total) / slots,
+        "before_and_after_the_trials_s": document["wall_s"] - sum(total) / SLOTS,
     }
 
 

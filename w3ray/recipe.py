@@ -251,6 +251,15 @@ class LrSchedule(Section):
         return self
 
 
+class Phase(Section):
+    """Optimiser settings from an epoch on; null: as before."""
+
+    from_epoch: int = Field(ge=1, description="epochs trained before it begins")
+    lr: float | None = Field(default=None, gt=0, description="as `train.lr`; the schedule's shape stays")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="as `train.momentum`")
+    weight_decay: float | None = Field(default=None, ge=0, description="as `train.weight_decay`")
+
+
 class Train(Section):
     """How a stage is trained. The defaults are TSM's recipe, which the W3 paper follows."""
 
@@ -269,6 +278,9 @@ class Train(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 decay of weights; not of biases and norms")
     schedule: LrSchedule = Field(default=LrSchedule(), description="learning rate over time")
+    phases: tuple[Phase, ...] = Field(
+        default=(), description="other optimiser settings from an epoch on: what population based training finds"
+    )
     clip_grad_norm: float | None = Field(default=20.0, gt=0, description="largest norm of the gradient; null: no limit")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="arithmetic of the forward pass")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
@@ -307,7 +319,18 @@ class Train(Section):
                 f"microbatch_size {self.microbatch_size} is larger than batch_size {self.batch_size}; "
                 "lower microbatch_size or raise batch_size"
             )
+        begins = [phase.from_epoch for phase in self.phases]
+        if begins != sorted(set(begins)) or any(begin >= self.epochs for begin in begins):
+            raise ValueError(f"phases must begin at rising epochs below epochs={self.epochs}, got {begins}")
         return self
+
+    def at_epoch(self, epoch: int) -> "Train":
+        """The settings of an epoch, counted from 0, with those of its phases."""
+        values: dict[str, Any] = {}
+        for phase in self.phases:
+            if phase.from_epoch <= epoch:
+                values |= phase.model_dump(exclude={"from_epoch"}, exclude_none=True)
+        return self.model_copy(update=values)
 
 
 class Stage(Section):

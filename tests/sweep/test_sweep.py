@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from w3ray.data.sample_log import read_lines
+from w3ray.recipe import load_recipe
 from w3ray.sweep.records import SweepFolder
+from w3ray.sweep.space import load_space, recipe_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -120,6 +122,18 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
     )
     assert plain.returncode == 0, plain.stderr
     assert [stage["state"] for stage in json.loads(plain.stdout)["stages"]] == ["reuse", "reuse"]
+
+    # Trained by workers of their own instead of in the trial's process: the same bits.
+    plain = subprocess.run(
+        [*COMMAND[:-1], "run", str(best), "--set", f"storage={sweeps.folder / 'plain'}", "--json"],
+        cwd=sweeps.folder, capture_output=True, text=True, timeout=RUN_S,
+    )  # fmt: skip
+    assert plain.returncode == 0, plain.stderr
+    for stage in json.loads(plain.stdout)["stages"]:
+        (mine,) = sweeps.storage.glob(f"stages/{stage['name']}-{stage['identity'][:8]}*/model/model.safetensors")
+        theirs = Path(stage["model"]) / "model.safetensors"
+        assert mine.read_bytes() == theirs.read_bytes(), stage["name"]
+        assert mine != theirs
 
 
 def wait_until(process: "subprocess.Popen[str]", condition) -> None:
@@ -273,3 +287,42 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def test_a_population_trains_one_history_and_its_best_recipe_comes_to_the_same_bits(sweeps):
+    """Killed in the middle and gone on with, too."""
+    space = sweeps.space(
+        "population",
+        {"stages.student.train.lr": {"loguniform": [0.005, 0.5]}},
+        search={"trials": 3, "seed": 1},
+        scheduling={"scheduler": "pbt", "interval_epochs": 1, "quantile": 0.34},
+        fixed={"train.epochs": 4},
+    )
+    process = sweeps.start(space)
+    wait_until(process, lambda: sum(trial.state == "stopped" for trial in sweeps.trials("population").values()) >= 4)
+    end_group(process)
+    process.kill()
+    process.communicate()
+    sweeps.run(space)
+
+    trials = sweeps.trials("population")
+    assert [trial.state for trial in trials.values()] == ["stopped"] * 9 + ["finished"] * 3
+    assert all(trial.reports[-1].epoch == 1 + trial.number // 3 for trial in trials.values())
+    changed = [trial for trial in trials.values() if trial.point.get("stages.student.train.phases")]
+    assert changed[-1].state == "finished", "in each generation one begins with another one's weights"
+    # Each member trains its own epoch of each generation, whoever's weights it begins with. Of what the kill cut off,
+    # at most an epoch is trained again by each trial that was at work.
+    steps = 3
+    assert len(sweeps.teachers()) == 1
+    assert 12 * steps <= sweeps.steps_trained("student") <= (12 + 2) * steps
+
+    recipe = recipe_at(load_space(space), load_recipe(sweeps.recipe), changed[-1].point)
+    path = sweeps.folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_dict()))
+    plain = subprocess.run(
+        [*COMMAND[:-1], "run", str(path), "--set", f"storage={sweeps.folder / 'plain'}", "--json"],
+        cwd=sweeps.folder, capture_output=True, text=True, timeout=RUN_S,
+    )  # fmt: skip
+    assert plain.returncode == 0, plain.stderr
+    theirs = Path(json.loads(plain.stdout)["stages"][1]["model"]) / "model.safetensors"
+    assert theirs.read_bytes() == (Path(changed[-1].model) / "model.safetensors").read_bytes()

@@ -23,6 +23,9 @@ _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
     "RAY_worker_niceness": "0",
+    # Ray would end a process that has no task for a second: a sweep's next trial has one for it, and another to start
+    # takes seconds.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     # torch.distributed would pick the interface that the machine's name leads to.
     "GLOO_SOCKET_IFNAME": _LOOPBACK_INTERFACE,
     "NCCL_SOCKET_IFNAME": _LOOPBACK_INTERFACE,

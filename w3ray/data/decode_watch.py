@@ -41,7 +41,8 @@ class DecodeWatch:
     def __init__(self, folder: Path, decoder: str, *, timeout_s: float) -> None:
         self._folder, self._timeout_s = folder, timeout_s
         folder.mkdir(parents=True, exist_ok=True)
-        page, self._timer = folder / f"{decoder}.at", (folder / f"{decoder}.timer").open("a+")
+        page = self._page = folder / f"{decoder}.at"
+        self._timer = (folder / f"{decoder}.timer").open("a+")
         if not page.exists():
             page.write_bytes(bytes(_PAGE_BYTES))
         with page.open("r+b") as file:
@@ -67,6 +68,13 @@ class DecodeWatch:
             faulthandler.cancel_dump_traceback_later()
             _ticking = None
             self._write("")
+
+    def close(self) -> None:
+        """The decoder is not needed any more: forget it, but not what it noted about clips."""
+        self._at.close()
+        self._timer.close()
+        self._page.unlink()
+        Path(self._timer.name).unlink()
 
     def _start_timer(self) -> None:
         # A thread of the C library ends the process: one of Python's would wait for a decoder that holds the lock.

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections import OrderedDict
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -30,6 +31,9 @@ from w3ray.storage import Place
 _KINDS: tuple[Kind, ...] = ("train", "val", "test")
 
 _ATTEMPTS = 2
+
+_WARM_STREAMS = 4
+"""Streams whose decoders a process keeps: of as many trials as take turns in it."""
 
 _CLIPS_TIMEOUT_S = 1800.0
 _CLIPS_POLL_S = 0.1
@@ -91,6 +95,7 @@ class MicrobatchDecoder:
         clips_ready: a file or folder that appears when the clips are there; None: they are.
         watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
         cache: where videos of object storage are kept; None: nowhere.
+        in_task: the watch is of one item, which Ray tries again in another process, not of one actor.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class MicrobatchDecoder:
         clips_ready: Place | None = None,
         watch: WatchSpec | None = None,
         cache: VideoCache | None = None,
+        *,
+        in_task: bool = False,
     ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
@@ -110,7 +117,8 @@ class MicrobatchDecoder:
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
         self._spec, self._roots = spec, tables.roots
         self._flip_map = flip_map
-        self._watch = None if watch is None else _open_watch(watch)
+        self._watch_spec = watch if in_task else None
+        self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
         video_cache.use(cache)
         if clips_ready is not None:
@@ -122,6 +130,15 @@ class MicrobatchDecoder:
             _step_back()
             self._started = True
         return row
+
+    def in_task(self, number: int) -> dict[str, np.ndarray]:
+        """The block row of an item, with a watch of its own."""
+        assert self._watch_spec is not None
+        self._watch = _open_watch(self._watch_spec, f"item-{number}")
+        try:
+            return to_row(self.decode(number))
+        finally:
+            self._watch.close()
 
     def decode(self, number: int) -> Microbatch:
         item = self._schedule.item(number)
@@ -169,10 +186,40 @@ class MicrobatchDecoder:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _open_watch(spec: WatchSpec) -> DecodeWatch:
-    """The watch of this actor. Its notes lie in the session's folder of Ray on this node, and go with it."""
+_warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the one used last is last
+
+
+def decode_in_task(
+    batch: dict[str, np.ndarray],
+    schedule: Schedule,
+    tables: ClipTables,
+    spec: ClipSpec,
+    flip_map: dict[int, int],
+    clips_ready: Place | None,
+    watch: WatchSpec,
+    cache: VideoCache | None,
+) -> dict[str, np.ndarray]:
+    """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
+
+    It does not step back behind the trainers: Ray may give its process another task, or make an actor of it.
+    """
+    if watch.stream not in _warm:
+        _warm[watch.stream] = MicrobatchDecoder(
+            schedule, tables, spec, flip_map, clips_ready, watch, cache, in_task=True
+        )
+    _warm.move_to_end(watch.stream)
+    while len(_warm) > _WARM_STREAMS:
+        _warm.popitem(last=False)
+    return _warm[watch.stream].in_task(int(batch["item"][0]))
+
+
+def _actor() -> str:
+    return str(ray.get_runtime_context().get_actor_id())
+
+
+def _open_watch(spec: WatchSpec, decoder: str) -> DecodeWatch:
+    """A watch whose notes lie in the session's folder of Ray on this node, and go with it."""
     session = Path(ray._private.worker._global_node.get_session_dir_path())
-    decoder = str(ray.get_runtime_context().get_actor_id())
     return DecodeWatch(session / f"w3ray-stream-{spec.stream}", decoder, timeout_s=spec.clip_timeout_s)
 
 

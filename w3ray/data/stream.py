@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask
+from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask, TaskPoolStrategy
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -33,7 +33,7 @@ from ray.data.block import BlockMetadata
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decode_watch import WatchSpec
-from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, from_row
+from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, decode_in_task, from_row
 from w3ray.data.schedule import Schedule
 from w3ray.data.video_cache import VideoCache
 from w3ray.storage import Place
@@ -61,12 +61,14 @@ _READ_AHEAD_KEY = "w3ray.read_ahead"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderPool:
-    """How many decoder actors run and what each one asks of Ray (from the resource plan)."""
+    """How many decoders run and what each one asks of Ray (from the resource plan)."""
 
     size: int
     cpus: float
     resources: Mapping[str, float] = field(default_factory=dict)
     """Custom resources, which only some nodes have: that is where decoders are placed."""
+    as_tasks: bool = False
+    """Decoders are tasks of Ray, whose processes it uses again for other streams, not actors of one stream."""
 
 
 class ItemNumbers(Datasource):
@@ -132,7 +134,7 @@ class ForgetBlocks(ExecutionCallback):
                     queue._inner.pop(key, None)
 
 
-def read_microbatches(shard: DataIterator, *, prefetch: int = 2) -> Iterator[Microbatch]:
+def read_microbatches(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Iterator[Microbatch]:
     """The microbatches of one consumer, in order. `prefetch` is how many are fetched ahead."""
     # batch_size None: a batch is a block as it was made, without a copy.
     for row in shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch):
@@ -178,9 +180,20 @@ def build_dataset(
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
     context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
     context.custom_execution_callback_classes = [ForgetBlocks]
+    arguments = (schedule, tables, spec, flip_map, clips_ready, watch, cache)
+    if pool.as_tasks:
+        return dataset.map_batches(
+            decode_in_task,
+            fn_args=arguments,
+            batch_size=1,
+            compute=TaskPoolStrategy(size=pool.size),
+            num_cpus=pool.cpus,
+            resources=dict(pool.resources) or None,
+            max_retries=-1,  # as of an actor; `DecodeWatch` gives a clip up that ends its processes
+        )
     return dataset.map_batches(
         MicrobatchDecoder,
-        fn_constructor_args=(schedule, tables, spec, flip_map, clips_ready, watch, cache),
+        fn_constructor_args=arguments,
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus,

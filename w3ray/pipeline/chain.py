@@ -32,6 +32,7 @@ from w3ray.lease import Lease
 from w3ray.pipeline.ahead import AheadStage, nearly_done
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.drawing import Drawing
+from w3ray.pipeline.prefix import take_prefix
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.pipeline.stage_store import Lock, require_writable
@@ -248,6 +249,8 @@ class _Chain:
             with lock:
                 # Another run may have finished it while this one waited.
                 status = item.store.status(item.determinants) if ahead is None else ahead.status
+                if status.state == "run" and ahead is None and (beginning := take_prefix(item)) is not None:
+                    status = replace(item.store.status(item.determinants), why=f"begins as {beginning}")
                 if status.state != "reuse":
                     self._tell_started(item, status.state, status.why, status.step)
                     self._train(item, status.state, data, tracker, lock, None if ahead is None else ahead.run)
@@ -258,10 +261,8 @@ class _Chain:
 
     def _start_next(self, item: PlannedStage, data: PreparedData) -> None:
         """Begin to start the stage after `item`, where that can be done: see `w3ray.pipeline.ahead`."""
-        from w3ray.training.stage import StageRun
-
         following = list(self.planned.values())[item.stage.index + 1 :]
-        if self.ahead is not None or not following or following[0].status.state == "reuse":
+        if self.ahead is not None or self._in_process or not following or following[0].status.state == "reuse":
             return
         following[0].store.create(following[0].determinants)
         lock = following[0].store.take()
@@ -271,7 +272,7 @@ class _Chain:
         if status.state == "reuse":
             lock.close()
             return
-        run = StageRun(self._spec(following[0], data, lock), data.splits, own_cluster=self.connection.is_own)
+        run = self._stage_run(following[0], data, lock)
         self.ahead = AheadStage(following[0], status, lock, run)
 
     def _abandon_ahead(self) -> None:
@@ -349,11 +350,10 @@ class _Chain:
         One that was started too far ahead of its turn is started again, and so is one whose processes are lost.
         """
         from w3ray.training.faults import RestartBudget, StageLost, TeacherMissing
-        from w3ray.training.stage import StageRun
 
         budget = RestartBudget(item.status.step)
         while True:
-            run = run_ahead or StageRun(self._spec(item, data, lock), data.splits, own_cluster=self.connection.is_own)
+            run = run_ahead or self._stage_run(item, data, lock)
             try:
                 return run.outcome(hear, watch)
             except TeacherMissing:
@@ -366,6 +366,20 @@ class _Chain:
                 self._abandon_ahead()
                 self.on_event(Warned(message=f"{error}; starting its processes again, from step {step}"))
             run_ahead = None
+
+    @property
+    def _in_process(self) -> bool:
+        return self.part_of is not None and self.part_of.in_process
+
+    def _stage_run(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
+        spec = self._spec(item, data, lock)
+        if self._in_process:
+            from w3ray.training.local_stage import LocalStageRun
+
+            return LocalStageRun(spec, data.splits)
+        from w3ray.training.stage import StageRun
+
+        return StageRun(spec, data.splits, own_cluster=self.connection.is_own)
 
     def _spec(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
         from w3ray.training.stage_spec import StageSpec

@@ -41,6 +41,8 @@ def stage_determinants(
         teacher_identity: of the stage whose best checkpoint is the teacher.
     """
     train = {name: value for name, value in stage.train.model_dump(mode="json").items() if name not in _NOT_DETERMINING}
+    if not stage.train.phases:
+        del train["phases"]  # a stage without any is what it was before there were phases
     return {
         "versions": {"model": MODEL_VERSION, "training": TRAINING_VERSION, "stream": STREAM_VERSION},
         "seed": seed,

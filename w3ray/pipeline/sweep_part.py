@@ -20,6 +20,8 @@ class SweepPart:
     """An unfinished run with the same identity is gone on with."""
     plan: ResourcePlan
     """Its share of the cluster, which other trials do not touch."""
+    in_process: bool = False
+    """Stages train in this process, not in processes of their own: see `w3ray.training.local_stage`."""
     parent_run_id: str | None = None
     """The sweep's run; None without tracking."""
     params: Mapping[str, Any] = field(default_factory=dict)

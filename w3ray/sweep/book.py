@@ -14,7 +14,9 @@ from typing import Any
 from w3ray.errors import InputError
 from w3ray.events import Event, StageFinished, StageStarted, StepDone, Validated
 from w3ray.recipe import Recipe
+from w3ray.sweep.population import Population
 from w3ray.sweep.records import PointResult, Report, StageOfTrial, SweepFolder, Trial, as_number, by_point
+from w3ray.sweep.schedulers import PBT
 from w3ray.sweep.searchers import SEARCHERS, Known, Searcher
 from w3ray.sweep.space import Space, recipe_at
 
@@ -50,8 +52,27 @@ class Doing:
         return self.trained.get(stage, 0) + max(0, now)
 
 
+class NotYet:
+    """There will be another trial, once some that are at work have ended."""
+
+
+NOT_YET = NotYet()
+
+
+def searcher_of(space: Space, base: Recipe) -> Searcher:
+    """Who proposes the points of a space.
+
+    Raises:
+        InputError: the space can not be searched so.
+    """
+    searcher: Searcher = SEARCHERS[space.search.searcher](space, base)
+    return Population(space, base, searcher) if space.scheduling.scheduler == PBT else searcher
+
+
 def points_to_try(space: Space, searcher: Searcher) -> int:
     """How many points a sweep tries in the end: what the space asks for, as far as there are so many."""
+    if isinstance(searcher, Population):
+        return searcher.members * searcher.generations
     most, wanted = searcher.most, space.search.trials
     grid = math.prod(len(values) for values in space.grid_dimensions().values())
     if wanted is None:
@@ -80,7 +101,7 @@ class Book:
     ) -> None:
         self.space, self.base, self._folder = space, base, folder
         self._gpus, self._cost_of, self._warm = 0.0, cost_of, list(warm_start)
-        self._searcher: Searcher = SEARCHERS[space.search.searcher](space, base)
+        self._searcher = searcher_of(space, base)
         self.lock = threading.RLock()
         self._trials: dict[str, Trial] = {}
         self.doing: dict[str, Doing] = {}
@@ -120,7 +141,12 @@ class Book:
             )
 
     def recipe(self, trial: Trial) -> Recipe:
-        return recipe_at(self.space, self.base, trial.point, seed_offset=trial.repeat)
+        recipe = recipe_at(self.space, self.base, trial.point, seed_offset=trial.repeat)
+        if isinstance(self._searcher, Population):
+            # Later members begin with any epoch's checkpoint of this one.
+            train = recipe.train.model_copy(update={"keep_checkpoints": self._searcher.epochs + 1})
+            recipe = recipe.model_copy(update={"train": train})
+        return recipe
 
     def set_gpus(self, gpus: float) -> None:
         """How many GPUs a trial holds, for the count of GPU hours."""
@@ -128,19 +154,23 @@ class Book:
 
     # Which is next?
 
-    def next(self) -> Trial | None:
+    def stops_after(self, trial: Trial) -> int | None:
+        """Epochs of the objective's stage after which the trial ends; None: it goes to the end."""
+        return self._searcher.stops_after(trial.number) if isinstance(self._searcher, Population) else None
+
+    def next(self) -> Trial | NotYet | None:
         """The trial to start now, marked as at work; None: no more."""
         with self.lock:
             if self.ending or self.too_many_failures() is not None:
                 return None
             waiting = [trial for trial in self.trials if trial.state == "waiting"]
             trial = waiting[0] if waiting else self._new()
-            if trial is None:
-                return None
+            if trial is None or isinstance(trial, NotYet):
+                return trial
             self.doing[trial.id] = Doing()
             return self._change(trial, state="running", started_s=time.time(), reason="")
 
-    def _new(self) -> Trial | None:
+    def _new(self) -> Trial | NotYet | None:
         """Propose points until one makes a recipe; its repeats wait from now on."""
         for _ in range(_MOST_SKIPPED):
             points = self.points
@@ -148,6 +178,10 @@ class Book:
             number = points[-1].number + 1 if points else 0
             if tried >= self.target or (self._searcher.most is not None and number >= self._searcher.most):
                 return None
+            if isinstance(self._searcher, Population):
+                first = points[: self._searcher.waits_for(number)]
+                if not all(trial.ended for point in first for trial in point.trials):
+                    return NOT_YET
             point = self._searcher.propose(number, self._known())
             try:
                 cost = self._cost_of(recipe_at(self.space, self.base, point))
@@ -167,10 +201,10 @@ class Book:
             if point.state == "skipped":
                 continue
             if all(trial.ended for trial in point.trials):
-                known = Known(point=point.point, values=point.values)
+                known = Known(point=point.point, values=point.values, number=point.number)
                 ended.append((max(trial.order for trial in point.trials), known))
             else:
-                at_work.append(Known(point=point.point, values=None, at_work=True))
+                at_work.append(Known(point=point.point, values=None, at_work=True, number=point.number))
         return [*self._warm, *(known for _, known in sorted(ended, key=lambda pair: pair[0])), *at_work]
 
     # What happens to them.
@@ -247,6 +281,8 @@ class Book:
             else:
                 epochs = trial.reports[-1].epoch if trial.reports else 0
                 reason = f"stopped by {self.space.scheduling.scheduler} after {epochs} epochs"
+                if self.stops_after(trial) is not None:
+                    reason = f"its generation ended after {epochs} epochs"
                 self._end(trial, state="stopped", reason=reason, stages=self._stages(trial_id, {}))
 
     def take_back(self) -> bool:
@@ -341,4 +377,10 @@ def show_value(value: Any) -> str:
     """A value as a table shows it."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "from_epoch" in item for item in value):
+        return "; ".join(_show_phase(**item) for item in value)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _show_phase(from_epoch: int, **settings: Any) -> str:
+    return f"from epoch {from_epoch} " + ", ".join(f"{name} {show_value(value)}" for name, value in settings.items())

@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from w3ray.sweep.book import Book
+from w3ray.sweep.book import Book, NotYet
 from w3ray.sweep.records import Report, Trial
 from w3ray.sweep.trial import Task, run_trial
 from w3ray.training.event_channel import EventSender
@@ -57,6 +57,8 @@ class _Questions(_NotKept, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         trial = self._book.next()
+        if isinstance(trial, NotYet):
+            return None
         return Searcher.FINISHED if trial is None else {"task": self._task_of(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -115,15 +117,21 @@ def run_trials(
     sender: EventSender,
     scheduler: TrialScheduler,
     concurrency: int,
+    cpus: float,
 ) -> None:
-    """Run trials until the book has no more; returns when all have left. Once in a process at a time."""
+    """Run trials until the book has no more; returns when all have left. Once in a process at a time.
+
+    Args:
+        concurrency: trials at once.
+        cpus: what a trial's own process asks of Ray.
+    """
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
         with tempfile.TemporaryDirectory(prefix="w3ray-tune-") as folder:
             tune.Tuner(
-                # On the driver's node, where the tracking and a local storage are; it takes none of its processors.
-                tune.with_resources(partial(run_trial, sender=sender), tune.PlacementGroupFactory([_here()])),
+                # On the driver's node, where the tracking and a local storage are.
+                tune.with_resources(partial(run_trial, sender=sender), tune.PlacementGroupFactory([_bundle(cpus)])),
                 tune_config=tune.TuneConfig(
                     search_alg=_Questions(book, task_of),
                     scheduler=scheduler,
@@ -148,8 +156,9 @@ def run_trials(
                 os.environ[name] = value
 
 
-def _here() -> dict[str, float]:
-    """Ray's mark of this node, as the resource that places a trial's process on it."""
+def _bundle(cpus: float) -> dict[str, float]:
+    """What a trial's process asks for: Ray's mark of this node, which places it here, and processors."""
     me = ray.get_runtime_context().get_node_id()
     node = next(one for one in ray.nodes() if one["NodeID"] == me)
-    return {next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name): 0.001}
+    here = next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name)
+    return {here: 0.001} | ({"CPU": cpus} if cpus else {})

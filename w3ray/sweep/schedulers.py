@@ -12,6 +12,7 @@ from w3ray.sweep.space import Scheduling
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
+PBT = "pbt"
 EPOCH, BEST = "epoch", "best"
 """What a trial reports to Ray Tune."""
 
@@ -50,5 +51,6 @@ SCHEDULERS: Mapping[str, Callable[[Scheduling, int, str], "TrialScheduler"]] = {
     "none": _none,
     "asha": _asha,
     "median": _median,
+    PBT: _none,  # generations are decided by `w3ray.sweep.population`; within one nobody is stopped
 }
 """Name -> function of (settings, epochs of the objective's stage, "max" or "min")."""

@@ -51,6 +51,12 @@ def plan_trials(
     raise AssertionError("unreachable: one run was planned")
 
 
+def trains_in_process(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> bool:
+    """Whether a trial can train in its own process, on the driver's node: one worker, which needs no GPU."""
+    alone = plan.workers == plan.least_workers == 1 and not plan.worker_gpus and not plan.worker_resources
+    return alone and len(nodes) == 1
+
+
 def _share_of(
     recipe: Recipe, nodes: Sequence[Mapping[str, float]], alone: ResourcePlan, runs: int
 ) -> ResourcePlan | None:

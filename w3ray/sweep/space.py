@@ -155,6 +155,13 @@ class Scheduling(Section):
     scheduler: str = Field(default="none", description="who decides")
     grace_epochs: int = Field(default=1, ge=1, description="no trial is stopped before this many epochs")
     reduction_factor: float = Field(default=3, gt=1, description="asha: one of so many trials goes on at each rung")
+    interval_epochs: int = Field(default=1, ge=1, description="pbt: epochs of a generation")
+    quantile: float = Field(
+        default=0.25, gt=0, le=0.5, description="pbt: share that goes on from the weights of as many that are ahead"
+    )
+    resample: float = Field(
+        default=0.25, ge=0, le=1, description="pbt: how often a value is drawn anew instead of changed by a fifth"
+    )
 
 
 class Budget(Section):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,13 @@ from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
 from w3ray.pipeline.stage_store import require_writable
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import place
-from w3ray.sweep.book import Book, points_to_try, short_names, show_value
+from w3ray.sweep.book import Book, points_to_try, searcher_of, short_names, show_value
+from w3ray.sweep.population import Population
 from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.report import write_report
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import SEARCHERS, Known
-from w3ray.sweep.slots import plan_trials
+from w3ray.sweep.slots import plan_trials, trains_in_process
 from w3ray.sweep.space import Space, check_space, load_space, recipe_at
 
 if TYPE_CHECKING:
@@ -162,10 +164,11 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
         nodes = connection.nodes()
     finally:
         connection.close()
-    searcher = SEARCHERS[space.search.searcher](space, base)
+    searcher = searcher_of(space, base)
     count = points_to_try(space, searcher)
     concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
-    shown = [searcher.propose(number, []) for number in range(min(count, 8))]
+    known = searcher.members if isinstance(searcher, Population) else count  # later ones depend on results
+    shown = [searcher.propose(number, []) for number in range(min(count, known, 8))]
     data = prepare_data(base)
     return redacted(
         {
@@ -196,6 +199,7 @@ def _check(space: Space, base: Recipe) -> None:
             f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, and "
             "there are several; set it to none"
         )
+    searcher_of(space, base)  # what it can not search it refuses
 
 
 class _Sweep:
@@ -212,7 +216,12 @@ class _Sweep:
         self.folder = SweepFolder(base.storage, space.name)
         self.short = short_names([*space.parameters])
         self.stage = space.objectives[0].stage or base.stages[-1].name
-        self.epochs = next(one.train.epochs for one in base.resolved_stages() if one.name == self.stage)
+
+    @cached_property
+    def epochs(self) -> int:
+        """Of the objective's stage."""
+        stages = recipe_at(self.space, self.base, {}).resolved_stages()
+        return next(one.train.epochs for one in stages if one.name == self.stage)
 
     def run(self) -> SweepResult:
         space, base = self.space, self.base
@@ -233,6 +242,7 @@ class _Sweep:
         self.connection.start()
         nodes = self.connection.nodes()
         concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
+        in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
         book.set_gpus(plan.workers * plan.worker_gpus)
         self._draw_data()
         identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
@@ -253,6 +263,7 @@ class _Sweep:
                     lower_is_better=space.objectives[0].lower_is_better,
                     objective_stage=self.stage,
                     epochs=self.epochs,
+                    stops_after=book.stops_after(trial),
                     reports=trial.reports,
                     run_name=f"{space.name} {trial.id}",
                     identity=f"{identity}-{trial.id}",
@@ -260,10 +271,11 @@ class _Sweep:
                     params={"sweep": self._shown(trial)},
                     tags={"w3ray.sweep": space.name, "w3ray.trial": trial.id},
                     plan=plan,
+                    in_process=in_process,
                     folder=os.getcwd(),
                 )
 
-            self._search(book, task_of, concurrency)
+            self._search(book, task_of, concurrency, plan.worker_cpus if in_process else 0.0)
             result = self._result(book, tracker, parent_run)
             self._track(result, parent)
             tracker.reap()  # the last trials that were stopped went without a word
@@ -274,7 +286,7 @@ class _Sweep:
             raise InputError(f"sweep {space.name}: the space yields no valid trial; the first one: {reason}")
         return result
 
-    def _search(self, book: Book, task_of: Callable[[Trial], Any], concurrency: int) -> None:
+    def _search(self, book: Book, task_of: Callable[[Trial], Any], concurrency: int, cpus: float) -> None:
         """Run trials until there are no more, the budget is spent, or too many fail."""
         from w3ray.sweep.ray_tune import run_trials
         from w3ray.sweep.trial import TrialEvent
@@ -289,7 +301,7 @@ class _Sweep:
                 for _ in range(_MAX_SEARCHES):
                     scheduler = SCHEDULERS[self.space.scheduling.scheduler](self.space.scheduling, self.epochs, mode)
                     replay(scheduler, book.trials)
-                    run_trials(book, task_of, channel.sender(), scheduler, concurrency)
+                    run_trials(book, task_of, channel.sender(), scheduler, concurrency, cpus)
                     if not book.take_back():
                         return
                 raise RunError(f"sweep {self.space.name}: Ray Tune lost trials {_MAX_SEARCHES} times; run it again")

@@ -12,7 +12,7 @@ from typing import Any
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.errors import InputError, RunError
-from w3ray.events import Event, StageFinished, StageStarted, StepDone, Validated, Warned
+from w3ray.events import CheckpointSaved, Event, StageFinished, StageStarted, StepDone, Validated, Warned
 from w3ray.recipe import Recipe
 from w3ray.sweep.records import Report
 from w3ray.sweep.schedulers import BEST, EPOCH
@@ -34,6 +34,8 @@ class Task:
     objective_stage: str
     epochs: int
     """Of the objective's stage."""
+    stops_after: int | None
+    """Epochs of the objective's stage after which the trial ends; None: it goes to the end."""
     reports: tuple[Report, ...]
     """What earlier starts of this trial reported: Ray Tune is told of it again."""
     run_name: str
@@ -42,6 +44,7 @@ class Task:
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     plan: ResourcePlan
+    in_process: bool
     folder: str
     """The driver's current one, from which paths in the recipe count."""
 
@@ -67,6 +70,8 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_CLEAN_UP_S)
     reporter = _Reporter(task, sender.twin(), tune.report)
     reporter.tell_again()
+    if reporter.enough():
+        return
     try:
         result = run(
             Recipe.model_validate(task.recipe),
@@ -75,16 +80,24 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
                 name=task.run_name,
                 identity=task.identity,
                 plan=task.plan,
+                in_process=task.in_process,
                 parent_run_id=task.parent_run_id,
                 params=task.params,
                 tags=task.tags,
             ),
         )
+    except _Enough:
+        reporter.flush()
+        return
     except (InputError, RunError) as error:
         # It would only happen again: to Ray Tune the trial is over. What kills the process is another matter.
         reporter.finish(str(error), None)
         return
     reporter.finish(None, result.document())
+
+
+class _Enough(Exception):
+    """The trial is to end here."""
 
 
 class _Reporter:
@@ -100,6 +113,10 @@ class _Reporter:
         for report in self._task.reports:
             self._report({EPOCH: report.epoch, BEST: report.best})
 
+    def enough(self) -> bool:
+        stops_after = self._task.stops_after
+        return stops_after is not None and self._epochs >= stops_after
+
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepDone):
             if time.monotonic() - self._step_told_s < _STEP_EVERY_S:
@@ -109,6 +126,11 @@ class _Reporter:
             self._sender.send(TrialEvent(trial=self._task.trial, event=event))
         if isinstance(event, Validated) and event.split == "val" and event.stage == self._task.objective_stage:
             self._tell(event)
+        if isinstance(event, CheckpointSaved) and event.stage == self._task.objective_stage and self.enough():
+            raise _Enough  # what comes after this trial goes on at that checkpoint
+
+    def flush(self) -> None:
+        self._sender.flush()
 
     def _tell(self, event: Validated) -> None:
         epoch = event.epoch + 1

@@ -1,6 +1,7 @@
 """How does a checkpoint get from the training loop to the storage, while training goes on?"""
 
 import os
+import shutil
 import tempfile
 import threading
 import uuid
@@ -14,9 +15,9 @@ from safetensors import SafetensorError
 
 from w3ray.events import CheckpointSaved
 from w3ray.lease import check_intent
-from w3ray.storage import Place, RemotePath, StorageFailing, upload
+from w3ray.storage import Place, RemotePath, StorageFailing, file_system, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, read_index
-from w3ray.training.event_channel import EventSender
+from w3ray.training.event_channel import Sender
 from w3ray.training.heartbeat import Heartbeat
 from w3ray.training.stage_spec import StageSpec
 
@@ -49,7 +50,7 @@ class CheckpointKeeper:
         heartbeat: is told what this rank waits for.
     """
 
-    def __init__(self, stage: StageSpec, rank: int, events: EventSender, heartbeat: Heartbeat) -> None:
+    def __init__(self, stage: StageSpec, rank: int, events: Sender, heartbeat: Heartbeat) -> None:
         self._stage, self._rank, self._events, self._heartbeat = stage, rank, events, heartbeat
         self._arrived = threading.Event()
         self._arrived.set()
@@ -74,8 +75,7 @@ class CheckpointKeeper:
         self._heartbeat.doing("waits for the storage to take the checkpoint before this one")
         self._arrived.wait()
         self._heartbeat.doing(f"saves the checkpoint of step {step}")
-        # Ray removes the folder, and no more than that, once it is uploaded.
-        folder = Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
+        folder = self._folder(name)
         try:
             write(folder)
         except (OSError, SafetensorError) as error:
@@ -83,6 +83,13 @@ class CheckpointKeeper:
                 f"stage {self._stage.name}: checkpoint {name} can not be written to {folder.parent} "
                 f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
             ) from error
+        self._send(folder, name, report)
+
+    def _folder(self, name: str) -> Path:
+        # Ray removes the folder, and no more than that, once it is uploaded.
+        return Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
+
+    def _send(self, folder: Path, name: str, report: dict[str, Any]) -> None:
         self._arrived.clear()
         ray.train.report(
             report,
@@ -106,10 +113,13 @@ class CheckpointKeeper:
             stored = self._store(checkpoint, name)
         finally:
             self._arrived.set()
+        self._tell_saved(name)
+        return stored
+
+    def _tell_saved(self, name: str) -> None:
         step = int(name.removeprefix("step_"))
         self._events.send(CheckpointSaved(stage=self._stage.name, step=step, path=str(self._stage.checkpoints / name)))
         self._events.flush()
-        return stored
 
     def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         storage = ray.train.get_context().get_storage()
@@ -129,3 +139,37 @@ class CheckpointKeeper:
     def _check_lease(self) -> None:
         if self._stage.lease is not None:
             check_intent(self._stage.lease)
+
+
+class LocalCheckpointKeeper(CheckpointKeeper):
+    """The same in Ray Train's local mode, which keeps no checkpoints: they are written where they belong, at once."""
+
+    def wait(self) -> None:
+        pass
+
+    def _folder(self, name: str) -> Path:
+        target = self._stage.checkpoints / name
+        if isinstance(target, RemotePath):
+            return super()._folder(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _send(self, folder: Path, name: str, report: dict[str, Any]) -> None:
+        target = self._stage.checkpoints / name
+        if isinstance(target, RemotePath):
+            try:
+                upload(folder, target, last=INDEX_FILE, check=self._check_lease)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._forget()
+        self._tell_saved(name)
+
+    def _forget(self) -> None:
+        """Keep what Ray Train would: the newest checkpoint, and of the others the best ones."""
+        train = self._stage.train
+        found = by_step(self._stage.checkpoints)
+        kept = {*found[:1], *best_first(self._stage.checkpoints, train.best_metric)[: train.keep_checkpoints]}
+        for folder in found:
+            if folder not in kept:
+                system, path = file_system(str(folder))
+                system.delete_dir(path)

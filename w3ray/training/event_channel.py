@@ -1,7 +1,10 @@
 """How do events get from the workers to the driver, on whatever node they run?"""
 
+import queue
+import threading
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
 import ray
 from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]
@@ -40,6 +43,20 @@ class EventChannel:
         self._queue.shutdown(grace_period_s=1)
 
 
+class Sender(Protocol):
+    """A worker's end of a channel."""
+
+    def twin(self) -> "Sender":
+        """Another end, for another thread."""
+
+    def send(self, event: Any) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def heard(self) -> bool:
+        """Whether the driver's end is still open. Where that can not be told for the moment, it is."""
+
+
 class EventSender:
     """A worker's end. Events are sent in batches, so that a short training step does not wait for the channel."""
 
@@ -75,3 +92,44 @@ class EventSender:
         except RayError:
             pass
         return True
+
+
+class Unheard(Exception):
+    """Nobody listens to this worker any more: it is to end."""
+
+
+class LocalChannel:
+    """The same for a worker that is a thread of the driver: both ends in one."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closed = threading.Event()
+
+    def sender(self) -> "LocalChannel":
+        return self
+
+    twin = sender
+
+    def receive(self, timeout_s: float) -> list[Any]:
+        """As `EventChannel.receive`."""
+        batch: list[Any] = []
+        with suppress(queue.Empty):
+            batch.append(self._queue.get(timeout=timeout_s))
+            while True:
+                batch.append(self._queue.get_nowait())
+        return batch
+
+    def send(self, event: Any) -> None:
+        """Raises: Unheard."""
+        if self._closed.is_set():
+            raise Unheard
+        self._queue.put(event)
+
+    def flush(self) -> None:
+        pass
+
+    def heard(self) -> bool:
+        return not self._closed.is_set()
+
+    def close(self) -> None:
+        self._closed.set()

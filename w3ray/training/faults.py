@@ -64,7 +64,7 @@ class RestartPolicy(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in worker_exceptions.items():
-            if isinstance(_original(error), _BUGS) or _of_storage(error) is not None:
+            if is_hopeless(error):
                 raise RunError(f"worker {rank}: {last_line(error)}")
         step = self._steps_done()
         again = f"going on from step {step}"
@@ -100,6 +100,11 @@ _BUGS = (
 
 
 _STORAGE_LINE = re.compile(r"^(?:.*\)\s*)?w3ray\.storage\.(?:StorageFailing|StorageRefused): (.+)$", re.MULTILINE)
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Whether another start would meet the same failure."""
+    return isinstance(_original(error), _BUGS) or _of_storage(error) is not None
 
 
 def _original(error: BaseException) -> BaseException:

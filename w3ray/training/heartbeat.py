@@ -7,21 +7,21 @@ from contextlib import suppress
 from ray.exceptions import RayError
 
 from w3ray.events import WorkerAlive
-from w3ray.training.event_channel import EventSender
+from w3ray.training.event_channel import Sender, Unheard
 
 BEAT_S = 3.0
 """Seconds between two signs of life."""
 
 
 class Heartbeat:
-    """Tells the driver every few seconds what this worker does. Its thread ends with the process.
+    """Tells the driver every few seconds what this worker does. Its thread ends with the process, or with the channel.
 
     Args:
         events: an end of the channel that nobody else uses.
         stage, rank, world_size: whose signs of life these are.
     """
 
-    def __init__(self, events: EventSender, *, stage: str, rank: int, world_size: int) -> None:
+    def __init__(self, events: Sender, *, stage: str, rank: int, world_size: int) -> None:
         self._events, self._stage, self._rank, self._world_size = events, stage, rank, world_size
         self._doing, self._since = "starts", time.monotonic()
         self._items = 0
@@ -35,7 +35,7 @@ class Heartbeat:
         self._items += 1
 
     def _beat(self) -> None:
-        with suppress(RayError):  # the driver is gone, or no longer listens
+        with suppress(RayError, Unheard):  # the driver is gone, or no longer listens
             while True:
                 self._events.send(
                     WorkerAlive(

@@ -19,6 +19,8 @@ _NORMS = (
     nn.LayerNorm,
 )
 
+_DECAYING = ("classifier_weight", "weight")
+
 
 def scaled_lr(lr: float, *, batch_size: int, lr_batch_size: int = 64) -> float:
     """Learning rate for a global batch of `batch_size` clips when `lr` was chosen at `lr_batch_size` (linear rule)."""
@@ -132,3 +134,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the base rate: each group gets `lr` times its `lr_multiplier`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_multiplier", 1.0)
+
+
+def set_phase(optimizer: torch.optim.Optimizer, *, weight_decay: float, momentum: float) -> None:
+    """Set decay and momentum; what has no decay keeps none, and AdamW has no momentum."""
+    for group in optimizer.param_groups:
+        if group["name"] in _DECAYING:
+            group["weight_decay"] = weight_decay
+        if "momentum" in group:
+            group["momentum"] = momentum

@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -48,7 +48,7 @@ _END_TIMEOUT_S = 75.0  # longer than a controller may take to end itself: see `u
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
 # each time, and touching them anew costs a page fault for every 4 KiB.
-_KEEP_MEMORY = {
+KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -120,18 +120,16 @@ class StageRun:
             self._spec.plan,
             timeout_s=self._spec.stall_timeout_s,
             now=time.monotonic(),
-            free=_free_resources,
+            free=free_resources,
         )
         try:
             while self._thread.is_alive():
-                for event in self._channel.receive(_POLL_S):
-                    self._hear(event, watchdog, on_event)
+                relay(self._channel.receive(_POLL_S), watchdog, self._sift(on_event))
                 if message := watchdog.check(time.monotonic()):
                     on_event(Warned(message=message))
                 watch()
             while batch := self._channel.receive(_DRAIN_S):
-                for event in batch:
-                    self._hear(event, watchdog, on_event)
+                relay(batch, watchdog, self._sift(on_event))
         except ActorDiedError as error:
             raise StageLost(f"stage {self._spec.name}: the queue of its events is gone ({last_line(error)})") from error
         finally:
@@ -139,20 +137,20 @@ class StageRun:
         if failure := self._answer.get("error"):
             kind = StageLost if isinstance(failure, RayError) else RunError
             raise kind(f"stage {self._spec.name}: {_cause(failure, self._spec.directory)}") from failure
-        answer = self._answer["result"].return_value or {}
-        if fault := answer.get("fault"):
-            raise _FAULTS[fault["kind"]](fault["message"])
-        outcome: dict[str, Any] = answer["outcome"]
-        return outcome
+        return outcome_of(self._answer["result"])
 
-    def _hear(self, event: Any, watchdog: Watchdog, on_event: Callable[[Any], None]) -> None:
-        watchdog.hear(event, time.monotonic())
-        if isinstance(event, ControllerStarted):
-            self._controller = event.actor
-        elif isinstance(event, WorkersPlaced):
-            self._placement_group = event.placement_group
-        elif not isinstance(event, WorkerAlive):
-            on_event(event)
+    def _sift(self, on_event: Callable[[Any], None]) -> Callable[[Any], None]:
+        """`on_event`, but for what only this class has to know."""
+
+        def hear(event: Any) -> None:
+            if isinstance(event, ControllerStarted):
+                self._controller = event.actor
+            elif isinstance(event, WorkersPlaced):
+                self._placement_group = event.placement_group
+            else:
+                on_event(event)
+
+        return hear
 
     def end(self) -> None:
         """End what still runs of the stage, and wait for it: see `EndUnheard`.
@@ -171,10 +169,27 @@ class StageRun:
             self._stream.release()
 
 
+def relay(events: Sequence[Any], watchdog: Watchdog, on_event: Callable[[Any], None]) -> None:
+    """Hand events on, the workers' signs of life to the watchdog alone."""
+    for event in events:
+        watchdog.hear(event, time.monotonic())
+        if not isinstance(event, WorkerAlive):
+            on_event(event)
+
+
+def outcome_of(result: Any) -> dict[str, Any]:
+    """What the first worker's loop returned in Ray Train's result, or the fault that it ended with."""
+    answer = result.return_value or {}
+    if fault := answer.get("fault"):
+        raise _FAULTS[fault["kind"]](fault["message"])
+    outcome: dict[str, Any] = answer["outcome"]
+    return outcome
+
+
 _FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "teacher": TeacherMissing}
 
 
-def _free_resources() -> dict[str, float]:
+def free_resources() -> dict[str, float]:
     free = ray.available_resources()
     # Without Ray's marks of nodes and placement groups.
     own = (":", "memory", "_group_")
@@ -182,7 +197,7 @@ def _free_resources() -> dict[str, float]:
 
 
 def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
-    return {} if plan.worker_gpus else _KEEP_MEMORY
+    return {} if plan.worker_gpus else KEEP_MEMORY
 
 
 def _forget_missing_checkpoints(checkpoints: Place) -> None:

@@ -18,6 +18,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.train_fn_utils import get_train_fn_utils
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,16 +30,17 @@ from w3ray.evaluation.metrics import Counts
 from w3ray.events import ClipsFailed, StepDone, Validated, ValidationProgress, Warned
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
+from w3ray.recipe import Train
 from w3ray.storage import Place, StorageFailing, StorageRefused, fetched
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
-from w3ray.training.checkpoint_keeper import CheckpointKeeper, best_first
-from w3ray.training.event_channel import EventSender
+from w3ray.training.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
+from w3ray.training.event_channel import Sender
 from w3ray.training.faults import Preempted, TeacherMissing
 from w3ray.training.heartbeat import Heartbeat
 from w3ray.training.lr_schedule import lr_factor
-from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
+from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr, set_phase
 from w3ray.training.randomness import microbatch_seed
 from w3ray.training.stage_spec import StageSpec
 from w3ray.training.step import TrainingStep
@@ -50,7 +52,7 @@ _TEACHER_TIMEOUT_S = 60.0
 _TEACHER_POLL_S = 0.2
 
 
-def run_worker(stage: StageSpec, events: EventSender, stream: Iterator[Microbatch]) -> dict[str, Any]:
+def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> dict[str, Any]:
     """What Ray Train runs on each worker; `stream` is its part of the stage's stream.
 
     Returns: {"outcome": ...}, or {"fault": {"kind", "message"}} for what another try would meet again (bad input, too
@@ -82,18 +84,18 @@ class _StepTimes:
 class StageWorker:
     """One rank of one stage. See the module's text."""
 
-    def __init__(self, stage: StageSpec, events: EventSender, stream: Iterator[Microbatch]) -> None:
-        context = ray.train.get_context()
+    def __init__(self, stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> None:
+        utils = get_train_fn_utils()  # by itself: the public function refuses to work within a trial of Ray Tune
+        self.is_local, context = not utils.is_distributed(), utils.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         torch.set_num_threads(stage.plan.trainer_threads)
         self.stage, self.events, self.stream = stage, events, stream
         self.heartbeat = Heartbeat(events.twin(), stage=stage.name, rank=self.rank, world_size=self.world_size)
-        self.device = ray.train.torch.get_device()
+        # In local mode Ray Train takes any GPU it sees.
+        self.device = torch.device("cpu") if self.is_local else ray.train.torch.get_device()
         self.schedule = stage.schedule.for_world_size(self.world_size)
         self.model = self._build_model()
-        self.base_lr = scaled_lr(
-            stage.train.lr, batch_size=stage.train.batch_size, lr_batch_size=stage.train.lr_batch_size
-        )
+        self.base_lr = self._base_lr(stage.train)
         self.optimizer = self._build_optimizer()
         teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
         self.step = TrainingStep(
@@ -105,7 +107,8 @@ class StageWorker:
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
         )
-        self.keeper = CheckpointKeeper(stage, self.rank, events.twin(), self.heartbeat)
+        keeper = LocalCheckpointKeeper if self.is_local else CheckpointKeeper
+        self.keeper = keeper(stage, self.rank, events.twin(), self.heartbeat)
         self.metrics: dict[str, float] = {}
         self.failed: set[tuple[str, str]] = set()
         self.steps_done = self._resume()
@@ -119,6 +122,14 @@ class StageWorker:
         torch.manual_seed(microbatch_seed(self.stage.seed, "init"))
         model = build_model(**self.stage.model).to(self.device)
         return apply_batch_norm_mode(model, self.stage.train.batch_norm)
+
+    def _base_lr(self, train: Train) -> float:
+        return scaled_lr(train.lr, batch_size=train.batch_size, lr_batch_size=train.lr_batch_size)
+
+    def _begin_phase(self, epoch: int) -> None:
+        train = self.stage.train.at_epoch(epoch)
+        self.base_lr = self._base_lr(train)
+        set_phase(self.optimizer, weight_decay=train.weight_decay, momentum=train.momentum)
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         train = self.stage.train
@@ -188,6 +199,8 @@ class StageWorker:
         """
         self.next_number = self.rank + self.schedule.first_item(self.steps_done)
         for step in range(self.steps_done, self.schedule.total_steps):
+            if step == self.steps_done or step % self.schedule.steps_per_epoch == 0:
+                self._begin_phase(step // self.schedule.steps_per_epoch)
             leaving = self._train_step(step)
             epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)
             if in_epoch == 0:
@@ -406,7 +419,7 @@ class StageWorker:
         Raises:
             RunError: more than the allowed share of the data set's clips can not be read.
         """
-        sums = torch.tensor([len(mine), int(_is_preempted())])
+        sums = torch.tensor([len(mine), int(not self.is_local and _is_preempted())])
         self._all_reduce(sums)
         count, leaving = int(sums[0]), bool(sums[1])
         if not count:

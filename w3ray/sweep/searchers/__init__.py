@@ -21,6 +21,8 @@ class Known:
     values: tuple[float, ...] | None
     """Of each objective; None: it is at work, or it failed."""
     at_work: bool = False
+    number: int = -1
+    """In this sweep; -1: it is of another one."""
 
 
 class Searcher(Protocol):

@@ -1,0 +1,64 @@
+"""Was the beginning of this stage trained before, as that of another one?
+
+A stage whose optimiser settings change from an epoch on (`train.phases`) is, until there, the stage without that phase:
+the same seed, the same clips, the same bits. So it begins with that one's checkpoints, where there are such. It is what
+makes population based training cheap, and its result an ordinary stage that trains to the same bits from nothing.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from w3ray.pipeline.identity import identity_of
+from w3ray.pipeline.prepare import PlannedStage
+from w3ray.pipeline.stage_store import StageStore
+from w3ray.storage import Place, fetched, upload
+from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, verify_checkpoint
+
+
+def take_prefix(item: PlannedStage) -> str | None:
+    """Copy the checkpoints of the longest beginning that there is; the caller holds the stage's lock.
+
+    Returns: what was taken, None: there is no such beginning.
+    """
+    for determinants, epoch in _beginnings(item.determinants):
+        other = StageStore(item.store.stages.parent, item.store.name, identity_of(determinants))
+        step = epoch * item.schedule.steps_per_epoch
+        found = [folder for folder in by_step(other.directory / "checkpoints") if _step(folder) <= step]
+        if not found or _step(found[0]) != step:
+            continue
+        try:
+            verify_checkpoint(found[0])
+        except CheckpointError:
+            continue
+        for folder in reversed(found):  # where it ends half-way, what is there is a beginning, too
+            _copy(folder, item.store.directory / "checkpoints" / folder.name)
+        return f"{other.directory.name}, the same until epoch {epoch}"
+    return None
+
+
+def _beginnings(determinants: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
+    """(determinants of the stage without the last phases, the epoch until which they are equal), longest first."""
+    train = determinants["train"]
+    phases = train.get("phases", [])
+    for count in reversed(range(len(phases))):
+        shorter = {**train, "phases": phases[:count]}
+        if not count:
+            del shorter["phases"]
+        yield {**determinants, "train": shorter}, int(phases[count]["from_epoch"])
+
+
+def _step(folder: Place) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _copy(source: Place, target: Place) -> None:
+    with fetched(source) as local:
+        if isinstance(target, Path):
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(local, partial)
+            partial.rename(target)
+        else:
+            upload(local, target, last=INDEX_FILE)
