@@ -189,7 +189,6 @@ def build_dataset(
             compute=TaskPoolStrategy(size=pool.size),
             num_cpus=pool.cpus,
             resources=dict(pool.resources) or None,
-            max_retries=-1,  # as of an actor; `DecodeWatch` gives a clip up that ends its processes
         )
     return dataset.map_batches(
         MicrobatchDecoder,

@@ -240,16 +240,16 @@ class _Sweep:
     def _run(self, book: Book) -> SweepResult:
         space = self.space
         self.connection.start()
-        nodes = self.connection.nodes()
-        concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
-        in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
-        book.set_gpus(plan.workers * plan.worker_gpus)
-        self._draw_data()
-        identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
         with open_tracker(self.base, run_name=f"sweep {space.name}", notify=self.messages.append) as tracker:
+            tracker.begin()  # while Ray starts
+            nodes = self.connection.nodes()
+            concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
+            in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
+            book.set_gpus(plan.workers * plan.worker_gpus)
+            self._draw_data()
+            identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
             parent = tracker.start_run({"space": space.to_dict(), "recipe": self.base.name}, identity=identity)
             parent.set_tags({"w3ray.sweep": space.name})
-            tracker.begin()
             parent_run = parent.wait_run_id(60.0)
 
             def task_of(trial: Trial) -> Any:
