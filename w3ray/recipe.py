@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from w3ray._nearest import did_you_mean
 
 if TYPE_CHECKING:
+    from w3ray.attention import AttentionConfig
     from w3ray.data.clip import ClipSpec
     from w3ray.data.video_cache import VideoCache
 
@@ -86,6 +87,11 @@ def _losses() -> Mapping[str, Any]:
 
 def _check_attention(attention: dict[str, Any]) -> dict[str, Any]:
     """The kind must be known and must take these options."""
+    _attention_config(attention)
+    return {"kind": "w3", **attention}
+
+
+def _attention_config(attention: Mapping[str, Any]) -> "AttentionConfig":
     from w3ray.attention import ATTENTION_OPTIONS
 
     options = dict(attention)
@@ -94,8 +100,7 @@ def _check_attention(attention: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION_OPTIONS)}known: {', '.join(ATTENTION_OPTIONS)}"
         )
-    ATTENTION_OPTIONS[kind](options)
-    return {"kind": kind, **options}
+    return ATTENTION_OPTIONS[kind](options)
 
 
 class Synthetic(Section):
@@ -203,7 +208,7 @@ class Model(Section):
         default="resnet50", description="2D network under it"
     )
     attention: Annotated[dict[str, Any], AfterValidator(_check_attention)] | None = Field(
-        default={"kind": "w3"}, description="kind and options of the attention in every residual block; null: none"
+        default={"kind": "w3"}, description="kind and options of the attention in the residual blocks; null: none"
     )
     refinement: bool = Field(
         default=True,
@@ -221,7 +226,7 @@ class Model(Section):
     @property
     def refines(self) -> bool:
         """Whether the model has the refinement: asked for, and there are spatial masks to refine with."""
-        return self.refinement and self.attention is not None and bool(self.attention.get("spatial", True))
+        return self.refinement and self.attention is not None and _attention_config(self.attention).has_spatial_mask
 
     def build_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `build_model` but `num_classes`; equal for recipes that mean the same model."""

@@ -1,4 +1,4 @@
-"""How is an attention put into every residual block of a network?"""
+"""How is an attention put into the residual blocks of a network?"""
 
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ def residual_stages(model: nn.Module) -> list[nn.Sequential]:
 
 
 def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = None, **options: Any) -> Model:
-    """Put an attention into every residual block of a model, in place.
+    """Put an attention into the residual blocks of a model, in place: all of them, or those that its kind enters.
 
     Existing parameters keep their names; the attention's are `<block>.attention.*`.
 
@@ -42,7 +42,7 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
             VideoResNet ([B, 3, T, H, W]), or any model with `residual_stages()`.
         kind: a key of `w3ray.attention.ATTENTION`.
         num_frames: T of the folded clips; needed for a bare torchvision ResNet, which can not pass it on.
-        options: the options of that attention, for W3 the fields of `W3Config`.
+        options: the options of that attention: the fields of `W3Config`, `CBAMConfig` or `NonLocalConfig`.
 
     Returns:
         The same model.
@@ -61,8 +61,11 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
         raise ValueError(
             "add_attention: a bare ResNet does not know its clips: pass num_frames (batch = clips * num_frames)"
         )
-    ATTENTION_OPTIONS[kind](options)  # a wrong option must raise before the first block is replaced
-    for block in adopt_blocks(stages):
+    config = ATTENTION_OPTIONS[kind](options)  # a wrong option must raise before the first block is replaced
+    places = [(i, j) for i, stage in enumerate(stages) for j in range(len(stage))]
+    for place, block in zip(places, adopt_blocks(stages), strict=True):
+        if not config.enters(*place):
+            continue
         attention = ATTENTION[kind](block.channels, **options)
         reference = next(block.parameters())
         block.attention = attention.to(device=reference.device, dtype=reference.dtype).train(block.training)
