@@ -22,7 +22,7 @@ import yaml
 from _common import RESULTS, W3RAY, write_result
 from real_data import IMPORT_OPTIONS
 
-from w3ray.sweep.analysis import effect, importances, noise, savings
+from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
 from w3ray.sweep.records import SweepFolder, by_point
 from w3ray.sweep.space import Space, load_space
 
@@ -108,6 +108,8 @@ def main() -> None:
     points = by_point(trials)
     typed = Space.model_validate(space)
     deviation = noise(by_point(SweepFolder(str(work / "runs"), "seeds-ut").trials()))
+    early = values_at_common_epoch(points)
+    assert early is not None, "ASHA stopped none"
     saved = savings(trials)
     figures = {
         "epochs": EPOCHS,
@@ -120,7 +122,11 @@ def main() -> None:
         "top1_of_seeds": [list(trial.values or ()) for trial in SweepFolder(str(work / "runs"), "seeds-ut").trials()],
         "deviation_of_seeds": deviation,
         "importance": importances(typed, points),
-        "effects": {name: effect(typed, points, name).verdict for name in typed.parameters},
+        "effects_on_finished": {name: effect(name, complete_values(points)).verdict for name in typed.parameters},
+        "effects_when_all_were_there": {
+            "epoch": early[0],
+            **{name: effect(name, early[1]).verdict for name in typed.parameters},
+        },
         "steps": {"naive": saved.naive, "trained": saved.trained, "shared": saved.shared, "stopped": saved.stopped},
         "trials": [
             {"point": trial.point, "state": trial.state, "top1": trial.values, "epochs": len(trial.reports)}

@@ -8,6 +8,8 @@ Parts:
              slots; and where the rest goes
   sharing    `mfr_only` (8 values): optimiser steps against those of the naive sweep (8 teachers and 8 students),
              without and with ASHA, and whether ASHA finds a value within noise of the best
+  trackers   32 processes that tell one SQLite file, and one MLflow server on PostgreSQL, what a tiny trial tells (they
+             do not train: so many would not fit the machine); points lost, points and runs that are there twice
 
 Parts that are not named keep the figures they have in `results/sweep.json`. Each sweep is the command itself, with a
 Ray and a storage of its own.
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from _common import RESULTS, W3RAY, spread, write_result
+from _common import REPO, RESULTS, W3RAY, spread, write_result
 
 from w3ray.sweep.records import SweepFolder, Trial
 from w3ray.sweep.space import load_space
@@ -125,7 +127,16 @@ def sharing(work: Path) -> dict[str, Any]:
     return figures
 
 
-PARTS = {"overhead": overhead, "sharing": sharing}
+def trackers(work: Path) -> dict[str, Any]:
+    """The figures of `tests/sweep/test_many_trackers.py`, which asserts them."""
+    figures = work / "figures.json"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "tests/sweep/test_many_trackers.py"]
+    subprocess.run(command, cwd=REPO, check=True, env={**os.environ, "W3RAY_FIGURES": str(figures)})
+    lines = map(json.loads, figures.read_text().splitlines())
+    return {line.pop("store"): line for line in lines}
+
+
+PARTS = {"overhead": overhead, "sharing": sharing, "trackers": trackers}
 
 
 def main() -> None:

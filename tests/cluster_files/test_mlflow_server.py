@@ -1,10 +1,8 @@
 """The tracking server with the flags of its compose file: real PostgreSQL, a real S3 API, a run and its artifact."""
 
-import glob
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,19 +16,13 @@ from pathlib import Path
 import boto3
 import mlflow
 import pytest
+from postgres_server import PASSWORD, binaries, free_port, postgres
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-PASSWORD = "swordfish"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(process: "subprocess.Popen[bytes]", ready, log: Path, deadline_s: float = 240.0) -> None:
@@ -60,21 +52,9 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[dict[str, str]]:
     """Addresses of a tracking server that was started with the compose file's own command."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
-    if not found:
+    if binaries() is None:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
-    binaries = Path(found[-1]).parent
-    # PostgreSQL refuses to run as root; Debian's package has a user for it.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    database_port, s3_port, port = free_port(), free_port(), free_port()
-    data = folder / "data"
-    data.mkdir()
-    if as_user:
-        shutil.chown(data, "postgres")
-    (folder / "password").write_text(PASSWORD)
-    (folder / "password").chmod(0o644)
-    initdb = [*as_user, binaries / "initdb", f"--pgdata={data}", "--username=mlflow", "--auth=scram-sha-256"]
-    subprocess.run([*initdb, f"--pwfile={folder / 'password'}"], check=True, stdout=subprocess.DEVNULL, timeout=120)
+    s3_port, port = free_port(), free_port()
 
     def start(stack: ExitStack, name: str, command: list, **environment: str) -> "subprocess.Popen[bytes]":
         log = stack.enter_context((folder / f"{name}.log").open("wb"))
@@ -85,13 +65,8 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
         return process
 
     with ExitStack() as stack:
-        postgres = [*as_user, binaries / "postgres", f"-D{data}", "-h127.0.0.1", f"-p{database_port}", f"-k{data}"]
-        database = start(stack, "postgres", postgres)
+        database = stack.enter_context(postgres(folder / "database"))
         s3 = start(stack, "s3", [BIN / "moto_server", "--host=127.0.0.1", f"--port={s3_port}"])
-        ready = [binaries / "pg_isready", "-q", "-h127.0.0.1", f"-p{database_port}"]
-        wait_for(database, lambda: subprocess.run(ready).returncode == 0, folder / "postgres.log")
-        createdb = [binaries / "createdb", "-h127.0.0.1", f"-p{database_port}", "-Umlflow", "mlflow"]
-        subprocess.run(createdb, env={**os.environ, "PGPASSWORD": PASSWORD}, check=True, timeout=60)
         s3_url = f"http://127.0.0.1:{s3_port}"
         wait_for(s3, lambda: answers(f"{s3_url}/moto-api/"), folder / "s3.log")
         bucket(s3_url).create()
@@ -99,14 +74,14 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
         mlflow_server = start(
             stack,
             "mlflow",
-            command(database_port, port),
+            command(database.uri, port),
             PATH=f"{BIN}:{os.environ['PATH']}",
             PGPASSWORD=PASSWORD,
             MLFLOW_S3_ENDPOINT_URL=s3_url,
             **KEYS,
         )
         wait_for(mlflow_server, lambda: answers(f"{url}/health"), folder / "mlflow.log")
-        yield {"url": url, "s3": s3_url, "database_port": str(database_port), "psql": str(binaries / "psql")}
+        yield {"url": url, "s3": s3_url, "database_port": str(database.port), "psql": str(database.psql)}
 
 
 def bucket(s3_url: str):
@@ -114,7 +89,7 @@ def bucket(s3_url: str):
     return session.resource("s3", endpoint_url=s3_url).Bucket("clips")
 
 
-def command(database_port: int, port: int) -> list[str]:
+def command(database_uri: str, port: int) -> list[str]:
     """The compose file's command; only where things are differs."""
     config = subprocess.run(
         [BIN / "docker-compose", f"--file={REPO / 'cluster' / 'mlflow.compose.yaml'}", "config", "--format=json"],
@@ -128,9 +103,7 @@ def command(database_port: int, port: int) -> list[str]:
     elsewhere = {
         "--host=0.0.0.0": "--host=127.0.0.1",
         "--port=5000": f"--port={port}",
-        "--backend-store-uri=postgresql+psycopg2://mlflow@postgres:5432/mlflow": (
-            f"--backend-store-uri=postgresql+psycopg2://mlflow@127.0.0.1:{database_port}/mlflow"
-        ),
+        "--backend-store-uri=postgresql+psycopg2://mlflow@postgres:5432/mlflow": f"--backend-store-uri={database_uri}",
     }
     assert set(elsewhere) <= set(words)
     return [elsewhere.get(word, word) for word in words]

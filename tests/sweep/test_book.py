@@ -8,7 +8,7 @@ import pytest
 from w3ray.errors import InputError
 from w3ray.events import StageFinished, StageStarted, StepDone, Validated
 from w3ray.recipe import load_recipe
-from w3ray.sweep.analysis import effect, noise, savings
+from w3ray.sweep.analysis import complete_values, effect, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import Book, short_names
 from w3ray.sweep.records import Report, SweepFolder, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.schedulers import SCHEDULERS
@@ -229,12 +229,29 @@ def test_an_effect_that_is_there_is_seen_and_one_that_is_not_is_not(make):
     book = make(space)
     while (trial := book.next()) is not None:
         book.finished(trial.id, document(0.5 + 0.02 * math.log2(trial.point[REDUCTION])))
-    there, absent = (effect(space, by_point(book.trials), name) for name in (REDUCTION, MFR))
+    there, absent = (effect(name, complete_values(by_point(book.trials))) for name in (REDUCTION, MFR))
     assert there.p_value < 0.001
     assert there.correlation == pytest.approx(1.0)
     assert "highest mean at 16" in there.verdict
     assert absent.p_value > 0.5
     assert "no effect that these trials could show" in absent.verdict
+
+
+def test_what_was_stopped_counts_until_the_first_was(make):
+    book = make(a_space(scheduling={"scheduler": "asha"}))
+    for epochs in (3, 1, 2):
+        trial = book.next()
+        for epoch in range(1, epochs + 1):
+            book.reported(trial.id, Report(epoch=epoch, metrics={}, best=trial.point[MFR] + epoch, time_s=0.0))
+        if epochs == 3:
+            book.finished(trial.id, document(0.9))
+            assert values_at_common_epoch(by_point(book.trials)) is None, "none was stopped yet"
+        else:
+            book.left(trial.id)
+    epoch, values = values_at_common_epoch(by_point(book.trials))
+    assert epoch == 1
+    assert values == [({MFR: value}, value + 1) for value in (0.1, 0.3, 1.0)]
+    assert complete_values(by_point(book.trials)) == [({MFR: 0.1}, 0.9)]
 
 
 def test_short_names_tell_apart():

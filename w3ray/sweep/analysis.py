@@ -11,7 +11,7 @@ import numpy as np
 
 from w3ray.sweep.book import show_value
 from w3ray.sweep.records import PointResult, Trial
-from w3ray.sweep.space import CASE, Space
+from w3ray.sweep.space import CASE, Point, Space
 
 _LEAST_POINTS = 6
 """Fewer say nothing about a parameter's importance."""
@@ -20,7 +20,7 @@ _ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One parameter's effect on the first objective, over complete points that have the parameter."""
+    """One parameter's effect on the first objective, over the points that have the parameter."""
 
     name: str
     points: int
@@ -36,7 +36,7 @@ class Effect:
     def verdict(self) -> str:
         """A sentence for people."""
         if self.p_value is None:
-            return f"{self.points} complete points: too few to say anything"
+            return f"{self.points} points: too few to say anything"
         sure = f"{self.statistic}, p = {self.p_value:.2g}, {self.points} points"
         if self.p_value >= _ALPHA:
             return f"no effect that these trials could show ({sure})"
@@ -119,15 +119,39 @@ def importances(space: Space, points: Sequence[PointResult]) -> dict[str, float]
     return {name: float(share) for name, share in found.items()}
 
 
-def effect(space: Space, points: Sequence[PointResult], name: str) -> Effect:
-    """What the complete points say about one parameter."""
+def complete_values(points: Sequence[PointResult]) -> list[tuple[Point, float]]:
+    """(point, first objective) of the points that ran to their end."""
+    return [
+        (point.point, point.values[0])
+        for point in points
+        if point.complete and point.values is not None and not math.isnan(point.values[0])
+    ]
+
+
+def values_at_common_epoch(points: Sequence[PointResult]) -> tuple[int, list[tuple[Point, float]]] | None:
+    """(epoch, (point, best first objective until then) of all that got so far); None: no point was stopped.
+
+    A scheduler lets those run to their end that it believes in: what these alone say of a parameter is few points, and
+    chosen ones. Until the first epoch at which it stops any, all are equal.
+    """
+    tried = [[trial for trial in point.trials if trial.reports] for point in points]
+    if not any(trial.state == "stopped" for trials in tried for trial in trials):
+        return None
+    epoch = min(trial.reports[-1].epoch for trials in tried for trial in trials)
+    values = []
+    for point, trials in zip(points, tried, strict=True):
+        best = [max((one for one in trial.reports if one.epoch <= epoch), key=lambda one: one.epoch).best
+                for trial in trials if trial.reports[0].epoch <= epoch]  # fmt: skip
+        if best and not any(map(math.isnan, best)):
+            values.append((point.point, statistics.fmean(best)))
+    return epoch, values
+
+
+def effect(name: str, values: Sequence[tuple[Point, float]]) -> Effect:
+    """What (point, first objective) pairs say about one parameter."""
     from scipy import stats
 
-    pairs = [
-        (point.point[name], point.values[0])
-        for point in points
-        if point.complete and point.values is not None and name in point.point and not math.isnan(point.values[0])
-    ]
+    pairs = [(point[name], value) for point, value in values if name in point]
     given, reached = [value for value, _ in pairs], [value for _, value in pairs]
     number = bool(given) and _is_number(given)
     distinct = sorted(set(given)) if number else sorted({show_value(value) for value in given})

@@ -15,10 +15,10 @@ from w3ray.errors import InputError
 from w3ray.recipe import Recipe
 from w3ray.recipe_file import known_recipes
 from w3ray.storage import Place, published
-from w3ray.sweep.analysis import effect, importances, noise, savings
+from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import short_names, show_value
 from w3ray.sweep.records import PointResult, SweepFolder, by_point, pareto_front, ranked
-from w3ray.sweep.space import CASE, Objective, Space
+from w3ray.sweep.space import CASE, Objective, Point, Space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,13 +161,18 @@ class _Page:
         return _Section(title="Ranking", text=tuple(text), table=(head, *rows), best_row=0 if rows else None)
 
     def _importance(self) -> _Section | None:
+        complete, early = complete_values(self.points), values_at_common_epoch(self.points)
         lines = []
-        for name in self.names:
-            found = effect(self.space, self.points, name)
-            groups = "; ".join(
-                f"{label}: {_amount(self.objective, mean)} ({count})" for label, count, mean, _ in found.groups
+        if early is not None:
+            lines.append(
+                f"Of {len(complete)} trials that ran to their end, and of all {len(early[1])} after {early[0]} epochs, "
+                "when none had been stopped:"
             )
-            lines.append(f"**{self.short[name]}**: {found.verdict}. Means: {groups or 'none'}.")
+        for name in self.names:
+            text = f"**{self.short[name]}**: {self._effect(name, complete)}"
+            if early is not None:
+                text += f" After {early[0]} epochs: {self._effect(name, early[1])}"
+            lines.append(text)
         if len(self.names) > 1:
             lines.append("p-values are not corrected for the number of parameters.")
         if not self.importances:
@@ -183,6 +188,13 @@ class _Page:
         axes[0].set_xlabel(f"share of the variance of {self.label} that a forest explains (fANOVA)")
         axes[0].spines["bottom"].set_visible(False)
         return _Section(title="What matters", text=tuple(lines), figure=figure, name="importance")
+
+    def _effect(self, name: str, values: Sequence[tuple[Point, float]]) -> str:
+        found = effect(name, values)
+        groups = "; ".join(
+            f"{label}: {_amount(self.objective, mean)} ({count})" for label, count, mean, _ in found.groups
+        )
+        return f"{found.verdict}. Means: {groups or 'none'}."
 
     def _slices(self) -> _Section | None:
         names = [
