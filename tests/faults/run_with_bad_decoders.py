@@ -1,4 +1,7 @@
-"""Runs a recipe (a JSON file) on a local Ray whose decoders are `bad_decoders`; writes what the user was told."""
+"""Runs a recipe (a JSON file) on a local Ray whose decoders are `bad_decoders`; writes what the user was told.
+
+run_with_bad_decoders.py RECIPE TOLD [in-process]         the last word: as a trial of a sweep does
+"""
 
 import json
 import os
@@ -9,9 +12,11 @@ if __name__ == "__main__":
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     import ray
 
-    from w3ray.cluster.connect import quiet
+    from w3ray.cluster.connect import node_resources, quiet
     from w3ray.events import Warned
     from w3ray.pipeline import run
+    from w3ray.pipeline.chain import plan_recipe
+    from w3ray.pipeline.sweep_part import SweepPart
     from w3ray.recipe import Recipe
 
     quiet()
@@ -24,5 +29,9 @@ if __name__ == "__main__":
     )
     told: list[str] = []
     recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
-    run(recipe, on_event=lambda event: told.append(event.message) if isinstance(event, Warned) else None)
+    part = None
+    if sys.argv[3:] == ["in-process"]:
+        plan = plan_recipe(recipe, node_resources())
+        part = SweepPart(name="trial", identity="trial", plan=plan, in_process=True)
+    run(recipe, on_event=lambda event: told.append(event.message) if isinstance(event, Warned) else None, part_of=part)
     Path(sys.argv[2]).write_text(json.dumps(told))

@@ -79,14 +79,16 @@ def kills(group: Path) -> int:
     return int(counts["oom_kill"])
 
 
+@pytest.mark.parametrize("how", ["", "in-process"])
 def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(
-    ray_session, memory_group, motion_manifest, tmp_path
+    ray_session, memory_group, motion_manifest, tmp_path, how
 ):
+    """Decoders are actors, or tasks where a stage trains in the process of a sweep's trial."""
     recipe = short(manifest_with(motion_manifest, tmp_path / "bad", readable=True), tmp_path / "runs")
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     script = Path(__file__).with_name("run_with_bad_decoders.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "recipe.json"), str(tmp_path / "told.json")],
+        [sys.executable, str(script), str(tmp_path / "recipe.json"), str(tmp_path / "told.json"), *how.split()],
         capture_output=True,
         text=True,
         env={
@@ -110,8 +112,9 @@ def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(
 
     plain = short(manifest_with(motion_manifest, tmp_path / "plain", readable=False), tmp_path / "plain-runs")
     run(plain)
+    by = " by the kernel" if memory_group else ""
     cost = outcome.cost(
-        f"decoder hung, crashed, killed for memory{' by the kernel' if memory_group else ''}, out of memory",
+        f"decoder hung, crashed, killed for memory{by}, out of memory{how and f', {how}'}",
         Outcome(tmp_path / "plain-runs"),
         None,
     )

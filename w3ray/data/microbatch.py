@@ -32,8 +32,8 @@ _KINDS: tuple[Kind, ...] = ("train", "val", "test")
 
 _ATTEMPTS = 2
 
-_WARM_STREAMS = 4
-"""Streams whose decoders a process keeps: of as many trials as take turns in it."""
+_WARM_STREAMS = 2
+"""Streams whose decoders a process keeps; each keeps its tables in memory that all processes share."""
 
 _CLIPS_TIMEOUT_S = 1800.0
 _CLIPS_POLL_S = 0.1
@@ -120,6 +120,7 @@ class MicrobatchDecoder:
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
+        self._cache = cache
         video_cache.use(cache)
         if clips_ready is not None:
             _wait_for(clips_ready)
@@ -134,6 +135,7 @@ class MicrobatchDecoder:
     def in_task(self, number: int) -> dict[str, np.ndarray]:
         """The block row of an item, with a watch of its own."""
         assert self._watch_spec is not None
+        video_cache.use(self._cache)  # the task before this one may have been of another stream
         self._watch = _open_watch(self._watch_spec, f"item-{number}")
         try:
             return to_row(self.decode(number))

@@ -209,7 +209,7 @@ class _Sweep:
         self, space: Space, base: Recipe, address: str | None, on_status: Callable[[SweepStatus], None]
     ) -> None:
         self.space, self.base, self.on_status = space, base, on_status
-        self.connection = Connection(address)
+        self.connection = Connection(address, imports=False)  # trials train, not this process
         self.started_s = time.time()
         self.messages: list[str] = []
         self.ended = ""

@@ -1,0 +1,105 @@
+"""A stage that trains as a thread of its trial's process: the same bits, and interrupted and gone on with like any."""
+
+import threading
+
+import pytest
+
+from w3ray.cluster.connect import node_resources
+from w3ray.data.sample_log import read_samples
+from w3ray.errors import RunError
+from w3ray.events import CheckpointSaved, StepDone, WorkerAlive
+from w3ray.pipeline import run
+from w3ray.pipeline.chain import plan_recipe
+from w3ray.pipeline.sweep_part import SweepPart
+from w3ray.recipe import Recipe
+from w3ray.training.checkpoint_files import by_step, read_index
+from w3ray.training.event_channel import LocalChannel, Unheard
+from w3ray.training.heartbeat import Heartbeat
+
+
+def recipe(manifest, storage, **train) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "storage": str(storage),
+            "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
+            "model": {"name": "tsm", "backbone": "resnet_small", "attention": {"kind": "w3"}},
+            "train": {"epochs": 5, "batch_size": 8, "microbatch_size": 3, "lr": 0.05, "log_samples": True,
+                      "log_every_steps": 1, **train},
+            "stages": [{"name": "teacher"}],
+            "evaluation": {"split": "test"},
+            "tracking": {"enabled": False},
+        }
+    )  # fmt: skip
+
+
+def in_process(one: Recipe, on_event=None):
+    part = SweepPart(name="trial", identity="trial", plan=plan_recipe(one, node_resources()), in_process=True)
+    return run(one, on_event=on_event, part_of=part)
+
+
+def weights(result) -> bytes:
+    from pathlib import Path
+
+    return (Path(result.stages[-1].model) / "model.safetensors").read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_the_same_bits_also_after_an_interruption(motion_manifest, tmp_path):
+    plain = run(recipe(motion_manifest, tmp_path / "plain"))
+    one = recipe(motion_manifest, tmp_path / "runs", checkpoint_every_steps=2)
+
+    def interrupt(event):
+        if isinstance(event, StepDone) and event.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fit-")]
+    seen: list[int] = []
+    result = in_process(one, lambda event: seen.append(event.step) if isinstance(event, StepDone) else None)
+    assert seen[0] >= 7, "it went on at its newest checkpoint"
+    assert weights(result) == weights(plain)
+    assert result.stages[0].metrics == plain.stages[0].metrics
+    (folder,) = (tmp_path / "runs").glob("stages/teacher-*")
+    (undisturbed,) = (tmp_path / "plain").glob("stages/teacher-*")
+    assert read_samples(folder) == read_samples(undisturbed)
+
+    kept = [read_index(path)["meta"] for path in by_step(folder / "checkpoints")]
+    assert kept[0]["step"] == 15
+    theirs = [read_index(path)["meta"]["step"] for path in by_step(undisturbed / "checkpoints")]
+    assert [meta["step"] for meta in kept] == theirs, "what Ray Train keeps"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_failure_is_told_as_it_is_of_workers(motion_manifest, tmp_path):
+    with pytest.raises(RunError, match="the loss is not finite"):
+        in_process(recipe(motion_manifest, tmp_path / "runs", lr=1e12, clip_grad_norm=None))
+
+
+def test_what_is_sent_comes_in_order_until_nobody_listens():
+    channel = LocalChannel()
+    sender = channel.sender().twin()
+    for number in range(3):
+        sender.send(number)
+    assert channel.receive(0.1) == [0, 1, 2]
+    assert channel.receive(0.0) == []
+    assert sender.heard()
+    channel.close()
+    assert not sender.heard()
+    with pytest.raises(Unheard):
+        sender.send(3)
+
+
+def test_signs_of_life_end_with_the_channel(monkeypatch):
+    monkeypatch.setattr("w3ray.training.heartbeat.BEAT_S", 0.01)
+    channel = LocalChannel()
+    Heartbeat(channel, stage="teacher", rank=0, world_size=1)
+    assert isinstance(channel.receive(5.0)[0], WorkerAlive)
+    thread = next(one for one in threading.enumerate() if one.name == "heartbeat")
+    channel.close()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert not [event for event in channel.receive(0.0) if isinstance(event, CheckpointSaved)]
