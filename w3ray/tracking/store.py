@@ -102,7 +102,7 @@ class MlflowStore:
 
     def healthy(self) -> bool:
         try:
-            with _mlflow.sorted_errors():
+            with _mlflow.sorted_errors(), _alone(self.uri):
                 self.client.search_experiments(max_results=1)
         except (Unreachable, Refused):
             return False
@@ -114,7 +114,7 @@ class MlflowStore:
 
     def heartbeat(self) -> None:
         now = str(int(time.time()))
-        with _mlflow.sorted_errors():
+        with _mlflow.sorted_errors(), _alone(self.uri):
             for run in self._runs.values():
                 if not run.finished:
                     self.client.set_tag(run.run_id, SEEN_TAG, now)
@@ -132,7 +132,7 @@ class MlflowStore:
         return max(size, 1)
 
     def deliver(self, operations: list[Operation]) -> Any:
-        with _mlflow.sorted_errors():
+        with _mlflow.sorted_errors(), _alone(self.uri):
             if operations[0].kind == "metrics":
                 return self._metrics(operations)
             handler = self._handlers.get(operations[0].kind)
@@ -321,7 +321,11 @@ class MlflowStore:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Two drivers that make the tables of one new SQLite file at the same time would both fail: take turns."""
+    """Drivers that use one SQLite file take turns.
+
+    Two that make its tables at the same time would both fail. And SQLite gives up on a writer who did not get its turn
+    within seconds, in no order: of 32 trials at once some were not heard for minutes.
+    """
     path = sqlite_path(uri)
     if path is None:
         yield
