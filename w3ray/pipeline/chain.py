@@ -207,6 +207,7 @@ class _Chain:
                 recipe,
                 run_name=recipe.name if part is None else part.name,
                 notify=lambda message: self.on_event(Warned(message=message)),
+                must_answer=part is None,  # the sweep has looked, and goes on without it
             ) as tracker:
                 parent = tracker.start_run(
                     recipe.to_dict(),
@@ -524,7 +525,7 @@ class _Chain:
         )
 
 
-def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None]) -> Any:
+def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None], must_answer: bool = True) -> Any:
     """The MLflow side of a run, or of a sweep of this recipe: see `Tracker.open`."""
     from w3ray.tracking import Tracker
 
@@ -538,6 +539,7 @@ def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None]
         buffer_dir=tracking_root(recipe) / "tracking",
         artifacts=_artifacts(recipe),
         notify=notify,
+        must_answer=must_answer,
     )
 
 

@@ -93,17 +93,22 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         artifacts: str | None = None,
         notify: Notify | None = None,
+        must_answer: bool = True,
     ) -> "Tracker":
         """Check the URI (seconds at most); the store itself is opened in the background, by `begin` or a first wait.
 
         What a dead driver could not deliver to this store is delivered first, and its runs that are still marked
         RUNNING end as KILLED.
 
+        Args:
+            must_answer: a server has to answer now; False: it answered before, and is waited for if it does not.
+
         Raises:
             InputError: the server does not answer, or the database or `buffer_dir` can not be written.
         """
         if uri is not None:
-            check_uri(uri)
+            if must_answer:
+                check_uri(uri)
             if artifacts is not None and sqlite_path(uri) is not None:
                 check_artifacts(artifacts)
         try:
