@@ -117,6 +117,7 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
     again = sweeps.run(space)
     assert values(again) == values(document)
     assert sweeps.steps_trained("student") == 4 * STEPS, "nothing is trained twice"
+    assert again["tracking"]["run"] == top, "one run a sweep"
     plain = subprocess.run(
         [*COMMAND[:-1], "run", str(best), "--json"], cwd=sweeps.folder, capture_output=True, text=True, timeout=RUN_S
     )

@@ -248,7 +248,10 @@ class _Sweep:
             book.set_gpus(plan.workers * plan.worker_gpus)
             self._draw_data()
             identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
-            parent = tracker.start_run({"space": space.to_dict(), "recipe": self.base.name}, identity=identity)
+            # The sweep's run, also where it had come to its end: a larger budget, or the same command once more.
+            parent = tracker.start_run(
+                {"space": space.to_dict(), "recipe": self.base.name}, identity=identity, also_ended=True
+            )
             parent.set_tags({"w3ray.sweep": space.name})
             parent_run = parent.wait_run_id(60.0)
 
@@ -437,11 +440,11 @@ class _Sweep:
     def _track(self, result: SweepResult, parent: Any) -> None:
         states = [trial.state for point in result.points for trial in point.trials]
         counts = {f"trials/{state}": float(states.count(state)) for state in sorted(set(states))}
-        parent.log_metrics(counts, 0)
+        parent.log_metrics(counts, len(states))
         best = result.points[0] if result.points else None
         if best is not None and best.values is not None:
             named = zip(self.space.objectives, best.values, strict=True)
-            parent.log_metrics({f"best/{one.metric}": value for one, value in named}, 0)
+            parent.log_metrics({f"best/{one.metric}": value for one, value in named}, len(states))
             parent.set_tags({"w3ray.best_trial": best.trials[0].id})
         if result.points:
             files = write_report(str(place(self.base.storage)), self.space.name)

@@ -111,6 +111,8 @@ class _Reporter:
 
     def tell_again(self) -> None:
         for report in self._task.reports:
+            if report.epoch >= self._task.epochs:
+                continue
             self._report({EPOCH: report.epoch, BEST: report.best})
 
     def enough(self) -> bool:
@@ -145,7 +147,10 @@ class _Reporter:
             self._best = better(self._best, value)
         report = Report(epoch=epoch, metrics=dict(event.metrics), best=self._best, time_s=event.time_s)
         self._sender.flush()
-        self._report({EPOCH: epoch, BEST: self._best, "report": asdict(report)})
+        told: dict[str, Any] = {"report": asdict(report)}
+        # After its last epoch a trial only has its test left: a scheduler must not stop it there.
+        compared = {EPOCH: epoch, BEST: self._best} if epoch < self._task.epochs else {}
+        self._report(told | compared)
 
     def finish(self, failure: str | None, document: Mapping[str, Any] | None) -> None:
         self._sender.flush()

@@ -221,7 +221,7 @@ class MlflowStore:
         if data["identity"] is None:
             return None
         for run in self._search(data["experiment"], f"tags.`{IDENTITY_TAG}` = '{data['identity']}'"):
-            if run.info.status not in UNFINISHED:
+            if run.info.status not in UNFINISHED and not data.get("also_ended"):
                 continue
             who = owner.Owner.from_tag(run.data.tags.get(OWNER_TAG, ""))
             if run.info.status == "RUNNING" and who is not None and owner.state(who, None) == "alive":

@@ -167,6 +167,7 @@ class Tracker:
         *,
         identity: str | None = None,
         parent_run_id: str | None = None,
+        also_ended: bool = False,
     ) -> StageRun:
         """Begin the parent run.
 
@@ -174,9 +175,10 @@ class Tracker:
             params: nested; logged with dotted names.
             identity: an unfinished parent run with the same identity is gone on with.
             parent_run_id: run above this one (the sweep of a trial).
+            also_ended: one with the same identity is gone on with even if it had ended.
         """
         tags = {**_standard_tags(), **self.tags}
-        self.parent = self._begin(self.run_name or self.experiment, identity, parent_run_id, tags, None)
+        self.parent = self._begin(self.run_name or self.experiment, identity, parent_run_id, tags, None, also_ended)
         self.parent.log_params(params)
         return self.parent
 
@@ -211,6 +213,7 @@ class Tracker:
         parent: str | None,
         tags: dict[str, str],
         resume_run_id: str | None,
+        also_ended: bool = False,
     ) -> StageRun:
         run = StageRun(self, name, identity)
         if identity is not None:
@@ -226,6 +229,7 @@ class Tracker:
                 "tags": tags,
                 "owner": owner.this_process().to_tag(),
                 "resume_run_id": resume_run_id,
+                "also_ended": also_ended,
                 "started_ms": now_ms(),
             },
         )

@@ -1,0 +1,58 @@
+"""What a trial tells Ray Tune, and when it ends by itself."""
+
+import pytest
+
+from w3ray.events import CheckpointSaved, Validated
+from w3ray.sweep.records import Report
+from w3ray.sweep.schedulers import BEST, EPOCH
+from w3ray.sweep.trial import Task, _Enough, _Reporter
+from w3ray.training.event_channel import LocalChannel
+
+
+def reporter(told: list, **more) -> _Reporter:
+    task = Task(
+        **{
+            "trial": "0000", "recipe": {}, "objective_metric": "top1", "lower_is_better": False,
+            "objective_stage": "student", "epochs": 3, "stops_after": None, "reports": (), "run_name": "x",
+            "identity": "x", "parent_run_id": None, "params": {}, "tags": {}, "plan": None, "in_process": True,
+            "folder": ".", **more,
+        }
+    )  # fmt: skip
+    return _Reporter(task, LocalChannel(), told.append)
+
+
+def validated(epoch, value, stage="student"):
+    return Validated(stage=stage, step=epoch * 10, epoch=epoch - 1, metrics={"top1": value}, split="val", time_s=0.0)
+
+
+def test_a_scheduler_is_not_asked_after_the_last_epoch():
+    """ASHA's rung there would stop a trial that has only its test left."""
+    told: list = []
+    tell = reporter(told)
+    for epoch, value in ((1, 0.2), (2, 0.1), (3, 0.4)):
+        tell(validated(epoch, value))
+    tell(validated(1, 0.9, stage="teacher"))
+    assert [(one.get(EPOCH), one.get(BEST)) for one in told] == [(1, 0.2), (2, 0.2), (None, None)]
+    assert [one["report"]["best"] for one in told] == [0.2, 0.2, 0.4]
+    tell.finish(None, {})
+    assert (told[-1][EPOCH], told[-1][BEST]) == (4, 0.4)
+
+
+def test_it_tells_again_what_it_told_before_and_nothing_twice():
+    told: list = []
+    before = tuple(Report(epoch=epoch, metrics={}, best=0.1 * epoch, time_s=0.0) for epoch in (1, 2, 3))
+    tell = reporter(told, reports=before)
+    tell.tell_again()
+    tell(validated(3, 0.9))
+    assert told == [{EPOCH: 1, BEST: 0.1}, {EPOCH: 2, BEST: 0.2}]
+
+
+def test_it_ends_with_its_generation_once_its_checkpoint_is_there():
+    told: list = []
+    tell = reporter(told, stops_after=2)
+    tell(validated(1, 0.2))
+    tell(CheckpointSaved(stage="student", step=10, path="x"))
+    tell(validated(2, 0.3))
+    assert tell.enough()
+    with pytest.raises(_Enough):
+        tell(CheckpointSaved(stage="student", step=20, path="x"))
