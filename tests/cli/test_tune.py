@@ -30,7 +30,7 @@ MFR = "stages.student.loss_weights.mfr"
         (["smoke", "--pipeline", "quickstart", "--name", "a/b"], "name: must start with a letter or digit"),
         (["smoke", "--pipeline", "quickstart", "--write-best", "no/such/best.yaml"], "no such folder no/such"),
         (["mfr_only", "--pipeline", "quickstart", "--set", "stages=[{name: teacher}]"], "nothing is named 'student'"),
-        (["smoke", "--pipeline", "quickstart", "--set", "model.attention={kind: cbam}"], "unknown kind 'cbam'"),
+        (["smoke", "--pipeline", "quickstart", "--set", "model.attention={kind: senet}"], "unknown kind 'senet'"),
     ],
 )
 def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):

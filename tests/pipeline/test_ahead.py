@@ -17,7 +17,7 @@ from w3ray.pipeline import ahead, complete, run
 from w3ray.pipeline.ahead import LEAD_S, nearly_done
 from w3ray.pipeline.chain import _Chain
 from w3ray.recipe import Recipe
-from w3ray.training import stage, worker
+from w3ray.training import worker
 from w3ray.training.faults import TeacherMissing
 from w3ray.training.worker import StageWorker
 
@@ -74,11 +74,8 @@ def test_worker_gives_up_in_time(tmp_path, monkeypatch):
     assert time.monotonic() - started > 0.3
 
 
-def test_a_stage_that_gave_up_is_started_again(monkeypatch):
+def test_a_stage_that_gave_up_is_started_again():
     class Run:
-        def __init__(self, spec, splits, *, own_cluster):
-            assert (spec, own_cluster) == ("its spec", False)
-
         def outcome(self, on_event, watch):
             return {"best_checkpoint": "step_00000001"}
 
@@ -86,8 +83,7 @@ def test_a_stage_that_gave_up_is_started_again(monkeypatch):
         def outcome(self, on_event, watch):
             raise TeacherMissing("not there")
 
-    monkeypatch.setattr(stage, "StageRun", Run)
-    chain = SimpleNamespace(_spec=lambda item, data, lock: "its spec", connection=SimpleNamespace(is_own=False))
+    chain = SimpleNamespace(_stage_run=lambda item, data, lock: Run())
     item = SimpleNamespace(status=SimpleNamespace(step=0))
     arguments = (item, SimpleNamespace(splits={}), None, GaveUp(), lambda event: None, lambda: None)
     assert _Chain._outcome(chain, *arguments) == {"best_checkpoint": "step_00000001"}
