@@ -94,8 +94,7 @@ class LocalStageRun:
     def end(self) -> None:
         """End the stage, and wait for it: it hears of it at its next microbatch.
 
-        Raises:
-            SystemExit: it hangs. Its process must not be used for anything else.
+        One that hangs takes this process with it, which must not be used for anything else; Ray Tune starts another.
         """
         self._channel.close()
         self._thread.join(_END_TIMEOUT_S)
