@@ -250,7 +250,7 @@ def _first_microbatch(one: Schedule, tables: ClipTables, step: int) -> dict[str,
     began = time.monotonic()
     dataset = build_dataset(
         schedule=one, tables=tables, spec=ClipSpec(num_frames=8, size=40), flip_map={},
-        pool=DecoderPool(size=1, cpus=0.5), first_step=step,
+        pool=DecoderPool(size=1, cpus=0.5), first_item=one.first_item(step),
     )  # fmt: skip
     shards = dataset.streaming_split(1, equal=False)
     with coordinator_of(shards):
@@ -402,7 +402,7 @@ def store(manifest: Path, work: Path) -> dict[str, Any]:
             try:
                 dataset = build_dataset(
                     schedule=one, tables=None, spec=ClipSpec(num_frames=8, size=112), flip_map={},
-                    pool=DecoderPool(size=2, cpus=0.5), first_step=0,
+                    pool=DecoderPool(size=2, cpus=0.5), first_item=0,
                 )  # fmt: skip
             finally:
                 stream.MicrobatchDecoder = real  # type: ignore[misc]

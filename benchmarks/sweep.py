@@ -5,7 +5,8 @@
 Parts:
   overhead   16 trials of a student that trains for about five seconds on two slots: wall-clock of the whole command
              against the bare training, plain loops (`_plain_trial.py`) in as many processes at once, spread over the
-             slots; and where the rest goes
+             slots; and where the rest goes. Once as it is, and once where each trial decodes its clips for itself, as
+             the plain loops do
   sharing    `mfr_only` (8 values): optimiser steps against those of the naive sweep (8 teachers and 8 students),
              without and with ASHA, and whether ASHA finds a value within noise of the best
   trackers   32 processes that tell one SQLite file, and one MLflow server on PostgreSQL, what a tiny trial tells (they
@@ -71,23 +72,43 @@ def overhead(work: Path) -> dict[str, Any]:
     # The teacher is there before the clock starts: it is no part of the question.
     sweep(work, "teacher", short, *settings)
     plain = plain_training(work, *settings)
-    space = {"name": "sixteen", "parameters": {MFR: {"choice": values}}, "search": {"searcher": "grid"}}
-    document, trials = sweep(work, "sixteen", space, *settings)
+    each = ("data.shared_clips_gib=0",)
+    grid = {"parameters": {MFR: {"choice": values}}, "search": {"searcher": "grid"}}
+    sweeps = {
+        "as_it_is": sweep(work, "sixteen", {"name": "sixteen", **grid}, *settings),
+        # Of another storage: its trials would find the students there.
+        "each_decodes_for_itself": _apart(work / "apart", short, {"name": "sixteen", **grid}, *settings, *each),
+    }
     plain += plain_training(work, *settings)
-    bare_s = len(trials) * statistics.fmean(plain) / SLOTS
+    bare_s = OVERHEAD_TRIALS * statistics.fmean(plain) / SLOTS
+    figures: dict[str, Any] = {
+        "trials": OVERHEAD_TRIALS,
+        "slots": SLOTS,
+        "plain_training_s": spread(plain),
+        "bare_s": bare_s,
+    }
+    return figures | {name: _shares(document, trials, bare_s) for name, (document, trials) in sweeps.items()}
+
+
+def _apart(
+    work: Path, teacher: dict[str, Any], space: dict[str, Any], *settings: str
+) -> tuple[dict[str, Any], list[Trial]]:
+    sweep(work, "teacher", teacher, *settings)
+    return sweep(work, "sixteen", space, *settings)
+
+
+def _shares(document: dict[str, Any], trials: list[Trial], bare_s: float) -> dict[str, Any]:
     total = [trial.overhead["total_s"] for trial in trials]
     inside = [trial.overhead["total_s"] - trial.overhead["outside_steps_s"] for trial in trials]
     first = [trial.overhead["to_first_step_s"] for trial in trials]
     return {
-        "trials": len(trials),
-        "slots": SLOTS,
-        "plain_training_s": spread(plain),
-        "bare_s": bare_s,
         "wall_s": document["wall_s"],
         "ratio": document["wall_s"] / bare_s,
         "ratio_while_trials_run": sum(total) / SLOTS / bare_s,
         "of_a_trial_s": {
             "whole": spread(total),
+            "first_ones": statistics.fmean(total[:SLOTS]),
+            "later_ones": statistics.fmean(total[SLOTS:]),
             "to_first_step": statistics.fmean(first),
             "inside_training_steps": statistics.fmean(inside),
             "waits_for_clips_validations_test_and_end": statistics.fmean(total)

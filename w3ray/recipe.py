@@ -21,6 +21,7 @@ from w3ray._nearest import did_you_mean
 if TYPE_CHECKING:
     from w3ray.attention import AttentionConfig
     from w3ray.data.clip import ClipSpec
+    from w3ray.data.shared_clips import SharedClips
     from w3ray.data.video_cache import VideoCache
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -113,6 +114,10 @@ class Synthetic(Section):
     size: int = Field(default=64, ge=16, description="side of the square frames, pixels, even")
 
 
+DATA_NOT_DECIDING = ("cache_gib", "cache_dir", "shared_clips_gib", "roots")
+"""Fields of `data` that say where things are kept, or what is refused: results do not depend on them."""
+
+
 class Data(Section):
     """Which clips, and which frames and pixels of them."""
 
@@ -159,6 +164,12 @@ class Data(Section):
         default=None, min_length=1, description="folder of that cache on each node; null: below the temporary files"
     )
 
+    shared_clips_gib: float = Field(
+        default=4.0,
+        ge=0,
+        description="sweeps: disk of each node for decoded clips that trials share, GiB; 0: each decodes for itself",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.manifest is None) == (self.synthetic is None):
@@ -183,6 +194,13 @@ class Data(Section):
             return None
         folder = default_folder() if self.cache_dir is None else Path(self.cache_dir).expanduser().absolute()
         return VideoCache(folder=folder, limit_bytes=int(self.cache_gib * 2**30))
+
+    def shared_clips(self, sweep: str) -> "SharedClips | None":
+        """Where the trials of `sweep` (a file name) share decoded clips; None: nowhere."""
+        from w3ray.data.shared_clips import SharedClips, default_root
+
+        limit = int(self.shared_clips_gib * 2**30)
+        return SharedClips(folder=default_root() / sweep, limit_bytes=limit) if limit else None
 
     def clip_spec(self) -> "ClipSpec":
         """What `w3ray.data.clip.load_clip` needs of this section."""
@@ -480,7 +498,7 @@ class Recipe(Section):
         values = self.to_dict()
         for section in ("storage", "tracking", "resources"):
             del values[section]
-        for name in ("cache_gib", "cache_dir", "roots"):
+        for name in DATA_NOT_DECIDING:
             del values["data"][name]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

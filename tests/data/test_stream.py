@@ -15,6 +15,7 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
+from w3ray.data.shared_clips import SharedClips
 from w3ray.data.stream import (
     STREAM_NAME,
     DecoderPool,
@@ -54,7 +55,7 @@ def consume(shard):
 def read_all(tables, world_size, first_step=0):
     dataset = build_dataset(
         schedule=SCHEDULE.for_world_size(world_size), tables=tables, spec=SPEC, flip_map={}, pool=POOL,
-        first_step=first_step,
+        first_item=SCHEDULE.for_world_size(world_size).first_item(first_step),
     )  # fmt: skip
     return ray.get([consume.remote(shard) for shard in dataset.streaming_split(world_size, equal=False)], timeout=120)
 
@@ -121,6 +122,30 @@ def test_resume_in_the_middle_of_an_epoch_gives_the_rest(alone, tables):
     assert [m.number for m in rest] == list(range(first, SCHEDULE.total_items))
     for again, before in zip(rest, alone[first:], strict=True):
         assert np.array_equal(again.clips, before.clips)
+
+
+@pytest.mark.parametrize("as_tasks", [True, False])
+def test_what_one_stream_decoded_another_one_finds(alone, tables, tmp_path, as_tasks):
+    shared = SharedClips(folder=tmp_path / "sweep", limit_bytes=1 << 30)
+    dataset = build_dataset(
+        schedule=SCHEDULE, tables=tables, spec=SPEC, flip_map={}, pool=replace(POOL, as_tasks=as_tasks), first_item=0,
+        shared=shared,
+    )  # fmt: skip
+    reader = MicrobatchDecoder(SCHEDULE, tables, SPEC, {}, shared=shared)
+    assert reader.shared(0) is None
+    first = [replace(one, clips=one.clips.copy()) for one in read_microbatches(dataset)]
+    later = [reader.shared(number) for number in range(SCHEDULE.total_items)]
+    for one in (first, later):
+        for mine, theirs in zip(one, alone, strict=True):
+            assert mine.number == theirs.number
+            assert np.array_equal(mine.clips, theirs.clips)
+            assert np.array_equal(mine.labels, theirs.labels)
+            assert np.array_equal(mine.draws, theirs.draws)
+            assert mine.clip_ids == theirs.clip_ids
+    kept = 24 * 2 + 16 + 8  # a training clip in each epoch, an evaluation clip once
+    assert len(list(shared.folder.glob("*.clip"))) == kept
+    other = MicrobatchDecoder(replace(SCHEDULE, seed=6), tables, SPEC, {}, shared=shared)
+    assert other.shared(0) is None, "another seed needs other pixels"
 
 
 @pytest.mark.parametrize(("first", "stop"), [(7, 8), (0, 130), (5, 1_000_003), (1_000_000_000, 1_062_500_000)])
@@ -203,7 +228,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
     """In this process rather than in a coordinator's: so that one can look."""
     dataset = build_dataset(
-        schedule=replace(SCHEDULE, epochs=100_000), tables=tables, spec=SPEC, flip_map={}, pool=POOL, first_step=0
+        schedule=replace(SCHEDULE, epochs=100_000), tables=tables, spec=SPEC, flip_map={}, pool=POOL, first_item=0
     )
     dataset.context.custom_execution_callback_classes.append(Watch)
     numbers = []

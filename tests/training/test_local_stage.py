@@ -6,6 +6,8 @@ import pytest
 
 from w3ray.cluster.connect import node_resources
 from w3ray.data.sample_log import read_samples
+from w3ray.data.shared_clips import SharedClips
+from w3ray.data.stream import build_dataset
 from w3ray.errors import RunError
 from w3ray.events import CheckpointSaved, StepDone, WorkerAlive
 from w3ray.pipeline import run
@@ -33,8 +35,9 @@ def recipe(manifest, storage, **train) -> Recipe:
     )  # fmt: skip
 
 
-def in_process(one: Recipe, on_event=None):
-    part = SweepPart(name="trial", identity="trial", plan=plan_recipe(one, node_resources()), in_process=True)
+def in_process(one: Recipe, on_event=None, shared: SharedClips | None = None):
+    plan = plan_recipe(one, node_resources())
+    part = SweepPart(name="trial", identity="trial", plan=plan, in_process=True, shared=shared)
     return run(one, on_event=on_event, part_of=part)
 
 
@@ -77,6 +80,41 @@ def test_the_same_bits_also_after_an_interruption(motion_manifest, tmp_path):
 def test_a_failure_is_told_as_it_is_of_workers(motion_manifest, tmp_path):
     with pytest.raises(RunError, match="the loss is not finite"):
         in_process(recipe(motion_manifest, tmp_path / "runs", lr=1e12, clip_grad_norm=None))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_clips_that_another_trial_decoded_make_the_same_bits(motion_manifest, tmp_path, monkeypatch):
+    shared = SharedClips(folder=tmp_path / "clips" / "sweep", limit_bytes=1 << 30)
+    plain = in_process(recipe(motion_manifest, tmp_path / "plain"))
+    first = in_process(recipe(motion_manifest, tmp_path / "first"), shared=shared)
+    one = recipe(motion_manifest, tmp_path / "later", checkpoint_every_steps=2)
+    streams = []
+
+    def built(**arguments):
+        streams.append(arguments["first_item"])
+        return build_dataset(**arguments)
+
+    monkeypatch.setattr("w3ray.training.local_stage.build_dataset", built)
+
+    def interrupt(event):
+        if isinstance(event, StepDone) and event.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt, shared)
+    later = in_process(one, shared=shared)
+    assert streams == [], "nothing was decoded"
+    gone = sorted(shared.folder.glob("*.clip"))[::3]
+    for file in gone:
+        file.unlink()
+    some = in_process(recipe(motion_manifest, tmp_path / "some"), shared=shared)
+    assert len(streams) == 1
+    assert all(file.exists() for file in gone)
+    assert {weights(result) for result in (first, later, some)} == {weights(plain)}
+    (folder,) = (tmp_path / "later").glob("stages/teacher-*")
+    (undisturbed,) = (tmp_path / "plain").glob("stages/teacher-*")
+    assert read_samples(folder) == read_samples(undisturbed)
 
 
 def test_what_is_sent_comes_in_order_until_nobody_listens():

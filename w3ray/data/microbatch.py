@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -24,9 +25,12 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
+from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.errors import RunError
 from w3ray.storage import Place
+
+_Load = Callable[[Item, int, int, dict[str, Any]], tuple[np.ndarray, int]]
 
 _KINDS: tuple[Kind, ...] = ("train", "val", "test")
 
@@ -87,6 +91,10 @@ class Microbatch:
     failures: tuple[ClipFailure, ...]
 
 
+class _NotShared(Exception):
+    """No trial has decoded this clip yet."""
+
+
 class MicrobatchDecoder:
     """Decodes the microbatch of an item number: the body of a decoder actor, a pure function of its argument.
 
@@ -95,6 +103,7 @@ class MicrobatchDecoder:
         clips_ready: a file or folder that appears when the clips are there; None: they are.
         watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
         cache: where videos of object storage are kept; None: nowhere.
+        shared: where decoded clips are shared with other streams; None: nowhere.
         in_task: the watch is of one item, which Ray tries again in another process, not of one actor.
     """
 
@@ -107,6 +116,7 @@ class MicrobatchDecoder:
         clips_ready: Place | None = None,
         watch: WatchSpec | None = None,
         cache: VideoCache | None = None,
+        shared: SharedClips | None = None,
         *,
         in_task: bool = False,
     ) -> None:
@@ -120,6 +130,7 @@ class MicrobatchDecoder:
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
+        self._shared = None if shared is None else shared.opened(spec)
         self._cache = cache
         video_cache.use(cache)
         if clips_ready is not None:
@@ -142,7 +153,17 @@ class MicrobatchDecoder:
         finally:
             self._watch.close()
 
-    def decode(self, number: int) -> Microbatch:
+    def shared(self, number: int) -> Microbatch | None:
+        """The microbatch of an item, if other streams have decoded all its clips; decodes nothing."""
+        if self._shared is None:
+            return None
+        try:
+            return self.decode(number, load=self._load_shared)
+        except _NotShared:
+            return None
+
+    def decode(self, number: int, *, load: _Load | None = None) -> Microbatch:
+        load = load or self._load
         item = self._schedule.item(number)
         size, spec = len(item.samples), self._spec
         clips = np.zeros((size, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
@@ -157,7 +178,7 @@ class MicrobatchDecoder:
             if item.kind == "train":
                 draws[place] = self._schedule.augmentation_key(item.epoch, position)
             try:
-                clips[place], labels[place] = self._load(item, position, int(item.samples[place]), row)
+                clips[place], labels[place] = load(item, position, int(item.samples[place]), row)
             except DecodeError as error:
                 valid[place] = False
                 failures.append(ClipFailure(item.kind, row["clip_id"], row["uri"], error.reason, number))
@@ -166,7 +187,31 @@ class MicrobatchDecoder:
             tuple(clip_ids), draws, tuple(failures),
         )  # fmt: skip
 
+    def _load_shared(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+        assert self._shared is not None
+        if (found := self._shared.get(self._key(item, position, row))) is None:
+            raise _NotShared
+        return found
+
+    def _key(self, item: Item, position: int, row: dict[str, Any]) -> str:
+        assert self._shared is not None
+        draw = self._schedule.augmentation_key(item.epoch, position) if item.kind == "train" else None
+        return self._shared.key(row, draw, self._flip_map, self._roots)
+
     def _load(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+        if self._shared is None:
+            return self._read(item, position, sample, row)
+        key = self._key(item, position, row)
+        if (found := self._shared.get(key)) is not None:
+            return found
+        with self._shared.alone(key):
+            if (found := self._shared.get(key)) is not None:  # made while this one waited
+                return found
+            clip, label = self._read(item, position, sample, row)
+            self._shared.keep(key, clip, label)
+            return clip, label
+
+    def _read(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
         clip = f"{item.kind}-{sample}"
         if self._watch is not None and (reason := self._watch.given_up(clip)):
             raise DecodeError(row["uri"], reason)
@@ -200,6 +245,7 @@ def decode_in_task(
     clips_ready: Place | None,
     watch: WatchSpec,
     cache: VideoCache | None,
+    shared: SharedClips | None,
 ) -> dict[str, np.ndarray]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 
@@ -207,7 +253,7 @@ def decode_in_task(
     """
     if watch.stream not in _warm:
         _warm[watch.stream] = MicrobatchDecoder(
-            schedule, tables, spec, flip_map, clips_ready, watch, cache, in_task=True
+            schedule, tables, spec, flip_map, clips_ready, watch, cache, shared, in_task=True
         )
     _warm.move_to_end(watch.stream)
     while len(_warm) > _WARM_STREAMS:

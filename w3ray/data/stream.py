@@ -35,6 +35,7 @@ from w3ray.data.clip import ClipSpec
 from w3ray.data.decode_watch import WatchSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, decode_in_task, from_row
 from w3ray.data.schedule import Schedule
+from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.storage import Place
 
@@ -148,23 +149,25 @@ def build_dataset(
     spec: ClipSpec,
     flip_map: dict[int, int],
     pool: DecoderPool,
-    first_step: int,
+    first_item: int,
     ranks: range | None = None,
     clips_ready: Place | None = None,
     cache: VideoCache | None = None,
+    shared: SharedClips | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
     watch_name: str | None = None,
 ) -> Dataset:
-    """The stream from optimiser step `first_step` to the stage's end, not yet split: a block a microbatch, in order.
+    """The stream from `first_item` to the stage's end, not yet split: a block a microbatch, in order.
 
+    The first item's number is a multiple of the world size.
     It holds the items of `ranks` (None: of all of the schedule's world size), for `len(ranks)` consumers.
     Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
-    `cache` keeps videos of object storage.
+    `cache` keeps videos of object storage, `shared` decoded clips for other streams.
     A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`, whose
     notes the streams of one `watch_name` share (None: a name of its own).
     """
     dataset = ray.data.read_datasource(
-        ItemNumbers(schedule.first_item(first_step), schedule.total_items, schedule.world_size, ranks),
+        ItemNumbers(first_item, schedule.total_items, schedule.world_size, ranks),
         num_cpus=_READ_CPUS,
         concurrency=1,
     )
@@ -180,7 +183,7 @@ def build_dataset(
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
     context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
     context.custom_execution_callback_classes = [ForgetBlocks]
-    arguments = (schedule, tables, spec, flip_map, clips_ready, watch, cache)
+    arguments = (schedule, tables, spec, flip_map, clips_ready, watch, cache, shared)
     if pool.as_tasks:
         return dataset.map_batches(
             decode_in_task,
@@ -212,7 +215,7 @@ class StreamConfig(ray.train.DataConfig):
     Args:
         schedule: for any world size; the worker group's is put in.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, clips_ready, cache, clip_timeout_s: see `build_dataset`.
+        tables, spec, flip_map, clips_ready, cache, shared, clip_timeout_s: see `build_dataset`.
         pool: the decoders of all groups of workers together.
         readers_per_coordinator: how large such a group may be; there are no more groups than decoders.
     """
@@ -228,13 +231,14 @@ class StreamConfig(ray.train.DataConfig):
         steps_done: Callable[[], int],
         clips_ready: Place | None = None,
         cache: VideoCache | None = None,
+        shared: SharedClips | None = None,
         clip_timeout_s: float = CLIP_TIMEOUT_S,
         readers_per_coordinator: int = READERS_PER_COORDINATOR,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
         self._build: dict[str, Any] = dict(
             tables=tables, spec=spec, flip_map=flip_map, clips_ready=clips_ready, cache=cache,
-            clip_timeout_s=clip_timeout_s,
+            shared=shared, clip_timeout_s=clip_timeout_s,
         )  # fmt: skip
         self._pool, self._readers = pool, readers_per_coordinator
         self._schedule = schedule
@@ -268,8 +272,8 @@ class StreamConfig(ray.train.DataConfig):
         shards: list[DataIterator] = []
         for ranks, decoders in zip(_parts(world_size, groups), _parts(self._pool.size, groups), strict=True):
             dataset = build_dataset(
-                schedule=schedule, first_step=step, ranks=ranks, pool=replace(self._pool, size=len(decoders)),
-                watch_name=watch_name, **self._build,
+                schedule=schedule, first_item=schedule.first_item(step), ranks=ranks,
+                pool=replace(self._pool, size=len(decoders)), watch_name=watch_name, **self._build,
             )  # fmt: skip
             shards += dataset.streaming_split(len(ranks), equal=False)
         return shards

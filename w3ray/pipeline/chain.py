@@ -405,6 +405,7 @@ class _Chain:
             max_failed_share=self.recipe.data.max_failed_share,
             clips_ready=None if data.undrawn is None else data.undrawn / "manifest.parquet",
             cache=self.recipe.data.video_cache(),
+            shared=None if self.part_of is None else self.part_of.shared,
             lease=lock.intent if isinstance(lock, Lease) else None,
             clip_timeout_s=self.recipe.resources.clip_timeout_s,
             stall_timeout_s=self.recipe.resources.stall_timeout_s,

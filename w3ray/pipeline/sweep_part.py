@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from w3ray.cluster.plan import ResourcePlan
+from w3ray.data.shared_clips import SharedClips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class SweepPart:
     """Its share of the cluster, which other trials do not touch."""
     in_process: bool = False
     """Stages train in this process, not in processes of their own: see `w3ray.training.local_stage`."""
+    shared: SharedClips | None = None
+    """Where decoded clips are shared with other trials; None: nowhere."""
     parent_run_id: str | None = None
     """The sweep's run; None without tracking."""
     params: Mapping[str, Any] = field(default_factory=dict)

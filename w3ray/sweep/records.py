@@ -24,7 +24,7 @@ from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
 from w3ray.pipeline.stage_store import Lock, take_lock, write_json
-from w3ray.recipe import Recipe
+from w3ray.recipe import DATA_NOT_DECIDING, Recipe
 from w3ray.storage import Place, place
 from w3ray.sweep.space import Objective, Point, Space
 
@@ -179,7 +179,8 @@ def _searched(document: Mapping[str, Any]) -> dict[str, Any]:
     space = {name: value for name, value in document["space"].items() if name not in ("budget", "concurrency", "name")}
     search = {name: value for name, value in space.get("search", {}).items() if name not in ("trials", "warm_start")}
     space = {**space, "search": search, "description": ""}
-    return json.loads(json.dumps({"space": space, "recipe": document["recipe"]}))
+    data = {name: value for name, value in document["recipe"]["data"].items() if name not in DATA_NOT_DECIDING}
+    return json.loads(json.dumps({"space": space, "recipe": {**document["recipe"], "data": data}}))
 
 
 def _read(path: Place) -> Trial:

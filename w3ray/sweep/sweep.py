@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w3ray._redact import redact, redacted
+from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned
 from w3ray.pipeline.chain import open_tracker
@@ -41,6 +42,7 @@ _POLL_S = 0.5
 _MAX_SEARCHES = 5
 """Ray Tune drops a trial, without a word, where the process it was to use is not free: then it is given it again."""
 _END_TIMEOUT_S = 120.0
+_FORGET_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +218,7 @@ class _Sweep:
         self.folder = SweepFolder(base.storage, space.name)
         self.short = short_names([*space.parameters])
         self.stage = space.objectives[0].stage or base.stages[-1].name
+        self.shared: SharedClips | None = None
 
     @cached_property
     def epochs(self) -> int:
@@ -235,6 +238,7 @@ class _Sweep:
             try:
                 return self._run(book)
             finally:
+                self._forget_clips()
                 self.connection.close()
 
     def _run(self, book: Book) -> SweepResult:
@@ -248,6 +252,7 @@ class _Sweep:
             book.set_gpus(plan.workers * plan.worker_gpus)
             self._draw_data()
             identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
+            self.shared = self.base.data.shared_clips(identity)
             # The sweep's run, also where it had come to its end: a larger budget, or the same command once more.
             parent = tracker.start_run(
                 {"space": space.to_dict(), "recipe": self.base.name}, identity=identity, also_ended=True
@@ -275,6 +280,7 @@ class _Sweep:
                     tags={"w3ray.sweep": space.name, "w3ray.trial": trial.id},
                     plan=plan,
                     in_process=in_process,
+                    shared=self.shared,
                     folder=os.getcwd(),
                 )
 
@@ -398,6 +404,24 @@ class _Sweep:
         return [one for one in known if one.values is not None]
 
     # The end.
+
+    def _forget_clips(self) -> None:
+        """Remove the decoded clips that trials shared, on every node; what a node keeps, its next sweep removes."""
+        if self.shared is None:
+            return
+        self.shared.remove()
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        me = ray.get_runtime_context().get_node_id()
+        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != me]
+        remove = ray.remote(num_cpus=0, max_retries=0)(SharedClips.remove)
+        there = [
+            remove.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(self.shared)
+            for node in others
+        ]
+        if there:
+            ray.wait(there, num_returns=len(there), timeout=_FORGET_TIMEOUT_S)
 
     def _shown(self, trial: Trial) -> dict[str, str]:
         """The point by short names, for MLflow's plots."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from w3ray.cluster.plan import ResourcePlan
+from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import CheckpointSaved, Event, StageFinished, StageStarted, StepDone, Validated, Warned
 from w3ray.recipe import Recipe
@@ -45,6 +46,7 @@ class Task:
     tags: Mapping[str, str]
     plan: ResourcePlan
     in_process: bool
+    shared: SharedClips | None
     folder: str
     """The driver's current one, from which paths in the recipe count."""
 
@@ -81,6 +83,7 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
                 identity=task.identity,
                 plan=task.plan,
                 in_process=task.in_process,
+                shared=task.shared,
                 parent_run_id=task.parent_run_id,
                 params=task.params,
                 tags=task.tags,

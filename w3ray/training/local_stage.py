@@ -20,8 +20,8 @@ import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from w3ray.data.microbatch import ClipTables, Microbatch
-from w3ray.data.stream import STREAM_NAME, DecoderPool, build_dataset, read_microbatches
+from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder
+from w3ray.data.stream import DecoderPool, build_dataset, read_microbatches
 from w3ray.errors import RunError
 from w3ray.events import Warned
 from w3ray.training.checkpoint_files import steps_done
@@ -52,10 +52,9 @@ class LocalStageRun:
         _keep_memory()
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"stage": spec, "events": self._channel},
+            train_loop_config={"stage": spec, "events": self._channel, "tables": tables},
             scaling_config=ScalingConfig(num_workers=0),
             run_config=RunConfig(name=spec.name),
-            datasets={STREAM_NAME: lambda: _dataset(spec, tables)},
         )
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name=f"fit-{spec.name}", daemon=True)
         self._thread.start()
@@ -102,28 +101,46 @@ class LocalStageRun:
             os._exit(1)
 
 
-def _dataset(spec: StageSpec, tables: ClipTables) -> Any:
-    plan = spec.plan
-    return build_dataset(
-        schedule=spec.schedule.for_world_size(1),
-        tables=tables,
-        spec=spec.clip,
-        flip_map=dict(spec.flip_map),
-        pool=DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources, as_tasks=True),
-        first_step=steps_done(spec.checkpoints),
-        clips_ready=spec.clips_ready,
-        clip_timeout_s=spec.clip_timeout_s,
-        cache=spec.cache,
-    )
-
-
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's loop."""
     from w3ray.training.worker import run_worker
 
-    events: LocalChannel = config["events"]
-    stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
-    return run_worker(config["stage"], events, _while_heard(stream, events))
+    spec, events = config["stage"], config["events"]
+    return run_worker(spec, events, _while_heard(_microbatches(spec, config["tables"]), events))
+
+
+def _microbatches(spec: StageSpec, tables: ClipTables) -> Iterator[Microbatch]:
+    """What other trials have decoded, without a stream of its own; from the first item that lacks a clip, the stream.
+
+    So a trial that comes later than others waits for no decoder's start, and one that catches up with them goes on
+    beside them.
+    """
+    schedule, flip_map = spec.schedule.for_world_size(1), dict(spec.flip_map)
+    number = schedule.first_item(steps_done(spec.checkpoints))
+    if spec.shared is not None:
+        found = MicrobatchDecoder(schedule, tables, spec.clip, flip_map, shared=spec.shared)
+        while number < schedule.total_items and (microbatch := found.shared(number)) is not None:
+            yield microbatch
+            number += 1
+    if number == schedule.total_items:
+        return
+    plan = spec.plan
+    yield from read_microbatches(
+        build_dataset(
+            schedule=schedule,
+            tables=tables,
+            spec=spec.clip,
+            flip_map=flip_map,
+            pool=DecoderPool(
+                size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources, as_tasks=True
+            ),
+            first_item=number,
+            clips_ready=spec.clips_ready,
+            clip_timeout_s=spec.clip_timeout_s,
+            cache=spec.cache,
+            shared=spec.shared,
+        )
+    )
 
 
 def _while_heard(stream: Iterator[Microbatch], events: LocalChannel) -> Iterator[Microbatch]:

@@ -239,6 +239,7 @@ def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
         clips_ready=spec.clips_ready,
         clip_timeout_s=spec.clip_timeout_s,
         cache=spec.cache,
+        shared=spec.shared,
     )
     stream.prepare(spec.plan.workers)
     return stream

@@ -7,6 +7,7 @@ from typing import Any
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.schedule import Schedule
+from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.recipe import Train
 from w3ray.storage import Place, RemotePath
@@ -22,8 +23,8 @@ class StageSpec:
     teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
     that the stage reads (the base of `max_failed_share`), `clips_ready` is a file that appears when the clips are
     there (None: they are), `roots` are where videos may lie (None: anywhere), `lease` is the driver's intent in object
-    storage (`w3ray.lease`), without which nothing may be written any more, `cache` keeps videos of object storage. The
-    times are of the recipe's `resources`.
+    storage (`w3ray.lease`), without which nothing may be written any more, `cache` keeps videos of object storage,
+    `shared` decoded clips for other trials of a sweep. The times are of the recipe's `resources`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StageSpec:
     roots: tuple[str, ...] | None = None
     lease: RemotePath | None = None
     cache: VideoCache | None = None
+    shared: SharedClips | None = None
     clip_timeout_s: float = 120.0
     stall_timeout_s: float = 600.0
     resize_every_s: float = 60.0

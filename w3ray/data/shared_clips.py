@@ -1,0 +1,198 @@
+"""How do trials of a sweep that need the same clip decode it once?
+
+Which frames a clip has, and which box of them, follows from the video and from the seed, the epoch and the position:
+so trials with the same seed need the same pixels. The first one that needs a clip decodes it, those of that moment wait
+for it, later ones find it. As in Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training", VLDB 2021,
+sections 4.2 and 4.3, what is kept stays: every trial reads the first epochs, and few of those that a scheduler stops
+reach the last ones, so what came first is worth most.
+
+    <temporary files>/w3ray-clips-<user>/<sweep>/lock         held, shared, by each process that uses the folder
+                                                 <hash>.clip  checksum, label, pixels
+
+A folder that no process holds belongs to a sweep that was killed: the next sweep's processes remove it.
+"""
+
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from w3ray.data.clip import ClipSpec
+
+_CHECKSUM_BYTES, _LABEL_BYTES = 4, 8
+_HEAD_BYTES = _CHECKSUM_BYTES + _LABEL_BYTES
+_SUFFIX = ".clip"
+_RECOUNT_EVERY = 64
+"""Clips that a process keeps before it looks how many there are by now: so far they may exceed the limit."""
+_KEYS = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedClips:
+    """Where the trials of one sweep share their clips. A plain value: all processes of a node that hold it share them.
+
+    Args:
+        folder: of the sweep; made on first use, and so is its parent, which must be this user's.
+        limit_bytes: on each node; half of what its disk has left where that is less.
+    """
+
+    folder: Path
+    limit_bytes: int
+
+    def opened(self, spec: ClipSpec) -> "ClipFolder | None":
+        """The folder for clips of this kind; None where the node has none to write in."""
+        try:
+            return _opened(self.folder, self.limit_bytes, spec)
+        except OSError:
+            return None
+
+    def remove(self) -> None:
+        """Forget the clips of this node."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ClipFolder:
+    """The clips of one `ClipSpec` in one folder."""
+
+    def __init__(self, folder: Path, limit_bytes: int, spec: ClipSpec) -> None:
+        self._folder = folder
+        self._shape = (spec.num_frames, spec.size, spec.size, 3)
+        self._size = _HEAD_BYTES + math.prod(self._shape)
+        self._spec = repr(spec)
+        self._lock = _hold(folder)
+        disk = os.statvfs(folder)
+        on_disk = -(-self._size // disk.f_frsize) * disk.f_frsize
+        self._count = self._counted()
+        self._most = min(limit_bytes // on_disk, self._count + disk.f_bavail * disk.f_frsize // (2 * on_disk))
+        self._kept = 0
+
+    def key(
+        self,
+        row: Mapping[str, Any],
+        draw: int | None,
+        flip_map: Mapping[int, int],
+        roots: Sequence[str] | None,
+    ) -> str:
+        """Names what `load_clip` makes of a manifest's row; `draw`: the seed of its random choices, None: evaluation.
+
+        Another video under the same path is another clip. On object storage it must stay what it is during a sweep.
+        """
+        version = None
+        with suppress(OSError, ValueError):
+            info = os.stat(row["uri"])
+            version = (info.st_size, info.st_mtime_ns, info.st_ino)
+        what = (
+            *(row[name] for name in ("uri", "start_s", "end_s", "reversed", "label")),
+            *(version, draw, sorted(flip_map.items()), roots, self._spec),
+        )
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def get(self, key: str) -> tuple[np.ndarray, int] | None:
+        """(uint8 [T, S, S, 3], label); None where nobody kept it, or it is not what was kept (the power went)."""
+        try:
+            content = (self._folder / (key + _SUFFIX)).read_bytes()
+        except OSError:
+            return None
+        checksum, rest = content[:_CHECKSUM_BYTES], memoryview(content)[_CHECKSUM_BYTES:]
+        if len(content) != self._size or checksum != _checksum(zlib.crc32(rest)):
+            return None
+        label = int.from_bytes(rest[:_LABEL_BYTES], "little", signed=True)
+        return np.frombuffer(content, np.uint8, offset=_HEAD_BYTES).reshape(self._shape), label
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Only one process is in here for a key; the kernel lets go of what a process held that died."""
+        if self._full:
+            yield  # nobody would find what this one made
+            return
+        place = int(key[:16], 16) % _KEYS
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, place)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
+
+    def keep(self, key: str, clip: np.ndarray, label: int) -> None:
+        """Keep a clip where there is room."""
+        if self._full:
+            return
+        file = self._folder / (key + _SUFFIX)
+        partial = file.with_suffix(f".{os.getpid()}")
+        told, pixels = int(label).to_bytes(_LABEL_BYTES, "little", signed=True), np.ascontiguousarray(clip).data
+        try:
+            with partial.open("wb") as out:
+                out.write(_checksum(zlib.crc32(pixels, zlib.crc32(told))))
+                out.write(told)
+                out.write(pixels)
+            partial.rename(file)
+        except OSError:  # a full disk makes it slower, no more
+            partial.unlink(missing_ok=True)
+            return
+        self._count += 1
+        self._kept += 1
+        if self._kept % _RECOUNT_EVERY == 0:
+            self._count = self._counted()
+
+    @property
+    def _full(self) -> bool:
+        return self._count >= self._most
+
+    def _counted(self) -> int:
+        """Clips of all kinds as if they were of this one; those of a sweep rarely differ."""
+        return sum(1 for entry in os.scandir(self._folder) if entry.name.endswith(_SUFFIX))
+
+
+@cache
+def _opened(folder: Path, limit_bytes: int, spec: ClipSpec) -> ClipFolder:
+    """Once a process: to close one file of a lock is to lose the locks that the process has through another."""
+    root = folder.parent
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if root.stat().st_uid != os.getuid():
+        raise PermissionError(f"{root} is another user's")
+    for other in root.iterdir():
+        if other.name != folder.name:
+            _remove_unused(other)
+    return ClipFolder(folder, limit_bytes, spec)
+
+
+def _checksum(number: int) -> bytes:
+    return number.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def default_root() -> Path:
+    """Below the folder of temporary files, for this user alone."""
+    return Path(tempfile.gettempdir()) / f"w3ray-clips-{os.getuid()}"
+
+
+def _hold(folder: Path) -> int:
+    """A descriptor of the folder's lock, shared with all that use it."""
+    path = folder / "lock"
+    while True:
+        folder.mkdir(exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        os.close(descriptor)  # it was removed in between
+
+
+def _remove_unused(folder: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(folder / "lock", os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
