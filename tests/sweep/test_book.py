@@ -287,7 +287,7 @@ def test_a_scheduler_is_told_again_of_what_ended():
 
     def stops(trials):
         scheduler = SCHEDULERS["asha"](Scheduling(scheduler="asha", grace_epochs=1, reduction_factor=2), 9, "max")
-        replay(scheduler, trials)
+        replay(scheduler, trials, lower_is_better=False)
         late = _Ended("late")
         scheduler.on_trial_add(None, late)
         return scheduler.on_trial_result(None, late, {"epoch": 1, "best": 0.1}) == "STOP"

@@ -1,10 +1,14 @@
 """What a trial tells Ray Tune, and when it ends by itself."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 
 from w3ray.events import CheckpointSaved, Validated
 from w3ray.sweep.records import Report
-from w3ray.sweep.schedulers import BEST, EPOCH
+from w3ray.sweep.schedulers import BEST, EPOCH, SCHEDULERS, standing
+from w3ray.sweep.space import Scheduling
 from w3ray.sweep.trial import Task, _Enough, _Reporter
 from w3ray.training.event_channel import LocalChannel
 
@@ -15,7 +19,7 @@ def reporter(told: list, **more) -> _Reporter:
             "trial": "0000", "recipe": {}, "objective_metric": "top1", "lower_is_better": False,
             "objective_stage": "student", "epochs": 3, "stops_after": None, "reports": (), "run_name": "x",
             "identity": "x", "parent_run_id": None, "params": {}, "tags": {}, "plan": None, "in_process": True,
-            "folder": ".", **more,
+            "shared": None, "folder": ".", **more,
         }
     )  # fmt: skip
     return _Reporter(task, LocalChannel(), told.append)
@@ -36,6 +40,33 @@ def test_a_scheduler_is_not_asked_after_the_last_epoch():
     assert [one["report"]["best"] for one in told] == [0.2, 0.2, 0.4]
     tell.finish(None, {})
     assert (told[-1][EPOCH], told[-1][BEST]) == (4, 0.4)
+
+
+def test_of_equal_accuracies_a_scheduler_sees_the_lower_loss_ahead():
+    """ASHA lets ties pass: guessing is the same accuracy in every trial."""
+
+    def report(best: float, loss: float) -> Report:
+        return Report(epoch=1, metrics={"top1": best, "loss": loss}, best=best, time_s=0.0)
+
+    def stands(best: float, loss: float) -> float:
+        return standing(report(best, loss), lower_is_better=False)
+
+    order = [(0.125, math.nan), (0.125, 50.0), (0.125, 2.1), (0.125, 2.0999), (0.125 + 1e-6, 2.5), (0.25, 9.0)]
+    numbers = [stands(*one) for one in order]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers[1:])) == 5
+    assert standing(report(2.0, 2.0), lower_is_better=True) > standing(report(2.0, 1.9), lower_is_better=True)
+    assert math.isnan(stands(math.nan, 2.0))
+
+    scheduler = SCHEDULERS["asha"](Scheduling(scheduler="asha", grace_epochs=1, reduction_factor=3), 9, "max")
+    trials = [SimpleNamespace(trial_id=str(number), status="RUNNING") for number in range(3)]
+    for one in trials:
+        scheduler.on_trial_add(None, one)
+    asked = [
+        scheduler.on_trial_result(None, one, {EPOCH: 1, BEST: stands(0.125, loss)})
+        for one, loss in zip(trials, (2.1, 2.2, 2.0), strict=True)
+    ]
+    assert asked == ["CONTINUE", "STOP", "CONTINUE"]
 
 
 def test_it_tells_again_what_it_told_before_and_nothing_twice():

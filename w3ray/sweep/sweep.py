@@ -301,7 +301,8 @@ class _Sweep:
         from w3ray.sweep.trial import TrialEvent
         from w3ray.training.event_channel import EventChannel
 
-        mode = "min" if self.space.objectives[0].lower_is_better else "max"
+        lower_is_better = self.space.objectives[0].lower_is_better
+        mode = "min" if lower_is_better else "max"
         channel = EventChannel()
         failure: list[BaseException] = []
 
@@ -309,7 +310,7 @@ class _Sweep:
             try:
                 for _ in range(_MAX_SEARCHES):
                     scheduler = SCHEDULERS[self.space.scheduling.scheduler](self.space.scheduling, self.epochs, mode)
-                    replay(scheduler, book.trials)
+                    replay(scheduler, book.trials, lower_is_better=lower_is_better)
                     run_trials(book, task_of, channel.sender(), scheduler, concurrency, cpus)
                     if not book.take_back():
                         return
@@ -493,13 +494,14 @@ class _Ended:
     status: str = "TERMINATED"
 
 
-def replay(scheduler: Any, trials: Sequence[Trial]) -> None:
+def replay(scheduler: Any, trials: Sequence[Trial], *, lower_is_better: bool) -> None:
     """Tell a new scheduler what trials that have ended reported, in the order in which they did."""
-    from w3ray.sweep.schedulers import BEST, EPOCH
+    from w3ray.sweep.schedulers import BEST, EPOCH, standing
 
     ended = {trial.id: _Ended(trial.id) for trial in trials if trial.ended and trial.reports}
     reports = [(report.time_s, trial.id, report) for trial in trials if trial.id in ended for report in trial.reports]
     for one in ended.values():
         scheduler.on_trial_add(None, one)
     for _, name, report in sorted(reports, key=lambda item: item[:2]):
-        scheduler.on_trial_result(None, ended[name], {EPOCH: report.epoch, BEST: report.best})
+        compared = standing(report, lower_is_better=lower_is_better)
+        scheduler.on_trial_result(None, ended[name], {EPOCH: report.epoch, BEST: compared})

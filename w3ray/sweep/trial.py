@@ -16,7 +16,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.events import CheckpointSaved, Event, StageFinished, StageStarted, StepDone, Validated, Warned
 from w3ray.recipe import Recipe
 from w3ray.sweep.records import Report
-from w3ray.sweep.schedulers import BEST, EPOCH
+from w3ray.sweep.schedulers import BEST, EPOCH, standing
 from w3ray.training.event_channel import EventSender
 
 _STEP_EVERY_S = 1.0
@@ -108,19 +108,25 @@ class _Reporter:
 
     def __init__(self, task: Task, sender: EventSender, report: Any) -> None:
         self._task, self._sender, self._report = task, sender, report
-        self._best: float | None = task.reports[-1].best if task.reports else None
-        self._epochs = task.reports[-1].epoch if task.reports else 0
+        self._last: Report | None = task.reports[-1] if task.reports else None
         self._step_told_s = 0.0
 
     def tell_again(self) -> None:
         for report in self._task.reports:
             if report.epoch >= self._task.epochs:
                 continue
-            self._report({EPOCH: report.epoch, BEST: report.best})
+            self._report(self._compared(report, report.epoch))
 
     def enough(self) -> bool:
         stops_after = self._task.stops_after
         return stops_after is not None and self._epochs >= stops_after
+
+    @property
+    def _epochs(self) -> int:
+        return 0 if self._last is None else self._last.epoch
+
+    def _compared(self, report: Report, epoch: int) -> dict[str, Any]:
+        return {EPOCH: epoch, BEST: standing(report, lower_is_better=self._task.lower_is_better)}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepDone):
@@ -141,23 +147,21 @@ class _Reporter:
         epoch = event.epoch + 1
         if epoch <= self._epochs:
             return  # done again after a restart, with the same result
-        self._epochs = epoch
         value = event.metrics[self._task.objective_metric]
         better = min if self._task.lower_is_better else max
-        if self._best is None or math.isnan(self._best):
-            self._best = value
-        elif not math.isnan(value):
-            self._best = better(self._best, value)
-        report = Report(epoch=epoch, metrics=dict(event.metrics), best=self._best, time_s=event.time_s)
+        best = value if self._last is None or math.isnan(self._last.best) else self._last.best
+        if not math.isnan(value):
+            best = better(best, value)
+        self._last = report = Report(epoch=epoch, metrics=dict(event.metrics), best=best, time_s=event.time_s)
         self._sender.flush()
         told: dict[str, Any] = {"report": asdict(report)}
         # After its last epoch a trial only has its test left: a scheduler must not stop it there.
-        compared = {EPOCH: epoch, BEST: self._best} if epoch < self._task.epochs else {}
+        compared = self._compared(report, epoch) if epoch < self._task.epochs else {}
         self._report(told | compared)
 
     def finish(self, failure: str | None, document: Mapping[str, Any] | None) -> None:
         self._sender.flush()
         last: dict[str, Any] = {"outcome": {"failure": failure, "document": document}}
-        if self._best is not None and failure is None:
-            last |= {EPOCH: self._task.epochs + 1, BEST: self._best}
+        if self._last is not None and failure is None:
+            last |= self._compared(self._last, self._task.epochs + 1)
         self._report(last)
