@@ -35,7 +35,7 @@ def tell(uri: str, folder: Path, number: int, parent: str) -> None:
             run.finish()
         trial.log_metrics({"best/top1": float(number)}, 0)
         trial.set_tags({"w3ray.trial": str(number)})
-        if not tracker.flush(240.0):
+        if not tracker.flush(1200.0):
             raise SystemExit(f"trial {number}: not delivered within its time")
     if refused:
         print(json.dumps(refused))

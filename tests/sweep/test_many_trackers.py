@@ -14,7 +14,7 @@ import pytest
 from many_trackers import run_many
 from postgres_server import PASSWORD, binaries, free_port, postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRIALS = 32
 

@@ -19,6 +19,9 @@ from w3ray.cli._common import report_usage_error
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("w3ray.cli.run:run", "Run a recipe: train its stages, evaluate, register the model."),
     "tune": ("w3ray.cli.tune:tune", "Search a space of recipes; report on a search."),
+    "evaluate": ("w3ray.cli.evaluate:evaluate", "Score a model on a manifest by a test protocol."),
+    "compare": ("w3ray.cli.compare:compare", "Hold evaluations against each other, clip by clip."),
+    "predict": ("w3ray.cli.predict:predict", "Tell what a model sees in videos."),
     "data": ("w3ray.cli.data:app", "Import, check and synthesise clips."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
 }

@@ -71,22 +71,24 @@ def check_scales(scales: Sequence[float]) -> None:
         raise ValueError(f"scales must be one or more numbers in (0, 1], not {tuple(scales)}")
 
 
-def crop_and_resize(frames_THWC: Frames, box: Box, size: int, *, mirror: bool = False) -> Frames:
-    """Cut `box` out of every frame, resize it to size x size (antialiased bilinear), mirror left and right if asked.
+def crop_and_resize(frames_THWC: Frames, box: Box, size: int | tuple[int, int], *, mirror: bool = False) -> Frames:
+    """Cut `box` out of every frame, resize it (antialiased bilinear), mirror left and right if asked.
 
-    Args: uint8 [T, H, W, 3]. Returns: a new contiguous uint8 array [T, S, S, 3].
+    Args: uint8 [T, H, W, 3]; `size` is the side of a square, or (height, width).
+    Returns: a new contiguous uint8 array [T, S, S, 3].
     """
     # Imported here: processes that only name a clip's settings (driver, coordinator) start seconds earlier.
     import torch
     from torch.nn import functional as F
 
     box_THWC = frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    if (box.height, box.width) == (size, size):
+    size = (size, size) if isinstance(size, int) else size
+    if (box.height, box.width) == size:
         square_TSSC = box_THWC
     else:
         # A permuted view keeps the channels last: torch then resizes RGB pixels as they lie, 4x faster than per plane.
         box_TCHW = torch.from_numpy(box_THWC).permute(0, 3, 1, 2)
-        square_TCSS = F.interpolate(box_TCHW, size=(size, size), mode="bilinear", antialias=True)
+        square_TCSS = F.interpolate(box_TCHW, size=size, mode="bilinear", antialias=True)
         square_TSSC = square_TCSS.permute(0, 2, 3, 1).numpy()
     if mirror:
         square_TSSC = square_TSSC[:, :, ::-1]

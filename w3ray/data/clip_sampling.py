@@ -29,7 +29,11 @@ def segment_indices(num_frames: int, num_samples: int, rng: np.random.Generator 
     Raises: ValueError where a count is below 1.
     """
     _check_counts(num_frames, num_samples)
-    place_T = np.full(num_samples, 0.5) if rng is None else rng.random(num_samples)
+    return segment_indices_at(num_frames, num_samples, 0.5 if rng is None else rng.random(num_samples))
+
+
+def segment_indices_at(num_frames: int, num_samples: int, place_T: float | npt.NDArray[np.float64]) -> Indices:
+    """`segment_indices` with the place inside each segment given, as a share of its length in [0, 1)."""
     indices_T = np.floor((np.arange(num_samples) + place_T) * (num_frames / num_samples)).astype(np.int64)
     # Rounding of the product may reach num_frames itself.
     return np.minimum(indices_T, num_frames - 1)

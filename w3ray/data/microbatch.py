@@ -27,6 +27,7 @@ from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
+from w3ray.data.views import Protocol, load_views
 from w3ray.errors import RunError
 from w3ray.storage import Place
 
@@ -74,6 +75,7 @@ class Microbatch:
     `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M]; `valid` bool [M] is False at padding and at unreadable clips;
     `positions` and `samples` as in `Item`. What was read for them: `clip_ids` (empty at padding), and `draws` uint64
     [M], the seed from which a training clip's random frames, box and mirror were drawn (0 in evaluation).
+    Where a test protocol was given, `clips` is uint8 [M, V, T, S, S, 3] (see `w3ray.data.views`).
     """
 
     number: int
@@ -104,6 +106,7 @@ class MicrobatchDecoder:
         watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
         cache: where videos of object storage are kept; None: nowhere.
         shared: where decoded clips are shared with other streams; None: nowhere.
+        protocol: evaluation clips have its views; None: the one view of validation.
         in_task: the watch is of one item, which Ray tries again in another process, not of one actor.
     """
 
@@ -117,6 +120,7 @@ class MicrobatchDecoder:
         watch: WatchSpec | None = None,
         cache: VideoCache | None = None,
         shared: SharedClips | None = None,
+        protocol: Protocol | None = None,
         *,
         in_task: bool = False,
     ) -> None:
@@ -131,6 +135,7 @@ class MicrobatchDecoder:
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
         self._shared = None if shared is None else shared.opened(spec)
+        self._protocol = protocol
         self._cache = cache
         video_cache.use(cache)
         if clips_ready is not None:
@@ -166,7 +171,7 @@ class MicrobatchDecoder:
         load = load or self._load
         item = self._schedule.item(number)
         size, spec = len(item.samples), self._spec
-        clips = np.zeros((size, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
+        clips: np.ndarray | None = None
         labels = np.zeros(size, dtype=np.int64)
         valid = item.samples != PADDING
         clip_ids, draws = [""] * size, np.zeros(size, dtype=np.uint64)
@@ -178,10 +183,17 @@ class MicrobatchDecoder:
             if item.kind == "train":
                 draws[place] = self._schedule.augmentation_key(item.epoch, position)
             try:
-                clips[place], labels[place] = load(item, position, int(item.samples[place]), row)
+                clip, labels[place] = load(item, position, int(item.samples[place]), row)
             except DecodeError as error:
                 valid[place] = False
                 failures.append(ClipFailure(item.kind, row["clip_id"], row["uri"], error.reason, number))
+                continue
+            if clips is None:
+                clips = np.zeros((size, *clip.shape), dtype=np.uint8)
+            clips[place] = clip
+        if clips is None:
+            views = () if self._protocol is None else (self._protocol.num_views,)
+            clips = np.zeros((size, *views, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
         return Microbatch(
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
             tuple(clip_ids), draws, tuple(failures),
@@ -220,6 +232,12 @@ class MicrobatchDecoder:
             rng = self._schedule.augmentation_generator(item.epoch, position) if item.kind == "train" else None
             try:
                 with nullcontext() if self._watch is None else self._watch.at(clip):
+                    if self._protocol is not None:
+                        views = load_views(
+                            row["uri"], spec=self._spec, protocol=self._protocol, start_s=row["start_s"],
+                            end_s=row["end_s"], reversed=row["reversed"], roots=self._roots,
+                        )  # fmt: skip
+                        return views, row["label"]
                     return load_clip(
                         row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
                         end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map, roots=self._roots,
@@ -246,6 +264,7 @@ def decode_in_task(
     watch: WatchSpec,
     cache: VideoCache | None,
     shared: SharedClips | None,
+    protocol: Protocol | None,
 ) -> dict[str, np.ndarray]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 
@@ -253,7 +272,7 @@ def decode_in_task(
     """
     if watch.stream not in _warm:
         _warm[watch.stream] = MicrobatchDecoder(
-            schedule, tables, spec, flip_map, clips_ready, watch, cache, shared, in_task=True
+            schedule, tables, spec, flip_map, clips_ready, watch, cache, shared, protocol, in_task=True
         )
     _warm.move_to_end(watch.stream)
     while len(_warm) > _WARM_STREAMS:

@@ -37,6 +37,7 @@ from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, dec
 from w3ray.data.schedule import Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
+from w3ray.data.views import Protocol
 from w3ray.storage import Place
 
 STREAM_NAME = "stream"
@@ -154,6 +155,7 @@ def build_dataset(
     clips_ready: Place | None = None,
     cache: VideoCache | None = None,
     shared: SharedClips | None = None,
+    protocol: Protocol | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
     watch_name: str | None = None,
 ) -> Dataset:
@@ -163,6 +165,7 @@ def build_dataset(
     It holds the items of `ranks` (None: of all of the schedule's world size), for `len(ranks)` consumers.
     Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
     `cache` keeps videos of object storage, `shared` decoded clips for other streams.
+    With a `protocol` the clips have its views; one that looks at whole frames needs microbatches of one clip.
     A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`, whose
     notes the streams of one `watch_name` share (None: a name of its own).
     """
@@ -183,7 +186,7 @@ def build_dataset(
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
     context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
     context.custom_execution_callback_classes = [ForgetBlocks]
-    arguments = (schedule, tables, spec, flip_map, clips_ready, watch, cache, shared)
+    arguments = (schedule, tables, spec, flip_map, clips_ready, watch, cache, shared, protocol)
     if pool.as_tasks:
         return dataset.map_batches(
             decode_in_task,

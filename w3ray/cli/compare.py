@@ -1,0 +1,54 @@
+"""`w3ray compare`: which of several evaluated models is better, and is that more than chance?"""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from w3ray._format import percent
+from w3ray._redact import redact
+from w3ray.cli._common import JsonOption, finish, run_command
+
+
+@run_command
+def compare(
+    evaluations: Annotated[
+        list[str], typer.Argument(help="Folders that `w3ray evaluate` ended with.", metavar="EVALUATION...")
+    ],
+    classes: Annotated[int, typer.Option(min=0, help="Classes to name whose accuracy changed most.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold evaluations of the same clips against the first one."""
+    from w3ray.pipeline.compare import compare as run
+
+    found = run(evaluations, classes=classes)
+    finish({"compared": [one.document() for one in found]}, as_json, shown(found))
+
+
+def shown(found: list[Any]) -> RenderableType:
+    """The comparison for people."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("", "top-1", "against the first", "95%", "p", "evaluation"):
+        table.add_column(title, justify="left" if title == "evaluation" else "right", overflow="fold")
+    for number, one in enumerate(found, start=1):
+        row = [str(number), percent(one.top1), "", "", ""]
+        if number > 1:
+            low, high = one.interval
+            row[2:] = [_signed(one.difference), f"{_signed(low)} to {_signed(high)}", f"{one.p_value:.2g}"]
+        table.add_row(*row, escape(redact(one.directory)))
+    lines = []
+    for number, one in enumerate(found[1:], start=2):
+        lines.append(
+            f"{number}: right on {one.only_this} clips that 1 has wrong, wrong on {one.only_first} it has right"
+        )
+        changes = ", ".join(f"{name} {_signed(change)} of {clips}" for name, clips, change in one.classes)
+        if changes:
+            lines.append(f"   {changes}")
+    return Group(table, Text("\n".join(lines)))
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}"

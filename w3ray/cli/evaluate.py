@@ -1,0 +1,99 @@
+"""`w3ray evaluate`: what does a model reach on a manifest, by a test protocol?"""
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from w3ray._format import duration, percent
+from w3ray.cli._common import JsonOption, error_console, finish, run_command
+from w3ray.data.views import PROTOCOLS
+
+_SHOW_EVERY_S = 1.0
+
+
+@run_command
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Folder of a model, or of its stage; several are an ensemble.", metavar="MODEL..."),
+    ],
+    manifest: Annotated[str, typer.Option(help="Manifest of the clips.")],
+    split: Annotated[str, typer.Option(help="Split to score.")] = "val",
+    protocol: Annotated[
+        str, typer.Option(help=f"Views of a clip: {', '.join(PROTOCOLS)}, or other numbers of clips.")
+    ] = "1clip-center",
+    average: Annotated[
+        str, typer.Option(help="What is averaged over views: 'scores' (one vote each) or 'logits' (as TSM's program).")
+    ] = "scores",
+    storage: Annotated[str, typer.Option(help="Evaluations are kept below STORAGE/evaluations.")] = "runs",
+    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); else a local one.")] = None,
+    root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
+    max_failed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail where more than this share of the clips can not be read.")
+    ] = 0.01,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every clip of a split once, and report; asked again, what is scored is read."""
+    from w3ray.pipeline.evaluate import evaluate as run
+
+    result = run(
+        models,
+        manifest,
+        split=split,
+        protocol=protocol,
+        average=average,
+        storage=storage,
+        address=address,
+        roots=root,
+        max_failed_share=max_failed_share,
+        on_progress=None if as_json else Progress("scoring", "clips"),
+    )
+    finish(result.document(), as_json, shown(result))
+
+
+class Progress:
+    """A line on standard error: rewritten on a terminal, a new one now and then in a log."""
+
+    def __init__(self, what: str, of: str) -> None:
+        self._what, self._of = what, of
+        self._console = error_console()
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first
+        every_s = _SHOW_EVERY_S if self._console.is_terminal else 10 * _SHOW_EVERY_S
+        if now - self._told < every_s and done < total:
+            return
+        self._told = now
+        rate = (done - self._first) / max(now - self._began, 1e-9)
+        left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+        line = f"{self._what} {done}/{total} {self._of} ({rate:.1f}/s{left})"
+        end = "\r" if self._console.is_terminal and done < total else "\n"
+        self._console.print(f"{line:<78}" if self._console.is_terminal else line, end=end, soft_wrap=True)
+
+
+def shown(result: Any) -> RenderableType:
+    """The result for people."""
+    metrics = result.metrics
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class_accuracy")):
+        interval = metrics.get(f"{key}_interval")
+        spread = f"{percent(interval[0])} to {percent(interval[1])} (95%)" if interval else ""
+        table.add_row(name, percent(metrics[key]), spread)
+    table.add_row("loss", f"{metrics['loss']:.3f}", f"calibration error {metrics['calibration_error']:.3f}")
+    read = f"{result.clips - result.unreadable} of {result.clips} clips of {result.split}"
+    lines = [f"{read}, {result.protocol}, {result.average} averaged"]
+    if len(result.models) > 1:
+        lines[0] += f", ensemble of {len(result.models)} models"
+    if result.unreadable:
+        lines.append(f"{result.unreadable} could not be read: they are left out, their reasons kept with the scores")
+    if result.reused:
+        lines.append(f"{result.reused} scores were there already")
+    lines.append(f"report  {result.directory}/report")
+    return Group(table, Text("\n".join(lines)))

@@ -1,0 +1,94 @@
+"""`w3ray predict`: what does a model see in these videos?"""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from w3ray._format import percent
+from w3ray._redact import redact, redacted
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli.evaluate import Progress
+from w3ray.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from w3ray.pipeline.predict import Prediction
+
+
+@run_command
+def predict(
+    model: Annotated[str, typer.Argument(help="Folder of a model, or of its stage.")],
+    videos: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, patterns, s3://...", metavar="VIDEO...")
+    ] = None,
+    manifest: Annotated[str | None, typer.Option(help="The clips of a manifest instead.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split of that manifest; else all.")] = None,
+    top: Annotated[int, typer.Option(help="Best classes to tell.")] = 5,
+    protocol: Annotated[str, typer.Option(help="Views of a clip, as of `w3ray evaluate`.")] = "1clip-center",
+    average: Annotated[str, typer.Option(help="What is averaged over views: 'scores' or 'logits'.")] = "scores",
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Write a JSON line for each video to this file.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
+    root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the best classes of each video, with their scores."""
+    from w3ray.pipeline.predict import FEW
+    from w3ray.pipeline.predict import predict as run
+
+    total = 0
+
+    def start(count: int) -> None:
+        nonlocal total
+        total = count
+
+    progress = Progress("looking at", "videos")
+    found = []
+    with nullcontext() if out is None else _opened(out) as lines:
+        for one in run(
+            model, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
+            address=address, roots=root, on_start=start,
+        ):  # fmt: skip
+            if lines is not None:
+                lines.write(json.dumps(redacted(one.document()), ensure_ascii=False) + "\n")
+            found.append(one)
+            if total > FEW and not as_json:
+                progress(len(found), total)
+    unread = [one for one in found if one.reason is not None]
+    if len(unread) == len(found):
+        raise RunError(f"not one of {len(found)} videos can be read; the first: {unread[0].video}: {unread[0].reason}")
+    document = {"model": model, "protocol": protocol, "predictions": [one.document() for one in found]}
+    finish(document, as_json, shown(found))
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return Path(path).open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {path}: can not be written ({error.strerror})") from error
+
+
+def shown(found: Sequence["Prediction"]) -> RenderableType:
+    """The predictions for people; videos of one folder without its name."""
+    folders = {os.path.dirname(one.video) for one in found}
+    folder = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else ""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("video", "class", "score", "next"):
+        table.add_column(title, justify="right" if title == "score" else "left", overflow="fold")
+    for one in found:
+        name = escape(redact(os.path.relpath(one.video, folder) if folder else one.video))
+        if one.reason is not None:
+            table.add_row(name, f"[red]not read:[/red] {escape(redact(one.reason))}", "", "")
+            continue
+        following = ", ".join(f"{other} {percent(score)}" for other, score in one.top[1:3])
+        table.add_row(name, escape(one.top[0][0]), percent(one.top[0][1]), escape(following))
+    return Group(Text(f"in {redact(folder)}"), table) if len(folder) > 1 else table

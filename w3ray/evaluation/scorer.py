@@ -1,0 +1,77 @@
+"""What does a model say of clips that are looked at in several views?
+
+Letters: M clips, V views, T frames, H x W pixels, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from w3ray.evaluation.normalize import normalize_clips
+from w3ray.models.bundle import ModelDescription
+
+Average = Literal["scores", "logits"]
+
+VIEWS_AT_ONCE = 8
+"""Views that go through the network together: a bound for memory, and fixed, so that sums are rounded alike."""
+
+
+class Scorer:
+    """One model, and views of a fixed kind.
+
+    Args:
+        model, description: as `w3ray.models.bundle.load_model` returns them.
+        mirrored_V: which of a clip's views are mirror images (`w3ray.data.views.Protocol.mirrored_V`).
+        average: what is averaged over the views. "scores" (after softmax): each view has one vote. "logits" (before
+            it), as TSM's test program does: a view that is sure outvotes others.
+        flip_map: label -> label of its mirror image, for mirrored views.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        description: ModelDescription,
+        *,
+        mirrored_V: Sequence[bool],
+        average: Average = "scores",
+        flip_map: Mapping[int, int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._model, self.description = model.to(device).eval(), description
+        self._average, self._device = average, torch.device(device)
+        num_classes = len(description.classes)
+        mirror_K = torch.tensor([(flip_map or {}).get(label, label) for label in range(num_classes)])
+        same_K = torch.arange(num_classes)
+        self._order_VK = torch.stack([mirror_K if mirrored else same_K for mirrored in mirrored_V])
+
+    @torch.inference_mode()
+    def __call__(self, clips_MVTHWC: np.ndarray) -> np.ndarray:
+        """Scores of clips, float32 [M, K], each row adding up to 1; nan where the network's were not finite.
+
+        Args:
+            clips_MVTHWC: uint8 [M, V, T, H, W, 3].
+
+        Raises:
+            ValueError: another number of views.
+        """
+        clips, views = clips_MVTHWC.shape[:2]
+        if views != len(self._order_VK):
+            raise ValueError(f"clips have {views} views, expected {len(self._order_VK)}")
+        flat = torch.from_numpy(clips_MVTHWC.reshape(clips * views, *clips_MVTHWC.shape[2:]))
+        logits_BK = torch.cat([self._logits(part) for part in flat.split(VIEWS_AT_ONCE)])
+        logits_MVK = logits_BK.reshape(clips, views, -1)
+        logits_MVK = logits_MVK.gather(2, self._order_VK.expand(clips, -1, -1))
+        if self._average == "logits":
+            scores_MK = logits_MVK.mean(1).softmax(-1)
+        else:
+            scores_MK = logits_MVK.softmax(-1).mean(1)
+        return scores_MK.float().numpy()
+
+    def _logits(self, clips_BTHWC: Tensor) -> Tensor:
+        description = self.description
+        x_BTCHW = normalize_clips(clips_BTHWC.to(self._device), mean=description.mean, std=description.std)
+        return self._model(x_BTCHW).logits_BK.double().cpu()

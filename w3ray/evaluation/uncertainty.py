@@ -1,0 +1,123 @@
+"""How sure is an accuracy, is one model better than another on the same clips, and do scores mean what they say?
+
+Letters: N clips, K classes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+_RESAMPLES = 10_000
+_AT_ONCE = 1 << 22
+"""Drawn numbers held at once."""
+
+
+def bootstrap_interval(
+    values_N: np.ndarray, *, level: float = 0.95, resamples: int = _RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values_N` over clips drawn again (Efron & Tibshirani, 1993, section 13.3).
+
+    Clips of one person or scene are no independent draws: for such data the interval is too narrow.
+
+    Raises:
+        ValueError: no values.
+    """
+    values_N = np.asarray(values_N, dtype=np.float64)
+    if not len(values_N):
+        raise ValueError("no clip was scored: there is no interval of nothing")
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _AT_ONCE // len(values_N))
+    means = np.concatenate(
+        [
+            values_N[rng.integers(len(values_N), size=(min(at_once, resamples - done), len(values_N)))].mean(1)
+            for done in range(0, resamples, at_once)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Clips in bins of the best score: `count`, mean `confidence` and `accuracy` of each (nan where it is empty)."""
+
+    edges: tuple[float, ...]
+    count: tuple[int, ...]
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+    @property
+    def expected_error(self) -> float:
+        """Mean distance of confidence and accuracy (Naeini et al., "Obtaining Well Calibrated Probabilities", 2015)."""
+        total = sum(self.count)
+        gaps = zip(self.count, self.confidence, self.accuracy, strict=True)
+        return sum(count / total * abs(sure - right) for count, sure, right in gaps if count)
+
+
+def calibration(scores_NK: np.ndarray, labels_N: np.ndarray, *, bins: int = 15) -> Calibration:
+    """How often the best class is right, by how sure the scores are. Rows that are not finite count nowhere.
+
+    Raises:
+        ValueError: no finite rows.
+    """
+    finite_N = np.isfinite(scores_NK).all(1)
+    if not finite_N.any():
+        raise ValueError("no clip has finite scores")
+    scores_NK, labels_N = scores_NK[finite_N], labels_N[finite_N]
+    sure_N, right_N = scores_NK.max(1), scores_NK.argmax(1) == labels_N
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    bin_N = np.clip(np.searchsorted(edges, sure_N, side="left") - 1, 0, bins - 1)
+    count = np.bincount(bin_N, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(bin_N, sure_N, minlength=bins) / count
+        accuracy = np.bincount(bin_N, right_N, minlength=bins) / count
+    return Calibration(
+        edges=tuple(edges.tolist()),
+        count=tuple(count.tolist()),
+        confidence=tuple(confidence.tolist()),
+        accuracy=tuple(accuracy.tolist()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """Two models on the same N clips. `difference` is second minus first, with its bootstrap interval."""
+
+    only_first: int
+    """Clips that only the first has right."""
+    only_second: int
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    """Two-sided, of the exact McNemar test: how often clips on which they differ fall so unevenly by chance."""
+
+
+def paired_difference(first_right_N: np.ndarray, second_right_N: np.ndarray, *, seed: int = 0) -> PairedDifference:
+    """Is the second model better than the first? (McNemar, Psychometrika 1947; the exact binomial form.)
+
+    Raises:
+        ValueError: other numbers of clips, or none.
+    """
+    first, second = np.asarray(first_right_N, dtype=bool), np.asarray(second_right_N, dtype=bool)
+    if first.shape != second.shape or not len(first):
+        raise ValueError(f"need the same clips of both, got {first.shape} and {second.shape}")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    per_clip_N = second.astype(np.float64) - first
+    return PairedDifference(
+        only_first=only_first,
+        only_second=only_second,
+        difference=float(per_clip_N.mean()),
+        interval=bootstrap_interval(per_clip_N, seed=seed),
+        p_value=_binomial_p(only_first, only_first + only_second),
+    )
+
+
+def _binomial_p(hits: int, trials: int) -> float:
+    """Two-sided p value of `hits` in `trials` fair draws."""
+    few = min(hits, trials - hits)
+    logs = [
+        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) - trials * math.log(2)
+        for k in range(few + 1)
+    ]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))

@@ -1,0 +1,210 @@
+"""Where are a model's scores of a split kept, a part at a time, and how are they read again?
+
+    <storage>/evaluations/<split>-<protocol>-<identity>/scores/<first row>-<row behind>.parquet
+
+By what decides them (weights, clips, protocol) and in the manifest's order: what was interrupted goes on behind the
+last part, and what is there is only read.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from w3ray.cluster.plan import ResourcePlan
+from w3ray.data.clip import ClipSpec
+from w3ray.data.manifest import Manifest
+from w3ray.data.views import Protocol
+from w3ray.errors import InputError, RunError
+from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
+from w3ray.pipeline.identity import identity_of
+from w3ray.storage import Place, fetched, place
+
+SCORES_FOLDER, RESULT_NAME = "scores", "result.json"
+
+_PART_EVERY_S = 30.0
+_PART_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipScores:
+    """Scores of N clips, in the manifest's order. `reasons` holds why a clip has none (its scores are nan)."""
+
+    clip_ids: tuple[str, ...]
+    labels: np.ndarray
+    scores: np.ndarray
+    reasons: Mapping[str, str]
+
+    @property
+    def readable(self) -> np.ndarray:
+        """bool [N]."""
+        return np.array([clip not in self.reasons for clip in self.clip_ids])
+
+
+def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
+    """What an evaluation was of, and its scores.
+
+    Raises:
+        InputError: it is no finished evaluation.
+    """
+    folder = place(directory)
+    try:
+        document = json.loads((folder / RESULT_NAME).read_text())
+        with fetched(folder / SCORES_FOLDER) as local:
+            table = _read_parts(local)
+        return document, _scores_of(table)
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{directory}: no finished evaluation ({error}); name the folder that it ended with"
+        ) from error
+
+
+class KeptScores:
+    """One model's scores of a split, in a folder of their own."""
+
+    def __init__(self, root: Place, model: Place, about: Mapping[str, Any]) -> None:
+        with fetched(model) as local:
+            weights = hashlib.sha256()
+            for name in (WEIGHTS_NAME, DESCRIPTION_NAME):
+                weights.update((local / name).read_bytes())
+        self.about = {**about, "model": weights.hexdigest()}
+        self.identity = identity_of(self.about)
+        self.directory = root / "evaluations" / f"{about['split']}-{about['protocol']}-{self.identity[:12]}"
+        self.folder = self.directory / SCORES_FOLDER
+        self.done = self._count()
+
+    def _count(self) -> int:
+        """Rows of the parts that follow each other from the first row on."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return max((stop for _, _, stop in _in_order(names)), default=0)
+
+    def score(
+        self,
+        model: Place,
+        description: ModelDescription,
+        clips: Manifest,
+        rows: pa.Table,
+        protocol: Protocol,
+        average: Any,
+        plan: ResourcePlan,
+        roots: Sequence[str] | None,
+    ) -> Iterator[int]:
+        """Score what is left; yields the number of rows done."""
+        from w3ray.pipeline.scoring import clips_together, model_files, score_clips
+
+        resolved = rows.set_column(rows.schema.get_field_index("uri"), "uri", clips.resolved(rows["uri"]))
+        first = self.done - self.done % clips_together(protocol)
+        waiting: list[pa.Table] = []
+        began, written_s = first, time.monotonic()
+        scored = score_clips(
+            model_files(model), resolved, spec=ClipSpec(**description.clip), protocol=protocol, average=average,
+            plan=plan, flip_map=clips.flip_map, first_row=first, roots=roots,
+        )  # fmt: skip
+        try:
+            for some in scored:
+                waiting.append(_table(rows, some))
+                self.done = some.first_row + len(some.scores)
+                if self.done - began >= _PART_ROWS or time.monotonic() - written_s > _PART_EVERY_S:
+                    began, written_s = self._keep(waiting, began), time.monotonic()
+                yield self.done
+        finally:
+            self._keep(waiting, began)
+
+    def _keep(self, waiting: list[pa.Table], began: int) -> int:
+        """Write a part; returns the row behind it."""
+        if not waiting:
+            return began
+        table = pa.concat_tables(waiting)
+        stop = began + table.num_rows
+        _write(self.folder, began, table)
+        waiting.clear()
+        return stop
+
+    def scores(self, rows: pa.Table) -> ClipScores:
+        with fetched(self.folder) as local:
+            result = _scores_of(_read_parts(local))
+        if list(result.clip_ids) != rows["clip_id"].to_pylist():
+            raise RunError(f"{self.directory}: holds other clips than the manifest; remove it and run again")
+        return result
+
+
+def write_scores(directory: Place, result: ClipScores) -> None:
+    """Keep scores that were made of others."""
+    _write(directory / SCORES_FOLDER, 0, _as_table(result))
+
+
+def _write(folder: Place, first: int, table: pa.Table) -> None:
+    target = folder / f"{first:09d}-{first + table.num_rows:09d}.parquet"
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content = sink.getvalue().to_pybytes()
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.rename(target)
+    else:
+        target.write_bytes(content)
+
+
+def _table(rows: pa.Table, some: Any) -> pa.Table:
+    these = rows.slice(some.first_row, len(some.scores))
+    return _as_table(
+        ClipScores(
+            clip_ids=tuple(these["clip_id"].to_pylist()),
+            labels=these["label"].to_numpy(),
+            scores=np.where(some.readable[:, None], some.scores, np.nan).astype(np.float32),
+            reasons={failure.clip_id: failure.reason for failure in some.failures},
+        )
+    )
+
+
+def _as_table(result: ClipScores) -> pa.Table:
+    flat = pa.array(result.scores.reshape(-1), pa.float32())
+    return pa.table(
+        {
+            "clip_id": pa.array(result.clip_ids, pa.string()),
+            "label": pa.array(result.labels, pa.int32()),
+            "scores": pa.FixedSizeListArray.from_arrays(flat, result.scores.shape[1]),
+            "reason": pa.array([result.reasons.get(clip) for clip in result.clip_ids], pa.string()),
+        }
+    )
+
+
+def _read_parts(folder: Path) -> pa.Table:
+    """The parts that follow each other, without rows that a restart scored again."""
+    parts = _in_order([path.name for path in folder.iterdir()])
+    if not parts:
+        raise ValueError("it holds no scores")
+    return pa.concat_tables([pq.read_table(folder / name).slice(skipped) for name, skipped, _ in parts])
+
+
+def _in_order(names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(file, its rows that an earlier one has, row behind it) of the parts that follow each other from row 0 on."""
+    parts, done = [], 0
+    for name in sorted(names):
+        if match := re.fullmatch(r"(\d+)-(\d+)\.parquet", name):
+            first, stop = int(match[1]), int(match[2])
+            if first <= done < stop:
+                parts.append((name, done - first, stop))
+                done = stop
+    return parts
+
+
+def _scores_of(table: pa.Table) -> ClipScores:
+    scores = table["scores"].combine_chunks()
+    clip_ids, reasons = table["clip_id"].to_pylist(), table["reason"].to_pylist()
+    return ClipScores(
+        clip_ids=tuple(clip_ids),
+        labels=table["label"].to_numpy(),
+        scores=scores.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1),
+        reasons={clip: reason for clip, reason in zip(clip_ids, reasons, strict=True) if reason is not None},
+    )

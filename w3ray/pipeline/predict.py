@@ -1,0 +1,192 @@
+"""What does a model see in these videos?
+
+A few are looked at in this process; many on a Ray cluster, by the same code and with the same scores.
+"""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from w3ray.data.clip import ClipSpec
+from w3ray.data.decoders import DecodeError
+from w3ray.data.importers import VIDEO_EXTENSIONS
+from w3ray.data.manifest import read_manifest
+from w3ray.data.views import Protocol, load_views, parse_protocol
+from w3ray.errors import InputError
+from w3ray.pipeline.evaluate import model_folder, plan_scoring
+from w3ray.storage import RemotePath, is_remote, place
+
+FEW = 32
+"""Videos that are looked at without a Ray of their own: starting one takes longer than looking at them."""
+
+_COLUMNS = {
+    "clip_id": pa.string(), "uri": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(),
+    "reversed": pa.bool_(), "label": pa.int32(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a model says of one video: (class name, score) from the best on, or why it could not be read."""
+
+    video: str
+    top: tuple[tuple[str, float], ...]
+    reason: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        if self.reason is not None:
+            return {"video": self.video, "reason": self.reason}
+        return {"video": self.video, "top": [{"class": name, "score": score} for name, score in self.top]}
+
+
+def predict(
+    model: str,
+    videos: Sequence[str] = (),
+    *,
+    manifest: str | None = None,
+    split: str | None = None,
+    top: int = 5,
+    protocol: str = "1clip-center",
+    average: str = "scores",
+    address: str | None = None,
+    roots: Sequence[str] | None = None,
+    on_start: Callable[[int], None] = lambda count: None,
+) -> Iterator[Prediction]:
+    """Look at videos, one after the other in the order of their names.
+
+    Args:
+        model: folder of a model, or of its stage.
+        videos: files, folders (all videos below them), patterns such as `clips/*.mp4`, `s3://...` of either kind.
+        manifest, split: the clips of a manifest, or of one of its splits, instead.
+        top: best classes to tell.
+        protocol, average, roots: as `w3ray.pipeline.evaluate.evaluate`.
+        address: of a Ray cluster; None: a local one, where there are more than `FEW` videos.
+        on_start: called with the number of videos before the first one.
+
+    Raises:
+        InputError: no model, nothing that matches, an unknown protocol.
+    """
+    from w3ray.pipeline.scoring import model_files, scorer_of
+
+    looks = parse_protocol(protocol)
+    if top < 1:
+        raise InputError(f"--top must be at least 1, not {top}")
+    files = model_files(model_folder(model))
+    rows, flip_map = _rows(videos, manifest, split)
+    on_start(rows.num_rows)
+    if rows.num_rows <= FEW and address is None:
+        scorer = scorer_of(files, looks, average, flip_map)  # type: ignore[arg-type]
+        spec = ClipSpec(**scorer.description.clip)
+        for row in rows.to_pylist():
+            yield _look(row, scorer, spec, looks, top, roots)
+        return
+    yield from _on_cluster(files, rows, flip_map, looks, average, top, address, roots)
+
+
+def _look(
+    row: dict[str, Any], scorer: Any, spec: ClipSpec, protocol: Protocol, top: int, roots: Sequence[str] | None
+) -> Prediction:
+    try:
+        views = load_views(
+            row["uri"], spec=spec, protocol=protocol, start_s=row["start_s"], end_s=row["end_s"],
+            reversed=row["reversed"], roots=roots,
+        )  # fmt: skip
+    except DecodeError as error:
+        return Prediction(video=row["clip_id"], top=(), reason=error.reason)
+    return Prediction(video=row["clip_id"], top=_best(scorer(views[None])[0], scorer.description.classes, top))
+
+
+def _on_cluster(
+    files: Any,
+    rows: pa.Table,
+    flip_map: dict[int, int],
+    protocol: Protocol,
+    average: Any,
+    top: int,
+    address: str | None,
+    roots: Sequence[str] | None,
+) -> Iterator[Prediction]:
+    from w3ray.pipeline.connection import Connection
+    from w3ray.pipeline.scoring import description_of, score_clips
+
+    description = description_of(files)
+    connection = Connection(address, imports=False)
+    try:
+        plan = plan_scoring(connection.nodes())
+        scored = score_clips(
+            files, rows, spec=ClipSpec(**description.clip), protocol=protocol, average=average, plan=plan,
+            flip_map=flip_map, roots=roots,
+        )  # fmt: skip
+        for some in scored:
+            reasons = {failure.clip_id: failure.reason for failure in some.failures}
+            names = rows["clip_id"].slice(some.first_row, len(some.scores)).to_pylist()
+            for name, scores_K in zip(names, some.scores, strict=True):
+                if name in reasons:
+                    yield Prediction(video=name, top=(), reason=reasons[name])
+                else:
+                    yield Prediction(video=name, top=_best(scores_K, description.classes, top))
+    finally:
+        connection.close()
+
+
+def _best(scores_K: np.ndarray, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-scores_K, kind="stable")[:top]
+    return tuple((classes[label], float(scores_K[label])) for label in order)
+
+
+def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tuple[pa.Table, dict[int, int]]:
+    if (manifest is None) == (not videos):
+        raise InputError("name videos, or a manifest with --manifest (one of the two)")
+    if manifest is not None:
+        clips = read_manifest(manifest)
+        names = list(_COLUMNS)
+        rows = clips.table.select(names) if split is None else clips.split(split, names)
+        return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map
+    if split is not None:
+        raise InputError("--split is about a manifest; add --manifest")
+    found = sorted({video for name in videos for video in _videos(name)})
+    count = len(found)
+    columns = {
+        "clip_id": found, "uri": found, "start_s": [None] * count, "end_s": [None] * count,
+        "reversed": [False] * count, "label": [0] * count,
+    }  # fmt: skip
+    return pa.table({name: pa.array(columns[name], kind) for name, kind in _COLUMNS.items()}), {}
+
+
+def _videos(name: str) -> list[str]:
+    """The videos that an argument stands for.
+
+    Raises:
+        InputError: nothing matches.
+    """
+    if is_remote(name):
+        remote = place(name)
+        assert isinstance(remote, RemotePath)
+        found = [str(path) for path in _below(remote)] if remote.is_dir() else [name]
+    elif os.path.isdir(name):
+        found = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files if _is_video(file)]
+    elif os.path.exists(name):
+        found = [name]
+    else:
+        found = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path) and _is_video(path)]
+    if not found:
+        raise InputError(f"{name}: no such file, and no video matches it")
+    return [path if is_remote(path) else os.path.abspath(path) for path in found]
+
+
+def _below(folder: RemotePath) -> Iterator[RemotePath]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _below(path)
+        elif _is_video(path.name):
+            yield path
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_EXTENSIONS
