@@ -1,0 +1,185 @@
+"""The recipes of the paper's rows: what they say, that they can be planned as they are, and that they run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet50
+
+from w3ray.data.manifest import build_manifest, write_manifest
+from w3ray.events import StepDone
+from w3ray.models.resnet_small import resnet_small
+from w3ray.pipeline import run
+from w3ray.pipeline.prepare import plan_stages, prepare_data
+from w3ray.recipe import Recipe, load_recipe
+from w3ray.recipe_file import known_recipes
+
+# Name -> frames, classes of the data set, split whose result is reported.
+ROWS = {
+    "ssv1-w3-8f": (8, 174, "val"),
+    "ssv1-tsm-8f": (8, 174, "val"),
+    "ssv1-w3-16f": (16, 174, "val"),
+    "ssv1-tsm-16f": (16, 174, "val"),
+    "ssv2-w3-16f": (16, 174, "val"),
+    "ssv2-tsm-16f": (16, 174, "val"),
+    "egogesture-w3-8f": (8, 83, "test"),
+    "egogesture-tsm-8f": (8, 83, "test"),
+}
+# As TSM's README has it; --num_segments is the row's. Weight decay 5e-4 is the default of its opts.py.
+TSM_COMMAND = """python main.py something RGB
+     --arch resnet50 --num_segments 8
+     --gd 20 --lr 0.01 --lr_steps 20 40 --epochs 50
+     --batch-size 64 -j 16 --dropout 0.5 --consensus_type=avg --eval-freq=1
+     --shift --shift_div=8 --shift_place=blockres --npb"""
+
+CLIPS = {"train": 1000, "val": 200, "test": 150}
+
+
+def test_all_of_them_are_here() -> None:
+    assert {name for name in known_recipes() if re.search(r"-\d+f$", name)} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+class TestPage:
+    def test_every_value_has_its_source_on_its_line(self, name: str) -> None:
+        page = known_recipes()[name].read_text()
+        section, before = "", ""
+        stated = 0
+        for line in page.splitlines():
+            if re.match(r"\w+:", line):
+                section = line.partition(":")[0]
+            if section in ("data", "model", "train") and re.match(r"  +\w+: ", line):
+                source = line.partition("#")[2] or before.partition("#")[2] * before.lstrip().startswith("#")
+                if "manifest:" not in line:  # whose command stands in the header
+                    assert re.match(r" (W3 |TSM |our default: |a part of W3|the (data set's own|same))", source), line
+                    stated += 1
+            before = line
+        assert stated >= 25
+
+    def test_is_trained_as_tsms_command_says(self, name: str) -> None:
+        said = dict(re.findall(r"--?([\w-]+)(?:[= ]([\w. ]+))?", TSM_COMMAND.replace("\n", " ")))
+        options = {option: value.strip() for option, value in said.items()}
+        for stage in load_recipe(name).resolved_stages():
+            train, model = stage.train, stage.model
+            assert model.backbone == options["arch"]
+            assert (model.dropout, model.shift_div) == (float(options["dropout"]), int(options["shift_div"]))
+            assert (train.lr, train.epochs) == (float(options["lr"]), int(options["epochs"]))
+            assert train.batch_size == train.lr_batch_size == int(options["batch-size"])
+            assert train.schedule.milestones == tuple(map(int, options["lr_steps"].split()))
+            assert (train.schedule.kind, train.schedule.gamma, train.schedule.warmup_epochs) == ("step", 0.1, 0)
+            assert train.clip_grad_norm == float(options["gd"])
+            assert train.validate_every_epochs == int(options["eval-freq"])
+            assert train.batch_norm == ("train" if "npb" in options else "partial")
+            assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 5e-4)
+
+    def test_header_says_what_is_needed_and_what_is_published(self, name: str) -> None:
+        page = known_recipes()[name].read_text()
+        recipe = load_recipe(name)
+        assert re.search(rf"# +w3ray data import [\w-]+ DIR --out {re.escape(str(recipe.data.manifest))}\n", page)
+        assert "resnet50-0676ba61.pth" in page
+        assert f"w3ray run {name}\n" in page
+        assert re.search(r"# published: +top-1 \d\d\.\d, top-5 \d\d\.\d", page)
+
+    def test_teacher_and_student_are_trained_alike(self, name: str) -> None:
+        stages = load_recipe(name).resolved_stages()
+        assert all((stage.model, stage.train) == (stages[0].model, stages[0].train) for stage in stages)
+        assert [stage.teacher for stage in stages] == ([None] if "tsm" in name else [None, "teacher"])
+        assert stages[0].model.refines == ("w3" in name)
+
+    def test_baseline_differs_in_the_attention_alone(self, name: str) -> None:
+        one, other = (load_recipe(name.replace(old, new)) for old, new in (("tsm", "w3"), ("w3", "tsm")))
+        assert (one.data, one.train, one.evaluation) == (other.data, other.train, other.evaluation)
+        differing = {key for key, value in one.model if getattr(other.model, key) != value}
+        assert differing == {"attention", "refinement"}
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory) -> Path:
+    """A file as torchvision's of ResNet-50, with 1000 classes; random, for the real one is 100 MB away."""
+    path = tmp_path_factory.mktemp("weights") / "resnet50-random.pth"
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), path)
+    return path
+
+
+def manifest_of(path: Path, num_classes: int) -> Path:
+    rows = [(split, i) for split, count in CLIPS.items() for i in range(count)]
+    write_manifest(
+        build_manifest(
+            {
+                "clip_id": [f"{split}-{i}" for split, i in rows],
+                "uri": [f"{split}/{i}.webm" for split, i in rows],
+                "label": [i % num_classes for _, i in rows],
+                "split": [split for split, _ in rows],
+            },
+            [f"class {i}" for i in range(num_classes)],
+            location=str(path),
+        ),
+        path,
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_is_planned_as_it_is(name: str, imagenet: Path, tmp_path: Path) -> None:
+    frames, num_classes, reported = ROWS[name]
+    manifest = manifest_of(tmp_path / "manifest.parquet", num_classes)
+    recipe = load_recipe(name, [f"data.manifest={manifest}", f"model.weights={imagenet}", f"storage={tmp_path}/runs"])
+    data = prepare_data(recipe)
+    assert (data.clip.num_frames, data.clip.size, data.clip.resolved_short_side) == (frames, 224, 256)
+    assert {kind: rows.num_rows for kind, rows in data.splits.items()} == {**CLIPS, "test": CLIPS[reported]}
+    stages = plan_stages(recipe, data)  # which builds the real network and loads the file into it
+    assert [item.status.state for item in stages] == ["run"] * len(stages)
+    for item in stages:
+        assert item.schedule.total_steps == 50 * 16  # 1000 clips in batches of 64: the last one is not dropped
+        assert item.model_arguments(data)["num_classes"] == num_classes
+
+
+def small(name: str, manifest: Path, weights: Path, storage: Path) -> Recipe:
+    """The recipe as it is but for its size: fewer pixels, clips and epochs, a small backbone."""
+    return load_recipe(
+        name,
+        [
+            f"storage={storage}",
+            f"data.manifest={manifest}",
+            "data.size=28",
+            "data.short_side=32",
+            "model.backbone=resnet_small",
+            f"model.weights={weights}",
+            "train.epochs=5",
+            "train.schedule.milestones=[2, 4]",
+            "train.batch_size=16",
+            "train.validate_every_epochs=5",
+            "train.log_every_steps=1",
+            "tracking.enabled=false",
+            "resources.workers=1",
+        ],
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("name", ROWS)
+def test_runs(name: str, motion_manifest: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "small.pth"
+    torch.manual_seed(0)
+    torch.save(resnet_small().state_dict(), weights)
+    recipe = small(name, motion_manifest, weights, tmp_path / "runs")
+    steps: dict[str, list[StepDone]] = {}
+
+    def hear(event: object) -> None:
+        if isinstance(event, StepDone):
+            steps.setdefault(event.stage, []).append(event)
+
+    result = run(recipe, on_event=hear)
+    assert list(steps) == [stage.name for stage in recipe.stages] == [stage.name for stage in result.stages]
+    for stage in result.stages:
+        losses = {"cross_entropy", "mfr"} if stage.name == "student" else {"cross_entropy"}
+        assert set(steps[stage.name][0].losses) >= losses
+        assert len(steps[stage.name]) == 5 * 2  # 24 clips in batches of 16
+        # 0.01 at 64 clips is 0.0025 at 16; a tenth of it from the second epoch on, and again from the fourth.
+        rates = [event.lr for event in steps[stage.name]]
+        assert rates == pytest.approx([0.0025] * 4 + [0.00025] * 4 + [0.000025] * 2)
+        assert stage.metrics["rows"] == (8 if ROWS[name][2] == "test" else 16)
