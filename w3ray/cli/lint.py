@@ -1,0 +1,88 @@
+"""`w3ray lint`: what a recipe does otherwise than the published one, or wrongly for its data, before it is run."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from w3ray._redact import redact
+from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
+from w3ray.lint import IN_EVERY_RECIPE, Finding, LintReport
+from w3ray.lint import lint as lint_recipe
+from w3ray.recipe import load_recipe
+
+
+@run_command
+def lint(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (such as ssv1-w3-8f), or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set train.epochs=3. Can be repeated."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where anything was found.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a recipe with the closest row of the W3 paper's tables, and look for what is wrong for its data.
+
+    Says of each difference what it is known to cost, with the source of the figure, or that there is none. Reads the
+    recipe and its manifest, no video.
+    """
+    report = lint_recipe(load_recipe(recipe, list(overrides or [])))
+    finish(report.document(), as_json, report_text(report))
+    if strict and report.findings:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def report_text(report: LintReport) -> RenderableType:
+    """A report for people: what was compared, a table of findings, how many."""
+    row = report.row
+    kind = "TSM+W3" if row.attention else "TSM"
+    lines = [f"{report.recipe}, beside {row.recipe}: {kind}, {row.frames} frames, {row.data}, W3 {row.table}"]
+    if not report.same_data:
+        lines.append("The paper has no row on this data: differences are notes, and figures are of the sets they name.")
+    if report.data_unread is not None:
+        lines.append(f"The data was not looked at: {redact(report.data_unread)}")
+    parts: list[RenderableType] = [Text("\n".join(lines), overflow="fold")]
+    if report.findings:
+        parts.append(_table(report))
+    parts.append(Text(_counts(report)))
+    parts.append(Text("in every recipe:\n- " + "\n- ".join(IN_EVERY_RECIPE), style="dim"))
+    return Group(*parts)
+
+
+def _table(report: LintReport) -> Table:
+    table = Table(show_lines=True)
+    table.add_column("", no_wrap=True)
+    for name in ("field", "here", "published", "known to cost"):
+        table.add_column(name, overflow="fold", ratio=3 if name == "known to cost" else 2)
+    for finding in report.findings:
+        style = "yellow" if finding.severity == "warning" else ""
+        table.add_row(
+            Text(finding.severity, style=style),
+            Text(finding.field),
+            Text(_plain(finding.value)),
+            Text(_published(finding)),
+            Text(finding.cost + (f" [{finding.cost_source}]" if finding.cost_source else "")),
+        )
+    return table
+
+
+def _published(finding: Finding) -> str:
+    return finding.source if finding.published is None else f"{_plain(finding.published)} [{finding.source}]"
+
+
+def _plain(value: Any) -> str:
+    """A value as the recipe has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _counts(report: LintReport) -> str:
+    counts = {kind: sum(finding.severity == kind for finding in report.findings) for kind in ("warning", "note")}
+    said = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items() if count]
+    return ", ".join(said) or "nothing found"

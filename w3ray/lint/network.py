@@ -1,0 +1,159 @@
+"""Rules: is it the published network, and does it start as that one does?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from w3ray.lint._common import NO_FIGURE, Comparison, Finding, Rule, finding, plain, w3_config, w3_option
+from w3ray.recipe import ResolvedStage
+
+_TABLE_5 = "W3 Table 5 (Something-Something V1, 16 frames)"
+_PROFILE = "w3ray profile --frames 16, with and without --dense"
+
+
+def attention(comparison: Comparison) -> Iterator[Finding]:
+    """Another attention than W3; a recipe without any is compared with a row without any."""
+
+    def kind(stage: ResolvedStage) -> str | None:
+        return None if stage.model.attention is None else str(stage.model.attention.get("kind", "w3"))
+
+    for field, value, published in comparison.differing("model.attention.kind", kind, lambda a, b: a == b):
+        yield finding(
+            field,
+            value,
+            published,
+            "W3 3.1, 3.2" if published else f"W3 {comparison.row.table}: the row of plain TSM",
+            severity="warning",
+            cost={"cbam": "49.1 instead of 52.6, 50.5 with MFR", "nonlocal": "49.8 instead of 52.6"},
+            cost_source="W3 Tables 6 and 7 (Something-Something V1, 16 frames)",
+        )
+
+
+def refinement(comparison: Comparison) -> Iterator[Finding]:
+    """No AFR although the attention has the masks for it."""
+
+    def read(stage: ResolvedStage) -> bool | None:
+        config = w3_config(stage.model)
+        return stage.model.refinement if config is not None and config.has_spatial_mask else None
+
+    def agree(value: Any, published: Any) -> bool:
+        return value is None or published is None or value == published
+
+    for field, value, published in comparison.differing("model.refinement", read, agree):
+        yield finding(
+            field,
+            value,
+            published,
+            "W3 3.4, Eq. 7-8",
+            severity="warning",
+            cost="50.1 instead of 52.6",
+            cost_source=_TABLE_5,
+        )
+
+
+def initial_weights(comparison: Comparison) -> Iterator[Finding]:
+    """Random weights, or those of another training. What a file holds is not looked at."""
+
+    def agree(value: Any, published: Any) -> bool:
+        return value == published or (value is not None and "_Weights." not in value)
+
+    def read(stage: ResolvedStage) -> str | None:
+        return stage.model.weights
+
+    for field, value, published in comparison.differing("model.weights", read, agree):
+        yield Finding(
+            severity="warning" if value is None else "note",
+            field=field,
+            value=value,
+            published=published,
+            source="W3 4.1: from ImageNet weights on all data sets",
+            cost=NO_FIGURE
+            if value is not None
+            else f"{NO_FIGURE}; TSM's author advises ten times the learning rate from scratch",
+            cost_source=None if value is not None else "mit-han-lab/temporal-shift-module, issue 22",
+        )
+
+
+def teacher_alike(comparison: Comparison) -> Iterator[Finding]:
+    """A student that is another network than its teacher, or is trained in another way."""
+    stages = {stage.name: stage for stage in comparison.recipe.resolved_stages()}
+    for stage in stages.values():
+        if stage.teacher is None:
+            continue
+        teacher = stages[stage.teacher]
+        for section in ("model", "train"):
+            ours, theirs = getattr(stage, section), getattr(teacher, section)
+            for name in type(ours).model_fields:
+                if name not in _NO_TRAINING and getattr(ours, name) != getattr(theirs, name):
+                    yield Finding(
+                        severity="note",
+                        field=f"stages.{stage.name}.{section}.{name}",
+                        value=_plain(getattr(ours, name)),
+                        published=f"as its teacher's: {_plain(getattr(theirs, name))}",
+                        source="W3 3.4: identical architecture; no other training of the student is named",
+                    )
+
+
+_NO_TRAINING = {
+    "log_every_steps",
+    "log_samples",
+    "checkpoint_every_steps",
+    "checkpoint_every_epochs",
+    "keep_checkpoints",
+    "validate_every_epochs",
+}
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+RULES: dict[str, Rule] = {
+    "model": plain(
+        "model.name",
+        "W3 3.3",
+        severity="warning",
+        cost={"tsn": "19.7 instead of 45.6 without attention (Something-Something V1, 8 frames)"},
+        cost_source="W3 Table 1",
+    ),
+    "backbone": plain(
+        "model.backbone",
+        "the row's table",
+        severity="warning",
+        cost={"resnet101": "none: 46.9 instead of 45.6 (TSM, Something-Something V1, 8 frames)"},
+        cost_source="TSM's README",
+    ),
+    "attention": attention,
+    "reduction": w3_option("reduction", "our default: W3 3.1 does not state r; CBAM and SE use 16"),
+    "channel_kernel": w3_option("channel_kernel", "W3 3.1 (K_c-vid)"),
+    "spatial_kernel": w3_option("spatial_kernel", "W3 3.2"),
+    "temporal_kernel": w3_option("temporal_kernel", "W3 3.2"),
+    "depthwise": w3_option(
+        "depthwise",
+        "our default: W3 3.1 says per-channel; the GFLOPs of its 16-frame row fit dense convolutions",
+        cost={False: "no figure of accuracy; 67.5 instead of 65.5 GMAC and 123 M instead of 2.7 M more parameters"},
+        cost_source=_PROFILE,
+    ),
+    "hidden": w3_option("hidden", "our default: W3 3.2 says lightweight"),
+    "placement": w3_option("placement", "our default: not stated; CBAM attends before the shortcut is added"),
+    "identity_start": w3_option("identity_start", "our default: not stated"),
+    "channel_part": w3_option("channel", "W3 3.1", severity="warning"),
+    "spatial_part": w3_option(
+        "spatial", "W3 3.2", severity="warning", cost="49.8 instead of 52.6", cost_source=_TABLE_5
+    ),
+    "temporal_part": w3_option(
+        "temporal", "W3 Eq. 4 and 6", severity="warning", cost="47.2 instead of 52.6", cost_source=_TABLE_5
+    ),
+    "refinement": refinement,
+    "dropout": plain("model.dropout", "TSM's command for Something-Something (--dropout 0.5)"),
+    "shift_div": plain("model.shift_div", "TSM's command for Something-Something (--shift_div=8)"),
+    "shift_mode": plain(
+        "model.shift_mode",
+        "TSM ops/temporal_shift.py",
+        severity="warning",
+        cost="TSM's paper (arXiv:1811.08383) compares the two; its figures are not repeated here",
+        cost_source="arXiv:1811.08383",
+    ),
+    "initial_weights": initial_weights,
+    "teacher_alike": teacher_alike,
+}
+"""Name -> rule."""
