@@ -397,16 +397,37 @@ class TestDetails:
         (found,) = findings(W3, [f"data.manifest={path}", *FLIP], "flip_labels")
         assert "no flip map" in str(found.value)
 
-    def test_real_class_names(self, real_data: Path, tmp_path: Path) -> None:
-        folder = real_data / "annotations"
-        lines = (folder / "egogesture-derived" / "classIndAll.txt").read_text().splitlines()
-        classes = tuple(line.split(maxsplit=1)[1] for line in lines if line.strip())
+    @pytest.mark.real_data
+    @pytest.mark.parametrize(
+        ("file", "recipe", "swaps"),
+        [
+            ("something-something-v1/label_map.txt", "ssv1-w3-8f", {2: 4, 30: 41, 52: 66}),
+            ("something-something-v2/label_map.txt", "ssv2-w3-16f", {86: 87, 93: 94, 166: 167}),
+            (
+                "egogesture-derived/classIndAll.txt",
+                "egogesture-w3-8f",
+                {0: 1, 9: 10, 13: 14, 58: 59, 64: 65, 70: 71, 76: 77, 80: 81},
+            ),
+        ],
+    )
+    def test_real_class_names(
+        self, file: str, recipe: str, swaps: dict[int, int], real_data: Path, tmp_path: Path
+    ) -> None:
+        lines = (real_data / "annotations" / file).read_text().splitlines()
+        classes = tuple(line.lstrip("0123456789 ") for line in lines if line.strip())
         labels = list(range(len(classes)))
-        path = tmp_path / "egogesture.parquet"
-        manifest(path, {"train": labels, "val": labels}, classes=classes, flip_map={0: 1, 1: 0})
-        (found,) = findings("egogesture-w3-8f", [f"data.manifest={path}", *FLIP], "flip_labels")
-        # Eight pairs have a direction in their names; one of them is in the map.
-        assert str(found.value).endswith("and 11 more")
+        both_ways = {**swaps, **{to: label for label, to in swaps.items()}}
+        path = tmp_path / "set.parquet"
+        for left_out in (None, *swaps):
+            flip_map = {label: to for label, to in both_ways.items() if left_out not in (label, to)}
+            manifest(path, {"train": labels, "val": labels}, classes=classes, flip_map=flip_map)
+            found = findings(recipe, [f"data.manifest={path}", *FLIP], "flip_labels")
+            if left_out is None:
+                assert found == []
+            else:
+                assert [item.value for item in found] == [
+                    f"true: {', '.join(sorted((classes[left_out], classes[swaps[left_out]]), key=classes.index))}"
+                ]
 
     def test_folds_are_dealt_before_groups_are_compared(self, tmp_path: Path) -> None:
         path = tmp_path / "set.parquet"
