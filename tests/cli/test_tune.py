@@ -98,6 +98,14 @@ def test_the_live_table(book, width):
         assert "mfr 1" in working
 
 
+def test_long_parameters_take_nothing_from_the_other_columns(book, monkeypatch):
+    """Those of a population's member grow with each phase."""
+    monkeypatch.setattr("w3ray.cli._sweep_display.point_text", lambda point: "lr 0.0078, phases from epoch 1 " * 20)
+    rows = shown(sweep_picture(status(book), book.space), 100).splitlines()
+    assert all(len(row) <= 100 for row in rows)
+    assert any("0001" in row and "stopped" in row and "25.0%" in row and "lr 0.0078" in row for row in rows)
+
+
 def test_plain_lines_come_once_for_each_turn(book):
     console = Console(file=io.StringIO(), width=100)
     with SweepDisplay(book.space, console) as display:

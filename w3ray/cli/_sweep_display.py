@@ -138,7 +138,8 @@ def sweep_picture(status: SweepStatus, space: Space) -> RenderableType:
     text += f", {duration(left_s)} left" if left_s is not None else ""
     bar = ProgressBar(total=max(1, total), completed=len(ended), width=_BAR_WIDTH)
     bars.add_row(" ", bar, Text(text, no_wrap=True, overflow="ellipsis"))
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    # Expanded, so that long parameters get what the other columns leave, and take nothing from them.
+    table = Table(box=None, padding=(0, 1), pad_edge=False, expand=True)
     objective = space.objectives[0]
     for column in ("trial", "state", "stage", "epoch", METRIC_LABELS.get(objective.metric, objective.metric), "time"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("epoch", "time") else "left")
