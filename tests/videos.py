@@ -4,6 +4,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 HEIGHT, WIDTH, BITS = 48, 64, 8
 
@@ -24,13 +25,25 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.gop_size = key_every
         for number in range(num_frames):
-            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-            for bit in range(BITS):
-                if number >> bit & 1:
-                    image[:, bit * WIDTH // BITS : (bit + 1) * WIDTH // BITS] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(_bars(number), format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def write_frames(folder: Path, num_frames: int = 30, *, name: str = "{:05d}.jpg", first: int = 1) -> Path:
+    """The same frames as a folder of JPEG images, the first one with the number `first`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(num_frames):
+        Image.fromarray(_bars(number)).save(folder / name.format(first + number), "JPEG", quality=95)
+    return folder
+
+
+def _bars(number: int) -> np.ndarray:
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    for bit in range(BITS):
+        if number >> bit & 1:
+            image[:, bit * WIDTH // BITS : (bit + 1) * WIDTH // BITS] = 255
+    return image
 
 
 def frame_numbers(frames_THWC: np.ndarray) -> list[int]:

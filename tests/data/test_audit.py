@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from videos import HEIGHT, WIDTH, cut, write_video
+from videos import HEIGHT, WIDTH, cut, write_frames, write_video
 
 from w3ray.data.audit import CRASHED, LEDGER_SCHEMA, check_clips, reason_counts, write_ledger
 from w3ray.data.decoders import open_video
@@ -63,10 +63,28 @@ def test_ledger(tmp_path):
     assert seen[-1] == (7, 7)
 
 
-def crash_on_bad(uri, decoder):
+def test_folders_of_frames(tmp_path):
+    secret = write_frames(tmp_path / "secret", 10)
+    root = tmp_path / "root"
+    folders = [write_frames(root / name, 10) for name in ("good", "part", "gap", "cut", "link")]
+    (folders[2] / "00004.jpg").unlink()
+    cut(folders[3] / "00010.jpg", folders[3] / "00010.jpg")
+    (folders[4] / "00001.jpg").unlink()
+    (folders[4] / "00001.jpg").symlink_to(secret / "00001.jpg")
+    spans = {"start_s": [None, 3 / 30, None, None, None], "end_s": [None, 7 / 30, None, None, None]}
+    rows = check_clips(manifest_of(folders, **spans), roots=[str(root)]).to_pylist()
+    assert [row["ok"] for row in rows] == [True, True, False, False, False]
+    assert [row["num_frames"] for row in rows[:2]] == [10, 4]
+    assert (rows[0]["height"], rows[0]["width"], rows[0]["fps"]) == (HEIGHT, WIDTH, 30.0)
+    assert rows[2]["reason"] == "missing images: 00004.jpg is the first of 1"
+    assert rows[3]["reason"].startswith("a damaged image: 00010.jpg")
+    assert rows[4]["reason"] == "it holds a link that leads outside the roots: 00001.jpg"
+
+
+def crash_on_bad(uri, decoder, roots):
     if Path(uri).name == "bad.mp4":
         os._exit(1)
-    return open_video(uri, decoder)
+    return open_video(uri, decoder, roots)
 
 
 def test_a_crashing_decoder_costs_its_own_clip_only(tmp_path):
@@ -77,7 +95,7 @@ def test_a_crashing_decoder_costs_its_own_clip_only(tmp_path):
     assert [row["reason"] for row in ledger.to_pylist()] == [None, CRASHED, None]
 
 
-def raise_oddly(uri, decoder):
+def raise_oddly(uri, decoder, roots):
     raise MemoryError("no room\nfor this video")
 
 

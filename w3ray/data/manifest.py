@@ -5,13 +5,17 @@ Columns, one row a clip:
 | column   | type    | required | meaning                                                               |
 |----------|---------|----------|-----------------------------------------------------------------------|
 | clip_id  | string  | yes      | unique name of the clip                                               |
-| uri      | string  | yes      | video file: absolute, `s3://...`, or relative to the manifest's folder |
+| uri      | string  | yes      | video: absolute, `s3://...`, or relative to the manifest's folder     |
 | start_s  | float64 | no       | where the clip begins in the video, seconds; null: the video's start  |
 | end_s    | float64 | no       | where it ends (exclusive), seconds; null: the video's end             |
 | reversed | bool    | no       | the clip is played backwards; absent: false                           |
 | label    | int32   | yes      | index into the class names                                            |
 | split    | string  | yes      | `train`, `val`, `test` or any other name                              |
 | group    | string  | no       | what a fold must not tear apart: a subject, a sequence, a camera      |
+
+A uri may be a folder of numbered JPEG images in place of a video file. Such frames have no clock: whatever rate they
+were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0, are the
+clip with start_s = i / 30 and end_s = j / 30.
 
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it
@@ -35,6 +39,8 @@ from w3ray.errors import InputError
 from w3ray.storage import file_system
 
 MANIFEST_VERSION = 1
+FOLDER_FPS = 30
+"""Frames a second of a folder of images, by convention."""
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),

@@ -86,7 +86,8 @@ class ClipFolder:
     ) -> str:
         """Names what `load_clip` makes of a manifest's row; `draw`: the seed of its random choices, None: evaluation.
 
-        Another video under the same path is another clip. On object storage it must stay what it is during a sweep.
+        Another video under the same path is another clip. On object storage it must stay what it is during a sweep;
+        so must the bytes of an image in a folder of frames, of which only images that come or go are noticed.
         """
         version = None
         with suppress(OSError, ValueError):

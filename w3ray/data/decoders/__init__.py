@@ -1,9 +1,13 @@
-"""Which decoders read a video, and how is one opened? A new decoder is one file here and one entry in DECODERS."""
+"""Which decoders read a video, and how is one opened? A new decoder is one file here and one entry in DECODERS.
+
+A folder of images is read by `FrameFolder`, whatever decoder is asked for: those of DECODERS read files.
+"""
 
 from collections.abc import Callable, Sequence
 
 from w3ray.data.decoders._common import DecodeError, Video, VideoInfo
 from w3ray.data.decoders.decord import DecordVideo
+from w3ray.data.decoders.frames import FrameFolder, is_frame_folder
 from w3ray.data.decoders.pyav import PyavVideo
 from w3ray.data.roots import outside
 from w3ray.errors import InputError
@@ -19,7 +23,9 @@ DECODERS: dict[str, Callable[[str], Video]] = {
 
 
 def open_video(uri: str, decoder: str = "decord", roots: Sequence[str] | None = None) -> Video:
-    """Open a video for reading single frames; with `roots` only one that lies below one of them, links followed.
+    """Open a video, or a folder of frames, for reading single frames.
+
+    With `roots` only one that lies below one of them, links followed.
 
     Raises:
         InputError: no decoder has that name.
@@ -30,7 +36,7 @@ def open_video(uri: str, decoder: str = "decord", roots: Sequence[str] | None = 
         raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
     if outside(uri, roots):
         raise DecodeError(uri, "it is a link that leads outside the roots")
-    video = DECODERS[decoder](uri)
+    video: Video = FrameFolder(uri, roots) if is_frame_folder(uri) else DECODERS[decoder](uri)
     if video.info.num_frames < MIN_FRAMES:
         video.close()
         raise DecodeError(uri, f"only {video.info.num_frames} frame: nothing can move in it")

@@ -76,11 +76,11 @@ def import_csv(
     folder = str(table.parent) if root is None else root if "://" in root else os.path.abspath(root)
     clips = [_clip(row, columns, folder, f"{table}:{line}", split == "column") for line, row in rows]
     if not missing_ok and "://" not in folder:
-        missing = [(line, clip) for (line, _), clip in zip(rows, clips, strict=True) if not os.path.isfile(clip.uri)]
+        missing = [(line, clip) for (line, _), clip in zip(rows, clips, strict=True) if not os.path.exists(clip.uri)]
         if missing:
             line, clip = missing[0]
             raise InputError(
-                f"{table}:{line}: no file {clip.uri} ({len(missing)} of {len(clips)} are missing); "
+                f"{table}:{line}: no file or folder {clip.uri} ({len(missing)} of {len(clips)} are missing); "
                 "give the folder of the videos as root, or allow missing ones"
             )
     if group is not None:

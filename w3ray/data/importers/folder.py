@@ -1,4 +1,7 @@
-"""Class folders into a manifest: `root/<class>/<clip>`, or `root/<split>/<class>/<clip>`."""
+"""Class folders into a manifest: `root/<class>/<clip>`, or `root/<split>/<class>/<clip>`.
+
+A clip is a video file, or a folder of JPEG frames.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from w3ray.data.decoders.frames import IMAGE_EXTENSIONS
 from w3ray.data.importers._common import (
     VIDEO_EXTENSIONS,
     Clip,
@@ -32,7 +36,7 @@ def import_folder(
     classes: Sequence[str] | None = None,
     flip_map: Mapping[str, str] | Literal["identity"] | None = None,
 ) -> Manifest:
-    """Every video beneath the class folders of `root`; the folder's name is the class, also for deeper sub-folders.
+    """Every clip beneath the class folders of `root`; the folder's name is the class, also for deeper sub-folders.
 
     Args:
         root: the folder of class folders (of split folders for `split="folder"`).
@@ -93,20 +97,24 @@ def _class_folders(parent: Path, top: Path) -> list[Clip]:
     for folder in folders:
         videos = _videos(folder)
         if not videos:
-            raise InputError(f"{folder}: no video in this class folder (known: {' '.join(sorted(VIDEO_EXTENSIONS))})")
+            raise InputError(
+                f"{folder}: no video in this class folder (known: {' '.join(sorted(VIDEO_EXTENSIONS))}), "
+                "and no folder of JPEG frames"
+            )
         clips += [Clip(path=video.relative_to(top).as_posix(), uri=str(video), label=folder.name) for video in videos]
     return clips
 
 
 def _videos(folder: Path) -> list[Path]:
+    """Videos, and folders that hold images and no video."""
     found = []
     for parent, names, files in os.walk(folder, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
-        ]
+        extensions = {name: os.path.splitext(name)[1].lower() for name in files if not name.startswith(".")}
+        videos = [Path(parent, name) for name, extension in extensions.items() if extension in VIDEO_EXTENSIONS]
+        if not videos and Path(parent) != folder and not IMAGE_EXTENSIONS.isdisjoint(extensions.values()):
+            videos, names[:] = [Path(parent)], []
+        found += videos
     return sorted(found)
 
 
@@ -115,7 +123,7 @@ def _by_lists(clips: Sequence[Clip], lists: Mapping[str, str | os.PathLike[str]]
         raise InputError(f"{top}: the split 'list' needs list files, such as train=trainlist.txt,val=vallist.txt")
     by_name: dict[str, Clip] = {}
     for clip in clips:
-        for name in (clip.path, clip.path.rpartition(".")[0]):
+        for name in dict.fromkeys((clip.path, os.path.splitext(clip.path)[0])):
             # Two files that differ in the extension alone: only their full names are unambiguous.
             by_name[name] = replace(clip, label="") if name in by_name else clip
     split_of: dict[str, str] = {}
