@@ -291,7 +291,7 @@ def test_reversed_twin(tmp_path):
 
 
 def test_table_of_importers():
-    assert {"folder": import_folder, "csv": import_csv} == IMPORTERS
+    assert (IMPORTERS["folder"], IMPORTERS["csv"]) == (import_folder, import_csv)
 
 
 @pytest.mark.real_data

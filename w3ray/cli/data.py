@@ -1,6 +1,8 @@
 """`w3ray data`: make a manifest (import), read every clip of one (check), write a motion data set (synth)."""
 
+import inspect
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -11,6 +13,7 @@ from rich.text import Text
 
 from w3ray._redact import redact, redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
+from w3ray.data.importers import IMPORTERS
 from w3ray.data.manifest import Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 
@@ -155,6 +158,38 @@ def import_csv_command(
         missing_ok=missing_ok,
     )
     _write(manifest, out, reversed_twin, as_json)
+
+
+def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
+    """The command of a published data set: all of them have the same options."""
+    takes_fold = "fold" in inspect.signature(importer).parameters
+
+    @import_app.command(name, help=(importer.__doc__ or "").partition("\n")[0])
+    @run_command
+    def command(
+        annotations: Annotated[str, typer.Argument(help="Folder with the annotation files, as they are published.")],
+        videos: Annotated[str, typer.Option(help="Folder (or s3://...) of the videos or frame folders.")],
+        out: OutOption,
+        fold: Annotated[int | None, typer.Option(help="Which one of several official splits; else the first.")] = None,
+        partial: Annotated[
+            bool, typer.Option("--partial", help="Take what is there of an unfinished download.")
+        ] = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        if fold is not None and not takes_fold:
+            raise InputError(f"--fold has no effect: {name} has one official split")
+
+        def note(line: str) -> None:
+            error_console().print(Text(redact(line)), soft_wrap=True)
+
+        options = {} if fold is None else {"fold": fold}
+        manifest = importer(annotations, videos=videos, partial=partial, note=note, **options)
+        _write(manifest, out, False, as_json)
+
+
+for _name, _importer in IMPORTERS.items():
+    if _name not in ("folder", "csv"):
+        _add_published(_name, _importer)
 
 
 @app.command("check")

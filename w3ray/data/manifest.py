@@ -181,6 +181,8 @@ def build_manifest(
             arrays[name] = pa.array(values, SCHEMA.field(name).type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise InputError(f"manifest: column {name!r}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise InputError(f"manifest: column {name!r}: {error.object!a} is no UTF-8 text; rename it") from error
     return _checked(pa.table(arrays), tuple(classes), dict(flip_map or {}), location)
 
 

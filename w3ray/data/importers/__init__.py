@@ -1,4 +1,8 @@
-"""Which sources become a manifest? A new data set is one file here and one entry in IMPORTERS."""
+"""Which sources become a manifest? A new data set is one file here and one entry in IMPORTERS.
+
+Those of published data sets are called as `importer(annotations, videos=..., partial=..., note=...)`, and with `fold`
+where the data set has several official splits; each is a command of `w3ray data import` by its name.
+"""
 
 from collections.abc import Callable
 
@@ -6,6 +10,7 @@ from w3ray.data.importers._common import VIDEO_EXTENSIONS, Dealing
 from w3ray.data.importers.csv import Columns, import_csv
 from w3ray.data.importers.folder import import_folder
 from w3ray.data.importers.reversed_twin import reversed_twin
+from w3ray.data.importers.something_something_v2 import import_something_something_v2
 from w3ray.data.manifest import Manifest
 
 __all__ = ["IMPORTERS", "VIDEO_EXTENSIONS", "Columns", "Dealing", "import_csv", "import_folder", "reversed_twin"]
@@ -13,4 +18,5 @@ __all__ = ["IMPORTERS", "VIDEO_EXTENSIONS", "Columns", "Dealing", "import_csv", 
 IMPORTERS: dict[str, Callable[..., Manifest]] = {
     "folder": import_folder,
     "csv": import_csv,
+    "something-something-v2": import_something_something_v2,
 }

@@ -1,0 +1,199 @@
+"""What the importers of published data sets share: their lists are read strictly, and their videos are looked for.
+
+Lists are small beside the videos and are read whole: an import of 220,847 rows from JSON (as many as Something-Something
+v2 has with its test videos) peaked at 290 MiB, 72 of them before it began, and took 6 s, 12 s with a look at each file.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from w3ray._nearest import did_you_mean
+from w3ray.data.decoders.frames import IMAGE_EXTENSIONS
+from w3ray.data.importers._common import Clip, to_manifest
+from w3ray.data.manifest import Manifest
+from w3ray.errors import InputError
+from w3ray.storage import is_remote
+
+_LOOKS_AT_ONCE = 16  # threads: a network file system answers many questions in the time of one
+_CLIPS_A_LOOK = 1024
+_NAMES_SHOWN = 5
+
+Note = Callable[[str], None]
+"""Takes one line for the user."""
+IsThere = Callable[[Clip], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitList:
+    """One annotation file: the clips of a split, each with the line (or, in JSON, the entry) that names it, from 1."""
+
+    file: Path
+    clips: Sequence[tuple[int, Clip]]
+    official: int | None = None
+    """How many clips the published list has; None: not known."""
+
+
+def find_file(folder: str | os.PathLike[str], names: Sequence[str], what: str) -> Path:
+    """The first of the files of these names that is in a folder.
+
+    Raises:
+        InputError: none is.
+    """
+    for name in names:
+        if (path := Path(os.path.abspath(folder)) / name).is_file():
+            return path
+    raise InputError(f"{os.path.abspath(folder)}: no {' or '.join(names)}; give the folder that holds {what}")
+
+
+def read_text(path: Path) -> str:
+    """Raises: InputError where a file can not be read, or is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: can not be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is no UTF-8 text") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line that is not empty. Raises: as `read_text`."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def known_label(label: str, classes: Mapping[str, int] | Sequence[str], where: str) -> str:
+    """The label. Raises: InputError where it is none of the classes."""
+    if label not in classes:
+        raise InputError(
+            f"{where}: label {label!r} is none of the {len(classes)} classes; {did_you_mean(label, classes)}"
+        )
+    return label
+
+
+def check_classes(classes: Sequence[str], official: int, file: Path, name: str) -> None:
+    """Raises: InputError where they are not as many as the data set has, or one is named twice."""
+    if len(classes) != official:
+        raise InputError(f"{file}: {len(classes)} classes; {name} has {official}: is it the list of another version?")
+    seen: set[str] = set()
+    for label in classes:
+        if label in seen:
+            raise InputError(f"{file}: class {label!r} is listed twice")
+        seen.add(label)
+
+
+def mirrored(
+    classes: Sequence[str], words: Sequence[tuple[str, str]], *, no_direction: Sequence[str] = ()
+) -> dict[str, str]:
+    """The flip map that follows from the names: the class of the same name with each word of a pair exchanged.
+
+    Args:
+        classes: the names.
+        words: pairs of opposite words, such as ("left", "right"); only whole words count, in lower or title case.
+        no_direction: phrases in which such a word is no direction.
+
+    Raises:
+        InputError: a class has a direction and no mirror image among the classes: what is it in a mirror?
+    """
+    opposite = {one: other for pair in words for one, other in (pair, pair[::-1])}
+    opposite |= {one.title(): other.title() for one, other in opposite.items()}
+    pattern = re.compile(rf"\b({'|'.join(sorted(opposite, key=len, reverse=True))})\b")
+    pairs = {}
+    for name in classes:
+        mirror = pattern.sub(lambda match: opposite[match[0]], name)
+        if mirror == name or any(phrase in name for phrase in no_direction):
+            continue
+        if mirror not in classes:
+            raise InputError(f"class {name!r} has a direction, but there is no class {mirror!r} for its mirror image")
+        pairs[name] = mirror
+    return pairs
+
+
+def video_uri(videos: str, path: str) -> str:
+    """A path below the folder of videos as a uri."""
+    return f"{videos.rstrip('/')}/{path}" if is_remote(videos) else os.path.join(os.path.abspath(videos), path)
+
+
+def is_file(clip: Clip) -> bool:
+    """Whether the clip's file is there and not empty."""
+    try:
+        return os.stat(clip.uri).st_size > 0
+    except OSError:
+        return False
+
+
+def is_frames(clip: Clip) -> bool:
+    """Whether the clip's folder is there and has an image in it."""
+    try:
+        with os.scandir(clip.uri) as entries:
+            return any(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in entries)
+    except OSError:
+        return False
+
+
+def published_manifest(
+    lists: Sequence[SplitList],
+    *,
+    classes: Sequence[str],
+    flip_map: Mapping[str, str] | Literal["identity"] | None,
+    videos: str,
+    is_there: IsThere,
+    partial: bool,
+    note: Note,
+) -> Manifest:
+    """The manifest of what the lists name, all of it unless `partial`.
+
+    Raises:
+        InputError: a list is not as long as the published one, a clip is named twice, or clips are missing (how many
+            of how many, and the first names); with `partial` these are left out, with a note.
+    """
+    for listed in lists:
+        if listed.official is not None and len(listed.clips) != listed.official:
+            text = f"{listed.file}: {len(listed.clips)} clips; the published list has {listed.official}"
+            if not partial:
+                raise InputError(f"{text}: is it of another version, or cut off? --partial takes what is there")
+            note(text)
+    _check_once(lists)
+    clips = [clip for listed in lists for _, clip in listed.clips]
+    if is_remote(videos):
+        note(f"{videos}: not looked whether the videos are there; `w3ray data check` reads them")
+    else:
+        clips = _present(clips, videos, is_there, partial, note)
+    return to_manifest(clips, classes, flip_map)
+
+
+def _check_once(lists: Sequence[SplitList]) -> None:
+    seen: dict[tuple[str, float | None, float | None], tuple[Path, int]] = {}
+    for listed in lists:
+        for line, clip in listed.clips:
+            before = seen.setdefault((clip.path, clip.start_s, clip.end_s), (listed.file, line))
+            if before != (listed.file, line):
+                raise InputError(
+                    f"{listed.file}:{line}: {clip.path!r} is listed twice, first in {before[0].name}:{before[1]}"
+                )
+
+
+def _present(clips: list[Clip], videos: str, is_there: IsThere, partial: bool, note: Note) -> list[Clip]:
+    if not os.path.isdir(videos):
+        raise InputError(f"{os.path.abspath(videos)}: no such folder; give the folder of the videos")
+    # In slices: a future for each clip would take more memory than the clips.
+    slices = [clips[start : start + _CLIPS_A_LOOK] for start in range(0, len(clips), _CLIPS_A_LOOK)]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        found = pool.map(lambda some: [is_there(clip) for clip in some], slices)
+        there = [answer for some in found for answer in some]
+    missing = [clip for clip, answer in zip(clips, there, strict=True) if not answer]
+    if not missing:
+        return clips
+    names = ", ".join(clip.path for clip in missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
+    text = f"{os.path.abspath(videos)}: {len(missing)} of {len(clips)} clips are missing or empty: {names}"
+    if not partial:
+        raise InputError(f"{text}; get them, or let --partial take what is there")
+    if len(missing) == len(clips):
+        raise InputError(f"{text}; nothing is there")
+    note(f"{text}; they are left out")
+    return [clip for clip, answer in zip(clips, there, strict=True) if answer]
