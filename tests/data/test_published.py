@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from videos import write_video
+from videos import write_frames, write_video
 
 from w3ray.cli import main
 from w3ray.data.decoders import open_video
-from w3ray.data.importers import IMPORTERS
+from w3ray.data.importers import IMPORTERS, ucf101
+from w3ray.data.importers import something_something_v1 as ssv1
 from w3ray.data.importers import something_something_v2 as ssv2
 from w3ray.data.importers._published import mirrored
 from w3ray.data.manifest import read_manifest, write_manifest
@@ -111,7 +112,7 @@ class TestSomethingSomethingV2:
         # As TSM's own list of pairs has them.
         assert {one: other for one, other in manifest.flip_map.items() if one < other} == {86: 87, 93: 94, 166: 167}
         assert "27157 clips without labels are left out" in notes[1]
-        assert f"1 of 24777 clips are missing or empty: {entries[-1]['id']}.webm; they are left out" in notes[2]
+        assert f"1 of 24777 clips are missing or not whole: {entries[-1]['id']}.webm; they are left out" in notes[2]
         rows = manifest.table.to_pylist()
         assert [row["clip_id"] for row in rows[:2]] == ["74225.webm", "116154.webm"]
         assert manifest.classes[rows[0]["label"]] == "Spinning something that quickly stops spinning"
@@ -138,11 +139,13 @@ class TestSomethingSomethingV2:
     def test_partial_downloads(self, tmp_path, small_ssv2):
         lists, videos = write_ssv2(tmp_path / "lists"), touch(tmp_path / "v", "12.webm")
         (videos / "3.webm").touch()  # empty: the download had just begun
-        text = f"{videos}: 2 of 3 clips are missing or empty: 3.webm, 5.webm; get them, or let --partial take what is"
+        text = (
+            f"{videos}: 2 of 3 clips are missing or not whole: 3.webm, 5.webm; get them, or let --partial take what is"
+        )
         assert text in refused(self.NAME, lists, videos)
         manifest, notes = run(self.NAME, lists, videos, partial=True)
         assert manifest.splits() == {"train": 1}
-        assert "2 of 3 clips are missing or empty: 3.webm, 5.webm; they are left out" in notes[-1]
+        assert "2 of 3 clips are missing or not whole: 3.webm, 5.webm; they are left out" in notes[-1]
         assert "nothing is there" in refused(self.NAME, lists, touch(tmp_path / "w", "x"), partial=True)
         assert "no such folder" in refused(self.NAME, lists, tmp_path / "none")
 
@@ -205,3 +208,193 @@ def test_manifests_can_be_written(tmp_path, small_ssv2):
     videos = touch(tmp_path / "v", "3.webm", "12.webm", "5.webm")
     manifest, _ = run("something-something-v2", write_ssv2(tmp_path / "lists"), videos)
     assert write_manifest(manifest, tmp_path / "m.parquet").table["uri"].to_pylist()[0] == "v/3.webm"
+
+
+def write_lists(folder: Path, prefix: str, **kinds: str | None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, text in kinds.items():
+        if text is not None:
+            (folder / f"{prefix}-{kind}.csv").write_text(text, encoding="utf-8")
+    return folder
+
+
+class TestJester:
+    @pytest.mark.real_data
+    def test_real_lists(self, real_data, tmp_path):
+        source = real_data / "annotations" / "jester"
+        manifest, notes = run("jester", source, "s3://bucket/jester")
+        assert manifest.splits() == {"train": 118_562, "val": 14_787}
+        assert manifest.classes == tuple((source / "jester-v1-labels.csv").read_text().splitlines())
+        assert swapped(manifest) == {
+            "Swiping Left": "Swiping Right",
+            "Swiping Right": "Swiping Left",
+            "Sliding Two Fingers Left": "Sliding Two Fingers Right",
+            "Sliding Two Fingers Right": "Sliding Two Fingers Left",
+            "Turning Hand Clockwise": "Turning Hand Counterclockwise",
+            "Turning Hand Counterclockwise": "Turning Hand Clockwise",
+        }
+        assert "14743 clips without labels are left out" in notes[0]
+        row = manifest.table.slice(0, 1).to_pylist()[0]
+        assert (row["uri"], manifest.classes[row["label"]]) == ("s3://bucket/jester/34870", "Drumming Fingers")
+
+    @pytest.mark.real_data
+    def test_a_partial_download(self, real_data, tmp_path):
+        source = real_data / "annotations" / "jester"
+        videos = tmp_path / "20bn jester ü"
+        write_frames(videos / "34870", 3)
+        (videos / "9223").mkdir(parents=True)  # no image in it yet
+        text = "133348 of 133349 clips are missing or not whole: 56557, 129112, 63861, 131717, 23595, ...; get them, or let"
+        assert text in refused("jester", source, videos)
+        manifest, _ = run("jester", source, videos, partial=True)
+        assert [row["clip_id"] for row in manifest.table.to_pylist()] == ["34870"]
+        with open_video(manifest.resolved_uris()[0]) as video:
+            assert video.info.num_frames == 3
+
+
+class TestSomethingSomethingV1:
+    NAME = "something-something-v1"
+
+    @pytest.fixture
+    def lists(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(ssv1, "NUM_CLIPS", {"train": 2, "val": 1, "test": 1})
+        return write_lists(
+            tmp_path / "lists",
+            self.NAME,
+            labels="\n".join(SSV2_LABELS) + "\n",
+            train="100218;Doing thing 7 with something\n4;Pushing something from right to left\n",
+            validation="5;Doing thing 0 with something\r\n",
+            test="9\n",
+        )
+
+    def test_counts(self):
+        assert sum(ssv1.NUM_CLIPS.values()) == 108_499
+
+    @pytest.mark.real_data
+    def test_real_labels(self, real_data, lists):
+        real = real_data / "annotations" / self.NAME / "label_map.txt"
+        (lists / f"{self.NAME}-labels.csv").unlink()
+        (lists / "label_map.txt").write_bytes(real.read_bytes())
+        write_lists(
+            lists, self.NAME, train="1;Holding something\n2;Opening something\n", validation="3;Folding something"
+        )
+        manifest, _ = run(self.NAME, lists, "s3://bucket/v1")
+        assert manifest.classes == tuple(real.read_text().splitlines())
+        # As TSM's own list of pairs has them.
+        assert {one: other for one, other in manifest.flip_map.items() if one < other} == {2: 4, 30: 41, 52: 66}
+        assert manifest.table["label"].to_pylist() == [0, 5, 9]
+
+    def test_command(self, lists, tmp_path, capfd):
+        for name in ("100218", "4", "5"):
+            write_frames(tmp_path / "v 1" / name, 4)
+        words = ["data", "import", self.NAME, str(lists), "--videos", str(tmp_path / "v 1"), "--json"]
+        assert main([*words, "--out", str(tmp_path / "m.parquet")]) == 0
+        captured = capfd.readouterr()
+        assert json.loads(captured.out)["splits"] == {"train": 2, "val": 1}
+        assert captured.err.endswith("test.csv: 1 clips without labels are left out\n")
+        rows = read_manifest(tmp_path / "m.parquet").table.to_pylist()
+        assert [(row["uri"], row["label"]) for row in rows] == [("v 1/100218", 7), ("v 1/4", 173), ("v 1/5", 0)]
+
+    @pytest.mark.parametrize(
+        ("kinds", "message"),
+        [
+            (dict(train="100218;Doing thing 7 wih something\n"), "train.csv:1: label 'Doing thing 7 wih something' is"),
+            (dict(train="100218,Doing thing 7 with something\n"), "is not of the form `34870;label`: is it of another"),
+            (dict(train="../x;Doing thing 7 with something\n"), "is not of the form `34870;label`"),
+            (
+                dict(train="5;Doing thing 7 with something\n4;Doing thing 7 with something"),
+                "v1-validation.csv:1: '5' is",
+            ),
+            (dict(train="4;Doing thing 7 with something\n"), "train.csv: 1 clips; the published list has 2"),
+            (dict(labels="a\nb\n"), "labels.csv: 2 classes; Something-Something v1 has 174"),
+            (dict(labels="a\n" * 174), "labels.csv: class 'a' is listed twice"),
+            (dict(validation="6;Doing thing 0 with something\n"), "1 of 3 clips are missing or not whole: 6; get them"),
+        ],
+    )
+    def test_bad_input(self, lists, tmp_path, kinds, message):
+        for name in ("100218", "4", "5"):
+            write_frames(tmp_path / "v" / name, 2)
+        assert message in refused(self.NAME, write_lists(lists, self.NAME, **kinds), tmp_path / "v")
+
+
+class TestUcf101:
+    @pytest.mark.real_data
+    @pytest.mark.parametrize("fold", [1, 2, 3])
+    def test_real_lists(self, real_data, fold):
+        manifest, notes = run("ucf101", real_data / "annotations" / "ucf101", "s3://bucket/ucf", fold=fold)
+        assert manifest.splits() == ucf101.NUM_CLIPS[fold]
+        assert sum(manifest.splits().values()) == 13_320
+        assert manifest.num_classes == 101
+        assert (manifest.classes[0], manifest.classes[100]) == ("ApplyEyeMakeup", "YoYo")
+        assert manifest.flip_map == {label: label for label in range(101)}
+        rows = manifest.table.to_pylist()
+        assert all(row["uri"].split("/")[-2] == manifest.classes[row["label"]] for row in rows)
+        groups = {
+            split: {(row["label"], row["group"]) for row in rows if row["split"] == split}
+            for split in ("train", "test")
+        }
+        assert groups["train"].isdisjoint(groups["test"])
+        assert len(notes) == 1
+
+    @pytest.mark.real_data
+    def test_partial(self, real_data, tmp_path, capfd):
+        source, video = real_data / "annotations" / "ucf101", "YoYo/v_YoYo_g01_c01.avi"
+        write_video(tmp_path / "v" / video, 8, codec="mpeg4")
+        assert "13319 of 13320 clips are missing or not whole: Apply" in refused("ucf101", source, tmp_path / "v")
+        words = ["data", "import", "ucf101", str(source), "--videos", str(tmp_path / "v"), "--out", str(tmp_path / "m")]
+        assert main([*words, "--fold", "2", "--partial", "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["splits"] == {"train": 1}
+
+    @pytest.mark.real_data
+    @pytest.mark.parametrize(
+        ("file", "line", "message"),
+        [
+            ("trainlist01.txt", "YoYo/v_YoYo_g01_c01.avi 7", "class 'YoYo' has the number 101, not 7"),
+            ("trainlist01.txt", "YoYoo/v_YoYo_g01_c01.avi 7", "'YoYoo' is none of the 101 classes; did you mean 'YoYo'?"),
+            ("trainlist01.txt", "YoYo/clip.avi 101", "is not of the form `class/v_class_g01_c01.avi`"),
+            ("testlist01.txt", "YoYo/v_YoYo_g08_c01.avi", "'YoYo/v_YoYo_g08_c01.avi' is listed twice, first in train"),
+            ("classInd.txt", "102 Zoo", "102 classes; UCF101 has 101"),
+            ("classInd.txt", "7 Zoo", "'7 Zoo' is not of the form `102 class`"),
+        ],
+    )  # fmt: skip
+    def test_bad_lists(self, real_data, tmp_path, monkeypatch, file, line, message):
+        for path in (real_data / "annotations" / "ucf101").iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / file).write_text((tmp_path / file).read_text() + line + "\n")
+        monkeypatch.setattr(ucf101, "NUM_CLIPS", {1: {"train": 9537, "test": 3784}})
+        assert message in refused("ucf101", tmp_path, "s3://bucket/ucf")
+
+    def test_no_such_fold(self, tmp_path):
+        assert "fold 4: UCF101 has the official splits 1, 2, 3" in refused("ucf101", tmp_path, tmp_path, fold=4)
+
+
+class TestHmdb51:
+    @pytest.mark.real_data
+    def test_real_lists(self, real_data, tmp_path):
+        source = real_data / "annotations" / "hmdb51"
+        videos = tmp_path / "v"
+        write_video(videos / "brush_hair" / "April_09_brush_hair_u_nm_np1_ba_goo_0.avi", 8, codec="mpeg4")
+        manifest, notes = run("hmdb51", source, "s3://bucket/hmdb")
+        assert manifest.splits() == {"test": 1530, "train": 3570}
+        assert (manifest.num_classes, manifest.classes[0], manifest.classes[50]) == (51, "brush_hair", "wave")
+        assert "1666 clips that split 1 uses neither to train nor to test are left out" in notes[0]
+        part, _ = run("hmdb51", source, videos, partial=True)
+        assert [row["clip_id"] for row in part.table.to_pylist()] == [
+            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi"
+        ]
+        assert "5099 of 5100 clips are missing" in refused("hmdb51", source, videos)
+        assert "0 classes; HMDB51 has 51" in refused("hmdb51", source, videos, fold=2)
+
+    @pytest.mark.real_data
+    def test_bad_lists(self, real_data, tmp_path):
+        for path in (real_data / "annotations" / "hmdb51").iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        file = tmp_path / "wave_test_split1.txt"
+        for line, message in (
+            ("a.avi 3", "wave_test_split1.txt:105: 'a.avi 3' is not of the form `clip.avi 1` (0, 1 or 2)"),
+            ("../a.avi 1", "is not of the form"),
+            ("a.avi 1", "wave_test_split1.txt: 71 clips; the published list has 70"),
+        ):
+            text = file.read_text()
+            file.write_text(text.rstrip("\n") + f"\n{line}\n")
+            assert message in refused("hmdb51", tmp_path, "s3://bucket/hmdb")
+            file.write_text(text)

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from w3ray.data.importers._common import VIDEO_EXTENSIONS, Dealing
 from w3ray.data.importers.csv import Columns, import_csv
 from w3ray.data.importers.folder import import_folder
+from w3ray.data.importers.hmdb51 import import_hmdb51
+from w3ray.data.importers.jester import import_jester
 from w3ray.data.importers.reversed_twin import reversed_twin
+from w3ray.data.importers.something_something_v1 import import_something_something_v1
 from w3ray.data.importers.something_something_v2 import import_something_something_v2
+from w3ray.data.importers.ucf101 import import_ucf101
 from w3ray.data.manifest import Manifest
 
 __all__ = ["IMPORTERS", "VIDEO_EXTENSIONS", "Columns", "Dealing", "import_csv", "import_folder", "reversed_twin"]
@@ -18,5 +22,9 @@ __all__ = ["IMPORTERS", "VIDEO_EXTENSIONS", "Columns", "Dealing", "import_csv", 
 IMPORTERS: dict[str, Callable[..., Manifest]] = {
     "folder": import_folder,
     "csv": import_csv,
+    "jester": import_jester,
+    "something-something-v1": import_something_something_v1,
     "something-something-v2": import_something_something_v2,
+    "ucf101": import_ucf101,
+    "hmdb51": import_hmdb51,
 }

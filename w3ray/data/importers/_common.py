@@ -19,14 +19,17 @@ VIDEO_EXTENSIONS = frozenset(
     )
 )
 # Folder and list names that mean the same split.
-SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+SPLIT_NAMES = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
 
 SplitKind = Literal["folder", "column", "list", "group", "random"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One clip as an importer finds it: `path` relative to the root with forward slashes, `uri` to open it."""
+    """One clip as an importer finds it: `path` relative to the root with forward slashes, `uri` to open it.
+
+    `name` becomes its clip_id; None: path and seconds.
+    """
 
     path: str
     uri: str
@@ -35,6 +38,7 @@ class Clip:
     group: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +166,8 @@ def to_manifest(
 
 
 def _clip_id(clip: Clip) -> str:
-    if clip.start_s is None and clip.end_s is None:
-        return clip.path
+    if clip.name is not None or (clip.start_s is None and clip.end_s is None):
+        return clip.name or clip.path
     start = "" if clip.start_s is None else f"{clip.start_s:g}"
     end = "" if clip.end_s is None else f"{clip.end_s:g}"
     return f"{clip.path}@{start}-{end}"

@@ -1,12 +1,13 @@
 """What the importers of published data sets share: their lists are read strictly, and their videos are looked for.
 
-Lists are small beside the videos and are read whole: an import of 220,847 rows from JSON (as many as Something-Something
-v2 has with its test videos) peaked at 290 MiB, 72 of them before it began, and took 6 s, 12 s with a look at each file.
+Lists are small beside the videos and are read whole: an import of 220,847 rows from JSON (as many as
+Something-Something v2 has with its test videos) peaked at 290 MiB, 72 of them before it began, and took 6 s, or 12 s
+with a look at each file.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def known_label(label: str, classes: Mapping[str, int] | Sequence[str], where: str) -> str:
+def known_label(label: str, classes: Collection[str], where: str) -> str:
     """The label. Raises: InputError where it is none of the classes."""
     if label not in classes:
         raise InputError(
@@ -85,6 +86,22 @@ def check_classes(classes: Sequence[str], official: int, file: Path, name: str) 
         if label in seen:
             raise InputError(f"{file}: class {label!r} is listed twice")
         seen.add(label)
+
+
+def check_fold(fold: int, folds: Collection[int], name: str) -> None:
+    """Raises: InputError where there is no such official split."""
+    if fold not in folds:
+        raise InputError(f"fold {fold}: {name} has the official splits {', '.join(map(str, folds))}")
+
+
+def check_count(where: Path | str, found: int, official: int, partial: bool, note: Note) -> None:
+    """Raises: InputError where a list is not as long as the published one; with `partial` that is a note."""
+    if found == official:
+        return
+    text = f"{where}: {found} clips; the published list has {official}"
+    if not partial:
+        raise InputError(f"{text}: is it of another version, or cut off? --partial takes what is there")
+    note(text)
 
 
 def mirrored(
@@ -153,11 +170,8 @@ def published_manifest(
             of how many, and the first names); with `partial` these are left out, with a note.
     """
     for listed in lists:
-        if listed.official is not None and len(listed.clips) != listed.official:
-            text = f"{listed.file}: {len(listed.clips)} clips; the published list has {listed.official}"
-            if not partial:
-                raise InputError(f"{text}: is it of another version, or cut off? --partial takes what is there")
-            note(text)
+        if listed.official is not None:
+            check_count(listed.file, len(listed.clips), listed.official, partial, note)
     _check_once(lists)
     clips = [clip for listed in lists for _, clip in listed.clips]
     if is_remote(videos):
@@ -189,8 +203,10 @@ def _present(clips: list[Clip], videos: str, is_there: IsThere, partial: bool, n
     missing = [clip for clip, answer in zip(clips, there, strict=True) if not answer]
     if not missing:
         return clips
-    names = ", ".join(clip.path for clip in missing[:_NAMES_SHOWN]) + (", ..." if len(missing) > _NAMES_SHOWN else "")
-    text = f"{os.path.abspath(videos)}: {len(missing)} of {len(clips)} clips are missing or empty: {names}"
+    names = ", ".join(clip.name or clip.path for clip in missing[:_NAMES_SHOWN]) + (
+        ", ..." if len(missing) > _NAMES_SHOWN else ""
+    )
+    text = f"{os.path.abspath(videos)}: {len(missing)} of {len(clips)} clips are missing or not whole: {names}"
     if not partial:
         raise InputError(f"{text}; get them, or let --partial take what is there")
     if len(missing) == len(clips):

@@ -1,0 +1,45 @@
+"""Jester v1 into a manifest: frame folders `<videos>/<id>/00001.jpg` and the CSV files of the distribution.
+
+Source of the format and the counts: Materzynska et al., "The Jester Dataset", ICCV Workshops 2019 (148,092 videos of 27
+classes: 118,562 for training, 14,787 for validation and 14,743 for the test).
+"""
+
+import os
+
+from w3ray.data.importers._published import Note
+from w3ray.data.importers._twentybn import import_frame_lists
+from w3ray.data.manifest import Manifest
+
+NUM_CLASSES = 27
+NUM_CLIPS = {"train": 118_562, "val": 14_787, "test": 14_743}
+DIRECTIONS = (("left", "right"), ("clockwise", "counterclockwise"))
+"""A mirror exchanges the sides and the sense of rotation as it is seen. "Forward", "Backward", "In", "Out", "Up" and
+"Down" stay, and the hand that does it may be either one."""
+
+
+def import_jester(
+    annotations: str | os.PathLike[str], *, videos: str, partial: bool = False, note: Note = print
+) -> Manifest:
+    """Jester: CSV lists and frame folders.
+
+    Args:
+        annotations: folder with `jester-v1-train.csv`, `-validation.csv`, `-labels.csv` and perhaps `-test.csv`.
+        videos: folder or address of the folders of frames, named by id.
+        partial: take what is there, of the lists and of the videos.
+        note: told in one line what is left out: the test videos have no labels.
+
+    Raises:
+        InputError: a file is missing or of another format, a label is unknown, a video is listed twice or missing.
+    """
+    return import_frame_lists(
+        annotations,
+        name="Jester",
+        prefix="jester-v1",
+        labels_files=["jester-v1-labels.csv"],
+        num_classes=NUM_CLASSES,
+        num_clips=NUM_CLIPS,
+        directions=DIRECTIONS,
+        videos=videos,
+        partial=partial,
+        note=note,
+    )
