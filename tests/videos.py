@@ -25,7 +25,7 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.gop_size = key_every
         for number in range(num_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(_bars(number), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_image(number), format="rgb24")))
         container.mux(stream.encode())
     return path
 
@@ -34,11 +34,12 @@ def write_frames(folder: Path, num_frames: int = 30, *, name: str = "{:05d}.jpg"
     """The same frames as a folder of JPEG images, the first one with the number `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_frames):
-        Image.fromarray(_bars(number)).save(folder / name.format(first + number), "JPEG", quality=95)
+        Image.fromarray(numbered_image(number)).save(folder / name.format(first + number), "JPEG", quality=95)
     return folder
 
 
-def _bars(number: int) -> np.ndarray:
+def numbered_image(number: int) -> np.ndarray:
+    """The frame that shows a number, RGB."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for bit in range(BITS):
         if number >> bit & 1:

@@ -118,20 +118,3 @@ def test_writing_the_ledger(tmp_path):
     assert os.listdir(tmp_path / "new") == ["ledger.parquet"]
     with pytest.raises(InputError, match="can not be written"):
         write_ledger(ledger, tmp_path / "new" / "ledger.parquet" / "below.parquet")
-
-
-@pytest.mark.real_data
-def test_odd_files(real_data):
-    paths = sorted((real_data / "odd").iterdir())
-    ledger = check_clips(manifest_of(paths), "pyav")
-    bad = {Path(row["uri"]).name for row in ledger.to_pylist() if not row["ok"]}
-    assert bad == {
-        "audio_only.mp3",
-        "audio_only.wav",
-        "corrupted_after_28_of_50.mp4",
-        "minimal.avi",
-        "minimal.flv",
-        "minimal.webm",
-        "minimal_no_frames.mp4",
-        "zero_bytes.webm",
-    }

@@ -1,6 +1,5 @@
 """Decoders return exactly the frames asked for, the same ones, and name the reason where they can not."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -152,78 +151,6 @@ def test_unknown_decoder():
 def test_decode_error_survives_pickling():
     error = pickle.loads(pickle.dumps(DecodeError("a.mp4", "the file is empty")))
     assert (error.uri, error.reason, str(error)) == ("a.mp4", "the file is empty", "a.mp4: the file is empty")
-
-
-# What each odd file of the real data must do: frames, size (height, width), or the reason.
-ODD = {
-    "bbb_1s.webm": (24, (720, 1280)),
-    "demo_arm_wrestling.mp4": (280, (256, 340)),
-    "full_range.mp4": (30, (720, 1280)),
-    "h264_10bit.mp4": (30, (200, 200)),
-    "h265_10bit.mp4": (30, (200, 200)),
-    "realshort.mp4": (36, (240, 320)),
-    "rotation_0.mov": (3, (320, 568)),
-    "rotation_90.mov": (3, (568, 320)),
-    "rotation_180.mov": (3, (320, 568)),
-    "rotation_270.mov": (3, (568, 320)),
-    "ssv2_like.webm": (47, (240, 427)),
-    "two_video_streams.mp4": (390, (270, 480)),
-    "unordered_pts.mov": (4, (50, 50)),
-    "vfr_fire.mp4": (25, (720, 1280)),
-    "vfr_pancake.mkv": (310, (240, 426)),
-}
-TEN_BIT_TOLERANCE = 4.0  # mean levels: the two libraries' FFmpeg convert 10 bit to 8 with different rounding
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize("name", ODD)
-def test_odd_but_readable_files_are_the_same_in_both(real_data, name):
-    num_frames, size = ODD[name]
-    decoded = []
-    for decoder in DECODERS:
-        with open_video(str(real_data / "odd" / name), decoder) as video:
-            assert video.info.num_frames == num_frames
-            decoded.append(video.frames([num_frames - 1, 0, num_frames // 2]).astype(np.int16))
-            assert (video.info.height, video.info.width) == size
-    difference = np.abs(decoded[0] - decoded[1]).mean()
-    assert difference <= (TEN_BIT_TOLERANCE if "10bit" in name else 0)
-
-
-UNREADABLE = {
-    "audio_only.mp3": ("no video stream", "no video stream"),
-    "audio_only.wav": ("no video stream", "no video stream"),
-    "av1.mkv": ("decord does not know its codec", None),
-    "corrupted_after_28_of_50.mp4": ("a frame is damaged", "a frame is damaged"),
-    "minimal.avi": ("decord can not decode it", "holds no frame"),
-    "minimal.flv": ("decord can not decode it", "pyav can not decode it"),
-    "minimal.webm": ("decord can not decode it", "only 1 frame"),
-    "minimal_no_frames.mp4": ("no video stream", "no video stream"),
-    "no_duration.webm": ("decord can not decode it", None),
-    "one_pixel.mp4": ("frames this small", None),
-    "-leading-dash.mp4": ("frames this small", None),
-    "zero_bytes.webm": ("empty", "empty"),
-}
-
-
-@pytest.mark.real_data
-@both
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_unreadable_files_say_why(real_data, decoder, name, monkeypatch):
-    reason = UNREADABLE[name][list(DECODERS).index(decoder)]
-    monkeypatch.chdir(real_data / "odd")  # a bare name: one starts with a dash
-    if reason is None:
-        with open_video(name, decoder) as video:
-            assert len(video.frames([0, video.info.num_frames - 1])) == 2
-        return
-    with pytest.raises(DecodeError, match=reason) as caught, open_video(name, decoder) as video:
-        video.frames([0, video.info.num_frames - 1])
-    assert "\n" not in caught.value.reason
-    assert len(caught.value.reason) < 200
-
-
-@pytest.mark.real_data
-def test_every_odd_file_is_expected(real_data):
-    assert set(os.listdir(real_data / "odd")) == set(ODD) | set(UNREADABLE)
 
 
 @pytest.mark.real_data

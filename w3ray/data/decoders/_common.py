@@ -215,7 +215,7 @@ def video_codec(source: str | BytesIO) -> str | None:
     try:
         with av.open(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source) as container:
             stream = container.streams.best("video")
-            return None if stream is None else str(stream.codec_context.name)
+            return None if stream is None else str(stream.codec_context.codec.canonical_name)
     except av.FFmpegError:
         return None
 

@@ -117,6 +117,10 @@ class DecordVideo(ClosingVideo):
             return "decord can not handle frames this small (try the decoder pyav)"
         if "avcodec_send_packet" in text:
             return "a frame is damaged: FFmpeg refuses its packet"
+        if "measure duration" in text:
+            return "its header gives no duration, which decord needs (try the decoder pyav)"
+        if "Cannot create buffer source" in text:
+            return "decord finds no frame whose size and colours are known (does the video hold any?)"
         if text.startswith("Error reading"):
             return "not a video, or damaged at its start (decord can not open it)"
         return f"decord can not decode it: {text}"

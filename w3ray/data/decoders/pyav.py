@@ -199,6 +199,8 @@ class PyavVideo(ClosingVideo):
         text = one_line(error, self._source).split("; last error log:")[0]
         if "avcodec_send_packet" in text:
             return "a frame is damaged: FFmpeg refuses its packet"
+        if isinstance(error, self._av.EOFError):
+            return "the file ends before its first frame"
         return "pyav can not decode it: " + re.sub(r"^\[Errno \d+\] ", "", text)
 
     def close(self) -> None:

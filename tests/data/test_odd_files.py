@@ -1,0 +1,255 @@
+"""Odd real files are read right or refused with their reason: one table of what each decoder does with each of them.
+
+Where the two differ: decord refuses AV1, files without a duration and frames of 1x1 pixel, which PyAV reads; of 10-bit
+video both make 8 bits, with another rounding; a file that both refuse may have another reason in each.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from videos import HEIGHT, WIDTH, frame_numbers, numbered_image
+
+from w3ray.data.audit import check_clips
+from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.decoders import DECODERS, DecodeError, open_video
+from w3ray.data.manifest import build_manifest
+
+pytestmark = pytest.mark.real_data
+both = pytest.mark.parametrize("decoder", list(DECODERS))
+
+
+@dataclass(frozen=True)
+class Odd:
+    """What is read from a file, and why a decoder refuses it (the beginning of the reason; None: it does not)."""
+
+    frames: int = 0
+    fps: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    """Height and width as shown, pixels."""
+    decord: str | None = None
+    pyav: str | None = None
+
+    def refusal(self, decoder):
+        return getattr(self, decoder)
+
+
+def refused(reason, pyav=None):
+    return Odd(decord=reason, pyav=pyav or reason)
+
+
+SMALL = "decord can not handle frames this small (try the decoder pyav)"
+NO_VIDEO = "no video stream (audio only?)"
+NO_DURATION = "its header gives no duration, which decord needs (try the decoder pyav)"
+FILES = {
+    "-leading-dash.mp4": Odd(5, 1.0, (1, 1), decord=SMALL),
+    "audio_only.mp3": refused(NO_VIDEO),
+    "audio_only.wav": refused(NO_VIDEO),
+    "av1.mkv": Odd(125, 25.0, (360, 640), decord="decord does not know its codec: av1 (try the decoder pyav)"),
+    "bbb_1s.webm": Odd(24, 24.0, (720, 1280)),
+    "corrupted_after_28_of_50.mp4": refused("a frame is damaged: FFmpeg refuses its packet"),
+    "demo_arm_wrestling.mp4": Odd(280, 28.0, (256, 340)),
+    "full_range.mp4": Odd(30, 30.0, (720, 1280)),
+    "h264_10bit.mp4": Odd(30, 30.0, (200, 200)),
+    "h265_10bit.mp4": Odd(30, 30.0, (200, 200)),
+    "minimal.avi": refused("decord finds no frame whose size and colours", "the video stream holds no frame"),
+    "minimal.flv": refused("decord can not decode it: ERROR getting stream", "the file ends before its first frame"),
+    "minimal.webm": refused(NO_DURATION, "only 1 frame: nothing can move in it"),
+    "minimal_no_frames.mp4": refused(NO_VIDEO),
+    "no_duration.webm": Odd(74, 14.985, (720, 1280), decord=NO_DURATION),
+    "one_pixel.mp4": Odd(5, 1.0, (1, 1), decord=SMALL),
+    "realshort.mp4": Odd(36, 30.020, (240, 320)),
+    "rotation_0.mov": Odd(3, 30.0, (320, 568)),
+    "rotation_180.mov": Odd(3, 30.0, (320, 568)),
+    "rotation_270.mov": Odd(3, 30.0, (568, 320)),
+    "rotation_90.mov": Odd(3, 30.0, (568, 320)),
+    "ssv2_like.webm": Odd(47, 12.0, (240, 427)),
+    "two_video_streams.mp4": Odd(390, 29.970, (270, 480)),
+    "unordered_pts.mov": Odd(4, 32.0, (50, 50)),
+    "vfr_fire.mp4": Odd(25, 10.505, (720, 1280)),
+    "vfr_pancake.mkv": Odd(310, 30.0, (240, 426)),
+    "zero_bytes.webm": refused("the file is empty (0 bytes)"),
+}
+TEN_BIT_LEVELS = 4.0  # mean difference of 8-bit levels: the two libraries' FFmpeg round 10 bits differently
+
+each_file = pytest.mark.parametrize("name", FILES)
+READ = [name for name, odd in FILES.items() if odd.pyav is None]
+
+
+@pytest.fixture
+def odd(real_data, monkeypatch):
+    """The files are named by their bare names, one of which starts with a dash."""
+    monkeypatch.chdir(real_data / "odd")
+
+
+def test_every_file_is_in_the_table(real_data):
+    assert set(os.listdir(real_data / "odd")) == set(FILES)
+
+
+def test_where_the_decoders_differ():
+    differ = {name: odd.decord for name, odd in FILES.items() if (odd.decord is None) != (odd.pyav is None)}
+    assert differ == {
+        "-leading-dash.mp4": SMALL,
+        "av1.mkv": "decord does not know its codec: av1 (try the decoder pyav)",
+        "no_duration.webm": NO_DURATION,
+        "one_pixel.mp4": SMALL,
+    }
+
+
+@each_file
+@both
+def test_clip(odd, name, decoder):
+    """What training and evaluation get: a whole clip with something in it, or one line that says why not."""
+    expected = FILES[name]
+    spec = ClipSpec(num_frames=8, size=64, decoder=decoder)
+    if (reason := expected.refusal(decoder)) is None:
+        clip_TSSC, label = load_clip(name, label=3, spec=spec, rng=None)
+        assert (clip_TSSC.shape, label) == ((8, 64, 64, 3), 3)
+        assert clip_TSSC.max() > 0
+        with open_video(name, decoder) as video:
+            video.frames([0])
+            info = video.info
+        assert (info.num_frames, (info.height, info.width)) == (expected.frames, expected.size)
+        assert info.fps == pytest.approx(expected.fps, rel=1e-3)
+        return
+    with pytest.raises(DecodeError) as caught:
+        load_clip(name, label=3, spec=spec, rng=None)
+    assert caught.value.reason.startswith(reason)
+    assert "\n" not in caught.value.reason
+    assert len(caught.value.reason) < 200
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@both
+def test_data_check(real_data, decoder):
+    paths = [str(real_data / "odd" / name) for name in FILES]
+    columns = {"clip_id": list(FILES), "uri": paths, "label": [0] * len(paths), "split": ["train"] * len(paths)}
+    rows = check_clips(build_manifest(columns, ["a"]), decoder).to_pylist()
+    found = {row["clip_id"]: (row["num_frames"], row["height"], row["width"]) for row in rows if row["ok"]}
+    reasons = {row["clip_id"]: row["reason"] for row in rows if not row["ok"]}
+    readable = {name: odd for name, odd in FILES.items() if odd.refusal(decoder) is None}
+    assert found == {name: (odd.frames, *odd.size) for name, odd in readable.items()}
+    assert set(reasons) == set(FILES) - set(readable)
+    assert all(reason.startswith(FILES[name].refusal(decoder)) for name, reason in reasons.items())
+
+
+@pytest.mark.parametrize("name", READ)
+@both
+def test_frames_are_those_of_plain_decoding(odd, name, decoder):
+    """Frame i, by seeking, is the i-th in display order of a loop that decodes everything."""
+    if FILES[name].refusal(decoder) is not None:
+        return
+    wanted = [FILES[name].frames - 1, 0, FILES[name].frames // 2]
+    with open_video(name, decoder) as video:
+        frames = video.frames(wanted).astype(np.int16)
+    plain = [image for place, (_, image) in enumerate(decode_all(name)) if place in wanted]
+    difference = np.abs(frames[[1, 2, 0]] - np.stack(plain)).mean()
+    assert difference <= (TEN_BIT_LEVELS if "10bit" in name and decoder == "decord" else 0)
+
+
+@both
+def test_rotation_is_applied(odd, decoder):
+    """Four shots of one keyboard, held four ways: each is shown upright, as its tag says, and in no other way."""
+    for tag, quarter_turns in {0: 0, 90: 3, 180: 2, 270: 1}.items():
+        name = f"rotation_{tag}.mov"
+        stored = next(decode_all(name, upright=False))[1]
+        with open_video(name, decoder) as video:
+            shown = video.frames([0])[0]
+        same = [turns for turns in range(4) if np.array_equal(np.rot90(stored, turns), shown)]
+        assert same == [quarter_turns], name
+
+
+@both
+def test_one_recording_under_four_rotation_tags(odd, tmp_path, decoder):
+    """The same pixels with another tag are the same picture, turned."""
+    content = bytearray(Path("rotation_0.mov").read_bytes())
+    place = content.index(b"tkhd") + 4
+    place += 52 if content[place] else 40  # version 1 has times of 64 bits
+    turns = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+    shown = {}
+    for tag, (a, b, c, d) in turns.items():
+        content[place : place + 20] = struct.pack(">5i", a << 16, b << 16, 0, c << 16, d << 16)
+        path = tmp_path / f"{tag}.mov"
+        path.write_bytes(content)
+        with open_video(str(path), decoder) as video:
+            shown[tag] = video.frames([0, 2])
+    for tag, clockwise_turns in {90: 1, 180: 2, 270: 3}.items():
+        np.testing.assert_array_equal(shown[tag], np.rot90(shown[0], -clockwise_turns, axes=(1, 2)))
+
+
+@pytest.mark.parametrize("name", ["vfr_fire.mp4", "vfr_pancake.mkv", "no_duration.webm", "unordered_pts.mov"])
+@both
+def test_a_part_is_cut_by_time_stamps(odd, name, decoder):
+    if FILES[name].refusal(decoder) is not None:
+        return
+    times_s = np.array([time_s for time_s, _ in decode_all(name)])
+    assert (np.diff(times_s) > 0).all()
+    parts_s = list(pairwise(np.linspace(0, times_s[-1], 4)))
+    with open_video(name, decoder) as video:
+        spans = [video.frame_span(start_s, end_s) for start_s, end_s in parts_s]
+        fps = video.info.fps
+    slack_s = 5e-4  # containers store times in ticks as coarse as 1 ms
+    assert spans == [tuple((times_s < limit_s - slack_s).sum() for limit_s in part_s) for part_s in parts_s]
+    if name == "vfr_fire.mp4":  # counting at the average rate would take other frames
+        assert [first for first, _ in spans] != [round(start_s * fps) for start_s, _ in parts_s]
+
+
+@both
+def test_times_that_are_uneven_by_design(tmp_path, decoder):
+    """Each frame's number is in its pixels: what lies between two times is what was shown between them."""
+    times_ms = np.cumsum([0, 10, 10, 10, 400, 20, 20, 300, 5, 5, 5, 200, 40, 40, 40, 40])
+    path = tmp_path / "uneven.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=100)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for number, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(numbered_image(number), format="rgb24")
+            frame.pts, frame.time_base = int(time_ms), stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with open_video(str(path), decoder) as video:
+        for start_s, end_s, expected in [(0.0, 0.03, [0, 1, 2]), (0.43, 0.75, [4, 5, 6]), (0.77, 0.8, [7, 8, 9, 10])]:
+            assert frame_numbers(video.frames(range(*video.frame_span(start_s, end_s)))) == expected
+
+
+@both
+def test_of_two_video_streams_the_larger_is_read(odd, decoder):
+    """Both decoders take the stream that FFmpeg calls best; the file's first one has 320x180 pixels."""
+    with av.open("two_video_streams.mp4") as container:
+        assert [(stream.height, stream.width) for stream in container.streams.video] == [(180, 320), (270, 480)]
+    with open_video("two_video_streams.mp4", decoder) as video:
+        assert video.frames([0]).shape == (1, 270, 480, 3)
+
+
+@both
+def test_full_range_is_not_stretched(odd, decoder):
+    """Its luma uses all of 0..255 and its colours are BT.709's; as usual video (16..235) they would come out too bright
+    and too dark by up to 16 levels."""
+    with av.open("full_range.mp4") as container:
+        planes = next(container.decode(video=0)).to_ndarray().astype(float)
+    luma, blue, red = planes[:720], planes[720:900].reshape(360, 640), planes[900:].reshape(360, 640)
+    blue, red = (np.kron(chroma - 128, np.ones((2, 2))) for chroma in (blue, red))
+    with open_video("full_range.mp4", decoder) as video:
+        frame = video.frames([0])[0]
+    for read_as, stretch, at_least, at_most in [(luma, 1.0, 0, 1), ((luma - 16) * 255 / 219, 255 / 224, 5, 99)]:
+        rgb = [read_as + stretch * 1.5748 * red, read_as - stretch * (0.1873 * blue + 0.4681 * red),
+               read_as + stretch * 1.8556 * blue]  # fmt: skip
+        assert at_least <= np.abs(frame - np.stack(rgb, axis=-1).clip(0, 255)).mean() <= at_most
+
+
+def decode_all(path, upright=True):
+    """(seconds from the first frame, RGB) of all frames in display order, without any seeking."""
+    with av.open(path if not path.startswith("-") else f"./{path}") as container:
+        first = None
+        for frame in container.decode(container.streams.best("video")):
+            first = frame.time if first is None else first
+            image = frame.to_ndarray(format="rgb24")
+            yield frame.time - first, np.rot90(image, round(frame.rotation) // 90 % 4) if upright else image
