@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("w3ray.cli.compare:compare", "Hold evaluations against each other, clip by clip."),
     "predict": ("w3ray.cli.predict:predict", "Tell what a model sees in videos."),
     "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one; what is wrong for its data."),
-    "data": ("w3ray.cli.data:app", "Import, check and synthesise clips."),
+    "data": ("w3ray.cli.data:app", "Import, check, describe, show and synthesise clips."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
 }
 

@@ -1,4 +1,5 @@
-"""`w3ray data`: make a manifest (import), read every clip of one (check), write a motion data set (synth)."""
+"""`w3ray data`: make a manifest (import), read every clip of one (check), write a motion data set (synth); describe
+(stats) and draw one (show)."""
 
 import inspect
 import time
@@ -12,14 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from w3ray._redact import redact, redacted
-from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
+from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
+from w3ray.cli._progress import Progress
+from w3ray.cli.data_stats import stats
 from w3ray.data.importers import IMPORTERS
 from w3ray.data.manifest import Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="Import, check and synthesise clips.")
+app = typer.Typer(no_args_is_help=True, help="Import, check, describe, show and synthesise clips.")
 import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from videos that lie somewhere.")
 app.add_typer(import_app, name="import")
+app.command("stats")(stats)
 
 
 class FolderSplit(StrEnum):
@@ -222,7 +226,9 @@ def check(
     began_s = time.perf_counter()
     connect(address or job_address())
     try:
-        result = check_clips(clips, decoder, num_frames=frames, progress=_Progress(), roots=roots or None)
+        result = check_clips(
+            clips, decoder, num_frames=frames, progress=Progress("checked {done} of {total} clips"), roots=roots or None
+        )
     finally:
         disconnect()
     if ledger is not None:
@@ -319,20 +325,6 @@ def _check_text(document: dict[str, Any]) -> RenderableType:
     ledger = document["ledger"]
     foot = f"each clip's result: {ledger}" if ledger else "add --ledger FILE.parquet to keep each clip's result"
     return Group(head, kinds, Text(foot, overflow="fold"))
-
-
-class _Progress:
-    """A line of progress on standard error every few seconds: a check of a large set takes long."""
-
-    def __init__(self, every_s: float = 5.0) -> None:
-        self._every_s = every_s
-        self._last_s = time.perf_counter()
-
-    def __call__(self, done: int, total: int) -> None:
-        now_s = time.perf_counter()
-        if now_s - self._last_s >= self._every_s:
-            self._last_s = now_s
-            error_console().print(f"checked {done} of {total} clips")
 
 
 def _check_group_options(by_group: bool, val_groups: str, test_groups: str) -> None:

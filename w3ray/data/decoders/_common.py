@@ -197,7 +197,7 @@ def check_complete(source: str | BytesIO, uri: str, *, found_s: float, num_frame
         return
     try:
         with av.open(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source) as container:
-            promised_s, promised_frames = _promised(container)
+            promised_s, promised_frames = promised_length(container)
     except av.FFmpegError:
         return  # the decoder that was asked for opened it; only this extra check can not be made
     if promised_s is not None:
@@ -220,7 +220,7 @@ def video_codec(source: str | BytesIO) -> str | None:
         return None
 
 
-def _promised(container: Any) -> tuple[float | None, int]:
+def promised_length(container: Any) -> tuple[float | None, int]:
     """The video stream's seconds (None where only a mixed container duration is known) and frames (0: unknown)."""
     stream = container.streams.best("video")
     if stream is None:

@@ -9,7 +9,7 @@ from io import BytesIO
 
 from w3ray.data.decoders._common import NO_VIDEO_STREAM, DecodeError
 
-_HEAD_BYTES = 1 << 20  # FFmpeg looks at no more than this when it decides what a file is
+HEAD_BYTES = 1 << 20  # FFmpeg looks at no more than this when it decides what a file is
 
 _STARTS = (
     b"\x1a\x45\xdf\xa3",  # Matroska, WebM
@@ -36,12 +36,12 @@ def check_container(source: str | BytesIO, uri: str) -> None:
         DecodeError: it does not; where it begins as sound does, it says so.
     """
     if isinstance(source, BytesIO):
-        head = bytes(source.getbuffer()[:_HEAD_BYTES])
+        head = bytes(source.getbuffer()[:HEAD_BYTES])
     else:
         with open(source, "rb") as stream:
             head = stream.read(256)
             if b"\0" not in head:
-                head += stream.read(_HEAD_BYTES - 256)
+                head += stream.read(HEAD_BYTES - 256)
     if head.startswith(_SOUND) or (head[:4] == b"RIFF" and head[8:12] == b"WAVE"):
         raise DecodeError(uri, NO_VIDEO_STREAM)
     text = head.partition(b"\0")[0].lower()

@@ -56,7 +56,7 @@ class PyavVideo(ClosingVideo):
             raise
         except (av.FFmpegError, OSError, ValueError) as error:
             self.close()
-            raise DecodeError(uri, self._reason(error)) from error
+            raise DecodeError(uri, failure_reason(error, self._source)) from error
         self._height: int | None = None
         self._width: int | None = None
 
@@ -134,7 +134,7 @@ class PyavVideo(ClosingVideo):
             self._open()
             return self._decode_by_count(ascending)
         except self._av.FFmpegError as error:
-            raise DecodeError(self.uri, self._reason(error)) from error
+            raise DecodeError(self.uri, failure_reason(error, self._source)) from error
 
     def _decode_by_stamp(self, ascending: np.ndarray) -> list[np.ndarray]:
         """Decode forward, jumping to a key frame wherever one lies between here and the next wanted frame."""
@@ -195,15 +195,19 @@ class PyavVideo(ClosingVideo):
             raise DecodeError(self.uri, "has neither time stamps nor a frame rate, so it can not be cut by time")
         return span_of(self._starts_s, self.uri, start_s, end_s)
 
-    def _reason(self, error: Exception) -> str:
-        text = one_line(error, self._source).split("; last error log:")[0]
-        if "avcodec_send_packet" in text:
-            return "a frame is damaged: FFmpeg refuses its packet"
-        if isinstance(error, self._av.EOFError):
-            return "the file ends before its first frame"
-        return "pyav can not decode it: " + re.sub(r"^\[Errno \d+\] ", "", text)
-
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
             self._container = None
+
+
+def failure_reason(error: Exception, source: object) -> str:
+    """Why FFmpeg could not read a video, as `DecodeError.reason`; `source` is what it was opened from."""
+    import av
+
+    text = one_line(error, source).split("; last error log:")[0]
+    if "avcodec_send_packet" in text:
+        return "a frame is damaged: FFmpeg refuses its packet"
+    if isinstance(error, av.EOFError):
+        return "the file ends before its first frame"
+    return "pyav can not decode it: " + re.sub(r"^\[Errno \d+\] ", "", text)

@@ -1,0 +1,95 @@
+"""`w3ray data stats`: what is in a manifest, split by split?"""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from w3ray._format import duration, percent
+from w3ray._redact import redacted
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._progress import Progress
+from w3ray.data.manifest import read_manifest
+
+_SHOWN = 3
+
+
+@run_command
+def stats(
+    manifest: Annotated[str, typer.Argument(help="Manifest to describe.")],
+    videos: Annotated[int, typer.Option(min=1, help="Look into at most so many videos, drawn at random.")] = 1000,
+    roots: Annotated[
+        list[str] | None,
+        typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count clips and classes; look at lengths, frame rates, sizes and codecs of the videos.
+
+    Reads the header and the first frame of each video: `w3ray data check` reads the clips.
+    """
+    from w3ray.data.stats import manifest_stats
+
+    clips = read_manifest(manifest)
+    progress = Progress("looked into {done} of {total} videos")
+    document = redacted(manifest_stats(clips, max_videos=videos, roots=roots or None, progress=progress))
+    finish(document, as_json=as_json, text=stats_text(document))
+
+
+def stats_text(document: dict[str, Any]) -> RenderableType:
+    """A column a split, then what could not be read, then what was looked at."""
+    splits = document["splits"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in splits:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    facts = {name: _facts(split, document["classes"]) for name, split in splits.items()}
+    for fact in next(iter(facts.values())):
+        table.add_row(fact, *(Text(facts[name][fact]) for name in splits))
+    lines = []
+    for name, split in splits.items():
+        lines += [f"{count} unreadable in {name}: {reason}" for reason, count in split["reasons"].items()]
+    read = f"{document['videos_read']} of {document['videos']} videos"
+    if document["sampled"]:
+        lines.append(f"lengths, rates, sizes and codecs are those of {read}, drawn at random (--videos)")
+    else:
+        lines.append(f"read of {read}: header and first frame ('w3ray data check' reads every clip)")
+    return Group(table, *(Text(line, overflow="fold") for line in lines))
+
+
+def _facts(split: dict[str, Any], num_classes: int) -> dict[str, str]:
+    classes, length, fps, side = (split[name] for name in ("classes", "length_s", "fps", "short_side"))
+    clips = classes["clips"]
+    largest, smallest = classes["largest"], classes["smallest"]
+    partly = length["known"] < split["clips"]
+    return {
+        "clips": str(split["clips"]),
+        "videos": str(split["videos"]),
+        "classes": f"{classes['present']} of {num_classes}",
+        "largest class": f"{largest}: {clips[largest]} ({percent(classes['majority'])})",
+        "smallest class": f"{smallest}: {clips[smallest]}",
+        "largest / smallest": f"{classes['imbalance']:.1f}",
+        "clip length, s": _range(length) + (f" (of {length['known']} clips)" if partly else ""),
+        "in all": ("about " if partly else "") + duration(length["total"]),
+        "frames a second": _range(fps),
+        "short side, px": _range(side),
+        "sizes": _most(split["sizes"]),
+        "codecs": _most(split["codecs"]),
+        "unreadable videos": str(split["unreadable"]),
+    }
+
+
+def _range(spread: dict[str, Any]) -> str:
+    """One number where all are the same, else "least .. median .. most"."""
+    if spread["min"] is None:
+        return "-"
+    least, median, most = (f"{spread[name]:.4g}" for name in ("min", "median", "max"))
+    return least if least == most else f"{least} .. {median} .. {most}"
+
+
+def _most(counts: dict[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN]]
+    more = len(counts) - _SHOWN
+    return ", ".join(shown) + (f", {more} more" if more > 0 else "") if counts else "-"

@@ -1,0 +1,111 @@
+"""What does a video's container say of it, without decoding more than its first frame?"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+from w3ray.data.decoders import open_video
+from w3ray.data.decoders._common import (
+    NO_VIDEO_STREAM,
+    DecodeError,
+    check_not_cut,
+    open_source,
+    promised_length,
+    silence_ffmpeg,
+)
+from w3ray.data.decoders._container import HEAD_BYTES, check_container
+from w3ray.data.decoders.pyav import failure_reason
+from w3ray.data.roots import outside
+from w3ray.storage import RemotePath, place
+
+FRAME_FOLDER = "jpeg frames"
+"""The codec of a folder of images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoHeader:
+    """What the header says, which may be wrong by some frames; None where it says nothing.
+
+    `height` and `width` are those of the first frame as shown (rotation applied), pixels; `fps` is the average rate.
+    """
+
+    codec: str
+    height: int
+    width: int
+    fps: float | None
+    duration_s: float | None
+
+
+def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
+    """Read a video's header and first frame; of object storage no more is fetched than that takes.
+
+    Raises:
+        DecodeError: it can not be read, or (of a file on this disk) was visibly cut off; the reason says why.
+        StorageFailing, StorageRefused: that says nothing of the video.
+    """
+    import av
+
+    if outside(uri, roots):
+        raise DecodeError(uri, "it is a link that leads outside the roots")
+    where = place(uri)
+    if isinstance(where, Path) and where.is_dir():
+        return _folder(uri, roots)
+    silence_ffmpeg()
+    try:
+        with _opened(uri, where) as source, av.open(source) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise DecodeError(uri, NO_VIDEO_STREAM)
+            stream.thread_type = "NONE"  # many videos are read at once
+            duration_s = promised_length(container)[0]
+            if duration_s is None and container.duration:
+                duration_s = container.duration / 1e6  # of whatever else is in there, too: nearly always the same
+            frame = next(container.decode(stream), None)
+            if frame is None:
+                raise DecodeError(uri, "the video stream holds no frame")
+            sides = (frame.height, frame.width)
+            height, width = sides[::-1] if round(frame.rotation) % 180 else sides
+            return VideoHeader(
+                codec=stream.codec_context.codec.canonical_name,
+                height=height,
+                width=width,
+                fps=float(stream.average_rate) if stream.average_rate else None,
+                duration_s=duration_s,
+            )
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise DecodeError(uri, failure_reason(error, str(where))) from error
+
+
+@contextmanager
+def _opened(uri: str, where: Path | RemotePath) -> Iterator[str | BytesIO | BufferedReader]:
+    """What FFmpeg may open: a container of video, by its content."""
+    if isinstance(where, Path):
+        local = open_source(uri)
+        check_container(local, uri)
+        check_not_cut(local, uri)
+        yield local
+        return
+    try:
+        stream = where.open()
+    except FileNotFoundError as error:
+        raise DecodeError(uri, "can not be fetched: no such file") from error
+    with stream:
+        head = stream.read(HEAD_BYTES)
+        if not head:
+            raise DecodeError(uri, "the file is empty (0 bytes)")
+        check_container(BytesIO(head), uri)
+        stream.seek(0)
+        yield stream
+
+
+def _folder(uri: str, roots: Sequence[str] | None) -> VideoHeader:
+    with open_video(uri, roots=roots) as video:
+        video.frames([0])
+        info = video.info
+    assert info.height is not None, "a frame was read"
+    assert info.width is not None
+    return VideoHeader(
+        codec=FRAME_FOLDER, height=info.height, width=info.width, fps=info.fps, duration_s=info.duration_s
+    )

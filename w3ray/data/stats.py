@@ -1,0 +1,171 @@
+"""What is in a manifest? Clips and classes of each split; of its videos lengths, rates, sizes and codecs.
+
+Rows are counted in columns, however many there are. Of videos no more than the header and the first frame is read, and
+beyond a limit only of some of them, drawn at random.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from w3ray.data.decoders import DecodeError
+from w3ray.data.decoders.probe import VideoHeader, probe_video
+from w3ray.data.manifest import Manifest
+from w3ray.data.roots import check_roots
+
+MAX_VIDEOS = 1000
+
+_Found = dict[str, VideoHeader | DecodeError]
+
+
+def manifest_stats(
+    manifest: Manifest,
+    *,
+    max_videos: int = MAX_VIDEOS,
+    seed: int = 0,
+    roots: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Count a manifest's rows and look into its videos, in a pool of threads.
+
+    Args:
+        manifest: the clips.
+        max_videos: look into at most so many videos, from each split its share of them (at least one).
+        seed: which ones are drawn where there are more.
+        roots: where videos may lie; None: anywhere.
+        progress: called with videos read and videos to read in all.
+
+    Returns:
+        A document of plain values: `videos`, `videos_read`, `sampled`, and in `splits` for each split its clips, its
+        classes and what its videos are. Lengths are seconds and are of clips, the rest is of videos.
+
+    Raises:
+        InputError: a video lies outside the roots.
+        StorageFailing, StorageRefused.
+    """
+    check_roots(manifest, roots)
+    rows = {name: manifest.table.filter(pc.equal(manifest.table["split"], name)) for name in manifest.splits()}
+    videos = {name: pc.unique(manifest.resolved(table["uri"])) for name, table in rows.items()}
+    num_videos = len(pc.unique(pa.concat_arrays(list(videos.values()))))
+    sampled = num_videos > max_videos
+    chosen = {name: _draw(uris, max_videos, num_videos, seed) if sampled else uris for name, uris in videos.items()}
+    found = _probe(
+        [str(uri) for uri in pc.unique(pa.concat_arrays(list(chosen.values()))).to_pylist()], roots, progress
+    )
+    return {
+        "manifest": manifest.location,
+        "clips": manifest.table.num_rows,
+        "classes": manifest.num_classes,
+        "videos": num_videos,
+        "videos_read": len(found),
+        "sampled": sampled,
+        "splits": {
+            name: {
+                "clips": table.num_rows,
+                "videos": len(videos[name]),
+                "classes": _classes(manifest, table),
+                "length_s": _lengths(manifest, table, found),
+                **_videos([found[uri] for uri in chosen[name].to_pylist()]),
+            }
+            for name, table in rows.items()
+        },
+    }
+
+
+def _draw(uris: pa.Array, max_videos: int, num_videos: int, seed: int) -> pa.Array:
+    share = max(1, max_videos * len(uris) // num_videos)
+    return uris.take(np.sort(np.random.default_rng(seed).choice(len(uris), share, replace=False)))
+
+
+def _probe(uris: list[str], roots: Sequence[str] | None, progress: Callable[[int, int], None] | None) -> _Found:
+    def probe(uri: str) -> VideoHeader | DecodeError:
+        try:
+            return probe_video(uri, roots)
+        except DecodeError as error:
+            return error
+
+    # Most of the time goes into waiting for a disk or a network; FFmpeg itself works outside Python's lock.
+    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+        reading = {pool.submit(probe, uri): uri for uri in uris}
+        found: _Found = {}
+        try:
+            for future in as_completed(reading):
+                found[reading[future]] = future.result()
+                if progress is not None:
+                    progress(len(found), len(uris))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return found
+
+
+def _classes(manifest: Manifest, table: pa.Table) -> dict[str, Any]:
+    """`imbalance` is the largest class over the smallest that has a clip; `majority` the largest one's share of clips,
+    which is what guessing gets."""
+    clips = np.bincount(table["label"].to_numpy(), minlength=manifest.num_classes)
+    present = clips[clips > 0]
+    order = np.argsort(-clips, kind="stable")
+    return {
+        "present": len(present),
+        "imbalance": float(present.max() / present.min()),
+        "majority": float(present.max() / present.sum()),
+        "largest": manifest.classes[order[0]],
+        "smallest": manifest.classes[order[len(present) - 1]],
+        "absent": [manifest.classes[label] for label in np.flatnonzero(clips == 0)],
+        "clips": {manifest.classes[label]: int(clips[label]) for label in order},
+    }
+
+
+def _lengths(manifest: Manifest, table: pa.Table, found: _Found) -> dict[str, Any]:
+    """Of the clips whose ends the manifest gives, or whose video was read and says how long it is.
+
+    `total` is an estimate where not all are `known`.
+    """
+    video_s = {uri: one.duration_s for uri, one in found.items() if isinstance(one, VideoHeader) and one.duration_s}
+    uris = manifest.resolved(table["uri"])
+    place = pc.index_in(uris, pa.array(list(video_s), pa.string()))
+    ends_s = pa.array(list(video_s.values()), pa.float64()).take(place.combine_chunks())
+    starts_s = pc.fill_null(table["start_s"], 0.0)
+    # `min_element_wise` skips what is null: a clip whose video is unknown ends where the manifest says.
+    stops_s = pc.min_element_wise(table["end_s"], pa.chunked_array([ends_s]))
+    lengths = pc.subtract(stops_s, starts_s).drop_null().to_numpy()
+    spread = _spread(lengths[lengths > 0])
+    return {"known": len(lengths), **spread, "total": (spread["mean"] or 0.0) * table.num_rows}
+
+
+def _videos(found: list[VideoHeader | DecodeError]) -> dict[str, Any]:
+    read = [one for one in found if isinstance(one, VideoHeader)]
+    reasons = Counter(one.reason.split(":")[0] for one in found if isinstance(one, DecodeError))
+    return {
+        "videos_read": len(found),
+        "unreadable": sum(reasons.values()),
+        "reasons": dict(reasons.most_common()),
+        "fps": {
+            **_spread(np.array([one.fps for one in read if one.fps is not None])),
+            "videos": _counts(f"{one.fps:.3g}" if one.fps is not None else "unknown" for one in read),
+        },
+        "short_side": _spread(np.array([min(one.height, one.width) for one in read])),
+        "sizes": _counts(f"{one.width}x{one.height}" for one in read),
+        "codecs": _counts(one.codec for one in read),
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, float | None]:
+    if not len(values):
+        return {"min": None, "median": None, "mean": None, "max": None}
+    return {
+        "min": float(values.min()),
+        "median": float(np.median(values)),
+        "mean": float(values.mean()),
+        "max": float(values.max()),
+    }
+
+
+def _counts(names: Any) -> dict[str, int]:
+    return dict(Counter(names).most_common())
