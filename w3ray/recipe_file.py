@@ -56,7 +56,15 @@ def known_recipes() -> dict[str, Path]:
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """See `w3ray.recipe.load_recipe`."""
     path = find_recipe(name_or_path)
-    values = read_yaml(path)
+    return checked(read_yaml(path), overrides, path.name)
+
+
+def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Recipe:
+    """The recipe of plain values, which the overrides change; `source` is where faults of the values are said to be.
+
+    Raises:
+        InputError: as `load_recipe`.
+    """
     overridden = [apply_override(values, override) for override in overrides]
     try:
         return Recipe.model_validate(values)
@@ -64,7 +72,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         lines = fault_lines(error, Recipe, (), stage_names=_stage_names(values))
         if not any(detail["loc"] == () for detail in error.errors()):
             lines += override_faults(values)
-        raise InputError("\n".join(_with_source(line, path.name, overridden) for line in lines)) from None
+        raise InputError("\n".join(_with_source(line, source, overridden) for line in lines)) from None
 
 
 def find_recipe(name_or_path: str | Path) -> Path:

@@ -15,6 +15,7 @@ from rich.text import Text
 from w3ray._redact import redact, redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
 from w3ray.cli._progress import Progress
+from w3ray.cli.data_show import show
 from w3ray.cli.data_stats import stats
 from w3ray.data.importers import IMPORTERS
 from w3ray.data.manifest import Manifest, read_manifest, write_manifest
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, help="Import, check, describe, show and 
 import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from videos that lie somewhere.")
 app.add_typer(import_app, name="import")
 app.command("stats")(stats)
+app.command("show")(show)
 
 
 class FolderSplit(StrEnum):

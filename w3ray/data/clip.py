@@ -1,7 +1,7 @@
 """How does one row of the manifest become one clip of pixels?
 
-`load_clip` is a pure function of its arguments: the same generator state gives the same bytes, in any process.
-The order of its draws is fixed: frames, box, mirror.
+`read_clip` is a pure function of its arguments: the same generator state gives the same bytes, in any process.
+The order of its draws is fixed: frames, box, mirror. `load_clip` is what most need of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from w3ray.data.augmentation import (
+    Box,
     Frames,
     centre_crop_box,
     check_scales,
@@ -76,6 +77,21 @@ class ClipSpec:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One clip as a model gets it, and how it was made of its video."""
+
+    frames_TSSC: Frames
+    """uint8 [T, S, S, 3]."""
+    label: int
+    """Of what is seen: that of the mirror image where it is mirrored."""
+    times_s: np.ndarray
+    """When each frame is shown in the video, seconds from its first frame: float64 [T]."""
+    box: Box
+    """What was cut out of each frame."""
+    mirrored: bool
+
+
 def load_clip(
     uri: str,
     *,
@@ -102,18 +118,42 @@ def load_clip(
     Returns: (uint8 [T, S, S, 3], label).
     Raises: DecodeError where the video can not be read; InputError where `spec.flip` has no flip map.
     """
+    clip = read_clip(
+        uri, label=label, spec=spec, rng=rng, start_s=start_s, end_s=end_s, reversed=reversed, flip_map=flip_map,
+        roots=roots,
+    )  # fmt: skip
+    return clip.frames_TSSC, clip.label
+
+
+def read_clip(
+    uri: str,
+    *,
+    label: int,
+    spec: ClipSpec,
+    rng: np.random.Generator | None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    reversed: bool = False,
+    flip_map: Mapping[int, int] | None = None,
+    roots: Sequence[str] | None = None,
+) -> Clip:
+    """`load_clip`, with what was drawn."""
     if rng is not None:
         spec.require_flip_map(flip_map)
     with open_video(uri, decoder=spec.decoder, roots=roots) as video:
         first, stop = video.frame_span(start_s, end_s)
         indices_T = first + SAMPLERS[spec.sampling](stop - first, spec.num_frames, spec.stride_frames, rng)
-        frames_THWC = video.frames(indices_T[::-1] if reversed else indices_T)
+        indices_T = indices_T[::-1] if reversed else indices_T
+        frames_THWC = video.frames(indices_T)
+        times_s = video.times_s(indices_T)
     height, width = frames_THWC.shape[1:3]
+    mirrored = False
     if rng is None:
         box = centre_crop_box(height, width, spec.size / spec.resolved_short_side)
-        return crop_and_resize(frames_THWC, box, spec.size), label
-    box = random_crop_box(height, width, spec.scales, rng)
-    mirror = spec.flip and bool(rng.integers(2))
-    if mirror and flip_map is not None:
+    else:
+        box = random_crop_box(height, width, spec.scales, rng)
+        mirrored = spec.flip and bool(rng.integers(2))
+    if mirrored and flip_map is not None:
         label = flip_map.get(label, label)
-    return crop_and_resize(frames_THWC, box, spec.size, mirror=mirror), label
+    frames_TSSC = crop_and_resize(frames_THWC, box, spec.size, mirror=mirrored)
+    return Clip(frames_TSSC=frames_TSSC, label=label, times_s=times_s, box=box, mirrored=mirrored)

@@ -73,6 +73,12 @@ class Video(Protocol):
             DecodeError: no frame is shown in that span.
         """
 
+    def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """When each of these frames is shown, seconds from the first frame: float64 [T]. Decodes nothing.
+
+        By time stamps; counted at the average rate where the file has none.
+        """
+
     def close(self) -> None:
         """Free the decoder."""
 
@@ -84,7 +90,14 @@ class Video(Protocol):
 
 
 class ClosingVideo:
-    """The context manager half of `Video`."""
+    """The context manager half of `Video`, and the times of frames that all last as long."""
+
+    @property
+    def info(self) -> VideoInfo:
+        raise NotImplementedError
+
+    def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return np.asarray(indices, dtype=np.float64) / self.info.fps
 
     def close(self) -> None:
         raise NotImplementedError

@@ -94,6 +94,12 @@ class DecordVideo(ClosingVideo):
             return 0, self._num_frames
         return span_of(self._starts_s(range(self._num_frames)), self.uri, start_s, end_s)
 
+    def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        # From the first frame on and ascending, as `_starts_s` has it.
+        ascending, position = np.unique([0, *indices], return_inverse=True)
+        times_s: np.ndarray = self._starts_s(ascending.tolist())[position[1:]]
+        return times_s
+
     def close(self) -> None:
         self._reader = None
 

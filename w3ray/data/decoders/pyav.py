@@ -195,6 +195,10 @@ class PyavVideo(ClosingVideo):
             raise DecodeError(self.uri, "has neither time stamps nor a frame rate, so it can not be cut by time")
         return span_of(self._starts_s, self.uri, start_s, end_s)
 
+    def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        times_s: np.ndarray = self._starts_s[np.asarray(indices, dtype=np.int64)]
+        return times_s
+
     def close(self) -> None:
         if self._container is not None:
             self._container.close()

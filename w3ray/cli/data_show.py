@@ -1,0 +1,148 @@
+"""`w3ray data show`: a picture of clips as the model sees them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from w3ray._redact import redacted
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.data.manifest import read_manifest
+from w3ray.errors import InputError
+
+if TYPE_CHECKING:
+    from w3ray.data.schedule import Schedule
+    from w3ray.recipe import Recipe, ResolvedStage
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@run_command
+def show(
+    manifest: Annotated[str, typer.Argument(help="Manifest with the clips.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Picture to write: .png or .jpg.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe with the settings, a name or a file; else the defaults of a recipe.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set data.size=112. Can be repeated."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split; the recipe's training split (default) is augmented, others are not.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage whose epoch is shown; else the first.")] = None,
+    epoch: Annotated[
+        int, typer.Option(min=0, help="Epoch, counted from 0: another order, other frames and crops.")
+    ] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's seed.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=500, help="Clips: the first of the epoch, or from all over.")] = 16,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw clips after sampling and augmentation, exactly as a model gets them: a row a clip, its frames in order."""
+    if Path(out).suffix.lower() not in _PICTURES:
+        raise InputError(f"--out {out}: give it a name that ends in {', '.join(_PICTURES)}")
+    settings = _settings(manifest, recipe, overrides or [], seed)
+    from w3ray.data.contact_sheet import draw_sheet, evaluation_rows, training_rows
+    from w3ray.data.roots import check_roots
+
+    data, spec = settings.data, settings.data.clip_spec()
+    clips = read_manifest(manifest)
+    check_roots(clips, data.roots)
+    if data.fold is not None and data.folds is not None:
+        clips = clips.with_fold(data.fold, data.folds)
+    split = split or data.train_split
+    chosen = _stage(settings, stage)
+    trains = split == data.train_split
+    if trains:
+        if epoch >= chosen.train.epochs:
+            raise InputError(f"--epoch {epoch}: stage {chosen.name} has the epochs 0 to {chosen.train.epochs - 1}")
+        schedule = _schedule(chosen, settings.seed + chosen.index, clips.split(split, ["label"]).num_rows)
+        rows = training_rows(clips, split, spec, schedule, epoch=epoch, count=count, roots=data.roots)
+        when = f"stage {chosen.name}, epoch {epoch}, seed {settings.seed}"
+    else:
+        rows = evaluation_rows(clips, split, spec, count=count, roots=data.roots)
+        when = "as in evaluation"
+    how = spec.sampling + (f" sampling, every {spec.stride_frames} frames" if spec.sampling == "dense" else " sampling")
+    sheet = draw_sheet(
+        rows,
+        clips.classes,
+        num_frames=spec.num_frames,
+        size=spec.size,
+        title=f"{Path(clips.location).stem}: {split}",
+        subtitle=f"{when}; {spec.num_frames} frames of {spec.size}x{spec.size}, {how}, {spec.decoder}",
+    )
+    try:
+        sheet.save(out)
+    except OSError as error:
+        raise InputError(f"--out {out}: can not be written ({error.strerror or error})") from error
+    unreadable = sum(row.clip is None for row in rows)
+    document = {
+        "picture": out,
+        "split": split,
+        "stage": chosen.name if trains else None,
+        "epoch": epoch if trains else None,
+        "seed": settings.seed if trains else None,
+        "clips": [
+            {
+                "position": row.position,
+                "clip_id": row.clip_id,
+                "uri": row.uri,
+                "label": clips.classes[row.label if row.clip is None else row.clip.label],
+                "mirrored": row.clip is not None and row.clip.mirrored,
+                "reversed": row.reversed,
+                "times_s": None if row.clip is None else [round(float(time_s), 4) for time_s in row.clip.times_s],
+                "box": None if row.clip is None else row.clip.box._asdict(),
+                "reason": row.reason,
+            }
+            for row in rows
+        ],
+    }
+    text = f"{len(rows)} clips of {split} in {out}" + (f", {unreadable} of them unreadable" if unreadable else "")
+    finish(redacted(document), as_json=as_json, text=text)
+
+
+def _settings(manifest: str, recipe: str | None, overrides: list[str], seed: int | None) -> "Recipe":
+    """The recipe, on this manifest.
+
+    Raises: InputError for what is wrong with it.
+    """
+    from w3ray.recipe_file import checked, find_recipe, read_yaml
+
+    path = None if recipe is None else find_recipe(recipe)
+    values: dict[str, Any] = {"name": "show", "stages": [{"name": "show"}]} if path is None else read_yaml(path)
+    data = values.get("data")
+    if data is None or isinstance(data, dict):
+        values["data"] = {**(data or {}), "manifest": manifest, "synthetic": None}
+    if seed is not None:
+        values["seed"] = seed
+    return checked(values, overrides, "defaults" if path is None else path.name)
+
+
+def _stage(recipe: "Recipe", name: str | None) -> "ResolvedStage":
+    stages = {stage.name: stage for stage in recipe.resolved_stages()}
+    if name is not None and name not in stages:
+        raise InputError(f"--stage {name}: no such stage; known: {', '.join(stages)}")
+    return next(iter(stages.values())) if name is None else stages[name]
+
+
+def _schedule(stage: "ResolvedStage", seed: int, num_train: int) -> "Schedule":
+    """As the stage has it; what does not decide which clips come in which order is left out."""
+    from w3ray.data.schedule import Schedule
+
+    train = stage.train
+    try:
+        return Schedule(
+            num_train=num_train,
+            num_val=0,
+            num_test=0,
+            batch_size=train.batch_size,
+            microbatch_size=train.microbatch_size,
+            rows_together=train.rows_together,
+            epochs=train.epochs,
+            validate_every_epochs=train.validate_every_epochs,
+            seed=seed,
+            world_size=1,
+        )
+    except ValueError as error:
+        raise InputError(f"stage {stage.name}: train: {error}") from error
