@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("w3ray.cli.evaluate:evaluate", "Score a model on a manifest by a test protocol."),
     "compare": ("w3ray.cli.compare:compare", "Hold evaluations against each other, clip by clip."),
     "predict": ("w3ray.cli.predict:predict", "Tell what a model sees in videos."),
+    "explain": ("w3ray.cli.explain:explain", "Draw where and when a model's attention looks in a video."),
     "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one; what is wrong for its data."),
     "data": ("w3ray.cli.data:app", "Import, check, describe, show and synthesise clips."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),

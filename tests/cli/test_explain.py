@@ -1,0 +1,196 @@
+"""Does `w3ray explain` draw what the model says, and say in one line what it can not use?"""
+
+import json
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from w3ray.cli import main
+from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.manifest import read_manifest
+from w3ray.evaluation.normalize import normalize_clips
+from w3ray.models import build_model
+from w3ray.models.bundle import ModelDescription, load_model, write_model
+
+CLASSES = ("moves-right", "moves-left", "opens", "closes", "put-together", "pulled-apart", "appears", "vanishes")
+W3, CBAM = {"kind": "w3"}, {"kind": "cbam"}
+
+
+def write_small_model(folder: Path, attention, *, classes=CLASSES, stage="student", seed=0, **clip) -> str:
+    torch.manual_seed(seed)
+    options = {"name": "tsm", "backbone": "resnet_small", "num_classes": len(classes), "attention": attention}
+    model = build_model(**options)
+    torch.nn.init.normal_(model.classifier.weight, 0, 0.3)
+    description = ModelDescription(
+        model=options,
+        clip={"num_frames": 8, "size": 40, **clip},
+        classes=classes,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.4),
+        stage=stage,
+    )
+    write_model(folder, model, description)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def video(motion_manifest: Path) -> str:
+    return read_manifest(str(motion_manifest)).resolved_uris()[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """As a stage's folder holds it."""
+    return write_small_model(tmp_path_factory.mktemp("stages") / "student-0123456789ab" / "model", W3)
+
+
+def explain(capsys, *words: str) -> dict:
+    assert main(["explain", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys, *words: str) -> str:
+    """The one line of a refusal; nothing is printed but it."""
+    assert main(["explain", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def own_scores(folder: str, video: str) -> np.ndarray:
+    network, about = load_model(folder)
+    frames_THWC, _ = load_clip(video, label=0, spec=ClipSpec(**about.clip), rng=None)
+    x_BTCHW = normalize_clips(torch.from_numpy(frames_THWC)[None], mean=about.mean, std=about.std)
+    with torch.no_grad():
+        return network(x_BTCHW).logits_BK.softmax(dim=1)[0].numpy()
+
+
+def test_scores_are_the_models_own(capsys, tmp_path, model, video):
+    document = explain(capsys, model, video, "--out", str(tmp_path), "--top", "99", "--true", "opens")
+    (answer,) = document["videos"]
+    (one,) = answer["models"]
+    scores_K = own_scores(model, video)
+    assert {row["class"]: row["score"] for row in one["top"]} == dict(zip(CLASSES, map(float, scores_K), strict=True))
+    assert [row["score"] for row in one["top"]] == sorted(map(float, scores_K), reverse=True)
+    assert one["predicted"] == CLASSES[scores_K.argmax()]
+    assert (answer["true"], one["map"], one["name"]) == ("opens", "attention", "TSM + W3")
+    assert len(one["map_activity"]) == 8
+    assert [block["stage"] for block in one["blocks"]] == [1, 2, 3, 4]
+    assert all(len(block["channel_activity"]) == len(block["spatial_activity"]) == 8 for block in one["blocks"])
+
+
+@pytest.mark.parametrize("num_frames", [8, 16])
+def test_files_open_again(capsys, tmp_path, video, num_frames):
+    model = write_small_model(tmp_path / "model", W3, num_frames=num_frames)
+    (answer,) = explain(capsys, model, video, "--out", str(tmp_path / "out"))["videos"]
+    with Image.open(answer["strip"]) as strip, Image.open(answer["stages"]) as stages:
+        assert strip.size[0] == stages.size[0] > 1000
+        assert stages.size[1] > strip.size[1] > 300
+    with av.open(answer["film"]) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(frames) == 4 * num_frames
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        Path(answer[name]).name for name in ("strip", "stages", "film")
+    )
+
+
+def test_several_videos_beside_another_model(capsys, tmp_path, model, motion_manifest):
+    videos = read_manifest(str(motion_manifest)).resolved_uris()[:2]
+    twin = tmp_path / "elsewhere" / Path(videos[0]).name
+    twin.parent.mkdir()
+    shutil.copy(videos[0], twin)
+    plain = write_small_model(tmp_path / "plain", None)
+    document = explain(capsys, model, *videos, str(twin), "--against", plain, "--out", str(tmp_path / "out"))
+    assert (document["model"], document["against"]) == (model, plain)
+    assert [answer["video"] for answer in document["videos"]] == [*videos, str(twin)]
+    # Two videos of one name have files of their own.
+    paths = [answer[name] for answer in document["videos"] for name in ("strip", "stages", "film")]
+    assert len({path for path in paths if Path(path).is_file()}) == 9
+    for answer in document["videos"]:
+        made_of = {one["name"]: one["map"] for one in answer["models"]}
+        assert made_of == {"TSM + W3": "attention", "TSM": "gradcam"}
+        best = answer["models"][1]["top"][0]
+        assert best["score"] == float(own_scores(plain, answer["video"]).max())
+
+
+def test_models_of_one_make_are_told_apart(capsys, tmp_path, model, video):
+    for stage, names in {"teacher": ["student", "teacher"], "student": ["A", "B"]}.items():
+        other = write_small_model(tmp_path / stage, W3, stage=stage, seed=1)
+        (answer,) = explain(capsys, model, video, "--against", other, "--out", str(tmp_path / "out"))["videos"]
+        assert [one["name"] for one in answer["models"]] == [f"TSM + W3 ({name})" for name in names]
+
+
+def test_the_folder_of_a_stage_is_as_good(capsys, tmp_path, model, video):
+    stage = str(Path(model).parent)
+    assert explain(capsys, stage, video, "--out", str(tmp_path))["model"] == model
+
+
+def test_text(capsys, tmp_path, model, video):
+    assert main(["explain", model, video, "--out", str(tmp_path), "--top", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == video
+    assert lines[1].startswith("  TSM + W3: ")
+    assert lines[1].endswith("%")
+    assert [line.split()[0] for line in lines[2:]] == ["strip", "stages", "film"]
+
+
+class TestBadInput:
+    def test_no_model(self, capsys, tmp_path, video):
+        assert "no model here" in refusal(capsys, str(tmp_path), video, "--out", str(tmp_path / "out"))
+        assert "no model here" in refusal(capsys, str(tmp_path / "absent"), video)
+        assert not (tmp_path / "out").exists()
+
+    def test_the_storage_of_a_run(self, capsys, tmp_path, video):
+        for stage in ("teacher-0", "student-1"):
+            write_small_model(tmp_path / "runs" / "stages" / stage / "model", W3)
+        (tmp_path / "runs" / "stages" / "unfinished-2").mkdir()
+        stages = tmp_path / "runs" / "stages"
+        for folder in (tmp_path / "runs", stages):
+            line = refusal(capsys, str(folder), video)
+            assert line.endswith(f"one of {stages / 'student-1'}, {stages / 'teacher-0'}")
+
+    def test_no_video(self, capsys, tmp_path, model):
+        text = tmp_path / "text.mp4"
+        text.write_text("no video")
+        assert f"{text}: " in refusal(capsys, model, str(text), "--out", str(tmp_path / "out"))
+        absent = str(tmp_path / "absent.mp4")
+        assert f"{absent}: can not be read: No such file" in refusal(capsys, model, absent, "--out", str(tmp_path))
+
+    def test_real_odd_files(self, capsys, tmp_path, model, real_data):
+        for name in ("audio_only.mp3", "zero_bytes.webm"):
+            assert name in refusal(capsys, model, str(real_data / "odd" / name), "--out", str(tmp_path))
+        rotated = str(real_data / "odd" / "rotation_90.mov")
+        assert explain(capsys, model, rotated, "--out", str(tmp_path))["videos"][0]["video"] == rotated
+
+    def test_a_model_without_attention(self, capsys, tmp_path, video):
+        plain = write_small_model(tmp_path / "plain", None)
+        assert "without attention" in refusal(capsys, plain, video, "--out", str(tmp_path))
+
+    def test_models_that_see_other_clips(self, capsys, tmp_path, model, video):
+        for field, value in {"num_frames": 4, "size": 48, "sampling": "dense"}.items():
+            other = write_small_model(tmp_path / field, CBAM, **{field: value})
+            line = refusal(capsys, model, video, "--against", other, "--out", str(tmp_path / "out"))
+            assert f"--against {other}" in line
+            assert f"{field}=" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_models_of_other_classes(self, capsys, tmp_path, model, video):
+        fewer = write_small_model(tmp_path / "fewer", CBAM, classes=CLASSES[:4])
+        assert "4 classes instead of 8" in refusal(capsys, model, video, "--against", fewer)
+        other = write_small_model(tmp_path / "other", CBAM, classes=CLASSES[::-1])
+        assert "other classes, or in another order" in refusal(capsys, model, video, "--against", other)
+
+    def test_no_such_class(self, capsys, model, video):
+        line = refusal(capsys, model, video, "--true", "move-right")
+        assert "did you mean 'moves-right'?" in line
+
+    def test_a_file_in_the_way(self, capsys, tmp_path, model, video):
+        (tmp_path / "out").write_text("")
+        assert f"can not write to {tmp_path / 'out'}" in refusal(capsys, model, video, "--out", str(tmp_path / "out"))

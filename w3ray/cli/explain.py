@@ -1,0 +1,35 @@
+"""`w3ray explain`: what does a model look at in a video?"""
+
+from typing import Annotated, Any
+
+import typer
+
+from w3ray._format import percent
+from w3ray.cli._common import JsonOption, finish, run_command
+
+
+@run_command
+def explain(
+    model: Annotated[str, typer.Argument(help="Folder of a model with attention, or of the stage that made it.")],
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="One or more videos.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the pictures and films.")] = "explained",
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another model beside it; Grad-CAM where it has no masks.")
+    ] = None,
+    true: Annotated[str | None, typer.Option(metavar="CLASS", help="The videos' class, to be shown.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes in the answer.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw where and when a model's attention looks: a strip, its stages, and a film of each video."""
+    from w3ray.explain import explain_videos
+
+    document = explain_videos(model, videos, out=out, against=against, true=true, top=top)
+    finish(document, as_json, "\n".join(_lines(answer) for answer in document["videos"]))
+
+
+def _lines(answer: dict[str, Any]) -> str:
+    lines = [answer["video"]]
+    for one in answer["models"]:
+        scores = ", ".join(f"{row['class']} {percent(row['score'])}" for row in one["top"])
+        lines.append(f"  {one['name']}: {scores}")
+    return "\n".join([*lines, *(f"  {name:<6}  {answer[name]}" for name in ("strip", "stages", "film"))])

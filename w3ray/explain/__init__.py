@@ -1,0 +1,27 @@
+"""What does a model look at? Its masks over the frames of a clip, as numbers and as pictures. No Ray, MLflow or recipe.
+
+`explain_clip` answers for one clip and any model of ours, `strip_figure` draws the answer, `explain_videos` does both
+for files.
+"""
+
+from typing import TYPE_CHECKING
+
+from w3ray._table import lazy_attributes
+
+if TYPE_CHECKING:
+    from w3ray.explain.explanation import Explanation, explain_clip
+    from w3ray.explain.pictures import stages_figure, strip_figure
+    from w3ray.explain.videos import explain_videos
+
+__all__ = ["Explanation", "explain_clip", "explain_videos", "stages_figure", "strip_figure"]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Explanation": "w3ray.explain.explanation",
+        "explain_clip": "w3ray.explain.explanation",
+        "explain_videos": "w3ray.explain.videos",
+        "stages_figure": "w3ray.explain.pictures",
+        "strip_figure": "w3ray.explain.pictures",
+    },
+)

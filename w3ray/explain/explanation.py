@@ -1,0 +1,137 @@
+"""What did a model see in one clip: its scores, what its attentions did, and one map of where it looked?
+
+Axes: T frames, H height, W width, C = 3 colours, S side of the square frames, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
+from w3ray.explain.gradcam import grad_cam
+from w3ray.explain.maps import last_of_stages, mean_map, stretch
+from w3ray.explain.record import FloatArray, Look, record
+from w3ray.models._common import VideoModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Explanation:
+    """A model's answer for one clip, and what can be shown of how it came to it."""
+
+    name: str
+    """What the model is called in pictures."""
+    classes: tuple[str, ...]
+    """Class names in the order of the scores."""
+    scores_K: FloatArray
+    """Softmax of the model's class scores."""
+    looks: tuple[Look, ...]
+    """What its attentions did, first block to last."""
+    source: Literal["attention", "gradcam"]
+    """What the map is made of: the masks of the stages, or Grad-CAM for the predicted class where there are none."""
+    map_TSS: FloatArray
+    """Where it looks, [T, S, S] in [0, 1] at the frames' size, stretched over the clip."""
+    evidence_T: FloatArray | None
+    """Grad-CAM's mean at each frame; None where the map is made of masks."""
+
+    @property
+    def predicted(self) -> int:
+        """The class with the best score."""
+        return int(self.scores_K.argmax())
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The `count` best classes with their scores, best first."""
+        order = np.argsort(-self.scores_K, kind="stable")[:count]
+        return [(self.classes[label], float(self.scores_K[label])) for label in order]
+
+    def activity(self) -> dict[str, tuple[FloatArray, float, float]]:
+        """How strong the attention of each stage is over time: name -> ([T'] stretched to [0, 1], least, greatest).
+
+        Of a stage's last attention the mean of the channel gate at each frame, or of its mask where it has no gate; of
+        a model without attention Grad-CAM's mean. T' is the stage's own number of frames.
+        """
+        curves: dict[str, FloatArray] = {}
+        for look in self.looks:
+            if look.gate_TC is not None:
+                curves[f"stage {look.stage}"] = look.gate_TC.mean(axis=1)
+            elif look.mask_THW is not None:
+                curves[f"stage {look.stage}"] = look.mask_THW.mean(axis=(1, 2))
+        if not curves and self.evidence_T is not None:
+            curves["Grad-CAM"] = self.evidence_T
+        return {name: (stretch(curve), float(curve.min()), float(curve.max())) for name, curve in curves.items()}
+
+    def document(self, top: int) -> dict[str, Any]:
+        """For JSON: the `top` best classes and, of each block with attention, its activity at each frame."""
+        blocks = [
+            {
+                "stage": look.stage,
+                "block": look.block,
+                "kind": look.kind,
+                "channel_activity": None if look.gate_TC is None else _numbers(look.gate_TC.mean(axis=1)),
+                "spatial_activity": None if look.mask_THW is None else _numbers(look.mask_THW.mean(axis=(1, 2))),
+            }
+            for look in self.looks
+        ]
+        return {
+            "name": self.name,
+            "map": self.source,
+            "predicted": self.classes[self.predicted],
+            "top": [{"class": name, "score": score} for name, score in self.top(top)],
+            "map_activity": _numbers(self.map_TSS.mean(axis=(1, 2))),
+            "activity": {name: _numbers(curve_T) for name, (curve_T, _, _) in self.activity().items()},
+            "blocks": blocks,
+        }
+
+
+def explain_clip(
+    model: VideoModel,
+    frames_THWC: npt.NDArray[np.uint8],
+    *,
+    classes: Sequence[str],
+    name: str = "model",
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Explanation:
+    """Run one clip through a model, in eval mode, and keep what can be shown. The model's mode is as before afterwards.
+
+    Args:
+        model: any of ours, on any device.
+        frames_THWC: uint8 [T, S, S, 3], as `load_clip` gives them.
+        classes: names in the order of the scores.
+        name: what the model is called in pictures.
+        mean, std: as in training.
+    """
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            clip_BTHWC = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None].to(device)
+            x_BTCHW = normalize_clips(clip_BTHWC, mean=mean, std=std)
+            output, looks = record(model, x_BTCHW)
+            scores_K = output.logits_BK[0].float().softmax(dim=0).cpu().numpy()
+            num_frames, size = frames_THWC.shape[:2]
+            masks = [look.mask_THW for look in last_of_stages(looks) if look.mask_THW is not None]
+            evidence_T = None
+            if not masks:
+                cam_THW = grad_cam(model, x_BTCHW, int(scores_K.argmax()))
+                masks, evidence_T = [cam_THW], cam_THW.mean(axis=(1, 2))
+    finally:
+        for module, training in modes:  # parts of a model in training may be in eval mode, such as frozen norms
+            module.training = training
+    return Explanation(
+        name=name,
+        classes=tuple(classes),
+        scores_K=scores_K,
+        looks=tuple(looks),
+        source="attention" if evidence_T is None else "gradcam",
+        map_TSS=mean_map(masks, num_frames, size),
+        evidence_T=evidence_T,
+    )
+
+
+def _numbers(values_T: FloatArray) -> list[float]:
+    return [float(value) for value in values_T]

@@ -1,0 +1,134 @@
+"""What does each attention of a network do with a clip?
+
+Hooks on the attention modules keep what the network's own forward pass computes; nothing is computed a second time but
+the affinities of a non-local block, which it never holds.
+
+Axes: B clips, T frames, C channels, H height, W width; of a non-local block E channels, P places, Q pooled places.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from w3ray.attention._common import AttentionOutput
+from w3ray.attention.nonlocal_block import NonLocal
+from w3ray.models._common import VideoModel, VideoOutput
+
+FloatArray = npt.NDArray[np.float32]
+
+_QUERIES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Look:
+    """What one attention did with one clip. In 3D networks T and the size are those of its stage."""
+
+    kind: str
+    """Class of the attention."""
+    stage: int
+    """Counted from 1."""
+    block: int
+    """Within the stage, counted from 1."""
+    mask_THW: FloatArray | None
+    """Where it looks: the spatial gate of W3 (M^s, Eq. 6) and CBAM, in (0, 1); of a non-local block how much each place
+    is looked at by all places, on average, where 1 is what each would get of an even look. None: it has no place."""
+    gate_TC: FloatArray | None
+    """Which channels it lets pass when (M^c of W3, Eq. 4), in (0, 1); None: it has no channel gate."""
+
+
+def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]:
+    """Run one clip through a network and keep what its attentions do, first block to last.
+
+    Args:
+        model: in the mode it is to run in.
+        x_BTCHW: one normalised clip [1, T, 3, H, W].
+
+    Raises:
+        ValueError: not one clip.
+    """
+    if len(x_BTCHW) != 1:
+        raise ValueError(f"record: {len(x_BTCHW)} clips: must be one")
+    kept: list[tuple[int, int, nn.Module, dict[str, Tensor]]] = []
+    with ExitStack() as stack:
+        for i, stage in enumerate(model.residual_stages(), 1):
+            for j, block in enumerate(stage, 1):
+                if isinstance(attention := block.attention, nn.Module):
+                    kept.append((i, j, attention, stack.enter_context(_kept(attention))))
+        output = model(x_BTCHW)
+    looks = []
+    for stage_number, block_number, attention, tensors in kept:
+        mask_BTHW = tensors.get("mask")
+        if isinstance(attention, NonLocal):
+            mask_BTHW = received_attention(tensors["theta"], tensors["phi"], num_frames=tensors["x"].shape[1])
+        looks.append(
+            Look(
+                kind=type(attention).__name__,
+                stage=stage_number,
+                block=block_number,
+                mask_THW=None if mask_BTHW is None else _array(mask_BTHW),
+                gate_TC=_array(tensors["gate"]) if "gate" in tensors else None,
+            )
+        )
+    return output, looks
+
+
+def received_attention(theta_NEHW: Tensor, phi_NEHW: Tensor, *, num_frames: int) -> Tensor:
+    """How much each place of one clip is looked at by all: Q times the mean of the rows of the affinity matrix.
+
+    softmax_j(theta(x_i) . phi(x_j)) is Eq. 1-4 of Wang et al., CVPR 2018; its rows sum to 1, so the result's mean is 1.
+
+    Args:
+        theta_NEHW: queries [T, E, H, W].
+        phi_NEHW: keys [T, E, H', W'].
+        num_frames: T.
+
+    Returns:
+        [1, T, H', W'].
+    """
+    theta_PE = theta_NEHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
+    phi_QE = phi_NEHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
+    received_Q = theta_PE.new_zeros(len(phi_QE), dtype=torch.float32)
+    for part_PE in theta_PE.split(_QUERIES_AT_ONCE):  # P x Q numbers may be too many
+        received_Q += (part_PE @ phi_QE.T).float().softmax(dim=1).sum(dim=0)
+    received_Q *= len(phi_QE) / len(theta_PE)
+    return received_Q.view(1, num_frames, *phi_NEHW.shape[2:])
+
+
+@contextmanager
+def _kept(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What an attention computes while this is open, by name."""
+    tensors: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            tensors[name] = output
+
+        return hook
+
+    def keep_mask(module: nn.Module, inputs: tuple[Tensor, ...], output: AttentionOutput) -> None:
+        tensors["x"] = inputs[0]
+        if output.mask_BTHW is not None:
+            tensors["mask"] = output.mask_BTHW
+
+    handles = [attention.register_forward_hook(keep_mask)]
+    inner = {"theta": "theta", "phi": "phi"} if isinstance(attention, NonLocal) else {"channel": "gate"}
+    for child, name in inner.items():
+        if isinstance(module := getattr(attention, child, None), nn.Module):
+            handles.append(module.register_forward_hook(keep(name)))
+    try:
+        yield tensors
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _array(x_B: Tensor) -> FloatArray:
+    """The one clip of a batch, as numbers."""
+    array: FloatArray = x_B[0].detach().float().cpu().numpy()
+    return array

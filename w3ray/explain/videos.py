@@ -1,0 +1,231 @@
+"""How do model folders and video files become pictures on a disk?"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from w3ray._nearest import did_you_mean
+from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.decoders import DecodeError
+from w3ray.errors import InputError
+from w3ray.explain.explanation import Explanation, explain_clip
+from w3ray.explain.film import write_film
+from w3ray.explain.pictures import Frames, film_images, stages_figure, strip_figure
+from w3ray.models._common import VideoModel
+from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model
+from w3ray.storage import Place, fetched, place
+
+_OUTPUTS = {"strip": "strip.png", "stages": "stages.png", "film": "film.mp4"}
+
+# What must be equal so that two models see the same pixels of a video.
+_SAME_CLIP = ("num_frames", "sampling", "stride_frames", "size", "resolved_short_side")
+
+
+class Explainer:
+    """A model of a folder, ready to explain clips.
+
+    Args:
+        location: a model folder (`w3ray.models.bundle`), or the folder of a finished stage, which holds one; local or
+            an address of object storage.
+
+    Raises:
+        InputError: there is no such folder, or it can not be used.
+    """
+
+    def __init__(self, location: str | os.PathLike[str]) -> None:
+        self.folder = model_folder(location)
+        with fetched(self.folder) as local:
+            model, self.description = load_model(local)
+        assert isinstance(model, VideoModel)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model: VideoModel = model.to(device)
+        try:
+            self.spec = ClipSpec(**self.description.clip)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.folder}/{DESCRIPTION_NAME}: clip: {error}; written by another version?") from error
+        self.name = _model_name(self.description)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is anything to show of it beside Grad-CAM."""
+        return any(block.attention is not None for stage in self.model.residual_stages() for block in stage)
+
+    def load(self, video: str) -> Frames:
+        """The clip that evaluation takes of a video, uint8 [T, S, S, 3].
+
+        Raises:
+            InputError: it can not be read.
+        """
+        try:
+            return load_clip(video, label=0, spec=self.spec, rng=None)[0]
+        except DecodeError as error:
+            raise InputError(str(error)) from error
+
+    def explain(self, frames_THWC: Frames) -> Explanation:
+        """As `explain_clip`."""
+        about = self.description
+        return explain_clip(
+            self.model, frames_THWC, classes=about.classes, name=self.name, mean=about.mean, std=about.std
+        )
+
+
+def model_folder(location: str | os.PathLike[str]) -> Place:
+    """The folder of a model: `location` itself, or `model` in it where it is the folder of a stage.
+
+    Raises:
+        InputError: neither holds a model.
+    """
+    folder = place(location)
+    for candidate in (folder, folder / "model"):
+        if (candidate / DESCRIPTION_NAME).is_file():
+            return candidate
+    stages = folder if folder.name == "stages" else folder / "stages"
+    found = sorted(str(stage) for stage in stages.iterdir() if (stage / "model").is_dir()) if stages.is_dir() else []
+    example = "such as runs/stages/student-<id>" if not found else f"one of {', '.join(found[:8])}"
+    raise InputError(f"{location}: no model here; name the folder of a stage or of its model, {example}")
+
+
+def explain_videos(
+    model: str | os.PathLike[str],
+    videos: Sequence[str],
+    *,
+    out: str | os.PathLike[str],
+    against: str | os.PathLike[str] | None = None,
+    true: str | None = None,
+    top: int = 5,
+    on_done: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Explain videos: of each a strip, its stages and a film in the folder `out`.
+
+    Args:
+        model: see `Explainer`; it must have attention.
+        videos: paths or addresses.
+        out: made, parents too; `<video>.strip.png`, `<video>.stages.png` and `<video>.film.mp4` are replaced.
+        against: another model of the same classes and clips, shown beside; Grad-CAM where it has no masks.
+        true: the videos' class, where it is known.
+        top: how many classes the answer lists.
+        on_done: called with each video's part of the answer.
+
+    Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}]}`.
+
+    Raises:
+        InputError: a model or video can not be used, or `out` not be written.
+    """
+    explainers = [Explainer(model)]
+    if not explainers[0].has_attention:
+        raise InputError(
+            f"{model}: a model without attention has no masks to show; name one with attention, "
+            "and this one with --against to see its Grad-CAM beside"
+        )
+    if against is not None:
+        explainers.append(Explainer(against))
+        _check_comparable(*explainers)
+        _tell_apart(explainers)
+    classes = explainers[0].description.classes
+    if true is not None and true not in classes:
+        hint = did_you_mean(true, classes)
+        raise InputError(f"{true!r} is no class of {model}: {hint}it has {len(classes)}: {', '.join(classes[:8])}...")
+    folder = Path(out)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    answers = []
+    for video, stem in zip(videos, _stems(videos), strict=True):
+        frames_THWC = explainers[0].load(video)
+        explanations = [explainer.explain(frames_THWC) for explainer in explainers]
+        paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
+        with _writing(folder):
+            _draw(paths, frames_THWC, explanations, title=Path(video).name, true=true)
+        answer = {
+            "video": video,
+            "true": true,
+            **{name: str(path) for name, path in paths.items()},
+            "models": [one.document(min(top, len(classes))) for one in explanations],
+        }
+        answers.append(answer)
+        if on_done is not None:
+            on_done(answer)
+    return {
+        "model": str(explainers[0].folder),
+        "against": None if against is None else str(explainers[1].folder),
+        "videos": answers,
+    }
+
+
+def _draw(
+    paths: Mapping[str, Path], frames_THWC: Frames, explanations: Sequence[Explanation], *, title: str, true: str | None
+) -> None:
+    strip = strip_figure(frames_THWC, explanations, title=title, true=true)
+    stages = stages_figure(frames_THWC, explanations, title=title, true=true)
+    images = film_images(frames_THWC, explanations, title=title, true=true)
+    _replace(paths["strip"], lambda path: strip.savefig(path))
+    _replace(paths["stages"], lambda path: stages.savefig(path))
+    _replace(paths["film"], lambda path: write_film(path, images))
+
+
+def _check_comparable(first: Explainer, second: Explainer) -> None:
+    if first.description.classes != second.description.classes:
+        ours, theirs = len(first.description.classes), len(second.description.classes)
+        what = f"{theirs} classes instead of {ours}" if ours != theirs else "other classes, or in another order"
+        raise InputError(f"--against {second.folder}: it has {what}; compare models of one data set")
+    for name in _SAME_CLIP:
+        ours, theirs = getattr(first.spec, name), getattr(second.spec, name)
+        if ours != theirs:
+            raise InputError(
+                f"--against {second.folder}: its clips have {name}={theirs}, those of {first.folder} {name}={ours}; "
+                "compare models that see the same clips"
+            )
+
+
+def _model_name(description: ModelDescription) -> str:
+    """Such as "TSM + W3"."""
+    shown = {"w3": "W3", "cbam": "CBAM", "nonlocal": "non-local"}
+    name = str(description.model.get("name", "model"))
+    attention = description.model.get("attention")
+    base = name.upper() if name in ("tsm", "tsn") else name
+    if not attention:
+        return base
+    kind = str(attention.get("kind", "w3"))
+    return f"{base} + {shown.get(kind, kind)}"
+
+
+def _tell_apart(explainers: Sequence[Explainer]) -> None:
+    """Two models of the same make are told apart by their stages, or else by their order."""
+    first, second = explainers
+    if first.name == second.name:
+        stages = [one.description.stage for one in explainers]
+        marks = stages if all(stages) and stages[0] != stages[1] else ["A", "B"]
+        for one, mark in zip(explainers, marks, strict=True):
+            one.name = f"{one.name} ({mark})"
+
+
+def _stems(videos: Sequence[str]) -> list[str]:
+    """A name for each video's files: its own, with a number where two are called the same."""
+    taken: dict[str, int] = {}
+    stems = []
+    for video in videos:
+        stem = Path(video).stem
+        taken[stem] = taken.get(stem, 0) + 1
+        stems.append(stem if taken[stem] == 1 else f"{stem}-{taken[stem]}")
+    return stems
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file beside `path`, then put it in its place."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"can not write to {folder}: {error.strerror or error}; choose another --out") from error
