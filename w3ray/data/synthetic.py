@@ -165,8 +165,7 @@ def draw_clip(
         shape = (scene.disc, scene.box)[int(rng.integers(2))]
         cover_TSS = shape(_drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08)))
         layers.append((cover_TSS, (rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)).astype(np.float32)))
-    act = list(ACTIONS.values())[label // 2]
-    layers.append((act(scene), _actor_colour(actor, rng)))
+    layers.append((_act(label, scene), _actor_colour(actor, rng)))
     frames_TSSC = np.empty((num_frames, side, side, 3), np.uint8)
     # One colour at a time, always in the same memory: fetching fresh memory costs as much as the arithmetic.
     picture_TSS, work_TSS = np.empty((2, num_frames, side, side), np.float32)
@@ -181,6 +180,23 @@ def draw_clip(
         noise_TSS += picture_TSS[::-1] if label % 2 else picture_TSS
         frames_TSSC[..., channel] = np.clip(noise_TSS, 0, 255, out=noise_TSS)
     return frames_TSSC, fps, actor
+
+
+def draw_cover(
+    label: int, rng: np.random.Generator, *, side: int = 64, difficulty: Difficulty | None = None
+) -> FloatArray:
+    """Where the acting thing is in the clip that `draw_clip` draws from the same generator state.
+
+    Returns: its cover [T, S, S] in [0, 1]: the share of each pixel that it fills, times its opacity.
+    """
+    num_frames, _, _ = _draw_cast(rng)
+    cover_TSS = _act(label, _draw_scene(rng, num_frames, side, difficulty or Difficulty()))
+    return cover_TSS[::-1] if label % 2 else cover_TSS
+
+
+def _act(label: int, scene: Scene) -> FloatArray:
+    """Cover [T, S, S] of the acting thing of class `label`, forwards."""
+    return list(ACTIONS.values())[label // 2](scene)
 
 
 def _draw_cast(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -332,6 +348,31 @@ def motion_manifest(
     return _manifest(*_plan(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty))
 
 
+def acting_cover(root: str | Path, clip_id: str) -> FloatArray:
+    """Where the acting thing is in a clip of the set that `write_motion_dataset` wrote to `root`: [T, S, S].
+
+    Raises: InputError where `root` holds no set of this version, or the set no such clip.
+    """
+    description = Path(root) / "synthetic.json"
+    try:
+        arguments = json.loads(description.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{description}: can not be read; name the folder of a generated data set") from error
+    if arguments.get("version") != SYNTHETIC_VERSION:
+        raise InputError(f"{root} was drawn by another version of w3ray; draw it again")
+    digest, _, place = clip_id.partition("-")
+    split, _, number = place.rpartition("-")
+    counts = arguments["counts"]
+    if digest != _digest(arguments) or split not in counts or not number.isdigit() or int(number) >= counts[split]:
+        raise InputError(f"{root} holds no clip {clip_id!r}")
+    return draw_cover(
+        int(number) % len(CLASSES),
+        np.random.default_rng([arguments["seed"], list(counts).index(split), int(number)]),
+        side=arguments["size"],
+        difficulty=Difficulty(**arguments["difficulty"]),
+    )
+
+
 def _plan(
     root: str | Path,
     clips: int,
@@ -407,8 +448,7 @@ def _jobs(counts: dict[str, int]) -> list[tuple[int, str, int, str]]:
 
 
 def _manifest(folder: Path, arguments: dict[str, Any]) -> Manifest:
-    # In every clip's name, because the manifest's fingerprint covers names, not pixels.
-    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
+    digest = _digest(arguments)
     rows = [
         {
             "clip_id": f"{digest}-{split}-{number:05d}",
@@ -424,6 +464,11 @@ def _manifest(folder: Path, arguments: dict[str, Any]) -> Manifest:
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     return Manifest(table=table, classes=CLASSES, flip_map=FLIP_MAP, location=str(folder / "manifest.parquet"))
+
+
+def _digest(arguments: dict[str, Any]) -> str:
+    """In every clip's name, because the manifest's fingerprint covers names, not pixels."""
+    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _write_clips(
