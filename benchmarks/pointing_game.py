@@ -8,6 +8,9 @@ layers do, with CBAM, without attention; all else equal, one seed) and scores ea
 `w3ray.explain.pointing` says what is counted. With models given nothing is trained. Writes
 `results/pointing_game.json`.
 
+Beside each model: an even map, and Zhang et al.'s other rival that looks at nothing, the middle of the picture (a cone
+for the mass), because the thing is drawn nearer to it than to the borders.
+
 `excess` is what a map gets above an even map, in points of the share; its standard error is over clips, of one model.
 """
 
@@ -75,6 +78,13 @@ def maps_of(explainer: Explainer, frames_THWC: np.ndarray) -> tuple[int, dict[st
     return one.predicted, maps
 
 
+def middle(num_frames: int, size: int) -> np.ndarray:
+    """A map that is greatest in the middle of the picture and 0 in its corners."""
+    away_S = np.abs(np.arange(size, dtype=np.float32) - (size - 1) / 2)
+    distance_SS = np.hypot(away_S[:, None], away_S[None, :])
+    return np.repeat(1 - distance_SS[None] / distance_SS.max(), num_frames, axis=0)
+
+
 def mean_and_error(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "standard_error": float(np.std(values, ddof=1) / np.sqrt(len(values)))}
 
@@ -101,7 +111,7 @@ def score_model(folder: str, clips: Path, split: str) -> dict[str, Any]:
         predicted, maps = maps_of(explainer, explainer.load(video))
         hits += predicted == row["label"]
         pairs.append(row["label"] // 2)
-        for name, map_TSS in maps.items():
+        for name, map_TSS in {**maps, "the middle": middle(*cover_TSS.shape[:2])}.items():
             scores.setdefault(name, []).append(pointing(map_TSS, cover_TSS))
     of_any_map = [score for score in next(iter(scores.values())) if len(score.mass_F)]
     return {
