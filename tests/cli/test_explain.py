@@ -16,6 +16,7 @@ from w3ray.data.manifest import read_manifest
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
+from w3ray.storage import RemotePath, upload
 
 CLASSES = ("moves-right", "moves-left", "opens", "closes", "put-together", "pulled-apart", "appears", "vanishes")
 W3, CBAM = {"kind": "w3"}, {"kind": "cbam"}
@@ -130,6 +131,20 @@ def test_models_of_one_make_are_told_apart(capsys, tmp_path, model, video):
 def test_the_folder_of_a_stage_is_as_good(capsys, tmp_path, model, video):
     stage = str(Path(model).parent)
     assert explain(capsys, stage, video, "--out", str(tmp_path))["model"] == model
+
+
+def test_from_object_storage(capsys, tmp_path, model, video, s3):
+    """As on a disk, with the same answer."""
+    folder = RemotePath("s3://bucket/stages/student-0")
+    upload(Path(model), folder / "model", last="model.json")
+    (folder / "clip.mp4").upload(Path(video))
+    address = str(folder / "clip.mp4")
+    document = explain(capsys, str(folder), address, "--out", str(tmp_path / "s3"))
+    assert (document["model"], document["videos"][0]["video"]) == (f"{folder}/model", address)
+    here = explain(capsys, model, video, "--out", str(tmp_path / "here"))
+    assert document["videos"][0]["models"] == here["videos"][0]["models"]
+    assert "can not be fetched: no such file" in refusal(capsys, str(folder), f"{folder}/absent.mp4")
+    assert "no model here" in refusal(capsys, "s3://bucket/nothing", address)
 
 
 def test_text(capsys, tmp_path, model, video):

@@ -1,5 +1,7 @@
 """Do the pictures show what they should, without anything covering anything?"""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -81,6 +83,14 @@ def test_a_row_for_each_model(num_frames, columns):
     assert sum(bool(axes.images) for axes in stages.axes) == (1 + 4 + 1) * columns
 
 
+@pytest.mark.parametrize("name", ["$x^$ {\\frac", "a_b$", "caf\udce9.mp4"])
+def test_any_name_can_be_shown(name):
+    one = explanation(8, name=name, classes=(name, "b", "c"))
+    for figure in (strip_figure(frames(8), [one], title=name, true=name), stages_figure(frames(8), [one], title=name)):
+        FigureCanvasAgg(figure).draw()
+    assert len(list(film_images(frames(8), [one], title=name))) == 8
+
+
 def test_images_are_the_frames_and_the_map_over_them():
     clip, one = frames(8), explanation(8)
     images = [axes.images[0].get_array() for axes in strip_figure(clip, [one], title="x").axes if axes.images]
@@ -136,6 +146,20 @@ def test_film(tmp_path, num_frames):
     # The index stands before the pictures: a browser need not fetch the whole file first.
     content = (tmp_path / "film.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_each_image_shows_its_frame_and_its_map():
+    clip, one = frames(8), explanation(8)
+    changed = clip.copy()
+    changed[3] = 255 - changed[3]
+    map_TSS = one.map_TSS.copy()
+    map_TSS[5] = 1 - map_TSS[5]
+    before = list(film_images(clip, [one], title="clip.mp4"))
+    for after, only in (
+        (film_images(changed, [one], title="clip.mp4"), 3),
+        (film_images(clip, [replace(one, map_TSS=map_TSS)], title="clip.mp4"), 5),
+    ):
+        assert [i for i, image in enumerate(after) if not np.array_equal(image, before[i])] == [only]
 
 
 def test_film_without_the_h264_encoder(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from w3ray.explain.record import FloatArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 Frames = npt.NDArray[np.uint8]
 
@@ -116,8 +117,8 @@ def film_images(
         axes.set_axis_off()
         images.append(axes.imshow(stack[0], interpolation="bicubic"))
         top = (height - head - 0.32) / height
-        texts.append(figure.text(left / width, top, label, fontsize=10, weight="bold", color=INK, va="bottom"))
-        figure.text(left / width, top - 0.06 / height, note, fontsize=8, color=GREY, va="top")
+        texts.append(_write(figure, left / width, top, label, fontsize=10, weight="bold", color=INK, va="bottom"))
+        _write(figure, left / width, top - 0.06 / height, note, fontsize=8, color=GREY, va="top")
     axes = figure.add_axes(((gap + 0.35) / width, 0.45 / height, (width - 2 * gap - 0.35) / width, curve / height))
     _draw_curves(axes, explanations[0], len(frames_TSSC), range(len(frames_TSSC)))
     cursor = axes.axvline(1, color=INK, linewidth=1.2)
@@ -187,7 +188,12 @@ class _Sheet:
 
     def _text(self, x: float, y: float, text: str, **style: Any) -> None:
         style.setdefault("va", "bottom")
-        self.figure.text(x / self.width, 1 - y / self.height, text, **style)
+        _write(self.figure, x / self.width, 1 - y / self.height, text, **style)
+
+
+def _write(figure: "Figure", x: float, y: float, text: str, **style: Any) -> "Text":
+    """Names are no formulas, whatever dollar signs they hold, and those of files may be no text."""
+    return figure.text(x, y, text.encode("utf-8", "replace").decode(), parse_math=False, **style)
 
 
 def _write_head(
@@ -205,12 +211,12 @@ def _write_head(
     answers = [f"{_short(one.classes[one.predicted], 44)} {_percent(one)}" for one in explanations]
     colour = INK if true is None else (RIGHT if first.classes[first.predicted] == true else WRONG)
     y = 1 - 0.16 / height
-    figure.text(margin / width, y, _short(answers[0], room), fontsize=13, weight="bold", color=colour, va="top")
+    _write(figure, margin / width, y, _short(answers[0], room), fontsize=13, weight="bold", color=colour, va="top")
     y -= 0.27 / height
     line = [_short(title, 48)] + ([] if true is None else [f"true: {_short(true, 44)}"])
     if len(explanations) > 1:
         line.append("; ".join(f"{one.name}: {text}" for one, text in zip(explanations, answers, strict=True)))
-    figure.text(margin / width, y, _short("   ·   ".join(line), int(width * 13)), fontsize=8.5, color=GREY, va="top")
+    _write(figure, margin / width, y, _short("   ·   ".join(line), int(width * 13)), fontsize=8.5, color=GREY, va="top")
 
 
 def _draw_curves(axes: "Axes", one: Explanation, num_frames: int, shown: Sequence[int]) -> None:

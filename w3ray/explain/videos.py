@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -133,12 +134,13 @@ def explain_videos(
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     answers = []
-    for video, stem in zip(videos, _stems(videos), strict=True):
+    names = [_name(video) for video in videos]
+    for video, name, stem in zip(videos, names, _stems(names), strict=True):
         frames_THWC = explainers[0].load(video)
         explanations = [explainer.explain(frames_THWC) for explainer in explainers]
         paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
         with _writing(folder):
-            _draw(paths, frames_THWC, explanations, title=Path(video).name, true=true)
+            _draw(paths, frames_THWC, explanations, title=name, true=true)
         answer = {
             "video": video,
             "true": true,
@@ -202,12 +204,17 @@ def _tell_apart(explainers: Sequence[Explainer]) -> None:
             one.name = f"{one.name} ({mark})"
 
 
-def _stems(videos: Sequence[str]) -> list[str]:
+def _name(video: str) -> str:
+    """The file's name; not what an address holds behind it, which may be a key."""
+    return Path(urlsplit(video).path if "://" in video else video).name
+
+
+def _stems(names: Sequence[str]) -> list[str]:
     """A name for each video's files: its own, with a number where two are called the same."""
     taken: dict[str, int] = {}
     stems = []
-    for video in videos:
-        stem = Path(video).stem
+    for name in names:
+        stem = Path(name).stem
         taken[stem] = taken.get(stem, 0) + 1
         stems.append(stem if taken[stem] == 1 else f"{stem}-{taken[stem]}")
     return stems
