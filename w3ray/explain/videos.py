@@ -98,7 +98,6 @@ def explain_videos(
     against: str | os.PathLike[str] | None = None,
     true: str | None = None,
     top: int = 5,
-    on_done: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Explain videos: of each a strip, its stages and a film in the folder `out`.
 
@@ -109,7 +108,6 @@ def explain_videos(
         against: another model of the same classes and clips, shown beside; Grad-CAM where it has no masks.
         true: the videos' class, where it is known.
         top: how many classes the answer lists.
-        on_done: called with each video's part of the answer.
 
     Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}]}`.
 
@@ -133,7 +131,7 @@ def explain_videos(
     folder = Path(out)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    answers = []
+    answers: list[dict[str, Any]] = []
     names = [_name(video) for video in videos]
     for video, name, stem in zip(videos, names, _stems(names), strict=True):
         frames_THWC = explainers[0].load(video)
@@ -141,15 +139,14 @@ def explain_videos(
         paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
         with _writing(folder):
             _draw(paths, frames_THWC, explanations, title=name, true=true)
-        answer = {
-            "video": video,
-            "true": true,
-            **{name: str(path) for name, path in paths.items()},
-            "models": [one.document(min(top, len(classes))) for one in explanations],
-        }
-        answers.append(answer)
-        if on_done is not None:
-            on_done(answer)
+        answers.append(
+            {
+                "video": video,
+                "true": true,
+                **{name: str(path) for name, path in paths.items()},
+                "models": [one.document(min(top, len(classes))) for one in explanations],
+            }
+        )
     return {
         "model": str(explainers[0].folder),
         "against": None if against is None else str(explainers[1].folder),
