@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from w3ray._redact import redact, redacted
-from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
+from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
 from w3ray.cli._progress import Progress
 from w3ray.cli.data_show import show
 from w3ray.cli.data_stats import stats

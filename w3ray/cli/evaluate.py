@@ -1,6 +1,5 @@
 """`w3ray evaluate`: what does a model reach on a manifest, by a test protocol?"""
 
-import time
 from typing import Annotated, Any
 
 import typer
@@ -8,11 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from w3ray._format import duration, percent
-from w3ray.cli._common import JsonOption, error_console, finish, run_command
+from w3ray._format import percent
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
-
-_SHOW_EVERY_S = 1.0
 
 
 @run_command
@@ -50,32 +48,9 @@ def evaluate(
         address=address,
         roots=root,
         max_failed_share=max_failed_share,
-        on_progress=None if as_json else Progress("scoring", "clips"),
+        on_progress=None if as_json else Progress("scoring {done}/{total} clips"),
     )
     finish(result.document(), as_json, shown(result))
-
-
-class Progress:
-    """A line on standard error: rewritten on a terminal, a new one now and then in a log."""
-
-    def __init__(self, what: str, of: str) -> None:
-        self._what, self._of = what, of
-        self._console = error_console()
-        self._began = self._told = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        self._first = done if self._first is None else self._first
-        every_s = _SHOW_EVERY_S if self._console.is_terminal else 10 * _SHOW_EVERY_S
-        if now - self._told < every_s and done < total:
-            return
-        self._told = now
-        rate = (done - self._first) / max(now - self._began, 1e-9)
-        left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
-        line = f"{self._what} {done}/{total} {self._of} ({rate:.1f}/s{left})"
-        end = "\r" if self._console.is_terminal and done < total else "\n"
-        self._console.print(f"{line:<78}" if self._console.is_terminal else line, end=end, soft_wrap=True)
 
 
 def shown(result: Any) -> RenderableType:

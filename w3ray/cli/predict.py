@@ -16,7 +16,7 @@ from rich.text import Text
 from w3ray._format import percent
 from w3ray._redact import redact, redacted
 from w3ray.cli._common import JsonOption, finish, run_command
-from w3ray.cli.evaluate import Progress
+from w3ray.cli._progress import Progress
 from w3ray.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def predict(
         nonlocal total
         total = count
 
-    progress = Progress("looking at", "videos")
+    progress = Progress("looking at {done}/{total} videos")
     found = []
     with nullcontext() if out is None else _opened(out) as lines:
         for one in run(
