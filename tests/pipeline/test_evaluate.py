@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from videos import write_frames, write_video
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
@@ -176,7 +177,7 @@ def test_a_clip_that_can_not_be_read_is_named_and_counts_nowhere(model, manifest
         (dict(split="absent"), "split 'absent' is empty; it has test"),
         (dict(protocol="3clips"), "protocol '3clips': no such protocol"),
         (dict(average="votes"), "--average must be scores or logits"),
-        (dict(models=["nowhere"]), "nowhere: no model there"),
+        (dict(models=["nowhere"]), "nowhere: no model here"),
         (dict(models=[]), "name at least one model"),
     ],
 )
@@ -231,6 +232,17 @@ def test_a_few_videos_are_looked_at_here(model, manifest, tmp_path):
             order = np.argsort(-expected[number])[:2]
             assert [name for name, _ in top] == [manifest.classes[label] for label in order]
             assert [score for _, score in top] == pytest.approx(expected[number][order], abs=1e-5)
+
+
+def test_a_folder_of_frames_is_one_video(model, tmp_path):
+    write_frames(tmp_path / "clips" / "jumping", 12)
+    write_frames(tmp_path / "clips" / "running", 12)
+    write_video(tmp_path / "clips" / "film.mp4", 12)
+    folder = tmp_path / "clips"
+    for asked in ([str(folder)], [f"{folder}/*"]):
+        assert [Path(one.video).name for one in predict(model, asked)] == ["film.mp4", "jumping", "running"]
+    (one,) = predict(model, [str(folder / "jumping")])
+    assert one.reason is None
 
 
 @pytest.mark.ray

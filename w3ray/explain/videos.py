@@ -17,8 +17,8 @@ from w3ray.explain.explanation import Explanation, explain_clip
 from w3ray.explain.film import write_film
 from w3ray.explain.pictures import Frames, film_images, stages_figure, strip_figure
 from w3ray.models._common import VideoModel
-from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model
-from w3ray.storage import Place, fetched, place
+from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder
+from w3ray.storage import fetched
 
 _OUTPUTS = {"strip": "strip.png", "stages": "stages.png", "film": "film.mp4"}
 
@@ -72,22 +72,6 @@ class Explainer:
         return explain_clip(
             self.model, frames_THWC, classes=about.classes, name=self.name, mean=about.mean, std=about.std
         )
-
-
-def model_folder(location: str | os.PathLike[str]) -> Place:
-    """The folder of a model: `location` itself, or `model` in it where it is the folder of a stage.
-
-    Raises:
-        InputError: neither holds a model.
-    """
-    folder = place(location)
-    for candidate in (folder, folder / "model"):
-        if (candidate / DESCRIPTION_NAME).is_file():
-            return candidate
-    stages = folder if folder.name == "stages" else folder / "stages"
-    found = sorted(str(stage) for stage in stages.iterdir() if (stage / "model").is_dir()) if stages.is_dir() else []
-    example = "such as runs/stages/student-<id>" if not found else f"one of {', '.join(found[:8])}"
-    raise InputError(f"{location}: no model here; name the folder of a stage or of its model, {example}")
 
 
 def explain_videos(

@@ -22,6 +22,7 @@ from torch import nn
 from w3ray import __version__
 from w3ray.errors import InputError
 from w3ray.models.build import build_model
+from w3ray.storage import Place, place
 
 FORMAT = 1
 WEIGHTS_NAME = "model.safetensors"
@@ -106,6 +107,22 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
         )
     model.load_state_dict(state)
     return model.eval(), description
+
+
+def model_folder(location: str | os.PathLike[str]) -> Place:
+    """The folder of a model: `location` itself, or `model` in it where it is the folder of a stage.
+
+    Raises:
+        InputError: neither holds a model.
+    """
+    folder = place(location)
+    for candidate in (folder, folder / "model"):
+        if (candidate / DESCRIPTION_NAME).is_file():
+            return candidate
+    stages = folder if folder.name == "stages" else folder / "stages"
+    found = sorted(str(stage) for stage in stages.iterdir() if (stage / "model").is_dir()) if stages.is_dir() else []
+    example = "such as runs/stages/student-<id>" if not found else f"one of {', '.join(found[:8])}"
+    raise InputError(f"{location}: no model here; name the folder of a stage or of its model, {example}")
 
 
 def read_description(folder: Path | str) -> ModelDescription:

@@ -18,7 +18,7 @@ from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.views import parse_protocol
 from w3ray.errors import InputError, RunError
-from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, read_description
+from w3ray.models.bundle import ModelDescription, model_folder, read_description
 from w3ray.pipeline.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.identity import identity_of
@@ -50,22 +50,6 @@ class Evaluated:
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def model_folder(name: str) -> Place:
-    """The folder of a model: itself, or the one in a stage's folder.
-
-    Raises:
-        InputError: there is no model.
-    """
-    folder = place(name)
-    for candidate in (folder, folder / "model"):
-        if (candidate / DESCRIPTION_NAME).is_file():
-            return candidate
-    raise InputError(
-        f"{name}: no model there (no {DESCRIPTION_NAME}); name the folder that a run ends with, "
-        "such as runs/stages/student-.../model"
-    )
 
 
 def evaluate(

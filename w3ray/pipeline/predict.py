@@ -15,11 +15,13 @@ import pyarrow as pa
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import DecodeError
+from w3ray.data.decoders.frames import frame_names
 from w3ray.data.importers import VIDEO_EXTENSIONS
 from w3ray.data.manifest import read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
-from w3ray.pipeline.evaluate import model_folder, plan_scoring
+from w3ray.models.bundle import model_folder
+from w3ray.pipeline.evaluate import plan_scoring
 from w3ray.storage import RemotePath, is_remote, place
 
 FEW = 32
@@ -169,15 +171,33 @@ def _videos(name: str) -> list[str]:
         remote = place(name)
         assert isinstance(remote, RemotePath)
         found = [str(path) for path in _below(remote)] if remote.is_dir() else [name]
-    elif os.path.isdir(name):
-        found = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files if _is_video(file)]
     elif os.path.exists(name):
-        found = [name]
+        found = list(_in_folder(name)) if os.path.isdir(name) else [name]
     else:
-        found = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path) and _is_video(path)]
+        matching = glob.glob(name, recursive=True)
+        found = [path for path in matching if _is_frames(path) or (os.path.isfile(path) and _is_video(path))]
     if not found:
         raise InputError(f"{name}: no such file, and no video matches it")
     return [path if is_remote(path) else os.path.abspath(path) for path in found]
+
+
+def _in_folder(name: str) -> Iterator[str]:
+    for folder, below, files in os.walk(name):
+        if _is_frames(folder):
+            yield folder
+            below.clear()
+        else:
+            yield from (os.path.join(folder, file) for file in files if _is_video(file))
+
+
+def _is_frames(path: str) -> bool:
+    """Whether a path is a video that lies there as a folder of its frames."""
+    if not os.path.isdir(path):
+        return False
+    try:
+        return frame_names(path).num_frames > 0
+    except DecodeError:
+        return False
 
 
 def _below(folder: RemotePath) -> Iterator[RemotePath]:
