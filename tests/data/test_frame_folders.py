@@ -130,6 +130,16 @@ def test_a_folder_that_is_no_whole_clip_is_refused(tmp_path, change, reason):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+def test_an_image_that_comes_later_is_seen(tmp_path):
+    folder = write_frames(tmp_path / "a", 12)
+    with open_video(str(folder)) as video:
+        assert video.info.num_frames == 12
+    shutil.copy(folder / "00001.jpg", folder / "00013.jpg")
+    os.utime(folder, ns=(1, 1))  # another time than before, however coarse the clock is
+    with open_video(str(folder)) as video:
+        assert video.info.num_frames == 13
+
+
 def test_a_single_frame_is_no_clip(tmp_path):
     with pytest.raises(DecodeError, match="only 1 frame"):
         open_video(str(write_frames(tmp_path / "one", 1)))

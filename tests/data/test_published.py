@@ -8,7 +8,7 @@ from videos import write_frames, write_video
 
 from w3ray.cli import main
 from w3ray.data.decoders import open_video
-from w3ray.data.importers import IMPORTERS, ucf101
+from w3ray.data.importers import IMPORTERS, egogesture, ucf101
 from w3ray.data.importers import something_something_v1 as ssv1
 from w3ray.data.importers import something_something_v2 as ssv2
 from w3ray.data.importers._published import mirrored
@@ -243,7 +243,7 @@ class TestJester:
         videos = tmp_path / "20bn jester ü"
         write_frames(videos / "34870", 3)
         (videos / "9223").mkdir(parents=True)  # no image in it yet
-        text = "133348 of 133349 clips are missing or not whole: 56557, 129112, 63861, 131717, 23595, ...; get them, or let"
+        text = "133348 of 133349 clips are missing or not whole: 56557, 129112, 63861, 131717, 23595, ...; get them"
         assert text in refused("jester", source, videos)
         manifest, _ = run("jester", source, videos, partial=True)
         assert [row["clip_id"] for row in manifest.table.to_pylist()] == ["34870"]
@@ -349,7 +349,7 @@ class TestUcf101:
         ("file", "line", "message"),
         [
             ("trainlist01.txt", "YoYo/v_YoYo_g01_c01.avi 7", "class 'YoYo' has the number 101, not 7"),
-            ("trainlist01.txt", "YoYoo/v_YoYo_g01_c01.avi 7", "'YoYoo' is none of the 101 classes; did you mean 'YoYo'?"),
+            ("trainlist01.txt", "YoYoo/v_YoYo_g01_c01.avi 7", "none of the 101 classes; did you mean 'YoYo'"),
             ("trainlist01.txt", "YoYo/clip.avi 101", "is not of the form `class/v_class_g01_c01.avi`"),
             ("testlist01.txt", "YoYo/v_YoYo_g08_c01.avi", "'YoYo/v_YoYo_g08_c01.avi' is listed twice, first in train"),
             ("classInd.txt", "102 Zoo", "102 classes; UCF101 has 101"),
@@ -398,3 +398,195 @@ class TestHmdb51:
             file.write_text(text.rstrip("\n") + f"\n{line}\n")
             assert message in refused("hmdb51", tmp_path, "s3://bucket/hmdb")
             file.write_text(text)
+
+
+def write_original(folder: Path, **files: str) -> Path:
+    """The original CSV files, of subjects of train, val and test."""
+    texts = {
+        "Subject03/Scene1/Group1.csv": "7,3,6\n2,9,12\n",
+        "subject01/Scene2/group2.csv": "83,1,12\n,,\n",
+        "Subject02/Scene6/Group10.csv": "1,2.0,3.0\n",
+    } | files
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+class TestEgoGesture:
+    FOLDERS = ("Subject03/Scene1/Color/rgb1", "Subject01/Scene2/Color/rgb2", "Subject02/Scene6/Color/rgb10")
+
+    @pytest.fixture
+    def images(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(egogesture, "NUM_CLIPS", {"train": 2, "val": 1, "test": 1})
+        for name in self.FOLDERS:
+            write_frames(tmp_path / "images" / name, 12, name="{:06d}.jpg")
+        return tmp_path / "images"
+
+    @pytest.mark.real_data
+    def test_real_lists(self, real_data):
+        source = real_data / "annotations" / "egogesture-derived"
+        manifest, notes = run("egogesture", source, "s3://bucket/images")
+        assert manifest.splits() == {"test": 4_977, "train": 14_416, "val": 4_768}
+        assert sum(manifest.splits().values()) == 24_161
+        lines = (source / "classIndAll.txt").read_text().splitlines()
+        assert [f"{label} {name}" for label, name in enumerate(manifest.classes, start=1)] == lines[:83]
+        assert manifest.flip_map == {}
+        assert f"{14_397 + 4_760 + 4_964} spans without a gesture (label 84) are left out" in notes[0]
+        rows = manifest.table.to_pylist()
+        assert len({row["group"] for row in rows}) == 50
+        assert len({row["uri"] for row in rows}) == 2081
+        assert rows[0] == {
+            "clip_id": "Subject03/Scene1/Color/rgb1@67-112",
+            "uri": "s3://bucket/images/Subject03/Scene1/Color/rgb1",
+            "start_s": 66 / 30,
+            "end_s": 112 / 30,
+            "reversed": False,
+            "label": 6,
+            "split": "train",
+            "group": "Subject03",
+        }
+        assert rows[-1]["split"] == "test"
+
+    @pytest.mark.real_data
+    def test_a_partial_download(self, real_data, tmp_path):
+        source = real_data / "annotations" / "egogesture-derived"
+        write_frames(tmp_path / "Subject03/Scene1/Color/rgb1", 360, name="{:06d}.jpg")
+        message = "24159 of 24161 clips are missing or not whole: Subject03/Scene1/Color/rgb1@455-511, "
+        assert message in refused("egogesture", source, tmp_path)
+        manifest, notes = run("egogesture", source, tmp_path, partial=True)
+        assert manifest.table["clip_id"].to_pylist() == [
+            f"Subject03/Scene1/Color/rgb1@{s}" for s in ("67-112", "296-356")
+        ]
+        assert "2080 of 2081 frame folders can not be used; first Subject01/Scene1/Color/rgb1: can not be" in notes[1]
+
+    def test_original_files(self, images, tmp_path, capfd):
+        source = write_original(tmp_path / "labels-final-revised1")
+        words = ["data", "import", "egogesture", str(source), "--videos", str(images), "--json"]
+        assert main([*words, "--out", str(tmp_path / "m.parquet")]) == 0
+        assert "1 rows without frames are left out" in capfd.readouterr().err
+        manifest = read_manifest(tmp_path / "m.parquet")
+        rows = manifest.table.to_pylist()
+        assert [(row["clip_id"], row["label"], row["split"], row["group"]) for row in rows] == [
+            ("Subject01/Scene2/Color/rgb2@1-12", 82, "val", "Subject01"),
+            ("Subject02/Scene6/Color/rgb10@2-3", 0, "test", "Subject02"),
+            ("Subject03/Scene1/Color/rgb1@3-6", 6, "train", "Subject03"),
+            ("Subject03/Scene1/Color/rgb1@9-12", 1, "train", "Subject03"),
+        ]
+        spans = []
+        for row, uri in zip(rows, manifest.resolved_uris(), strict=True):
+            with open_video(uri) as video:
+                spans.append(video.frame_span(row["start_s"], row["end_s"]))
+        assert spans == [(0, 12), (1, 3), (2, 6), (8, 12)]
+
+    def test_frames_are_the_numbers_of_the_images(self, images, tmp_path):
+        """In a folder that counts from 0 image 3 is the fourth."""
+        folder = images / self.FOLDERS[0]
+        write_frames(folder, 1, name="{:06d}.jpg", first=0)
+        manifest, _ = run("egogesture", write_original(tmp_path / "l"), images)
+        row = manifest.table.to_pylist()[2]
+        assert (row["clip_id"], row["start_s"], row["end_s"]) == ("Subject03/Scene1/Color/rgb1@3-6", 3 / 30, 7 / 30)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("7,3,6\n2,9,13\n", "1 of 4 clips are missing or not whole: Subject03/Scene1/Color/rgb1@9-13; get"),
+            ("7,3,6\n84,9,12\n", "Group1.csv:2: label 84 is none of 1 to 83"),
+            ("7,3,6\n0,9,12\n", "Group1.csv:2: label 0 is none of 1 to 83"),
+            ("7,3,6\n2,12,9\n", "Group1.csv:2: its last frame 9 lies before its first one 12"),
+            ("class,start,end\n7,3,6\n", "Group1.csv:1: 'class,start,end' is not a label, a first and a last frame"),
+            ("7,3,6\n7,3.5,6\n", "Group1.csv:2: '7,3.5,6' is not a label"),
+            ("7,3,6\n7,3,6\n", "Group1.csv:2: 'Subject03/Scene1/Color/rgb1@3-6' is listed twice"),
+            ("7,3,6\n", "(train): 1 clips; the published list has 2"),
+        ],
+    )
+    def test_bad_files(self, images, tmp_path, text, message):
+        source = write_original(tmp_path / "l", **{"Subject03/Scene1/Group1.csv": text})
+        assert message in refused("egogesture", source, images)
+
+    def test_an_image_is_missing(self, images, tmp_path):
+        (images / self.FOLDERS[1] / "000005.jpg").unlink()
+        notes = Noted()
+        with pytest.raises(InputError, match="1 of 4 clips are missing or not whole: Subject01"):
+            IMPORTERS["egogesture"](write_original(tmp_path / "l"), videos=str(images), note=notes)
+        assert "1 of 3 frame folders can not be used; first Subject01/Scene2/Color/rgb2: missing images" in notes[-1]
+
+    def test_bad_lists(self, images, tmp_path):
+        for text, message in (
+            (
+                "Subject01/Scene1/Color/rgb1 7 1 2\n",
+                "'Subject01/Scene1/Color/rgb1' is no folder of a subject of the split",
+            ),
+            ("../x 7 1 2\n", "'../x' is no folder of a subject"),
+            ("Subject77/Scene1/Color/rgb1 7 1 2\n", "trainlistall.txt:1: there is no subject 77"),
+            ("Subject03/Scene1/Color/rgb1 7 1\n", "is not a label, a first and a last frame"),
+        ):
+            (tmp_path / "trainlistall.txt").write_text(text)
+            assert message in refused("egogesture", tmp_path, images)
+        assert "no trainlistall.txt; give the folder that holds the lists, or the" in refused(
+            "egogesture", images, images
+        )
+        (tmp_path / "classIndAll.txt").write_text("1 Wave\n")
+        message = "classIndAll.txt:1: '1 Wave'; EgoGesture has `1 Scroll_hand_towards_right`"
+        assert message in refused("egogesture", tmp_path, images)
+
+
+class TestKinetics:
+    HEADER = "label,youtube_id,time_start,time_end,split,is_cc\n"
+    TRAIN = HEADER + '"air drumming",-3B32lodo2M,59,69,train,0\nabseiling,_4YTwq0-73Y,8,18,train,0\n'
+    VAL = HEADER + "abseiling,0wR5jVB-WPk,417,427,validate,0\n"
+
+    def lists(self, folder: Path, **texts: str) -> Path:
+        folder.mkdir()
+        for name, text in ({"train": self.TRAIN, "val": self.VAL} | texts).items():
+            (folder / f"{name}.csv").write_text(text)
+        return folder
+
+    @pytest.fixture
+    def videos(self, tmp_path):
+        write_video(tmp_path / "k 400" / "train" / "air drumming" / "-3B32lodo2M_000059_000069.mp4", 8)
+        return touch(tmp_path / "k 400", "train/_4YTwq0-73Y_000008_000018.mp4", "val/0wR5jVB-WPk_000417_000427.mkv")
+
+    def test_command(self, tmp_path, videos, capfd):
+        test = "youtube_id,time_start,time_end,split\n--6bJUbfpnQ,17,27,test\n"
+        words = ["data", "import", "kinetics", str(self.lists(tmp_path / "l", test=test)), "--videos", str(videos)]
+        assert main([*words, "--out", str(tmp_path / "m.parquet"), "--json"]) == 0
+        assert "test.csv: 1 clips without labels are left out" in capfd.readouterr().err
+        manifest = read_manifest(tmp_path / "m.parquet")
+        assert manifest.classes == ("abseiling", "air drumming")
+        assert [(r["clip_id"], r["label"], r["split"], r["group"]) for r in manifest.table.to_pylist()] == [
+            ("train/air drumming/-3B32lodo2M_000059_000069.mp4", 1, "train", "-3B32lodo2M"),
+            ("train/_4YTwq0-73Y_000008_000018.mp4", 0, "train", "_4YTwq0-73Y"),
+            ("val/0wR5jVB-WPk_000417_000427.mkv", 0, "val", "0wR5jVB-WPk"),
+        ]
+        with open_video(manifest.resolved_uris()[0]) as video:
+            assert video.info.num_frames == 8
+
+    def test_partial(self, tmp_path, videos):
+        lists = self.lists(tmp_path / "l")
+        (videos / "val/0wR5jVB-WPk_000417_000427.mkv").unlink()
+        text = "1 of 3 clips are missing or not whole: 0wR5jVB-WPk_000417_000427.mp4; get them"
+        assert text in refused("kinetics", lists, videos)
+        assert run("kinetics", lists, videos, partial=True)[0].splits() == {"train": 2}
+
+    @pytest.mark.parametrize(
+        ("train", "message"),
+        [
+            ("label,video\na,b\n", "train.csv: no column 'youtube_id'; Kinetics has label, youtube_id"),
+            (HEADER + "a,b,1,2,train\n", "train.csv:2: not 6 values, as the header has"),
+            (HEADER + "a,b,0:01,2,train,0\n", "train.csv:2: not a YouTube id, two whole seconds and a split"),
+            (HEADER + "a,../b,1,2,train,0\n", "train.csv:2: not a YouTube id"),
+            (HEADER + "abseiling,0wR5jVB-WPk,417,427,train,0\n", "_000417_000427.mkv' is listed twice, first in train"),
+            (HEADER + '"a,b,1,2,train,0\n', "train.csv: can not be read as CSV"),
+        ],
+    )
+    def test_bad_lists(self, tmp_path, videos, train, message):
+        assert message in refused("kinetics", self.lists(tmp_path / "l", train=train), videos)
+
+    def test_bad_folders(self, tmp_path, videos):
+        lists = self.lists(tmp_path / "l")
+        assert "no CSV file; give the folder" in refused("kinetics", videos, videos)
+        assert "must be on this machine's disk" in refused("kinetics", lists, "s3://bucket/k400")
+        assert "none: no such folder" in refused("kinetics", lists, tmp_path / "none")
+        touch(videos, "replacement/_4YTwq0-73Y_000008_000018.mp4")
+        assert "two videos of one name: replacement/_4YTwq0" in refused("kinetics", lists, videos)

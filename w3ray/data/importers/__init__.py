@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from w3ray.data.importers._common import VIDEO_EXTENSIONS, Dealing
 from w3ray.data.importers.csv import Columns, import_csv
+from w3ray.data.importers.egogesture import import_egogesture
 from w3ray.data.importers.folder import import_folder
 from w3ray.data.importers.hmdb51 import import_hmdb51
 from w3ray.data.importers.jester import import_jester
+from w3ray.data.importers.kinetics import import_kinetics
 from w3ray.data.importers.reversed_twin import reversed_twin
 from w3ray.data.importers.something_something_v1 import import_something_something_v1
 from w3ray.data.importers.something_something_v2 import import_something_something_v2
@@ -27,4 +29,6 @@ IMPORTERS: dict[str, Callable[..., Manifest]] = {
     "something-something-v2": import_something_something_v2,
     "ucf101": import_ucf101,
     "hmdb51": import_hmdb51,
+    "egogesture": import_egogesture,
+    "kinetics": import_kinetics,
 }

@@ -187,8 +187,9 @@ def _check_once(lists: Sequence[SplitList]) -> None:
         for line, clip in listed.clips:
             before = seen.setdefault((clip.path, clip.start_s, clip.end_s), (listed.file, line))
             if before != (listed.file, line):
+                name = clip.name or clip.path
                 raise InputError(
-                    f"{listed.file}:{line}: {clip.path!r} is listed twice, first in {before[0].name}:{before[1]}"
+                    f"{listed.file}:{line}: {name!r} is listed twice, first in {before[0].name}:{before[1]}"
                 )
 
 

@@ -1,0 +1,104 @@
+"""Kinetics (400, 600, 700) into a manifest: the CSV files of the distribution, and clips as its usual tools cut them.
+
+A row is `label,youtube_id,time_start,time_end,split`; its clip is `<youtube_id>_<time_start>_<time_end>.mp4` with both
+times as six digits, anywhere below the folder of videos. YouTube videos go away, so nobody has all of them, and what
+the lists hold differs from one distribution to the next: their lengths are not checked.
+
+Source of the format: Kay et al., "The Kinetics Human Action Video Dataset", arXiv:1705.06950, and its CSV files.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from w3ray.data.importers._common import VIDEO_EXTENSIONS, Clip, split_name
+from w3ray.data.importers._published import Note, SplitList, is_file, published_manifest, read_text
+from w3ray.data.manifest import Manifest
+from w3ray.errors import InputError
+from w3ray.storage import is_remote
+
+_NEEDED = ("youtube_id", "time_start", "time_end", "split")
+
+
+def import_kinetics(
+    annotations: str | os.PathLike[str], *, videos: str, partial: bool = False, note: Note = print
+) -> Manifest:
+    """Kinetics: CSV lists, and clips named by YouTube id and times.
+
+    Args:
+        annotations: folder with the CSV files, such as `train.csv`, `val.csv` and `test.csv`: all that are in it.
+        videos: folder of the clips; folders in it, by class or by split, are looked through.
+        partial: take what is there of the videos.
+        note: told in one line what is left out: rows without a label.
+
+    The classes are the labels of the lists, sorted. No class depends on the side: all keep their label when mirrored. A
+    clip's group is its YouTube video.
+
+    Raises:
+        InputError: a file is missing or of another format, a clip is listed twice or missing.
+    """
+    folder = Path(os.path.abspath(annotations))
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise InputError(f"{folder}: no CSV file; give the folder that holds the CSV files of Kinetics")
+    if is_remote(videos):
+        raise InputError(
+            f"{videos}: the clips of Kinetics lie in no fixed folders; they must be on this machine's disk"
+        )
+    if not os.path.isdir(videos):
+        raise InputError(f"{os.path.abspath(videos)}: no such folder; give the folder of the videos")
+    found = _videos(os.path.abspath(videos))
+    lists = []
+    for file in files:
+        rows = list(_rows(file))
+        labelled = [(line, _located(clip, found, videos)) for line, clip in rows if clip.label]
+        if len(labelled) < len(rows):
+            note(f"{file}: {len(rows) - len(labelled)} clips without labels are left out")
+        lists.append(SplitList(file=file, clips=labelled))
+    classes = sorted({clip.label for listed in lists for _, clip in listed.clips})
+    return published_manifest(
+        lists, classes=classes, flip_map="identity", videos=videos, is_there=is_file, partial=partial, note=note
+    )
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Clip]]:
+    """The clips of one file; without a place, and where there is no label with an empty one."""
+    reader = csv.DictReader(read_text(file).splitlines(), strict=True)
+    try:
+        header = reader.fieldnames or []
+        missing = [name for name in _NEEDED if name not in header]
+        if missing:
+            raise InputError(f"{file}: no column {missing[0]!r}; Kinetics has label, {', '.join(_NEEDED)}")
+        for row in reader:
+            where = f"{file}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: not {len(header)} values, as the header has")
+            video, start, end = row["youtube_id"], row["time_start"], row["time_end"]
+            if not video or "/" in video or not start.isdecimal() or not end.isdecimal() or not row["split"]:
+                raise InputError(f"{where}: not a YouTube id, two whole seconds and a split")
+            name = f"{video}_{int(start):06d}_{int(end):06d}"
+            clip = Clip(path=name, uri="", label=row.get("label", ""), split=split_name(row["split"]), group=video)
+            yield reader.line_num, clip
+    except csv.Error as error:
+        raise InputError(f"{file}: can not be read as CSV: {error}") from error
+
+
+def _videos(top: str) -> dict[str, str]:
+    """Path below the folder of each video in it, by its name without extension."""
+    found: dict[str, str] = {}
+    for parent, _, names in os.walk(top, followlinks=True):
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            if extension.lower() not in VIDEO_EXTENSIONS or name.startswith("."):
+                continue
+            path = os.path.relpath(os.path.join(parent, name), top)
+            if found.setdefault(stem, path) != path:
+                raise InputError(f"{top}: two videos of one name: {min(path, found[stem])}, {max(path, found[stem])}")
+    return found
+
+
+def _located(clip: Clip, found: dict[str, str], videos: str) -> Clip:
+    path = found.get(clip.path, f"{clip.path}.mp4")
+    return replace(clip, path=path, uri=os.path.join(os.path.abspath(videos), path))
