@@ -51,7 +51,8 @@ def import_hmdb51(
     folder, ending = Path(os.path.abspath(annotations)), f"_test_split{fold}.txt"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder that holds the split files of HMDB51")
-    files = {path.name.removesuffix(ending): path for path in sorted(folder.glob(f"*{ending}"))}
+    # By class and not by file name: "climb" comes before "climb_stairs".
+    files = dict(sorted((path.name.removesuffix(ending), path) for path in folder.glob(f"*{ending}")))
     check_classes(list(files), NUM_CLASSES, folder / f"*{ending}", "HMDB51")
     lists, unused = [], 0
     for label, file in files.items():
