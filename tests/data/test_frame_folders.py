@@ -257,6 +257,15 @@ class TestRemote:
             (place("s3://bucket/set") / "100218" / path.name).write_bytes(path.read_bytes())
         with open_video("s3://bucket/set/100218", roots=["s3://bucket/set"]) as video:
             assert frame_numbers(video.frames([59, 0, 30])) == [59, 0, 30]
+        fetched = s3.requests("GET", r"\.jpg")
+        assert len(fetched) == 3, fetched  # only the images asked for
+        s3.forget()
+        with open_video("s3://bucket/set/100218") as video:
+            assert frame_numbers(video.frames([5])) == [5]
+        # Listed once a process.
+        assert all(request.endswith("00006.jpg") for request in s3.requests()), s3.requests()
+        with pytest.raises(DecodeError, match="can not be fetched"):
+            open_video("s3://bucket/set/4")
         monkeypatch.setenv("W3RAY_STORAGE_DEADLINE_S", "0.1")
         s3.fail("00031.jpg")
         with open_video("s3://bucket/set/100218") as video, pytest.raises(StorageFailing):

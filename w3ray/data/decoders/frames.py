@@ -57,8 +57,21 @@ def is_frame_folder(uri: str) -> bool:
         return where.is_dir()
     if os.path.splitext(where.name)[1] or where.uri.startswith(("http://", "https://")):
         return False
+    return _is_remote_folder(where)
+
+
+# Both are asked once a process, as the version of a remote video is: a folder of an hour's frames is many requests.
+@lru_cache(maxsize=1 << 16)
+def _is_remote_folder(where: RemotePath) -> bool:
     with unhurried():
         return where.is_dir()
+
+
+@lru_cache(maxsize=1 << 16)
+def _remote_frame_names(uri: str, where: RemotePath) -> FrameNames:
+    with unhurried():
+        found = where.filesystem.get_file_info(pafs.FileSelector(where.path, allow_not_found=True))
+    return _frame_names(uri, [info.base_name for info in found])
 
 
 def frame_names(uri: str) -> FrameNames:
@@ -70,9 +83,7 @@ def frame_names(uri: str) -> FrameNames:
     """
     where = place(uri)
     if isinstance(where, RemotePath):
-        with unhurried():
-            found = where.filesystem.get_file_info(pafs.FileSelector(where.path, allow_not_found=True))
-        return _frame_names(uri, [info.base_name for info in found])
+        return _remote_frame_names(uri, where)
     try:
         # Another image in the folder changes its time: what was found before is asked for again only then.
         return _local_frame_names(uri, str(where), os.stat(where).st_mtime_ns)
