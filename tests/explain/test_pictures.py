@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from w3ray.explain.explanation import Explanation
 from w3ray.explain.film import HOLD, write_film
-from w3ray.explain.pictures import MAX_COLUMNS, film_images, overlay, stages_figure, strip_figure
+from w3ray.explain.pictures import MAX_COLUMNS, film_figure, film_images, overlay, stages_figure, strip_figure
 from w3ray.explain.record import Look
 
 LONG = "Pretending to put something next to something, but it does not stay there"
@@ -72,6 +72,17 @@ def test_nothing_covers_anything(draw, num_frames, second):
     if second is not None:
         explanations.append(explanation(num_frames, name=second, gradcam=second == "short"))
     assert overlaps(draw(frames(num_frames), explanations, title=f"{LONG} {LONG}.mp4", true=LONG)) == []
+
+
+@pytest.mark.parametrize("num_frames", [2, 16, 64])
+@pytest.mark.parametrize("second", [None, "a very long name of a model, longer than any panel is wide"])
+def test_nothing_covers_anything_in_a_film(num_frames, second):
+    explanations = [explanation(num_frames)]
+    if second is not None:
+        explanations = [explanation(num_frames, name=second), *explanations]
+    figure, show = film_figure(frames(num_frames), explanations, title=f"{LONG} {LONG}.mp4", true=LONG)
+    show(num_frames - 1)
+    assert overlaps(figure) == []
 
 
 @pytest.mark.parametrize(("num_frames", "columns"), [(1, 1), (8, 8), (16, 16), (64, MAX_COLUMNS)])

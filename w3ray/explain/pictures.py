@@ -5,7 +5,7 @@ All sizes are in inches on sheets whose parts are placed one below the other, so
 Axes: T frames, S side of the square frames, C = 3 colours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,37 +99,51 @@ def film_images(
     Arguments as `strip_figure`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure, show = film_figure(frames_TSSC, explanations, title=title, true=true)
+    canvas = FigureCanvasAgg(figure)
+    for frame in range(len(frames_TSSC)):
+        show(frame)
+        canvas.draw()
+        picture_HWC = np.asarray(canvas.buffer_rgba())[..., :3]
+        yield np.ascontiguousarray(picture_HWC[: len(picture_HWC) // 2 * 2, : picture_HWC.shape[1] // 2 * 2])
+
+
+def film_figure(
+    frames_TSSC: Frames, explanations: Sequence[Explanation], *, title: str, true: str | None = None
+) -> "tuple[Figure, Callable[[int], None]]":
+    """The figure of a film, and the function that makes it show a frame. Arguments as `strip_figure`."""
     from matplotlib.figure import Figure
 
-    panel, gap, head, curve = 3.0, 0.2, 0.7, 1.35
+    panel, gap, head, curve, foot = 3.0, 0.2, 1.32, 1.35, 0.62
     num_panels = 1 + len(explanations)
-    width = num_panels * panel + (num_panels + 1) * gap
-    height = head + 0.62 + panel + 0.35 + curve + 0.5
+    width, height = num_panels * panel + (num_panels + 1) * gap, head + panel + 0.4 + curve + foot
     figure = Figure(figsize=(width, height), dpi=FILM_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
     _write_head(figure, width, height, gap, title, true, explanations)
     stacks = [frames_TSSC, *(overlay(frames_TSSC, one.map_TSS) for one in explanations)]
     labels = [("frame", KEY), *((one.name, _made_of(one).replace("\n", " ")) for one in explanations)]
     images, texts = [], []
     for column, (stack, (label, note)) in enumerate(zip(stacks, labels, strict=True)):
         left = gap + column * (panel + gap)
-        axes = figure.add_axes((left / width, (height - head - 0.62 - panel) / height, panel / width, panel / height))
+        axes = figure.add_axes((left / width, (height - head - panel) / height, panel / width, panel / height))
         axes.set_axis_off()
         images.append(axes.imshow(stack[0], interpolation="bicubic"))
-        top = (height - head - 0.32) / height
-        texts.append(_write(figure, left / width, top, label, fontsize=10, weight="bold", color=INK, va="bottom"))
+        top = (height - head + 0.3) / height
+        texts.append(_write(figure, left / width, top, _short(label, 36), fontsize=10, weight="bold", color=INK))
         _write(figure, left / width, top - 0.06 / height, note, fontsize=8, color=GREY, va="top")
-    axes = figure.add_axes(((gap + 0.35) / width, 0.45 / height, (width - 2 * gap - 0.35) / width, curve / height))
+    axes = figure.add_axes(((gap + 0.35) / width, foot / height, (width - 2 * gap - 0.35) / width, curve / height))
     _draw_curves(axes, explanations[0], len(frames_TSSC), range(len(frames_TSSC)))
+    caption = f"activity: {_short(explanations[0].name, 36)}, mean {_averaged(explanations[0])}"
+    _write(figure, gap / width, (foot + curve + 0.1) / height, caption, fontsize=8, color=GREY)
     cursor = axes.axvline(1, color=INK, linewidth=1.2)
-    for frame in range(len(frames_TSSC)):
+
+    def show(frame: int) -> None:
         for image, stack in zip(images, stacks, strict=True):
             image.set_data(stack[frame])
         texts[0].set_text(f"frame {frame + 1} of {len(frames_TSSC)}")
         cursor.set_xdata([frame + 1, frame + 1])
-        canvas.draw()
-        picture_HWC = np.asarray(canvas.buffer_rgba())[..., :3]
-        yield np.ascontiguousarray(picture_HWC[: len(picture_HWC) // 2 * 2, : picture_HWC.shape[1] // 2 * 2])
+
+    return figure, show
 
 
 class _Sheet:
@@ -175,7 +189,9 @@ class _Sheet:
         _draw_curves(axes, one, num_frames, shown)
         middle = self.below + 0.6
         self._text(_MARGIN, middle, "activity", fontsize=9.5, weight="bold", color=INK)
-        self._text(_MARGIN, middle + 0.05, _curve_note(one), fontsize=7.5, color=GREY, va="top")
+        self._text(
+            _MARGIN, middle + 0.05, f"{_wrap(one.name, 18)}\nmean {_averaged(one)}", fontsize=7.5, color=GREY, va="top"
+        )
         self.below += 1.55
 
     def space(self) -> None:
@@ -187,12 +203,12 @@ class _Sheet:
         return self.figure.add_axes(box)
 
     def _text(self, x: float, y: float, text: str, **style: Any) -> None:
-        style.setdefault("va", "bottom")
         _write(self.figure, x / self.width, 1 - y / self.height, text, **style)
 
 
 def _write(figure: "Figure", x: float, y: float, text: str, **style: Any) -> "Text":
     """Names are no formulas, whatever dollar signs they hold, and those of files may be no text."""
+    style.setdefault("va", "bottom")
     return figure.text(x, y, text.encode("utf-8", "replace").decode(), parse_math=False, **style)
 
 
@@ -244,7 +260,7 @@ def _draw_curves(axes: "Axes", one: Explanation, num_frames: int, shown: Sequenc
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(0, -0.2),
-            ncols=len(activity),
+            ncols=max(1, min(len(activity), int(axes.get_window_extent().width / axes.figure.dpi / 1.55))),
             borderaxespad=0,
             fontsize=7,
             frameon=False,
@@ -276,13 +292,11 @@ def _made_of(one: Explanation) -> str:
     return f"mean of its stages,\n{least:.4g} to {greatest:.4g}"
 
 
-def _curve_note(one: Explanation) -> str:
-    mean_of = "Grad-CAM"
+def _averaged(one: Explanation) -> str:
+    """What the curves of `Explanation.activity` are the mean of."""
     if any(look.gate_TC is not None for look in one.looks):
-        mean_of = "channel gate"
-    elif any(look.mask_THW is not None for look in one.looks):
-        mean_of = "mask"
-    return f"{_wrap(one.name, 18)}\nmean {mean_of}"
+        return "channel gate"
+    return "mask" if any(look.mask_THW is not None for look in one.looks) else "Grad-CAM"
 
 
 def _percent(one: Explanation) -> str:
