@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("w3ray.cli.explain:explain", "Draw where and when a model's attention looks in a video."),
     "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one; what is wrong for its data."),
     "data": ("w3ray.cli.data:app", "Import, check, describe, show and synthesise clips."),
+    "export": ("w3ray.cli.export:export", "Write a model as one file for PyTorch or ONNX Runtime."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
 }
 

@@ -32,15 +32,21 @@ def normalize_clips(
     if not len(mean) == len(std) == clips_u8_BTHWC.shape[-1]:
         raise ValueError(f"clips have {clips_u8_BTHWC.shape[-1]} channels, mean {len(mean)} and std {len(std)} values")
     # (x / 255 - mean) / std as one multiplication and one addition: the frames are read and written once each.
-    scale_C, shift_C = _scale_and_shift(tuple(mean), tuple(std), dtype, clips_u8_BTHWC.device)
+    scale_C, shift_C = _kept(tuple(mean), tuple(std), dtype, clips_u8_BTHWC.device)
     return clips_u8_BTHWC.to(dtype).mul_(scale_C).add_(shift_C).permute(0, 1, 4, 2, 3)
 
 
-@lru_cache(maxsize=32)
-def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+def scale_and_shift(
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Kept, because making them on a GPU each time would wait for it."""
+    """What frames are multiplied by, and what is added then; one number a channel."""
     scale_C = torch.tensor([1.0 / (255.0 * s) for s in std], dtype=dtype, device=device)
     shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=device)
     return scale_C, shift_C
+
+
+# Kept, because making them on a GPU each time would wait for it.
+_kept = lru_cache(maxsize=32)(scale_and_shift)

@@ -1,0 +1,70 @@
+"""`w3ray export`: a trained model as one file for PyTorch or ONNX Runtime."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from w3ray.cli._common import JsonOption, finish, run_command
+
+
+class Format(StrEnum):
+    """Which file."""
+
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+@run_command
+def export(
+    model: Annotated[str, typer.Argument(help="Folder of a model, or of the stage that made it.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="File to write, such as model.pt2 or model.onnx.")],
+    form: Annotated[
+        Format, typer.Option("--format", help="torch: torch.export.load reads it; onnx: needs w3ray[onnx].")
+    ] = Format.TORCH,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model that takes raw frames (uint8 RGB) and returns logits and scores, for any number of clips at once.
+
+    The file is read back and run beside the model first; it is not written where its scores differ.
+    """
+    from w3ray.export import CHECK_BATCHES, LOGITS_TOLERANCE, SCORES_TOLERANCE, export_model
+
+    done = export_model(model, form.value, out)
+    document = {
+        "file": str(done.path),
+        "format": form.value,
+        "bytes": done.size_bytes,
+        "check": {
+            "batches": list(CHECK_BATCHES),
+            "scores_difference": done.scores_difference,
+            "scores_tolerance": SCORES_TOLERANCE,
+            "logits_difference": done.logits_difference,
+            "logits_tolerance": LOGITS_TOLERANCE,
+        },
+        **done.metadata,
+    }
+    finish(document, as_json, escape(export_text(document)))  # shapes stand in brackets
+
+
+def export_text(document: dict[str, Any]) -> str:
+    """What is in the file and how it is used."""
+    clip, check = document["clip"], document["check"]
+    classes = document["classes"]
+    named = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+    lines = [f"{document['file']} ({document['bytes'] / 1e6:.1f} MB, {document['format']})"]
+    for kind in ("inputs", "outputs"):
+        for name, one in document[kind].items():
+            shape = ", ".join(map(str, one["shape"]))
+            lines.append(f"  {kind[:-1]:<6}  {name:<6}  {one['dtype']:<7}  [{shape}]  {one['meaning']}")
+    batches = " and ".join(map(str, check["batches"]))
+    lines += [
+        f"  frames  {clip['num_frames']} by {clip['sampling']} sampling; short side {clip['short_side']} pixels, then "
+        f"the centre {clip['size']}x{clip['size']}",
+        f"  classes {len(classes)}: {named}",
+        f"  check   with {batches} clips at once scores differ from the model's by at most "
+        f"{check['scores_difference']:.1g} (allowed {check['scores_tolerance']:g}), logits by "
+        f"{check['logits_difference']:.1g} of their spread (allowed {check['logits_tolerance']:g})",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,334 @@
+"""How does a trained model leave w3ray, for a program that has PyTorch or ONNX Runtime and nothing else?
+
+The exported graph takes frames as a decoder gives them and returns scores: the normalisation is inside, so that nobody
+can get it wrong. Choosing and cropping frames stays outside; the file's metadata says how the model was trained to see
+them. Only the number of clips is free.
+
+    clips   uint8   [batch, T, S, S, 3]   RGB, 0 to 255
+    logits  float32 [batch, K]            before the softmax: to average views or models, or to calibrate
+    scores  float32 [batch, K]            softmax, in the order of the classes
+
+A file is what was asked for only if it says so itself: it is read back and run on a few clips beside the model.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from w3ray import __version__
+from w3ray.data.clip import ClipSpec
+from w3ray.errors import InputError, RunError
+from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
+from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model
+from w3ray.storage import Place, fetched, place
+
+METADATA = "w3ray.json"
+"""Name of the metadata in both kinds of file: an extra file of PyTorch's, a property of ONNX's."""
+
+CHECK_BATCHES = (1, 4)
+"""Clips at once in the check."""
+LOGITS_TOLERANCE = 1e-3
+"""Largest difference of a logit, as a share of how much logits differ between the clips of the check."""
+SCORES_TOLERANCE = 1e-4
+"""Largest difference of a score."""
+
+_Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A file that was written and checked."""
+
+    path: Path
+    metadata: dict[str, Any]
+    size_bytes: int
+    logits_difference: float
+    """The largest one found, as a share of how much logits differ between clips."""
+    scores_difference: float
+    """The largest one found."""
+
+
+class Recogniser(nn.Module):
+    """A network from raw frames to logits and scores. The arithmetic is that of `normalize_clips` and the softmax."""
+
+    scale_C: Tensor
+    shift_C: Tensor
+
+    def __init__(self, network: nn.Module, description: ModelDescription) -> None:
+        super().__init__()
+        self.network = network
+        scale_C, shift_C = scale_and_shift(description.mean, description.std)
+        self.register_buffer("scale_C", scale_C)
+        self.register_buffer("shift_C", shift_C)
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 [B, T, S, S, 3] -> logits and scores, float32 [B, K]."""
+        x_BTHWC = clips.to(torch.float32) * self.scale_C + self.shift_C
+        logits_BK = self.network(x_BTHWC.permute(0, 1, 4, 2, 3)).logits_BK
+        return logits_BK, logits_BK.softmax(dim=1)
+
+
+def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLike[str]) -> Exported:
+    """Export a model folder to one file and check it. The file appears only if its scores are the model's.
+
+    Args:
+        folder: of a model (`w3ray.models.bundle`), or of the stage that made it.
+        kind: a name in FORMATS.
+        out: the file; an older one is replaced.
+
+    Raises:
+        InputError: no such model, an unknown format, a place that can not be written to, or the format's packages are
+            not installed.
+        RunError: the network can not be exported, or the exported one gives other scores.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
+    write, open_run = FORMATS[kind]
+    require_packages(kind)
+    with fetched(_model_folder(folder)) as local:
+        network, description = load_model(local)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    out = Path(out).absolute()
+    part = out.with_name(f".{uuid.uuid4().hex}.part{out.suffix}")
+    metadata = describe(description)
+    try:
+        try:
+            part.touch()
+        except OSError as error:
+            raise InputError(f"{out}: can not be written ({error.strerror})") from error
+        try:
+            with _quiet():
+                write(Recogniser(network, description).eval(), description, metadata, part)
+        except OSError as error:
+            raise RunError(f"{out}: can not be written ({error.strerror or error})") from error
+        # Whatever the exporters throw: they have no error in common.
+        except Exception as error:
+            raise RunError(f"this network can not be exported to {kind}: {_cause(error)}") from error
+        logits, scores = compare(network, description, open_run(part))
+        # `not (a and b)`: a NaN must not pass.
+        if not (logits <= LOGITS_TOLERANCE and scores <= SCORES_TOLERANCE):
+            raise RunError(
+                f"the exported network gives other scores than the model: they differ by up to {scores:.2g} (allowed "
+                f"{SCORES_TOLERANCE:g}), logits by {logits:.2%} of their spread (allowed {LOGITS_TOLERANCE:.1%}); "
+                "no file was written"
+            )
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    return Exported(
+        path=out,
+        metadata=metadata,
+        size_bytes=out.stat().st_size,
+        logits_difference=logits,
+        scores_difference=scores,
+    )
+
+
+def require_packages(kind: str) -> None:
+    """Refuse a format whose packages are not installed.
+
+    Raises: InputError that says what to install.
+    """
+    missing = [name for name in _PACKAGES[kind] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"format {kind}: {', '.join(missing)} not installed; pip install 'w3ray[{kind}]'")
+
+
+def describe(description: ModelDescription) -> dict[str, Any]:
+    """What somebody needs to use the file: goes into it as JSON."""
+    clip, num_classes = clip_of(description), len(description.classes)
+    return {
+        "w3ray_version": __version__,
+        "inputs": {
+            "clips": {
+                "dtype": "uint8",
+                "shape": ["batch", clip.num_frames, clip.size, clip.size, 3],
+                "meaning": "clips, frames in order of time, height, width, RGB from 0 to 255; not normalised",
+            }
+        },
+        "outputs": {
+            "logits": {
+                "dtype": "float32",
+                "shape": ["batch", num_classes],
+                "meaning": "of each class, before the softmax",
+            },
+            "scores": {
+                "dtype": "float32",
+                "shape": ["batch", num_classes],
+                "meaning": "of each class, between 0 and 1; they add up to 1",
+            },
+        },
+        "classes": list(description.classes),
+        "clip": {
+            "num_frames": clip.num_frames,
+            "sampling": clip.sampling,
+            "stride_frames": clip.stride_frames,
+            "short_side": clip.resolved_short_side,
+            "size": clip.size,
+            "crop": "centre",
+        },
+        "normalised_inside": {"mean": list(description.mean), "std": list(description.std)},
+        "model": description.model,
+        "stage": description.stage,
+        "metrics": description.metrics,
+    }
+
+
+def clip_of(description: ModelDescription) -> ClipSpec:
+    """The clips that a model takes.
+
+    Raises:
+        InputError: the description does not say.
+    """
+    try:
+        return ClipSpec(**description.clip)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{DESCRIPTION_NAME}: clip: {error}; written by another version?") from error
+
+
+def compare(network: nn.Module, description: ModelDescription, run: _Run) -> tuple[float, float]:
+    """The largest differences of an exported network's logits (as a share of their spread) and scores from the model's.
+
+    The clips are drawn, always the same ones: smooth colours of several contrasts that move, and noise.
+    """
+    clips = check_clips(max(CHECK_BATCHES), clip_of(description))
+    x_BTCHW = normalize_clips(clips, mean=description.mean, std=description.std)
+    with torch.inference_mode():
+        expected_BK = network(x_BTCHW).logits_BK.float()
+    spread = float((expected_BK.amax(dim=0) - expected_BK.amin(dim=0)).max())
+    # For a network that gives the same for all clips: what float32 can tell apart.
+    spread = max(spread, 1e-3 * float(expected_BK.abs().max()), 1e-9)
+    logits_difference = scores_difference = 0.0
+    for batch in CHECK_BATCHES:
+        logits_BK, scores_BK = run(clips[:batch])
+        if logits_BK.shape != expected_BK[:batch].shape or scores_BK.shape != logits_BK.shape:
+            return float("inf"), float("inf")
+        logits = (logits_BK - expected_BK[:batch]).abs().max() / spread
+        scores = (scores_BK - expected_BK[:batch].softmax(dim=1)).abs().max()
+        # In this order a NaN of the exported network is kept.
+        logits_difference = float(torch.maximum(logits, torch.tensor(logits_difference)))
+        scores_difference = float(torch.maximum(scores, torch.tensor(scores_difference)))
+    return logits_difference, scores_difference
+
+
+def check_clips(num_clips: int, spec: ClipSpec) -> Tensor:
+    """Clips for the check, uint8 [N, T, S, S, 3]: always the same."""
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(num_clips, 3, 2 + spec.num_frames // 4, 5, 5, generator=random)
+    size_THW = (spec.num_frames, spec.size, spec.size)
+    smooth = F.interpolate(coarse, size=size_THW, mode="trilinear", align_corners=True)
+    contrast = torch.linspace(0.3, 2.5, num_clips).view(-1, 1, 1, 1, 1)
+    noise = 0.1 * torch.randn(smooth.shape, generator=random)
+    clips = ((smooth - 0.5) * contrast + 0.5 + noise).clamp(0, 1)
+    return (255 * clips).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _program(recogniser: nn.Module, description: ModelDescription) -> torch.export.ExportedProgram:
+    # Two clips: torch.export takes a batch of one for a constant.
+    example = check_clips(2, clip_of(description))
+    with torch.no_grad():
+        return torch.export.export(
+            recogniser, (example,), dynamic_shapes={"clips": {0: torch.export.Dim("batch", min=1)}}, strict=False
+        )
+
+
+def _write_torch(recogniser: nn.Module, description: ModelDescription, metadata: dict[str, Any], path: Path) -> None:
+    torch.export.save(_program(recogniser, description), path, extra_files={METADATA: json.dumps(metadata)})
+
+
+def _open_torch(path: Path) -> _Run:
+    network = torch.export.load(path).module()
+
+    def run(clips: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            logits_BK, scores_BK = network(clips)
+        return logits_BK, scores_BK
+
+    return run
+
+
+def _pool_3d(x_BCTHW: Tensor, size_THW: list[int]) -> Tensor:
+    """Adaptive pooling over space, then over time: ONNX has none of three dimensions, and this comes to the same."""
+    channels, num_frames = x_BCTHW.shape[1:3]
+    T, H, W = size_THW
+    space = F.adaptive_avg_pool2d(x_BCTHW.flatten(1, 2), (H, W)).unflatten(1, (channels, num_frames))
+    return F.adaptive_avg_pool2d(space.flatten(3, 4), (T, H * W)).unflatten(3, (H, W))
+
+
+def _write_onnx(recogniser: nn.Module, description: ModelDescription, metadata: dict[str, Any], path: Path) -> None:
+    program = torch.onnx.export(
+        _program(recogniser, description).run_decompositions({torch.ops.aten.adaptive_avg_pool3d.default: _pool_3d}),
+        dynamo=True,
+        input_names=["clips"],
+        output_names=["logits", "scores"],
+        dynamic_shapes={"clips": {0: "batch"}},
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props[METADATA] = json.dumps(metadata)
+    program.save(path, external_data=False)
+
+
+def _open_onnx(path: Path) -> _Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(clips: Tensor) -> tuple[Tensor, Tensor]:
+        logits_BK, scores_BK = session.run(["logits", "scores"], {"clips": clips.numpy()})
+        return torch.from_numpy(np.asarray(logits_BK)), torch.from_numpy(np.asarray(scores_BK))
+
+    return run
+
+
+FORMATS: dict[
+    str, tuple[Callable[[nn.Module, ModelDescription, dict[str, Any], Path], None], Callable[[Path], _Run]]
+] = {
+    "torch": (_write_torch, _open_torch),
+    "onnx": (_write_onnx, _open_onnx),
+}
+"""Name to how a file is written, and how one is opened to be run."""
+
+_PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+
+
+def _model_folder(location: str | os.PathLike[str]) -> Place:
+    folder = place(location)
+    return folder / "model" if (folder / "model" / DESCRIPTION_NAME).is_file() else folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporters say of their inner steps off the terminal."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+def _cause(error: BaseException) -> str:
+    """What an exporter stumbled over, on one line: its own error is a page of advice, its first cause is not."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
