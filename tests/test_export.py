@@ -170,7 +170,7 @@ def test_errors(model, tmp_path):
         export_model(model, "tflite", tmp_path / "a")
     with pytest.raises(InputError, match="can not be written"):
         export_model(model, "torch", tmp_path / "none" / "model.pt2")
-    with pytest.raises(InputError, match="name the folder of a trained model"):
+    with pytest.raises(InputError, match="no model here; name the folder of a stage"):
         export_model(tmp_path, "torch", tmp_path / "model.pt2")
     odd = make_model(tmp_path / "odd", fps=3)
     with pytest.raises(InputError, match=r"clip: .*fps"):

@@ -34,8 +34,8 @@ from w3ray import __version__
 from w3ray.data.clip import ClipSpec
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
-from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model
-from w3ray.storage import Place, fetched, place
+from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder
+from w3ray.storage import fetched
 
 METADATA = "w3ray.json"
 """Name of the metadata in both kinds of file: an extra file of PyTorch's, a property of ONNX's."""
@@ -100,7 +100,7 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
         raise InputError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
     write, open_run = FORMATS[kind]
     require_packages(kind)
-    with fetched(_model_folder(folder)) as local:
+    with fetched(model_folder(folder)) as local:
         network, description = load_model(local)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -306,11 +306,6 @@ FORMATS: dict[
 """Name to how a file is written, and how one is opened to be run."""
 
 _PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-
-
-def _model_folder(location: str | os.PathLike[str]) -> Place:
-    folder = place(location)
-    return folder / "model" if (folder / "model" / DESCRIPTION_NAME).is_file() else folder
 
 
 @contextmanager

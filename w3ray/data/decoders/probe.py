@@ -16,6 +16,7 @@ from w3ray.data.decoders._common import (
     silence_ffmpeg,
 )
 from w3ray.data.decoders._container import HEAD_BYTES, check_container
+from w3ray.data.decoders.frames import is_frame_folder
 from w3ray.data.decoders.pyav import failure_reason
 from w3ray.data.roots import outside
 from w3ray.storage import RemotePath, place
@@ -49,9 +50,9 @@ def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
 
     if outside(uri, roots):
         raise DecodeError(uri, "it is a link that leads outside the roots")
-    where = place(uri)
-    if isinstance(where, Path) and where.is_dir():
+    if is_frame_folder(uri):
         return _folder(uri, roots)
+    where = place(uri)
     silence_ffmpeg()
     try:
         with _opened(uri, where) as source, av.open(source) as container:
