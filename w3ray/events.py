@@ -173,7 +173,9 @@ class RunSummary:
     metric: str
     """Which metric compares the stages, such as top1."""
     model: str | None
-    """Where the model is: registered name and version, or its folder."""
+    """Registered name and version of the model; None where it is not registered."""
+    folder: str
+    """Where it lies: what `w3ray evaluate`, `predict` and the like take."""
     mlflow_command: str | None
     """The command that opens MLflow, or the address of the server; None without tracking."""
     overhead: Overhead | None

@@ -62,6 +62,7 @@ SUMMARY = RunSummary(
     ),
     metric="top1",
     model="quickstart version 2",
+    folder="/data/runs/stages/student-0/model",
     mlflow_command="mlflow ui --backend-store-uri sqlite:///" + "/a-long-folder-name" * 6 + "/mlflow.db",
     overhead=Overhead(to_first_step_s=11.5, between_stages_s={"student": 4.25}, outside_steps_s=20.0, total_s=90.0),
 )
@@ -206,6 +207,7 @@ class TestPlain:
         assert [cell.strip() for cell in student.split("│")[3:6]] == ["96.5%", "+2.5", "100.0%"]
         assert "reused" in text
         assert f"open MLflow  {SUMMARY.mlflow_command}\n" in text
+        assert f"model        {SUMMARY.folder}\nregistered   {SUMMARY.model}\n" in text
         assert "11.5 s to the first step, 4.2 s before student, 20.0 s outside training steps of 90.0 s\n" in text
 
     def test_closing_report_on_a_terminal(self, clock: Clock) -> None:

@@ -76,7 +76,8 @@ class TestPage:
     def test_header_says_what_is_needed_and_what_is_published(self, name: str) -> None:
         page = known_recipes()[name].read_text()
         recipe = load_recipe(name)
-        assert re.search(rf"# +w3ray data import [\w-]+ ANNOTATIONS --videos VIDEOS --out {re.escape(str(recipe.data.manifest))}\n", page)
+        manifest = re.escape(str(recipe.data.manifest))
+        assert re.search(rf"# +w3ray data import [\w-]+ ANNOTATIONS --videos VIDEOS --out {manifest}\n", page)
         assert "resnet50-0676ba61.pth" in page
         assert f"w3ray run {name}\n" in page
         assert re.search(r"# published: +top-1 \d\d\.\d, top-5 \d\d\.\d", page)

@@ -12,7 +12,8 @@ def print_closing_report(console: Console, summary: RunSummary) -> None:
     """Print the closing table and the lines under it."""
     console.print()
     console.print(_stage_table(summary))
-    for label, text in {"model": summary.model, "open MLflow": summary.mlflow_command}.items():
+    lines = {"model": summary.folder, "registered": summary.model, "open MLflow": summary.mlflow_command}
+    for label, text in lines.items():
         if text is not None:
             # Never folded by us: a command with a line break in it can not be copied.
             console.print(Text(f"{label:<13}{text}"), soft_wrap=True)

@@ -77,9 +77,10 @@ class SweepDisplay:
         if result.front:
             self.say("Pareto front " + ", ".join(f"{point.number:04d}" for point in result.front))
         model = result.model
-        if model["version"] or model["folder"]:
-            shown = f"{model['name']} version {model['version']} (alias best)" if model["version"] else model["folder"]
-            self.say(f"best model   {shown}")
+        if model["folder"]:
+            self.say(f"best model   {model['folder']}")
+        if model["version"]:
+            self.say(f"registered   {model['name']} version {model['version']} (alias best)")
         self.say(f"report       w3ray tune report {result.name} --storage {_storage_of(result)}")
         command = result.tracking["command"] or result.tracking["uri"]
         if command is not None:

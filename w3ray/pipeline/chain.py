@@ -512,7 +512,6 @@ class _Chain:
 
     def _summary(self, result: RunResult) -> RunSummary:
         model = result.model
-        shown = f"{model['name']} version {model['version']}" if model["version"] else str(model["folder"])
         return RunSummary(
             recipe=result.recipe,
             stages=tuple(
@@ -520,7 +519,8 @@ class _Chain:
                 for stage in result.stages
             ),
             metric=self.recipe.train.best_metric,
-            model=shown,
+            model=f"{model['name']} version {model['version']}" if model["version"] else None,
+            folder=str(model["folder"]),
             mlflow_command=result.tracking["command"] or result.tracking["uri"],
             overhead=self.clock.overhead(),
         )
