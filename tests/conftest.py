@@ -1,5 +1,6 @@
 """Fixtures that every part's tests share."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ def ray_session() -> Iterator[None]:
     assert not ray.is_initialized(), "another test left a Ray instance behind"
     connect(None, num_cpus=2)
     yield
+    gc.collect()  # a stream that a test left must end while Ray is there: afterwards Ray looks for a cluster, for ever
     disconnect()
 
 

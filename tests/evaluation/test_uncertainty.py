@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from w3ray.evaluation.uncertainty import bootstrap_interval, calibration, paired_difference
+from w3ray.evaluation.uncertainty import accuracy_interval, bootstrap_interval, calibration, paired_difference
 
 
 def test_an_interval_is_that_of_the_binomial_for_many_clips():
@@ -31,6 +31,15 @@ def test_all_right_leaves_no_doubt_that_can_be_drawn():
     assert bootstrap_interval(np.ones(10)) == (1.0, 1.0)
     with pytest.raises(ValueError, match="no clip"):
         bootstrap_interval(np.ones(0))
+
+
+def test_all_right_of_few_clips_is_not_certain():
+    low, high = accuracy_interval(np.ones(10))
+    assert high == 1.0
+    assert low**10 == pytest.approx(0.025), "the accuracy at which ten of ten are right that rarely"
+    assert accuracy_interval(np.zeros(10)) == pytest.approx((0.0, 1 - low))
+    some = np.arange(10) < 9
+    assert accuracy_interval(some) == bootstrap_interval(some)
 
 
 def test_scores_that_mean_what_they_say_have_no_error():

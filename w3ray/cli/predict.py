@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -53,11 +53,13 @@ def predict(
 
     progress = Progress("looking at {done}/{total} videos")
     found = []
-    with nullcontext() if out is None else _opened(out) as lines:
-        for one in run(
+    with ExitStack() as stack:
+        lines = None if out is None else stack.enter_context(_opened(out))
+        predictions = stack.enter_context(closing(run(
             model, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
             address=address, roots=root, on_start=start,
-        ):  # fmt: skip
+        )))  # fmt: skip
+        for one in predictions:
             if lines is not None:
                 lines.write(json.dumps(redacted(one.document()), ensure_ascii=False) + "\n")
             found.append(one)

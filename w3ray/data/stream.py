@@ -11,11 +11,13 @@ groups, each with an execution of its own that holds the items of its ranks: no 
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -136,11 +138,23 @@ class ForgetBlocks(ExecutionCallback):
                     queue._inner.pop(key, None)
 
 
-def read_microbatches(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Iterator[Microbatch]:
-    """The microbatches of one consumer, in order. `prefetch` is how many are fetched ahead."""
-    # batch_size None: a batch is a block as it was made, without a copy.
-    for row in shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch):
-        yield from_row(row)
+def read_microbatches(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[Microbatch, None, None]:
+    """The microbatches of one consumer, in order. `prefetch` is how many are fetched ahead.
+
+    Close it where it is not read to its end: what reads ahead ends with it. Left to the garbage collector it would end
+    at any time, and where Ray is gone by then Ray starts to look for a cluster, for ever.
+    """
+    with closing(blocks(shard, prefetch=prefetch)) as rows:
+        for row in rows:
+            yield from_row(row)
+
+
+def blocks(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[dict[str, np.ndarray], None, None]:
+    """The blocks of one consumer, in order, each as it was made: to be closed, as `read_microbatches`."""
+    # batch_size None: a batch is a block, without a copy.
+    batches = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch))
+    with closing(cast("Generator[dict[str, np.ndarray], None, None]", batches)):
+        yield from batches
 
 
 def build_dataset(

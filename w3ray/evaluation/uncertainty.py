@@ -38,6 +38,21 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def accuracy_interval(right_N: np.ndarray, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """`bootstrap_interval` of an accuracy; where all clips are right, or none, the exact binomial one.
+
+    There drawing clips again shows no doubt at all, however few there are (Clopper & Pearson, Biometrika 1934).
+
+    Raises:
+        ValueError: no clips.
+    """
+    right_N = np.asarray(right_N, dtype=bool)
+    if not len(right_N) or not (right_N.all() or not right_N.any()):
+        return bootstrap_interval(right_N, level=level, seed=seed)
+    reach = ((1 - level) / 2) ** (1 / len(right_N))
+    return (reach, 1.0) if right_N.all() else (0.0, 1 - reach)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """Clips in bins of the best score: `count`, mean `confidence` and `accuracy` of each (nan where it is empty)."""

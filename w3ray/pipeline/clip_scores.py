@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ class KeptScores:
         average: Any,
         plan: ResourcePlan,
         roots: Sequence[str] | None,
-    ) -> Iterator[int]:
-        """Score what is left; yields the number of rows done."""
+    ) -> Generator[int, None, None]:
+        """Score what is left; yields the number of rows done. To be closed: it keeps what it has by then."""
         from w3ray.pipeline.scoring import clips_together, model_files, score_clips
 
         resolved = rows.set_column(rows.schema.get_field_index("uri"), "uri", clips.resolved(rows["uri"]))
@@ -109,12 +110,13 @@ class KeptScores:
             plan=plan, flip_map=clips.flip_map, first_row=first, roots=roots,
         )  # fmt: skip
         try:
-            for some in scored:
-                waiting.append(_table(rows, some))
-                self.done = some.first_row + len(some.scores)
-                if self.done - began >= _PART_ROWS or time.monotonic() - written_s > _PART_EVERY_S:
-                    began, written_s = self._keep(waiting, began), time.monotonic()
-                yield self.done
+            with closing(scored):
+                for some in scored:
+                    waiting.append(_table(rows, some))
+                    self.done = some.first_row + len(some.scores)
+                    if self.done - began >= _PART_ROWS or time.monotonic() - written_s > _PART_EVERY_S:
+                        began, written_s = self._keep(waiting, began), time.monotonic()
+                    yield self.done
         finally:
             self._keep(waiting, began)
 

@@ -9,6 +9,7 @@ An evaluation that was interrupted goes on where it stopped, and one that is ask
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,10 +112,11 @@ def evaluate(
             if part.done == rows.num_rows:
                 continue
             plan = plan_scoring(connection.nodes())
-            for count in part.score(folder, description, clips, rows, looks, average, plan, roots):
-                done[number] = count
-                if on_progress is not None:
-                    on_progress(sum(done), total)
+            with closing(part.score(folder, description, clips, rows, looks, average, plan, roots)) as counts:
+                for count in counts:
+                    done[number] = count
+                    if on_progress is not None:
+                        on_progress(sum(done), total)
     finally:
         connection.close()
     result = ensemble([part.scores(rows) for part in parts])
@@ -154,7 +156,7 @@ def measure(result: ClipScores) -> dict[str, Any]:
     Raises:
         RunError: none could.
     """
-    from w3ray.evaluation.uncertainty import bootstrap_interval, calibration
+    from w3ray.evaluation.uncertainty import accuracy_interval, calibration
 
     readable = result.readable
     if not readable.any():
@@ -162,8 +164,8 @@ def measure(result: ClipScores) -> dict[str, Any]:
     counts = counted(result)
     metrics: dict[str, Any] = dict(counts.result())
     scores, labels = result.scores[readable], result.labels[readable]
-    metrics["top1_interval"] = bootstrap_interval(_right(scores, labels, 1))
-    metrics["top5_interval"] = bootstrap_interval(_right(scores, labels, 5))
+    metrics["top1_interval"] = accuracy_interval(_right(scores, labels, 1))
+    metrics["top5_interval"] = accuracy_interval(_right(scores, labels, 5))
     metrics["calibration_error"] = calibration(scores, labels).expected_error
     return metrics
 

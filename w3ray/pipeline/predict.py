@@ -5,7 +5,8 @@ A few are looked at in this process; many on a Ray cluster, by the same code and
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def predict(
     address: str | None = None,
     roots: Sequence[str] | None = None,
     on_start: Callable[[int], None] = lambda count: None,
-) -> Iterator[Prediction]:
-    """Look at videos, one after the other in the order of their names.
+) -> Generator[Prediction, None, None]:
+    """Look at videos, one after the other in the order of their names. To be closed where it is not read to its end.
 
     Args:
         model: folder of a model, or of its stage.
@@ -125,14 +126,15 @@ def _on_cluster(
             files, rows, spec=ClipSpec(**description.clip), protocol=protocol, average=average, plan=plan,
             flip_map=flip_map, roots=roots,
         )  # fmt: skip
-        for some in scored:
-            reasons = {failure.clip_id: failure.reason for failure in some.failures}
-            names = rows["clip_id"].slice(some.first_row, len(some.scores)).to_pylist()
-            for name, scores_K in zip(names, some.scores, strict=True):
-                if name in reasons:
-                    yield Prediction(video=name, top=(), reason=reasons[name])
-                else:
-                    yield Prediction(video=name, top=_best(scores_K, description.classes, top))
+        with closing(scored):
+            for some in scored:
+                reasons = {failure.clip_id: failure.reason for failure in some.failures}
+                names = rows["clip_id"].slice(some.first_row, len(some.scores)).to_pylist()
+                for name, scores_K in zip(names, some.scores, strict=True):
+                    if name in reasons:
+                        yield Prediction(video=name, top=(), reason=reasons[name])
+                    else:
+                        yield Prediction(video=name, top=_best(scores_K, description.classes, top))
     finally:
         connection.close()
 

@@ -9,8 +9,8 @@ the network together depends on nothing but their place in the table, so any num
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataIterator
+from ray.data import ActorPoolStrategy
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.microbatch import ClipFailure, ClipTables, from_row
 from w3ray.data.schedule import Schedule
-from w3ray.data.stream import CLIP_TIMEOUT_S, DecoderPool, build_dataset
+from w3ray.data.stream import CLIP_TIMEOUT_S, DecoderPool, blocks, build_dataset
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
@@ -76,8 +76,8 @@ def score_clips(
     roots: Sequence[str] | None = None,
     cache: VideoCache | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
-) -> Iterator[ScoredClips]:
-    """Score the rows from `first_row` (a multiple of `clips_together`) on, in order.
+) -> Generator[ScoredClips, None, None]:
+    """Score the rows from `first_row` (a multiple of `clips_together`) on, in order; to be closed.
 
     Args:
         files: of `model_files`.
@@ -117,14 +117,17 @@ def score_clips(
     )
     (shard,) = dataset.streaming_split(1, equal=False)  # its coordinator is a process of its own, not this one
     try:
-        yield from _in_order(shard, first_row, rows.num_rows, together)
+        with closing(blocks(shard)) as scored:
+            yield from _in_order(scored, first_row, rows.num_rows, together)
     finally:
         ray.kill(shard._coord_actor)  # it would go on where nobody reads any more
 
 
-def _in_order(shard: DataIterator, first_row: int, num_rows: int, together: int) -> Iterator[ScoredClips]:
+def _in_order(
+    rows: Iterator[dict[str, np.ndarray]], first_row: int, num_rows: int, together: int
+) -> Iterator[ScoredClips]:
     due = first_row
-    for batch in shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+    for batch in rows:
         row = {name: values[0] for name, values in batch.items()}
         count = min(together, num_rows - due)
         if int(row["first_row"]) != due:

@@ -11,8 +11,8 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -106,10 +106,11 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     from w3ray.training.worker import run_worker
 
     spec, events = config["stage"], config["events"]
-    return run_worker(spec, events, _while_heard(_microbatches(spec, config["tables"]), events))
+    with closing(_microbatches(spec, config["tables"])) as stream:
+        return run_worker(spec, events, _while_heard(stream, events))
 
 
-def _microbatches(spec: StageSpec, tables: ClipTables) -> Iterator[Microbatch]:
+def _microbatches(spec: StageSpec, tables: ClipTables) -> Generator[Microbatch, None, None]:
     """What other trials have decoded, without a stream of its own; from the first item that lacks a clip, the stream.
 
     So a trial that comes later than others waits for no decoder's start, and one that catches up with them goes on
