@@ -85,8 +85,7 @@ def evaluate(
         RunError: too many clips can not be read.
     """
     started = time.monotonic()
-    if average not in ("scores", "logits"):
-        raise InputError(f"--average must be scores or logits, not {average!r}")
+    check_average(average)
     if not models:
         raise InputError("name at least one model")
     looks = parse_protocol(protocol)
@@ -104,35 +103,25 @@ def evaluate(
     }  # fmt: skip
     parts = [KeptScores(root, folder, about) for folder in folders]
     reused = sum(part.done for part in parts)
-    total, done = rows.num_rows * len(parts), [part.done for part in parts]
-
     connection = Connection(address, imports=False)
     try:
-        for number, (part, folder, description) in enumerate(zip(parts, folders, descriptions, strict=True)):
+        for part, folder, description in zip(parts, folders, descriptions, strict=True):
             if part.done == rows.num_rows:
                 continue
             plan = plan_scoring(connection.nodes())
             with closing(part.score(folder, description, clips, rows, looks, average, plan, roots)) as counts:
-                for count in counts:
-                    done[number] = count
+                for _ in counts:
                     if on_progress is not None:
-                        on_progress(sum(done), total)
+                        on_progress(sum(one.done for one in parts), rows.num_rows * len(parts))
     finally:
         connection.close()
     result = ensemble([part.scores(rows) for part in parts])
-    unreadable = len(result.reasons)
-    if unreadable > max_failed_share * rows.num_rows:
-        shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(result.reasons.items())[:3])
-        raise RunError(
-            f"{unreadable} of {rows.num_rows} clips can not be read, more than --max-failed-share "
-            f"{max_failed_share:g} ({shown}); all reasons are in {parts[0].directory}"
-        )
     directory = parts[0].directory
+    _check_readable(result, max_failed_share, directory)
     if len(parts) > 1:
         key = identity_of({"ensemble": [part.identity for part in parts]})
         directory = root / "evaluations" / f"ensemble-{split}-{looks.name}-{key[:12]}"
         write_scores(directory, result)
-    metrics = measure(result)
     answer = Evaluated(
         directory=str(directory),
         models=tuple(map(str, folders)),
@@ -141,13 +130,29 @@ def evaluate(
         protocol=looks.name,
         average=average,
         clips=rows.num_rows,
-        unreadable=unreadable,
-        metrics=metrics,
+        unreadable=len(result.reasons),
+        metrics=measure(result),
         reused=reused,
         seconds=time.monotonic() - started,
     )
     _write_report(directory, result, clips.classes, answer)
     return answer
+
+
+def check_average(average: str) -> None:
+    """Raises: InputError where nothing can be averaged so."""
+    if average not in ("scores", "logits"):
+        raise InputError(f"--average must be scores or logits, not {average!r}")
+
+
+def _check_readable(result: ClipScores, max_failed_share: float, directory: Place) -> None:
+    clips, unreadable = len(result.clip_ids), len(result.reasons)
+    if unreadable > max_failed_share * clips:
+        shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(result.reasons.items())[:3])
+        raise RunError(
+            f"{unreadable} of {clips} clips can not be read, more than --max-failed-share {max_failed_share:g} "
+            f"({shown}); all reasons are in {directory}"
+        )
 
 
 def measure(result: ClipScores) -> dict[str, Any]:

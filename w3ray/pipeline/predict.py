@@ -22,7 +22,7 @@ from w3ray.data.manifest import read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
 from w3ray.models.bundle import model_folder
-from w3ray.pipeline.evaluate import plan_scoring
+from w3ray.pipeline.evaluate import check_average, plan_scoring
 from w3ray.storage import RemotePath, is_remote, place
 
 FEW = 32
@@ -78,6 +78,7 @@ def predict(
     from w3ray.pipeline.scoring import model_files, scorer_of
 
     looks = parse_protocol(protocol)
+    check_average(average)
     if top < 1:
         raise InputError(f"--top must be at least 1, not {top}")
     files = model_files(model_folder(model))
