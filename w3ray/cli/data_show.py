@@ -11,7 +11,6 @@ from w3ray.data.manifest import read_manifest
 from w3ray.errors import InputError
 
 if TYPE_CHECKING:
-    from w3ray.data.schedule import Schedule
     from w3ray.recipe import Recipe, ResolvedStage
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -45,6 +44,7 @@ def show(
     settings = _settings(manifest, recipe, overrides or [], seed)
     from w3ray.data.contact_sheet import draw_sheet, evaluation_rows, training_rows
     from w3ray.data.roots import check_roots
+    from w3ray.pipeline.prepare import stage_schedule
 
     data, spec = settings.data, settings.data.clip_spec()
     clips = read_manifest(manifest)
@@ -57,7 +57,9 @@ def show(
     if trains:
         if epoch >= chosen.train.epochs:
             raise InputError(f"--epoch {epoch}: stage {chosen.name} has the epochs 0 to {chosen.train.epochs - 1}")
-        schedule = _schedule(chosen, settings.seed + chosen.index, clips.split(split, ["label"]).num_rows)
+        # Validations decide nothing about which clips come in which order.
+        num_train = clips.split(split, ["label"]).num_rows
+        schedule = stage_schedule(chosen, settings.seed + chosen.index, num_train=num_train)
         rows = training_rows(clips, split, spec, schedule, epoch=epoch, count=count, roots=data.roots)
         when = f"stage {chosen.name}, epoch {epoch}, seed {settings.seed}"
     else:
@@ -124,25 +126,3 @@ def _stage(recipe: "Recipe", name: str | None) -> "ResolvedStage":
     if name is not None and name not in stages:
         raise InputError(f"--stage {name}: no such stage; known: {', '.join(stages)}")
     return next(iter(stages.values())) if name is None else stages[name]
-
-
-def _schedule(stage: "ResolvedStage", seed: int, num_train: int) -> "Schedule":
-    """As the stage has it; what does not decide which clips come in which order is left out."""
-    from w3ray.data.schedule import Schedule
-
-    train = stage.train
-    try:
-        return Schedule(
-            num_train=num_train,
-            num_val=0,
-            num_test=0,
-            batch_size=train.batch_size,
-            microbatch_size=train.microbatch_size,
-            rows_together=train.rows_together,
-            epochs=train.epochs,
-            validate_every_epochs=train.validate_every_epochs,
-            seed=seed,
-            world_size=1,
-        )
-    except ValueError as error:
-        raise InputError(f"stage {stage.name}: train: {error}") from error

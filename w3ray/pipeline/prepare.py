@@ -197,12 +197,24 @@ def _weights_key(weights: str | None) -> str | None:
 
 
 def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
+    rows = {kind: data.splits[kind].num_rows for kind in ("train", "val", "test")}
+    schedule = stage_schedule(stage, seed, num_train=rows["train"], num_val=rows["val"], num_test=rows["test"])
+    _require_same_clip(data.splits["train"], stage.train.rows_together, stage.name)
+    return schedule
+
+
+def stage_schedule(stage: ResolvedStage, seed: int, *, num_train: int, num_val: int = 0, num_test: int = 0) -> Schedule:
+    """The order of a stage's stream, for one worker.
+
+    Raises:
+        InputError: its sizes do not fit each other.
+    """
     train = stage.train
     try:
-        schedule = Schedule(
-            num_train=data.splits["train"].num_rows,
-            num_val=data.splits["val"].num_rows,
-            num_test=data.splits["test"].num_rows,
+        return Schedule(
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
             batch_size=train.batch_size,
             microbatch_size=train.microbatch_size,
             rows_together=train.rows_together,
@@ -213,8 +225,6 @@ def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
         )
     except ValueError as error:
         raise InputError(f"stage {stage.name}: train: {error}") from error
-    _require_same_clip(data.splits["train"], train.rows_together, stage.name)
-    return schedule
 
 
 def _require_same_clip(rows: pa.Table, rows_together: int, stage: str) -> None:

@@ -238,8 +238,10 @@ class _Sweep:
             try:
                 return self._run(book)
             finally:
-                self._forget_clips()
-                self.connection.close()
+                try:
+                    self._forget_clips()
+                finally:
+                    self.connection.close()
 
     def _run(self, book: Book) -> SweepResult:
         space = self.space
@@ -412,6 +414,9 @@ class _Sweep:
             return
         self.shared.remove()
         import ray
+
+        if self.connection.is_own or not ray.is_initialized():  # nobody else's node; or Ray would look for a cluster
+            return
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         me = ray.get_runtime_context().get_node_id()
