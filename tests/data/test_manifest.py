@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w3ray.data.manifest import SCHEMA, build_manifest, read_manifest, write_manifest
+from w3ray.data.manifest import SCHEMA, build_manifest, known_labels, read_manifest, write_manifest
 from w3ray.errors import InputError
 
 METADATA = {"w3ray.version": "1", "w3ray.classes": '["open", "close"]', "w3ray.flip_map": "{}"}
@@ -232,7 +232,7 @@ def test_optional_columns_are_filled_and_unknown_ones_dropped(tmp_path):
         ({"label": ["0", "1", "0", "1"]}, "column 'label' is string, it must be int32"),
         ({"label": [0.0, 1.0, 0.0, 1.0]}, "column 'label' is double, it must be int32"),
         ({"label": [0, 1, 0, 2**40]}, "column 'label' is int64, it must be int32"),
-        ({"label": pa.array([0, None, 0, 1], pa.int32())}, "column 'label' is empty in row 1"),
+        ({"split": ["train", None, "val", "val"]}, "column 'split' is empty in row 1"),
         ({"clip_id": [1, 2, 3, 4]}, "column 'clip_id' is int64, it must be string"),
         ({"clip_id": ["a", "b", "a", "c"]}, "clip_id 'a' occurs 2 times"),
         ({"uri": ["a", None, "b", "c"]}, "column 'uri' is empty in row 1"),
@@ -350,3 +350,51 @@ def test_stored_metadata_is_what_the_docstring_says(tmp_path):
     assert json.loads(metadata[b"w3ray.classes"]) == ["left", "right"]
     assert json.loads(metadata[b"w3ray.flip_map"]) == {"0": 1, "1": 0}
     assert json.loads(metadata[b"w3ray.version"]) == 1
+
+
+def with_heads(**changes):
+    columns = {
+        "clip_id": ["a", "b", "c"],
+        "uri": ["/v/a.mp4", "/v/b.mp4", "/v/c.mp4"],
+        "label": [5, 0, None],
+        "split": ["train", "val", "test"],
+    }
+    options = {"classes": ("take", "put", "cup", "pan", "lid"), "head_sizes": (("verb", 2), ("noun", 3))} | changes
+    return build_manifest(columns, options.pop("classes"), **options)
+
+
+def test_several_labels_a_clip_are_one_number_and_survive_the_file(tmp_path):
+    written = write_manifest(with_heads(flip_map={0: 0}), tmp_path / "m.parquet")
+    read = read_manifest(tmp_path / "m.parquet")
+    assert read == written
+    assert read.head_sizes == (("verb", 2), ("noun", 3))
+    assert [read.heads.class_name(label) for label in read.table["label"].to_pylist()] == ["put lid", "take cup", "?"]
+    assert known_labels(read.table).tolist() == [5, 0, -1]
+    assert read.fingerprint() == with_heads(flip_map={0: 0}).fingerprint()
+    assert read.fingerprint() != with_heads(flip_map={0: 0}, head_sizes=(("verb", 3), ("noun", 2))).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_sizes": (("verb", 2), ("noun", 2))}, "do not add up to 5 class names"),
+        ({"head_sizes": (("verb", 1), ("noun", 4))}, "out of range, first 5 of clip 'a'; the combinations of"),
+        ({"head_sizes": (("verb", 2), ("verb", 3))}, "two or more different names"),
+        ({"head_sizes": (("verb", 5),)}, "two or more different names"),
+        ({"classes": ("take", "put", "cup", "cup", "lid")}, "class names of 'noun' must be different"),
+        ({"flip_map": {0: 1, 1: 0}}, "with several heads a mirror image keeps its labels"),
+    ],
+)
+def test_heads_that_do_not_fit(changes, message):
+    with pytest.raises(InputError, match=message):
+        with_heads(**changes)
+
+
+def test_one_name_may_be_a_class_of_two_heads():
+    assert with_heads(classes=("cup", "put", "cup", "pan", "lid")).heads.class_name(0) == "cup cup"
+
+
+def test_heads_of_a_file_that_can_not_be_read(tmp_path):
+    path = write_raw(tmp_path / "m.parquet", metadata=METADATA | {"w3ray.heads": '{"verb": 2}'})
+    with pytest.raises(InputError, match="metadata can not be read"):
+        read_manifest(path)

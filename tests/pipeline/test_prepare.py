@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from w3ray.data.manifest import SCHEMA
+from w3ray.data.manifest import SCHEMA, build_manifest, write_manifest
 from w3ray.errors import InputError
-from w3ray.pipeline.prepare import _require_same_clip
+from w3ray.pipeline.prepare import _require_same_clip, prepare_data
+from w3ray.recipe import load_recipe
 
 NUM_CLIPS = 1_000_000
 
@@ -90,3 +91,17 @@ def test_rows_kept_together_must_be_of_one_clip(monkeypatch, rows_at_once):
             _require_same_clip(pairs(**changed), 2, "teacher")
     with pytest.raises(InputError, match="rows 0 and 2 together"):
         _require_same_clip(pairs(), 3, "teacher")
+
+
+def test_a_split_without_labels_is_refused(tmp_path):
+    columns = {
+        "clip_id": ["a", "b", "c", "d"],
+        "uri": [f"/v/{name}.mp4" for name in "abcd"],
+        "label": [0, 1, 1, None],
+        "split": ["train", "train", "val", "test"],
+    }
+    manifest = write_manifest(build_manifest(columns, ("left", "right")), tmp_path / "m.parquet")
+    options = [f"data.manifest={manifest.location}"]
+    assert prepare_data(load_recipe("tank-state", [*options, "data.test_split=val"])).splits["val"].num_rows == 1
+    with pytest.raises(InputError, match=r"1 of 1 clips of split 'test' have no label \(the first is 'd'\)"):
+        prepare_data(load_recipe("tank-state", [*options, "data.test_split=test", "evaluation.split=test"]))

@@ -9,7 +9,7 @@ Columns, one row a clip:
 | start_s  | float64 | no       | where the clip begins in the video, seconds; null: the video's start  |
 | end_s    | float64 | no       | where it ends (exclusive), seconds; null: the video's end             |
 | reversed | bool    | no       | the clip is played backwards; absent: false                           |
-| label    | int32   | yes      | index into the class names                                            |
+| label    | int32   | yes      | index into the class names; null: not known, as of a test split       |
 | split    | string  | yes      | `train`, `val`, `test` or any other name                              |
 | group    | string  | no       | what a fold must not tear apart: a subject, a sequence, a camera      |
 
@@ -20,6 +20,10 @@ clip with start_s = i / 30 and end_s = j / 30.
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it
 keeps its meaning when mirrored; an empty object says that nothing is known about mirroring).
+
+Clips with several labels, such as a verb and a noun, have `w3ray.heads` too: a list of [name, number of classes], an
+entry a HEAD, in order. The class names are then those of all heads, one head behind the other, `label` is the number of
+the combination (`w3ray.heads` says how it is counted), and a mirror image keeps its labels.
 """
 
 import hashlib
@@ -36,6 +40,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from w3ray.errors import InputError
+from w3ray.heads import UNLABELLED, Heads
 from w3ray.storage import file_system
 
 MANIFEST_VERSION = 1
@@ -48,7 +53,7 @@ SCHEMA = pa.schema(
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
         pa.field("reversed", pa.bool_(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
+        pa.field("label", pa.int32()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("group", pa.string()),
     ]
@@ -65,13 +70,19 @@ class Manifest:
     """A checked manifest.
 
     `table` has exactly the columns of SCHEMA; `location` is the Parquet file it was read from or will be written to,
-    and "" while it has none (then every uri must be absolute).
+    and "" while it has none (then every uri must be absolute). `classes` are the names of all heads, `head_sizes` as in
+    `w3ray.heads.Heads`.
     """
 
     table: pa.Table
     classes: tuple[str, ...]
     flip_map: dict[int, int]
     location: str = ""
+    head_sizes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(self.classes, self.head_sizes)
 
     @property
     def num_classes(self) -> int:
@@ -167,6 +178,7 @@ def build_manifest(
     classes: tuple[str, ...] | list[str],
     flip_map: dict[int, int] | None = None,
     location: str = "",
+    head_sizes: Sequence[tuple[str, int]] = (),
 ) -> Manifest:
     """A checked manifest from columns in memory; the optional ones may be left out.
 
@@ -183,7 +195,7 @@ def build_manifest(
             raise InputError(f"manifest: column {name!r}: {error}") from error
         except UnicodeEncodeError as error:
             raise InputError(f"manifest: column {name!r}: {error.object!a} is no UTF-8 text; rename it") from error
-    return _checked(pa.table(arrays), tuple(classes), dict(flip_map or {}), location)
+    return _checked(pa.table(arrays), tuple(classes), dict(flip_map or {}), location, tuple(head_sizes))
 
 
 def read_manifest(location: str | os.PathLike[str]) -> Manifest:
@@ -212,6 +224,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         if not isinstance(classes, list):
             raise TypeError("the classes are no list")
         flip_map = {int(label): int(mirror) for label, mirror in json.loads(metadata["w3ray.flip_map"]).items()}
+        head_sizes = tuple((str(name), int(size)) for name, size in json.loads(metadata.get("w3ray.heads", "[]")))
     except KeyError as error:
         raise InputError(
             f"manifest {location}: the metadata {error} is missing, so it is no w3ray manifest; "
@@ -221,7 +234,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"manifest {location}: its w3ray metadata can not be read ({error})") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"manifest {location}: version {version}; this w3ray reads version {MANIFEST_VERSION}")
-    return _checked(table, tuple(classes), flip_map, location)
+    return _checked(table, tuple(classes), flip_map, location, head_sizes)
 
 
 def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Manifest:
@@ -238,7 +251,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     uris = pc.if_else(pc.starts_with(uris, folder), pc.utf8_slice_codeunits(uris, len(folder)), uris)
     place = SCHEMA.get_field_index("uri")
     table = manifest.table.set_column(place, SCHEMA.field("uri"), uris)
-    written = _checked(table, manifest.classes, manifest.flip_map, location)
+    written = _checked(table, manifest.classes, manifest.flip_map, location, manifest.head_sizes)
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in _metadata(written).items()}
     )
@@ -261,36 +274,74 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
 
 
 def _metadata(manifest: Manifest) -> dict[str, object]:
-    return {
+    metadata: dict[str, object] = {
         "w3ray.version": MANIFEST_VERSION,
         "w3ray.classes": list(manifest.classes),
         "w3ray.flip_map": {str(label): mirror for label, mirror in sorted(manifest.flip_map.items())},
     }
+    if manifest.head_sizes:  # absent otherwise: older fingerprints hold
+        metadata["w3ray.heads"] = [list(head) for head in manifest.head_sizes]
+    return metadata
 
 
-def _checked(table: pa.Table, classes: tuple[str, ...], flip_map: dict[int, int], location: str) -> Manifest:
+def _checked(
+    table: pa.Table,
+    classes: tuple[str, ...],
+    flip_map: dict[int, int],
+    location: str,
+    head_sizes: tuple[tuple[str, int], ...],
+) -> Manifest:
     where = f"manifest {location}" if location else "manifest"
     table = _conform(table, where)
     if table.num_rows == 0:
         raise InputError(f"{where}: it has no clips")
-    if not classes or not all(isinstance(name, str) and name for name in classes) or len(set(classes)) != len(classes):
-        raise InputError(f"{where}: the class names must be different, non-empty strings, not {list(classes)}")
-    labels = table["label"].to_numpy()
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if wrong.size:
-        row = int(wrong[0])
-        raise InputError(
-            f"{where}: {wrong.size} label(s) out of range, first {labels[row]} of clip "
-            f"{table['clip_id'][row].as_py()!r}; its {len(classes)} classes have the labels 0..{len(classes) - 1}"
-        )
+    _check_labels(table, _heads(classes, head_sizes, where), where)
     for label, mirror in flip_map.items():
         if not (0 <= label < len(classes) and 0 <= mirror < len(classes)):
             raise InputError(f"{where}: flip_map {label} -> {mirror} is outside the labels 0..{len(classes) - 1}")
         if flip_map.get(mirror, mirror) != label:
             raise InputError(f"{where}: flip_map {label} -> {mirror} but not back; mirroring twice must change nothing")
+        if head_sizes and mirror != label:
+            raise InputError(
+                f"{where}: flip_map {label} -> {mirror}: with several heads a mirror image keeps its labels"
+            )
     _check_unique(table["clip_id"], where)
     _check_spans(table, where)
-    return Manifest(table=table, classes=classes, flip_map=flip_map, location=location)
+    return Manifest(table=table, classes=classes, flip_map=flip_map, location=location, head_sizes=head_sizes)
+
+
+def _heads(classes: tuple[str, ...], head_sizes: tuple[tuple[str, int], ...], where: str) -> Heads:
+    """The heads, with names that are different, non-empty strings in each."""
+    if not classes:
+        raise InputError(f"{where}: it has no class names")
+    try:
+        heads = Heads(classes, head_sizes)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    for head in heads.each():
+        names = head.classes
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
+            of = f" of {head.name!r}" if head.name else ""
+            raise InputError(f"{where}: the class names{of} must be different, non-empty strings, not {list(names)}")
+    return heads
+
+
+def _check_labels(table: pa.Table, heads: Heads, where: str) -> None:
+    labels = pc.fill_null(table["label"], 0).to_numpy()
+    wrong = np.flatnonzero((labels < 0) | (labels >= heads.num_labels))
+    if wrong.size:
+        row = int(wrong[0])
+        known = f"its {len(heads.classes)} classes" if not heads.several else f"the combinations of {dict(heads.sizes)}"
+        raise InputError(
+            f"{where}: {wrong.size} label(s) out of range, first {labels[row]} of clip "
+            f"{table['clip_id'][row].as_py()!r}; {known} have the labels 0..{heads.num_labels - 1}"
+        )
+
+
+def known_labels(table: pa.Table) -> np.ndarray:
+    """int64 [N]: the labels of a table of clips, `UNLABELLED` where one is not known."""
+    labels: np.ndarray = pc.fill_null(table["label"], UNLABELLED).to_numpy().astype(np.int64)
+    return labels
 
 
 def _conform(table: pa.Table, where: str) -> pa.Table:

@@ -106,6 +106,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     clip.require_flip_map(manifest.flip_map)
     names = {"train": data.train_split, "val": data.val_split, "test": test_split}
     rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}
+    for name, table in rows.items():
+        _require_labels(table, name, manifest.location)
     fingerprint = manifest.fingerprint()
     determinants = {
         "manifest": fingerprint,
@@ -141,6 +143,16 @@ def _rows(manifest: Manifest, split: str) -> pa.Table:
         # Of a table, not of a column: it leaves apart what would pass the 2 GiB of a piece of `pa.string()`.
         columns[name] = pa.table({name: column}).combine_chunks()[name]
     return pa.table(columns)
+
+
+def _require_labels(rows: pa.Table, split: str, where: str) -> None:
+    """Raises: InputError where a clip that is trained on or counted has no label."""
+    if unknown := rows["label"].null_count:
+        first = rows["clip_id"][pc.index(pc.is_null(rows["label"]), True).as_py()].as_py()
+        raise InputError(
+            f"{where}: {unknown} of {rows.num_rows} clips of split {split!r} have no label (the first is {first!r}): a "
+            "run can neither learn nor count them; `w3ray evaluate` writes their scores"
+        )
 
 
 def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
