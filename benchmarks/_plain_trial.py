@@ -56,7 +56,7 @@ def train(planned: PlannedStage, teacher: PlannedStage, data: PreparedData) -> f
         clip_grad_norm=settings.clip_grad_norm,
         label_smoothing=settings.label_smoothing,
     )
-    counts = Counts(len(data.classes))
+    counts = Counts(data.heads.num_scores)
     started = time.perf_counter()
     for number in range(schedule.total_items):
         item = schedule.item(number)

@@ -6,7 +6,7 @@ them. Only the number of clips is free.
 
     clips   uint8   [batch, T, S, S, 3]   RGB, 0 to 255
     logits  float32 [batch, K]            before the softmax: to average views or models, or to calibrate
-    scores  float32 [batch, K]            softmax, in the order of the classes
+    scores  float32 [batch, K]            softmax, in the order of the classes (of each head, where there are several)
 
 A file is what was asked for only if it says so itself: it is read back and run on a few clips beside the model.
 """
@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from w3ray import __version__
 from w3ray.data.clip import ClipSpec
 from w3ray.errors import InputError, RunError
+from w3ray.evaluation.head_scores import softmax_by_head
 from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder
 from w3ray.storage import fetched
@@ -71,7 +72,7 @@ class Recogniser(nn.Module):
 
     def __init__(self, network: nn.Module, description: ModelDescription) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.heads = network, description.heads
         scale_C, shift_C = scale_and_shift(description.mean, description.std)
         self.register_buffer("scale_C", scale_C)
         self.register_buffer("shift_C", shift_C)
@@ -80,7 +81,7 @@ class Recogniser(nn.Module):
         """uint8 [B, T, S, S, 3] -> logits and scores, float32 [B, K]."""
         x_BTHWC = clips.to(torch.float32) * self.scale_C + self.shift_C
         logits_BK = self.network(x_BTHWC.permute(0, 1, 4, 2, 3)).logits_BK
-        return logits_BK, logits_BK.softmax(dim=1)
+        return logits_BK, softmax_by_head(logits_BK, self.heads)
 
 
 def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLike[str]) -> Exported:
@@ -171,10 +172,11 @@ def describe(description: ModelDescription) -> dict[str, Any]:
             "scores": {
                 "dtype": "float32",
                 "shape": ["batch", num_classes],
-                "meaning": "of each class, between 0 and 1; they add up to 1",
+                "meaning": "of each class, between 0 and 1; those of a head add up to 1",
             },
         },
         "classes": list(description.classes),
+        "heads": [list(head) for head in description.head_sizes],
         "clip": {
             "num_frames": clip.num_frames,
             "sampling": clip.sampling,
@@ -220,7 +222,7 @@ def compare(network: nn.Module, description: ModelDescription, run: _Run) -> tup
         if logits_BK.shape != expected_BK[:batch].shape or scores_BK.shape != logits_BK.shape:
             return float("inf"), float("inf")
         logits = (logits_BK - expected_BK[:batch]).abs().max() / spread
-        scores = (scores_BK - expected_BK[:batch].softmax(dim=1)).abs().max()
+        scores = (scores_BK - softmax_by_head(expected_BK[:batch], description.heads)).abs().max()
         # In this order a NaN of the exported network is kept.
         logits_difference = float(torch.maximum(logits, torch.tensor(logits_difference)))
         scores_difference = float(torch.maximum(scores, torch.tensor(scores_difference)))

@@ -6,6 +6,7 @@ other; a clip has one whole number as its label, which counts the combinations i
 through tables, streams and logs as one number, whatever it stands for. Arithmetic alone: numbers, arrays and tensors.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 UNLABELLED = -1
 """Stands for "not known" where labels are numbers in an array; a manifest leaves the place empty."""
 
-MOST_COMBINATIONS = 2**31
-"""A manifest keeps labels as int32."""
+MOST_COMBINATIONS = 1_000_000
+"""Each one has counts of its own in every evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Heads:
         if min(size for _, size in self.sizes) < 1 or sum(size for _, size in self.sizes) != len(self.classes):
             raise ValueError(f"heads {dict(self.sizes)} do not add up to {len(self.classes)} class names")
         if self.num_labels > MOST_COMBINATIONS:
-            raise ValueError(f"heads {dict(self.sizes)} have {self.num_labels} combinations, at most 2**31 can be kept")
+            raise ValueError(f"heads {dict(self.sizes)}: {self.num_labels} combinations, at most {MOST_COMBINATIONS}")
 
     @property
     def several(self) -> bool:
@@ -78,6 +79,10 @@ class Heads:
         for part, size in zip(parts[1:], self._counts()[1:], strict=True):
             label = label * size + part
         return label
+
+    def label_names(self) -> tuple[str, ...]:
+        """What each label means, in order: the class names of one head, the combinations of several."""
+        return tuple(" ".join(names) for names in itertools.product(*(head.classes for head in self.each())))
 
     def class_name(self, label: int | None) -> str:
         """What a label means, as "take plate"; "?" where it is not known."""

@@ -74,6 +74,17 @@ def _decoders() -> Mapping[str, Any]:
     return DECODERS
 
 
+def _check_loss(name: str) -> str:
+    """A loss, or the part of one that is about one head: `cross_entropy.verb`."""
+    kind, dot, head = name.partition(".")
+    if dot and (kind != "cross_entropy" or not head):
+        raise ValueError(f"unknown loss {name!r}; only cross_entropy has parts, as cross_entropy.verb")
+    known = _losses()
+    if kind not in known:
+        raise ValueError(f"unknown loss {name!r}; {did_you_mean(kind, known)}known: {', '.join(known)}")
+    return name
+
+
 def _samplers() -> Mapping[str, Any]:
     from w3ray.data.clip_sampling import SAMPLERS
 
@@ -361,8 +372,9 @@ class Stage(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="name, unique in the recipe")
     teacher: str | None = Field(default=None, description="name of an earlier stage")
-    loss_weights: dict[Annotated[str, _known("loss", _losses)], Annotated[float, Field(ge=0)]] = Field(
-        default={}, description="weights of the losses; cross_entropy is 1 unless given"
+    loss_weights: dict[Annotated[str, AfterValidator(_check_loss)], Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description="weights of the losses; cross_entropy is 1 unless given; cross_entropy.verb: of head 'verb' alone",
     )
     train: dict[str, Any] = Field(default={}, description="parts of the recipe's `train` that differ in this stage")
     model: dict[str, Any] = Field(default={}, description="parts of the recipe's `model` that differ in this stage")

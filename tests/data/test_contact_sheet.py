@@ -75,7 +75,7 @@ def test_evaluation_rows_come_from_all_over(manifest):
 
 def test_the_frames_are_on_the_sheet(manifest):
     rows = evaluation_rows(manifest, "val", SPEC, count=2)
-    sheet = np.asarray(draw_sheet(rows, manifest.classes, num_frames=4, size=32, title="a", subtitle="b"))
+    sheet = np.asarray(draw_sheet(rows, manifest.heads, num_frames=4, size=32, title="a", subtitle="b"))
     for row in rows:
         for frame in row.clip.frames_TSSC:
             enlarged = np.kron(frame, np.ones((3, 3, 1), np.uint8))
@@ -90,8 +90,8 @@ def test_unreadable_and_odd_names(tmp_path):
     rows = evaluation_rows(manifest, "val", SPEC, count=2)
     assert (rows[0].reason, rows[1].clip) == (None, None)
     assert rows[1].reason.startswith("can not be read")
-    blank = draw_sheet([], manifest.classes, num_frames=4, size=32, title="", subtitle="")
-    sheet = draw_sheet(rows, manifest.classes, num_frames=4, size=32, title="t" * 999, subtitle="s" * 999)
+    blank = draw_sheet([], manifest.heads, num_frames=4, size=32, title="", subtitle="")
+    sheet = draw_sheet(rows, manifest.heads, num_frames=4, size=32, title="t" * 999, subtitle="s" * 999)
     assert sheet.width == blank.width
     red = np.asarray(sheet)[..., 0].astype(int) - np.asarray(sheet)[..., 1]
     assert (red[-140:] > 100).any()  # the reason

@@ -48,6 +48,7 @@ def test_values(tmp_path):
         "smallest": "right",
         "absent": ["up"],
         "clips": {"left": 3, "right": 1, "up": 0},
+        "unlabelled": 0,
     }
     expected = {"known": 4, "min": 0.5, "median": 1.25, "mean": 1.25, "max": 2.0, "total": 5.0}
     assert train["length_s"] == pytest.approx(expected, abs=0.01)
@@ -57,6 +58,27 @@ def test_values(tmp_path):
     assert val["length_s"] == pytest.approx({"known": 1, "min": 4, "median": 4, "mean": 4, "max": 4, "total": 12})
     assert (val["unreadable"], val["reasons"]) == (2, {"truncated": 1, "can not be read": 1})
     assert (val["sizes"], val["fps"]["min"]) == ({}, None)
+
+
+def test_balance_of_each_head_and_clips_without_labels(tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", 12)
+    columns = {
+        "clip_id": list("abcde"),
+        "uri": [str(clip)] * 5,
+        "label": [0, 0, 4, None, None],
+        "split": ["train"] * 4 + ["test"],
+    }
+    manifest = build_manifest(
+        columns, ("take", "put", "cup", "pan", "lid"), head_sizes=(("verb", 2), ("noun", 3)), location="/m.parquet"
+    )
+    stats = manifest_stats(manifest)
+    assert stats["heads"] == {"verb": 2, "noun": 3}
+    train, test = (stats["splits"][name]["classes"] for name in ("train", "test"))
+    assert (train["present"], train["clips"], train["unlabelled"]) == (2, {"take cup": 2, "put pan": 1}, 1)
+    assert train["heads"]["verb"]["clips"] == {"take": 2, "put": 1}
+    assert (train["heads"]["noun"]["largest"], train["heads"]["noun"]["absent"]) == ("cup", ["lid"])
+    assert (test["present"], test["unlabelled"], test["largest"]) == (0, 1, None)
+    assert test["heads"]["verb"]["absent"] == ["take", "put"]
 
 
 def test_beyond_a_limit_some_videos_are_drawn(tmp_path):

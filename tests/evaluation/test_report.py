@@ -5,18 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
 from w3ray.evaluation.report import confusion_figure, per_class_rows, write_report
+from w3ray.heads import Heads
 
 CLASSES = ["open, slowly", "close", "never seen"]
 
 
 def small_counts(*, broken: bool = False) -> Counts:
+    return of_one_head(broken=broken).parts[0]
+
+
+def of_one_head(*, broken: bool = False) -> HeadCounts:
     """Class 0: one right, two taken for class 1. Class 1: one right (or without finite scores). Class 2: no clip."""
     logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]])
     if broken:
         logits[3, 0] = float("nan")
-    counts = Counts(3)
+    counts = HeadCounts(Heads(tuple(CLASSES)))
     counts.update(logits, torch.tensor([0, 0, 0, 1]))
     return counts
 
@@ -31,7 +37,7 @@ def test_rows() -> None:
 
 
 def test_files_say_the_same(tmp_path: Path) -> None:
-    paths = write_report(tmp_path / "report", small_counts(), CLASSES)
+    paths = write_report(tmp_path / "report", of_one_head())
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(path.name for path in paths)
     table, document, picture = paths
     with table.open(newline="") as file:
@@ -45,7 +51,7 @@ def test_files_say_the_same(tmp_path: Path) -> None:
 
 
 def test_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    content = json.loads(write_report(tmp_path, small_counts(broken=True), CLASSES)[1].read_text())
+    content = json.loads(write_report(tmp_path, of_one_head(broken=True))[1].read_text())
     assert content["result"]["loss"] is None
     assert content["not_finite"] == 1
 
@@ -71,7 +77,23 @@ def test_many_classes_draw_no_names() -> None:
     assert not any("class" in label.get_text() for label in axes.get_yticklabels())
 
 
-def test_class_names_must_fit(tmp_path: Path) -> None:
+def test_class_names_must_fit() -> None:
     with pytest.raises(ValueError, match="2 class names for 3 classes"):
-        write_report(tmp_path / "report", small_counts(), CLASSES[:2])
-    assert not (tmp_path / "report").exists()
+        per_class_rows(small_counts(), CLASSES[:2])
+
+
+def test_several_heads_have_files_each_and_a_table_of_what_occurs_together(tmp_path: Path) -> None:
+    counts = HeadCounts(Heads(("take", "put", "cup", "pan", "lid"), (("verb", 2), ("noun", 3))))
+    counts.update(torch.tensor([[1.0, 0, 0, 1, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]), torch.tensor([1, 3, 3]))
+    names = {path.name for path in write_report(tmp_path, counts)}
+    of_head = ("per_class.csv", "per_class.json", "confusion.png")
+    assert names == {f"{head}_{name}" for head in ("verb", "noun") for name in of_head} | set(of_head[:2])
+    assert names == {path.name for path in tmp_path.iterdir()}
+    both = json.loads((tmp_path / "per_class.json").read_text())
+    assert [(row["class"], row["rows"], row["top1_hits"]) for row in both["classes"]] == [
+        ("take pan", 1, 1),
+        ("put cup", 2, 1),
+    ]
+    assert both["result"]["top1"] == 2 / 3
+    assert both["result"]["verb_top1"] == 2 / 3
+    assert json.loads((tmp_path / "noun_per_class.json").read_text())["confusion"] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from w3ray.training.losses import LOSSES, CrossEntropy, LossInputs, MatureFeatures, build_losses
+from w3ray.heads import Heads
+from w3ray.training.losses import LOSSES, CrossEntropy, LossInputs, MatureFeatures, build_losses, weights_by_head
 
 
 def inputs(num_clips: int = 3, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> LossInputs:
@@ -116,3 +118,34 @@ def test_build_losses_leaves_out_weight_zero() -> None:
 def test_unknown_loss_lists_the_known() -> None:
     with pytest.raises(ValueError, match="known are cross_entropy, mfr"):
         build_losses({"cross_entropie": 1.0})
+
+
+class TestSeveralHeads:
+    HEADS = Heads(("take", "put", "cup", "pan", "lid"), (("verb", 2), ("noun", 3)))
+
+    def test_one_cross_entropy_each(self) -> None:
+        whole = inputs(6)._replace(labels_B=torch.arange(6))
+        built = build_losses({"cross_entropy": 1.0, "mfr": 0.5}, label_smoothing=0.1, heads=self.HEADS)
+        assert {name: weight for name, (weight, _) in built.items()} == {
+            "cross_entropy.verb": 1.0,
+            "cross_entropy.noun": 1.0,
+            "mfr": 0.5,
+        }
+        options = {"reduction": "sum", "label_smoothing": 0.1}
+        verbs, nouns = torch.arange(6) // 3, torch.arange(6) % 3
+        expected = F.cross_entropy(whole.logits_BK[:, :2], verbs, **options)
+        torch.testing.assert_close(built["cross_entropy.verb"][1](whole), expected)
+        expected = F.cross_entropy(whole.logits_BK[:, 2:], nouns, **options)
+        torch.testing.assert_close(built["cross_entropy.noun"][1](whole), expected)
+
+    def test_a_head_may_have_a_weight_of_its_own(self) -> None:
+        weights = {"cross_entropy": 1.0, "cross_entropy.noun": 0.25}
+        assert weights_by_head(weights, self.HEADS.names) == {"cross_entropy.verb": 1.0, "cross_entropy.noun": 0.25}
+        built = build_losses({"cross_entropy": 1.0, "cross_entropy.noun": 0.0}, heads=self.HEADS)
+        assert list(built) == ["cross_entropy.verb"]
+
+    @pytest.mark.parametrize("heads", [HEADS, Heads(("a", "b")), None])
+    @pytest.mark.parametrize("name", ["cross_entropy.tool", "mfr.verb"])
+    def test_a_head_that_there_is_not(self, heads: Heads | None, name: str) -> None:
+        with pytest.raises(ValueError, match=f"unknown loss '{name}'"):
+            build_losses({name: 1.0}, heads=heads)

@@ -11,6 +11,7 @@ import torch
 from w3ray.data.microbatch import Microbatch
 from w3ray.data.schedule import Schedule
 from w3ray.events import ValidationProgress
+from w3ray.heads import Heads
 from w3ray.training import worker
 from w3ray.training.worker import StageWorker
 
@@ -46,7 +47,7 @@ def sent(
         rank=rank,
         world_size=world_size,
         schedule=SCHEDULE.for_world_size(world_size),
-        stage=SimpleNamespace(name="teacher", classes=("a", "b", "c")),
+        stage=SimpleNamespace(name="teacher", heads=Heads(("a", "b", "c"))),
         device="cpu",
         model=Model(),
         step=SimpleNamespace(autocast=nullcontext, prepare=lambda clips: clips),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,8 +19,9 @@ from w3ray.cli._progress import Progress
 from w3ray.cli.data_show import show
 from w3ray.cli.data_stats import stats
 from w3ray.data.importers import IMPORTERS
-from w3ray.data.manifest import Manifest, read_manifest, write_manifest
+from w3ray.data.manifest import Manifest, known_labels, read_manifest, write_manifest
 from w3ray.errors import InputError
+from w3ray.heads import UNLABELLED
 
 app = typer.Typer(no_args_is_help=True, help="Import, check, describe, show and synthesise clips.")
 import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from videos that lie somewhere.")
@@ -283,6 +285,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "manifest": redact(manifest.location),
         "clips": manifest.table.num_rows,
         "classes": list(manifest.classes),
+        "heads": dict(manifest.head_sizes),
         "splits": manifest.splits(),
         "counts": _class_counts(manifest),
         "flip_map": {manifest.classes[label]: manifest.classes[to] for label, to in manifest.flip_map.items()},
@@ -291,10 +294,18 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Clips by class, then by split."""
-    counts = {name: dict.fromkeys(manifest.splits(), 0) for name in manifest.classes}
-    for label, split in zip(manifest.table["label"].to_pylist(), manifest.table["split"].to_pylist(), strict=True):
-        counts[manifest.classes[label]][split] += 1
+    """Clips by class (of each head), then by split; those without a label apart."""
+    labels, splits = known_labels(manifest.table), np.asarray(manifest.table["split"])
+    of_split = {split: labels[splits == split] for split in manifest.splits()}
+    known = {split: own[own != UNLABELLED] for split, own in of_split.items()}
+    counts: dict[str, dict[str, int]] = {}
+    for head in manifest.heads.each():
+        clips = {split: np.bincount(head.label(own), minlength=len(head.classes)) for split, own in known.items()}
+        for label, name in enumerate(head.classes):
+            row = f"{head.name} {name}" if head.name else name
+            counts[row] = {split: int(of_class[label]) for split, of_class in clips.items()}
+    if (labels == UNLABELLED).any():
+        counts["(no label)"] = {split: int((own == UNLABELLED).sum()) for split, own in of_split.items()}
     return counts
 
 

@@ -68,7 +68,7 @@ def show(
     how = spec.sampling + (f" sampling, every {spec.stride_frames} frames" if spec.sampling == "dense" else " sampling")
     sheet = draw_sheet(
         rows,
-        clips.classes,
+        clips.heads,
         num_frames=spec.num_frames,
         size=spec.size,
         title=f"{Path(clips.location).stem}: {split}",
@@ -90,7 +90,7 @@ def show(
                 "position": row.position,
                 "clip_id": row.clip_id,
                 "uri": row.uri,
-                "label": clips.classes[row.label if row.clip is None else row.clip.label],
+                "label": clips.heads.class_name(row.label if row.clip is None else row.clip.label),
                 "mirrored": row.clip is not None and row.clip.mirrored,
                 "reversed": row.reversed,
                 "times_s": None if row.clip is None else [round(float(time_s), 4) for time_s in row.clip.times_s],

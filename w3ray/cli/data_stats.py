@@ -45,7 +45,7 @@ def stats_text(document: dict[str, Any]) -> RenderableType:
     table.add_column("")
     for name in splits:
         table.add_column(Text(name), justify="right", overflow="fold")
-    facts = {name: _facts(split, document["classes"]) for name, split in splits.items()}
+    facts = {name: _facts(split, document["classes"], document["heads"]) for name, split in splits.items()}
     for fact in next(iter(facts.values())):
         table.add_row(fact, *(Text(facts[name][fact]) for name in splits))
     lines = []
@@ -59,18 +59,17 @@ def stats_text(document: dict[str, Any]) -> RenderableType:
     return Group(table, *(Text(line, overflow="fold") for line in lines))
 
 
-def _facts(split: dict[str, Any], num_classes: int) -> dict[str, str]:
+def _facts(split: dict[str, Any], num_classes: int, heads: dict[str, int]) -> dict[str, str]:
     classes, length, fps, side = (split[name] for name in ("classes", "length_s", "fps", "short_side"))
-    clips = classes["clips"]
-    largest, smallest = classes["largest"], classes["smallest"]
     partly = length["known"] < split["clips"]
+    balances = _balance(classes, num_classes) if not heads else {"combinations": str(classes["present"])}
+    for name, size in heads.items():
+        balances |= {f"{name}: {fact}": text for fact, text in _balance(classes["heads"][name], size).items()}
     return {
         "clips": str(split["clips"]),
+        "without label": str(classes["unlabelled"]),
         "videos": str(split["videos"]),
-        "classes": f"{classes['present']} of {num_classes}",
-        "largest class": f"{largest}: {clips[largest]} ({percent(classes['majority'])})",
-        "smallest class": f"{smallest}: {clips[smallest]}",
-        "largest / smallest": f"{classes['imbalance']:.1f}",
+        **balances,
         "clip length, s": _range(length) + (f" (of {length['known']} clips)" if partly else ""),
         "in all": ("about " if partly else "") + duration(length["total"]),
         "frames a second": _range(fps),
@@ -79,6 +78,20 @@ def _facts(split: dict[str, Any], num_classes: int) -> dict[str, str]:
         "codecs": _most(split["codecs"]),
         "unreadable videos": str(split["unreadable"]),
     }
+
+
+def _balance(classes: dict[str, Any], num_classes: int) -> dict[str, str]:
+    facts = {"classes": f"{classes['present']} of {num_classes}"}
+    names = ("largest class", "smallest class", "largest / smallest")
+    if not classes["present"]:
+        return facts | dict.fromkeys(names, "-")
+    largest, smallest = classes["largest"], classes["smallest"]
+    texts = (
+        f"{largest}: {classes['clips'][largest]} ({percent(classes['majority'])})",
+        f"{smallest}: {classes['clips'][smallest]}",
+        f"{classes['imbalance']:.1f}",
+    )
+    return facts | dict(zip(names, texts, strict=True))
 
 
 def _range(spread: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`w3ray evaluate`: what does a model reach on a manifest, by a test protocol?"""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -56,12 +57,6 @@ def evaluate(
 def shown(result: Any) -> RenderableType:
     """The result for people."""
     metrics = result.metrics
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class_accuracy")):
-        interval = metrics.get(f"{key}_interval")
-        spread = f"{percent(interval[0])} to {percent(interval[1])} (95%)" if interval else ""
-        table.add_row(name, percent(metrics[key]), spread)
-    table.add_row("loss", f"{metrics['loss']:.3f}", f"calibration error {metrics['calibration_error']:.3f}")
     read = f"{result.clips - result.unreadable} of {result.clips} clips of {result.split}"
     lines = [f"{read}, {result.protocol}, {result.average} averaged"]
     if len(result.models) > 1:
@@ -70,5 +65,23 @@ def shown(result: Any) -> RenderableType:
         lines.append(f"{result.unreadable} could not be read: they are left out, their reasons kept with the scores")
     if result.reused:
         lines.append(f"{result.reused} scores were there already")
-    lines.append(f"report  {result.directory}/report")
-    return Group(table, Text("\n".join(lines)))
+    if result.unlabelled:
+        lines.append(f"{result.unlabelled} have no label: their scores are kept, they count in no accuracy")
+    lines.append(f"report  {result.directory}/report" if metrics else f"scores  {result.directory}")
+    return Group(_accuracies(metrics), Text("\n".join(lines))) if metrics else Text("\n".join(lines))
+
+
+def _accuracies(metrics: Mapping[str, Any]) -> Table:
+    """Of several heads: a block of their combinations, and one of each."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    prefixes = [key.removesuffix("top1") for key in metrics if key.endswith("top1")]
+    for prefix in prefixes:
+        if len(prefixes) > 1:
+            table.add_row(Text(prefix.rstrip("_") or "all heads", style="bold"))
+        for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class_accuracy")):
+            interval = metrics.get(f"{prefix}{key}_interval")
+            spread = f"{percent(interval[0])} to {percent(interval[1])} (95%)" if interval else ""
+            table.add_row(name, percent(metrics[prefix + key]), spread)
+        calibration = f"calibration error {metrics[prefix + 'calibration_error']:.3f}"
+        table.add_row("loss", f"{metrics[prefix + 'loss']:.3f}", calibration)
+    return table

@@ -91,6 +91,12 @@ def shown(found: Sequence["Prediction"]) -> RenderableType:
         if one.reason is not None:
             table.add_row(name, f"[red]not read:[/red] {escape(redact(one.reason))}", "", "")
             continue
-        following = ", ".join(f"{other} {percent(score)}" for other, score in one.top[1:3])
+        # Of several heads each one's best says more than the combination that comes next.
+        others = [f"{head} {_scored(best[0])}" for head, best in one.heads.items()] or map(_scored, one.top[1:3])
+        following = ", ".join(others)
         table.add_row(name, escape(one.top[0][0]), percent(one.top[0][1]), escape(following))
     return Group(Text(f"in {redact(folder)}"), table) if len(folder) > 1 else table
+
+
+def _scored(answer: tuple[str, float]) -> str:
+    return f"{answer[0]} {percent(answer[1])}"

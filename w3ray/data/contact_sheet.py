@@ -17,6 +17,7 @@ from w3ray.data.clip import Clip, ClipSpec, read_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.manifest import Manifest
 from w3ray.data.schedule import PADDING, Schedule
+from w3ray.heads import UNLABELLED, Heads
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -106,21 +107,22 @@ def _row(
 ) -> SheetRow:
     row: dict[str, Any] = table.slice(sample, 1).to_pylist()[0]
     uri, clip, reason = manifest.resolve(row["uri"]), None, None
+    label = UNLABELLED if row["label"] is None else row["label"]
     try:
         clip = read_clip(
-            uri, label=row["label"], spec=spec, rng=rng, start_s=row["start_s"], end_s=row["end_s"],
+            uri, label=label, spec=spec, rng=rng, start_s=row["start_s"], end_s=row["end_s"],
             reversed=row["reversed"], flip_map=manifest.flip_map, roots=roots,
         )  # fmt: skip
     except DecodeError as error:
         reason = error.reason
     return SheetRow(
-        position=position, clip_id=row["clip_id"], uri=uri, label=row["label"], reversed=row["reversed"], clip=clip,
+        position=position, clip_id=row["clip_id"], uri=uri, label=label, reversed=row["reversed"], clip=clip,
         reason=reason,
     )  # fmt: skip
 
 
 def draw_sheet(
-    rows: Sequence[SheetRow], classes: Sequence[str], *, num_frames: int, size: int, title: str, subtitle: str
+    rows: Sequence[SheetRow], heads: Heads, *, num_frames: int, size: int, title: str, subtitle: str
 ) -> "Image.Image":
     """Draw the rows, an RGB image. `num_frames` and `size` are those of a clip; frames are scaled to fit the sheet."""
     from PIL import Image, ImageDraw
@@ -140,7 +142,7 @@ def draw_sheet(
     for number, row in enumerate(rows):
         y = top + number * row_height
         draw.line([(_MARGIN, y - _ROW_GAP // 2), (width - _MARGIN, y - _ROW_GAP // 2)], fill=_LINE)
-        _draw_text(draw, row, classes, y)
+        _draw_text(draw, row, heads, y)
         if row.clip is None:
             _write(draw, (left, y + 4), f"unreadable: {row.reason}", 13, _BAD, width - left - _MARGIN)
             continue
@@ -153,17 +155,17 @@ def draw_sheet(
     return sheet
 
 
-def _draw_text(draw: "ImageDraw.ImageDraw", row: SheetRow, classes: Sequence[str], y: int) -> None:
+def _draw_text(draw: "ImageDraw.ImageDraw", row: SheetRow, heads: Heads, y: int) -> None:
     label = row.label if row.clip is None else row.clip.label
     is_mirrored = row.clip is not None and row.clip.mirrored
     marks = [mark for mark, holds in (("mirrored", is_mirrored), ("reversed", row.reversed)) if holds]
     if label != row.label:
-        marks.append(f"was {classes[row.label]}")
+        marks.append(f"was {heads.class_name(row.label)}")
     lines = [(", ".join(marks), 12, _ACCENT), (f"{row.position}  {row.clip_id}", 11, _FAINT)]
     if row.clip is not None:
         box = row.clip.box
         lines.append((f"cut {box.width}x{box.height} at {box.left}, {box.top}", 11, _FAINT))
-    y = _write(draw, (_MARGIN, y - 2), classes[label], 15, _INK, _TEXT_WIDTH - 16, bold=True, max_lines=3)
+    y = _write(draw, (_MARGIN, y - 2), heads.class_name(label), 15, _INK, _TEXT_WIDTH - 16, bold=True, max_lines=3)
     for text, size, colour in lines:
         if text:
             y = _write(draw, (_MARGIN, y + 2), text, size, colour, _TEXT_WIDTH - 16)

@@ -29,6 +29,7 @@ from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol, load_views
 from w3ray.errors import RunError
+from w3ray.heads import UNLABELLED
 from w3ray.storage import Place
 
 _Load = Callable[[Item, int, int, dict[str, Any]], tuple[np.ndarray, int]]
@@ -72,9 +73,10 @@ class ClipFailure(NamedTuple):
 class Microbatch:
     """What one item became. M is the microbatch size, T frames, S pixels.
 
-    `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M]; `valid` bool [M] is False at padding and at unreadable clips;
-    `positions` and `samples` as in `Item`. What was read for them: `clip_ids` (empty at padding), and `draws` uint64
-    [M], the seed from which a training clip's random frames, box and mirror were drawn (0 in evaluation).
+    `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M] (`UNLABELLED` where one is not known); `valid` bool [M] is
+    False at padding and at unreadable clips; `positions` and `samples` as in `Item`. What was read for them: `clip_ids`
+    (empty at padding), and `draws` uint64 [M], the seed from which a training clip's random frames, box and mirror were
+    drawn (0 in evaluation).
     Where a test protocol was given, `clips` is uint8 [M, V, T, S, S, 3] (see `w3ray.data.views`).
     """
 
@@ -237,7 +239,7 @@ class MicrobatchDecoder:
                             row["uri"], spec=self._spec, protocol=self._protocol, start_s=row["start_s"],
                             end_s=row["end_s"], reversed=row["reversed"], roots=self._roots,
                         )  # fmt: skip
-                        return views, row["label"]
+                        return views, UNLABELLED if row["label"] is None else row["label"]
                     return load_clip(
                         row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
                         end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map, roots=self._roots,

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from w3ray.data.decoders import DecodeError
 from w3ray.data.decoders.probe import VideoHeader, probe_video
-from w3ray.data.manifest import Manifest
+from w3ray.data.manifest import Manifest, known_labels
 from w3ray.data.roots import check_roots
+from w3ray.heads import UNLABELLED, Heads
 
 MAX_VIDEOS = 1000
 
@@ -62,6 +63,7 @@ def manifest_stats(
         "manifest": manifest.location,
         "clips": manifest.table.num_rows,
         "classes": manifest.num_classes,
+        "heads": dict(manifest.head_sizes),
         "videos": num_videos,
         "videos_read": len(found),
         "sampled": sampled,
@@ -69,7 +71,7 @@ def manifest_stats(
             name: {
                 "clips": table.num_rows,
                 "videos": len(videos[name]),
-                "classes": _classes(manifest, table),
+                "classes": _classes(manifest.heads, table),
                 "length_s": _lengths(manifest, table, found),
                 **_videos([found[uri] for uri in chosen[name].to_pylist()]),
             }
@@ -105,20 +107,40 @@ def _probe(uris: list[str], roots: Sequence[str] | None, progress: Callable[[int
     return found
 
 
-def _classes(manifest: Manifest, table: pa.Table) -> dict[str, Any]:
+def _classes(heads: Heads, table: pa.Table) -> dict[str, Any]:
     """`imbalance` is the largest class over the smallest that has a clip; `majority` the largest one's share of clips,
-    which is what guessing gets."""
-    clips = np.bincount(table["label"].to_numpy(), minlength=manifest.num_classes)
-    present = clips[clips > 0]
+    which is what guessing gets; both None where no clip has a label. Of several heads: of their combinations (`absent`
+    is then empty: most never occur), and in `heads` of each."""
+    labels = known_labels(table)
+    known = labels[labels != UNLABELLED]
+    found, clips = np.unique(known, return_counts=True)
+    names = [heads.class_name(label) for label in found.tolist()]
+    document = _balance(names, clips, () if heads.several else heads.classes)
+    document["unlabelled"] = int((labels == UNLABELLED).sum())
+    if heads.several:
+        document["heads"] = {}
+        for head in heads.each():
+            own = np.bincount(head.label(known), minlength=len(head.classes))
+            present = np.flatnonzero(own)
+            names = [head.classes[label] for label in present]
+            document["heads"][head.name] = _balance(names, own[present], head.classes)
+    return document
+
+
+def _balance(names: Sequence[str], clips: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     order = np.argsort(-clips, kind="stable")
+    absent = sorted(set(classes) - set(names), key=classes.index)
+    if not len(names):
+        nothing = dict.fromkeys(("imbalance", "majority", "largest", "smallest"))
+        return {"present": 0, **nothing, "absent": absent, "clips": dict.fromkeys(absent, 0)}
     return {
-        "present": len(present),
-        "imbalance": float(present.max() / present.min()),
-        "majority": float(present.max() / present.sum()),
-        "largest": manifest.classes[order[0]],
-        "smallest": manifest.classes[order[len(present) - 1]],
-        "absent": [manifest.classes[label] for label in np.flatnonzero(clips == 0)],
-        "clips": {manifest.classes[label]: int(clips[label]) for label in order},
+        "present": len(names),
+        "imbalance": float(clips.max() / clips.min()),
+        "majority": float(clips.max() / clips.sum()),
+        "largest": names[order[0]],
+        "smallest": names[order[-1]],
+        "absent": absent,
+        "clips": {names[place]: int(clips[place]) for place in order} | dict.fromkeys(absent, 0),
     }
 
 

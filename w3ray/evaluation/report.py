@@ -2,10 +2,12 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
 
 if TYPE_CHECKING:
@@ -81,27 +83,82 @@ def confusion_figure(counts: Counts, classes: Sequence[str]) -> "Figure":
     return figure
 
 
-def write_report(directory: str | Path, counts: Counts, classes: Sequence[str]) -> list[Path]:
+def combination_rows(counts: HeadCounts) -> list[dict[str, Any]]:
+    """One row a combination of which there are clips: label, class, rows and hits, as `per_class_rows`."""
+    top, combinations_3P = counts.top, counts.combinations_3P.cpu()
+    rows = []
+    for label in combinations_3P[0].nonzero().flatten().tolist():
+        total, hits, top_hits = (int(count) for count in combinations_3P[:, label])
+        rows.append(
+            {
+                "label": label,
+                "class": counts.heads.class_name(label),
+                "rows": total,
+                "top1_hits": hits,
+                "top1": hits / total,
+                f"top{top}_hits": top_hits,
+                f"top{top}": top_hits / total,
+            }
+        )
+    return rows
+
+
+def write_report(directory: str | Path, counts: HeadCounts) -> list[Path]:
     """Write `per_class.csv`, `per_class.json` (with the totals) and `confusion.png`; returns their paths.
 
+    Of several heads each has files of its own (`verb_per_class.csv`), and the tables without a head's name are of the
+    combinations, which have no confusion matrix: there are too many.
+
     Raises:
-        ValueError: nothing counted, or class names that do not fit.
+        ValueError: nothing counted.
     """
     directory = Path(directory)
-    totals, rows = counts.result(), per_class_rows(counts, classes)
     directory.mkdir(parents=True, exist_ok=True)
-    table, document, picture = (directory / name for name in (PER_CLASS_CSV, PER_CLASS_JSON, CONFUSION_PNG))
-    partial = [path.with_name(f".partial-{path.name}") for path in (table, document, picture)]
-    with partial[0].open("w", newline="", encoding="utf-8") as file:
+    heads, several = counts.heads, counts.heads.several
+    written: list[Path] = []
+    for head, own in zip(heads.each(), counts.parts, strict=True):
+        content = {
+            "result": _finite(own.result()),
+            "not_finite": own.not_finite,
+            "classes": per_class_rows(own, head.classes),
+            "confusion": own.confusion_KP[:, :-1].cpu().tolist(),
+        }
+        written += _write_tables(directory, head.metric(""), content)
+        picture = directory / head.metric(CONFUSION_PNG)
+        with _replacing(picture) as partial:
+            confusion_figure(own, head.classes).savefig(partial, dpi=110)
+        written.append(picture)
+    if several:
+        content = {
+            "result": _finite(counts.result()),
+            "not_finite": counts.not_finite,
+            "classes": combination_rows(counts),
+            "heads": list(heads.names),
+        }
+        written += _write_tables(directory, "", content)
+    return written
+
+
+def _finite(result: dict[str, Any]) -> dict[str, Any]:
+    """nan is no JSON: a loss that is not finite is written as null."""
+    return {key: value if value == value else None for key, value in result.items()}
+
+
+def _write_tables(directory: Path, prefix: str, content: dict[str, Any]) -> list[Path]:
+    table, document = directory / f"{prefix}{PER_CLASS_CSV}", directory / f"{prefix}{PER_CLASS_JSON}"
+    rows = content["classes"]
+    with _replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    # nan is no JSON: a loss that is not finite is written as null.
-    finite = {key: value if value == value else None for key, value in totals.items()}
-    confusion = counts.confusion_KP[:, :-1].cpu().tolist()
-    content = {"result": finite, "not_finite": counts.not_finite, "classes": rows, "confusion": confusion}
-    partial[1].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    confusion_figure(counts, classes).savefig(partial[2], dpi=110)
-    for source, target in zip(partial, (table, document, picture), strict=True):
-        source.replace(target)
-    return [table, document, picture]
+    with _replacing(document) as partial:
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return [table, document]
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file that appears whole."""
+    partial = path.with_name(f".partial-{path.name}")
+    yield partial
+    partial.replace(path)

@@ -1,6 +1,6 @@
 """What does a model say of clips that are looked at in several views?
 
-Letters: M clips, V views, T frames, H x W pixels, K classes.
+Letters: M clips, V views, T frames, H x W pixels, K classes (of all heads, where there are several).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from w3ray.evaluation.head_scores import softmax_by_head
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models.bundle import ModelDescription
 
@@ -50,7 +51,7 @@ class Scorer:
 
     @torch.inference_mode()
     def __call__(self, clips_MVTHWC: np.ndarray) -> np.ndarray:
-        """Scores of clips, float32 [M, K], each row adding up to 1; nan where the network's were not finite.
+        """Scores of clips, float32 [M, K], those of a head adding up to 1; nan where the network's were not finite.
 
         Args:
             clips_MVTHWC: uint8 [M, V, T, H, W, 3].
@@ -66,9 +67,9 @@ class Scorer:
         logits_MVK = logits_BK.reshape(clips, views, -1)
         logits_MVK = logits_MVK.gather(2, self._order_VK.expand(clips, -1, -1))
         if self._average == "logits":
-            scores_MK = logits_MVK.mean(1).softmax(-1)
+            scores_MK = softmax_by_head(logits_MVK.mean(1), self.description.heads)
         else:
-            scores_MK = logits_MVK.softmax(-1).mean(1)
+            scores_MK = softmax_by_head(logits_MVK, self.description.heads).mean(1)
         return scores_MK.float().numpy()
 
     def _logits(self, clips_BTHWC: Tensor) -> Tensor:

@@ -76,11 +76,20 @@ def calibration(scores_NK: np.ndarray, labels_N: np.ndarray, *, bins: int = 15) 
     Raises:
         ValueError: no finite rows.
     """
-    finite_N = np.isfinite(scores_NK).all(1)
+    sure_N = np.where(np.isfinite(scores_NK).all(1), scores_NK.max(1), np.nan)
+    return calibration_of(sure_N, scores_NK.argmax(1) == labels_N, bins=bins)
+
+
+def calibration_of(sure_N: np.ndarray, right_N: np.ndarray, *, bins: int = 15) -> Calibration:
+    """`calibration` of answers that are right or not, by how sure they are in [0, 1]; what is not finite is left out.
+
+    Raises:
+        ValueError: no finite ones.
+    """
+    finite_N = np.isfinite(sure_N)
     if not finite_N.any():
         raise ValueError("no clip has finite scores")
-    scores_NK, labels_N = scores_NK[finite_N], labels_N[finite_N]
-    sure_N, right_N = scores_NK.max(1), scores_NK.argmax(1) == labels_N
+    sure_N, right_N = sure_N[finite_N], right_N[finite_N]
     edges = np.linspace(0.0, 1.0, bins + 1)
     bin_N = np.clip(np.searchsorted(edges, sure_N, side="left") - 1, 0, bins - 1)
     count = np.bincount(bin_N, minlength=bins)

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from w3ray.evaluation.head_scores import combined_scores
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
 from w3ray.explain.gradcam import grad_cam
 from w3ray.explain.maps import last_of_stages, mean_map, stretch
 from w3ray.explain.record import FloatArray, Look, record
+from w3ray.heads import Heads
 from w3ray.models._common import VideoModel
 
 
@@ -91,6 +93,7 @@ def explain_clip(
     frames_THWC: npt.NDArray[np.uint8],
     *,
     classes: Sequence[str],
+    head_sizes: Sequence[tuple[str, int]] = (),
     name: str = "model",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -101,9 +104,11 @@ def explain_clip(
         model: any of ours, on any device.
         frames_THWC: uint8 [T, S, S, 3], as `load_clip` gives them.
         classes: names in the order of the scores.
+        head_sizes: as in `w3ray.heads.Heads`; of several heads the explanation is of their combinations.
         name: what the model is called in pictures.
         mean, std: as in training.
     """
+    heads = Heads(tuple(classes), tuple(head_sizes))
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -112,19 +117,20 @@ def explain_clip(
             clip_BTHWC = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None].to(device)
             x_BTCHW = normalize_clips(clip_BTHWC, mean=mean, std=std)
             output, looks = record(model, x_BTCHW)
-            scores_K = output.logits_BK[0].float().softmax(dim=0).cpu().numpy()
+            scores_K = combined_scores(output.logits_BK.float(), heads)[0].exp().cpu().numpy()
             num_frames, size = frames_THWC.shape[:2]
             masks = [look.mask_THW for look in last_of_stages(looks) if look.mask_THW is not None]
             evidence_T = None
             if not masks:
-                cam_THW = grad_cam(model, x_BTCHW, int(scores_K.argmax()))
+                best = int(scores_K.argmax())
+                cam_THW = grad_cam(model, x_BTCHW, *(head.start + head.label(best) for head in heads.each()))
                 masks, evidence_T = [cam_THW], cam_THW.mean(axis=(1, 2))
     finally:
         for module, training in modes:  # parts of a model in training may be in eval mode, such as frozen norms
             module.training = training
     return Explanation(
         name=name,
-        classes=tuple(classes),
+        classes=heads.label_names(),
         scores_K=scores_K,
         looks=tuple(looks),
         source="attention" if evidence_T is None else "gradcam",

@@ -21,13 +21,13 @@ from w3ray.attention.blocks import AttentiveBlock
 from w3ray.models._common import VideoModel
 
 
-def grad_cam(model: VideoModel, x_BTCHW: Tensor, label: int) -> npt.NDArray[np.float32]:
+def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np.float32]:
     """Evidence for one class, [T', H', W'] >= 0 at the resolution of the last feature maps.
 
     Args:
         model: in eval mode; its parameters get no gradients.
         x_BTCHW: one normalised clip [1, T, 3, H, W].
-        label: the class c.
+        labels: the class c; of several heads the class of each, for whose sum of scores the map then is.
     """
     block = model.residual_stages()[-1][-1]
     assert isinstance(block, AttentiveBlock)
@@ -41,7 +41,7 @@ def grad_cam(model: VideoModel, x_BTCHW: Tensor, label: int) -> npt.NDArray[np.f
     handle = block.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            score = model(x_BTCHW).logits_BK[0, label]
+            score = model(x_BTCHW).logits_BK[0, list(labels)].sum()
             (gradient,) = torch.autograd.grad(score, features[0])
     finally:
         handle.remove()

@@ -70,7 +70,13 @@ class Explainer:
         """As `explain_clip`."""
         about = self.description
         return explain_clip(
-            self.model, frames_THWC, classes=about.classes, name=self.name, mean=about.mean, std=about.std
+            self.model,
+            frames_THWC,
+            classes=about.classes,
+            head_sizes=about.head_sizes,
+            name=self.name,
+            mean=about.mean,
+            std=about.std,
         )
 
 
@@ -108,7 +114,7 @@ def explain_videos(
         explainers.append(Explainer(against))
         _check_comparable(*explainers)
         _tell_apart(explainers)
-    classes = explainers[0].description.classes
+    classes = explainers[0].description.heads.label_names()
     if true is not None and true not in classes:
         hint = did_you_mean(true, classes)
         raise InputError(f"{true!r} is no class of {model}: {hint}it has {len(classes)}: {', '.join(classes[:8])}...")

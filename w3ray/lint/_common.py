@@ -68,11 +68,11 @@ class Comparison:
         return [stage for stage in self.recipe.resolved_stages() if stage.train.best_metric != "last"]
 
     def labels(self, split: str) -> npt.NDArray[np.int32] | None:
-        """Labels of a split's clips; None where the manifest is not known or has no such split."""
+        """Labels of a split's clips that have one; None where the manifest is not known or has no such split."""
         if self.manifest is None:
             return None
         table = self.manifest.table
-        labels = table["label"].filter(pc.equal(table["split"], split)).to_numpy()
+        labels = table["label"].filter(pc.equal(table["split"], split)).drop_null().to_numpy()
         return labels if labels.size else None
 
     def differing(

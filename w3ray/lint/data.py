@@ -118,7 +118,9 @@ def one_class(comparison: Comparison) -> Iterator[Finding]:
     for used in dict.fromkeys([chosen, ("data.test_split", comparison.reported_split)]):
         labels = None if used is None else comparison.labels(used[1])
         if used is not None and labels is not None and np.unique(labels).size == 1:
-            reason = f"all its {labels.size} clips have the label {int(labels[0])} of {manifest.num_classes}: labelled?"
+            reason = (
+                f"all its {labels.size} clips have the label {int(labels[0])} of {manifest.heads.num_labels}: labelled?"
+            )
             yield _wrong(*used, reason)
 
 
@@ -131,18 +133,18 @@ def untrained_classes(comparison: Comparison) -> Iterator[Finding]:
     if manifest is None or trained is None or reported is None:
         return
     if unseen := np.setdiff1d(reported, trained).tolist():
-        names = _some([manifest.classes[label] for label in unseen])
+        names = _some([manifest.heads.class_name(label) for label in unseen])
         reason = f"{len(unseen)} classes of {comparison.reported_split!r} have no training clip: {names}"
         yield _wrong("data.train_split", comparison.recipe.data.train_split, reason)
 
 
 def top5_of_few(comparison: Comparison) -> Iterator[Finding]:
     """Top-5 among five classes or fewer is always 1."""
-    if comparison.manifest is None or comparison.manifest.num_classes > 5:
+    if comparison.manifest is None or (few := comparison.manifest.heads.num_labels) > 5:
         return
     for stage in comparison.choosing_stages():
         if stage.train.best_metric == "top5":
-            reason = f"top-5 of {comparison.manifest.num_classes} classes is 1 for any checkpoint"
+            reason = f"top-5 of {few} classes is 1 for any checkpoint"
             yield _wrong(f"stages.{stage.name}.train.best_metric", "top5", reason)
 
 
@@ -157,7 +159,7 @@ def one_large_class(comparison: Comparison) -> Iterator[Finding]:
         yield Finding(
             severity="note",
             field="data.test_split" if comparison.recipe.evaluation.split == "test" else "data.val_split",
-            value=f"{share:.0%} are {manifest.classes[int(counts.argmax())]!r}",
+            value=f"{share:.0%} are {manifest.heads.class_name(int(counts.argmax()))!r}",
             published=None,
             source="top-1 is as high without seeing a clip; read the mean class accuracy",
         )

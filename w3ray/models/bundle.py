@@ -1,7 +1,8 @@
 """How is a finished model kept in a folder, so that it can be rebuilt without its recipe?
 
     model.safetensors   the weights, under the model's own state names
-    model.json          {"format": 1, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"}
+    model.json          {"format": 1, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
+                        and "head_sizes" where a clip has several labels
 
 `model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may
 come from anyone.
@@ -21,6 +22,7 @@ from torch import nn
 
 from w3ray import __version__
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 from w3ray.models.build import build_model
 from w3ray.storage import Place, place
 
@@ -39,6 +41,8 @@ class ModelDescription:
     """Fields of `ClipSpec`: what the model was trained to see."""
     classes: tuple[str, ...]
     """Class names in the order of the scores."""
+    head_sizes: tuple[tuple[str, int], ...] = ()
+    """Name and number of classes of each head where there are several, as in `w3ray.heads.Heads`."""
     mean: tuple[float, float, float]
     """Subtracted from RGB in [0, 1]."""
     std: tuple[float, float, float]
@@ -47,6 +51,10 @@ class ModelDescription:
     """Name of the stage that made it."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Its evaluation."""
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(self.classes, self.head_sizes)
 
 
 def write_model(folder: Path | str, model: nn.Module, description: ModelDescription) -> None:
@@ -59,6 +67,8 @@ def write_model(folder: Path | str, model: nn.Module, description: ModelDescript
     """
     folder = Path(folder)
     document = {"format": FORMAT, "w3ray_version": __version__, **asdict(description)}
+    if not description.head_sizes:
+        del document["head_sizes"]
     document["model"] = {name: value for name, value in description.model.items() if name != "weights"}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,6 +151,7 @@ def read_description(folder: Path | str) -> ModelDescription:
             model=dict(document["model"]),
             clip=dict(document["clip"]),
             classes=tuple(document["classes"]),
+            head_sizes=tuple((name, int(size)) for name, size in document.get("head_sizes", ())),
             mean=tuple(document["mean"]),
             std=tuple(document["std"]),
             stage=document["stage"],

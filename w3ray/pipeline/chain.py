@@ -398,7 +398,7 @@ class _Chain:
             train=stage.train,
             clip=data.clip,
             schedule=item.schedule,
-            classes=data.classes,
+            heads=data.heads,
             flip_map=data.flip_map,
             plan=self.plan,
             num_clips=data.num_clips,

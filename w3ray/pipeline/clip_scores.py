@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
-from w3ray.data.manifest import Manifest
+from w3ray.data.manifest import Manifest, known_labels
 from w3ray.data.views import Protocol
 from w3ray.errors import InputError, RunError
+from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
 from w3ray.pipeline.identity import identity_of
 from w3ray.storage import Place, fetched, place
@@ -37,7 +38,11 @@ _PART_ROWS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipScores:
-    """Scores of N clips, in the manifest's order. `reasons` holds why a clip has none (its scores are nan)."""
+    """Scores of N clips, in the manifest's order.
+
+    `labels` int [N], `UNLABELLED` where one is not known; `scores` float32 [N, S], of several heads those of one behind
+    those of the other; `reasons` holds why a clip has none (its scores are nan).
+    """
 
     clip_ids: tuple[str, ...]
     labels: np.ndarray
@@ -48,6 +53,11 @@ class ClipScores:
     def readable(self) -> np.ndarray:
         """bool [N]."""
         return np.array([clip not in self.reasons for clip in self.clip_ids])
+
+    @property
+    def measurable(self) -> np.ndarray:
+        """bool [N]: readable, and with a label to be right about."""
+        return self.readable & (self.labels != UNLABELLED)
 
 
 def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
@@ -66,6 +76,11 @@ def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
         raise InputError(
             f"{directory}: no finished evaluation ({error}); name the folder that it ended with"
         ) from error
+
+
+def heads_of(document: Mapping[str, Any]) -> Heads:
+    """What the scores of a finished evaluation are, of its document."""
+    return Heads(tuple(document["classes"]), tuple((name, size) for name, size in document.get("heads", ())))
 
 
 class KeptScores:
@@ -162,7 +177,7 @@ def _table(rows: pa.Table, some: Any) -> pa.Table:
     return _as_table(
         ClipScores(
             clip_ids=tuple(these["clip_id"].to_pylist()),
-            labels=these["label"].to_numpy(),
+            labels=known_labels(these),
             scores=np.where(some.readable[:, None], some.scores, np.nan).astype(np.float32),
             reasons={failure.clip_id: failure.reason for failure in some.failures},
         )
@@ -174,7 +189,7 @@ def _as_table(result: ClipScores) -> pa.Table:
     return pa.table(
         {
             "clip_id": pa.array(result.clip_ids, pa.string()),
-            "label": pa.array(result.labels, pa.int32()),
+            "label": pa.array(result.labels, pa.int32(), mask=result.labels == UNLABELLED),
             "scores": pa.FixedSizeListArray.from_arrays(flat, result.scores.shape[1]),
             "reason": pa.array([result.reasons.get(clip) for clip in result.clip_ids], pa.string()),
         }
@@ -206,7 +221,7 @@ def _scores_of(table: pa.Table) -> ClipScores:
     clip_ids, reasons = table["clip_id"].to_pylist(), table["reason"].to_pylist()
     return ClipScores(
         clip_ids=tuple(clip_ids),
-        labels=table["label"].to_numpy(),
+        labels=known_labels(table),
         scores=scores.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1),
         reasons={clip: reason for clip, reason in zip(clip_ids, reasons, strict=True) if reason is not None},
     )

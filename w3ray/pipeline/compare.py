@@ -1,6 +1,6 @@
 """Which of several evaluated models is better on the same clips, and is that more than chance?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from w3ray.errors import InputError
 from w3ray.evaluation.uncertainty import paired_difference
-from w3ray.pipeline.clip_scores import ClipScores, read_scores
+from w3ray.heads import Heads
+from w3ray.pipeline.clip_scores import ClipScores, heads_of, read_scores
 from w3ray.pipeline.evaluate import right
 
 
@@ -16,8 +17,9 @@ from w3ray.pipeline.evaluate import right
 class Compared:
     """One evaluation beside the first one, over the clips that all of them could read.
 
-    `difference` is of top-1, this one minus the first; the interval is a bootstrap over clips (95%), the p value that
-    of the exact McNemar test. `classes` are those whose accuracy changed most: (name, clips, change).
+    `difference` is of top-1 (of several heads: of their combinations), this one minus the first; the interval is a
+    bootstrap over clips (95%), the p value that of the exact McNemar test. `classes` are those whose accuracy changed
+    most: (name, clips, change).
     """
 
     directory: str
@@ -51,10 +53,11 @@ def compare(directories: Sequence[str], *, classes: int = 5) -> list[Compared]:
     scores = [clip_scores for _, clip_scores in found]
     for directory, one in zip(directories[1:], scores[1:], strict=True):
         _check_same(directories[0], directory, scores[0], one)
-    both = np.logical_and.reduce([one.readable for one in scores])
+    both = np.logical_and.reduce([one.measurable for one in scores])
     if not both.any():
-        raise InputError("compare: no clip could be read in all of them")
-    hits = [right(one)[both] for one in scores]
+        raise InputError("compare: no clip with a label could be read in all of them")
+    heads = [heads_of(document) for document, _ in found]
+    hits = [right(one, its)[both] for one, its in zip(scores, heads, strict=True)]
     labels = scores[0].labels[both]
     compared: list[Compared] = []
     for directory, (document, _), hit in zip(directories, found, hits, strict=True):
@@ -73,20 +76,19 @@ def compare(directories: Sequence[str], *, classes: int = 5) -> list[Compared]:
                 p_value=paired.p_value,
                 only_first=paired.only_first,
                 only_this=paired.only_second,
-                classes=_changed(hits[0], hit, labels, document, classes),
+                classes=_changed(hits[0], hit, labels, heads[0], classes),
             )
         compared.append(this)
     return compared
 
 
 def _changed(
-    before: np.ndarray, after: np.ndarray, labels: np.ndarray, document: Mapping[str, Any], count: int
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray, heads: Heads, count: int
 ) -> tuple[tuple[str, int, float], ...]:
-    names = document["classes"]
     changes = []
     for label in np.unique(labels).tolist():
         mine = labels == label
-        changes.append((names[label], int(mine.sum()), float(after[mine].mean() - before[mine].mean())))
+        changes.append((heads.class_name(label), int(mine.sum()), float(after[mine].mean() - before[mine].mean())))
     changes.sort(key=lambda change: -abs(change[2]))
     return tuple(change for change in changes[:count] if change[2])
 

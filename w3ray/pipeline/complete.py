@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from w3ray.evaluation.metrics import Counts
+from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
@@ -33,7 +33,8 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     description = ModelDescription(
         model=arguments,
         clip=asdict(data.clip),
-        classes=data.classes,
+        classes=data.heads.classes,
+        head_sizes=data.heads.sizes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         stage=item.stage.name,
@@ -41,9 +42,9 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     )
     with published(item.store.model, last=DESCRIPTION_NAME) as folder:
         write_model(folder, model, description)
-    counts = Counts(len(data.classes)).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
+    counts = HeadCounts(data.heads).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
     with published(item.store.report, last=PER_CLASS_JSON) as folder:
-        write_report(folder, counts, data.classes)
+        write_report(folder, counts)
     return {
         "metrics": outcome["test"],
         "validation": meta["metrics"],

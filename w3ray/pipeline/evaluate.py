@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.views import parse_protocol
 from w3ray.errors import InputError, RunError
+from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import ModelDescription, model_folder, read_description
 from w3ray.pipeline.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.pipeline.connection import Connection
@@ -26,15 +27,21 @@ from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.stage_store import require_writable
 from w3ray.storage import Place, fetched, place, published
 
+if TYPE_CHECKING:
+    from w3ray.evaluation.head_counts import HeadCounts
+    from w3ray.evaluation.uncertainty import Calibration
+
 SCORING_VERSION = 1
 """Raised where the same model, clips and protocol get other scores than before."""
+
+_SCORES_AT_ONCE = 1 << 24
 
 _COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """What `evaluate` returns; `metrics` are over the clips that could be read."""
+    """What `evaluate` returns; `metrics` are over the clips that could be read and have a label ({} where none has)."""
 
     directory: str
     models: tuple[str, ...]
@@ -44,6 +51,7 @@ class Evaluated:
     average: str
     clips: int
     unreadable: int
+    unlabelled: int
     metrics: Mapping[str, Any]
     reused: int
     """Clips whose scores were there already."""
@@ -131,11 +139,12 @@ def evaluate(
         average=average,
         clips=rows.num_rows,
         unreadable=len(result.reasons),
-        metrics=measure(result),
+        unlabelled=int((result.labels == UNLABELLED).sum()),
+        metrics=measure(result, clips.heads),
         reused=reused,
         seconds=time.monotonic() - started,
     )
-    _write_report(directory, result, clips.classes, answer)
+    _write_report(directory, result, clips.heads, answer)
     return answer
 
 
@@ -155,42 +164,67 @@ def _check_readable(result: ClipScores, max_failed_share: float, directory: Plac
         )
 
 
-def measure(result: ClipScores) -> dict[str, Any]:
-    """Accuracies with their intervals, loss, and calibration, over the clips that could be read.
+def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
+    """Accuracies with their intervals, loss, and calibration, over the clips that could be read and have a label.
+
+    Of several heads: `top1` and the like of their combinations, and `verb_top1` and the like of each; the loss is the
+    sum over the heads. {} where not one clip has a label.
 
     Raises:
-        RunError: none could.
+        RunError: no clip could be read.
     """
-    from w3ray.evaluation.uncertainty import accuracy_interval, calibration
+    from w3ray.evaluation.uncertainty import accuracy_interval
 
-    readable = result.readable
-    if not readable.any():
+    if not result.readable.any():
         raise RunError("not one clip of the split can be read")
-    counts = counted(result)
-    metrics: dict[str, Any] = dict(counts.result())
-    scores, labels = result.scores[readable], result.labels[readable]
-    metrics["top1_interval"] = accuracy_interval(_right(scores, labels, 1))
-    metrics["top5_interval"] = accuracy_interval(_right(scores, labels, 5))
-    metrics["calibration_error"] = calibration(scores, labels).expected_error
+    known = result.measurable
+    if not known.any():
+        return {}
+    metrics: dict[str, Any] = dict(counted(result, heads).result())
+    scores, labels = result.scores[known], result.labels[known]
+    for name, rank_N in _ranks(scores, labels, heads).items():
+        for top in (1, 5):
+            metrics[f"{name}top{top}_interval"] = accuracy_interval(rank_N < top)
+    metrics |= {f"{name}calibration_error": one.expected_error for name, one in calibrations(result, heads).items()}
     return metrics
 
 
-def counted(result: ClipScores) -> Any:
-    """`Counts` of the clips that could be read; of averaged scores, the loss is that of their logarithms."""
+def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
+    """By the prefix of its metrics: of all heads together "", of each of several "verb_" and the like."""
+    from w3ray.evaluation.uncertainty import calibration_of
+
+    known = result.measurable
+    scores, labels = result.scores[known], result.labels[known]
+    sure_N, right_N = np.ones(len(scores)), np.ones(len(scores), dtype=bool)
+    found = {}
+    for head in heads.each():
+        own_NK = scores[:, head.scores]
+        own_sure_N, own_right_N = own_NK.max(1), own_NK.argmax(1) == head.label(labels)
+        sure_N, right_N = sure_N * own_sure_N, right_N & own_right_N
+        if heads.several:
+            found[head.metric("")] = calibration_of(own_sure_N, own_right_N)
+    return {"": calibration_of(sure_N, right_N), **found}
+
+
+def counted(result: ClipScores, heads: Heads) -> "HeadCounts":
+    """Counts of `measurable` clips; of averaged scores, the loss is that of their logarithms."""
     import torch
 
-    from w3ray.evaluation.metrics import Counts
+    from w3ray.evaluation.head_counts import HeadCounts
 
-    readable = result.readable
-    scores = torch.from_numpy(result.scores[readable].astype(np.float64))
-    counts = Counts(result.scores.shape[1])
-    counts.update(scores.clamp(min=1e-30).log(), torch.from_numpy(result.labels[readable]).long())
+    known = result.measurable
+    scores = torch.from_numpy(result.scores[known].astype(np.float64))
+    counts = HeadCounts(heads)
+    counts.update(scores.clamp(min=1e-30).log(), torch.from_numpy(result.labels[known]).long())
     return counts
 
 
-def right(result: ClipScores) -> np.ndarray:
-    """bool [N]: whether the best class is the clip's own; False where it could not be read."""
-    return _right(result.scores, result.labels, 1)
+def right(result: ClipScores, heads: Heads) -> np.ndarray:
+    """bool [N]: whether the best class (of several heads: of each) is the clip's own; False where nobody knows."""
+    hits = np.zeros(len(result.labels), dtype=bool)
+    known = result.measurable
+    hits[known] = _ranks(result.scores[known], result.labels[known], heads)[""] == 0
+    return hits
 
 
 def ensemble(results: Sequence[ClipScores]) -> ClipScores:
@@ -201,13 +235,28 @@ def ensemble(results: Sequence[ClipScores]) -> ClipScores:
     return ClipScores(clip_ids=first.clip_ids, labels=first.labels, scores=scores, reasons=reasons)
 
 
-def _right(scores_NK: np.ndarray, labels_N: np.ndarray, top: int) -> np.ndarray:
-    """bool [N]: whether the label is among the `top` best scores, equal ones ranked by class number."""
+def _ranks(scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads) -> dict[str, np.ndarray]:
+    """int [N]: how many classes come before the clip's own, equal ones ranked by class number; by metrics' prefix."""
+    import torch
+
+    from w3ray.evaluation.head_scores import combined_scores
+
+    ranks = {head.metric(""): _rank(scores_NS[:, head.scores], head.label(labels_N)) for head in heads.each()}
+    if not heads.several:
+        return ranks
+    logarithms = torch.from_numpy(scores_NS.astype(np.float64)).clamp(min=1e-30).log()
+    at_once = max(1, _SCORES_AT_ONCE // heads.num_labels)
+    parts = zip(logarithms.split(at_once), range(0, len(scores_NS), at_once), strict=True)
+    combined = [_rank(combined_scores(part, heads).numpy(), labels_N[i : i + at_once]) for part, i in parts]
+    return {"": np.concatenate(combined), **ranks}
+
+
+def _rank(scores_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     true_N1 = np.take_along_axis(scores_NK, labels_N[:, None].astype(np.int64), 1)
     classes_K = np.arange(scores_NK.shape[1])
     ahead = (scores_NK > true_N1) | ((scores_NK == true_N1) & (classes_K < labels_N[:, None]))
-    found: np.ndarray = np.isfinite(scores_NK).all(1) & (ahead.sum(1) < top)
-    return found
+    rank: np.ndarray = np.where(np.isfinite(scores_NK).all(1), ahead.sum(1), scores_NK.shape[1])
+    return rank
 
 
 def _description(folder: Place) -> ModelDescription:
@@ -216,8 +265,12 @@ def _description(folder: Place) -> ModelDescription:
 
 
 def _check_classes(name: str, description: ModelDescription, clips: Manifest) -> None:
-    if description.classes == clips.classes:
+    if description.heads == clips.heads:
         return
+    if description.classes == clips.classes:
+        raise InputError(
+            f"{clips.location}: has the heads {dict(clips.head_sizes)}, {name} {dict(description.head_sizes)}"
+        )
     theirs, ours = set(description.classes), set(clips.classes)
     if theirs == ours:
         what = "the same classes in another order"
@@ -236,10 +289,12 @@ def plan_scoring(nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
     )
 
 
-def _write_report(directory: Place, result: ClipScores, classes: Sequence[str], answer: Evaluated) -> None:
-    from w3ray.evaluation.report import write_report
+def _write_report(directory: Place, result: ClipScores, heads: Heads, answer: Evaluated) -> None:
+    from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 
-    with published(directory / "report", last="per_class.json") as folder:
-        write_report(folder, counted(result), classes)
-    text = json.dumps({**answer.document(), "classes": list(classes)}, indent=1, allow_nan=True)
+    if answer.metrics:
+        with published(directory / "report", last=PER_CLASS_JSON) as folder:
+            write_report(folder, counted(result, heads))
+    document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}
+    text = json.dumps(document, indent=1, allow_nan=True)
     (directory / RESULT_NAME).write_text(text + "\n", encoding="utf-8")

@@ -5,9 +5,9 @@ A few are looked at in this process; many on a Ray cluster, by the same code and
 
 import glob
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from w3ray.data.importers import VIDEO_EXTENSIONS
 from w3ray.data.manifest import read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 from w3ray.models.bundle import model_folder
 from w3ray.pipeline.evaluate import check_average, plan_scoring
 from w3ray.storage import RemotePath, is_remote, place
@@ -36,16 +37,25 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a model says of one video: (class name, score) from the best on, or why it could not be read."""
+    """What a model says of one video: (class name, score) from the best on, or why it could not be read.
+
+    Of a model with several heads `top` holds the best combinations, `heads` those of each head by its name.
+    """
 
     video: str
     top: tuple[tuple[str, float], ...]
     reason: str | None = None
+    heads: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         if self.reason is not None:
             return {"video": self.video, "reason": self.reason}
-        return {"video": self.video, "top": [{"class": name, "score": score} for name, score in self.top]}
+        heads = {f"top_{name}": _as_documents(top) for name, top in self.heads.items()}
+        return {"video": self.video, "top": _as_documents(self.top), **heads}
+
+
+def _as_documents(top: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "score": score} for name, score in top]
 
 
 def predict(
@@ -103,7 +113,7 @@ def _look(
         )  # fmt: skip
     except DecodeError as error:
         return Prediction(video=row["clip_id"], top=(), reason=error.reason)
-    return Prediction(video=row["clip_id"], top=_best(scorer(views[None])[0], scorer.description.classes, top))
+    return _told(row["clip_id"], scorer(views[None])[0], scorer.description.heads, top)
 
 
 def _on_cluster(
@@ -135,9 +145,21 @@ def _on_cluster(
                     if name in reasons:
                         yield Prediction(video=name, top=(), reason=reasons[name])
                     else:
-                        yield Prediction(video=name, top=_best(scores_K, description.classes, top))
+                        yield _told(name, scores_K, description.heads, top)
     finally:
         connection.close()
+
+
+def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int) -> Prediction:
+    of_heads = {head.name: _best(scores_S[head.scores], head.classes, top) for head in heads.each()}
+    if not heads.several:
+        return Prediction(video=video, top=of_heads[""])
+    combined_P = np.ones(1)
+    for head in heads.each():
+        combined_P = np.outer(combined_P, scores_S[head.scores]).ravel()
+    order = np.argsort(-combined_P, kind="stable")[:top]
+    best = tuple((heads.class_name(int(label)), float(combined_P[label])) for label in order)
+    return Prediction(video=video, top=best, heads=of_heads)
 
 
 def _best(scores_K: np.ndarray, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

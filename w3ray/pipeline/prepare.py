@@ -15,10 +15,12 @@ from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 from w3ray.pipeline.identity import identity_of, stage_determinants
 from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import Recipe, ResolvedStage
 from w3ray.storage import Place, place
+from w3ray.training.losses import weights_by_head
 
 _COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 _ROWS_AT_ONCE = 100_000
@@ -32,7 +34,7 @@ class PreparedData:
     `undrawn` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
     """
 
-    classes: tuple[str, ...]
+    heads: Heads
     flip_map: Mapping[int, int]
     location: str
     fingerprint: str
@@ -61,7 +63,7 @@ class PlannedStage:
 
     def model_arguments(self, data: PreparedData) -> dict[str, Any]:
         """Keyword arguments of `build_model`; a local file of weights by its absolute path, for workers elsewhere."""
-        arguments = {**self.stage.model.build_arguments(), "num_classes": len(data.classes)}
+        arguments = {**self.stage.model.build_arguments(), "num_classes": data.heads.num_scores}
         if (path := weights_file(arguments["weights"])) is not None:
             arguments["weights"] = str(path)
         return arguments
@@ -116,7 +118,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         "clip": {**asdict(clip), "scales": list(clip.scales)},
     }
     prepared = PreparedData(
-        classes=manifest.classes,
+        heads=manifest.heads,
         flip_map=manifest.flip_map,
         location=manifest.location,
         fingerprint=fingerprint,
@@ -163,6 +165,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
     """
     planned: dict[str, PlannedStage] = {}
     for stage in recipe.resolved_stages():
+        _require_heads(stage, data.heads)
         teacher = None if stage.teacher is None else planned[stage.teacher]
         # Another seed for each generation: a student is not the teacher's run once more.
         seed = recipe.seed + stage.index
@@ -191,6 +194,14 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
 
             build_model(**item.model_arguments(data))
     return list(planned.values())
+
+
+def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
+    """Raises: InputError where a loss is weighed for a head that the clips have no label for."""
+    try:
+        weights_by_head(stage.loss_weights, heads.names)
+    except ValueError as error:
+        raise InputError(f"stage {stage.name}: loss_weights: {error}") from error
 
 
 def weights_file(weights: str | None) -> Path | None:

@@ -9,6 +9,7 @@ from w3ray.data.clip import ClipSpec
 from w3ray.data.schedule import Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
+from w3ray.heads import Heads
 from w3ray.recipe import Train
 from w3ray.storage import Place, RemotePath
 
@@ -20,11 +21,12 @@ class StageSpec:
     """One stage, resolved: everything that a worker reads and nothing that only the driver needs.
 
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
-    teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `num_clips` counts the clips of all splits
-    that the stage reads (the base of `max_failed_share`), `clips_ready` is a file that appears when the clips are
-    there (None: they are), `roots` are where videos may lie (None: anywhere), `lease` is the driver's intent in object
-    storage (`w3ray.lease`), without which nothing may be written any more, `cache` keeps videos of object storage,
-    `shared` decoded clips for other trials of a sweep. The times are of the recipe's `resources`.
+    teacher's model (`w3ray.models.bundle`), `schedule` is for one worker, `heads` says what scores and labels are,
+    `num_clips` counts the clips of all splits that the stage reads (the base of `max_failed_share`), `clips_ready` is a
+    file that appears when the clips are there (None: they are), `roots` are where videos may lie (None: anywhere),
+    `lease` is the driver's intent in object storage (`w3ray.lease`), without which nothing may be written any more,
+    `cache` keeps videos of object storage, `shared` decoded clips for other trials of a sweep. The times are of the
+    recipe's `resources`.
     """
 
     name: str
@@ -36,7 +38,7 @@ class StageSpec:
     train: Train
     clip: ClipSpec
     schedule: Schedule
-    classes: tuple[str, ...]
+    heads: Heads
     flip_map: Mapping[int, int]
     plan: ResourcePlan
     num_clips: int

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from w3ray.evaluation.head_scores import right_in_all_heads
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
+from w3ray.heads import Heads
 from w3ray.training.batch_norm import rows_hidden_from_batch_norm
 from w3ray.training.losses import LossInputs, build_losses
 from w3ray.training.optimizer import set_lr
@@ -31,8 +33,9 @@ class StepResult(NamedTuple):
     """What one update saw on THIS rank. Tensors stay on the device, so that reading them is the caller's choice.
 
     `loss_sums` are unweighted sums over this rank's valid clips by loss name; `correct` counts valid clips whose best
-    score was the label's; `grad_norm` is the norm of the global gradient before clipping (the same on every rank,
-    not finite if the update must not be trusted); `updated` is False where the whole step had no valid clip.
+    score was the label's (of several heads: in all of them); `grad_norm` is the norm of the global gradient before
+    clipping (the same on every rank, not finite if the update must not be trusted); `updated` is False where the whole
+    step had no valid clip.
     """
 
     loss_sums: dict[str, Tensor]
@@ -54,6 +57,7 @@ class TrainingStep:
         precision: autocast type of the forward pass; "fp16" scales the loss (torch's GradScaler).
         clip_grad_norm: upper bound of the norm of the global gradient; None does not clip.
         label_smoothing: of the cross-entropy.
+        heads: what the model's scores and the labels are; None: one head.
         mean, std: of the pixels in [0, 1].
 
     Raises:
@@ -70,6 +74,7 @@ class TrainingStep:
         precision: Precision = "fp32",
         clip_grad_norm: float | None = 20.0,
         label_smoothing: float = 0.0,
+        heads: Heads | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
@@ -79,7 +84,8 @@ class TrainingStep:
             raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
         self.model = model
         self.optimizer = optimizer
-        self.losses = build_losses(loss_weights, label_smoothing=label_smoothing)
+        self.losses = build_losses(loss_weights, label_smoothing=label_smoothing, heads=heads)
+        self.heads = heads
         self.clip_grad_norm = clip_grad_norm
         self.precision = precision
         self.mean, self.std = tuple(mean), tuple(std)
@@ -158,7 +164,7 @@ class TrainingStep:
         sums = {name: loss(inputs) for name, (_, loss) in self.losses.items()}
         for name, value in sums.items():
             self._sums[name] += value.detach()
-        self._correct += (output.logits_BK.detach().argmax(1) == labels_B).sum()
+        self._correct += right_in_all_heads(output.logits_BK.detach(), labels_B, self.heads).sum()
         return torch.stack([weight * sums[name] for name, (weight, _) in self.losses.items()]).sum()
 
     def _take_part(self, clips_u8_BTHWC: Tensor) -> None:

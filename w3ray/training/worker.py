@@ -26,7 +26,7 @@ from w3ray.data.microbatch import ClipFailure, Microbatch
 from w3ray.data.sample_log import SampleLog
 from w3ray.data.schedule import Kind
 from w3ray.errors import InputError, RunError
-from w3ray.evaluation.metrics import Counts
+from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.events import ClipsFailed, StepDone, Validated, ValidationProgress, Warned
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
@@ -106,6 +106,7 @@ class StageWorker:
             precision=stage.train.precision,
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
+            heads=stage.heads,
         )
         keeper = LocalCheckpointKeeper if self.is_local else CheckpointKeeper
         self.keeper = keeper(stage, self.rank, events.twin(), self.heartbeat)
@@ -339,10 +340,10 @@ class StageWorker:
         self.times = _StepTimes(time.perf_counter())
 
     @torch.no_grad()
-    def _evaluate(self, kind: Literal["val", "test"]) -> Counts:
+    def _evaluate(self, kind: Literal["val", "test"]) -> HeadCounts:
         """Exact counts over all workers; every valid row of the split is counted once."""
         self.model.eval()
-        counts = Counts(len(self.stage.classes), device=self.device)
+        counts = HeadCounts(self.stage.heads, device=self.device)
         failures: list[ClipFailure] = []
         total_clips = self.schedule.num_val if kind == "val" else self.schedule.num_test
         told_s = time.monotonic()

@@ -1,6 +1,6 @@
 """Which losses can a recipe weigh? A new one is a file here and a row in LOSSES. The table needs no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from w3ray._table import Table, lazy_attributes
@@ -19,7 +19,7 @@ LOSSES: "Table[Callable[..., Loss]]" = Table(
 )
 """Name -> class of the loss."""
 
-__all__ = ["LOSSES", "CrossEntropy", "Loss", "LossInputs", "MatureFeatures", "build_losses"]
+__all__ = ["LOSSES", "CrossEntropy", "Loss", "LossInputs", "MatureFeatures", "build_losses", "weights_by_head"]
 
 __getattr__ = lazy_attributes(
     __name__,
@@ -31,3 +31,21 @@ __getattr__ = lazy_attributes(
         "build_losses": "w3ray.training.losses.build",
     },
 )
+
+
+def weights_by_head(weights: Mapping[str, float], heads: Sequence[str]) -> dict[str, float]:
+    """`cross_entropy` as a weight for each of several heads, by name; as it is where there is one head (no names).
+
+    Raises:
+        ValueError: a weight of a head that there is not.
+    """
+    for name in weights:
+        kind, dot, head = name.partition(".")
+        if dot and (kind != "cross_entropy" or head not in heads):
+            known = ", ".join(f"cross_entropy.{head}" for head in heads) or "none, the clips have one label each"
+            raise ValueError(f"unknown loss {name!r}: losses of single heads are {known}")
+    if not heads:
+        return dict(weights)
+    of_head = {f"cross_entropy.{head}": weights.get("cross_entropy", 0.0) for head in heads}
+    rest = {name: weight for name, weight in weights.items() if name != "cross_entropy"}
+    return {**of_head, **rest}

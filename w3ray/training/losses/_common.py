@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class LossInputs(NamedTuple):
-    """One microbatch, valid clips only.  B clips, K classes, T frames, C channels, H x W positions.
+    """One microbatch, valid clips only.  B clips, K classes (of all heads),  T frames, C channels, H x W positions.
 
     `teacher_features_BTCHW` is None where the stage has no teacher; else it has the shape of `features_BTCHW`
     and no gradient.

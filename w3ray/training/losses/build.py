@@ -2,26 +2,36 @@
 
 from collections.abc import Mapping
 
-from w3ray.training.losses import LOSSES
+from w3ray.heads import Heads
+from w3ray.training.losses import LOSSES, weights_by_head
 from w3ray.training.losses._common import Loss
 
 
-def build_losses(weights: Mapping[str, float], *, label_smoothing: float = 0.0) -> dict[str, tuple[float, Loss]]:
+def build_losses(
+    weights: Mapping[str, float], *, label_smoothing: float = 0.0, heads: Heads | None = None
+) -> dict[str, tuple[float, Loss]]:
     """The losses named in `weights` with their weights; one of weight 0 is left out and costs nothing.
+
+    Where there are several heads the cross-entropy is a loss for each, `cross_entropy.verb` and `cross_entropy.noun`;
+    a weight of that name holds for that head alone, `cross_entropy` for those without one.
 
     Raises:
         ValueError: unknown name, negative weight, or nothing left to minimise.
     """
-    unknown = sorted(set(weights) - set(LOSSES))
+    weights = weights_by_head(weights, heads.names if heads is not None else ())
+    unknown = sorted(name for name in weights if name.partition(".")[0] not in LOSSES)
     if unknown:
         raise ValueError(f"unknown loss {unknown[0]!r}: known are {', '.join(LOSSES)}")
     negative = [name for name, weight in weights.items() if not weight >= 0]
     if negative:
         raise ValueError(f"loss weight {negative[0]} must be >= 0, got {weights[negative[0]]}")
-    options: dict[str, dict[str, float]] = {"cross_entropy": {"label_smoothing": label_smoothing}}
-    built = {
-        name: (float(weight), LOSSES[name](**options.get(name, {}))) for name, weight in weights.items() if weight > 0
-    }
+    by_name = {head.name: head for head in heads.each()} if heads is not None else {}
+    built = {}
+    for name, weight in weights.items():
+        kind, _, head = name.partition(".")
+        options = {"label_smoothing": label_smoothing} if kind == "cross_entropy" else {}
+        if weight > 0:
+            built[name] = (float(weight), LOSSES[kind](**options, **({"head": by_name[head]} if head else {})))
     if not built:
         raise ValueError(f"no loss has a weight above 0: {dict(weights)}")
     return built

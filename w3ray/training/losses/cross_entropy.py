@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from w3ray.heads import Head
 from w3ray.training.losses._common import LossInputs
 
 
@@ -12,6 +13,7 @@ class CrossEntropy:
 
     Args:
         label_smoothing: share of the target spread evenly over all classes, 0 <= label_smoothing < 1.
+        head: the scores and the part of the label that it is about; None: all of them.
 
     Raises:
         ValueError: label_smoothing outside [0, 1).
@@ -19,12 +21,16 @@ class CrossEntropy:
 
     needs_teacher = False
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, head: Head | None = None) -> None:
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
+        self.head = head
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         # Scores may be bf16 under autocast; a sum of logarithms needs more digits than that.
         logits_BK = inputs.logits_BK.to(torch.promote_types(inputs.logits_BK.dtype, torch.float32))
-        return F.cross_entropy(logits_BK, inputs.labels_B, reduction="sum", label_smoothing=self.label_smoothing)
+        labels_B = inputs.labels_B
+        if self.head is not None:
+            logits_BK, labels_B = logits_BK[:, self.head.scores], self.head.label(labels_B)
+        return F.cross_entropy(logits_BK, labels_B, reduction="sum", label_smoothing=self.label_smoothing)
