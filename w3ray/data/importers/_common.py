@@ -9,6 +9,7 @@ import numpy as np
 
 from w3ray.data.manifest import Manifest, build_manifest
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 
 # Every container that FFmpeg reads and people keep clips in; compared in lower case.
 VIDEO_EXTENSIONS = frozenset(
@@ -28,17 +29,19 @@ SplitKind = Literal["folder", "column", "list", "group", "random"]
 class Clip:
     """One clip as an importer finds it: `path` relative to the root with forward slashes, `uri` to open it.
 
-    `name` becomes its clip_id; None: path and seconds.
+    `label` is its class, "" where it is not known; with several heads `labels` has one class a head instead. `name`
+    becomes its clip_id; None: path and seconds.
     """
 
     path: str
     uri: str
-    label: str
+    label: str = ""
     split: str | None = None
     group: str | None = None
     start_s: float | None = None
     end_s: float | None = None
     name: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,24 +148,43 @@ def deal_at_random(clips: Sequence[Clip], dealing: Dealing) -> list[Clip]:
 
 
 def to_manifest(
-    clips: Sequence[Clip], classes: Sequence[str], flip_map: Mapping[str, str] | Literal["identity"] | None
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    flip_map: Mapping[str, str] | Literal["identity"] | None,
+    head_sizes: Sequence[tuple[str, int]] = (),
 ) -> Manifest:
-    """The manifest of clips that all have a split.
+    """The manifest of clips that all have a split; `classes` and `head_sizes` as in `w3ray.heads.Heads`.
 
     Raises:
         InputError: as `build_manifest`, and for a flip map that names an unknown class.
     """
-    label_of = {name: label for label, name in enumerate(classes)}
     columns: dict[str, list[object]] = {
         "clip_id": [_clip_id(clip) for clip in clips],
         "uri": [clip.uri for clip in clips],
         "start_s": [clip.start_s for clip in clips],
         "end_s": [clip.end_s for clip in clips],
-        "label": [label_of[clip.label] for clip in clips],
+        "label": labels_of(clips, Heads(tuple(classes), tuple(head_sizes))),
         "split": [clip.split for clip in clips],
         "group": [clip.group for clip in clips],
     }
-    return build_manifest(columns, tuple(classes), _flip_labels(flip_map, label_of))
+    if isinstance(flip_map, str):  # by place and not by name: two heads may have a class of one name
+        flip = {label: label for label in range(len(classes))}
+    else:
+        flip = _flip_labels(flip_map, classes)
+    return build_manifest(columns, tuple(classes), flip, head_sizes=head_sizes)
+
+
+def labels_of(clips: Sequence[Clip], heads: Heads) -> list[object]:
+    """The number of each clip's class, or of its combination of classes; None where it is not known."""
+    places = [{name: label for label, name in enumerate(head.classes)} for head in heads.each()]
+
+    def label(clip: Clip) -> object:
+        names = clip.labels if heads.several else (clip.label,)
+        if not any(names):
+            return None
+        return heads.joined([place[name] for place, name in zip(places, names, strict=True)])
+
+    return [label(clip) for clip in clips]
 
 
 def _clip_id(clip: Clip) -> str:
@@ -173,14 +195,10 @@ def _clip_id(clip: Clip) -> str:
     return f"{clip.path}@{start}-{end}"
 
 
-def _flip_labels(
-    flip_map: Mapping[str, str] | Literal["identity"] | None, label_of: Mapping[str, int]
-) -> dict[int, int]:
+def _flip_labels(flip_map: Mapping[str, str] | None, classes: Sequence[str]) -> dict[int, int]:
     if flip_map is None:
         return {}
-    if flip_map == "identity":
-        return {label: label for label in label_of.values()}
-    assert not isinstance(flip_map, str)
+    label_of = {name: label for label, name in enumerate(classes)}
     labels: dict[int, int] = {}
     for name, mirror in flip_map.items():
         for known in (name, mirror):

@@ -157,6 +157,7 @@ def published_manifest(
     lists: Sequence[SplitList],
     *,
     classes: Sequence[str],
+    head_sizes: Sequence[tuple[str, int]] = (),
     flip_map: Mapping[str, str] | Literal["identity"] | None,
     videos: str,
     is_there: IsThere,
@@ -178,14 +179,16 @@ def published_manifest(
         note(f"{videos}: not looked whether the videos are there; `w3ray data check` reads them")
     else:
         clips = _present(clips, videos, is_there, partial, note)
-    return to_manifest(clips, classes, flip_map)
+    return to_manifest(clips, classes, flip_map, head_sizes)
 
 
 def _check_once(lists: Sequence[SplitList]) -> None:
-    seen: dict[tuple[str, float | None, float | None], tuple[Path, int]] = {}
+    seen: dict[object, tuple[Path, int]] = {}
     for listed in lists:
         for line, clip in listed.clips:
-            before = seen.setdefault((clip.path, clip.start_s, clip.end_s), (listed.file, line))
+            # By its name where it has one: two segments of EPIC-KITCHENS may have the same start and end.
+            key = clip.name or (clip.path, clip.start_s, clip.end_s)
+            before = seen.setdefault(key, (listed.file, line))
             if before != (listed.file, line):
                 name = clip.name or clip.path
                 raise InputError(

@@ -1,6 +1,7 @@
 """Lists as Twenty Billion Neurons published them for frame folders: `34870;Drumming Fingers`, and a list of labels.
 
-Used by Jester and by Something-Something v1.
+Used by Jester and by Something-Something v1. The list of the test videos, whose labels were never published, has rows
+`34870`; where it is there its clips are the split `test`, without labels.
 """
 
 import os
@@ -64,7 +65,10 @@ def import_frame_lists(
         lists.append(SplitList(file=file, clips=clips, official=num_clips[split]))
     test = Path(os.path.abspath(annotations)) / f"{prefix}-{_FILES['test']}.csv"
     if test.is_file():
-        note(f"{test}: {sum(1 for _ in read_lines(test))} clips without labels are left out")
+        clips = [
+            (line, Clip(path=video, uri=video_uri(videos, video), split="test")) for line, video in _unlabelled(test)
+        ]
+        lists.append(SplitList(file=test, clips=clips, official=num_clips["test"]))
     return published_manifest(
         lists,
         classes=classes,
@@ -83,3 +87,10 @@ def _rows(file: Path, classes: Sequence[str]) -> Iterator[tuple[int, str, str]]:
         if not separator or not video.isdecimal():
             raise InputError(f"{file}:{line}: {text!r} is not of the form `34870;label`: is it of another version?")
         yield line, video, known_label(label, known, f"{file}:{line}")
+
+
+def _unlabelled(file: Path) -> Iterator[tuple[int, str]]:
+    for line, text in read_lines(file):
+        if not text.isdecimal():
+            raise InputError(f"{file}:{line}: {text!r} is not of the form `34870`: the test videos have no labels")
+        yield line, text

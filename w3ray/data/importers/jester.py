@@ -26,7 +26,10 @@ def import_jester(
         annotations: folder with `jester-v1-train.csv`, `-validation.csv`, `-labels.csv` and perhaps `-test.csv`.
         videos: folder or address of the folders of frames, named by id.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out: the test videos have no labels.
+        note: told in one line what is left out.
+
+    The test videos, which have no labels, are the split `test` where their list is there; without the list nothing
+    asks for them. (Versions before left them out: a manifest that is imported anew has them and another fingerprint.)
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a video is listed twice or missing.

@@ -45,7 +45,10 @@ def import_something_something_v2(
             `-test.json` (or the later `train.json`, `validation.json`, `labels.json`, `test.json`).
         videos: folder or address of `<id>.webm`.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out: the test videos have no labels.
+        note: told in one line what is left out.
+
+    The test videos, which have no labels, are the split `test` where their list is there; without the list nothing
+    asks for them. (Versions before left them out: a manifest that is imported anew has them and another fingerprint.)
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a video is listed twice or missing.
@@ -63,12 +66,8 @@ def import_something_something_v2(
             continue
         clips = [(place, _clip(file, place, entry, split, classes, videos)) for place, entry in _entries(file)]
         lists.append(SplitList(file=file, clips=clips, official=NUM_CLIPS[split]))
-    try:
-        test = _file(annotations, _FILES["test"])
-    except InputError:
-        pass  # it would be left out anyway
-    else:
-        note(f"{test}: {sum(1 for _ in _entries(test))} clips without labels are left out")
+    if (test := _test_file(annotations)) is not None:
+        lists.append(_unlabelled(test, videos))
     return published_manifest(
         lists,
         classes=list(classes),
@@ -83,6 +82,14 @@ def import_something_something_v2(
 def _file(annotations: str | os.PathLike[str], kind: str) -> Path:
     names = (f"something-something-v2-{kind}.json", f"{kind}.json")
     return find_file(annotations, names, "the JSON files of Something-Something v2")
+
+
+def _test_file(annotations: str | os.PathLike[str]) -> Path | None:
+    """It need not be there."""
+    try:
+        return _file(annotations, _FILES["test"])
+    except InputError:
+        return None
 
 
 def _json(file: Path) -> Any:
@@ -112,6 +119,14 @@ def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(entry, dict) or not str(entry.get("id", "")).isdecimal():
             raise InputError(f"{file}:{place}: an entry without an id of digits: is it of another version?")
         yield place, entry
+
+
+def _unlabelled(file: Path, videos: str) -> SplitList:
+    clips = []
+    for place, entry in _entries(file):
+        path = f"{entry['id']}.webm"
+        clips.append((place, Clip(path=path, uri=video_uri(videos, path), split="test")))
+    return SplitList(file=file, clips=clips, official=NUM_CLIPS["test"])
 
 
 def _clip(file: Path, place: int, entry: dict[str, Any], split: str, classes: dict[str, int], videos: str) -> Clip:
