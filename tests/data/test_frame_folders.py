@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
-from videos import HEIGHT, WIDTH, cut, frame_numbers, write_frames
+from videos import HEIGHT, WIDTH, cut, frame_numbers, numbered_image, write_frames
 
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decoders import DECODERS, DecodeError, open_video
@@ -116,7 +116,7 @@ def test_only_the_images_asked_for_are_read(tmp_path):
         (lambda f: (f / "thumbnail.jpg").touch(), "an image without a number: thumbnail.jpg"),
         (lambda f: (f / "00013\n.jpg").touch(), r"an image without a number: 00013\\n.jpg"),
         (lambda f: (f / "a\udcff.jpg").touch(), r"an image without a number: a\\udcff.jpg"),
-        (lambda f: [path.unlink() for path in f.iterdir()], "a folder without JPEG images"),
+        (lambda f: [path.unlink() for path in f.iterdir()], "a folder without JPEG or PNG images"),
     ],
 )
 def test_a_folder_that_is_no_whole_clip_is_refused(tmp_path, change, reason):
@@ -304,3 +304,25 @@ class TestWhereverAVideoIsNamed:
         shutil.copy(folder / "00004.jpg", folder / "00005.jpg")
         os.utime(folder, ns=(1, 1))
         assert shared.key(row, 7, {}, None) != before
+
+
+def test_png_images(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for number in range(4):
+        image = Image.fromarray(numbered_image(number))
+        (image.convert("RGBA") if number == 2 else image).save(folder / f"{number + 1:05d}.png")
+    with open_video(str(folder)) as video:
+        assert video.info.num_frames == 4
+        frames = video.frames([3, 2, 0])
+    np.testing.assert_array_equal(frames, np.stack([numbered_image(number) for number in (3, 2, 0)]))
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(folder / "00002.png")
+    with open_video(str(folder)) as video, pytest.raises(DecodeError, match=r"not of 8 bits: 00002\.png"):
+        video.frames([1])
+
+
+def test_a_png_beside_jpeg_images_is_no_frame(tmp_path):
+    folder = write_frames(tmp_path / "a", 3)
+    Image.fromarray(numbered_image(9)).save(folder / "00004.png")
+    with open_video(str(folder)) as video:
+        assert video.info.num_frames == 3

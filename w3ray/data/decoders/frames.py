@@ -1,14 +1,14 @@
-"""Decoding a folder of JPEG images: frame i is the i-th image by its number, and only the images asked for are read.
+"""Decoding a folder of JPEG (or PNG) images: frame i is the i-th by its number, and only those asked for are read.
 
     00001.jpg 00002.jpg ...      img_00001.jpg ...      frame_0000000001.jpg ...
 
-One prefix, a number, one extension; numbers count up from 0 or 1 without a gap. Frames have no clock: each one stands
-for 1 / FOLDER_FPS seconds (`w3ray.data.manifest`).
+One prefix, a number, one extension; numbers count up from 0 or 1 without a gap. PNG images count only where there is no
+JPEG image. Frames have no clock: each one stands for 1 / FOLDER_FPS seconds (`w3ray.data.manifest`).
 
 Pillow decodes. torchvision gives the same pixels in 0.10 instead of 0.17 ms (176x100) and 0.31 instead of 0.36 ms
 (320x240), but costs each decoder process 160 MiB and seconds of import, and prints libjpeg's complaints. FFmpeg's JPEG
 decoder is slower, and its pixels differ from libjpeg's by up to 12 levels. Neither finds damage that leaves the stream
-of an image readable: only what was cut off or is no JPEG is refused.
+of an image readable: only what was cut off or is no such image is refused. PNG images must be of 8 bits.
 """
 
 import os
@@ -29,9 +29,13 @@ from w3ray.data.roots import outside
 from w3ray.data.video_cache import read_video
 from w3ray.storage import Place, RemotePath, place
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg"})
+_JPEG = frozenset({".jpg", ".jpeg"})
+IMAGE_EXTENSIONS = _JPEG | {".png"}
 """Compared in lower case; any other file of a folder is no frame of it."""
-_NAME = re.compile(r"(.*?)([0-9]+)(\.jpe?g)", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(r"(.*?)([0-9]+)(\.jpe?g|\.png)", re.IGNORECASE | re.DOTALL)
+_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+# Pillow's names; those of 16 or 32 bits a value would be cut to 255 without a word.
+_EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _ORIENTATION = 0x0112  # the EXIF tag; 1: upright
 
 
@@ -78,7 +82,7 @@ def frame_names(uri: str) -> FrameNames:
     """How the images of a folder are named, and how many there are.
 
     Raises:
-        DecodeError: it can not be listed, holds no JPEG image, images of two kinds of names, or one is missing.
+        DecodeError: it can not be listed, holds no JPEG or PNG image, images of two kinds of names, or one is missing.
         StorageFailing, StorageRefused.
     """
     where = place(uri)
@@ -100,6 +104,8 @@ def _frame_names(uri: str, names: Sequence[str]) -> FrameNames:
     found: dict[int, str] = {}
     kinds: dict[tuple[str, str], str] = {}
     digits = 255
+    if any(os.path.splitext(name)[1].lower() in _JPEG and not name.startswith(".") for name in names):
+        names = [name for name in names if os.path.splitext(name)[1].lower() in _JPEG]
     for name in sorted(names):
         match = _NAME.fullmatch(name)
         if match is None or name.startswith("."):
@@ -113,7 +119,7 @@ def _frame_names(uri: str, names: Sequence[str]) -> FrameNames:
         kinds.setdefault((match[1], match[3]), name)
         digits = min(digits, len(match[2]))
     if not found:
-        raise DecodeError(uri, "a folder without JPEG images")
+        raise DecodeError(uri, "a folder without JPEG or PNG images")
     if len(kinds) > 1:
         raise DecodeError(uri, f"images of two kinds: {', '.join(_shown(name) for name in sorted(kinds.values())[:2])}")
     ((prefix, extension),) = kinds
@@ -134,7 +140,7 @@ def _file_name(prefix: str, digits: int, extension: str, number: int) -> str:
 
 
 class FrameFolder(ClosingVideo):
-    """A folder of JPEG images as a video of `FOLDER_FPS` frames per second (EXIF orientation applied).
+    """A folder of JPEG or PNG images as a video of `FOLDER_FPS` frames per second (EXIF orientation applied).
 
     Args:
         uri: the folder.
@@ -184,14 +190,18 @@ class FrameFolder(ClosingVideo):
         """uint8 [H, W, 3]."""
         from PIL import Image, ImageOps
 
-        content = self._read(name)
+        content, kind = self._read(name), _FORMATS[os.path.splitext(name)[1].lower()]
         try:
-            image: Image.Image = Image.open(BytesIO(content), formats=("JPEG",))
+            image: Image.Image = Image.open(BytesIO(content), formats=(kind,))
+            if image.mode not in _EIGHT_BIT:
+                raise DecodeError(self.uri, f"an image that is not of 8 bits: {_shown(name)} ({image.mode})")
             if image.getexif().get(_ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        except DecodeError:
+            raise
         except Image.UnidentifiedImageError as error:
-            raise DecodeError(self.uri, f"a damaged image: {_shown(name)} is no JPEG image") from error
+            raise DecodeError(self.uri, f"a damaged image: {_shown(name)} is no {kind} image") from error
         # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...: no common base.
         except Exception as error:
             raise DecodeError(self.uri, f"a damaged image: {_shown(name)} ({one_line(error)})") from error
