@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from videos import write_frames, write_video
+from PIL import Image
+from videos import numbered_image, write_frames, write_video
 
 from w3ray.cli import main
 from w3ray.data.decoders import open_video
-from w3ray.data.importers import IMPORTERS, egogesture, ucf101
+from w3ray.data.importers import IMPORTERS, egogesture, jhmdb, ucf101
 from w3ray.data.importers import something_something_v1 as ssv1
 from w3ray.data.importers import something_something_v2 as ssv2
 from w3ray.data.importers._published import mirrored
@@ -104,40 +105,44 @@ class TestSomethingSomethingV2:
         """The training list is not among the real files: the rest is taken as partial."""
         source = real_data / "annotations" / self.NAME
         entries = json.loads((source / "something-something-v2-validation.json").read_text())
-        videos = touch(tmp_path / "v", *(f"{entry['id']}.webm" for entry in entries[:-1]))
+        tests = json.loads((source / "something-something-v2-test.json").read_text())
+        videos = touch(tmp_path / "v", *(f"{entry['id']}.webm" for entry in entries[:-1] + tests[:1]))
         assert "no something-something-v2-train.json or train.json" in refused(self.NAME, source, videos)
         manifest, notes = run(self.NAME, source, videos, partial=True)
-        assert manifest.splits() == {"val": 24_776}
+        assert manifest.splits() == {"test": 1, "val": 24_776}
         assert manifest.classes == tuple((source / "label_map.txt").read_text().splitlines())
         # As TSM's own list of pairs has them.
         assert {one: other for one, other in manifest.flip_map.items() if one < other} == {86: 87, 93: 94, 166: 167}
-        assert "27157 clips without labels are left out" in notes[1]
-        assert f"1 of 24777 clips are missing or not whole: {entries[-1]['id']}.webm; they are left out" in notes[2]
+        missing = f"{entries[-1]['id']}.webm, {tests[1]['id']}.webm, "
+        assert f"27157 of 51934 clips are missing or not whole: {missing}" in notes[1]
         rows = manifest.table.to_pylist()
         assert [row["clip_id"] for row in rows[:2]] == ["74225.webm", "116154.webm"]
         assert manifest.classes[rows[0]["label"]] == "Spinning something that quickly stops spinning"
+        assert {row["label"] is None for row in rows if row["split"] == "test"} == {True}
 
     def test_command(self, tmp_path, capfd, small_ssv2):
         videos = tmp_path / "20bn something ü"
-        for name in ("3", "12", "5"):
+        for name in ("3", "12", "5", "8", "9"):
             write_video(videos / f"{name}.webm", 12, codec="libvpx-vp9")
         words = ["data", "import", self.NAME, str(write_ssv2(tmp_path / "lists")), "--videos", str(videos)]
         assert main([*words, "--out", str(tmp_path / "m.parquet"), "--json"]) == 0
         captured = capfd.readouterr()
-        assert json.loads(captured.out)["splits"] == {"train": 2, "val": 1}
-        assert captured.err.endswith("something-something-v2-test.json: 2 clips without labels are left out\n")
+        assert json.loads(captured.out)["splits"] == {"test": 2, "train": 2, "val": 1}
+        assert captured.err == ""
         manifest = read_manifest(tmp_path / "m.parquet")
         assert [(row["clip_id"], row["label"], row["split"]) for row in manifest.table.to_pylist()] == [
             ("3.webm", 7, "train"),
             ("12.webm", 172, "train"),
             ("5.webm", 0, "val"),
+            ("8.webm", None, "test"),
+            ("9.webm", None, "test"),
         ]
         assert manifest.flip_map == {172: 173, 173: 172}
         with open_video(manifest.resolved_uris()[0]) as video:
             assert video.info.num_frames == 12
 
     def test_partial_downloads(self, tmp_path, small_ssv2):
-        lists, videos = write_ssv2(tmp_path / "lists"), touch(tmp_path / "v", "12.webm")
+        lists, videos = write_ssv2(tmp_path / "lists", test=None), touch(tmp_path / "v", "12.webm")
         (videos / "3.webm").touch()  # empty: the download had just begun
         text = (
             f"{videos}: 2 of 3 clips are missing or not whole: 3.webm, 5.webm; get them, or let --partial take what is"
@@ -167,6 +172,9 @@ class TestSomethingSomethingV2:
             ({"train": [{"id": "1"}]}, "train.json:1: an entry without a template"),
             ({"train": [{"id": "1", "template": "Doing thing 7 with [somthing]"}]}, "did you mean 'Doing thing 7 with"),
             ({"train": [{"id": "1", "template": THING_7}]}, "train.json: 1 clips; the published list has 2"),
+            ({"test": [{"id": "8"}]}, "test.json: 1 clips; the published list has 2"),
+            ({"test": [{"id": "8"}, {"id": "5"}]}, "test.json:2: '5.webm' is listed twice, first in something-someth"),
+            ({"test": [{"id": "8"}, {"id": "77"}]}, "1 of 5 clips are missing or not whole: 77.webm; get them"),
             (
                 {"train": [{"id": "5", "template": THING_7}] * 2},
                 "train.json:2: '5.webm' is listed twice, first in something-something-v2-train.json:1",
@@ -178,7 +186,7 @@ class TestSomethingSomethingV2:
         ],
     )
     def test_bad_lists(self, tmp_path, small_ssv2, lists, message):
-        videos = touch(tmp_path / "v", *(f"{number}.webm" for number in (1, 3, 4, 5, 12)))
+        videos = touch(tmp_path / "v", *(f"{number}.webm" for number in (1, 3, 4, 5, 8, 9, 12)))
         assert message in refused(self.NAME, write_ssv2(tmp_path / "lists", **lists), videos)
 
     def test_bad_bytes(self, tmp_path, small_ssv2):
@@ -205,7 +213,7 @@ def test_a_video_whose_name_is_no_text(tmp_path):
 
 
 def test_manifests_can_be_written(tmp_path, small_ssv2):
-    videos = touch(tmp_path / "v", "3.webm", "12.webm", "5.webm")
+    videos = touch(tmp_path / "v", "3.webm", "12.webm", "5.webm", "8.webm", "9.webm")
     manifest, _ = run("something-something-v2", write_ssv2(tmp_path / "lists"), videos)
     assert write_manifest(manifest, tmp_path / "m.parquet").table["uri"].to_pylist()[0] == "v/3.webm"
 
@@ -223,7 +231,8 @@ class TestJester:
     def test_real_lists(self, real_data, tmp_path):
         source = real_data / "annotations" / "jester"
         manifest, notes = run("jester", source, "s3://bucket/jester")
-        assert manifest.splits() == {"train": 118_562, "val": 14_787}
+        assert manifest.splits() == {"test": 14_743, "train": 118_562, "val": 14_787}
+        assert manifest.table["label"].null_count == 14_743
         assert manifest.classes == tuple((source / "jester-v1-labels.csv").read_text().splitlines())
         assert swapped(manifest) == {
             "Swiping Left": "Swiping Right",
@@ -233,7 +242,7 @@ class TestJester:
             "Turning Hand Clockwise": "Turning Hand Counterclockwise",
             "Turning Hand Counterclockwise": "Turning Hand Clockwise",
         }
-        assert "14743 clips without labels are left out" in notes[0]
+        assert len(notes) == 1
         row = manifest.table.slice(0, 1).to_pylist()[0]
         assert (row["uri"], manifest.classes[row["label"]]) == ("s3://bucket/jester/34870", "Drumming Fingers")
 
@@ -243,7 +252,7 @@ class TestJester:
         videos = tmp_path / "20bn jester ü"
         write_frames(videos / "34870", 3)
         (videos / "9223").mkdir(parents=True)  # no image in it yet
-        text = "133348 of 133349 clips are missing or not whole: 56557, 129112, 63861, 131717, 23595, ...; get them"
+        text = "148091 of 148092 clips are missing or not whole: 56557, 129112, 63861, 131717, 23595, ...; get them"
         assert text in refused("jester", source, videos)
         manifest, _ = run("jester", source, videos, partial=True)
         assert [row["clip_id"] for row in manifest.table.to_pylist()] == ["34870"]
@@ -274,6 +283,7 @@ class TestSomethingSomethingV1:
         real = real_data / "annotations" / self.NAME / "label_map.txt"
         (lists / f"{self.NAME}-labels.csv").unlink()
         (lists / "label_map.txt").write_bytes(real.read_bytes())
+        (lists / f"{self.NAME}-test.csv").unlink()
         write_lists(
             lists, self.NAME, train="1;Holding something\n2;Opening something\n", validation="3;Folding something"
         )
@@ -284,15 +294,20 @@ class TestSomethingSomethingV1:
         assert manifest.table["label"].to_pylist() == [0, 5, 9]
 
     def test_command(self, lists, tmp_path, capfd):
-        for name in ("100218", "4", "5"):
+        for name in ("100218", "4", "5", "9"):
             write_frames(tmp_path / "v 1" / name, 4)
         words = ["data", "import", self.NAME, str(lists), "--videos", str(tmp_path / "v 1"), "--json"]
         assert main([*words, "--out", str(tmp_path / "m.parquet")]) == 0
         captured = capfd.readouterr()
-        assert json.loads(captured.out)["splits"] == {"train": 2, "val": 1}
-        assert captured.err.endswith("test.csv: 1 clips without labels are left out\n")
+        assert json.loads(captured.out)["splits"] == {"test": 1, "train": 2, "val": 1}
+        assert captured.err == ""
         rows = read_manifest(tmp_path / "m.parquet").table.to_pylist()
-        assert [(row["uri"], row["label"]) for row in rows] == [("v 1/100218", 7), ("v 1/4", 173), ("v 1/5", 0)]
+        assert [(row["uri"], row["label"], row["split"]) for row in rows] == [
+            ("v 1/100218", 7, "train"),
+            ("v 1/4", 173, "train"),
+            ("v 1/5", 0, "val"),
+            ("v 1/9", None, "test"),
+        ]
 
     @pytest.mark.parametrize(
         ("kinds", "message"),
@@ -307,11 +322,13 @@ class TestSomethingSomethingV1:
             (dict(train="4;Doing thing 7 with something\n"), "train.csv: 1 clips; the published list has 2"),
             (dict(labels="a\nb\n"), "labels.csv: 2 classes; Something-Something v1 has 174"),
             (dict(labels="a\n" * 174), "labels.csv: class 'a' is listed twice"),
-            (dict(validation="6;Doing thing 0 with something\n"), "1 of 3 clips are missing or not whole: 6; get them"),
+            (dict(validation="6;Doing thing 0 with something\n"), "1 of 4 clips are missing or not whole: 6; get them"),
+            (dict(test="9;Doing thing 0 with something\n"), "test.csv:1: '9;Doing thing 0 with something' is not of"),
+            (dict(test="9\n10\n"), "test.csv: 2 clips; the published list has 1"),
         ],
     )
     def test_bad_input(self, lists, tmp_path, kinds, message):
-        for name in ("100218", "4", "5"):
+        for name in ("100218", "4", "5", "9"):
             write_frames(tmp_path / "v" / name, 2)
         assert message in refused(self.NAME, write_lists(lists, self.NAME, **kinds), tmp_path / "v")
 
@@ -591,3 +608,71 @@ class TestKinetics:
         assert "none: no such folder" in refused("kinetics", lists, tmp_path / "none")
         touch(videos, "replacement/_4YTwq0-73Y_000008_000018.mp4")
         assert "two videos of one name: replacement/_4YTwq0" in refused("kinetics", lists, videos)
+
+
+class TestJhmdb:
+    """Its split files are not among the real ones: they are written as those of HMDB51 are."""
+
+    @pytest.fixture
+    def lists(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jhmdb, "NUM_CLIPS", 22)
+        (tmp_path / "splits").mkdir()
+        names = ["shoot_ball", "shoot_bow", *(f"class_{number:02d}" for number in range(19))]
+        for fold in (1, 2, 3):
+            for name in names:
+                file = tmp_path / "splits" / f"{name}_test_split{fold}.txt"
+                file.write_text(f"clip_{name}.avi {2 if fold == 3 else 1}\n")
+        with open(tmp_path / "splits" / "shoot_bow_test_split1.txt", "a") as stream:
+            stream.write("other ü.avi 2\n")
+        return tmp_path / "splits"
+
+    def test_videos(self, lists, tmp_path, capfd):
+        write_video(tmp_path / "v" / "shoot_bow" / "other ü.avi", 8, codec="mpeg4")
+        touch(tmp_path / "v", "class_03/clip_class_03.avi")
+        assert "20 of 22 clips are missing or not whole: class_00/clip_class_00.avi, " in refused(
+            "jhmdb", lists, tmp_path / "v"
+        )
+        words = ["data", "import", "jhmdb", str(lists), "--videos", str(tmp_path / "v"), "--partial", "--json"]
+        assert main([*words, "--out", str(tmp_path / "m.parquet")]) == 0
+        manifest = read_manifest(tmp_path / "m.parquet")
+        assert [(manifest.classes[r["label"]], r["split"], r["uri"]) for r in manifest.table.to_pylist()] == [
+            ("class_03", "train", "v/class_03/clip_class_03.avi"),
+            ("shoot_bow", "test", "v/shoot_bow/other ü.avi"),
+        ]
+        capfd.readouterr()
+
+    def test_frames(self, lists, tmp_path):
+        for number in range(2):
+            path = tmp_path / "v" / "shoot_bow" / "other ü" / f"{number + 1:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(numbered_image(number)).save(path)
+        manifest, _ = run("jhmdb", lists, tmp_path / "v", partial=True)
+        assert manifest.table["clip_id"].to_pylist() == ["shoot_bow/other ü"]
+        with open_video(manifest.resolved_uris()[0]) as video:
+            assert video.info.num_frames == 2
+
+    def test_folds(self, lists):
+        manifest, _ = run("jhmdb", lists, "s3://bucket/jhmdb")
+        assert manifest.splits() == {"test": 1, "train": 21}
+        assert "(split 2): 21 clips; the published list has 22" in refused("jhmdb", lists, "s3://bucket/j", fold=2)
+        assert run("jhmdb", lists, "s3://bucket/j", fold=3, partial=True)[0].splits() == {"test": 21}
+        assert "fold 4: JHMDB has the official splits 1, 2, 3" in refused("jhmdb", lists, "s3://bucket/j", fold=4)
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("a.avi 0", "shoot_bow_test_split1.txt:3: 'a.avi 0' is not of the form `clip.avi 1` (1 or 2)"),
+            ("../a.avi 1", "is not of the form"),
+            ("other ü.avi 1", "split1.txt:3: 'shoot_bow/other ü.avi' is listed twice, first in shoot_bow_test"),
+        ],
+    )
+    def test_bad_lists(self, lists, monkeypatch, line, message):
+        monkeypatch.setattr(jhmdb, "NUM_CLIPS", 23)
+        with open(lists / "shoot_bow_test_split1.txt", "a") as stream:
+            stream.write(line + "\n")
+        assert message in refused("jhmdb", lists, "s3://bucket/jhmdb")
+
+    def test_bad_folders(self, lists, tmp_path):
+        (lists / "shoot_ball_test_split1.txt").unlink()
+        assert "20 classes; JHMDB has 21" in refused("jhmdb", lists, tmp_path)
+        assert "none: no such folder" in refused("jhmdb", tmp_path / "none", tmp_path)

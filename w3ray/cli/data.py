@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -170,7 +171,7 @@ def import_csv_command(
 
 def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
     """The command of a published data set: all of them have the same options."""
-    takes_fold = "fold" in inspect.signature(importer).parameters
+    parameters = inspect.signature(importer).parameters
 
     @import_app.command(name, help=(importer.__doc__ or "").partition("\n")[0])
     @run_command
@@ -179,18 +180,28 @@ def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
         videos: Annotated[str, typer.Option(help="Folder (or s3://...) of the videos or frame folders.")],
         out: OutOption,
         fold: Annotated[int | None, typer.Option(help="Which one of several official splits; else the first.")] = None,
+        val_groups: Annotated[
+            str,
+            typer.Option(
+                help="Groups to hold out for val, separated by commas, where the data set has no val; 'none': no val."
+            ),
+        ] = "",
         partial: Annotated[
             bool, typer.Option("--partial", help="Take what is there of an unfinished download.")
         ] = False,
         as_json: JsonOption = False,
     ) -> None:
-        if fold is not None and not takes_fold:
+        if fold is not None and "fold" not in parameters:
             raise InputError(f"--fold has no effect: {name} has one official split")
+        if val_groups and "val_groups" not in parameters:
+            raise InputError(f"--val-groups has no effect: {name} has official splits")
 
         def note(line: str) -> None:
             error_console().print(Text(redact(line)), soft_wrap=True)
 
-        options = {} if fold is None else {"fold": fold}
+        options: dict[str, Any] = {} if fold is None else {"fold": fold}
+        if val_groups:
+            options["val_groups"] = [] if val_groups == "none" else _names(val_groups)
         manifest = importer(annotations, videos=videos, partial=partial, note=note, **options)
         _write(manifest, out, False, as_json)
 
@@ -294,19 +305,17 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Clips by class (of each head), then by split; those without a label apart."""
-    labels, splits = known_labels(manifest.table), np.asarray(manifest.table["split"])
-    of_split = {split: labels[splits == split] for split in manifest.splits()}
-    known = {split: own[own != UNLABELLED] for split, own in of_split.items()}
+    """Clips by class, then by split; of several heads a class is named with its head, as "verb take"."""
+    splits = manifest.table["split"]
+    labels = {split: known_labels(manifest.table.filter(pc.equal(splits, split))) for split in manifest.splits()}
     counts: dict[str, dict[str, int]] = {}
     for head in manifest.heads.each():
-        clips = {split: np.bincount(head.label(own), minlength=len(head.classes)) for split, own in known.items()}
-        for label, name in enumerate(head.classes):
-            row = f"{head.name} {name}" if head.name else name
-            counts[row] = {split: int(of_class[label]) for split, of_class in clips.items()}
-    if (labels == UNLABELLED).any():
-        counts["(no label)"] = {split: int((own == UNLABELLED).sum()) for split, own in of_split.items()}
-    return counts
+        of = {split: np.bincount(head.label(some[some != UNLABELLED]), minlength=len(head.classes))
+              for split, some in labels.items()}  # fmt: skip
+        for place, name in enumerate(head.classes):
+            counts[f"{head.name} {name}".strip()] = {split: int(count[place]) for split, count in of.items()}
+    unlabelled = {split: int((some == UNLABELLED).sum()) for split, some in labels.items()}
+    return counts | ({"(not known)": unlabelled} if any(unlabelled.values()) else {})
 
 
 def _manifest_text(manifest: Manifest) -> RenderableType:

@@ -1,7 +1,8 @@
 """Which sources become a manifest? A new data set is one file here and one entry in IMPORTERS.
 
-Those of published data sets are called as `importer(annotations, videos=..., partial=..., note=...)`, and with `fold`
-where the data set has several official splits; each is a command of `w3ray data import` by its name.
+Those of published data sets are called as `importer(annotations, videos=..., partial=..., note=...)`, with `fold` where
+the data set has several official splits and with `val_groups` where it has no validation part; each is a command of
+`w3ray data import` by its name.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,12 @@ from collections.abc import Callable
 from w3ray.data.importers._common import VIDEO_EXTENSIONS, Dealing
 from w3ray.data.importers.csv import Columns, import_csv
 from w3ray.data.importers.egogesture import import_egogesture
+from w3ray.data.importers.epic_kitchens_55 import import_epic_kitchens_55
+from w3ray.data.importers.epic_kitchens_100 import import_epic_kitchens_100
 from w3ray.data.importers.folder import import_folder
 from w3ray.data.importers.hmdb51 import import_hmdb51
 from w3ray.data.importers.jester import import_jester
+from w3ray.data.importers.jhmdb import import_jhmdb
 from w3ray.data.importers.kinetics import import_kinetics
 from w3ray.data.importers.reversed_twin import reversed_twin
 from w3ray.data.importers.something_something_v1 import import_something_something_v1
@@ -29,6 +33,9 @@ IMPORTERS: dict[str, Callable[..., Manifest]] = {
     "something-something-v2": import_something_something_v2,
     "ucf101": import_ucf101,
     "hmdb51": import_hmdb51,
+    "jhmdb": import_jhmdb,
     "egogesture": import_egogesture,
+    "epic-kitchens-55": import_epic_kitchens_55,
+    "epic-kitchens-100": import_epic_kitchens_100,
     "kinetics": import_kinetics,
 }
