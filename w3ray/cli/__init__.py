@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("w3ray.cli.tune:tune", "Search a space of recipes; report on a search."),
     "evaluate": ("w3ray.cli.evaluate:evaluate", "Score a model on a manifest by a test protocol."),
     "compare": ("w3ray.cli.compare:compare", "Hold evaluations against each other, clip by clip."),
+    "submit": ("w3ray.cli.submit:submit", "Write an evaluated test split as its challenge wants it."),
     "predict": ("w3ray.cli.predict:predict", "Tell what a model sees in videos."),
     "explain": ("w3ray.cli.explain:explain", "Draw where and when a model's attention looks in a video."),
     "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one; what is wrong for its data."),

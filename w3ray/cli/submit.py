@@ -1,0 +1,47 @@
+"""`w3ray submit`: what does a challenge's server want of an evaluated test split?"""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from w3ray._redact import redact
+from w3ray.cli._common import JsonOption, error_console, finish, run_command
+from w3ray.errors import InputError
+
+LevelOption = Annotated[int | None, typer.Option(help="epic-100: level of supervision, 0 to 5; else 2, 3 and 4.")]
+
+
+@run_command
+def submit(
+    evaluations: Annotated[
+        list[str],
+        typer.Argument(help="Folder that `w3ray evaluate` ended with; several: one archive.", metavar="EVALUATION..."),
+    ],
+    format: Annotated[
+        str, typer.Option(help="epic-55, epic-100, something-something (v2), something-something-v1 or jester.")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="File to write; epic-...: a name with .zip is an archive.")],
+    sls_pt: LevelOption = None,
+    sls_tl: LevelOption = None,
+    sls_td: LevelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write scores of an unlabelled test split in the form that its challenge wants."""
+    from w3ray.evaluation.submission import Supervision
+    from w3ray.pipeline.submission import write_submission
+
+    named = {"pretraining": sls_pt, "training_labels": sls_tl, "training_data": sls_td}
+    levels = {name: level for name, level in named.items() if level is not None}
+    if levels and format != "epic-100":
+        raise InputError(f"--sls-pt, --sls-tl and --sls-td have no effect with --format {format}")
+    try:
+        supervision = Supervision(**levels) if levels else None
+    except ValueError as error:
+        raise InputError(f"level of supervision: {error}") from error
+    done = write_submission(evaluations, format, out, supervision=supervision)
+    for warning in done.warnings:
+        error_console().print(Text(redact(f"warning: {warning}")), soft_wrap=True)
+    within = f" ({', '.join(done.members)})" if done.members else ""
+    finish(asdict(done), as_json, f"{done.clips} clips for {format} in {done.out}{within}")

@@ -1,0 +1,155 @@
+"""How does a finished evaluation of an unlabelled test split become the file that a challenge wants?"""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from w3ray.errors import InputError
+from w3ray.evaluation.submission import Supervision, epic_submission, something_submission
+from w3ray.heads import Heads
+from w3ray.pipeline.clip_scores import ClipScores, read_scores
+
+FORMATS = ("epic-55", "epic-100", "something-something", "something-something-v1", "jester")
+"""`something-something` is version 2."""
+_NAMES_SHOWN = 5
+# What the servers look for in the archive: of EPIC-KITCHENS-55 a file for each test split.
+_MEMBERS = {"test-s1": "seen.json", "test-s2": "unseen.json"}
+_NUM_CLIPS = {
+    "epic-55": {"test-s1": 8_047, "test-s2": 2_929},
+    "epic-100": {"test": 13_092},
+    "something-something": {"test": 27_157},
+    "something-something-v1": {"test": 10_960},
+    "jester": {"test": 14_743},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What was written. `members` are the files in a zip archive, () where it is none; `warnings` say what a server
+    will not like."""
+
+    out: str
+    format: str
+    clips: int
+    members: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def write_submission(
+    directories: Sequence[str],
+    format: str,
+    out: str,
+    *,
+    supervision: Supervision | None = None,
+) -> Submitted:
+    """Write the file of a challenge.
+
+    Args:
+        directories: folders that `w3ray evaluate` ended with, one a file; several only into an archive.
+        format: one of `FORMATS`.
+        out: a name with `.zip` makes the archive that is uploaded: for epic-55 of `seen.json` and `unseen.json` (the
+            splits test-s1 and test-s2), for epic-100 of `test.json`. Any other name is the file itself.
+
+    Raises:
+        InputError: no finished evaluation, of another data set, a clip without scores, or `out` can not be written.
+    """
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: unknown; known: {', '.join(FORMATS)}")
+    archive = out.endswith(".zip")
+    if archive and not format.startswith("epic-"):
+        raise InputError(f"--out {out}: {format} wants no archive but a CSV file; give it another name")
+    if len(directories) > 1 and not archive:
+        raise InputError(f"--out {out}: several evaluations go into an archive only; give it a name that ends in .zip")
+    contents: dict[str, str] = {}
+    clips = 0
+    warnings = []
+    for directory in directories:
+        document, scores = read_scores(directory)
+        member = _member(format, document, directory) if archive else ""
+        if member in contents:
+            raise InputError(f"{directory}: a second evaluation for {member}")
+        contents[member] = _content(directory, document, scores, format, supervision)
+        clips += len(scores.clip_ids)
+        warnings += _warnings(directory, document.get("split"), len(scores.clip_ids), format)
+    _write(out, _zipped(contents) if archive else contents[""].encode())
+    return Submitted(
+        out=out, format=format, clips=clips, members=tuple(contents) if archive else (), warnings=tuple(warnings)
+    )
+
+
+def _member(format: str, document: Mapping[str, Any], directory: str) -> str:
+    if format == "epic-100":
+        return "test.json"
+    split = document.get("split")
+    if split not in _MEMBERS:
+        raise InputError(f"{directory}: of the split {split!r}; the challenge wants {' and '.join(_MEMBERS)}")
+    return _MEMBERS[split]
+
+
+def _warnings(directory: str, split: Any, clips: int, format: str) -> list[str]:
+    wanted = _NUM_CLIPS[format]
+    if split not in wanted:
+        return [f"{directory}: of the split {split!r}; the challenge is about {' and '.join(wanted)}"]
+    if clips != wanted[split]:
+        return [f"{directory}: {clips} clips; the challenge wants all {wanted[split]} of {split}"]
+    return []
+
+
+def _content(
+    directory: str, document: Mapping[str, Any], scores: ClipScores, format: str, supervision: Supervision | None
+) -> str:
+    _check_readable(directory, scores)
+    scores_NS = np.asarray(scores.scores)
+    try:
+        heads = Heads(
+            tuple(document["classes"]), tuple((str(name), int(size)) for name, size in document.get("heads") or ())
+        )
+        if format.startswith("epic-"):
+            version: Literal["55", "100"] = "55" if format == "epic-55" else "100"
+            return json.dumps(epic_submission(scores.clip_ids, scores_NS, heads, version, supervision))
+        form: Literal["numbers", "name"] = "numbers" if format == "something-something" else "name"
+        if heads.several:
+            raise ValueError(f"{format} has one head, not {dict(heads.sizes)}")
+        return something_submission(scores.clip_ids, scores_NS, heads.classes, form)
+    except ValueError as error:
+        raise InputError(f"{directory}: {error}") from error
+
+
+def _check_readable(directory: str, scores: ClipScores) -> None:
+    if not scores.reasons:
+        return
+    shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(scores.reasons.items())[:_NAMES_SHOWN])
+    more = "; ..." if len(scores.reasons) > _NAMES_SHOWN else ""
+    raise InputError(
+        f"{directory}: {len(scores.reasons)} of {len(scores.clip_ids)} clips have no scores, and the challenge wants "
+        f"all: {shown}{more}; repair their videos and evaluate again"
+    )
+
+
+def _zipped(contents: Mapping[str, str]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in contents.items():
+            archive.writestr(name, text)
+    return stream.getvalue()
+
+
+def _write(out: str, content: bytes) -> None:
+    part = f"{out}.part"
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        try:
+            with open(part, "wb") as stream:
+                stream.write(content)
+            os.replace(part, out)
+        finally:
+            if os.path.exists(part):
+                os.remove(part)
+    except OSError as error:
+        raise InputError(f"{out}: can not be written ({error.strerror})") from error
