@@ -1,5 +1,6 @@
 """Importers find every clip, deal it into the split that was asked for, and refuse what they can not understand."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from w3ray.data.importers import IMPORTERS, Columns, Dealing, import_csv, import_folder, reversed_twin
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
+
+csv_importer = importlib.import_module("w3ray.data.importers.csv")
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -240,7 +243,7 @@ def test_csv_with_other_columns_root_and_delimiter(tmp_path):
 
 def test_csv_at_an_address(tmp_path):
     source = write_csv(tmp_path, "path,label\nfar/1.mp4,x\ns3://other/2.mp4,x\n")
-    manifest = import_csv(source, root="s3://bucket/clips")
+    manifest = import_csv(source, root="s3://bucket/clips", missing_ok=True)
     assert manifest.resolved_uris() == ["s3://bucket/clips/far/1.mp4", "s3://other/2.mp4"]
 
 
@@ -267,6 +270,74 @@ def test_csv_that_can_not_be_read(tmp_path, text, options, message):
     with pytest.raises(InputError, match=message) as caught:
         import_csv(write_csv(tmp_path, text), **options)
     assert "\n" not in str(caught.value)
+
+
+# Of the importer that made an object a row (commit 7e7f7ad): whatever was dealt then is dealt so for ever.
+OLD_FINGERPRINTS = {
+    "random": "6ba61263907f80b48dc4516a123e05ecdfac0c6b411188301b0fd12eed876737",
+    "default": "95e0729c86b7ca9cc8ab071e39415f629f611f0eaf6363b03f8bf0d7425ae998",
+    "group": "65f4f64bc7b78769ede568588c15d0c2f5b0a3603350838b0dab56e15e920977",
+    "pattern": "b7b432753767051fce0ff81938a87e83091e45748b03a2470af9d1ded89aa63e",
+    "numbers": "e59381046e3028fff4f01717c1ce512508709127cd8c7c60ba8e90f92e104c26",
+    "remote": "1efdb856b05379461f9299b6fd55aa35334a87b635fc40536f8cdb2e93660c15",
+}
+
+
+@pytest.mark.parametrize("rows_at_once", [7, 50_000])
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ("random", {"dealing": Dealing(val_share=0.25, test_share=0.1, seed=3)}),
+        ("default", {}),
+        ("group", {"split": "group", "dealing": Dealing(test_share=0.15, seed=7)}),
+        (
+            "pattern",
+            {
+                "split": "group",
+                "group": r"(\d)\.mp4",
+                "dealing": Dealing(val_groups=["3"], test_groups=["0", "7"]),
+            },
+        ),
+        ("numbers", {"columns": Columns(label="number", split="group"), "flip_map": {"0": "1"}}),
+        ("remote", {"root": "s3://bucket/deep"}),
+    ],
+)
+def test_csv_is_dealt_as_ever(tmp_path, monkeypatch, case, options, rows_at_once):
+    monkeypatch.setattr(csv_importer, "_ROWS_AT_ONCE", rows_at_once)
+    paths = ["clips/{}.mp4", " odd dir/ü {}.mp4 ", "./up/../{}.mp4", "a//b/{}.mp4", "back\\slash\\{}.mp4"]
+    paths += ["/far/{}.mp4", "s3://bucket/{}.mp4"]
+    spans = [",", "0,1.5", " 2.25,", ",1e1", "1_0.5,12.3456789"]
+    names = ["open", "close", "wave ü", "10", "2"]
+    lines = ["path,label,group,start,end,number"]
+    for i in range(240):
+        path = paths[i % 7].format(i * 37 % 240)
+        lines.append(f"{path},{names[i * i % 5]},g{i % 13},{spans[i % 5]},{i % 4}")
+    source = tmp_path / "list.csv"
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    manifest = import_csv(source, **{"root": "/videos", "missing_ok": True} | options)
+    assert manifest.fingerprint() == OLD_FINGERPRINTS[case]
+
+
+def test_csv_errors_name_the_line_in_later_chunks_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_importer, "_ROWS_AT_ONCE", 2)
+    head = 'path,label\na/1.mp4,x\n\n"a/2.mp4","x\ny"\n'
+    for text, message in (
+        ("b/3.mp4,\n", r"list\.csv:6: 'label' is empty"),
+        ("b/3.mp4\n", r"list\.csv:6: not 2 values"),
+        ("c/4.mp4,x\n", r"list\.csv:6: no file .*/c/4\.mp4 \(1 of 3 are missing\)"),
+        ('b/3.mp4,"x"y\n', r"list\.csv:6: can not be read as CSV: ',' expected after"),
+    ):
+        with pytest.raises(InputError, match=message):
+            import_csv(write_csv(tmp_path, head + text))
+    with pytest.raises(InputError, match=r"list\.csv:6: label 'z' is none of the classes x, y"):
+        import_csv(write_csv(tmp_path, "path,label\n" + "a/1.mp4,x\n" * 4 + "a/2.mp4,z\n"), classes=["x", "y"])
+
+
+def test_csv_without_text(tmp_path):
+    source = write_csv(tmp_path, "")
+    source.write_bytes(b"path,label\na/1.mp4,x\n\xff.mp4,x\n")
+    with pytest.raises(InputError, match=r"list\.csv:3: can not be read as CSV: no UTF-8 text"):
+        import_csv(source)
 
 
 def test_csv_missing_videos_can_be_allowed(tmp_path):

@@ -3,9 +3,10 @@
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,6 +24,9 @@ from w3ray.data.importers import IMPORTERS
 from w3ray.data.manifest import Manifest, known_labels, read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.heads import UNLABELLED
+
+if TYPE_CHECKING:
+    from w3ray.data.importers._looking import Journal
 
 app = typer.Typer(no_args_is_help=True, help="Import, check, describe, show and synthesise clips.")
 import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from videos that lie somewhere.")
@@ -65,6 +69,11 @@ FlipOption = Annotated[
         help="Mirror images: 'left=right,in=out', or 'identity' where a mirrored clip keeps its class. "
         "Without one, training may not mirror clips.",
     ),
+]
+MissingOkOption = Annotated[bool, typer.Option("--missing-ok", help="Do not look whether the videos exist.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster that looks for the videos, which each of its nodes must see; else this process."),
 ]
 TwinOption = Annotated[
     bool,
@@ -137,7 +146,8 @@ def import_csv_command(
     seed: SeedOption = 0,
     classes: ClassesOption = "",
     flip_map: FlipOption = "",
-    missing_ok: Annotated[bool, typer.Option("--missing-ok", help="Do not look whether the videos exist.")] = False,
+    missing_ok: MissingOkOption = False,
+    address: AddressOption = None,
     reversed_twin: TwinOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -148,25 +158,25 @@ def import_csv_command(
     names = _pairs(columns, "--columns")
     if unknown := set(names) - set(Columns.__slots__):
         raise InputError(f"--columns: no {sorted(unknown)[0]!r}; known: {', '.join(Columns.__slots__)}")
-    manifest = import_csv(
-        source,
-        root=root,
-        columns=Columns(**names),
-        delimiter=delimiter,
-        split=None if split is None else split.value,
-        group=group,
-        dealing=Dealing(
-            val_groups=_names(val_groups),
-            test_groups=_names(test_groups),
-            val_share=val_share,
-            test_share=test_share,
-            seed=seed,
-        ),
-        classes=_names(classes) or None,
-        flip_map=_flip_map(flip_map),
-        missing_ok=missing_ok,
-    )
-    _write(manifest, out, reversed_twin, as_json)
+    with _looked_for(out, address, missing_ok) as journal:
+        manifest = import_csv(
+            source,
+            root=root,
+            columns=Columns(**names),
+            delimiter=delimiter,
+            split=None if split is None else split.value,
+            group=group,
+            dealing=Dealing(
+                val_groups=_names(val_groups),
+                test_groups=_names(test_groups),
+                val_share=val_share,
+                test_share=test_share,
+                seed=seed,
+            ),
+            classes=_names(classes) or None,
+            flip_map=_flip_map(flip_map),
+        )
+    _write(manifest, out, reversed_twin, as_json, journal)
 
 
 def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
@@ -189,21 +199,51 @@ def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
         partial: Annotated[
             bool, typer.Option("--partial", help="Take what is there of an unfinished download.")
         ] = False,
+        missing_ok: MissingOkOption = False,
+        address: AddressOption = None,
         as_json: JsonOption = False,
     ) -> None:
         if fold is not None and "fold" not in parameters:
             raise InputError(f"--fold has no effect: {name} has one official split")
         if val_groups and "val_groups" not in parameters:
             raise InputError(f"--val-groups has no effect: {name} has official splits")
-
-        def note(line: str) -> None:
-            error_console().print(Text(redact(line)), soft_wrap=True)
-
         options: dict[str, Any] = {} if fold is None else {"fold": fold}
         if val_groups:
             options["val_groups"] = [] if val_groups == "none" else _names(val_groups)
-        manifest = importer(annotations, videos=videos, partial=partial, note=note, **options)
-        _write(manifest, out, False, as_json)
+        with _looked_for(out, address, missing_ok) as journal:
+            manifest = importer(annotations, videos=videos, partial=partial, note=_note, **options)
+        _write(manifest, out, False, as_json, journal)
+
+
+def _note(line: str) -> None:
+    error_console().print(Text(redact(line)), soft_wrap=True)
+
+
+@contextmanager
+def _looked_for(out: str, address: str | None, missing_ok: bool) -> Iterator["Journal"]:
+    """Imports in here look for videos with progress, on a cluster where there is an address, and with this journal."""
+    from w3ray.cluster.connect import connect, disconnect, job_address
+    from w3ray.data.importers._looking import Journal, Looking, looking
+
+    if missing_ok and address:
+        raise InputError("--address has no effect with --missing-ok: nothing is looked for")
+    journal = Journal(f"{out}.looked")
+    cluster = None if missing_ok else address or job_address()
+    if cluster:
+        connect(cluster)
+    how = Looking(
+        journal=None if missing_ok else journal,
+        on_cluster=cluster is not None,
+        progress=Progress("looked for {done} of {total} videos"),
+        note=_note,
+        skip=missing_ok,
+    )
+    try:
+        with looking(how):
+            yield journal
+    finally:
+        if cluster:
+            disconnect()
 
 
 for _name, _importer in IMPORTERS.items():
@@ -284,10 +324,12 @@ def synth(
     finish(_summary(manifest), as_json=as_json, text=_manifest_text(manifest))
 
 
-def _write(manifest: Manifest, out: str, twin: bool, as_json: bool) -> None:
+def _write(manifest: Manifest, out: str, twin: bool, as_json: bool, journal: "Journal | None" = None) -> None:
     from w3ray.data.importers import reversed_twin
 
     written = write_manifest(reversed_twin(manifest) if twin else manifest, out)
+    if journal is not None:
+        journal.remove()
     finish(_summary(written), as_json=as_json, text=_manifest_text(written))
 
 

@@ -30,7 +30,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -174,7 +174,7 @@ class Manifest:
 
 
 def build_manifest(
-    columns: dict[str, list[object]],
+    columns: Mapping[str, list[object] | pa.ChunkedArray],
     classes: tuple[str, ...] | list[str],
     flip_map: dict[int, int] | None = None,
     location: str = "",
@@ -190,7 +190,7 @@ def build_manifest(
         if name not in SCHEMA.names:
             raise InputError(f"manifest: unknown column {name!r}; known: {', '.join(SCHEMA.names)}")
         try:
-            arrays[name] = pa.array(values, SCHEMA.field(name).type)
+            arrays[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, SCHEMA.field(name).type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise InputError(f"manifest: column {name!r}: {error}") from error
         except UnicodeEncodeError as error:

@@ -1,7 +1,8 @@
 """What importers share: a clip before it is a row, and the ways to deal clips into splits."""
 
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +24,8 @@ VIDEO_EXTENSIONS = frozenset(
 SPLIT_NAMES = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
 
 SplitKind = Literal["folder", "column", "list", "group", "random"]
+DEALT = ("train", "val", "test")
+"""The splits that clips are dealt into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +76,17 @@ def split_name(name: str) -> str:
 
 
 def with_groups(clips: Sequence[Clip], pattern: str, where: str) -> list[Clip]:
-    """Each clip with the group that `pattern`, a regular expression with one capture, finds in its relative path.
+    """Each clip with the group that `group_finder` finds in its relative path. Raises: InputError, as that."""
+    find = group_finder(pattern, where)
+    return [replace(clip, group=find(clip.path)) for clip in clips]
+
+
+def group_finder(pattern: str, where: str) -> Callable[[str], str]:
+    """Finds a path's group by `pattern`, a regular expression with one capture.
 
     Raises:
-        InputError: the pattern is none, captures not exactly one thing, or does not match a clip.
+        InputError: the pattern is none, or captures not exactly one thing; what is given back raises it for a path that
+            the pattern does not match.
     """
     try:
         compiled = re.compile(pattern)
@@ -84,13 +94,14 @@ def with_groups(clips: Sequence[Clip], pattern: str, where: str) -> list[Clip]:
         raise InputError(f"group pattern {pattern!r} is no regular expression: {error}") from error
     if compiled.groups != 1:
         raise InputError(f"group pattern {pattern!r} must have one capture (...), it has {compiled.groups}")
-    grouped = []
-    for clip in clips:
-        match = compiled.search(clip.path)
+
+    def find(path: str) -> str:
+        match = compiled.search(path)
         if match is None or match[1] is None:
-            raise InputError(f"{where}: group pattern {pattern!r} does not match {clip.path!r}")
-        grouped.append(replace(clip, group=match[1]))
-    return grouped
+            raise InputError(f"{where}: group pattern {pattern!r} does not match {path!r}")
+        return match[1]
+
+    return find
 
 
 def deal_by_group(clips: Sequence[Clip], dealing: Dealing, where: str) -> list[Clip]:
@@ -102,49 +113,84 @@ def deal_by_group(clips: Sequence[Clip], dealing: Dealing, where: str) -> list[C
     sizes: dict[str, int] = {}
     for clip in clips:
         if clip.group is None:
-            raise InputError(f"{where}: {clip.path!r} has no group; give a group pattern or a group column")
+            raise no_group(clip.path, where)
         sizes[clip.group] = sizes.get(clip.group, 0) + 1
-    split_of = dict.fromkeys(sizes, "train")
+    names = sorted(sizes)
+    splits = splits_of_groups(names, np.array([sizes[name] for name in names]), dealing, where)
+    split_of = {name: DEALT[split] for name, split in zip(names, splits, strict=True)}
+    return [replace(clip, split=split_of[clip.group or ""]) for clip in clips]
+
+
+def no_group(path: str, where: str) -> InputError:
+    return InputError(f"{where}: {path!r} has no group; give a group pattern or a group column")
+
+
+def splits_of_groups(names: Sequence[str], sizes: np.ndarray, dealing: Dealing, where: str) -> np.ndarray:
+    """int8 [G], as numbers in DEALT: the split of each group, of which the sorted names and the clips are given.
+
+    Raises:
+        InputError: a named group does not exist or is named twice, or train is left empty.
+    """
+    train, val, test = range(3)
+    splits = np.zeros(len(names), np.int8)
     if dealing.val_groups or dealing.test_groups:
-        for split, names in (("val", dealing.val_groups), ("test", dealing.test_groups)):
-            for name in names:
-                if name not in sizes:
-                    raise InputError(f"{where}: no group {name!r}; known: {', '.join(sorted(sizes)[:20])}")
-                if split_of[name] != "train":
+        for split, held_out in ((val, dealing.val_groups), (test, dealing.test_groups)):
+            for name in held_out:
+                place = bisect_left(names, name)
+                if place == len(names) or names[place] != name:
+                    raise InputError(f"{where}: no group {name!r}; known: {', '.join(names[:20])}")
+                if splits[place] != train:
                     raise InputError(f"{where}: group {name!r} is named for two splits")
-                split_of[name] = split
+                splits[place] = split
     else:
-        names = sorted(sizes)
-        order = [names[place] for place in np.random.default_rng(dealing.seed).permutation(len(names))]
-        for split, share in (("test", dealing.test_share), ("val", dealing.val_share)):
+        num_clips = int(sizes.sum())
+        order = np.random.default_rng(dealing.seed).permutation(len(names))
+        left = len(order)
+        for split, share in ((test, dealing.test_share), (val, dealing.val_share)):
             taken = 0
             # A group goes in while the share is missed by at least half of it, so the result is the nearest one.
-            while order and taken + sizes[order[-1]] / 2 <= share * len(clips):
-                taken += sizes[order[-1]]
-                split_of[order.pop()] = split
-            if share > 0 and taken == 0 and len(order) > 1:
-                split_of[order.pop()] = split
-    if "train" not in split_of.values():
+            while left and taken + sizes[order[left - 1]] / 2 <= share * num_clips:
+                left -= 1
+                taken += int(sizes[order[left]])
+                splits[order[left]] = split
+            if share > 0 and taken == 0 and left > 1:
+                left -= 1
+                splits[order[left]] = split
+    if not np.any(splits == train):
         raise InputError(f"{where}: every group is held out, nothing is left to train on")
-    return [replace(clip, split=split_of[clip.group or ""]) for clip in clips]
+    return splits
 
 
 def deal_at_random(clips: Sequence[Clip], dealing: Dealing) -> list[Clip]:
     """The same share of each class into val and test, drawn by the seed; a class always keeps a clip for train."""
-    dealt = list(clips)
     by_class: dict[str, list[int]] = {}
     for place, clip in enumerate(clips):
         by_class.setdefault(clip.label, []).append(place)
+    ordered = (
+        np.array(sorted(by_class[label], key=lambda place: (clips[place].path, clips[place].start_s or 0.0)))
+        for label in sorted(by_class)
+    )
+    splits = splits_at_random(ordered, len(clips), dealing)
+    return [replace(clip, split=DEALT[split]) for clip, split in zip(clips, splits, strict=True)]
+
+
+def splits_at_random(by_class: Iterable[np.ndarray], num_clips: int, dealing: Dealing) -> np.ndarray:
+    """int8 [N], as numbers in DEALT: the split of each clip.
+
+    Args:
+        by_class: the places of each class's clips, ordered by path and start; the classes in the order of their names.
+        num_clips: how many there are in all.
+        dealing: shares and seed.
+    """
+    splits = np.zeros(num_clips, np.int8)
     rng = np.random.default_rng(dealing.seed)
-    for label in sorted(by_class):
-        places = sorted(by_class[label], key=lambda place: (clips[place].path, clips[place].start_s or 0.0))
-        order = [places[drawn] for drawn in rng.permutation(len(places))]
+    for places in by_class:
+        order = places[rng.permutation(len(places))]
         num_test = min(round(dealing.test_share * len(order)), len(order) - 1)
         num_val = min(round(dealing.val_share * len(order)), len(order) - 1 - num_test)
-        for rank, place in enumerate(order):
-            split = "test" if rank < num_test else "val" if rank < num_test + num_val else "train"
-            dealt[place] = replace(clips[place], split=split)
-    return dealt
+        splits[order[:num_test]] = DEALT.index("test")
+        splits[order[num_test : num_test + num_val]] = DEALT.index("val")
+    return splits
 
 
 def to_manifest(
@@ -159,7 +205,7 @@ def to_manifest(
         InputError: as `build_manifest`, and for a flip map that names an unknown class.
     """
     columns: dict[str, list[object]] = {
-        "clip_id": [_clip_id(clip) for clip in clips],
+        "clip_id": [clip.name or clip_name(clip.path, clip.start_s, clip.end_s) for clip in clips],
         "uri": [clip.uri for clip in clips],
         "start_s": [clip.start_s for clip in clips],
         "end_s": [clip.end_s for clip in clips],
@@ -170,7 +216,7 @@ def to_manifest(
     if isinstance(flip_map, str):  # by place and not by name: two heads may have a class of one name
         flip = {label: label for label in range(len(classes))}
     else:
-        flip = _flip_labels(flip_map, classes)
+        flip = flip_labels(flip_map, {name: label for label, name in enumerate(classes)})
     return build_manifest(columns, tuple(classes), flip, head_sizes=head_sizes)
 
 
@@ -187,18 +233,24 @@ def labels_of(clips: Sequence[Clip], heads: Heads) -> list[object]:
     return [label(clip) for clip in clips]
 
 
-def _clip_id(clip: Clip) -> str:
-    if clip.name is not None or (clip.start_s is None and clip.end_s is None):
-        return clip.name or clip.path
-    start = "" if clip.start_s is None else f"{clip.start_s:g}"
-    end = "" if clip.end_s is None else f"{clip.end_s:g}"
-    return f"{clip.path}@{start}-{end}"
+def clip_name(path: str, start_s: float | None, end_s: float | None) -> str:
+    """The clip_id of a clip that has no name of its own: its path, and its seconds where it is a part."""
+    if start_s is None and end_s is None:
+        return path
+    start = "" if start_s is None else f"{start_s:g}"
+    end = "" if end_s is None else f"{end_s:g}"
+    return f"{path}@{start}-{end}"
 
 
-def _flip_labels(flip_map: Mapping[str, str] | None, classes: Sequence[str]) -> dict[int, int]:
+def flip_labels(
+    flip_map: Mapping[str, str] | Literal["identity"] | None, label_of: Mapping[str, int]
+) -> dict[int, int]:
+    """A flip map of names as one of labels. Raises: InputError where a class is unknown or has two mirror images."""
     if flip_map is None:
         return {}
-    label_of = {name: label for label, name in enumerate(classes)}
+    if flip_map == "identity":
+        return {label: label for label in label_of.values()}
+    assert not isinstance(flip_map, str)
     labels: dict[int, int] = {}
     for name, mirror in flip_map.items():
         for known in (name, mirror):

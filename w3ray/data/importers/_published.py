@@ -1,5 +1,7 @@
 """What the importers of published data sets share: their lists are read strictly, and their videos are looked for.
 
+How they are looked for says `_looking.py`: by threads or on a cluster, on disks and in object storage, with a journal.
+
 Lists are small beside the videos and are read whole: an import of 220,847 rows from JSON (as many as
 Something-Something v2 has with its test videos) peaked at 290 MiB, 72 of them before it began, and took 6 s, or 12 s
 with a look at each file.
@@ -7,21 +9,24 @@ with a look at each file.
 
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
 from typing import Literal
 
+import pyarrow.fs as pafs
+
 from w3ray._nearest import did_you_mean
-from w3ray.data.decoders.frames import IMAGE_EXTENSIONS
+from w3ray.data.decoders._common import DecodeError
+from w3ray.data.decoders.frames import frame_names
 from w3ray.data.importers._common import Clip, to_manifest
+from w3ray.data.importers._looking import current, find_missing, not_listed, slices_of
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
 from w3ray.storage import is_remote
 
-_LOOKS_AT_ONCE = 16  # threads: a network file system answers many questions in the time of one
-_CLIPS_A_LOOK = 1024
 _NAMES_SHOWN = 5
 
 Note = Callable[[str], None]
@@ -133,24 +138,41 @@ def mirrored(
 
 def video_uri(videos: str, path: str) -> str:
     """A path below the folder of videos as a uri."""
-    return f"{videos.rstrip('/')}/{path}" if is_remote(videos) else os.path.join(os.path.abspath(videos), path)
+    if not is_remote(videos):
+        return os.path.join(os.path.abspath(videos), path)
+    folder, mark, query = videos.partition("?")
+    return f"{folder.rstrip('/')}/{path}{mark}{query}"
 
 
 def is_file(clip: Clip) -> bool:
     """Whether the clip's file is there and not empty."""
     try:
-        return os.stat(clip.uri).st_size > 0
+        found = os.stat(clip.uri)
     except OSError:
         return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def is_frames(clip: Clip) -> bool:
-    """Whether the clip's folder is there and has an image in it."""
+    """Whether the clip's folder is there, and holds images without a gap."""
     try:
-        with os.scandir(clip.uri) as entries:
-            return any(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in entries)
-    except OSError:
+        frame_names(clip.uri)
+    except DecodeError:
         return False
+    return True
+
+
+def _is_listed_file(info: pafs.FileInfo) -> bool:
+    return bool(info.type == pafs.FileType.File and info.size > 0)
+
+
+def _is_listed_folder(info: pafs.FileInfo) -> bool:
+    # Object storage has no empty folders; which images are in it would be one more request for each.
+    return bool(info.type == pafs.FileType.Directory)
+
+
+_LISTED: dict[IsThere, Callable[[pafs.FileInfo], bool]] = {is_file: _is_listed_file, is_frames: _is_listed_folder}
+"""How these are answered from a list of a remote folder."""
 
 
 def published_manifest(
@@ -163,8 +185,20 @@ def published_manifest(
     is_there: IsThere,
     partial: bool,
     note: Note,
+    asks_remote: bool = False,
 ) -> Manifest:
     """The manifest of what the lists name, all of it unless `partial`.
+
+    Args:
+        lists: the clips.
+        classes: the class names, in label order.
+        flip_map: as `to_manifest` takes it.
+        videos: folder or address of the videos, for messages.
+        is_there: whether a clip's video is there; must survive pickling. At an address `is_file` and `is_frames` are
+            answered from lists of its folders, any other one is asked only with `asks_remote`.
+        partial: take what is there.
+        note: told what is left out.
+        asks_remote: `is_there` knows what to do with an address.
 
     Raises:
         InputError: a list is not as long as the published one, a clip is named twice, or clips are missing (how many
@@ -175,7 +209,8 @@ def published_manifest(
             check_count(listed.file, len(listed.clips), listed.official, partial, note)
     _check_once(lists)
     clips = [clip for listed in lists for _, clip in listed.clips]
-    if is_remote(videos):
+    web = videos.startswith(("http://", "https://"))
+    if current().skip or web or (is_remote(videos) and not asks_remote and is_there not in _LISTED):
         note(f"{videos}: not looked whether the videos are there; `w3ray data check` reads them")
     else:
         clips = _present(clips, videos, is_there, partial, note)
@@ -197,23 +232,38 @@ def _check_once(lists: Sequence[SplitList]) -> None:
 
 
 def _present(clips: list[Clip], videos: str, is_there: IsThere, partial: bool, note: Note) -> list[Clip]:
-    if not os.path.isdir(videos):
+    if not is_remote(videos) and not os.path.isdir(videos):
         raise InputError(f"{os.path.abspath(videos)}: no such folder; give the folder of the videos")
-    # In slices: a future for each clip would take more memory than the clips.
-    slices = [clips[start : start + _CLIPS_A_LOOK] for start in range(0, len(clips), _CLIPS_A_LOOK)]
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        found = pool.map(lambda some: [is_there(clip) for clip in some], slices)
-        there = [answer for some in found for answer in some]
-    missing = [clip for clip, answer in zip(clips, there, strict=True) if not answer]
+    each = bound(_missing, is_there)
+    places = find_missing(
+        slices_of(clip.uri for clip in clips),
+        lambda places: [clips[place] for place in places],
+        len(clips),
+        local=each,
+        remote=bound(_missing_in_list, is_there) if is_there in _LISTED else each,
+        key=lambda clip: f"{clip.uri} {clip.start_s} {clip.end_s}",
+        question=f"{is_there.__module__}.{is_there.__qualname__}",
+    )
+    missing = [clips[place] for place in places]
     if not missing:
         return clips
     names = ", ".join(clip.name or clip.path for clip in missing[:_NAMES_SHOWN]) + (
         ", ..." if len(missing) > _NAMES_SHOWN else ""
     )
-    text = f"{os.path.abspath(videos)}: {len(missing)} of {len(clips)} clips are missing or not whole: {names}"
+    where = videos if is_remote(videos) else os.path.abspath(videos)
+    text = f"{where}: {len(missing)} of {len(clips)} clips are missing or not whole: {names}"
     if not partial:
         raise InputError(f"{text}; get them, or let --partial take what is there")
     if len(missing) == len(clips):
         raise InputError(f"{text}; nothing is there")
     note(f"{text}; they are left out")
-    return [clip for clip, answer in zip(clips, there, strict=True) if answer]
+    absent = set(places.tolist())
+    return [clip for place, clip in enumerate(clips) if place not in absent]
+
+
+def _missing(is_there: IsThere, clips: Sequence[Clip]) -> list[int]:
+    return [place for place, clip in enumerate(clips) if not is_there(clip)]
+
+
+def _missing_in_list(is_there: IsThere, clips: Sequence[Clip]) -> list[int]:
+    return not_listed([clip.uri for clip in clips], _LISTED[is_there])

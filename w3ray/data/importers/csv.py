@@ -1,23 +1,52 @@
-"""A CSV file into a manifest: one row a clip, with path and label, and perhaps split, group, start and end."""
+"""A CSV file into a manifest: one row a clip, with path and label, and perhaps split, group, start and end.
+
+Rows become Arrow columns some ten thousand at a time, and no row is a Python object for longer: the memory that an
+import takes is a small multiple of the finished table (`benchmarks/results/imports.json` has it for 12 million rows).
+Only names are kept as Python objects: of the classes, and of the groups where they are dealt into splits.
+"""
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from w3ray.data.importers._common import (
-    Clip,
+    DEALT,
     Dealing,
-    deal_at_random,
-    deal_by_group,
+    clip_name,
+    flip_labels,
+    group_finder,
+    no_group,
     split_name,
-    to_manifest,
-    with_groups,
+    splits_at_random,
+    splits_of_groups,
 )
-from w3ray.data.manifest import Manifest
+from w3ray.data.importers._looking import current, find_missing, not_listed, not_there, slices_of
+from w3ray.data.manifest import Manifest, build_manifest
 from w3ray.errors import InputError
+
+_ROWS_AT_ONCE = 50_000
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+_SCHEMA = pa.schema(
+    {
+        "line": pa.int32(),
+        "path": pa.string(),
+        "clip_id": pa.string(),
+        "uri": pa.string(),
+        "start_s": pa.float64(),
+        "end_s": pa.float64(),
+        "label": _NAMES,
+        "split": _NAMES,
+        "group": _NAMES,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,110 +87,283 @@ def import_csv(
         classes: the class names in label order. None: the names in the CSV, sorted; labels that are all whole numbers
             are taken as they are and name their classes ("0", "1", ...).
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
-        missing_ok: do not look whether the videos exist (they are never looked for at a remote address).
+        missing_ok: do not look whether the videos exist (those at web addresses are never looked for).
 
     Raises:
         InputError: file, column, value or video missing or unusable; names the line.
     """
     table = Path(os.path.abspath(source))
     columns = columns or Columns()
-    rows, header = _rows(table, delimiter)
-    for needed in (columns.path, columns.label):
-        if needed not in header:
-            raise InputError(f"{table}: no column {needed!r}; it has {', '.join(header)}")
-    if split is None:
-        split = "column" if columns.split in header else "random"
-    if split == "column" and columns.split not in header:
-        raise InputError(f"{table}: no column {columns.split!r}; it has {', '.join(header)}")
-    folder = str(table.parent) if root is None else root if "://" in root else os.path.abspath(root)
-    clips = [_clip(row, columns, folder, f"{table}:{line}", split == "column") for line, row in rows]
-    if not missing_ok and "://" not in folder:
-        missing = [(line, clip) for (line, _), clip in zip(rows, clips, strict=True) if not os.path.exists(clip.uri)]
-        if missing:
-            line, clip = missing[0]
-            raise InputError(
-                f"{table}:{line}: no file or folder {clip.uri} ({len(missing)} of {len(clips)} are missing); "
-                "give the folder of the videos as root, or allow missing ones"
-            )
-    if group is not None:
-        clips = with_groups(clips, group, str(table))
-    dealing = dealing or Dealing()
-    if split == "group":
-        clips = deal_by_group(clips, dealing, str(table))
-    elif split == "random":
-        clips = deal_at_random(clips, dealing)
-    clips, classes = _name_classes(clips, classes, table)
-    return to_manifest(clips, classes, flip_map)
-
-
-def _rows(table: Path, delimiter: str) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     if len(delimiter) != 1:
         raise InputError(f"delimiter {delimiter!r} must be one character")
+    find_group = None if group is None else group_finder(group, str(table))
+    with _opened(table, delimiter) as rows:
+        if not rows.header:
+            raise _no_rows(table)
+        for needed in (columns.path, columns.label):
+            if needed not in rows.header:
+                raise InputError(f"{table}: no column {needed!r}; it has {', '.join(rows.header)}")
+        if split is None:
+            split = "column" if columns.split in rows.header else "random"
+        if split == "column" and columns.split not in rows.header:
+            raise InputError(f"{table}: no column {columns.split!r}; it has {', '.join(rows.header)}")
+        folder = str(table.parent) if root is None else root if "://" in root else os.path.abspath(root)
+        to_batch = _ToBatch(table, columns, rows.header, folder, split == "column", find_group)
+        clips = pa.Table.from_batches([to_batch(*chunk) for chunk in rows.chunks()], _SCHEMA)
+    if not clips.num_rows:
+        raise _no_rows(table)
+    names, codes = _encoded(clips["label"])
+    dealing = dealing or Dealing()
+    if split == "group":
+        splits = _dealt_by_group(clips, dealing, str(table))
+    elif split == "random":
+        splits = _dealt_at_random(clips, names, codes, dealing)
+    else:
+        splits = clips["split"]
+    classes, labels = _name_classes(names, codes, classes, clips["line"], table)
+    manifest = build_manifest(
+        {
+            **{name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")},
+            "label": pa.chunked_array([labels]),
+            "split": splits,
+        },
+        classes,
+        flip_labels(flip_map, {name: label for label, name in enumerate(classes)}),
+    )
+    if not missing_ok and not current().skip:
+        _check_there(clips, table)
+    return manifest
+
+
+def _no_rows(table: Path) -> InputError:
+    return InputError(f"{table}: it has no rows below its header")
+
+
+class _Rows:
+    """The header of an open CSV file, and its rows."""
+
+    def __init__(self, reader: Any, table: Path) -> None:
+        self._reader, self._table = reader, table
+        self.header = [name.strip() for name in next(filter(None, reader), [])]
+
+    def chunks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
+        """Some rows, and the line in which each one ends, from 1."""
+        rows: list[list[str]] = []
+        lines: list[int] = []
+        width, reader = len(self.header), self._reader
+        for row in reader:
+            if len(row) != width:
+                if not row:
+                    continue
+                raise InputError(f"{self._table}:{reader.line_num}: not {width} values, as the header has")
+            rows.append(row)
+            lines.append(reader.line_num)
+            if len(rows) == _ROWS_AT_ONCE:
+                yield rows, lines
+                rows, lines = [], []
+        if rows:
+            yield rows, lines
+
+
+@contextmanager
+def _opened(table: Path, delimiter: str) -> Iterator[_Rows]:
+    """Raises: InputError where the file can not be read, and for what is no CSV in it."""
+    reader = None
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = []
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(f"{table}:{reader.line_num}: not {len(header)} values, as the header has")
-                rows.append((reader.line_num, {name: value.strip() for name, value in row.items()}))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            yield _Rows(reader, table)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table}:{_line_without_text(table)}: can not be read as CSV: no UTF-8 text") from error
+    except csv.Error as error:
+        raise InputError(f"{table}:{reader.line_num if reader else 1}: can not be read as CSV: {error}") from error
+    except OSError as error:
         raise InputError(f"{table}: can not be read as CSV: {error}") from error
-    if not rows:
-        raise InputError(f"{table}: it has no rows below its header")
-    return rows, header
 
 
-def _clip(row: Mapping[str, str], columns: Columns, folder: str, where: str, needs_split: bool) -> Clip:
-    path, label = row[columns.path].replace("\\", "/"), row[columns.label]
-    if not path or not label:
-        raise InputError(f"{where}: {(columns.label if path else columns.path)!r} is empty")
-    split = split_name(row[columns.split]) if needs_split else None
-    if needs_split and not split:
-        raise InputError(f"{where}: {columns.split!r} is empty")
-    if "://" in path or os.path.isabs(path):
-        uri = path
-    else:
-        uri = f"{folder}/{path}" if "://" in folder else os.path.normpath(os.path.join(folder, path))
-    return Clip(
-        path=path,
-        uri=uri,
-        label=label,
-        split=split,
-        group=row.get(columns.group) or None,
-        start_s=_seconds(row, columns.start, where),
-        end_s=_seconds(row, columns.end, where),
+def _line_without_text(table: Path) -> int:
+    """The first line, from 1, that is no UTF-8: a decoder reads ahead and does not know."""
+    with open(table, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+class _ToBatch:
+    """Turns rows into columns of `_SCHEMA`."""
+
+    def __init__(
+        self,
+        table: Path,
+        columns: Columns,
+        header: Sequence[str],
+        folder: str,
+        needs_split: bool,
+        find_group: Callable[[str], str] | None,
+    ) -> None:
+        self._table, self._columns, self._folder = table, columns, folder
+        self._place = {name: place for place, name in enumerate(header)}
+        self._needs_split, self._find_group = needs_split, find_group
+
+    def __call__(self, rows: list[list[str]], lines: list[int]) -> pa.RecordBatch:
+        values = list(zip(*rows, strict=True))
+        names = self._columns
+        path = pc.replace_substring(self._text(values, names.path), "\\", "/")
+        label = self._text(values, names.label)
+        split = self._text(values, names.split) if self._needs_split else None
+        faults = [(pc.index(path, "").as_py(), f"{names.path!r} is empty")]
+        faults += [(pc.index(label, "").as_py(), f"{names.label!r} is empty")]
+        if split is not None:
+            faults += [(pc.index(split, "").as_py(), f"{names.split!r} is empty")]
+        seconds = {}
+        for name in (names.start, names.end):
+            seconds[name], at = self._seconds(values, name)
+            faults += (
+                [(at, f"{name!r} must be seconds, not {values[self._place[name]][at].strip()!r}")] if at >= 0 else []
+            )
+        if found := [(at, fault) for at, fault in faults if at >= 0]:
+            at, fault = min(found, key=lambda one: one[0])
+            raise InputError(f"{self._table}:{lines[at]}: {fault}")
+        return pa.record_batch(
+            {
+                "line": pa.array(lines, pa.int32()),
+                "path": path,
+                "clip_id": _clip_ids(path, seconds[names.start], seconds[names.end]),
+                "uri": self._uris(path),
+                "start_s": seconds[names.start],
+                "end_s": seconds[names.end],
+                "label": label.dictionary_encode(),
+                "split": pa.nulls(len(rows), _NAMES) if split is None else _split_names(split),
+                "group": self._groups(values, path),
+            },
+            schema=_SCHEMA,
+        )
+
+    def _text(self, values: Sequence[tuple[str, ...]], name: str) -> pa.Array:
+        return pc.utf8_trim_whitespace(pa.array(values[self._place[name]], pa.string()))
+
+    def _seconds(self, values: Sequence[tuple[str, ...]], name: str) -> tuple[pa.Array, int]:
+        """The seconds of a column, null where it has none, and the first row that has something else, or -1."""
+        texts = values[self._place[name]] if name in self._place else ("",) * len(values[0])
+        found: list[float | None] = []
+        try:
+            for text in texts:
+                found.append(float(text) if text and not text.isspace() else None)
+        except ValueError:
+            return None, len(found)
+        return pa.array(found, pa.float64()), -1
+
+    def _uris(self, path: pa.Array) -> pa.Array:
+        whole = pc.or_(pc.match_substring(path, "://"), pc.starts_with(path, "/"))
+        if "://" in self._folder:
+            folder, mark, query = self._folder.partition("?")
+            below = pc.binary_join_element_wise(f"{folder}/", path, f"{mark}{query}", "")
+            return pc.if_else(whole, path, below)
+        uris = pc.if_else(whole, path, pc.binary_join_element_wise(self._folder.rstrip("/"), path, "/"))
+        # What `normpath` changes: a part that is empty, a dot or two.
+        odd = pc.and_not(pc.match_substring_regex(path, r"(^|/)\.{0,2}(/|$)"), whole)
+        if not pc.any(odd).as_py():
+            return uris
+        return pc.replace_with_mask(
+            uris, odd, pa.array(map(os.path.normpath, uris.filter(odd).to_pylist()), pa.string())
+        )
+
+    def _groups(self, values: Sequence[tuple[str, ...]], path: pa.Array) -> pa.Array:
+        if self._find_group is not None:
+            return pa.array(map(self._find_group, path.to_pylist()), pa.string()).dictionary_encode()
+        if self._columns.group not in self._place:
+            return pa.nulls(len(path), _NAMES)
+        groups = self._text(values, self._columns.group)
+        return pc.if_else(pc.equal(groups, ""), pa.scalar(None, pa.string()), groups).dictionary_encode()
+
+
+def _clip_ids(path: pa.Array, start_s: pa.Array, end_s: pa.Array) -> pa.Array:
+    if start_s.null_count == len(path) == end_s.null_count:
+        return path
+    spans = zip(path.to_pylist(), start_s.to_pylist(), end_s.to_pylist(), strict=True)
+    return pa.array([clip_name(*span) for span in spans], pa.string())
+
+
+def _split_names(splits: pa.Array) -> pa.Array:
+    coded = splits.dictionary_encode()
+    names = pa.array([split_name(name) for name in coded.dictionary.to_pylist()], pa.string())
+    return names.take(coded.indices).dictionary_encode()
+
+
+def _check_there(clips: pa.Table, table: Path) -> None:
+    uris = clips["uri"]
+    missing = find_missing(
+        slices_of(uri for chunk in uris.chunks for uri in chunk.to_pylist()),
+        lambda places: uris.take(pa.array(places)).to_pylist(),
+        len(uris),
+        local=not_there,
+        remote=not_listed,
+        key=str,
+        question="a file or folder",
     )
-
-
-def _seconds(row: Mapping[str, str], column: str, where: str) -> float | None:
-    text = row.get(column)
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {column!r} must be seconds, not {text!r}") from error
-
-
-def _name_classes(clips: list[Clip], classes: Sequence[str] | None, table: Path) -> tuple[list[Clip], list[str]]:
-    """Labels as class names, and all the names in label order. Whole numbers are labels, anything else is a name."""
-    found = {clip.label for clip in clips}
-    if classes is not None and found <= set(classes):
-        return clips, list(classes)
-    if not all(label.isdecimal() for label in found):
-        if classes is None:
-            return clips, sorted(found)
-        unknown = sorted(found - set(classes))
-        raise InputError(f"{table}: label {unknown[0]!r} is none of the classes {', '.join(classes)}")
-    num_classes = max(int(label) for label in found) + 1
-    if classes is None and num_classes > len(clips):
+    if len(missing):
+        first = int(missing[0])
         raise InputError(
-            f"{table}: label {num_classes - 1} with {len(clips)} clips: are these labels? name the classes"
+            f"{table}:{clips['line'][first]}: no file or folder {uris[first]} ({len(missing)} of {len(uris)} are "
+            "missing); give the folder of the videos as root, or allow missing ones"
+        )
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """The different texts of a column of `_NAMES` without nulls, and int32 [N]: which one each row has."""
+    chunks = column.unify_dictionaries().chunks
+    return chunks[0].dictionary.to_pylist(), np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
+
+
+def _dealt_by_group(clips: pa.Table, dealing: Dealing, where: str) -> pa.ChunkedArray:
+    if clips["group"].null_count:
+        first = pc.index(pc.is_null(clips["group"]), True).as_py()
+        raise no_group(clips["path"][first].as_py(), where)
+    names, codes = _encoded(clips["group"])
+    order = sorted(range(len(names)), key=names.__getitem__)
+    sizes = np.bincount(codes, minlength=len(names))
+    of_group = np.empty(len(names), np.int8)
+    of_group[order] = splits_of_groups([names[at] for at in order], sizes[order], dealing, where)
+    return _splits(of_group[codes])
+
+
+def _dealt_at_random(clips: pa.Table, names: Sequence[str], codes: np.ndarray, dealing: Dealing) -> pa.ChunkedArray:
+    rank = np.empty(len(names), np.int32)
+    rank[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+    ranks = rank[codes]
+    keys = pa.table({"rank": ranks, "path": clips["path"], "start_s": pc.fill_null(clips["start_s"], 0.0)})
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names]).to_numpy()
+    ends = np.cumsum(np.bincount(ranks, minlength=len(names)))
+    by_class = (order[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True))
+    return _splits(splits_at_random(by_class, len(order), dealing))
+
+
+def _splits(numbers: np.ndarray) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(DEALT))])
+
+
+def _name_classes(
+    found: Sequence[str], codes: np.ndarray, classes: Sequence[str] | None, lines: pa.ChunkedArray, table: Path
+) -> tuple[list[str], pa.Array]:
+    """All the class names in label order, and the label of each clip. Whole numbers are labels, else it is a name."""
+    if classes is None and not all(label.isdecimal() for label in found):
+        classes = sorted(found)
+    if classes is not None and set(found) <= set(classes):
+        label_of = {name: label for label, name in enumerate(classes)}
+        return list(classes), pa.array(np.array([label_of[name] for name in found], np.int32)[codes])
+    if classes is not None and not all(label.isdecimal() for label in found):
+        code = next(code for code, name in enumerate(found) if name not in set(classes))
+        line = lines[int(np.argmax(codes == code))]
+        raise InputError(f"{table}:{line}: label {found[code]!r} is none of the classes {', '.join(classes)}")
+    num_classes = max(int(label) for label in found) + 1
+    if classes is None and num_classes > len(codes):
+        raise InputError(
+            f"{table}: label {num_classes - 1} with {len(codes)} clips: are these labels? name the classes"
         )
     names = [str(label) for label in range(num_classes)] if classes is None else list(classes)
     if num_classes > len(names):
         raise InputError(f"{table}: label {num_classes - 1} is out of range for {len(names)} classes")
-    return [replace(clip, label=names[int(clip.label)]) for clip in clips], names
+    return names, pa.array(np.array([int(label) for label in found], np.int32)[codes])

@@ -19,6 +19,7 @@ from pathlib import Path
 from w3ray.data.decoders._common import DecodeError
 from w3ray.data.decoders.frames import FrameNames, frame_names
 from w3ray.data.importers._common import Clip
+from w3ray.data.importers._looking import current
 from w3ray.data.importers._published import (
     Note,
     SplitList,
@@ -30,7 +31,6 @@ from w3ray.data.importers._published import (
 )
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.errors import InputError
-from w3ray.storage import is_remote
 
 # fmt: off
 CLASSES = (
@@ -83,7 +83,8 @@ def import_egogesture(
 
     Args:
         annotations: folder with `Subject01/Scene1/Group1.csv` and so on (`labels-final-revised1`), or with the lists.
-        videos: folder or address of `Subject01/Scene1/Color/rgb1/000001.jpg`. At an address images count from 1.
+        videos: folder or address of `Subject01/Scene1/Color/rgb1/000001.jpg`; each folder is listed. Where that is not
+            asked for, images count from 1.
         partial: take what is there, of the annotations and of the frames.
         note: told in one line what is left out: what is no gesture.
 
@@ -99,7 +100,8 @@ def import_egogesture(
     for split, official in NUM_CLIPS.items():
         found = sum(1 for gesture in gestures if gesture.split == split)
         check_count(f"{folder} ({split})", found, official, partial, note)
-    names = {} if is_remote(videos) else _frame_names(sorted({gesture.folder for gesture in gestures}), videos, note)
+    not_asked = current().skip or videos.startswith(("http://", "https://"))
+    names = {} if not_asked else _frame_names(sorted({gesture.folder for gesture in gestures}), videos, note)
     by_file: dict[Path, list[tuple[int, Clip]]] = {}
     for gesture in gestures:
         clip = _clip(gesture, videos, names.get(gesture.folder))
@@ -119,6 +121,7 @@ def import_egogesture(
         is_there=is_whole,
         partial=partial,
         note=note,
+        asks_remote=True,
     )
 
 

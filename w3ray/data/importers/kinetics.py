@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.fs as pafs
+
 from w3ray.data.importers._common import VIDEO_EXTENSIONS, Clip, split_name
-from w3ray.data.importers._published import Note, SplitList, is_file, published_manifest, read_text
+from w3ray.data.importers._published import Note, SplitList, is_file, published_manifest, read_text, video_uri
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
-from w3ray.storage import is_remote
+from w3ray.storage import file_system, is_remote
 
 _NEEDED = ("youtube_id", "time_start", "time_end", "split")
 
@@ -29,7 +31,7 @@ def import_kinetics(
 
     Args:
         annotations: folder with the CSV files, such as `train.csv`, `val.csv` and `test.csv`: all that are in it.
-        videos: folder of the clips; folders in it, by class or by split, are looked through.
+        videos: folder or address of the clips; folders in it, by class or by split, are looked through.
         partial: take what is there of the videos.
         note: told in one line what is left out: rows without a label.
 
@@ -43,13 +45,7 @@ def import_kinetics(
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise InputError(f"{folder}: no CSV file; give the folder that holds the CSV files of Kinetics")
-    if is_remote(videos):
-        raise InputError(
-            f"{videos}: the clips of Kinetics lie in no fixed folders; they must be on this machine's disk"
-        )
-    if not os.path.isdir(videos):
-        raise InputError(f"{os.path.abspath(videos)}: no such folder; give the folder of the videos")
-    found = _videos(os.path.abspath(videos))
+    found = _videos(videos)
     lists = []
     for file in files:
         rows = list(_rows(file))
@@ -86,19 +82,35 @@ def _rows(file: Path) -> Iterator[tuple[int, Clip]]:
 
 
 def _videos(top: str) -> dict[str, str]:
-    """Path below the folder of each video in it, by its name without extension."""
+    """Path below the folder or address of each video in it, by its name without extension."""
     found: dict[str, str] = {}
+    for path in _remote_files(top) if is_remote(top) else _files(os.path.abspath(top)):
+        stem, extension = os.path.splitext(path.rpartition("/")[2])
+        if extension.lower() not in VIDEO_EXTENSIONS or stem.startswith("."):
+            continue
+        if found.setdefault(stem, path) != path:
+            raise InputError(f"{top}: two videos of one name: {min(path, found[stem])}, {max(path, found[stem])}")
+    return found
+
+
+def _files(top: str) -> Iterator[str]:
+    if not os.path.isdir(top):
+        raise InputError(f"{top}: no such folder; give the folder of the videos")
     for parent, _, names in os.walk(top, followlinks=True):
         for name in names:
-            stem, extension = os.path.splitext(name)
-            if extension.lower() not in VIDEO_EXTENSIONS or name.startswith("."):
-                continue
-            path = os.path.relpath(os.path.join(parent, name), top)
-            if found.setdefault(stem, path) != path:
-                raise InputError(f"{top}: two videos of one name: {min(path, found[stem])}, {max(path, found[stem])}")
-    return found
+            yield os.path.relpath(os.path.join(parent, name), top)
+
+
+def _remote_files(top: str) -> Iterator[str]:
+    """Lists the whole of it: 1,000 names a request."""
+    filesystem, folder = file_system(top.rstrip("/"))
+    if top.startswith(("http://", "https://")):
+        raise InputError(f"{top}: the clips of Kinetics lie in no fixed folders, and a web address can not be listed")
+    for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
+        if info.type == pafs.FileType.File:
+            yield info.path.removeprefix(f"{folder}/")
 
 
 def _located(clip: Clip, found: dict[str, str], videos: str) -> Clip:
     path = found.get(clip.path, f"{clip.path}.mp4")
-    return replace(clip, path=path, uri=os.path.join(os.path.abspath(videos), path))
+    return replace(clip, path=path, uri=video_uri(videos, path))
