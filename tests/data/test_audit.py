@@ -81,6 +81,23 @@ def test_folders_of_frames(tmp_path):
     assert rows[4]["reason"] == "it holds a link that leads outside the roots: 00001.jpg"
 
 
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_segments_past_the_end(tmp_path, decoder):
+    """A container may lack a few frames that its header has: a file has that much slack, a folder of frames none."""
+    video, folder = write_video(tmp_path / "v.mp4", 50), write_frames(tmp_path / "f", 30)  # both end after 2 and 1 s
+    paths = [video, video, video, folder, folder]
+    spans = {"start_s": [1.0, 1.0, 1.0, 0.5, 0.5], "end_s": [2.0, 2.3, 9.0, 1.0, 31 / 30]}
+    rows = check_clips(manifest_of(paths, **spans), decoder).to_pylist()
+    assert [row["reason"] for row in rows] == [
+        None,
+        None,
+        "the segment ends past its video: at 9.000 s, the video at 2.000 s",
+        None,
+        "the segment ends past its video: at 1.033 s, the video at 1.000 s",
+    ]
+    assert [row["num_frames"] for row in rows] == [25, 25, None, 15, None]
+
+
 def crash_on_bad(uri, decoder, roots):
     if Path(uri).name == "bad.mp4":
         os._exit(1)

@@ -1,6 +1,7 @@
 """Which clips of a manifest can not be read, and why? Reads every one of them on the cluster and writes a ledger."""
 
 import logging
+import math
 import os
 import time
 import uuid
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 from w3ray._redact import redact
 from w3ray.data.clip_sampling import segment_indices
 from w3ray.data.decoders import DECODERS, DecodeError, Video, open_video
-from w3ray.data.manifest import Manifest
+from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES
+from w3ray.data.decoders.frames import FrameFolder
+from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
 from w3ray.storage import StorageFailing, StorageRefused
@@ -39,6 +42,7 @@ LEDGER_SCHEMA = pa.schema(
 CRASHED = "the decoder crashed its process"
 # Clips one Ray task reads: enough to make the task worth its start, few enough to spread a small set over all cores.
 _CLIPS_A_TASK = 16
+_SLACK_S = 5e-4  # as `span_of` has
 
 Opener = Callable[[str, str, Sequence[str] | None], Video]
 
@@ -62,6 +66,7 @@ class _Check:
         try:
             with self.open_clip(row["uri"], self.decoder, self.roots) as video:
                 first, end = video.frame_span(row["start_s"], row["end_s"])
+                _check_end(video, row["uri"], row["end_s"])
                 wanted = first + segment_indices(end - first, self.num_frames, None)
                 # First and last too: a file that was cut off fails at its end.
                 video.frames([first, *wanted.tolist(), end - 1])
@@ -77,6 +82,18 @@ class _Check:
             entry["reason"] = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:160]}"
         entry["decode_s"] = time.perf_counter() - began_s
         return entry
+
+
+def _check_end(video: Video, uri: str, end_s: float | None) -> None:
+    """Raises: DecodeError where a clip ends after its video; training would read it up to the video's end, unsaid."""
+    if end_s is None:
+        return
+    exact = isinstance(video, FrameFolder)  # anything else may lack as many frames as its header is wrong by
+    last_s = float(video.times_s([video.info.num_frames - 1])[0])
+    fps = video.info.fps if math.isfinite(video.info.fps) else FOLDER_FPS
+    video_s = last_s + 1 / fps
+    if end_s > video_s + (_SLACK_S if exact else MAX_MISSING_TAIL_FRAMES / fps):
+        raise DecodeError(uri, f"the segment ends past its video: at {end_s:.3f} s, the video at {video_s:.3f} s")
 
 
 def check_clips(

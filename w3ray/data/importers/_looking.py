@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from w3ray.errors import InputError, RunError
@@ -298,10 +299,13 @@ def not_listed(uris: Sequence[str], fits: Callable[[pafs.FileInfo], bool] = lamb
     wanted = [place(uri) for uri in uris]
     folder = wanted[0].parent
     assert not isinstance(folder, Path)
-    if len(wanted) < _LISTED_FROM:
-        infos = folder.filesystem.get_file_info([where.path for where in wanted if not isinstance(where, Path)])
-        found = {info.base_name for info in infos if info.type != pafs.FileType.NotFound and fits(info)}
-    else:
-        infos = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
-        found = {info.base_name for info in infos if fits(info)}
+    try:
+        if len(wanted) < _LISTED_FROM:
+            paths = [where.path for where in wanted if not isinstance(where, Path)]
+            infos = [info for info in folder.filesystem.get_file_info(paths) if info.type != pafs.FileType.NotFound]
+        else:
+            infos = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{uris[0]}: not an address that can be asked for ({str(error).splitlines()[0]})") from error
+    found = {info.base_name for info in infos if fits(info)}
     return [at for at, where in enumerate(wanted) if where.name not in found]

@@ -260,7 +260,7 @@ class _ToBatch:
         whole = pc.or_(pc.match_substring(path, "://"), pc.starts_with(path, "/"))
         if "://" in self._folder:
             folder, mark, query = self._folder.partition("?")
-            below = pc.binary_join_element_wise(f"{folder}/", path, f"{mark}{query}", "")
+            below = pc.binary_join_element_wise(f"{folder.rstrip('/')}/", path, f"{mark}{query}", "")
             return pc.if_else(whole, path, below)
         uris = pc.if_else(whole, path, pc.binary_join_element_wise(self._folder.rstrip("/"), path, "/"))
         # What `normpath` changes: a part that is empty, a dot or two.

@@ -1,0 +1,101 @@
+"""What an import of a CSV file of 12 million rows takes: seconds and memory.
+
+    python benchmarks/imports.py [--rows 12000000] [--work FOLDER]
+
+Writes the file (path, label, split, group) into a temporary folder and imports it with the command `w3ray data import csv
+--missing-ok`, with its splits from the column and dealt at random, each in a process of its own. Beside it a process
+that does nothing but read the file with `csv.DictReader` and keeps nothing: seconds are given as ratios to that.
+Memory is the greatest that was resident in the process, and what the same command takes for two rows. Writes
+`results/imports.json`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from _common import W3RAY, write_result
+
+MIB = 2**20
+_LOOP = "import csv, sys\nfor row in csv.DictReader(open(sys.argv[1], newline='')): pass"
+
+
+def write_rows(path: Path, rows: int) -> Path:
+    """A thousand videos a folder, 400 classes, 5,000 groups."""
+    with path.open("w") as file:
+        file.write("path,label,split,group\n")
+        for i in range(rows):
+            split = "val" if i % 10 == 7 else "train"
+            file.write(
+                f"videos/{i // 1000:05d}/{i:08d}.mp4,action {i * 7919 % 400:03d},{split},subject {i // 977 % 5000}\n"
+            )
+    return path
+
+
+def measured(command: list[str], log: Path) -> tuple[float, float]:
+    """Seconds, and the greatest resident memory in MiB, of a process."""
+    began = time.monotonic()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"{' '.join(command)}: failed, see {log}\n{log.read_text()[-2000:]}")
+    return time.monotonic() - began, usage.ru_maxrss / 1024
+
+
+def imported(source: Path, work: Path, split: str) -> dict[str, Any]:
+    out = work / f"{split}.parquet"
+    words = ["data", "import", "csv", str(source), "--missing-ok", "--split", split, "--out", str(out), "--json"]
+    seconds, peak = measured([str(W3RAY), *words], work / "import.log")
+    document = json.loads((work / "import.log").read_text())
+    table = sum(pq.read_table(out, columns=[name]).nbytes for name in pq.read_schema(out).names)
+    return {
+        "seconds": seconds,
+        "peak_memory_mib": peak,
+        "clips": document["clips"],
+        "splits": document["splits"],
+        "table_mib": table / MIB,
+        "manifest_file_mib": out.stat().st_size / MIB,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=12_000_000)
+    parser.add_argument(
+        "--work", type=Path, default=None, help="where the temporary folder is made (else the system's)"
+    )
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="w3ray-imports-", dir=options.work))
+    try:
+        source = write_rows(work / "list.csv", options.rows)
+        two = imported(write_rows(work / "two.csv", 2), work, "column")
+        loop_s, loop_mib = measured([sys.executable, "-c", _LOOP, str(source)], work / "loop.log")
+        figures: dict[str, Any] = {
+            "rows": options.rows,
+            "csv_mib": source.stat().st_size / MIB,
+            "dict_reader": {"seconds": loop_s, "peak_memory_mib": loop_mib},
+            "two_rows": {"seconds": two["seconds"], "peak_memory_mib": two["peak_memory_mib"]},
+        }
+        for split in ("column", "random"):
+            found = imported(source, work, split)
+            found["seconds_to_dict_reader"] = found["seconds"] / loop_s
+            found["memory_to_table"] = (found["peak_memory_mib"] - two["peak_memory_mib"]) / found["table_mib"]
+            figures[split] = found
+            print(split, json.dumps(found), flush=True)
+        print(json.dumps(figures, indent=1))
+        if options.rows >= 12_000_000:  # a smaller one is a trial
+            print(write_result("imports", figures, "python benchmarks/imports.py"))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
