@@ -1,10 +1,13 @@
 """Importers find every clip, deal it into the split that was asked for, and refuse what they can not understand."""
 
+import csv
 import importlib
 from pathlib import Path
 
 import pytest
+from videos import write_video
 
+from w3ray.data.decoders import open_video
 from w3ray.data.importers import IMPORTERS, Columns, Dealing, import_csv, import_folder, reversed_twin
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -87,6 +90,12 @@ def test_list_files(classes_tree, tmp_path):
         import_folder(classes_tree, split="list", lists={"train": train, "val": val})
     val.write_text("\nrun/s9_9.avi 1\n")
     with pytest.raises(InputError, match=r"val\.txt:2: 'run/s9_9\.avi 1' names no clip"):
+        import_folder(classes_tree, split="list", lists={"train": train, "val": val})
+    val.write_text("jump/s4_0\n\njump/s4_0.avi 1\n")
+    with pytest.raises(InputError, match=r"val\.txt:3: 'jump/s4_0\.avi' is listed twice, first in .*val\.txt:1"):
+        import_folder(classes_tree, split="list", lists={"train": train, "val": val})
+    val.write_bytes(b"jump/s4_0\n\xff\n")
+    with pytest.raises(InputError, match=r"val\.txt:2: the list of split 'val' can not be read: no UTF-8 text"):
         import_folder(classes_tree, split="list", lists={"train": train, "val": val})
     with pytest.raises(InputError, match="needs list files"):
         import_folder(classes_tree, split="list")
@@ -338,6 +347,53 @@ def test_csv_without_text(tmp_path):
     source.write_bytes(b"path,label\na/1.mp4,x\n\xff.mp4,x\n")
     with pytest.raises(InputError, match=r"list\.csv:3: can not be read as CSV: no UTF-8 text"):
         import_csv(source)
+
+
+def test_csv_in_a_folder_whose_name_is_no_text(tmp_path):
+    source = write_csv(tmp_path / "\udcff", "path,label\na/1.mp4,x\n")
+    with pytest.raises(InputError, match=r"\\udcff' is no UTF-8 text; rename it"):
+        import_csv(source)
+
+
+ODD_NAMES = ["a b", "ü 日本", "a#b", "100%d %20", "what?x=1", "-dash", "a;b&c", "it's", "two  spaces", "né\u2028"]
+
+
+class TestOddNames:
+    """Files of names that mean something to shells, addresses or FFmpeg: each importer's manifest opens them."""
+
+    def readable(self, manifest, tmp_path) -> list[str]:
+        written = write_manifest(manifest, tmp_path / "out #1" / "m.parquet")
+        found = read_manifest(written.location)
+        for uri in found.resolved_uris():
+            with open_video(uri) as video:
+                assert video.info.num_frames == 8
+        return found.table["clip_id"].to_pylist()
+
+    def test_folder(self, tmp_path):
+        for name in ODD_NAMES:
+            write_video(tmp_path / "out #1" / "set" / f"class {name}" / f"{name}.mp4", 8)
+        (tmp_path / "l.txt").write_text("".join(f"class {name}/{name}.mp4\n" for name in ODD_NAMES), encoding="utf-8")
+        lists = {"train": tmp_path / "l.txt"}
+        manifest = import_folder(tmp_path / "out #1" / "set", split="list", lists=lists)
+        assert sorted(self.readable(manifest, tmp_path)) == sorted(f"class {name}/{name}.mp4" for name in ODD_NAMES)
+
+    def test_csv(self, tmp_path):
+        for name in ODD_NAMES:
+            write_video(tmp_path / "s e?t" / f"{name}.mp4", 8)
+        with open(tmp_path / "s e?t" / "list.csv", "w", encoding="utf-8") as file:
+            csv.writer(file).writerows([["path", "label"], *([f"{name}.mp4", name] for name in ODD_NAMES)])
+        manifest = import_csv(tmp_path / "s e?t" / "list.csv")
+        assert self.readable(manifest, tmp_path) == [f"{name}.mp4" for name in ODD_NAMES]
+
+    def test_published(self, tmp_path):
+        names = ["-3B32lodo2M", "_4YTwq0-73Y"]
+        rows = "".join(f'"{ODD_NAMES[2]}",{name},0,10,train\n' for name in names)
+        (tmp_path / "l #%").mkdir()
+        (tmp_path / "l #%" / "all.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
+        for name in names:
+            write_video(tmp_path / "v #%d?" / ODD_NAMES[3] / f"{name}_000000_000010.mp4", 8)
+        manifest = IMPORTERS["kinetics"](tmp_path / "l #%", videos=str(tmp_path / "v #%d?"), note=print)
+        assert self.readable(manifest, tmp_path) == [f"{ODD_NAMES[3]}/{name}_000000_000010.mp4" for name in names]
 
 
 def test_csv_missing_videos_can_be_allowed(tmp_path):

@@ -215,6 +215,12 @@ def test_a_video_whose_name_is_no_text(tmp_path):
         IMPORTERS["folder"](tmp_path)
 
 
+def test_videos_in_a_folder_whose_name_is_no_text(tmp_path, small_ssv2):
+    videos = touch(tmp_path / "\udcff", "3.webm", "12.webm", "5.webm")
+    message = refused("something-something-v2", write_ssv2(tmp_path / "lists"), videos)
+    assert message.endswith("/\\udcff/3.webm' is no UTF-8 text; rename it")
+
+
 def test_manifests_can_be_written(tmp_path, small_ssv2):
     videos = touch(tmp_path / "v", "3.webm", "12.webm", "5.webm", "8.webm", "9.webm")
     manifest, _ = run("something-something-v2", write_ssv2(tmp_path / "lists"), videos)
@@ -311,6 +317,17 @@ class TestSomethingSomethingV1:
             ("v 1/5", 0, "val"),
             ("v 1/9", None, "test"),
         ]
+
+    def test_an_image_is_missing(self, lists, tmp_path):
+        for name in ("100218", "4", "5"):
+            write_frames(tmp_path / "v" / name, 4)
+        (tmp_path / "v" / "4" / "00002.jpg").unlink()
+        message = refused(self.NAME, lists, tmp_path / "v")
+        assert "1 of 3 clips are missing or not whole: 4; get them" in message
+        assert message.endswith(" (4: missing images: 00002.jpg is the first of 1)")
+        manifest, notes = run(self.NAME, lists, tmp_path / "v", partial=True)
+        assert manifest.table["clip_id"].to_pylist() == ["100218", "5"]
+        assert notes[-1].endswith("they are left out (4: missing images: 00002.jpg is the first of 1)")
 
     @pytest.mark.parametrize(
         ("kinds", "message"),

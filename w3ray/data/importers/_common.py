@@ -1,5 +1,6 @@
 """What importers share: a clip before it is a row, and the ways to deal clips into splits."""
 
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +74,25 @@ def split_name(name: str) -> str:
     """A split under the one name used everywhere: "validation" and "valid" are "val"."""
     name = name.strip()
     return SPLIT_NAMES.get(name.lower(), name)
+
+
+def line_without_text(file: str | os.PathLike[str]) -> int:
+    """The first line, from 1, that is no UTF-8: a decoder reads ahead and does not know."""
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def check_text(path: str) -> None:
+    """Raises: InputError where a path has bytes that are no UTF-8: no manifest could name it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path!a} is no UTF-8 text; rename it") from error
 
 
 def with_groups(clips: Sequence[Clip], pattern: str, where: str) -> list[Clip]:

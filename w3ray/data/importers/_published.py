@@ -252,13 +252,22 @@ def _present(clips: list[Clip], videos: str, is_there: IsThere, partial: bool, n
     )
     where = videos if is_remote(videos) else os.path.abspath(videos)
     text = f"{where}: {len(missing)} of {len(clips)} clips are missing or not whole: {names}"
+    why = _why_not_whole(missing[0]) if is_there is is_frames and not is_remote(videos) else ""
     if not partial:
-        raise InputError(f"{text}; get them, or let --partial take what is there")
+        raise InputError(f"{text}; get them, or let --partial take what is there{why}")
     if len(missing) == len(clips):
         raise InputError(f"{text}; nothing is there")
-    note(f"{text}; they are left out")
+    note(f"{text}; they are left out{why}")
     absent = set(places.tolist())
     return [clip for place, clip in enumerate(clips) if place not in absent]
+
+
+def _why_not_whole(clip: Clip) -> str:
+    try:
+        frame_names(clip.uri)
+    except DecodeError as error:
+        return f" ({clip.path}: {error.reason})"
+    return ""  # it came in the meantime
 
 
 def _missing(is_there: IsThere, clips: Sequence[Clip]) -> list[int]:

@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 from w3ray.data.importers._common import (
     DEALT,
     Dealing,
+    check_text,
     clip_name,
     flip_labels,
     group_finder,
+    line_without_text,
     no_group,
     split_name,
     splits_at_random,
@@ -108,6 +110,7 @@ def import_csv(
         if split == "column" and columns.split not in rows.header:
             raise InputError(f"{table}: no column {columns.split!r}; it has {', '.join(rows.header)}")
         folder = str(table.parent) if root is None else root if "://" in root else os.path.abspath(root)
+        check_text(folder)
         to_batch = _ToBatch(table, columns, rows.header, folder, split == "column", find_group)
         clips = pa.Table.from_batches([to_batch(*chunk) for chunk in rows.chunks()], _SCHEMA)
     if not clips.num_rows:
@@ -174,22 +177,11 @@ def _opened(table: Path, delimiter: str) -> Iterator[_Rows]:
             reader = csv.reader(stream, delimiter=delimiter, strict=True)
             yield _Rows(reader, table)
     except UnicodeDecodeError as error:
-        raise InputError(f"{table}:{_line_without_text(table)}: can not be read as CSV: no UTF-8 text") from error
+        raise InputError(f"{table}:{line_without_text(table)}: can not be read as CSV: no UTF-8 text") from error
     except csv.Error as error:
         raise InputError(f"{table}:{reader.line_num if reader else 1}: can not be read as CSV: {error}") from error
     except OSError as error:
         raise InputError(f"{table}: can not be read as CSV: {error}") from error
-
-
-def _line_without_text(table: Path) -> int:
-    """The first line, from 1, that is no UTF-8: a decoder reads ahead and does not know."""
-    with open(table, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
 
 
 class _ToBatch:

@@ -4,7 +4,7 @@ A clip is a video file, or a folder of JPEG frames.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from w3ray.data.importers._common import (
     Dealing,
     deal_at_random,
     deal_by_group,
+    line_without_text,
     split_name,
     to_manifest,
     with_groups,
@@ -127,20 +128,32 @@ def _by_lists(clips: Sequence[Clip], lists: Mapping[str, str | os.PathLike[str]]
             # Two files that differ in the extension alone: only their full names are unambiguous.
             by_name[name] = replace(clip, label="") if name in by_name else clip
     split_of: dict[str, str] = {}
+    first: dict[str, str] = {}
     for split, listing in lists.items():
-        try:
-            lines = Path(listing).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"list file {listing} of split {split!r} can not be read: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            named = by_name.get(line.strip()) or by_name.get(line.replace(",", " ").rsplit(maxsplit=1)[0])
+        for number, line in _lines(listing, split):
+            named = by_name.get(line) or by_name.get(line.replace(",", " ").rsplit(maxsplit=1)[0])
             if named is None or not named.label:
                 fault = "names no clip" if named is None else "fits two clips"
-                raise InputError(f"{listing}:{number}: {line.strip()!r} {fault} beneath {top}")
+                raise InputError(f"{listing}:{number}: {line!r} {fault} beneath {top}")
             if split_of.setdefault(named.path, split_name(split)) != split_name(split):
                 raise InputError(f"{listing}:{number}: {named.path!r} is already in split {split_of[named.path]!r}")
+            if first.setdefault(named.path, here := f"{listing}:{number}") != here:
+                raise InputError(f"{here}: {named.path!r} is listed twice, first in {first[named.path]}")
     if not split_of:
         raise InputError(f"{top}: the list files name no clip")
     return [replace(clip, split=split_of[clip.path]) for clip in clips if clip.path in split_of]
+
+
+def _lines(listing: str | os.PathLike[str], split: str) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line that is not empty."""
+    try:
+        text = Path(listing).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"list file {listing} of split {split!r} can not be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{listing}:{line_without_text(listing)}: the list of split {split!r} can not be read: no UTF-8 text"
+        ) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()

@@ -8,6 +8,7 @@ Source of the format: Kay et al., "The Kinetics Human Action Video Dataset", arX
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -61,7 +62,7 @@ def import_kinetics(
 
 def _rows(file: Path) -> Iterator[tuple[int, Clip]]:
     """The clips of one file; without a place, and where there is no label with an empty one."""
-    reader = csv.DictReader(read_text(file).splitlines(), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
         header = reader.fieldnames or []
         missing = [name for name in _NEEDED if name not in header]
