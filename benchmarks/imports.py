@@ -88,7 +88,7 @@ def main() -> None:
             "dict_reader": loop,
             "two_rows": {name: two[name] for name in loop},
         }
-        for split in ("column", "random"):
+        for split in options.splits:
             found = imported(source, work, split)
             found["cpu_to_dict_reader"] = found["cpu_s"] / loop["cpu_s"]
             found["memory_to_table"] = (found["peak_memory_mib"] - two["peak_memory_mib"]) / found["table_mib"]

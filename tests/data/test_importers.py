@@ -342,6 +342,22 @@ def test_csv_errors_name_the_line_in_later_chunks_too(tmp_path, monkeypatch):
         import_csv(write_csv(tmp_path, "path,label\n" + "a/1.mp4,x\n" * 4 + "a/2.mp4,z\n"), classes=["x", "y"])
 
 
+def test_csv_the_first_fault_is_told(tmp_path):
+    source = write_csv(tmp_path, "path,label,start\na/1.mp4,x,0\na/2.mp4,x,soon\nb/3.mp4,,1\n")
+    with pytest.raises(InputError, match=r"list\.csv:3: 'start' must be seconds, not 'soon'"):
+        import_csv(source)
+
+
+def test_csv_clips_of_one_video_are_dealt_in_order_of_their_starts(tmp_path):
+    """However the rows are ordered, the same clips are drawn."""
+    rows = [f"a/1.mp4,x,{start}" for start in range(30)]
+    dealt = []
+    for ordered in (rows, rows[::-1]):
+        source = write_csv(tmp_path, "\n".join(["path,label,start", *ordered]) + "\n")
+        dealt.append(splits_of(import_csv(source)))
+    assert dealt[0] == dealt[1]
+
+
 def test_csv_without_text(tmp_path):
     source = write_csv(tmp_path, "")
     source.write_bytes(b"path,label\na/1.mp4,x\n\xff.mp4,x\n")
