@@ -16,7 +16,7 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models import build_model, bundle
 from w3ray.models.bundle import ModelDescription, write_model
-from w3ray.tracking import Tracker, logged_models
+from w3ray.tracking import Tracker, local_models, logged_models
 
 MODEL = {"name": "tsm", "backbone": "resnet_small", "num_classes": 3, "attention": {"kind": "w3"}}
 SPEC = ClipSpec(num_frames=4, size=32)
@@ -96,6 +96,11 @@ def check_chain(uri: str, tmp_path: Path) -> None:
     (metric,) = client.get_logged_model(str(teacher.model_id)).metrics
     assert (metric.key, metric.value, metric.step) == ("best/top1", 0.5, 10)
     assert (metric.dataset_name, metric.dataset_digest) == ("manifest.parquet", "d" * 36)
+
+    with local_models(["models:/chain_one@champion"], uri=uri) as (found,):
+        assert found.name == "models:/chain_one/1"
+        for name in (bundle.WEIGHTS_NAME, bundle.DESCRIPTION_NAME):
+            assert (Path(found.folder) / name).read_bytes() == (folder / name).read_bytes()
 
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)

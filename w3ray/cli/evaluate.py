@@ -10,6 +10,7 @@ from rich.text import Text
 
 from w3ray._format import percent
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
 
@@ -18,7 +19,7 @@ from w3ray.data.views import PROTOCOLS
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(help="Folder of a model, or of its stage; several are an ensemble.", metavar="MODEL..."),
+        typer.Argument(help=f"{MODEL_HELP} Several are an ensemble.", metavar="MODEL..."),
     ],
     manifest: Annotated[str, typer.Option(help="Manifest of the clips.")],
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
@@ -29,6 +30,7 @@ def evaluate(
         str, typer.Option(help="What is averaged over views: 'scores' (one vote each) or 'logits' (as TSM's program).")
     ] = "scores",
     storage: Annotated[str, typer.Option(help="Evaluations are kept below STORAGE/evaluations.")] = "runs",
+    tracking: TrackingOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); else a local one.")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
     max_failed_share: Annotated[
@@ -39,18 +41,20 @@ def evaluate(
     """Score every clip of a split once, and report; asked again, what is scored is read."""
     from w3ray.pipeline.evaluate import evaluate as run
 
-    result = run(
-        models,
-        manifest,
-        split=split,
-        protocol=protocol,
-        average=average,
-        storage=storage,
-        address=address,
-        roots=root,
-        max_failed_share=max_failed_share,
-        on_progress=None if as_json else Progress("scoring {done}/{total} clips"),
-    )
+    with opened_models(models, tracking, storage) as found:
+        result = run(
+            [one.folder for one in found],
+            manifest,
+            split=split,
+            protocol=protocol,
+            average=average,
+            storage=storage,
+            address=address,
+            roots=root,
+            max_failed_share=max_failed_share,
+            on_progress=None if as_json else Progress("scoring {done}/{total} clips"),
+            names=[one.name for one in found],
+        )
     finish(result.document(), as_json, shown(result))
 
 

@@ -6,11 +6,12 @@ import typer
 
 from w3ray._format import percent
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 
 
 @run_command
 def explain(
-    model: Annotated[str, typer.Argument(help="Folder of a model with attention, or of the stage that made it.")],
+    model: Annotated[str, typer.Argument(help=f"With attention: {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")],
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="One or more videos.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the pictures and films.")] = "explained",
     against: Annotated[
@@ -18,12 +19,19 @@ def explain(
     ] = None,
     true: Annotated[str | None, typer.Option(metavar="CLASS", help="The videos' class, to be shown.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes in the answer.")] = 5,
+    tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw where and when a model's attention looks: a strip, its stages, and a film of each video."""
     from w3ray.explain import explain_videos
 
-    document = explain_videos(model, videos, out=out, against=against, true=true, top=top)
+    given = [model] if against is None else [model, against]
+    with opened_models(given, tracking) as found:
+        first, other = found[0].folder, None if against is None else found[1].folder
+        document = explain_videos(first, videos, out=out, against=other, true=true, top=top)
+    for key, one in zip(("model", "against"), found, strict=False):
+        if one.folder != one.name:
+            document[key] = one.name
     finish(document, as_json, "\n".join(_lines(answer) for answer in document["videos"]))
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 
 
 class Format(StrEnum):
@@ -18,11 +19,12 @@ class Format(StrEnum):
 
 @run_command
 def export(
-    model: Annotated[str, typer.Argument(help="Folder of a model, or of the stage that made it.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[str, typer.Option("--out", "-o", help="File to write, such as model.pt2 or model.onnx.")],
     form: Annotated[
         Format, typer.Option("--format", help="torch: torch.export.load reads it; onnx: needs w3ray[onnx].")
     ] = Format.TORCH,
+    tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model that takes raw frames (uint8 RGB) and returns logits and scores, for any number of clips at once.
@@ -31,7 +33,8 @@ def export(
     """
     from w3ray.export import CHECK_BATCHES, LOGITS_TOLERANCE, SCORES_TOLERANCE, export_model
 
-    done = export_model(model, form.value, out)
+    with opened_models([model], tracking) as (local,):
+        done = export_model(local.folder, form.value, out)
     document = {
         "file": str(done.path),
         "format": form.value,

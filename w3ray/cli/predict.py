@@ -16,6 +16,7 @@ from rich.text import Text
 from w3ray._format import percent
 from w3ray._redact import redact, redacted
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 from w3ray.cli._progress import Progress
 from w3ray.errors import InputError, RunError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @run_command
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder of a model, or of its stage.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     videos: Annotated[
         list[str] | None, typer.Argument(help="Files, folders, patterns, s3://...", metavar="VIDEO...")
     ] = None,
@@ -39,6 +40,7 @@ def predict(
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
+    tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell the best classes of each video, with their scores."""
@@ -55,8 +57,9 @@ def predict(
     found = []
     with ExitStack() as stack:
         lines = None if out is None else stack.enter_context(_opened(out))
+        (local,) = stack.enter_context(opened_models([model], tracking))
         predictions = stack.enter_context(closing(run(
-            model, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
+            local.folder, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
             address=address, roots=root, on_start=start,
         )))  # fmt: skip
         for one in predictions:

@@ -528,29 +528,29 @@ class _Chain:
 
 def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None], must_answer: bool = True) -> Any:
     """The MLflow side of a run, or of a sweep of this recipe: see `Tracker.open`."""
-    from w3ray.tracking import Tracker
+    from w3ray.tracking import Tracker, database_beside
 
     uri = None
     if recipe.tracking.enabled:
-        uri = recipe.tracking.uri or f"sqlite:///{tracking_root(recipe) / 'mlflow.db'}"
+        uri = recipe.tracking.uri or database_beside(tracking_root(recipe.storage))
     return Tracker.open(
         uri,
         recipe.tracking.experiment or recipe.name,
         run_name=run_name,
-        buffer_dir=tracking_root(recipe) / "tracking",
+        buffer_dir=tracking_root(recipe.storage) / "tracking",
         artifacts=_artifacts(recipe),
         notify=notify,
         must_answer=must_answer,
     )
 
 
-def tracking_root(recipe: Recipe) -> Path:
+def tracking_root(storage: str) -> Path:
     """Where a run's tracking lies unless `tracking.uri` says otherwise, and what is on its way to the tracking server.
 
     A database can not lie on object storage: there it is `runs` in the current folder, as where no storage is set.
     """
-    storage = place(recipe.storage)
-    return storage if isinstance(storage, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()
+    root = place(storage)
+    return root if isinstance(root, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()
 
 
 def _artifacts(recipe: Recipe) -> str | None:

@@ -73,6 +73,7 @@ def evaluate(
     roots: Sequence[str] | None = None,
     max_failed_share: float = 0.01,
     on_progress: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Evaluated:
     """Score a split of a manifest and write its report; several models are an ensemble, whose scores are averaged.
 
@@ -87,6 +88,7 @@ def evaluate(
         roots: where videos may lie; None: anywhere.
         max_failed_share: end with the reasons where more clips than this share can not be read.
         on_progress: called with (clips done, clips) of all models together.
+        names: what the models are called in the result where that is not their folders.
 
     Raises:
         InputError: no model, no such split, other classes, an unknown protocol, a storage that can not be written.
@@ -132,7 +134,10 @@ def evaluate(
         write_scores(directory, result)
     answer = Evaluated(
         directory=str(directory),
-        models=tuple(map(str, folders)),
+        models=tuple(
+            str(folder) if name == given else name
+            for folder, name, given in zip(folders, names or models, models, strict=True)
+        ),
         manifest=clips.location,
         split=split,
         protocol=looks.name,

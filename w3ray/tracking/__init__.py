@@ -5,8 +5,9 @@
 
 from w3ray.tracking.logged_models import LoggedModel
 from w3ray.tracking.outbox import Delivery
+from w3ray.tracking.registered import local_models
 from w3ray.tracking.stage_run import StageRun
 from w3ray.tracking.tracker import Tracker
-from w3ray.tracking.uri import check_uri
+from w3ray.tracking.uri import check_uri, database_beside
 
-__all__ = ["Delivery", "LoggedModel", "StageRun", "Tracker", "check_uri"]
+__all__ = ["Delivery", "LoggedModel", "StageRun", "Tracker", "check_uri", "database_beside", "local_models"]

@@ -17,6 +17,26 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri[len(prefix) :].partition("?")[0]))
 
 
+def database_beside(root: Path) -> str:
+    """Where runs are tracked unless the user says otherwise: a database in the folder that holds their stages."""
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def check_readable(uri: str) -> None:
+    """Find out within seconds that nothing can be read from a tracking URI; makes nothing.
+
+    Raises:
+        InputError: unreachable server, or no database.
+    """
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():
+        raise InputError(
+            f"no MLflow database at {database}; name the MLflow that knows the model with --tracking "
+            "(sqlite:///path/mlflow.db or http://host:port)"
+        )
+    check_uri(uri)
+
+
 def check_uri(uri: str) -> None:
     """Find out within seconds that a tracking URI can not work.
 

@@ -1,0 +1,46 @@
+"""How does a command take a model: by its folder, or by the name that MLflow knows it by?"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from w3ray.tracking.registered import LocalModel
+
+MODEL_HELP = "Folder of a model, or of its stage; or its name in MLflow, such as models:/NAME@ALIAS."
+
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking",
+        metavar="URI",
+        help="MLflow that knows names like models:/NAME@ALIAS; else MLFLOW_TRACKING_URI, else that of the runs here.",
+    ),
+]
+
+
+@contextmanager
+def opened_models(
+    locations: Sequence[str], tracking: str | None, storage: str | None = None
+) -> "Iterator[list[LocalModel]]":
+    """The models as folders; see `w3ray.tracking.registered.local_models`.
+
+    Args:
+        tracking: of `TrackingOption`.
+        storage: of the command, beside which runs are tracked; None: a recipe's own default.
+    """
+    from w3ray.tracking.registered import chosen_uri, is_registered, local_models
+
+    default = _own_uri(storage) if any(map(is_registered, locations)) else ""
+    with local_models(locations, uri=chosen_uri(tracking, default)) as models:
+        yield models
+
+
+def _own_uri(storage: str | None) -> str:
+    from w3ray.pipeline.chain import tracking_root
+    from w3ray.recipe import Recipe
+    from w3ray.tracking import database_beside
+
+    return database_beside(tracking_root(storage or str(Recipe.model_fields["storage"].default)))

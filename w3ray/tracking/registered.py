@@ -1,0 +1,232 @@
+"""Which model does a name of MLflow's stand for, and how does it become a folder on this disk?
+
+    models:/NAME@ALIAS    models:/NAME/VERSION    models:/NAME/latest    models:/MODEL_ID    runs:/RUN_ID/NAME
+
+MLflow's own resolver says which version it is. Of what is downloaded only our files are read: no code in it runs.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from w3ray._nearest import did_you_mean
+from w3ray.errors import InputError, RunError
+from w3ray.tracking import _mlflow
+from w3ray.tracking.logged_models import DESCRIPTION_NAME
+from w3ray.tracking.outbox import Refused, Unreachable
+from w3ray.tracking.uri import check_readable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+"""MLflow's own, which its commands read as well."""
+
+_SCHEMES = ("models:", "runs:")
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model that was named: where it can be read, and what to call it.
+
+    An alias moves, so `name` then holds the version that it stood for: `models:/NAME/3`.
+    """
+
+    folder: str
+    name: str
+
+
+def is_registered(location: str) -> bool:
+    """Whether a location is a name of MLflow's and no folder."""
+    return location.startswith(_SCHEMES)
+
+
+@contextmanager
+def local_models(locations: Sequence[str], *, uri: str) -> Iterator[list[LocalModel]]:
+    """Models by their folders or by MLflow's names; those are downloaded once, and removed at the end.
+
+    What is raised meanwhile speaks of the names, not of temporary folders.
+
+    Args:
+        locations: folders (given back as they are) and names.
+        uri: MLflow's, asked only where there is a name.
+
+    Raises:
+        InputError: MLflow does not answer, it has no such model, or it is no model of ours.
+    """
+    if not any(map(is_registered, locations)):
+        yield [LocalModel(location, location) for location in locations]
+        return
+    with tempfile.TemporaryDirectory(prefix="w3ray-model-") as scratch:
+        found: dict[str, LocalModel] = {}
+        for number, location in enumerate(dict.fromkeys(locations)):
+            if is_registered(location):
+                found[location] = _fetched(location, uri, Path(scratch) / str(number))
+            else:
+                found[location] = LocalModel(location, location)
+        try:
+            yield [found[location] for location in locations]
+        except (InputError, RunError) as error:
+            text = str(error)
+            for one in found.values():
+                text = text.replace(one.folder, one.name)
+            raise type(error)(text) from error
+
+
+def _fetched(location: str, uri: str, target: Path) -> LocalModel:
+    check_readable(uri)
+    _mlflow.prepare()
+    from mlflow import MlflowClient
+
+    try:
+        with _mlflow.sorted_errors():
+            name, source = _resolved(MlflowClient(tracking_uri=uri), location)
+    except (Refused, Unreachable) as error:  # MLflow has no code of its own for each thing that is not there
+        hint = _what_is_there(uri, location)
+        raise InputError(f"{location}: {hint or f'MLflow at {uri} can not be asked ({error})'}") from error
+    return LocalModel(str(_model_in(_downloaded(location, source, uri, target), location)), name)
+
+
+def _resolved(client: "MlflowClient", location: str) -> tuple[str, str]:
+    """The model's lasting name, and the address of its files."""
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    if location.startswith("runs:"):
+        return location, _made_by_run(client, location)
+    found = get_model_name_and_version(client, location)
+    if len(found) == 1:
+        return location, str(client.get_logged_model(found[0]).artifact_location)
+    name, version = found
+    model_id = client.get_model_version(name, version).model_id
+    if model_id is not None:
+        source = client.get_logged_model(model_id).artifact_location
+    else:
+        source = client.get_model_version_download_uri(name, version)
+    return f"models:/{name}/{version}", str(source)
+
+
+def _made_by_run(client: "MlflowClient", location: str) -> str:
+    """The address of a model that a run logged, or of something in it.
+
+    Not through MLflow's repository of `runs:/`: that looks models up in the process's own setting of the URI.
+
+    Raises:
+        Refused: the run logged no such model.
+    """
+    run_id, path = _parts(location)
+    name, _, inner = path.partition("/")
+    for model in _models_of_run(client, run_id):
+        if model.name == name:
+            return f"{model.artifact_location}/{inner}" if inner else str(model.artifact_location)
+    raise Refused(f"run {run_id} has no model {name!r}")
+
+
+def _models_of_run(client: "MlflowClient", run_id: str) -> list[Any]:
+    outputs = client.get_run(run_id).outputs
+    links = [] if outputs is None else outputs.model_outputs
+    return [client.get_logged_model(link.model_id) for link in links]
+
+
+def _downloaded(location: str, source: str, uri: str, target: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=uri))
+    # Whatever the client of an artifact store throws: they have no error in common.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{location}: its files can not be fetched from {source} ({reason})") from error
+
+
+def _model_in(folder: Path, location: str) -> Path:
+    """Our folder within a logged model, or `folder` itself where the name leads right to it.
+
+    Raises:
+        InputError: it is no model of ours.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    if (folder / DESCRIPTION_NAME).is_file():
+        return folder
+    try:
+        inner = Model.load(str(folder)).flavors["python_function"]["artifacts"]["model"]["path"]
+        candidate = (folder / inner).resolve()
+    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{location}: no model that w3ray logged") from error
+    # The name of the folder stands in a file that may come from anyone.
+    if not candidate.is_relative_to(folder.resolve()) or not (candidate / DESCRIPTION_NAME).is_file():
+        raise InputError(f"{location}: no model that w3ray logged")
+    return candidate
+
+
+def _what_is_there(uri: str, location: str) -> str | None:
+    """What MLflow has instead of what was asked for; None where that can not be told."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        with _mlflow.sorted_errors():
+            return _about_run(client, location, uri) if location.startswith("runs:") else _about(client, location, uri)
+    except (Refused, Unreachable):
+        return None
+
+
+def _about(client: "MlflowClient", location: str, uri: str) -> str | None:
+    first, second = _parts(location)
+    name, _, alias = first.rpartition("@") if "@" in first and not second else (first, "", "")
+    known = {model.name: model for model in client.search_registered_models(max_results=1000)}
+    if name not in known:
+        return f"no registered model {name!r} in {uri}; {did_you_mean(name, known)}{_listed('it has', known)}"
+    if not alias and not second:
+        return f"which version of {name!r}? Add @ALIAS, /VERSION or /latest; {_aliases(known[name])}"
+    if alias:
+        if alias in known[name].aliases:
+            return None
+        return f"{name!r} has no alias {alias!r}; {did_you_mean(alias, known[name].aliases)}{_aliases(known[name])}"
+    versions = sorted(int(one.version) for one in client.search_model_versions(f"name='{name}'"))
+    if second in map(str, versions):
+        return None
+    return f"{name!r} has no version {second!r}; {_listed('its versions are', map(str, versions))}"
+
+
+def _aliases(model: Any) -> str:
+    return _listed("its aliases are", [f"{alias} (version {version})" for alias, version in model.aliases.items()])
+
+
+def _about_run(client: "MlflowClient", location: str, uri: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    run_id, path = _parts(location)
+    name = path.partition("/")[0]
+    try:
+        models = [model.name for model in _models_of_run(client, run_id)]
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return f"no run {run_id!r} in {uri}"
+    if name in models:
+        return None
+    return f"run {run_id} has no model {name!r}; {did_you_mean(name, models)}{_listed('its models are', models)}"
+
+
+def _parts(location: str) -> tuple[str, str]:
+    """What stands before and behind the first slash of a name."""
+    first, _, second = location.partition(":")[2].strip("/").partition("/")
+    return first, second
+
+
+def _listed(what: str, names: Any) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{what} {', '.join(names[:_SHOWN])}{more}" if names else f"{what} none"
+
+
+def chosen_uri(option: str | None, default: str) -> str:
+    """Which MLflow is asked: the option's, else the environment's, else the default one."""
+    return option or os.environ.get(URI_VARIABLE) or default
