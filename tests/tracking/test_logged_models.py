@@ -115,9 +115,10 @@ def check_chain(uri: str, tmp_path: Path) -> None:
         answer = loaded.predict(given)
         np.testing.assert_allclose(np.stack(answer["scores"]), expected, rtol=1e-5, atol=1e-6)
         assert answer["label"].tolist() == [CLASSES[best] for best in expected.argmax(axis=1)]
-        np.testing.assert_allclose(answer["score"], expected.max(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(answer["score"].astype(float), expected.max(axis=1), rtol=1e-5)
+        assert answer["reason"].tolist() == [None] * 3
     assert len(loaded.predict(paths[0])) == 1
-    assert [spec.name for spec in loaded.metadata.signature.outputs] == ["scores", "label", "score"]
+    assert [spec.name for spec in loaded.metadata.signature.outputs] == ["scores", "label", "score", "top", "reason"]
     assert loaded.input_example.shape == (1, 1)
 
 

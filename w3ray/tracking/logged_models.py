@@ -137,18 +137,32 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str, data: dict[str, 
 
 
 def signature() -> "ModelSignature":
-    """One string (the video) to `scores`, `label`, `score`. The input has no name, so that a plain list will do too."""
+    """One string (the video) to what `video_model.VideoModel.predict` returns, and its parameters.
+
+    The input has no name, so that a plain list will do too.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    named = Object([Property("class", DataType.string), Property("score", DataType.double)])
 
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema(
             [
                 ColSpec(Array(DataType.double), "scores"),
-                ColSpec(DataType.string, "label"),
-                ColSpec(DataType.double, "score"),
+                ColSpec(DataType.string, "label", required=False),
+                ColSpec(DataType.double, "score", required=False),
+                ColSpec(Array(named), "top"),
+                ColSpec(DataType.string, "reason", required=False),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("protocol", DataType.string, "1clip-center"),
+                ParamSpec("average", DataType.string, "scores"),
+                ParamSpec("top", DataType.long, 5),
             ]
         ),
     )

@@ -1,20 +1,23 @@
 """What does a logged model do when somebody loads it with `mlflow.pyfunc.load_model` and gives it a video path?
 
 MLflow copies this file into the logged model and runs it there ("models from code"): nothing is pickled. It needs
-w3ray installed. It samples, crops and normalises as the evaluation did, so it gives the same scores.
+w3ray installed. Each video is looked at as `w3ray predict` does, one after the other, so it gets the same scores.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-CLIPS_AT_ONCE = 8
+if TYPE_CHECKING:
+    from w3ray.evaluation.scorer import Average, Scorer
+
+COLUMNS = ["scores", "label", "score", "top", "reason"]
 
 
 class VideoModel(PythonModel):
-    """Video paths in, class scores out; one clip a video."""
+    """Video paths in, class scores out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         import torch
@@ -22,10 +25,9 @@ class VideoModel(PythonModel):
         from w3ray.data.clip import ClipSpec
         from w3ray.models.bundle import load_model
 
-        network, self.description = load_model(context.artifacts["model"])
+        self.network, self.description = load_model(context.artifacts["model"])
         self.spec = ClipSpec(**self.description.clip)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = network.to(self.device)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -35,37 +37,61 @@ class VideoModel(PythonModel):
         Args:
             context: unused; MLflow's.
             model_input: one path, a list or an array of them, or a DataFrame with them in its first column.
-            params: unused; MLflow's.
+            params: `protocol`, `average` and `top`, as of `w3ray predict`.
 
         Returns:
-            DataFrame with a row a video: `scores` (softmax in class order), `label` (name of the best), `score` (its).
+            DataFrame with a row a video, in the order of the paths: `scores` (in class order), `label` (name of the
+            best class), `score` (its), `top` (the best classes with their scores), and `reason`: why the video could
+            not be read (it then has no scores and no label), else None.
 
         Raises:
-            DecodeError: a video can not be read.
+            InputError: an unknown protocol or average.
         """
-        videos = _paths(model_input)
-        rows = []
-        for start in range(0, len(videos), CLIPS_AT_ONCE):
-            rows += self._recognise(videos[start : start + CLIPS_AT_ONCE])
-        return pd.DataFrame(rows, columns=["scores", "label", "score"])
+        from w3ray.data.views import parse_protocol
+        from w3ray.errors import InputError
+        from w3ray.evaluation.scorer import Scorer
 
-    def _recognise(self, videos: list[str]) -> list[tuple[list[float], str, float]]:
+        chosen = {"protocol": "1clip-center", "average": "scores", "top": 5, **(params or {})}
+        protocol, average = parse_protocol(str(chosen["protocol"])), _average(chosen["average"])
+        top = int(chosen["top"])
+        if top < 1:
+            raise InputError(f"top must be at least 1, not {top}")
+        scorer = Scorer(
+            self.network, self.description, mirrored_V=protocol.mirrored_V, average=average, device=self.device
+        )
+        rows = [self._recognise(video, scorer, protocol, top) for video in _paths(model_input)]
+        return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS})
+
+    def _recognise(self, video: str, scorer: "Scorer", protocol: Any, top: int) -> dict[str, Any]:
         import numpy as np
-        import torch
 
-        from w3ray.data.clip import load_clip
-        from w3ray.evaluation.normalize import normalize_clips
+        from w3ray.data.decoders import DecodeError
+        from w3ray.data.views import load_views
 
-        clips = [load_clip(video, label=0, spec=self.spec, rng=None)[0] for video in videos]
-        clips_u8_BTHWC = torch.from_numpy(np.stack(clips)).to(self.device)
-        with torch.inference_mode():
-            x_BTCHW = normalize_clips(clips_u8_BTHWC, mean=self.description.mean, std=self.description.std)
-            scores_BK = self.network(x_BTCHW).logits_BK.float().softmax(dim=1).cpu()
-        best_B = scores_BK.argmax(dim=1).tolist()
-        return [
-            (scores_K.tolist(), self.description.classes[best], float(scores_K[best]))
-            for scores_K, best in zip(scores_BK, best_B, strict=True)
-        ]
+        try:
+            views = load_views(video, spec=self.spec, protocol=protocol)
+        except DecodeError as error:
+            return {"scores": [], "label": None, "score": None, "top": [], "reason": error.reason}
+        scores_K = scorer(views[None])[0]
+        best = np.argsort(-scores_K, kind="stable")[:top]
+        named = [{"class": self.description.classes[label], "score": float(scores_K[label])} for label in best]
+        return {
+            "scores": [float(score) for score in scores_K],
+            "label": named[0]["class"],
+            "score": named[0]["score"],
+            "top": named,
+            "reason": None,
+        }
+
+
+def _average(name: str) -> "Average":
+    from w3ray.errors import InputError
+
+    if name == "scores":
+        return "scores"
+    if name == "logits":
+        return "logits"
+    raise InputError(f"average must be scores or logits, not {name!r}")
 
 
 def _paths(model_input: Any) -> list[str]:
