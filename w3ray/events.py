@@ -86,6 +86,17 @@ class Validated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """What a stage's network looks at in a chosen clip, as a picture; meant for its tracking run alone."""
+
+    stage: str
+    step: int
+    clip_id: str
+    picture: bytes
+    """PNG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSaved:
     """A checkpoint is complete on storage."""
 
@@ -194,6 +205,7 @@ Event = (
     | StepDone
     | ValidationProgress
     | Validated
+    | Explained
     | CheckpointSaved
     | ClipsFailed
     | Warned

@@ -395,6 +395,23 @@ class Tracking(Section):
     registered_model: str | None = Field(
         default=None, min_length=1, description="registered model; null: the recipe's name"
     )
+    explain_clips: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        description="clip_ids of which pictures of what the attention looks at are drawn while training; about a "
+        "second for each",
+    )
+    explain_every_epochs: int | None = Field(
+        default=None, ge=1, description="epochs between those pictures, the last one included; null: at each validation"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        twice = [name for name in self.explain_clips if self.explain_clips.count(name) > 1]
+        if twice:
+            raise ValueError(f"explain_clips: {twice[0]!r} is named twice; remove one")
+        if self.explain_every_epochs is not None and not self.explain_clips:
+            raise ValueError("'explain_every_epochs' needs 'explain_clips': of which clips")
+        return self
 
 
 class Resources(Section):

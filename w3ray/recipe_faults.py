@@ -29,7 +29,7 @@ _MESSAGES = {
 def recipe_faults(recipe: Recipe) -> list[str]:
     """What is wrong between the parts of a recipe whose parts are each good."""
     faults = override_faults(recipe.model_dump())
-    return faults or [*_chain_faults(recipe.resolved_stages()), *_evaluation_faults(recipe)]
+    return faults or [*_chain_faults(recipe.resolved_stages()), *_evaluation_faults(recipe), *_explain_faults(recipe)]
 
 
 def override_faults(values: Mapping[str, Any]) -> list[str]:
@@ -104,6 +104,18 @@ def _evaluation_faults(recipe: Recipe) -> list[str]:
     if recipe.evaluation.split == "test" and recipe.data.test_split is None:
         return ["evaluation.split: 'test' needs data.test_split; set it, or set evaluation.split to 'val'"]
     return []
+
+
+def _explain_faults(recipe: Recipe) -> list[str]:
+    """As of `w3ray explain`, which refuses a model without attention, too."""
+    if not recipe.tracking.explain_clips:
+        return []
+    plain = [stage.name for stage in recipe.resolved_stages() if stage.model.attention is None]
+    return [
+        f"tracking.explain_clips: stage {name!r} has no attention, and so no masks to show; remove it, or set "
+        "model.attention"
+        for name in plain[:1]
+    ]
 
 
 def fault_lines(

@@ -411,6 +411,8 @@ class _Chain:
             stall_timeout_s=self.recipe.resources.stall_timeout_s,
             resize_every_s=self.recipe.resources.resize_every_s,
             roots=self.recipe.data.roots,
+            explained=data.explained,
+            explain_every_epochs=self.recipe.tracking.explain_every_epochs,
         )
 
     def _log_result(self, item: PlannedStage, data: PreparedData, result: Mapping[str, Any], run: Any) -> Any:

@@ -21,6 +21,7 @@ from w3ray.data.importers import VIDEO_EXTENSIONS
 from w3ray.data.manifest import read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
+from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import model_folder
 from w3ray.pipeline.evaluate import check_average, plan_scoring
@@ -151,20 +152,8 @@ def _on_cluster(
 
 
 def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int) -> Prediction:
-    of_heads = {head.name: _best(scores_S[head.scores], head.classes, top) for head in heads.each()}
-    if not heads.several:
-        return Prediction(video=video, top=of_heads[""])
-    combined_P = np.ones(1)
-    for head in heads.each():
-        combined_P = np.outer(combined_P, scores_S[head.scores]).ravel()
-    order = np.argsort(-combined_P, kind="stable")[:top]
-    best = tuple((heads.class_name(int(label)), float(combined_P[label])) for label in order)
-    return Prediction(video=video, top=best, heads=of_heads)
-
-
-def _best(scores_K: np.ndarray, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
-    order = np.argsort(-scores_K, kind="stable")[:top]
-    return tuple((classes[label], float(scores_K[label])) for label in order)
+    best = best_classes(scores_S, heads, top)
+    return Prediction(video=video, top=best.top, heads=best.heads)
 
 
 def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tuple[pa.Table, dict[int, int]]:

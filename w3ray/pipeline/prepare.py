@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from w3ray._nearest import did_you_mean
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.roots import check_roots
@@ -20,10 +21,13 @@ from w3ray.pipeline.identity import identity_of, stage_determinants
 from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import Recipe, ResolvedStage
 from w3ray.storage import Place, place
+from w3ray.training.explained import ExplainedClip
 from w3ray.training.losses import weights_by_head
 
 _COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 _ROWS_AT_ONCE = 100_000
+_NAMES_COMPARED = 20_000
+"""Clips among which the nearest name is looked for: comparing takes tens of microseconds each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class PreparedData:
 
     `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
     `undrawn` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
+    `explained` are the clips that pictures are drawn of while training.
     """
 
     heads: Heads
@@ -42,6 +47,7 @@ class PreparedData:
     clip: ClipSpec
     determinants: Mapping[str, Any]
     undrawn: Place | None
+    explained: tuple[ExplainedClip, ...] = ()
 
     @property
     def num_clips(self) -> int:
@@ -83,7 +89,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     """Read the manifest, or foresee that of a generated data set, and pick the splits. Draws nothing.
 
     Raises:
-        InputError: no manifest, an unusable one, an empty split, or flipping without a flip map.
+        InputError: no manifest, an unusable one, an empty split, flipping without a flip map, or pictures of a clip
+            that is in no split.
     """
     data = recipe.data
     undrawn = None
@@ -110,6 +117,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}
     for name, table in rows.items():
         _require_labels(table, name, manifest.location)
+    explained = _explained(recipe, rows, manifest.heads)
     fingerprint = manifest.fingerprint()
     determinants = {
         "manifest": fingerprint,
@@ -126,6 +134,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         clip=clip,
         determinants=determinants,
         undrawn=undrawn,
+        explained=explained,
     )
     del manifest  # its rows are not needed any more: what held them goes back to the system
     pa.default_memory_pool().release_unused()
@@ -155,6 +164,30 @@ def _require_labels(rows: pa.Table, split: str, where: str) -> None:
             f"{where}: {unknown} of {rows.num_rows} clips of split {split!r} have no label (the first is {first!r}): a "
             "run can neither learn nor count them; `w3ray evaluate` writes their scores"
         )
+
+
+def _explained(recipe: Recipe, splits: Mapping[str, pa.Table], heads: Heads) -> tuple[ExplainedClip, ...]:
+    """The clips of `tracking.explain_clips`, in that order.
+
+    Raises:
+        InputError: one is in no split.
+    """
+    wanted = recipe.tracking.explain_clips if recipe.tracking.enabled else ()
+    if not wanted:
+        return ()
+    found: dict[str, ExplainedClip] = {}
+    for rows in splits.values():
+        for row in rows.filter(pc.is_in(rows["clip_id"], pa.array(wanted))).to_pylist():
+            true = heads.class_name(row.pop("label"))
+            found.setdefault(row["clip_id"], ExplainedClip(**row, true=true))
+    if missing := [name for name in wanted if name not in found]:
+        known = [name for rows in splits.values() for name in rows["clip_id"].slice(0, _NAMES_COMPARED).to_pylist()]
+        hint = did_you_mean(missing[0], known[:_NAMES_COMPARED])
+        raise InputError(
+            f"tracking.explain_clips: {missing[0]!r} is no clip of the splits {', '.join(splits)}; {hint}"
+            f"they hold {known[0]!r} and others"
+        )
+    return tuple(found[name] for name in wanted)
 
 
 def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:

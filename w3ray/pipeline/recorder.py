@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from w3ray.events import ClipsFailed, Event, Overhead, StepDone, Validated, Warned
+from w3ray.events import ClipsFailed, Event, Explained, Overhead, StepDone, Validated, Warned
 from w3ray.pipeline.stage_store import StageStore
-from w3ray.tracking import StageRun
+from w3ray.tracking import StageRun, artifact_folder
 
 
 @dataclass(slots=True)
@@ -53,6 +53,9 @@ class StageRecorder:
             case Validated():
                 metrics = {f"{event.split}/{name}": value for name, value in event.metrics.items()}
                 self._run.log_metrics(metrics, event.step)
+            case Explained():
+                self._attach(event)
+                return  # a picture is nothing for a display
             case ClipsFailed():
                 self._store.add_failures(event.failures)
                 first = event.failures[0]
@@ -61,6 +64,14 @@ class StageRecorder:
                     Warned(message=f"{first['uri']} can not be read and is left out: {first['reason']}{more}")
                 )
         self._on_event(event)
+
+    def _attach(self, event: Explained) -> None:
+        folder = f"explain/{artifact_folder(event.clip_id)}"
+        try:
+            self._run.log_bytes(event.picture, f"step-{event.step:06d}.png", folder)
+        except OSError as error:  # a full disk; the training goes on without a picture
+            what = f"stage {event.stage}: the picture of {event.clip_id} at step {event.step}"
+            self._on_event(Warned(message=f"{what} can not be kept on its way to MLflow ({error.strerror or error})"))
 
 
 def _step_metrics(event: StepDone) -> dict[str, Any]:

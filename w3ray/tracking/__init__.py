@@ -3,6 +3,7 @@
 `Tracker` is the driver's side; `video_model.py` is what a logged model runs when somebody loads it.
 """
 
+from w3ray.tracking._values import artifact_folder
 from w3ray.tracking.logged_models import LoggedModel
 from w3ray.tracking.outbox import Delivery
 from w3ray.tracking.registered import local_models
@@ -10,4 +11,13 @@ from w3ray.tracking.stage_run import StageRun
 from w3ray.tracking.tracker import Tracker
 from w3ray.tracking.uri import check_uri, database_beside
 
-__all__ = ["Delivery", "LoggedModel", "StageRun", "Tracker", "check_uri", "database_beside", "local_models"]
+__all__ = [
+    "Delivery",
+    "LoggedModel",
+    "StageRun",
+    "Tracker",
+    "artifact_folder",
+    "check_uri",
+    "database_beside",
+    "local_models",
+]

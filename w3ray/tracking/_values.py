@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_VALUE = 6000
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)
+_FORBIDDEN_IN_PATHS = re.compile(r"[^\w\-.]", re.ASCII)
 
 
 def metric_name(name: str) -> str:
@@ -18,6 +19,17 @@ def metric_name(name: str) -> str:
 def model_name(name: str) -> str:
     """`name` with each character that MLflow refuses in the name of a model as an underscore."""
     return re.sub(r"[/:.%\"']", "_", name)
+
+
+def artifact_folder(name: str) -> str:
+    """`name` as a folder of a run's files; slashes make folders in it.
+
+    Each character that a store might refuse is an underscore, and a name that was changed ends with its digest, so that
+    two that differ stay different.
+    """
+    parts = [_FORBIDDEN_IN_PATHS.sub("_", part)[:100] for part in name.split("/")]
+    path = "/".join(part if part.strip(".") else f"_{part}" for part in parts)  # `..` is another folder
+    return path if path == name else f"{path}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

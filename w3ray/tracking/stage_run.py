@@ -81,9 +81,13 @@ class StageRun:
 
     def log_text(self, text: str, name: str, folder: str = "") -> None:
         """Attach `text` as the file `name`."""
+        self.log_bytes(text.encode(), name, folder)
+
+    def log_bytes(self, content: bytes, name: str, folder: str = "") -> None:
+        """Attach `content` as the file `name`."""
         if self.tracker.enabled:
             path = self.tracker.stage_file(name)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
             self._put_staged(path, folder)
 
     def log_dict(self, document: Any, name: str, folder: str = "") -> None:

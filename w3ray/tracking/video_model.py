@@ -41,8 +41,8 @@ class VideoModel(PythonModel):
 
         Returns:
             DataFrame with a row a video, in the order of the paths: `scores` (in class order), `label` (name of the
-            best class), `score` (its), `top` (the best classes with their scores), and `reason`: why the video could
-            not be read (it then has no scores and no label), else None.
+            best class, or combination of classes), `score` (its), `top` (the best ones with their scores), and
+            `reason`: why the video could not be read (it then has no scores and no label), else None.
 
         Raises:
             InputError: an unknown protocol or average.
@@ -63,18 +63,17 @@ class VideoModel(PythonModel):
         return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS})
 
     def _recognise(self, video: str, scorer: "Scorer", protocol: Any, top: int) -> dict[str, Any]:
-        import numpy as np
-
         from w3ray.data.decoders import DecodeError
         from w3ray.data.views import load_views
+        from w3ray.evaluation.best import best_classes
 
         try:
             views = load_views(video, spec=self.spec, protocol=protocol)
         except DecodeError as error:
             return {"scores": [], "label": None, "score": None, "top": [], "reason": error.reason}
         scores_K = scorer(views[None])[0]
-        best = np.argsort(-scores_K, kind="stable")[:top]
-        named = [{"class": self.description.classes[label], "score": float(scores_K[label])} for label in best]
+        best = best_classes(scores_K, self.description.heads, top)
+        named = [{"class": name, "score": score} for name, score in best.top]
         return {
             "scores": [float(score) for score in scores_K],
             "label": named[0]["class"],

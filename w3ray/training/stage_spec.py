@@ -12,6 +12,7 @@ from w3ray.data.video_cache import VideoCache
 from w3ray.heads import Heads
 from w3ray.recipe import Train
 from w3ray.storage import Place, RemotePath
+from w3ray.training.explained import ExplainedClip
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
@@ -25,8 +26,8 @@ class StageSpec:
     `num_clips` counts the clips of all splits that the stage reads (the base of `max_failed_share`), `clips_ready` is a
     file that appears when the clips are there (None: they are), `roots` are where videos may lie (None: anywhere),
     `lease` is the driver's intent in object storage (`w3ray.lease`), without which nothing may be written any more,
-    `cache` keeps videos of object storage, `shared` decoded clips for other trials of a sweep. The times are of the
-    recipe's `resources`.
+    `cache` keeps videos of object storage, `shared` decoded clips for other trials of a sweep, pictures are drawn of
+    the clips `explained` at each validation or every `explain_every_epochs`. The times are of the recipe's `resources`.
     """
 
     name: str
@@ -51,6 +52,8 @@ class StageSpec:
     clip_timeout_s: float = 120.0
     stall_timeout_s: float = 600.0
     resize_every_s: float = 60.0
+    explained: tuple[ExplainedClip, ...] = ()
+    explain_every_epochs: int | None = None
 
     @property
     def checkpoints(self) -> Place:

@@ -29,6 +29,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.events import ClipsFailed, StepDone, Validated, ValidationProgress, Warned
 from w3ray.models import build_model
+from w3ray.models._common import VideoModel
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
 from w3ray.recipe import Train
 from w3ray.storage import Place, StorageFailing, StorageRefused, fetched
@@ -37,6 +38,7 @@ from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
 from w3ray.training.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.training.event_channel import Sender
+from w3ray.training.explained import ClipPictures
 from w3ray.training.faults import Preempted, TeacherMissing
 from w3ray.training.heartbeat import Heartbeat
 from w3ray.training.lr_schedule import lr_factor
@@ -116,6 +118,7 @@ class StageWorker:
         self.times = _StepTimes(time.perf_counter())
         self.next_number = 0
         self.samples = SampleLog(stage.directory, self.rank)
+        self.pictures = self._pictures() if self.rank == 0 and stage.explained else None
 
     # Building.
 
@@ -150,6 +153,18 @@ class StageWorker:
         devices = [self.device] if self.device.type == "cuda" else None
         # Buffers are averaged after each step instead: rank 0's running statistics alone forget the other ranks' clips.
         return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _pictures(self) -> ClipPictures:
+        stage = self.stage
+        return ClipPictures(
+            stage.explained,
+            spec=stage.clip,
+            stage=stage.name,
+            heads=stage.heads,
+            roots=stage.roots,
+            decode_timeout_s=stage.clip_timeout_s,
+            events=self.events,
+        )
 
     def _load_teacher(self, folder: Place) -> nn.Module:
         """The teacher's model; it may still be on its way, where this stage was started ahead of its turn.
@@ -337,7 +352,16 @@ class StageWorker:
                 self._tell_validated("val", steps_done, epoch, metrics)
         if save or metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
             self._save(steps_done, metrics)
+        # Behind the checkpoint, and not while the node is about to be taken away: they are no result.
+        if self.pictures is not None and not save and self._pictures_due(epoch, validated=metrics is not None):
+            self.heartbeat.doing("draws pictures of the clips of tracking.explain_clips")
+            assert isinstance(self.model, VideoModel)
+            self.pictures.draw(self.model, steps_done)
         self.times = _StepTimes(time.perf_counter())
+
+    def _pictures_due(self, epoch: int, *, validated: bool) -> bool:
+        every = self.stage.explain_every_epochs
+        return validated if every is None else (epoch + 1) % every == 0 or epoch == self.schedule.epochs - 1
 
     @torch.no_grad()
     def _evaluate(self, kind: Literal["val", "test"]) -> HeadCounts:

@@ -1,0 +1,122 @@
+"""What does a network look at in the clips that a recipe chose, while it learns?
+
+The first worker draws it with the weights of the moment and tells it as events; the driver hands the pictures to
+MLflow. None of it reaches the training: the network runs in eval mode, no random number is drawn, the clips are decoded
+in a process of their own, once, and whatever goes wrong costs a picture and nothing else. It costs the time of drawing,
+about a second for each clip, in which the other workers wait.
+"""
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.events import Explained, Warned
+from w3ray.heads import Heads
+
+if TYPE_CHECKING:  # the driver reads this module before it needs Ray or torch
+    from w3ray.models._common import VideoModel
+    from w3ray.training.event_channel import Sender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedClip:
+    """A clip of a manifest that pictures are drawn of; `true` is its class, where it is known."""
+
+    clip_id: str
+    uri: str
+    start_s: float | None
+    end_s: float | None
+    reversed: bool
+    true: str | None
+
+
+class ClipPictures:
+    """Draws the chosen clips of one stage.
+
+    Args:
+        clips: chosen; one that can not be decoded is named once and left out.
+        spec: what a clip is.
+        stage, heads: whose pictures they are, and what its scores are.
+        roots: where videos may lie.
+        decode_timeout_s: for all clips together.
+        events: where pictures and warnings go.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[ExplainedClip],
+        *,
+        spec: ClipSpec,
+        stage: str,
+        heads: Heads,
+        roots: Sequence[str] | None,
+        decode_timeout_s: float,
+        events: "Sender",
+    ) -> None:
+        self._clips, self._spec, self._stage, self._heads = tuple(clips), spec, stage, heads
+        self._roots, self._decode_timeout_s, self._events = roots, decode_timeout_s, events
+        self._frames: dict[ExplainedClip, np.ndarray] | None = None
+
+    def draw(self, model: "VideoModel", step: int) -> None:
+        """Tell a picture of each clip; the model is left as it was."""
+        if self._frames is None:  # not earlier: a generated data set is still being drawn when a stage starts
+            self._frames = self._decoded()
+        for clip, frames_TSSC in list(self._frames.items()):
+            try:
+                picture = self._picture(model, clip, frames_TSSC, step)
+            except Exception as error:  # whatever it is: training must not end with a picture
+                del self._frames[clip]
+                self._warn(clip, error)
+                continue
+            self._events.send(Explained(stage=self._stage, step=step, clip_id=clip.clip_id, picture=picture))
+        self._events.flush()
+
+    def _picture(self, model: "VideoModel", clip: ExplainedClip, frames_TSSC: np.ndarray, step: int) -> bytes:
+        from w3ray.explain import explain_clip, strip_figure
+
+        classes, sizes = self._heads.classes, self._heads.sizes
+        found = explain_clip(model, frames_TSSC, classes=classes, head_sizes=sizes, name=self._stage)
+        figure = strip_figure(frames_TSSC, [found], title=f"{clip.clip_id}, step {step}", true=clip.true)
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        return content.getvalue()
+
+    def _decoded(self) -> dict[ExplainedClip, np.ndarray]:
+        """The clips that can be decoded. Not in this process: a broken video may crash or hang its decoder."""
+        import ray
+
+        # Without a CPU of its own: the plan has given all of them away.
+        load = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_load)
+        deadline = time.monotonic() + self._decode_timeout_s
+        found = {}
+        for clip in self._clips:
+            answer = load.remote(clip, self._spec, self._roots)
+            try:
+                found[clip] = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+            except Exception as error:  # as above
+                ray.cancel(answer, force=True)
+                self._warn(clip, error)
+        return found
+
+    def _warn(self, clip: ExplainedClip, error: Exception) -> None:
+        from w3ray.training.faults import last_line
+
+        self._events.send(
+            Warned(
+                message=f"stage {self._stage}: no pictures of {clip.clip_id} (tracking.explain_clips) from now on: "
+                f"{last_line(error)}"
+            )
+        )
+
+
+def _load(clip: ExplainedClip, spec: ClipSpec, roots: Sequence[str] | None) -> Any:
+    """As evaluation sees it."""
+    return load_clip(
+        clip.uri, label=0, spec=spec, rng=None, start_s=clip.start_s, end_s=clip.end_s, reversed=clip.reversed,
+        roots=roots,
+    )[0]  # fmt: skip
