@@ -225,6 +225,34 @@ def test_csv_with_numbers(tmp_path):
         import_csv(source)
 
 
+def test_csv_with_several_labels(tmp_path):
+    text = "path,verb,noun,split\na.mp4,take,cup,train\nb.mp4,put,cup,train\nc.mp4,take,pan,val\nd.mp4,take,cup,val\n"
+    table = write_csv(tmp_path, text)
+    manifest = import_csv(table, columns=Columns(label="verb+noun"), flip_map="identity", missing_ok=True)
+    assert manifest.classes == ("put", "take", "cup", "pan")
+    assert manifest.head_sizes == (("verb", 2), ("noun", 2))
+    labels = manifest.table["label"].to_pylist()
+    assert [manifest.heads.class_name(label) for label in labels] == ["take cup", "put cup", "take pan", "take cup"]
+    assert manifest.flip_map == {label: label for label in range(4)}
+    dealt = import_csv(table, columns=Columns(label="verb+noun"), split="random", missing_ok=True)
+    assert dealt.table["label"].to_pylist() == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,verb,noun\na.mp4,take,cup\nb.mp4,take,\n", {}, r"list\.csv:3: 'noun' is empty"),
+        ("path,verb\na.mp4,take\n", {}, "no column 'noun'"),
+        ("path,verb,noun\na.mp4,take,cup\n", {"classes": ["take", "cup"]}, "class names are taken from the columns"),
+        ("path,verb,noun\na.mp4,take,cup\n", {"flip_map": {"take": "cup"}}, "can only be 'identity'"),
+    ],
+)
+def test_csv_whose_several_labels_do_not_fit(tmp_path, text, options, message):
+    table = write_csv(tmp_path, text)
+    with pytest.raises(InputError, match=message):
+        import_csv(table, columns=Columns(label="verb+noun"), missing_ok=True, **options)
+
+
 def test_csv_without_splits_is_dealt(tmp_path):
     source = write_csv(tmp_path, "path,label,group\na/1.mp4,x,g1\na/2.mp4,x,g2\nb/3.mp4,x,g2\n")
     assert splits_of(import_csv(source, split="group", dealing=Dealing(val_groups=["g2"]))) == {

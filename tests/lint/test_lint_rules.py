@@ -145,6 +145,7 @@ def manifest(
     classes: tuple[str, ...] = CLASSES,
     flip_map: dict[int, int] | None = None,
     groups: Mapping[str, list[str]] | None = None,
+    head_sizes: tuple[tuple[str, int], ...] = (),
 ) -> Manifest:
     """Written at `path`: the labels of each split's clips, and their groups."""
     rows = [(split, label) for split, labels in splits.items() for label in labels]
@@ -156,7 +157,7 @@ def manifest(
     }
     if groups is not None:
         columns["group"] = [group for split in splits for group in groups[split]]
-    return write_manifest(build_manifest(columns, classes, flip_map, str(path)), path)
+    return write_manifest(build_manifest(columns, classes, flip_map, str(path), head_sizes), path)
 
 
 ALL = [0, 1, 2, 3, 4, 5]
@@ -287,11 +288,13 @@ class TestPaperRecipes:
 
     @pytest.mark.parametrize("row", ROWS, ids=[row.recipe for row in ROWS])
     def test_each_is_clean_on_a_manifest_of_its_shape(self, row: Any, tmp_path: Path) -> None:
-        num_classes = 83 if "Ego" in row.data else 174
+        num_classes = 83 if "Ego" in row.data else 477 if "EPIC" in row.data else 174
         labels = list(range(num_classes))
         names = tuple(f"class {label}" for label in labels)
         path = tmp_path / f"{row.recipe}.parquet"
-        manifest(path, {"train": labels * 3, "val": labels, "test": labels}, classes=names)
+        kitchen: dict[str, Any] = {"flip_map": {0: 0}, "head_sizes": (("verb", 125), ("noun", 352))}
+        options = kitchen if "EPIC" in row.data else {}
+        manifest(path, {"train": labels * 3, "val": labels, "test": labels}, classes=names, **options)
         report = lint(load_recipe(row.recipe, [f"data.manifest={path}"]))
         assert report.data_unread is None
         assert report.findings == ()
@@ -306,6 +309,8 @@ class TestRow:
             (W3, ["model.attention=null"], "ssv1-tsm-8f", True),
             (W3, ["data.manifest=sets/something-something-v2.parquet"], "ssv2-w3-16f", True),
             (W3, ["data.manifest=EgoGesture/m.parquet", "model.attention=null"], "egogesture-tsm-8f", True),
+            (W3, ["data.manifest=epic_kitchens_55/m.parquet"], "epic-w3-8f", True),
+            (W3, ["data.manifest=epic-kitchens-100/m.parquet"], "ssv1-w3-8f", True),
             ("quickstart", [], "ssv1-w3-8f", False),
             ("quickstart", ["data.num_frames=32"], "ssv1-w3-16f", False),
             ("reversed-twin", [], "ssv1-tsm-8f", False),
@@ -317,7 +322,12 @@ class TestRow:
 
     @pytest.mark.parametrize(
         ("clips", "classes", "row"),
-        [(98_000, 174, "ssv1-w3-8f"), (190_000, 174, "ssv2-w3-16f"), (24_000, 83, "egogesture-w3-8f")],
+        [
+            (98_000, 174, "ssv1-w3-8f"),
+            (190_000, 174, "ssv2-w3-16f"),
+            (24_000, 83, "egogesture-w3-8f"),
+            (28_000, 477, "epic-w3-8f"),
+        ],
     )
     def test_data_is_known_by_its_shape(self, clips: int, classes: int, row: str, tmp_path: Path) -> None:
         path = tmp_path / "set.parquet"

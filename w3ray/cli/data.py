@@ -132,7 +132,11 @@ def import_csv_command(
     out: OutOption,
     root: Annotated[str | None, typer.Option(help="What paths are relative to; else the CSV's folder.")] = None,
     columns: Annotated[
-        str, typer.Option(help="Other column names: 'path=video,label=class,split=..,group=..,start=..,end=..'.")
+        str,
+        typer.Option(
+            help="Other column names: 'path=video,label=class,split=..,group=..,start=..,end=..'; "
+            "'label=verb+noun': each clip has two labels."
+        ),
     ] = "",
     delimiter: Annotated[str, typer.Option(help="Character between two values.")] = ",",
     split: Annotated[

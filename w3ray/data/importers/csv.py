@@ -31,11 +31,13 @@ from w3ray.data.importers._common import (
     splits_at_random,
     splits_of_groups,
 )
+from w3ray.data.importers._label_columns import LabelColumns, joined_labels
 from w3ray.data.importers._looking import current, find_missing, not_listed, not_there, slices_of
 from w3ray.data.manifest import Manifest, build_manifest
 from w3ray.errors import InputError
 
 _ROWS_AT_ONCE = 50_000
+_BETWEEN_LABELS = "\x1f"  # ASCII's unit separator
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 _SCHEMA = pa.schema(
     {
@@ -54,7 +56,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The names of the CSV's columns; all but path and label may be absent from the file. start and end in seconds."""
+    """The names of the CSV's columns; all but path and label may be absent from the file. start and end in seconds.
+
+    Several labels a clip: `label` names their columns with a plus between, as in "verb+noun"; each one is a head.
+    """
 
     path: str = "path"
     label: str = "label"
@@ -88,7 +93,7 @@ def import_csv(
             there is one, else "random".
         group: regular expression with one capture on the path; None: the group column where there is one.
         classes: the class names in label order. None: the names in the CSV, sorted; labels that are all whole numbers
-            are taken as they are and name their classes ("0", "1", ...).
+            are taken as they are and name their classes ("0", "1", ...). So it is for each of several label columns.
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
         missing_ok: do not look whether the videos exist (those at web addresses are never looked for).
 
@@ -103,7 +108,7 @@ def import_csv(
     with _opened(table, delimiter) as rows:
         if not rows.header:
             raise _no_rows(table)
-        for needed in (columns.path, columns.label):
+        for needed in (columns.path, *_label_columns(columns.label, rows.header)):
             if needed not in rows.header:
                 raise InputError(f"{table}: no column {needed!r}; it has {', '.join(rows.header)}")
         if split is None:
@@ -124,19 +129,55 @@ def import_csv(
         splits = _dealt_at_random(clips, names, codes, dealing)
     else:
         splits = clips["split"]
-    classes, labels = _name_classes(names, codes, classes, clips["line"], table)
+    heads = _label_columns(columns.label, rows.header)
+    labels: pa.Array | pa.ChunkedArray
+    if len(heads) > 1:
+        found = _several_labels(heads, names, codes, classes, flip_map, str(table))
+        labels, classes, head_sizes = found.label, found.heads.classes, found.heads.sizes
+        flip = {} if flip_map is None else {label: label for label in range(len(classes))}
+    else:
+        head_sizes = ()
+        classes, labels = _name_classes(names, codes, classes, clips["line"], table)
+        flip = flip_labels(flip_map, {name: label for label, name in enumerate(classes)})
     manifest = build_manifest(
         {
             **{name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")},
-            "label": pa.chunked_array([labels]),
+            "label": labels if isinstance(labels, pa.ChunkedArray) else pa.chunked_array([labels]),
             "split": splits,
         },
         classes,
-        flip_labels(flip_map, {name: label for label, name in enumerate(classes)}),
+        flip,
+        head_sizes=head_sizes,
     )
     if not missing_ok and not current().skip:
         _check_there(clips, table)
     return manifest
+
+
+def _label_columns(label: str, header: Sequence[str]) -> list[str]:
+    """The columns that hold the labels; a column whose own name has a plus is one."""
+    return [label] if label in header else label.split("+")
+
+
+def _several_labels(
+    heads: Sequence[str],
+    combinations: Sequence[str],
+    codes: np.ndarray,
+    classes: Sequence[str] | None,
+    flip_map: Mapping[str, str] | Literal["identity"] | None,
+    where: str,
+) -> LabelColumns:
+    """Labels by head, of the different texts that `_ToBatch` joined and of which one each row has."""
+    if classes is not None:
+        raise InputError(f"{where}: class names are taken from the columns {', '.join(heads)}; leave classes out")
+    if flip_map not in (None, "identity"):
+        raise InputError(f"{where}: of several labels the flip map can only be 'identity': a mirror image keeps them")
+    parts = [text.split(_BETWEEN_LABELS) for text in combinations]
+    columns = {
+        head: pa.chunked_array([pa.array([part[place] for part in parts], pa.string()).take(pa.array(codes))])
+        for place, head in enumerate(heads)
+    }
+    return joined_labels(columns, where)
 
 
 def _no_rows(table: Path) -> InputError:
@@ -205,10 +246,13 @@ class _ToBatch:
         values = list(zip(*rows, strict=True))
         names = self._columns
         path = pc.replace_substring(self._text(values, names.path), "\\", "/")
-        label = self._text(values, names.label)
+        labels = {name: self._text(values, name) for name in _label_columns(names.label, list(self._place))}
+        label = (
+            pc.binary_join_element_wise(*labels.values(), _BETWEEN_LABELS) if len(labels) > 1 else labels[names.label]
+        )
         split = self._text(values, names.split) if self._needs_split else None
         faults = [(pc.index(path, "").as_py(), f"{names.path!r} is empty")]
-        faults += [(pc.index(label, "").as_py(), f"{names.label!r} is empty")]
+        faults += [(pc.index(column, "").as_py(), f"{name!r} is empty") for name, column in labels.items()]
         if split is not None:
             faults += [(pc.index(split, "").as_py(), f"{names.split!r} is empty")]
         seconds = {}
