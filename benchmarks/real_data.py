@@ -1,18 +1,33 @@
-"""The chain on the two real labelled sets, with W3 and without attention: same seeds, same schedule, same clips.
+"""The complete flow on the two real labelled sets, with W3 and without attention: same seed, schedule and clips.
 
     python benchmarks/real_data.py ut-interaction DATA/ut-interaction/list.csv
     python benchmarks/real_data.py tank-state DATA/tank-state/list.csv
 
-Imports the set with the product's own command, runs the shipped recipe for each arm (and each fold, where the recipe
-has folds) and writes `results/<recipe>.json`.
+    import -> for each fold: (run -> evaluate by each protocol) of each arm -> compare the arms
+
+All by the product's own commands, with the shipped recipe. `results/<recipe>.json` is written after every fold and says
+which folds are in it: the arms are the inner loop, so that also a part of the folds is paired. Killed, the same command
+goes on: stages and scores that are there are reused.
+
+The folds' clips are pooled, each scored by the model that never saw its group. Intervals are by clip and by group:
+clips of a sequence or a camera resemble each other, so the first are too narrow.
 """
 
 import argparse
+import json
 import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _common import W3RAY, run_recipe, spread, write_result
+
+from w3ray.data.manifest import read_manifest
+from w3ray.evaluation.uncertainty import bootstrap_interval, calibration, paired_difference
+from w3ray.pipeline.clip_scores import read_scores
+from w3ray.pipeline.evaluate import right
 
 IMPORT_OPTIONS = {
     "ut-interaction": [
@@ -24,31 +39,127 @@ IMPORT_OPTIONS = {
     "tank-state": [],
 }
 FOLDS = {"ut-interaction": 5, "tank-state": None}
-ARMS = {"w3": [], "plain": ["--set", "model.attention=null"]}
-METRICS = ("top1", "mean_class_accuracy", "loss")
+# The first one is what the other is held against.
+ARMS = {"plain": ["model.attention=null"], "w3": []}
+PROTOCOLS = ("1clip-center", "3crop-2clip")
+STAGE_METRICS = ("top1", "mean_class_accuracy", "loss")
+EVALUATED = ("top1", "top1_interval", "mean_class_accuracy", "loss", "calibration_error")
 
 
-def run_arm(recipe: str, manifest: Path, work: Path, arm: str, seed: int) -> list[dict[str, Any]]:
-    """One row a fold: the metrics of each stage and the seconds of the run."""
-    rows = []
-    folds = FOLDS[recipe]
-    for fold in range(folds or 1):
-        arguments = [recipe, "--storage", str(work), "--set", f"data.manifest={manifest}", "--set", f"seed={seed}"]
-        if folds:
-            arguments += ["--set", f"data.fold={fold}", "--set", f"data.folds={folds}"]
-        document = run_recipe([*arguments, *ARMS[arm]], work / f"{recipe}.log")
-        stages = {stage["name"]: {m: stage["metrics"][m] for m in METRICS} for stage in document["stages"]}
-        rows.append({"fold": fold if folds else None, "seed": seed, "stages": stages, "wall_s": document["wall_s"]})
-        print(recipe, arm, rows[-1], flush=True)
-    return rows
+def command(log: Path, *arguments: str) -> dict[str, Any]:
+    """A command of the product with `--json`: its document."""
+    with log.open("a") as errors:
+        done = subprocess.run([str(W3RAY), *arguments, "--json"], stdout=subprocess.PIPE, stderr=errors, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"w3ray {' '.join(arguments)}: exit code {done.returncode}, see {log}\n{done.stdout}")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def run_arm(recipe: str, manifest: Path, work: Path, settings: Sequence[str], fold: int | None) -> dict[str, Any]:
+    """Run the chain, then score its last model by each protocol; `evaluations` are folders until they are compared."""
+    log, folds = work / f"{recipe}.log", FOLDS[recipe]
+    settings = [f"data.manifest={manifest}", *settings]
+    if folds:
+        settings += [f"data.fold={fold}", f"data.folds={folds}"]
+    document = run_recipe([recipe, "--storage", str(work), *(x for one in settings for x in ("--set", one))], log)
+    stages = {
+        stage["name"]: {"state": stage["state"], **{metric: stage["metrics"][metric] for metric in STAGE_METRICS}}
+        for stage in document["stages"]
+    }
+    dealt = ["--fold", str(fold), "--folds", str(folds)] if folds else []
+    asked = [document["stages"][-1]["model"], "--manifest", str(manifest), "--split", "val", *dealt]
+    evaluations = {
+        protocol: command(log, "evaluate", *asked, "--protocol", protocol, "--storage", str(work))
+        for protocol in PROTOCOLS
+    }
+    # The seconds of a run that found finished stages say nothing.
+    wall_s = document["wall_s"] if all(stage["state"] == "run" for stage in document["stages"]) else None
+    return {"fold": fold, "stages": stages, "wall_s": wall_s, "evaluations": evaluations}
+
+
+def compared(rows: dict[str, dict[str, Any]], log: Path) -> dict[str, Any]:
+    """What `w3ray compare` says of the arms on one fold, by protocol."""
+    answers = {}
+    for protocol in PROTOCOLS:
+        folders = [row["evaluations"][protocol]["directory"] for row in rows.values()]
+        *_, answer = command(log, "compare", *folders)["compared"]
+        answers[protocol] = {name: value for name, value in answer.items() if name not in ("directory", "models")}
+    return answers
+
+
+class Pooled:
+    """One arm's clips of all folds by one protocol."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], protocol: str, groups: dict[str, str]) -> None:
+        parts = [read_scores(row["evaluations"][protocol]["directory"])[1] for row in rows]
+        self.clip_ids = [clip for part in parts for clip in part.clip_ids]
+        if len(set(self.clip_ids)) != len(self.clip_ids):
+            raise SystemExit("a clip was scored in two folds")
+        self.right_N = np.concatenate([right(part) for part in parts])
+        self.labels_N = np.concatenate([part.labels for part in parts])
+        self.scores_NK = np.concatenate([part.scores for part in parts])
+        self.groups_N = [groups[clip] for clip in self.clip_ids]
+
+    def figures(self) -> dict[str, Any]:
+        of_class = {int(label): self.right_N[self.labels_N == label] for label in np.unique(self.labels_N)}
+        return {
+            "clips": len(self.clip_ids),
+            "groups": len(set(self.groups_N)),
+            "top1": float(self.right_N.mean()),
+            "top1_interval_by_clip": bootstrap_interval(self.right_N),
+            "top1_interval_by_group": bootstrap_interval(self.right_N, self.groups_N),
+            "majority_share": max(map(len, of_class.values())) / len(self.clip_ids),
+            "mean_class_accuracy": float(np.mean([hits.mean() for hits in of_class.values()])),
+            "calibration_error": calibration(self.scores_NK, self.labels_N).expected_error,
+        }
+
+
+def pooled_difference(first: Pooled, second: Pooled) -> dict[str, Any]:
+    """The second arm minus the first over the clips of all folds; the p value is by clip."""
+    if first.clip_ids != second.clip_ids:
+        raise SystemExit("the arms scored different clips")
+    by_clip = paired_difference(first.right_N, second.right_N)
+    by_group = paired_difference(first.right_N, second.right_N, first.groups_N)
+    answer = asdict(by_clip)
+    answer["interval_by_clip"] = answer.pop("interval")
+    return {**answer, "interval_by_group": by_group.interval}
+
+
+def figures(done: Sequence[dict[str, Any]], recipe: str, groups: dict[str, str], seed: int) -> dict[str, Any]:
+    """All that the folds done so far say."""
+    rows = {arm: [fold["arms"][arm] for fold in done] for arm in ARMS}
+    pooled = {protocol: {arm: Pooled(rows[arm], protocol, groups) for arm in ARMS} for protocol in PROTOCOLS}
+    return {
+        "seed": seed,
+        "folds": FOLDS[recipe],
+        "folds_done": [fold["fold"] for fold in done],
+        "arms": {arm: {"summary": summarise(rows[arm]), "runs": [shown(row) for row in rows[arm]]} for arm in ARMS},
+        "pooled": {
+            protocol: {
+                **{arm: one.figures() for arm, one in arms.items()},
+                "difference": {"of": "w3 minus plain", **pooled_difference(arms["plain"], arms["w3"])},
+            }
+            for protocol, arms in pooled.items()
+        },
+        "compared": [{"fold": fold["fold"], **fold["compared"]} for fold in done],
+    }
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and deviation over folds (clips of a fold count alike: folds differ by a clip or two)."""
     return {
-        stage: {metric: spread([row["stages"][stage][metric] for row in rows]) for metric in METRICS}
+        stage: {metric: spread([row["stages"][stage][metric] for row in rows]) for metric in STAGE_METRICS}
         for stage in rows[0]["stages"]
     }
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it is kept: of each evaluation its figures alone."""
+    evaluations = {
+        protocol: {name: found["metrics"][name] for name in EVALUATED} for protocol, found in row["evaluations"].items()
+    }
+    return {**row, "evaluations": evaluations}
 
 
 def main() -> None:
@@ -57,15 +168,28 @@ def main() -> None:
     parser.add_argument("list_csv", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/real-data"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="as of `w3ray run`; named in the result's command")
+    parser.add_argument("--result", help="name of the file in results/; the recipe's unless it is given")
     options = parser.parse_args()
-    work = options.work.absolute()
+    recipe, work, folds = options.recipe, options.work.absolute(), FOLDS[options.recipe]
     work.mkdir(parents=True, exist_ok=True)
-    manifest = work / f"{options.recipe}.parquet"
+    manifest, log = work / f"{recipe}.parquet", work / f"{recipe}.log"
     importing = [str(W3RAY), "data", "import", "csv", str(options.list_csv), "--out", str(manifest)]
-    subprocess.run([*importing, *IMPORT_OPTIONS[options.recipe]], check=True)
-    arms = {arm: run_arm(options.recipe, manifest, work, arm, options.seed) for arm in ARMS}
-    figures = {arm: {"summary": summarise(rows), "runs": rows} for arm, rows in arms.items()}
-    print(write_result(options.recipe, figures, f"python benchmarks/real_data.py {options.recipe} DATA/list.csv"))
+    subprocess.run([*importing, *IMPORT_OPTIONS[recipe]], check=True)
+    table = read_manifest(manifest).table
+    groups = dict(zip(table["clip_id"].to_pylist(), table["group"].to_pylist(), strict=True))
+    shared = [f"seed={options.seed}", *options.set]
+    typed = "".join(f" --set {setting}" for setting in options.set)
+    done = []
+    for fold in range(folds) if folds else [None]:
+        arms = {}
+        for arm, settings in ARMS.items():
+            arms[arm] = run_arm(recipe, manifest, work, [*shared, *settings], fold)
+            print(recipe, arm, json.dumps(shown(arms[arm])), flush=True)
+        done.append({"fold": fold, "arms": arms, "compared": compared(arms, log)})
+        found = figures(done, recipe, groups, options.seed)
+        where = f"python benchmarks/real_data.py {recipe} DATA/{recipe}/list.csv{typed}"
+        print(write_result(options.result or recipe, found, where), flush=True)
 
 
 if __name__ == "__main__":

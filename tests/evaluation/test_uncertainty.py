@@ -27,6 +27,28 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     assert 0.88 <= inside / 200 <= 0.99
 
 
+def test_groups_are_drawn_whole():
+    right = np.array([1, 1, 1, 1, 1, 1, 0, 0])
+    groups = ["b"] * 6 + ["a"] * 2
+    assert bootstrap_interval(right, groups) == (0.0, 1.0), "each of the two alone is drawn in a quarter of the cases"
+    assert bootstrap_interval(right, groups, level=0.4) == (0.75, 0.75), "both, weighed by their clips, in half of them"
+    assert bootstrap_interval(right, list("hgfedcba")) == pytest.approx(bootstrap_interval(right), abs=0.13)
+    with pytest.raises(ValueError, match="2 groups for 8 clips"):
+        bootstrap_interval(right, ["a", "b"])
+
+
+def test_an_interval_by_group_is_wider_where_clips_of_a_group_are_alike():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 10)
+    right = np.repeat(rng.random(40) < 0.6, 10)
+    low, high = bootstrap_interval(right, groups)
+    half = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 40)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1), "as if each group were one clip"
+    found = paired_difference(np.zeros(400), right, groups)
+    assert found.interval == (low, high)
+    assert found.p_value < 1e-9
+
+
 def test_all_right_leaves_no_doubt_that_can_be_drawn():
     assert bootstrap_interval(np.ones(10)) == (1.0, 1.0)
     with pytest.raises(ValueError, match="no clip"):

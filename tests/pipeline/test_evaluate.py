@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -123,6 +124,24 @@ def test_what_was_interrupted_goes_on_and_what_is_there_is_read(model, manifest,
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
+def test_a_fold_scores_the_clips_that_its_run_did_not_see(model, manifest, tmp_path):
+    expected = by_hand(model, manifest.with_fold(1, 2))
+    found = evaluate([model], manifest.location, fold=1, folds=2, storage=str(tmp_path))
+    document, scores = read_scores(found.directory)
+    assert list(scores.clip_ids) == manifest.with_fold(1, 2).split("val")["clip_id"].to_pylist()
+    assert scores.scores == pytest.approx(expected, abs=1e-5)
+    assert (document["fold"], document["folds"]) == (1, 2)
+    other = evaluate([model], manifest.location, fold=0, folds=2, storage=str(tmp_path))
+    assert (other.reused, other.clips) == (0, 20)
+    assert other.directory != found.directory
+    seen = {*scores.clip_ids, *read_scores(other.directory)[1].clip_ids}
+    assert seen == set(manifest.table.filter(pc.field("split") != "test")["clip_id"].to_pylist())
+    again = evaluate([model], manifest.location, fold=1, folds=2, storage=str(tmp_path))
+    assert (again.reused, again.directory) == (20, found.directory)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
 def test_an_ensemble_averages_models_that_see_other_clips(model, manifest, tmp_path):
     other = a_model(tmp_path / "other", manifest, seed=1, spec=ClipSpec(num_frames=2, size=32))
     found = evaluate([model, other], manifest.location, storage=str(tmp_path))
@@ -178,6 +197,9 @@ def test_a_clip_that_can_not_be_read_is_named_and_counts_nowhere(model, manifest
         (dict(protocol="3clips"), "protocol '3clips': no such protocol"),
         (dict(average="votes"), "--average must be scores or logits"),
         (dict(models=["nowhere"]), "nowhere: no model here"),
+        (dict(fold=1), "--fold and --folds go together"),
+        (dict(folds=2), "--fold and --folds go together"),
+        (dict(fold=2, folds=2), "fold 2 of 2"),
         (dict(models=[]), "name at least one model"),
     ],
 )

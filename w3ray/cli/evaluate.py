@@ -23,6 +23,10 @@ def evaluate(
     ],
     manifest: Annotated[str, typer.Option(help="Manifest of the clips.")],
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
+    fold: Annotated[
+        int | None, typer.Option(help="Deal train and val anew by group, as data.fold of the recipe did; with --folds.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, as data.folds of the recipe.")] = None,
     protocol: Annotated[
         str, typer.Option(help=f"Views of a clip: {', '.join(PROTOCOLS)}, or other numbers of clips.")
     ] = "1clip-center",
@@ -46,6 +50,8 @@ def evaluate(
             [one.folder for one in found],
             manifest,
             split=split,
+            fold=fold,
+            folds=folds,
             protocol=protocol,
             average=average,
             storage=storage,
@@ -62,6 +68,8 @@ def shown(result: Any) -> RenderableType:
     """The result for people."""
     metrics = result.metrics
     read = f"{result.clips - result.unreadable} of {result.clips} clips of {result.split}"
+    if result.folds is not None:
+        read += f" in fold {result.fold} of {result.folds}"
     lines = [f"{read}, {result.protocol}, {result.average} averaged"]
     if len(result.models) > 1:
         lines[0] += f", ensemble of {len(result.models)} models"

@@ -1,9 +1,10 @@
 """How sure is an accuracy, is one model better than another on the same clips, and do scores mean what they say?
 
-Letters: N clips, K classes.
+Letters: N clips, K classes, G things that are drawn again (clips, or groups of them), R times.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,27 +15,36 @@ _AT_ONCE = 1 << 22
 
 
 def bootstrap_interval(
-    values_N: np.ndarray, *, level: float = 0.95, resamples: int = _RESAMPLES, seed: int = 0
+    values_N: np.ndarray,
+    groups_N: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile interval of the mean of `values_N` over clips drawn again (Efron & Tibshirani, 1993, section 13.3).
 
-    Clips of one person or scene are no independent draws: for such data the interval is too narrow.
+    Clips of one person or scene are no independent draws: for such data the interval is too narrow. With `groups_N`
+    whole groups are drawn again in place of clips (Davison & Hinkley, 1997, section 3.8); a handful of groups still
+    says little.
 
     Raises:
-        ValueError: no values.
+        ValueError: no values, or another number of groups than of values.
     """
     values_N = np.asarray(values_N, dtype=np.float64)
     if not len(values_N):
         raise ValueError("no clip was scored: there is no interval of nothing")
+    if groups_N is not None and len(groups_N) != len(values_N):
+        raise ValueError(f"{len(groups_N)} groups for {len(values_N)} clips")
+    drawn_N = np.arange(len(values_N)) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
+    sum_G, count_G = np.bincount(drawn_N, values_N), np.bincount(drawn_N)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _AT_ONCE // len(values_N))
-    means = np.concatenate(
-        [
-            values_N[rng.integers(len(values_N), size=(min(at_once, resamples - done), len(values_N)))].mean(1)
-            for done in range(0, resamples, at_once)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    at_once = max(1, _AT_ONCE // len(sum_G))
+    means = []
+    for done in range(0, resamples, at_once):
+        again_RG = rng.integers(len(sum_G), size=(min(at_once, resamples - done), len(sum_G)))
+        means.append(sum_G[again_RG].sum(1) / count_G[again_RG].sum(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -117,8 +127,12 @@ class PairedDifference:
     """Two-sided, of the exact McNemar test: how often clips on which they differ fall so unevenly by chance."""
 
 
-def paired_difference(first_right_N: np.ndarray, second_right_N: np.ndarray, *, seed: int = 0) -> PairedDifference:
+def paired_difference(
+    first_right_N: np.ndarray, second_right_N: np.ndarray, groups_N: Sequence[str] | None = None, *, seed: int = 0
+) -> PairedDifference:
     """Is the second model better than the first? (McNemar, Psychometrika 1947; the exact binomial form.)
+
+    `groups_N` are for the interval, as in `bootstrap_interval`; the p value takes clips as independent in any case.
 
     Raises:
         ValueError: other numbers of clips, or none.
@@ -132,7 +146,7 @@ def paired_difference(first_right_N: np.ndarray, second_right_N: np.ndarray, *, 
         only_first=only_first,
         only_second=only_second,
         difference=float(per_clip_N.mean()),
-        interval=bootstrap_interval(per_clip_N, seed=seed),
+        interval=bootstrap_interval(per_clip_N, groups_N, seed=seed),
         p_value=_binomial_p(only_first, only_first + only_second),
     )
 

@@ -47,6 +47,8 @@ class Evaluated:
     models: tuple[str, ...]
     manifest: str
     split: str
+    fold: int | None
+    folds: int | None
     protocol: str
     average: str
     clips: int
@@ -66,6 +68,8 @@ def evaluate(
     manifest: str,
     *,
     split: str = "val",
+    fold: int | None = None,
+    folds: int | None = None,
     protocol: str = "1clip-center",
     average: str = "scores",
     storage: str = "runs",
@@ -81,6 +85,8 @@ def evaluate(
         models: folders of models.
         manifest: path or `s3://...`; it must have the models' classes, in their order.
         split: name of the split.
+        fold, folds: deal train and val anew by group first, as `data.fold` and `data.folds` did for the run: val is
+            then what that run did not train on. None: the manifest's own splits.
         protocol: a name of `w3ray.data.views`.
         average: "scores" or "logits": see `w3ray.evaluation.scorer.Scorer`.
         storage: where evaluations are kept, below `evaluations/`.
@@ -91,7 +97,8 @@ def evaluate(
         names: what the models are called in the result where that is not their folders.
 
     Raises:
-        InputError: no model, no such split, other classes, an unknown protocol, a storage that can not be written.
+        InputError: no model, no such split or fold, other classes, an unknown protocol, a storage that can not be
+            written.
         RunError: too many clips can not be read.
     """
     started = time.monotonic()
@@ -101,7 +108,7 @@ def evaluate(
     looks = parse_protocol(protocol)
     root = place(storage)
     require_writable(root)
-    clips = read_manifest(manifest)
+    clips = _dealt(read_manifest(manifest), fold, folds)
     rows = clips.split(split, _COLUMNS)
     folders = [model_folder(name) for name in models]
     descriptions = [_description(folder) for folder in folders]
@@ -140,6 +147,8 @@ def evaluate(
         ),
         manifest=clips.location,
         split=split,
+        fold=fold,
+        folds=folds,
         protocol=looks.name,
         average=average,
         clips=rows.num_rows,
@@ -157,6 +166,13 @@ def check_average(average: str) -> None:
     """Raises: InputError where nothing can be averaged so."""
     if average not in ("scores", "logits"):
         raise InputError(f"--average must be scores or logits, not {average!r}")
+
+
+def _dealt(clips: Manifest, fold: int | None, folds: int | None) -> Manifest:
+    """With its folds dealt where they are asked for; the fingerprint, and so the scores' folder, is then the fold's."""
+    if (fold is None) != (folds is None):
+        raise InputError("--fold and --folds go together: give both or neither")
+    return clips if fold is None or folds is None else clips.with_fold(fold, folds)
 
 
 def _check_readable(result: ClipScores, max_failed_share: float, directory: Place) -> None:
