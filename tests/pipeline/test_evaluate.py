@@ -91,7 +91,8 @@ def test_every_clip_once_with_the_scores_of_a_plain_loop(model, manifest, tmp_pa
     assert found.metrics["loss"] == pytest.approx(loss, rel=1e-4)
     assert seen[-1] == (16, 16)
     report = Path(found.directory) / "report"
-    assert {path.name for path in report.iterdir()} == {"per_class.csv", "per_class.json", "confusion.png"}
+    files = {"per_class.csv", "per_class.json", "confusion.png", "calibration.png"}
+    assert {path.name for path in report.iterdir()} == files
     assert json.loads((report / "per_class.json").read_text())["result"]["rows"] == 16
 
 

@@ -311,11 +311,14 @@ def plan_scoring(nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
 
 
 def _write_report(directory: Place, result: ClipScores, heads: Heads, answer: Evaluated) -> None:
+    from w3ray.evaluation.reliability import write_calibration
     from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 
     if answer.metrics:
         with published(directory / "report", last=PER_CLASS_JSON) as folder:
             write_report(folder, counted(result, heads))
+            for prefix, found in calibrations(result, heads).items():
+                write_calibration(folder, found, prefix)
     document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}
     text = json.dumps(document, indent=1, allow_nan=True)
     (directory / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
