@@ -1,12 +1,7 @@
-"""Odd real files are read right or refused with their reason: one table of what each decoder does with each of them.
-
-Where the two differ: decord refuses AV1, files without a duration and frames of 1x1 pixel, which PyAV reads; of 10-bit
-video both make 8 bits, with another rounding; a file that both refuse may have another reason in each.
-"""
+"""Odd real files are read right or refused with their reason, by both decoders, as `odd_files.py` has it."""
 
 import os
 import struct
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from odd_files import FILES, NO_DURATION, SMALL, decode_all
 from videos import HEIGHT, WIDTH, frame_numbers, numbered_image
 
 from w3ray.data.audit import check_clips
@@ -23,59 +19,6 @@ from w3ray.data.manifest import build_manifest
 
 pytestmark = pytest.mark.real_data
 both = pytest.mark.parametrize("decoder", list(DECODERS))
-
-
-@dataclass(frozen=True)
-class Odd:
-    """What is read from a file, and why a decoder refuses it (the beginning of the reason; None: it does not)."""
-
-    frames: int = 0
-    fps: float = 0.0
-    size: tuple[int, int] = (0, 0)
-    """Height and width as shown, pixels."""
-    decord: str | None = None
-    pyav: str | None = None
-
-    def refusal(self, decoder):
-        return getattr(self, decoder)
-
-
-def refused(reason, pyav=None):
-    return Odd(decord=reason, pyav=pyav or reason)
-
-
-SMALL = "decord can not handle frames this small (try the decoder pyav)"
-NO_VIDEO = "no video stream (audio only?)"
-NO_DURATION = "its header gives no duration, which decord needs (try the decoder pyav)"
-FILES = {
-    "-leading-dash.mp4": Odd(5, 1.0, (1, 1), decord=SMALL),
-    "audio_only.mp3": refused(NO_VIDEO),
-    "audio_only.wav": refused(NO_VIDEO),
-    "av1.mkv": Odd(125, 25.0, (360, 640), decord="decord does not know its codec: av1 (try the decoder pyav)"),
-    "bbb_1s.webm": Odd(24, 24.0, (720, 1280)),
-    "corrupted_after_28_of_50.mp4": refused("a frame is damaged: FFmpeg refuses its packet"),
-    "demo_arm_wrestling.mp4": Odd(280, 28.0, (256, 340)),
-    "full_range.mp4": Odd(30, 30.0, (720, 1280)),
-    "h264_10bit.mp4": Odd(30, 30.0, (200, 200)),
-    "h265_10bit.mp4": Odd(30, 30.0, (200, 200)),
-    "minimal.avi": refused("decord finds no frame whose size and colours", "the video stream holds no frame"),
-    "minimal.flv": refused("decord can not decode it: ERROR getting stream", "the file ends before its first frame"),
-    "minimal.webm": refused(NO_DURATION, "only 1 frame: nothing can move in it"),
-    "minimal_no_frames.mp4": refused(NO_VIDEO),
-    "no_duration.webm": Odd(74, 14.985, (720, 1280), decord=NO_DURATION),
-    "one_pixel.mp4": Odd(5, 1.0, (1, 1), decord=SMALL),
-    "realshort.mp4": Odd(36, 30.020, (240, 320)),
-    "rotation_0.mov": Odd(3, 30.0, (320, 568)),
-    "rotation_180.mov": Odd(3, 30.0, (320, 568)),
-    "rotation_270.mov": Odd(3, 30.0, (568, 320)),
-    "rotation_90.mov": Odd(3, 30.0, (568, 320)),
-    "ssv2_like.webm": Odd(47, 12.0, (240, 427)),
-    "two_video_streams.mp4": Odd(390, 29.970, (270, 480)),
-    "unordered_pts.mov": Odd(4, 32.0, (50, 50)),
-    "vfr_fire.mp4": Odd(25, 10.505, (720, 1280)),
-    "vfr_pancake.mkv": Odd(310, 30.0, (240, 426)),
-    "zero_bytes.webm": refused("the file is empty (0 bytes)"),
-}
 TEN_BIT_LEVELS = 4.0  # mean difference of 8-bit levels: the two libraries' FFmpeg round 10 bits differently
 
 each_file = pytest.mark.parametrize("name", FILES)
@@ -243,13 +186,3 @@ def test_full_range_is_not_stretched(odd, decoder):
         rgb = [read_as + stretch * 1.5748 * red, read_as - stretch * (0.1873 * blue + 0.4681 * red),
                read_as + stretch * 1.8556 * blue]  # fmt: skip
         assert at_least <= np.abs(frame - np.stack(rgb, axis=-1).clip(0, 255)).mean() <= at_most
-
-
-def decode_all(path, upright=True):
-    """(seconds from the first frame, RGB) of all frames in display order, without any seeking."""
-    with av.open(path if not path.startswith("-") else f"./{path}") as container:
-        first = None
-        for frame in container.decode(container.streams.best("video")):
-            first = frame.time if first is None else first
-            image = frame.to_ndarray(format="rgb24")
-            yield frame.time - first, np.rot90(image, round(frame.rotation) // 90 % 4) if upright else image
