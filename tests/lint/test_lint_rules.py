@@ -401,6 +401,12 @@ class TestDetails:
             assert bool(found) == wrong
             assert all("upright" not in str(item.value) and "Leftover" not in str(item.value) for item in found)
 
+    def test_a_verb_and_a_noun_of_one_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "set.parquet"
+        heads = {"classes": ("wrap", "Leave", "cup", "wrap"), "head_sizes": (("verb", 2), ("noun", 2))}
+        manifest(path, {"train": [0, 1, 2, 3], "val": [0, 1, 2, 3]}, flip_map={0: 0}, **heads)  # type: ignore[arg-type]
+        assert findings(W3, [f"data.manifest={path}", *FLIP], "flip_labels") == []
+
     def test_no_flip_map_at_all(self, tmp_path: Path) -> None:
         path = tmp_path / "set.parquet"
         manifest(path, SPLITS)

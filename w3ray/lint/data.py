@@ -27,11 +27,12 @@ def flip_labels(comparison: Comparison) -> Iterator[Finding]:
         return
     wrong = [] if manifest.flip_map else ["the manifest has no flip map"]
     if manifest.flip_map:
-        places = {name.lower(): label for label, name in enumerate(manifest.classes)}
-        for label, name in enumerate(manifest.classes):
-            mirrored = places.get(_DIRECTION.sub(lambda found: _TURNED[found[1]], name.lower()), label)
-            if manifest.flip_map.get(label, label) != mirrored:
-                wrong.append(name)
+        for head in manifest.heads.each():  # one by one: a verb and a noun may have one name
+            places = {name.lower(): head.start + label for label, name in enumerate(head.classes)}
+            for label, name in enumerate(head.classes, start=head.start):
+                mirrored = places.get(_DIRECTION.sub(lambda found: _TURNED[found[1]], name.lower()), label)
+                if manifest.flip_map.get(label, label) != mirrored:
+                    wrong.append(name)
     if wrong:
         yield Finding(
             severity="warning",
