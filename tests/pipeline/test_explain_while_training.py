@@ -197,3 +197,17 @@ def test_recipe_faults(motion_manifest, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             recipe(motion_manifest, tmp_path, tracking, **changes)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_one_worker_of_two_draws_and_both_go_on(motion_manifest, chosen, tmp_path):
+    two = {"resources": {"workers": 2, "cpus_per_worker": 0.5, "decoders": 1}}
+    results = {}
+    for name, tracking in (("plain", {}), ("shown", {"explain_clips": chosen})):
+        results[name] = run(recipe(motion_manifest, tmp_path / name, tracking, **two))
+    assert states(results["shown"]) == states(results["plain"])
+    assert set(pictures(results["shown"])) == {
+        f"explain/{clip}/step-{step:06d}.png" for clip in chosen for step in (6, 12)
+    }
