@@ -216,7 +216,7 @@ def test_a_video_whose_name_is_no_text(tmp_path):
 
 
 def test_videos_in_a_folder_whose_name_is_no_text(tmp_path, small_ssv2):
-    videos = touch(tmp_path / "\udcff", "3.webm", "12.webm", "5.webm")
+    videos = touch(tmp_path / "\udcff", "3.webm", "12.webm", "5.webm", "8.webm", "9.webm")
     message = refused("something-something-v2", write_ssv2(tmp_path / "lists"), videos)
     assert message.endswith("/\\udcff/3.webm' is no UTF-8 text; rename it")
 
@@ -319,11 +319,11 @@ class TestSomethingSomethingV1:
         ]
 
     def test_an_image_is_missing(self, lists, tmp_path):
-        for name in ("100218", "4", "5"):
+        for name in ("100218", "4", "5", "9"):
             write_frames(tmp_path / "v" / name, 4)
         (tmp_path / "v" / "4" / "00002.jpg").unlink()
         message = refused(self.NAME, lists, tmp_path / "v")
-        assert "1 of 3 clips are missing or not whole: 4; get them" in message
+        assert "1 of 4 clips are missing or not whole: 4; get them" in message
         assert message.endswith(" (4: missing images: 00002.jpg is the first of 1)")
         manifest, notes = run(self.NAME, lists, tmp_path / "v", partial=True)
         assert manifest.table["clip_id"].to_pylist() == ["100218", "5"]

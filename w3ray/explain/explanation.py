@@ -117,7 +117,9 @@ def explain_clip(
             clip_BTHWC = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None].to(device)
             x_BTCHW = normalize_clips(clip_BTHWC, mean=mean, std=std)
             output, looks = record(model, x_BTCHW)
-            scores_K = combined_scores(output.logits_BK.float(), heads)[0].exp().cpu().numpy()
+            logits_BS = output.logits_BK.float()
+            scores_BK = combined_scores(logits_BS, heads).exp() if heads.several else logits_BS.softmax(dim=1)
+            scores_K = scores_BK[0].cpu().numpy()
             num_frames, size = frames_THWC.shape[:2]
             masks = [look.mask_THW for look in last_of_stages(looks) if look.mask_THW is not None]
             evidence_T = None
