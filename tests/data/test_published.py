@@ -326,7 +326,7 @@ class TestSomethingSomethingV1:
         assert "1 of 4 clips are missing or not whole: 4; get them" in message
         assert message.endswith(" (4: missing images: 00002.jpg is the first of 1)")
         manifest, notes = run(self.NAME, lists, tmp_path / "v", partial=True)
-        assert manifest.table["clip_id"].to_pylist() == ["100218", "5"]
+        assert manifest.table["clip_id"].to_pylist() == ["100218", "5", "9"]
         assert notes[-1].endswith("they are left out (4: missing images: 00002.jpg is the first of 1)")
 
     @pytest.mark.parametrize(
