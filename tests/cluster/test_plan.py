@@ -64,6 +64,14 @@ def test_decoders_take_the_nodes_that_are_theirs():
     assert p.worker_bundle() == {"CPU": 1.0, "GPU": 1.0}
 
 
+@pytest.mark.parametrize(("cpus", "workers"), [(2, 1), (4, 3), (8, 6), (16, 8)])
+def test_elastic_workers_leave_the_decoders_their_cpus(cpus, workers):
+    p = plan(None, workers=(1, 8), nodes=[{"CPU": cpus}])
+    assert (p.least_workers, p.worker_cpus) == (1, 1.0)
+    assert p.workers == workers
+    assert p.workers * p.worker_cpus + p.decoders * p.decoder_cpus < cpus
+
+
 def test_elastic_workers_are_planned_for_the_least():
     p = plan(None, workers=(1, 4), nodes=[HEAD, {"CPU": 4, "GPU": 1}])
     assert (p.least_workers, p.workers, p.worker_cpus) == (1, 4, 1.0)

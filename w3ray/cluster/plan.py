@@ -69,7 +69,8 @@ def plan_resources(
 
     Args:
         nodes: what each node of the Ray cluster has: CPU, GPU and custom resources by Ray's names.
-        workers: least and most training workers, at least 1. Where they differ, a worker has whole CPUs.
+        workers: least and most training workers, at least 1. Where they differ, a worker has whole CPUs, and where not
+            all that the cluster has room for leave enough for decoders, the plan's most are as many as do.
         use_gpu: True, False, or "auto" (a GPU for each worker where there are enough).
         decoders: decoder actors, or "auto": what the trainers leave, or a quarter of the CPUs where trainers compute
             on CPUs themselves; on nodes of their own (`decoder_resources`), all that those hold.
@@ -97,10 +98,15 @@ def plan_resources(
         if least < most:
             cpus_per_worker = cpus_per_worker or 1.0
             bundle = {"CPU": cpus_per_worker, **({"GPU": 1.0} if gpu else {}), **worker_extra}
-            expected = max(least, min(most, sum(_room(node, bundle) for node in nodes)))
+            room = max(least, min(most, sum(_room(node, bundle) for node in nodes)))
+            expected, shares = _share_of_most(
+                nodes, range(room, least - 1, -1), gpu, decoders, cpus_per_worker, decoder_extra, read_cpus
+            )
+            if expected < room:  # more of them would take what decoders need, and wait for these for ever
+                most = expected
         else:
             expected = least
-        shares = _share(nodes, expected, gpu, decoders, cpus_per_worker, decoder_extra, read_cpus)
+            shares = _share(nodes, expected, gpu, decoders, cpus_per_worker, decoder_extra, read_cpus)
         if cpus_per_worker is None and shares.worker_cpus > 1:
             # All CPUs shared out evenly may be more than any node that can hold a worker has.
             fits = _cpus_that_fit(nodes, expected, shares, {**({"GPU": 1.0} if gpu else {}), **worker_extra})
@@ -157,6 +163,19 @@ def _gpu_for_each(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu: b
             "ask for fewer workers or set resources.use_gpu=false"
         )
     return gpu
+
+
+def _share_of_most(nodes: Sequence[Mapping[str, float]], workers: Sequence[int], *needs: Any) -> tuple[int, _Shares]:
+    """The first of these numbers of workers that leaves enough for decoders and reading, and the shares.
+
+    Raises: InputError where even the last one does not.
+    """
+    for number in workers[:-1]:
+        try:
+            return number, _share(nodes, number, *needs)
+        except InputError:
+            continue
+    return workers[-1], _share(nodes, workers[-1], *needs)
 
 
 def _share(
