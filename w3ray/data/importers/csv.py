@@ -1,7 +1,7 @@
 """A CSV file into a manifest: one row a clip, with path and label, and perhaps split, group, start and end.
 
 Rows become Arrow columns some ten thousand at a time, and no row is a Python object for longer: the memory that an
-import takes is a small multiple of the finished table: 4.1 GiB for 12 million rows, a table of 1.2 GiB
+import takes is a small multiple of the finished table: 4.2 GiB for 12 million rows, a table of 1.2 GiB
 (`benchmarks/results/imports.json`).
 Only names are kept as Python objects: of the classes, and of the groups where they are dealt into splits.
 """
