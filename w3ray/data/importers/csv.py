@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +31,11 @@ from w3ray.data.importers._common import (
     splits_at_random,
     splits_of_groups,
 )
-from w3ray.data.importers._label_columns import LabelColumns, joined_labels
+from w3ray.data.importers._label_columns import joined_labels
 from w3ray.data.importers._looking import current, find_missing, not_listed, not_there, slices_of
 from w3ray.data.manifest import Manifest, build_manifest
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 
 _ROWS_AT_ONCE = 50_000
 _BETWEEN_LABELS = "\x1f"  # ASCII's unit separator
@@ -67,6 +68,14 @@ class Columns:
     group: str = "group"
     start: str = "start"
     end: str = "end"
+
+
+class _Labelled(NamedTuple):
+    """The label of each clip, and what labels mean."""
+
+    label: pa.ChunkedArray
+    heads: Heads
+    flip_map: dict[int, int]
 
 
 def import_csv(
@@ -130,24 +139,19 @@ def import_csv(
     else:
         splits = clips["split"]
     heads = _label_columns(columns.label, rows.header)
-    labels: pa.Array | pa.ChunkedArray
     if len(heads) > 1:
-        found = _several_labels(heads, names, codes, classes, flip_map, str(table))
-        labels, classes, head_sizes = found.label, found.heads.classes, found.heads.sizes
-        flip = {} if flip_map is None else {label: label for label in range(len(classes))}
+        labelled = _several_labels(heads, names, codes, classes, flip_map, str(table))
     else:
-        head_sizes = ()
-        classes, labels = _name_classes(names, codes, classes, clips["line"], table)
-        flip = flip_labels(flip_map, {name: label for label, name in enumerate(classes)})
+        labelled = _one_label(names, codes, classes, flip_map, clips["line"], table)
     manifest = build_manifest(
         {
             **{name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")},
-            "label": labels if isinstance(labels, pa.ChunkedArray) else pa.chunked_array([labels]),
+            "label": labelled.label,
             "split": splits,
         },
-        classes,
-        flip,
-        head_sizes=head_sizes,
+        labelled.heads.classes,
+        labelled.flip_map,
+        head_sizes=labelled.heads.sizes,
     )
     if not missing_ok and not current().skip:
         _check_there(clips, table)
@@ -166,7 +170,7 @@ def _several_labels(
     classes: Sequence[str] | None,
     flip_map: Mapping[str, str] | Literal["identity"] | None,
     where: str,
-) -> LabelColumns:
+) -> _Labelled:
     """Labels by head, of the different texts that `_ToBatch` joined and of which one each row has."""
     if classes is not None:
         raise InputError(f"{where}: class names are taken from the columns {', '.join(heads)}; leave classes out")
@@ -177,7 +181,22 @@ def _several_labels(
         head: pa.chunked_array([pa.array([part[place] for part in parts], pa.string()).take(pa.array(codes))])
         for place, head in enumerate(heads)
     }
-    return joined_labels(columns, where)
+    found = joined_labels(columns, where)
+    flip = {} if flip_map is None else {label: label for label in range(found.heads.num_scores)}
+    return _Labelled(found.label, found.heads, flip)
+
+
+def _one_label(
+    found: Sequence[str],
+    codes: np.ndarray,
+    classes: Sequence[str] | None,
+    flip_map: Mapping[str, str] | Literal["identity"] | None,
+    lines: pa.ChunkedArray,
+    table: Path,
+) -> _Labelled:
+    names, labels = _name_classes(found, codes, classes, lines, table)
+    flip = flip_labels(flip_map, {name: label for label, name in enumerate(names)})
+    return _Labelled(pa.chunked_array([labels]), Heads(tuple(names)), flip)
 
 
 def _no_rows(table: Path) -> InputError:
