@@ -40,7 +40,15 @@ def something(tmp_path):
 
 def test_an_archive_of_both_test_splits(seen, tmp_path, capfd):
     unseen = evaluation(tmp_path / "unseen", "test-s2", ("15582",), EPIC_HEADS["55"])
-    words = ["submit", str(unseen), str(seen), "--format", "epic-55", "--out", str(tmp_path / "out" / "mine.zip")]
+    words = [
+        "submit",
+        str(unseen),
+        str(seen),
+        "--format",
+        "epic-kitchens-55",
+        "--out",
+        str(tmp_path / "out" / "mine.zip"),
+    ]
     assert main([*words, "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["clips"], document["members"]) == (3, ["unseen.json", "seen.json"])
@@ -54,13 +62,13 @@ def test_an_archive_of_both_test_splits(seen, tmp_path, capfd):
     assert len(found["seen.json"]["results"]["1924"]["action"]) == 100
     assert main(words) == 0
     captured = capfd.readouterr()
-    assert "3 clips for epic-55 in " in captured.out
+    assert "3 clips for epic-kitchens-55 in " in captured.out
     assert f"warning: {unseen}: 1 clips; the challenge wants all 2929 of test-s2" in captured.err
 
 
 def test_epic_100(tmp_path):
     folder = evaluation(tmp_path / "e", "test", ("P01_101_0",), EPIC_HEADS["100"])
-    words = ["submit", str(folder), "--format", "epic-100", "--out"]
+    words = ["submit", str(folder), "--format", "epic-kitchens-100", "--out"]
     assert main([*words, str(tmp_path / "a.zip"), "--sls-td", "3"]) == 0
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         document = json.loads(archive.read("test.json"))
@@ -70,7 +78,7 @@ def test_epic_100(tmp_path):
 
 
 def test_something(something, tmp_path):
-    assert main(["submit", str(something), "--format", "something-something", "-o", str(tmp_path / "a.csv")]) == 0
+    assert main(["submit", str(something), "--format", "something-something-v2", "-o", str(tmp_path / "a.csv")]) == 0
     lines = [line.split(";") for line in (tmp_path / "a.csv").read_text().splitlines()]
     assert [line[0] for line in lines] == ["8", "9"]
     assert [len(line) for line in lines] == [6, 6]
@@ -83,27 +91,42 @@ def test_errors(seen, something, tmp_path, capfd):
     bad = evaluation(tmp_path / "bad", "test-s1", ("1", "2"), EPIC_HEADS["55"], {"2": "cut off"})
     labelled = evaluation(tmp_path / "val", "val", ("1",), EPIC_HEADS["55"])
     for words, message in (
-        ([bad, "--format", "epic-55"], "1 of 2 clips have no scores, and the challenge wants all: 2: cut off"),
-        ([seen, "--format", "epic-100"], "EPIC-KITCHENS-100 has the heads {'verb': 97, 'noun': 300}, not {'verb': 125"),
-        ([something, "--format", "epic-55"], "has the heads {'verb': 125, 'noun': 352}, not one head of 174 classes"),
+        ([bad, "--format", "epic-kitchens-55"], "1 of 2 clips have no scores, and the challenge wants all: 2: cut off"),
+        (
+            [seen, "--format", "epic-kitchens-100"],
+            "EPIC-KITCHENS-100 has the heads {'verb': 97, 'noun': 300}, not {'verb': 125",
+        ),
+        (
+            [something, "--format", "epic-kitchens-55"],
+            "has the heads {'verb': 125, 'noun': 352}, not one head of 174 classes",
+        ),
         ([seen, "--format", "jester"], "jester has one head, not {'verb': 125, 'noun': 352}"),
-        ([seen, "--format", "epic"], "--format epic: unknown; known: epic-55, epic-100, something-something"),
-        ([seen, seen, "--format", "epic-55"], "several evaluations go into an archive only"),
-        ([tmp_path / "none", "--format", "epic-55"], "none: no finished evaluation"),
-        ([seen, "--format", "epic-55", "--sls-pt", 1], "--sls-pt, --sls-tl and --sls-td have no effect with --format"),
-        ([seen, "--format", "epic-100", "--sls-pt", 9], "level of supervision: pretraining must be 0 to 5, not 9"),
+        (
+            [seen, "--format", "epic"],
+            "--format epic: unknown; known: epic-kitchens-55, epic-kitchens-100, something-something",
+        ),
+        ([seen, seen, "--format", "epic-kitchens-55"], "several evaluations go into an archive only"),
+        ([tmp_path / "none", "--format", "epic-kitchens-55"], "none: no finished evaluation"),
+        (
+            [seen, "--format", "epic-kitchens-55", "--sls-pt", 1],
+            "--sls-pt, --sls-tl and --sls-td have no effect with --format",
+        ),
+        (
+            [seen, "--format", "epic-kitchens-100", "--sls-pt", 9],
+            "level of supervision: pretraining must be 0 to 5, not 9",
+        ),
     ):
         assert main(["submit", *map(str, words), "--out", str(tmp_path / "out.json")]) == 2
         assert message in capfd.readouterr().err
     for words, message in (
-        ([seen, seen, "--format", "epic-55"], "a second evaluation for seen.json"),
-        ([labelled, "--format", "epic-55"], "of the split 'val'; the challenge wants test-s1 and test-s2"),
-        ([something, "--format", "something-something"], "wants no archive but a CSV file"),
+        ([seen, seen, "--format", "epic-kitchens-55"], "a second evaluation for seen.json"),
+        ([labelled, "--format", "epic-kitchens-55"], "of the split 'val'; the challenge wants test-s1 and test-s2"),
+        ([something, "--format", "something-something-v2"], "wants no archive but a CSV file"),
     ):
         assert main(["submit", *map(str, words), "--out", str(tmp_path / "out.zip")]) == 2
         assert message in capfd.readouterr().err
     assert not list(tmp_path.glob("out.*"))
     (tmp_path / "folder").mkdir()
-    assert main(["submit", str(seen), "--format", "epic-55", "--out", str(tmp_path / "folder")]) == 2
+    assert main(["submit", str(seen), "--format", "epic-kitchens-55", "--out", str(tmp_path / "folder")]) == 2
     assert "can not be written" in capfd.readouterr().err
     assert not list(tmp_path.glob("*.part"))

@@ -10,7 +10,9 @@ from w3ray._redact import redact
 from w3ray.cli._common import JsonOption, error_console, finish, run_command
 from w3ray.errors import InputError
 
-LevelOption = Annotated[int | None, typer.Option(help="epic-100: level of supervision, 0 to 5; else 2, 3 and 4.")]
+LevelOption = Annotated[
+    int | None, typer.Option(help="epic-kitchens-100: level of supervision, 0 to 5; else 2, 3 and 4.")
+]
 
 
 @run_command
@@ -19,9 +21,7 @@ def submit(
         list[str],
         typer.Argument(help="Folder that `w3ray evaluate` ended with; several: one archive.", metavar="EVALUATION..."),
     ],
-    format: Annotated[
-        str, typer.Option(help="epic-55, epic-100, something-something (v2), something-something-v1 or jester.")
-    ],
+    format: Annotated[str, typer.Option(help="epic-kitchens-55 or -100, something-something-v1 or -v2, or jester.")],
     out: Annotated[str, typer.Option("--out", "-o", help="File to write; epic-...: a name with .zip is an archive.")],
     sls_pt: LevelOption = None,
     sls_tl: LevelOption = None,
@@ -34,7 +34,7 @@ def submit(
 
     named = {"pretraining": sls_pt, "training_labels": sls_tl, "training_data": sls_td}
     levels = {name: level for name, level in named.items() if level is not None}
-    if levels and format != "epic-100":
+    if levels and format != "epic-kitchens-100":
         raise InputError(f"--sls-pt, --sls-tl and --sls-td have no effect with --format {format}")
     try:
         supervision = Supervision(**levels) if levels else None

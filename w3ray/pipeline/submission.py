@@ -15,15 +15,15 @@ from w3ray.evaluation.submission import Supervision, epic_submission, something_
 from w3ray.heads import Heads
 from w3ray.pipeline.clip_scores import ClipScores, read_scores
 
-FORMATS = ("epic-55", "epic-100", "something-something", "something-something-v1", "jester")
+FORMATS = ("epic-kitchens-55", "epic-kitchens-100", "something-something-v2", "something-something-v1", "jester")
 """`something-something` is version 2."""
 _NAMES_SHOWN = 5
 # What the servers look for in the archive: of EPIC-KITCHENS-55 a file for each test split.
 _MEMBERS = {"test-s1": "seen.json", "test-s2": "unseen.json"}
 _NUM_CLIPS = {
-    "epic-55": {"test-s1": 8_047, "test-s2": 2_929},
-    "epic-100": {"test": 13_092},
-    "something-something": {"test": 27_157},
+    "epic-kitchens-55": {"test-s1": 8_047, "test-s2": 2_929},
+    "epic-kitchens-100": {"test": 13_092},
+    "something-something-v2": {"test": 27_157},
     "something-something-v1": {"test": 10_960},
     "jester": {"test": 14_743},
 }
@@ -53,8 +53,9 @@ def write_submission(
     Args:
         directories: folders that `w3ray evaluate` ended with, one a file; several only into an archive.
         format: one of `FORMATS`.
-        out: a name with `.zip` makes the archive that is uploaded: for epic-55 of `seen.json` and `unseen.json` (the
-            splits test-s1 and test-s2), for epic-100 of `test.json`. Any other name is the file itself.
+        out: a name with `.zip` makes the archive that is uploaded: for epic-kitchens-55 of `seen.json` and
+            `unseen.json` (the splits test-s1 and test-s2), for epic-kitchens-100 of `test.json`. Any other name is the
+            file itself.
 
     Raises:
         InputError: no finished evaluation, of another data set, a clip without scores, or `out` can not be written.
@@ -84,7 +85,7 @@ def write_submission(
 
 
 def _member(format: str, document: Mapping[str, Any], directory: str) -> str:
-    if format == "epic-100":
+    if format == "epic-kitchens-100":
         return "test.json"
     split = document.get("split")
     if split not in _MEMBERS:
@@ -111,9 +112,9 @@ def _content(
             tuple(document["classes"]), tuple((str(name), int(size)) for name, size in document.get("heads") or ())
         )
         if format.startswith("epic-"):
-            version: Literal["55", "100"] = "55" if format == "epic-55" else "100"
+            version: Literal["55", "100"] = "55" if format == "epic-kitchens-55" else "100"
             return json.dumps(epic_submission(scores.clip_ids, scores_NS, heads, version, supervision))
-        form: Literal["numbers", "name"] = "numbers" if format == "something-something" else "name"
+        form: Literal["numbers", "name"] = "numbers" if format == "something-something-v2" else "name"
         if heads.several:
             raise ValueError(f"{format} has one head, not {dict(heads.sizes)}")
         return something_submission(scores.clip_ids, scores_NS, heads.classes, form)
