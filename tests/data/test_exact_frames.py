@@ -1,0 +1,224 @@
+"""The contract of all decoders: the frame that was asked for, in every codec, container and structure.
+
+For each clip a plain decode of the whole file (see `numbered.truth`) says which frames there are. The default decoder
+must give each of them by its index; any other must do the same or refuse the file with a reason. Wrong is never allowed.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from zlib import crc32
+
+import av
+import numbered
+import numpy as np
+import pytest
+from numbered import CODECS, CONTAINERS, Truth, truth
+
+from w3ray.data.decoders import DECODERS, DecodeError
+
+EXACT = "pyav"
+"""The decoder that may refuse none of these files."""
+MAX_PICTURE_DIFFERENCE = 6.0
+"""Mean difference of gray levels to the picture of a whole decode. Two neighbours differ by 20 or more."""
+
+MAX_ALONE = 70
+"""Every index is asked for alone, but of the few clips of 300 frames, in which a GOP is long, only some."""
+
+# What no encoder here writes, by container. `test_what_cannot_be_written` holds this table against the muxers.
+REFUSED_BY_THE_MUXER = {
+    "mp4": (
+        "vp8 vp8_altref wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p prores dnxhr huffyuv ffvhuff "
+        "utvideo dv_pal dv_ntsc gif cinepak svq1 qtrle raw"
+    ),
+    "mov": (
+        "vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 flv1 h261 h263p ffv1 ffv1_inter huffyuv ffvhuff utvideo"
+    ),
+    "mkv": (
+        "wmv1 wmv2 msmpeg4v2 flv1 h261 h263 h263p dnxhr huffyuv ffvhuff utvideo dv_pal dv_ntsc gif cinepak "
+        "svq1 png qtrle"
+    ),
+    "avi": "hevc_default hevc_open hevc_closed hevc_10 prores dnxhr gif qtrle",
+    "webm": (
+        "mpeg1 mpeg1_b mpeg2 mpeg2_b mpeg2_closed mpeg2_422 mpeg2_interlaced mpeg4 mpeg4_b h264_default "
+        "h264_closed h264_open h264_refresh h264_no_b h264_intra h264_422_10 h264_interlaced hevc_default "
+        "hevc_open hevc_closed hevc_10 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p mjpeg prores dnxhr "
+        "ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 png qtrle raw"
+    ),
+    "flv": (
+        "mpeg1 mpeg1_b mpeg2 mpeg2_b mpeg2_closed mpeg2_422 mpeg2_interlaced mpeg4 mpeg4_b vp8 vp8_altref "
+        "wmv1 wmv2 msmpeg4v2 msmpeg4v3 h261 h263 h263p mjpeg prores dnxhr ffv1 ffv1_inter huffyuv ffvhuff "
+        "utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 png qtrle raw"
+    ),
+    "3gp": (
+        "mpeg1 mpeg1_b mpeg2 mpeg2_b mpeg2_closed mpeg2_422 mpeg2_interlaced hevc_default hevc_open "
+        "hevc_closed hevc_10 vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263p "
+        "mjpeg prores dnxhr ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 "
+        "png qtrle raw"
+    ),
+    "mxf": (
+        "mpeg1 mpeg1_b mpeg4 mpeg4_b h264_default hevc_default hevc_open hevc_closed hevc_10 vp8 vp8_altref "
+        "vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p mjpeg huffyuv ffvhuff utvideo "
+        "gif cinepak svq1 png qtrle raw"
+    ),
+    "gif": (
+        "mpeg1 mpeg1_b mpeg2 mpeg2_b mpeg2_closed mpeg2_422 mpeg2_interlaced mpeg4 mpeg4_b h264_default "
+        "h264_closed h264_open h264_refresh h264_no_b h264_intra h264_422_10 h264_interlaced hevc_default "
+        "hevc_open hevc_closed hevc_10 vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 "
+        "h261 h263 h263p mjpeg prores dnxhr ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc jpeg2000 "
+        "cinepak svq1 png qtrle raw"
+    ),
+    "wmv": "hevc_default hevc_open hevc_closed hevc_10 prores dnxhr gif qtrle",
+    "ogv": (
+        "mpeg1 mpeg1_b mpeg2 mpeg2_b mpeg2_closed mpeg2_422 mpeg2_interlaced mpeg4 mpeg4_b h264_default "
+        "h264_closed h264_open h264_refresh h264_no_b h264_intra h264_422_10 h264_interlaced hevc_default "
+        "hevc_open hevc_closed hevc_10 vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p "
+        "mjpeg prores dnxhr ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 "
+        "png qtrle raw"
+    ),
+}
+READ_AS_NO_VIDEO = {
+    "mov": "raw",
+    "ts": (
+        "vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p mjpeg prores "
+        "dnxhr ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 png qtrle raw"
+    ),
+    "mpg": (
+        "vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p mjpeg prores "
+        "dnxhr ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 png qtrle raw"
+    ),
+    "vob": (
+        "vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p mjpeg prores "
+        "dnxhr ffv1 ffv1_inter huffyuv ffvhuff utvideo dv_pal dv_ntsc gif jpeg2000 cinepak svq1 png qtrle raw"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    path: Path
+    truth: Truth
+    rate: Fraction = Fraction(numbered.RATE)
+
+
+def fate(codec: str, container: str, path: Path) -> str:
+    """Whether the encoder's clip can be written in that container and read back."""
+    try:
+        numbered.write(path, CODECS[codec])
+    except (ValueError, av.FFmpegError):
+        return "refused"
+    try:
+        truth(path)
+    except (AssertionError, AttributeError, av.FFmpegError):  # a stream of data, a video of unknown size ...
+        return "no video"
+    return "read"
+
+
+def test_what_cannot_be_written(tmp_path):
+    """The two tables above are true: a muxer that has learned a codec adds a cell to the contract."""
+    for container in CONTAINERS:
+        left_out = {codec: "refused" for codec in REFUSED_BY_THE_MUXER[container].split()}
+        left_out |= {codec: "no video" for codec in READ_AS_NO_VIDEO.get(container, "").split()}
+        found = {codec: fate(codec, container, tmp_path / f"a.{container}") for codec in left_out}
+        assert found == left_out, container
+
+
+def _cells() -> list[str]:
+    return [
+        f"{codec}.{container}"
+        for codec in CODECS
+        for container in CONTAINERS
+        if codec not in REFUSED_BY_THE_MUXER.get(container, "").split()
+        and codec not in READ_AS_NO_VIDEO.get(container, "").split()
+    ]
+
+
+_made: dict[str, Clip] = {}
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """Makes each clip once, whichever decoders ask for it."""
+    folder = tmp_path_factory.mktemp("numbered")
+
+    def make(cell: str) -> Clip:
+        if cell not in _made:
+            codec = CODECS[cell.split(".")[0]]
+            path = numbered.write(folder / cell, codec)
+            _made[cell] = Clip(path, truth(path, codec.rate), codec.rate)
+        return _made[cell]
+
+    return make
+
+
+@pytest.mark.parametrize("decoder", list(DECODERS))
+@pytest.mark.parametrize("cell", _cells())
+def test_codecs_and_containers(clips, cell, decoder):
+    clip = clips(cell)
+    assert clip.truth.numbers == list(range(CODECS[cell.split(".")[0]].frames))
+    check(clip, decoder)
+
+
+def check(clip: Clip, decoder: str) -> None:
+    """The contract for one clip and one decoder."""
+    try:
+        with DECODERS[decoder](str(clip.path)) as video:
+            check_video(video, clip)
+        check_alone(clip, decoder)
+    except DecodeError as error:
+        assert decoder != EXACT, f"a healthy file is refused: {error}"
+        assert error.reason
+        assert "\n" not in error.reason
+
+
+def check_video(video, clip: Clip) -> None:
+    truth, count = clip.truth, len(clip.truth.numbers)
+    random = np.random.default_rng(crc32(clip.path.name.encode()))
+    assert video.info.num_frames == count
+    check_times(video, clip, random)
+    for index in random.permutation(count)[:MAX_ALONE]:
+        check_pictures(video, truth, [int(index)])
+    check_pictures(video, truth, np.arange(count))
+    check_pictures(video, truth, random.permutation(count))
+    check_pictures(video, truth, random.integers(0, count, 9))  # sparse, and some of them twice
+
+
+def check_alone(clip: Clip, decoder: str) -> None:
+    """Frames that are the first thing asked of a video just opened."""
+    random = np.random.default_rng(crc32(clip.path.name.encode()))
+    for index in {len(clip.truth.numbers) - 1, *random.integers(0, len(clip.truth.numbers), 3).tolist()}:
+        with DECODERS[decoder](str(clip.path)) as video:
+            check_pictures(video, clip.truth, [index])
+
+
+def check_pictures(video, truth: Truth, indices) -> None:
+    frames = video.frames(indices)
+    assert frames.dtype == np.uint8
+    assert frames.shape == (len(indices), *truth.size, 3)
+    assert numbered.numbers(frames) == [truth.numbers[index] for index in indices]
+    for index, frame in zip(indices, frames, strict=True):
+        difference = numbered.thumbnail(frame).astype(int) - truth.thumbnails[index]
+        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged"
+
+
+def check_times(video, clip: Clip, random: np.random.Generator) -> None:
+    truth, count = clip.truth, len(clip.truth.numbers)
+    times_s = video.times_s(np.arange(count))
+    assert times_s[0] == 0
+    assert (np.diff(times_s) > 0).all()
+    if truth.counted:
+        np.testing.assert_allclose(times_s, truth.times_s, atol=1.01 / float(clip.rate), rtol=0.02)
+    else:
+        np.testing.assert_allclose(times_s, truth.times_s, atol=1e-3)
+        times_s = truth.times_s
+    assert video.frame_span(None, None) == (0, count)
+    for _ in range(8):
+        first, last = sorted(random.integers(0, count, 2).tolist())
+        if first < last:
+            assert video.frame_span(times_s[first], times_s[last]) == (first, last)
+        # Between two frames, so that no rounding of ticks matters.
+        start_s, end_s = (times_s[first] + times_s[max(0, first - 1)]) / 2, (times_s[last] + times_s[last - 1]) / 2
+        if 0 < first < last:
+            assert video.frame_span(start_s, end_s) == (first, last)
+            assert video.frame_span(start_s, None) == (first, count)
+            assert video.frame_span(None, end_s) == (0, last)

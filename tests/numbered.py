@@ -1,0 +1,260 @@
+"""Numbered clips: small videos whose every frame carries its own number, in every codec, container and structure.
+
+Frame i shows the ten bits of i as ten blocks of equal width in the top third, lowest bit left: bright is 1, dark is 0.
+The middle third holds the complement, so a damaged frame is noticed. Below, a square moves and noise stands still.
+All files are written by PyAV's own encoders and, where no muxer writes what is found in the wild, by changing bytes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+BITS = 10
+BRIGHT, DARK = 230, 20
+MIN_CONTRAST = 60
+RATE = 30
+NUM_FRAMES = 32
+GOP = 10
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def picture(number: int, height: int = 96, width: int = 160) -> np.ndarray:
+    """The frame that shows a number, RGB."""
+    image = _ground(height, width).copy()
+    third = height // 3
+    edges = [round(bit * width / BITS) for bit in range(BITS + 1)]
+    for bit in range(BITS):
+        is_set = number >> bit & 1
+        image[:third, edges[bit] : edges[bit + 1]] = BRIGHT if is_set else DARK
+        image[third : 2 * third, edges[bit] : edges[bit + 1]] = DARK if is_set else BRIGHT
+    side = third // 2
+    left, top = number * 3 % (width - side), 2 * third + number % max(1, height - 2 * third - side)
+    image[top : top + side, left : left + side] = (200, 60, 60)
+    return image
+
+
+@lru_cache(maxsize=8)
+def _ground(height: int, width: int) -> np.ndarray:
+    noise = np.random.default_rng(7).integers(80, 176, (height, width, 1), dtype=np.uint8)
+    return np.repeat(noise, 3, axis=2)
+
+
+def numbers(frames_THWC: np.ndarray | Sequence[np.ndarray]) -> list[int | None]:
+    """Which number each frame shows; None where a block and its complement do not differ clearly."""
+    return [_number(frame) for frame in frames_THWC]
+
+
+def _number(frame_HWC: np.ndarray) -> int | None:
+    height, width = frame_HWC.shape[:2]
+    third, block = height // 3, width / BITS
+    found = 0
+    for bit in range(BITS):
+        # The middle half of each block: its borders are blurred by compression.
+        columns = slice(round((bit + 0.25) * block), max(round((bit + 0.25) * block) + 1, round((bit + 0.75) * block)))
+        upper = float(frame_HWC[third // 4 : max(third // 4 + 1, 3 * third // 4), columns].mean())
+        lower = float(frame_HWC[third + third // 4 : third + max(third // 4 + 1, 3 * third // 4), columns].mean())
+        if abs(upper - lower) < MIN_CONTRAST:
+            return None
+        found |= (upper > lower) << bit
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ codecs, containers
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An encoder with its settings. `gop` None leaves the encoder's default, which is longer than most clips here."""
+
+    encoder: str
+    options: dict[str, str] = field(default_factory=dict)
+    pix_fmt: str = "yuv420p"
+    height: int = 96
+    width: int = 160
+    rate: Fraction = Fraction(RATE)
+    gop: int | None = GOP
+    bit_rate: int = 0
+    tag: str | None = None
+    frames: int = NUM_FRAMES
+
+
+def _x264(params: str = "", **options: str) -> dict[str, str]:
+    return {"preset": "fast", "threads": "1"} | ({"x264-params": params} if params else {}) | options
+
+
+def _x265(params: str = "") -> dict[str, str]:
+    return {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:frame-threads=1:" + params}
+
+
+_CIF = {"height": 144, "width": 176}
+CODECS: dict[str, Codec] = {
+    "mpeg1": Codec("mpeg1video", bit_rate=600_000),
+    "mpeg1_b": Codec("mpeg1video", {"bf": "2"}, bit_rate=600_000),
+    "mpeg2": Codec("mpeg2video", bit_rate=600_000),
+    "mpeg2_b": Codec("mpeg2video", {"bf": "2"}, bit_rate=600_000),
+    "mpeg2_closed": Codec("mpeg2video", {"bf": "2", "flags": "+cgop", "sc_threshold": "1000000000"}, bit_rate=600_000),
+    "mpeg2_422": Codec("mpeg2video", {"bf": "2"}, "yuv422p", bit_rate=900_000),
+    "mpeg2_interlaced": Codec("mpeg2video", {"bf": "2", "flags": "+ildct+ilme"}, bit_rate=900_000),
+    "mpeg4": Codec("mpeg4", bit_rate=600_000),
+    "mpeg4_b": Codec("mpeg4", {"bf": "2"}, bit_rate=600_000),
+    "h264_default": Codec("libx264", {"threads": "1"}, gop=None, frames=300),
+    "h264_closed": Codec("libx264", _x264(bf="3")),
+    "h264_open": Codec("libx264", _x264("open-gop=1:scenecut=0", bf="3")),
+    "h264_refresh": Codec("libx264", _x264(bf="0", **{"intra-refresh": "1"})),
+    "h264_no_b": Codec("libx264", _x264(bf="0")),
+    "h264_intra": Codec("libx264", _x264(), gop=1),
+    "h264_422_10": Codec("libx264", _x264(bf="3"), "yuv422p10le"),
+    "h264_interlaced": Codec("libx264", _x264("interlaced=1", bf="3")),
+    "hevc_default": Codec("libx265", _x265(), gop=None, frames=300),
+    "hevc_open": Codec("libx265", _x265("bframes=4:open-gop=1:scenecut=0")),
+    "hevc_closed": Codec("libx265", _x265("bframes=4:open-gop=0")),
+    "hevc_10": Codec("libx265", _x265("bframes=4:open-gop=1:scenecut=0"), "yuv420p10le"),
+    "vp8": Codec("libvpx", {"deadline": "realtime", "cpu-used": "4"}, bit_rate=600_000),
+    "vp8_altref": Codec(
+        "libvpx",
+        {"auto-alt-ref": "1", "lag-in-frames": "16", "arnr-maxframes": "7", "arnr-strength": "5", "cpu-used": "2"},
+        gop=20,
+        bit_rate=600_000,
+        frames=42,
+    ),
+    "vp9": Codec("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, bit_rate=600_000),
+    "vp9_altref": Codec(
+        "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "5"}, gop=20, bit_rate=600_000, frames=42
+    ),
+    "av1": Codec("libsvtav1", {"preset": "12", "crf": "20"}),
+    "wmv1": Codec("wmv1", bit_rate=600_000),
+    "wmv2": Codec("wmv2", bit_rate=600_000),
+    "msmpeg4v2": Codec("msmpeg4v2", bit_rate=600_000),
+    "msmpeg4v3": Codec("msmpeg4", bit_rate=600_000),
+    "flv1": Codec("flv", bit_rate=600_000),
+    "h261": Codec("h261", bit_rate=600_000, rate=Fraction(30000, 1001), **_CIF),
+    "h263": Codec("h263", bit_rate=600_000, rate=Fraction(30000, 1001), **_CIF),
+    "h263p": Codec("h263p", bit_rate=600_000),
+    "mjpeg": Codec("mjpeg", {"q": "4"}, "yuvj420p"),
+    "prores": Codec("prores_ks", pix_fmt="yuv422p10le"),
+    "dnxhr": Codec("dnxhd", {"profile": "dnxhr_lb"}, "yuv422p", height=128, width=256),
+    "ffv1": Codec("ffv1"),
+    "ffv1_inter": Codec("ffv1", {"level": "1", "context": "1"}),
+    "huffyuv": Codec("huffyuv", pix_fmt="yuv422p"),
+    "ffvhuff": Codec("ffvhuff"),
+    "utvideo": Codec("utvideo"),
+    "dv_pal": Codec("dvvideo", height=576, width=720, rate=Fraction(25), frames=14),
+    "dv_ntsc": Codec("dvvideo", pix_fmt="yuv411p", height=480, width=720, rate=Fraction(30000, 1001), frames=14),
+    "gif": Codec("gif", pix_fmt="rgb8", rate=Fraction(25)),
+    "jpeg2000": Codec("jpeg2000", pix_fmt="yuv420p", frames=14),
+    "cinepak": Codec("cinepak", pix_fmt="rgb24", frames=26),
+    "svq1": Codec("svq1", pix_fmt="yuv410p"),
+    "png": Codec("png", pix_fmt="rgb24", frames=14),
+    "qtrle": Codec("qtrle", pix_fmt="rgb24"),
+    "raw": Codec("rawvideo", frames=14),
+}
+CONTAINERS: dict[str, str] = {
+    "mp4": "mp4",
+    "mov": "mov",
+    "mkv": "matroska",
+    "avi": "avi",
+    "ts": "mpegts",
+    "mpg": "mpeg",
+    "vob": "vob",
+    "webm": "webm",
+    "flv": "flv",
+    "3gp": "3gp",
+    "mxf": "mxf",
+    "gif": "gif",
+    "wmv": "asf",
+    "ogv": "ogg",
+}
+
+
+def write(
+    path: Path,
+    codec: Codec,
+    *,
+    shown: Iterable[int] | None = None,
+    muxer: str | None = None,
+    mux_options: dict[str, str] | None = None,
+    ticks: Callable[[int], int] | None = None,
+) -> Path:
+    """A video of the numbers `shown` (all of the codec's clip if None), frame n at `ticks(n)` frame times.
+
+    Raises:
+        av.FFmpegError, ValueError: the encoder or the muxer refuses it.
+    """
+    options = mux_options or {}
+    with av.open(str(path), "w", format=muxer or CONTAINERS[path.suffix[1:]], options=options) as container:
+        stream = container.add_stream(codec.encoder, rate=codec.rate, options=codec.options)
+        settings(stream, codec)
+        for place, number in enumerate(range(codec.frames) if shown is None else shown):
+            frame = av.VideoFrame.from_ndarray(picture(number, codec.height, codec.width), format="rgb24")
+            frame = frame.reformat(format=codec.pix_fmt)
+            frame.pts = ticks(place) if ticks else place
+            frame.time_base = 1 / codec.rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def settings(stream: Any, codec: Codec) -> None:
+    """Set up an encoding stream."""
+    stream.width, stream.height, stream.pix_fmt = codec.width, codec.height, codec.pix_fmt
+    if codec.gop is not None:
+        stream.codec_context.gop_size = codec.gop
+    if codec.bit_rate:
+        stream.codec_context.bit_rate = codec.bit_rate
+    stream.codec_context.time_base = 1 / codec.rate
+
+
+# ------------------------------------------------------------------------------------------------------------- truth
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a plain decode of all packets from the start shows, and when, in seconds from the first frame shown.
+
+    The times are the frames' own stamps where every frame has one and they rise. Where they do not (AVI stores no
+    presentation times; a program stream stamps only some pictures) no reader can know better than the rate: they are
+    `counted`.
+    """
+
+    numbers: list[int]
+    times_s: np.ndarray
+    counted: bool
+    thumbnails: np.ndarray
+    """Every fourth pixel of the pictures as coded, before any turn: uint8 [T, h, w, 3]."""
+    size: tuple[int, int]
+    """Height and width as coded, pixels."""
+
+
+def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
+    """Decode a whole file by PyAV, independent of w3ray's readers."""
+    shown: list[int | None] = []
+    stamps: list[int | None] = []
+    thumbnails, sizes = [], set()
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        for frame in container.decode(stream):
+            image = frame.to_ndarray(format="rgb24")
+            shown += numbers([image])
+            thumbnails.append(thumbnail(image))
+            sizes.add(image.shape[:2])
+            stamps.append(frame.pts)
+        base = stream.time_base
+    assert None not in shown, f"{path.name}: a whole decode shows frames without a number: {shown}"
+    assert len(sizes) == 1, f"{path.name}: a whole decode shows frames of sizes {sizes}"
+    known = [stamp for stamp in stamps if stamp is not None]
+    counted = len(known) < len(stamps) or any(two <= one for one, two in pairwise(known))
+    times_s = np.arange(len(shown)) / float(rate) if counted else (np.array(known) - known[0]) * float(base)
+    return Truth(shown, times_s, counted, np.stack(thumbnails), sizes.pop())
+
+
+def thumbnail(frame_HWC: np.ndarray) -> np.ndarray:
+    return frame_HWC[2::4, 2::4].copy()
