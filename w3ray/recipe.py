@@ -160,7 +160,7 @@ class Data(Section):
         default=False, description="training: mirror half of the clips; the manifest must have a flip map"
     )
     decoder: Annotated[str, _known("decoder", _decoders)] = Field(
-        default="decord", description="library that reads video files"
+        default="pyav", description="library that reads video files; only pyav reads them all, frame by frame as shown"
     )
     train_split: str = Field(default="train", description="split to train on")
     val_split: str = Field(default="val", description="split that chooses the best checkpoint")

@@ -117,8 +117,8 @@ def fate(codec: str, container: str, path: Path) -> str:
 def test_what_cannot_be_written(tmp_path):
     """The two tables above are true: a muxer that has learned a codec adds a cell to the contract."""
     for container in CONTAINERS:
-        left_out = {codec: "refused" for codec in REFUSED_BY_THE_MUXER[container].split()}
-        left_out |= {codec: "no video" for codec in READ_AS_NO_VIDEO.get(container, "").split()}
+        left_out = dict.fromkeys(REFUSED_BY_THE_MUXER[container].split(), "refused")
+        left_out |= dict.fromkeys(READ_AS_NO_VIDEO.get(container, "").split(), "no video")
         found = {codec: fate(codec, container, tmp_path / f"a.{container}") for codec in left_out}
         assert found == left_out, container
 

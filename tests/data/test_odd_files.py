@@ -1,4 +1,4 @@
-"""Odd real files are read right or refused with their reason, by both decoders, as `odd_files.py` has it."""
+"""Odd real files are read right or refused with their reason, by every decoder, as `odd_files.py` has it."""
 
 import os
 import struct
@@ -9,16 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from decoders_here import each_decoder
 from odd_files import FILES, NO_DURATION, SMALL, decode_all
 from videos import HEIGHT, WIDTH, frame_numbers, numbered_image
 
 from w3ray.data.audit import check_clips
 from w3ray.data.clip import ClipSpec, load_clip
-from w3ray.data.decoders import DECODERS, DecodeError, open_video
+from w3ray.data.decoders import DecodeError, open_video
 from w3ray.data.manifest import build_manifest
 
 pytestmark = pytest.mark.real_data
-both = pytest.mark.parametrize("decoder", list(DECODERS))
 TEN_BIT_LEVELS = 4.0  # mean difference of 8-bit levels: the two libraries' FFmpeg round 10 bits differently
 
 each_file = pytest.mark.parametrize("name", FILES)
@@ -36,7 +36,7 @@ def test_every_file_is_in_the_table(real_data):
 
 
 def test_where_the_decoders_differ():
-    differ = {name: odd.decord for name, odd in FILES.items() if (odd.decord is None) != (odd.pyav is None)}
+    differ = {name: odd.decord for name, odd in FILES.items() if odd.decord and not odd.pyav}
     assert differ == {
         "-leading-dash.mp4": SMALL,
         "av1.mkv": "decord does not know its codec: av1 (try the decoder pyav)",
@@ -46,7 +46,7 @@ def test_where_the_decoders_differ():
 
 
 @each_file
-@both
+@each_decoder
 def test_clip(odd, name, decoder):
     """What training and evaluation get: a whole clip with something in it, or one line that says why not."""
     expected = FILES[name]
@@ -70,7 +70,7 @@ def test_clip(odd, name, decoder):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-@both
+@each_decoder
 def test_data_check(real_data, decoder):
     paths = [str(real_data / "odd" / name) for name in FILES]
     columns = {"clip_id": list(FILES), "uri": paths, "label": [0] * len(paths), "split": ["train"] * len(paths)}
@@ -84,7 +84,7 @@ def test_data_check(real_data, decoder):
 
 
 @pytest.mark.parametrize("name", READ)
-@both
+@each_decoder
 def test_frames_are_those_of_plain_decoding(odd, name, decoder):
     """Frame i, by seeking, is the i-th in display order of a loop that decodes everything."""
     if FILES[name].refusal(decoder) is not None:
@@ -94,10 +94,10 @@ def test_frames_are_those_of_plain_decoding(odd, name, decoder):
         frames = video.frames(wanted).astype(np.int16)
     plain = [image for place, (_, image) in enumerate(decode_all(name)) if place in wanted]
     difference = np.abs(frames[[1, 2, 0]] - np.stack(plain)).mean()
-    assert difference <= (TEN_BIT_LEVELS if "10bit" in name and decoder == "decord" else 0)
+    assert difference <= (TEN_BIT_LEVELS if "10bit" in name and decoder != "pyav" else 0)
 
 
-@both
+@each_decoder
 def test_rotation_is_applied(odd, decoder):
     """Four shots of one keyboard, held four ways: each is shown upright, as its tag says, and in no other way."""
     for tag, quarter_turns in {0: 0, 90: 3, 180: 2, 270: 1}.items():
@@ -109,7 +109,7 @@ def test_rotation_is_applied(odd, decoder):
         assert same == [quarter_turns], name
 
 
-@both
+@each_decoder
 def test_one_recording_under_four_rotation_tags(odd, tmp_path, decoder):
     """The same pixels with another tag are the same picture, turned."""
     content = bytearray(Path("rotation_0.mov").read_bytes())
@@ -128,7 +128,7 @@ def test_one_recording_under_four_rotation_tags(odd, tmp_path, decoder):
 
 
 @pytest.mark.parametrize("name", ["vfr_fire.mp4", "vfr_pancake.mkv", "no_duration.webm", "unordered_pts.mov"])
-@both
+@each_decoder
 def test_a_part_is_cut_by_time_stamps(odd, name, decoder):
     if FILES[name].refusal(decoder) is not None:
         return
@@ -144,7 +144,7 @@ def test_a_part_is_cut_by_time_stamps(odd, name, decoder):
         assert [first for first, _ in spans] != [round(start_s * fps) for start_s, _ in parts_s]
 
 
-@both
+@each_decoder
 def test_times_that_are_uneven_by_design(tmp_path, decoder):
     """Each frame's number is in its pixels: what lies between two times is what was shown between them."""
     times_ms = np.cumsum([0, 10, 10, 10, 400, 20, 20, 300, 5, 5, 5, 200, 40, 40, 40, 40])
@@ -163,16 +163,16 @@ def test_times_that_are_uneven_by_design(tmp_path, decoder):
             assert frame_numbers(video.frames(range(*video.frame_span(start_s, end_s)))) == expected
 
 
-@both
+@each_decoder
 def test_of_two_video_streams_the_larger_is_read(odd, decoder):
-    """Both decoders take the stream that FFmpeg calls best; the file's first one has 320x180 pixels."""
+    """All decoders take the stream that FFmpeg calls best; the file's first one has 320x180 pixels."""
     with av.open("two_video_streams.mp4") as container:
         assert [(stream.height, stream.width) for stream in container.streams.video] == [(180, 320), (270, 480)]
     with open_video("two_video_streams.mp4", decoder) as video:
         assert video.frames([0]).shape == (1, 270, 480, 3)
 
 
-@both
+@each_decoder
 def test_full_range_is_not_stretched(odd, decoder):
     """Its luma uses all of 0..255 and its colours are BT.709's; as usual video (16..235) they would come out too bright
     and too dark by up to 16 levels."""

@@ -71,7 +71,7 @@ def test_another_video_under_the_same_path_is_another_clip(folder, tmp_path):
 
 
 def test_another_kind_of_clip_has_another_key(folder, tmp_path):
-    smaller = ClipFolder(tmp_path / "one", 1 << 20, replace(SPEC, decoder="pyav"))
+    smaller = ClipFolder(tmp_path / "one", 1 << 20, replace(SPEC, decoder="decord"))
     assert smaller.key(ROW, 7, {}, None) != folder.key(ROW, 7, {}, None)
 
 

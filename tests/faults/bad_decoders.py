@@ -11,9 +11,9 @@ import psutil
 
 
 def install() -> None:
-    from w3ray.data.decoders import DECODERS
+    from w3ray.data.decoders import DECODERS, DEFAULT_DECODER
 
-    good = DECODERS["decord"]
+    good = DECODERS[DEFAULT_DECODER]
 
     def bad(uri: str):
         name = os.path.basename(uri)
@@ -35,7 +35,7 @@ def install() -> None:
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         return good(uri)
 
-    DECODERS["decord"] = bad
+    DECODERS[DEFAULT_DECODER] = bad
 
 
 def _take_memory(num_bytes: int) -> None:

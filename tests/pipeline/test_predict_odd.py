@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from decoders_here import each_decoder
 from odd_files import FILES, decode_all
 from videos import write_video
 
@@ -22,7 +23,6 @@ from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.pipeline.predict import Prediction, predict
 
 pytestmark = pytest.mark.real_data
-both = pytest.mark.parametrize("decoder", list(DECODERS))
 CLASSES = ("opens", "closes", "turns", "rests")
 SAME = 1e-5
 
@@ -67,7 +67,7 @@ def check(found: Sequence[Prediction], decoder: str, names: Sequence[str]) -> No
             assert "\n" not in one.reason
 
 
-@both
+@each_decoder
 def test_each_file_has_scores_or_a_reason(real_data, models, decoder):
     folder = real_data / "odd"
     check(list(predict(models[decoder], [str(folder / name) for name in FILES])), decoder, list(FILES))
@@ -144,7 +144,7 @@ ROTATED = ["rotation_90.mov", "rotation_180.mov", "rotation_270.mov"]
 
 
 @pytest.mark.parametrize("name", ["rotation_0.mov", *ROTATED, "unordered_pts.mov", "reordered"])
-@both
+@each_decoder
 def test_scores_are_those_of_the_frames_as_shown(real_data, models, reordered, tmp_path, name, decoder):
     """Upright and in the order of their time stamps, whatever the file needs for it."""
     video = reordered if name == "reordered" else str(real_data / "odd" / name)
@@ -165,7 +165,7 @@ def test_other_frames_have_other_scores(real_data, models, reordered, tmp_path, 
     assert scores(models["pyav"], video) != pytest.approx(scores(models["pyav"], wrong), abs=10 * SAME)
 
 
-@both
+@each_decoder
 def test_a_part_is_that_of_its_time_stamps(real_data, models, tmp_path, decoder):
     """Of a video of variable rate, from a manifest with a start and an end."""
     video = str(real_data / "odd" / "vfr_fire.mp4")

@@ -260,7 +260,7 @@ for _name, _importer in IMPORTERS.items():
 def check(
     manifest: Annotated[str, typer.Argument(help="Manifest to check.")],
     ledger: Annotated[str | None, typer.Option(help="Parquet file for the result of every clip.")] = None,
-    decoder: Annotated[str, typer.Option(help="decord or pyav.")] = "decord",
+    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
     frames: Annotated[int, typer.Option(min=1, help="Frames sampled of each clip.")] = 8,
     roots: Annotated[
         list[str] | None,

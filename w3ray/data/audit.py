@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from w3ray._redact import redact
 from w3ray.data.clip_sampling import segment_indices
-from w3ray.data.decoders import DECODERS, DecodeError, Video, open_video
+from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, DecodeError, Video, open_video
 from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES
 from w3ray.data.decoders.frames import FrameFolder
 from w3ray.data.manifest import FOLDER_FPS, Manifest
@@ -98,7 +98,7 @@ def _check_end(video: Video, uri: str, end_s: float | None) -> None:
 
 def check_clips(
     manifest: Manifest,
-    decoder: str = "decord",
+    decoder: str = DEFAULT_DECODER,
     *,
     num_frames: int = 8,
     progress: Callable[[int, int], None] | None = None,

@@ -18,7 +18,7 @@ from w3ray.data.augmentation import (
     random_crop_box,
 )
 from w3ray.data.clip_sampling import SAMPLERS
-from w3ray.data.decoders import DECODERS, open_video
+from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, open_video
 from w3ray.errors import InputError
 
 
@@ -43,7 +43,7 @@ class ClipSpec:
     """Training: sides of the random box as shares of the short side."""
     flip: bool = False
     """Training: mirror half of the clips; needs the data set's flip map, for direction classes change their label."""
-    decoder: str = "decord"
+    decoder: str = DEFAULT_DECODER
     """A name of `w3ray.data.decoders.DECODERS`."""
 
     def __post_init__(self) -> None:

@@ -9,20 +9,25 @@ from w3ray.data.decoders._common import DecodeError, Video, VideoInfo
 from w3ray.data.decoders.decord import DecordVideo
 from w3ray.data.decoders.frames import FrameFolder, is_frame_folder
 from w3ray.data.decoders.pyav import PyavVideo
+from w3ray.data.decoders.torchcodec import TorchcodecVideo
 from w3ray.data.roots import outside
 from w3ray.errors import InputError
 
-__all__ = ["DECODERS", "DecodeError", "Video", "VideoInfo", "open_video"]
+__all__ = ["DECODERS", "DEFAULT_DECODER", "DecodeError", "Video", "VideoInfo", "open_video"]
 
 MIN_FRAMES = 2
 
+DEFAULT_DECODER = "pyav"
+"""The one that is exact on every file that FFmpeg plays; the others refuse those on which they are not proven right."""
+
 DECODERS: dict[str, Callable[[str], Video]] = {
-    "decord": DecordVideo,
     "pyav": PyavVideo,
+    "decord": DecordVideo,
+    "torchcodec": TorchcodecVideo,
 }
 
 
-def open_video(uri: str, decoder: str = "decord", roots: Sequence[str] | None = None) -> Video:
+def open_video(uri: str, decoder: str = DEFAULT_DECODER, roots: Sequence[str] | None = None) -> Video:
     """Open a video, or a folder of frames, for reading single frames.
 
     With `roots` only one that lies below one of them, links followed.

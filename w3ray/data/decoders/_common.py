@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from w3ray._redact import redact
 from w3ray.data.video_cache import read_video
 from w3ray.storage import RemotePath, place
 
-# A container's own frame count is off by up to 8 frames in healthy files (measured on the real sets), so a smaller
-# shortfall is no damage: the last frame stands in for the missing tail, as it does for a clip that is too short.
+# A header's length is off by up to 8 frames in healthy files (measured on the real sets): no damage.
 MAX_MISSING_TAIL_FRAMES = 8
 # Beyond that, a stream that ends before this share of the duration its header promises was cut off.
 MIN_PRESENT_SHARE = 0.9
@@ -39,9 +38,9 @@ class DecodeError(Exception):
 class VideoInfo:
     """What is known of a video without decoding it all.
 
-    `num_frames` counts the frames the file holds as packets (header counts are wrong too often); a few at the end may
-    not decode. `fps` is the average rate, NaN where the file has none. `height` and `width` are those of the decoded
-    frames in pixels (rotation applied) and None until a frame was decoded: only decoding tells them for certain.
+    `num_frames` counts the frames that a decode of the whole file shows. `fps` is the average rate, NaN where the file
+    has none. `height` and `width` are those of the decoded frames in pixels (turned as the file says) and None until a
+    frame was decoded: only decoding tells them for certain.
     """
 
     num_frames: int
@@ -165,60 +164,108 @@ def span_of(timestamps_s: np.ndarray, uri: str, start_s: float | None, end_s: fl
 
 
 def check_not_cut(source: str | BytesIO, uri: str) -> None:
-    """Refuse an MP4 or QuickTime file that was cut off: its boxes say how long it must be. Costs microseconds.
+    """Refuse a file that was cut off where its container says how long it must be. Costs microseconds.
+
+    MP4 and QuickTime, AVI, Matroska and WebM, ASF. Counts of frames and durations in headers prove nothing: they count
+    what is not there (empty chunks, pictures that are not shown) and are wrong in healthy files.
 
     Raises:
-        DecodeError: the last box reaches past the end of the file, or the index (`moov`) is missing.
+        DecodeError: the file is shorter than that, or (MP4) its index is missing.
     """
     with BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else open(source, "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
-        if stream.read(8)[4:] != b"ftyp":
-            return
-        position, kinds = 0, set()
-        while position + 8 <= size:
-            stream.seek(position)
-            head = stream.read(16)
-            box_size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if box_size == 1:  # the length did not fit into 32 bits and follows in 64
-                box_size = int.from_bytes(head[8:16], "big")
-            elif box_size == 0:  # the last box, up to the end of the file
-                box_size = size - position
-            if box_size < 8:
-                return  # not a box: leave the verdict to the decoder
-            kinds.add(kind)
-            position += box_size
-    if position > size:
-        raise DecodeError(uri, f"truncated: {size} of at least {position} bytes are there")
-    if b"moov" not in kinds:
-        raise DecodeError(uri, "truncated: the index at the end of the file (moov) is missing")
+        head = stream.read(12)
+        stream.seek(0)
+        needed = 0
+        if head[4:8] == b"ftyp":
+            needed, kinds = _mp4_length(stream, size)
+            if needed <= size and b"moov" not in kinds:
+                raise DecodeError(uri, "truncated: the index at the end of the file (moov) is missing")
+        elif head[:4] == b"RIFF":
+            needed = _riff_length(stream, size)
+        elif head[:4] == b"\x1a\x45\xdf\xa3":
+            needed = _matroska_length(stream.read(256))
+        elif head[:4] == b"\x30\x26\xb2\x75":
+            needed = _asf_length(stream.read(4096))
+    if needed > size:
+        raise DecodeError(uri, f"truncated: {size} of at least {needed} bytes are there")
 
 
-def check_complete(source: str | BytesIO, uri: str, *, found_s: float, num_frames: int) -> None:
-    """Refuse other files that were cut off: AVI, Matroska and WebM play on to the cut without any error.
+def _mp4_length(stream: BinaryIO, size: int) -> tuple[int, set[bytes]]:
+    """Bytes up to the end of the last box, and the kinds of boxes (ISO/IEC 14496-12, 4.2)."""
+    position, kinds = 0, set()
+    while position + 8 <= size:
+        stream.seek(position)
+        head = stream.read(16)
+        box_size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if box_size == 1:  # the length did not fit into 32 bits and follows in 64
+            box_size = int.from_bytes(head[8:16], "big")
+        elif box_size == 0:  # the last box, up to the end of the file
+            box_size = size - position
+        if box_size < 8:
+            return 0, {b"moov"}  # not a box: leave the verdict to the decoder
+        kinds.add(kind)
+        position += box_size
+    return position, kinds
 
-    MP4 is left to `check_not_cut`, which saves opening it twice. `found_s` is where the last frame found ends.
+
+def _riff_length(stream: BinaryIO, size: int) -> int:
+    """Bytes up to the end of the last RIFF chunk; a long AVI has several. 0 where a writer never filled it in."""
+    position = 0
+    while position + 8 <= size:
+        stream.seek(position)
+        head = stream.read(8)
+        chunk_size = int.from_bytes(head[4:], "little")
+        if head[:4] != b"RIFF" or chunk_size in (0, 0xFFFFFFFF):
+            break
+        position += 8 + chunk_size
+    return position
+
+
+def _matroska_length(head: bytes) -> int:
+    """Bytes up to the end of the segment; 0 where it was written live and has no length (RFC 8794, 4 to 6)."""
+    place = 4
+    place += _vint_bytes(head, place) + _vint(head, place)
+    if head[place : place + 4] != b"\x18\x53\x80\x67":
+        return 0
+    place += 4
+    count, length = _vint_bytes(head, place), _vint(head, place)
+    return 0 if length == (1 << 7 * count) - 1 else place + count + length
+
+
+def _vint_bytes(head: bytes, place: int) -> int:
+    return 9 - (head[place] if place < len(head) else 1).bit_length()
+
+
+def _vint(head: bytes, place: int) -> int:
+    count = _vint_bytes(head, place)
+    return int.from_bytes(head[place : place + count], "big") & ((1 << 7 * count) - 1)
+
+
+def _asf_length(head: bytes) -> int:
+    """The file's size by its File Properties Object; 0 where it was broadcast (ASF specification, 3.2)."""
+    place = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    if place < 0 or len(head) < place + 92 or head[place + 88] & 1:
+        return 0
+    return int.from_bytes(head[place + 40 : place + 48], "little")
+
+
+def check_promised(container: Any, uri: str, *, found_s: float) -> None:
+    """Refuse an FLV that was cut off: only its header's duration tells, for it plays on to the cut without any error.
+
+    `found_s` is the time from the first to the end of the last packet.
 
     Raises:
         DecodeError: the stream ends well before the length that its own header promises.
     """
-    import av
-
-    with BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else open(source, "rb") as stream:
-        is_mp4 = stream.read(8)[4:] == b"ftyp"
-    if is_mp4 or not np.isfinite(found_s):
+    if container.format.name != "flv" or len(container.streams) != 1 or not container.duration:
         return
-    try:
-        with av.open(BytesIO(source.getvalue()) if isinstance(source, BytesIO) else source) as container:
-            promised_s, promised_frames = promised_length(container)
-    except av.FFmpegError:
-        return  # the decoder that was asked for opened it; only this extra check can not be made
-    if promised_s is not None:
-        missing_frames = (promised_s - found_s) / max(found_s, 1e-9) * num_frames
-        if found_s < MIN_PRESENT_SHARE * promised_s and missing_frames > MAX_MISSING_TAIL_FRAMES:
-            raise DecodeError(uri, f"truncated: the header promises {promised_s:.2f} s, the file holds {found_s:.2f} s")
-    if num_frames < MIN_PRESENT_SHARE * promised_frames and promised_frames - num_frames > MAX_MISSING_TAIL_FRAMES:
-        raise DecodeError(uri, f"truncated: the header promises {promised_frames} frames, the file holds {num_frames}")
+    promised_s = float(container.duration) / 1e6
+    rate = container.streams[0].average_rate
+    slack_s = MAX_MISSING_TAIL_FRAMES / float(rate) if rate else 1.0
+    if found_s < MIN_PRESENT_SHARE * promised_s - slack_s:
+        raise DecodeError(uri, f"truncated: the header promises {promised_s:.2f} s, the file holds {found_s:.2f} s")
 
 
 def video_codec(source: str | BytesIO) -> str | None:

@@ -1,41 +1,60 @@
-"""Decoding with PyAV: exact frame by frame, and the newer FFmpeg (AV1, odd sizes) where decord gives up."""
+"""Decoding with PyAV: the frames that a decode of the whole file shows, without decoding it whole. The default.
+
+The packets of a video are read into memory once. An index (`_index`) says which of them is which frame; the decoder
+gets the packets from a key frame on up to the last one that is wanted, without those that no other picture needs.
+Nothing seeks in the file, so no container can miss a place. Each packet carries its number as its time stamp, so each
+frame says which packet it came from, and a frame that did not come out is noticed.
+"""
 
 import re
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from w3ray.data.decoders._common import (
-    MAX_MISSING_TAIL_FRAMES,
     NO_VIDEO_STREAM,
     ClosingVideo,
     DecodeError,
     VideoInfo,
-    check_complete,
     check_indices,
     check_not_cut,
+    check_promised,
     one_line,
     open_source,
     silence_ffmpeg,
     span_of,
 )
 from w3ray.data.decoders._container import check_container
+from w3ray.data.decoders._index import (
+    FrameIndex,
+    PacketTable,
+    doubt_of,
+    index_by_decoding,
+    index_by_headers,
+    lost_pictures,
+)
+from w3ray.data.decoders._orientation import UPRIGHT, Orientation, orientation_of
+from w3ray.data.decoders._pictures import reader_of
 
+_HELD_BYTES = 256 << 20
+"""Longer streams are not kept in memory: their packets are read from the file again, from where they are needed."""
+_INDEXED_FRAMES = 4 << 20
+"""What a process remembers of videos it has opened, in frames of about 30 bytes."""
+_PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 
-class _UnreliableTimestamps(Exception):
-    """The frames' time stamps do not match the packets': only counting from the start finds a frame."""
+_indices: OrderedDict[tuple[Any, ...], FrameIndex] = OrderedDict()
 
 
 class PyavVideo(ClosingVideo):
     """A video opened by PyAV; of several video streams the one FFmpeg calls best, which is decord's choice too.
 
-    Frame i is the i-th in display order. Where time stamps allow, decoding starts at the key frame before the wanted
-    one; otherwise frames are counted from the start.
-
     Raises:
-        DecodeError: the file can not be opened, holds no video or no packet of it, or was cut off.
+        DecodeError: the file can not be opened, holds no video or no picture of it, or was cut off.
     """
 
     def __init__(self, uri: str) -> None:
@@ -48,17 +67,19 @@ class PyavVideo(ClosingVideo):
         check_container(self._source, uri)
         check_not_cut(self._source, uri)
         self._container: Any = None
+        self._reformatter: Any = None
+        self._height: int | None = None
+        self._width: int | None = None
         try:
             self._open()
-            self._index_packets()
+            self._read_packets()
+            self._index = self._find_index()
         except DecodeError:
             self.close()
             raise
         except (av.FFmpegError, OSError, ValueError) as error:
             self.close()
             raise DecodeError(uri, failure_reason(error, self._source)) from error
-        self._height: int | None = None
-        self._width: int | None = None
 
     def _open(self) -> None:
         if isinstance(self._source, BytesIO):
@@ -68,141 +89,281 @@ class PyavVideo(ClosingVideo):
         stream = self._container.streams.best("video")
         if stream is None:
             raise DecodeError(self.uri, NO_VIDEO_STREAM)
-        stream.thread_type = "NONE"  # the pool of decoders already uses every core
         self._stream: Any = stream
+        self._decoder: Any = stream.codec_context
+        self._decoder.thread_type = "NONE"  # the pool of decoders already uses every core
+        self._is_fresh = True
 
-    def _index_packets(self) -> None:
-        """Walk the packets without decoding: header frame counts can not be trusted."""
-        stamps: list[int | None] = []
-        keys: list[int | None] = []
+    def _read_packets(self) -> None:
+        """Walk the packets: what headers say of their number cannot be trusted."""
+        codec = self._decoder.codec
+        self._codec = str(codec.canonical_name)
+        self._extradata = bytes(self._decoder.extradata or b"")
+        read = reader_of(self._codec, codec.intra_only, self._extradata)
+        keeps_content = self._codec == "mpeg4"
+        self._table = table = PacketTable()
+        held: list[Any] | None = []
+        num_bytes = 0
         for packet in self._container.demux(self._stream):
-            if packet.size == 0 or packet.is_discard:
+            size = packet.size
+            if size == 0:  # an AVI's empty chunk: nothing new is shown; the last packet is one, too
                 continue
-            stamps.append(packet.pts)
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-        if not stamps:
+            content = bytes(packet)
+            table.pts.append(packet.pts)
+            table.dts.append(packet.dts)
+            table.size.append(size)
+            table.position.append(packet.pos)
+            table.is_key.append(packet.is_keyframe)
+            table.hidden.append(packet.is_discard)
+            if read is not None:
+                table.pictures.append(read(content, packet.is_keyframe))
+            elif keeps_content:
+                table.content.append(content)
+            num_bytes += size
+            if held is not None:
+                packet.pts = len(held)
+                held.append(packet)
+                if num_bytes > _HELD_BYTES:
+                    held = None
+        if not len(table):
             raise DecodeError(self.uri, "the video stream holds no frame")
-        known = [stamp for stamp in stamps if stamp is not None]
-        # AVI stores no presentation times; those FFmpeg makes up are out of order behind B-frames.
-        self._seekable = (
-            len(set(known)) == len(stamps) and known[0] in keys and "avi" not in self._container.format.name
-        )
-        self._num_frames = len(stamps)
-        rate = self._stream.average_rate
-        base = self._stream.time_base
+        self._held = held
+
+    def _find_index(self) -> FrameIndex:
+        rate, base = self._stream.average_rate, self._stream.time_base
         self._fps = float(rate) if rate else float("nan")
-        if len(set(known)) == len(stamps) and base:
-            self._stamps = np.sort(np.asarray(known, dtype=np.int64))
-            self._starts_s = (self._stamps - self._stamps[0]) * float(base)
-            if not rate and self._num_frames > 1:
-                self._fps = (self._num_frames - 1) / float(self._starts_s[-1])
-        else:
-            self._stamps = np.arange(self._num_frames)
-            self._starts_s = self._stamps / self._fps
-        self._keys = np.sort(np.asarray([key for key in keys if key is not None], dtype=np.int64))
-        self._duration_s = float(self._starts_s[-1]) + 1 / self._fps  # NaN where the file has no rate
-        check_complete(self._source, self.uri, found_s=self._duration_s, num_frames=self._num_frames)
+        key = self._key()
+        index = _indices.get(key)
+        if index is None or index.num_packets != len(self._table):
+            index = self._index_by_headers() or self._index_by_decoding()
+            self._remember(key, index)
+        check_promised(self._container, self.uri, found_s=index.span_s)
+        if np.isnan(self._fps) and base and index.num_frames > 1:
+            self._fps = (index.num_frames - 1) / float(index.starts_s_N[-1])
+        return index
+
+    def _key(self) -> tuple[Any, ...]:
+        """What names this content for as long as the process lives."""
+        if isinstance(self._source, BytesIO):
+            content = self._source.getbuffer()
+            return (self.uri, len(content), zlib.crc32(content))
+        status = Path(self._source).stat()
+        return (self._source, status.st_size, status.st_mtime_ns, status.st_ino)
+
+    @staticmethod
+    def _remember(key: tuple[Any, ...], index: FrameIndex) -> None:
+        _indices[key] = index
+        _indices.move_to_end(key)
+        total = sum(known.num_frames for known in _indices.values())
+        while total > _INDEXED_FRAMES and len(_indices) > 1:
+            total -= _indices.popitem(last=False)[1].num_frames
+
+    def _timing(self) -> dict[str, Any]:
+        return {
+            "container": self._container.format.name,
+            "is_interlaced": self._codec in ("h264", "hevc") and int(self._decoder.field_order) not in _PROGRESSIVE,
+            "tick_s": float(self._stream.time_base or 1),
+            "fps": self._fps,
+        }
+
+    def _index_by_headers(self) -> FrameIndex | None:
+        return index_by_headers(self._table, codec=self._codec, extradata=self._extradata, **self._timing())
+
+    def _index_by_decoding(self) -> FrameIndex:
+        shown = [frame.pts for frame in self._decode_whole()]
+        if not shown:
+            raise DecodeError(self.uri, "no frame could be decoded")
+        timing = self._timing()
+        # Of interlaced video two packets may be one frame.
+        lost = 0 if timing["is_interlaced"] else lost_pictures(self._table, shown, self._codec, timing["container"])
+        if lost:
+            raise DecodeError(self.uri, f"damaged: {lost} of its {len(self._table)} pictures do not decode")
+        del timing["container"]
+        return index_by_decoding(self._table, shown, **timing)
 
     @property
     def info(self) -> VideoInfo:
         return VideoInfo(
-            num_frames=self._num_frames,
+            num_frames=self._index.num_frames,
             fps=self._fps,
-            duration_s=self._duration_s,
+            duration_s=float(self._index.starts_s_N[-1]) + 1 / self._fps,  # NaN where the file has no rate
             height=self._height,
             width=self._width,
         )
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        wanted = check_indices(indices, self._num_frames)
+        wanted = check_indices(indices, self._index.num_frames)
         ascending, position = np.unique(wanted, return_inverse=True)
-        decoded = self._decode(ascending)
-        sizes = {frame.shape for frame in decoded}
-        if len(sizes) != 1:
-            raise DecodeError(self.uri, f"the frame size changes within the video: {sorted(sizes)}")
-        self._height, self._width = decoded[0].shape[:2]
-        return np.stack([decoded[place] for place in position])
-
-    def _decode(self, ascending: np.ndarray) -> list[np.ndarray]:
         try:
-            if self._seekable:
-                try:
-                    return self._decode_by_stamp(ascending)
-                except _UnreliableTimestamps:
-                    self._seekable = False
-            self._open()
-            return self._decode_by_count(ascending)
+            images = self._decode(ascending)
         except self._av.FFmpegError as error:
             raise DecodeError(self.uri, failure_reason(error, self._source)) from error
+        sizes = {image.shape for image in images}
+        if len(sizes) != 1:
+            raise DecodeError(self.uri, f"the frame size changes within the video: {sorted(sizes)}")
+        self._height, self._width = images[0].shape[:2]
+        return np.stack([images[place] for place in position])
 
-    def _decode_by_stamp(self, ascending: np.ndarray) -> list[np.ndarray]:
-        """Decode forward, jumping to a key frame wherever one lies between here and the next wanted frame."""
-        decoded: list[np.ndarray] = []
-        stream: Iterator[Any] | None = None
-        current = None
-        for index in ascending:
-            target = int(self._stamps[index])
-            key = int(self._keys[max(0, int(np.searchsorted(self._keys, target, side="right")) - 1)])
-            if stream is None or current is None or key > current.pts:
-                self._container.seek(key, stream=self._stream, backward=True, any_frame=False)
-                stream, current = self._container.decode(self._stream), None
-            while current is None or current.pts < target:
-                previous, current = current, next(stream, None)
-                if current is None:
-                    decoded += self._tail(previous, ascending[len(decoded) :])
-                    return decoded
-                if current.pts is None or (previous is not None and current.pts <= previous.pts):
-                    raise _UnreliableTimestamps
-                if previous is None and current.pts > target:
-                    raise _UnreliableTimestamps  # the seek landed behind the wanted frame
-            if current.pts != target:
-                raise _UnreliableTimestamps  # that packet holds no frame of its own
-            decoded.append(self._to_rgb(current))
-        return decoded
+    def _decode(self, ascending: np.ndarray) -> list[np.ndarray]:
+        index = self._index
+        if index.is_seekable:
+            found: dict[int, np.ndarray] = {}
+            for run in index.runs(ascending.tolist()):
+                found |= {frame.pts: self._to_rgb(frame) for frame in self._decode_frames(*run)}
+            if len(found) == len(ascending):
+                return [found[int(picture)] for picture in index.order_N[ascending]]
+            self._correct_index()
+        return self._decode_by_count(ascending)
+
+    def _correct_index(self) -> None:
+        """A frame that the index promised did not come: from now on the index is what a whole decode shows."""
+        promised = self._index.num_frames
+        self._index = self._index_by_decoding()
+        self._remember(self._key(), self._index)
+        if self._index.num_frames != promised:  # the caller chose its frames by a wrong count
+            shown = self._index.num_frames
+            raise DecodeError(self.uri, f"its headers promise {promised} frames, a decode shows {shown}: open it again")
+
+    def _decode_frames(self, first: int, last: int, wanted: set[int]) -> Iterator[Any]:
+        """Decode pictures `first` to `last` without those that nothing needs; the frames of those in `wanted`."""
+        if not self._is_fresh:
+            self._decoder.flush_buffers()
+        self._is_fresh = False
+        skippable = self._index.skippable_U[first : last + 1].tolist()
+        for number, packet in enumerate(self._pictures(first, last), start=first):
+            if skippable[number - first] and number not in wanted:
+                continue
+            yield from (frame for frame in self._decoder.decode(packet) if frame.pts in wanted)
+        yield from (frame for frame in self._decoder.decode(None) if frame.pts in wanted)
+
+    def _pictures(self, first: int, last: int) -> Iterator[Any]:
+        """The coded pictures `first` to `last`, each in a packet whose time stamp is its number."""
+        if self._index.vops:
+            for number in range(first, last + 1):
+                data = self._index.vops[number].data
+                packet = self._av.Packet(len(data))  # with the zeros behind it that FFmpeg may read; bytes have none
+                packet.update(data)
+                packet.pts = number
+                yield packet
+        elif self._held is not None:
+            yield from self._held[first : last + 1]
+        else:
+            yield from self._read_again(first, last)
+
+    def _read_again(self, first: int, last: int) -> Iterator[Any]:
+        """Packets `first` to `last` from the file: from the key frame that a seek finds, or from the file's beginning.
+
+        After a seek a packet is known by its place in the file, its size and its time; what is not known there, or
+        lies behind `first`, means that the seek went wrong.
+        """
+        table = self._table
+        known = {
+            key: number
+            for number, key in enumerate(zip(table.position, table.size, table.dts, strict=True))
+            if None not in key
+        }
+        if first > 0 and table.dts[first] is not None and len(known) == len(table):
+            self._container.seek(table.dts[first], stream=self._stream, backward=True, any_frame=False)
+            number: int | None = None
+            for packet in self._container.demux(self._stream):
+                if packet.size == 0:
+                    continue
+                found = known.get((packet.pos, packet.size, packet.dts))
+                if found is None or (number is None and found > first) or (number is not None and found != number + 1):
+                    break
+                number = found
+                if number >= first:
+                    packet.pts = number
+                    yield packet
+                    first = number + 1
+                if number >= last:
+                    return
+        self._open()
+        number = -1
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0:
+                continue
+            number += 1
+            if number >= first:
+                packet.pts = number
+                yield packet
+            if number >= last:
+                return
+
+    def _decode_whole(self) -> Iterator[Any]:
+        """All frames, from the first packet to the last. What comes before the first frame may be undecodable: a
+        recording may begin in the middle of a group of pictures.
+
+        Raises:
+            FFmpegError: a later packet is damaged.
+        """
+        self._open()
+        self._is_fresh = False
+        packets = iter(self._held) if self._held is not None else self._read_again(0, len(self._table) - 1)
+        decoder, has_shown = self._decoder, False
+        for packet in packets:
+            try:
+                frames = decoder.decode(packet)
+            except self._av.FFmpegError:
+                if has_shown:
+                    raise
+                continue
+            has_shown = has_shown or bool(frames)
+            yield from frames
+        yield from decoder.decode(None)
 
     def _decode_by_count(self, ascending: np.ndarray) -> list[np.ndarray]:
-        decoded: list[np.ndarray] = []
-        last, count = None, 0
-        for last in self._container.decode(self._stream):
-            if count == ascending[len(decoded)]:
-                decoded.append(self._to_rgb(last))
-                if len(decoded) == len(ascending):
-                    return decoded
+        images: list[np.ndarray] = []
+        count = 0
+        for frame in self._decode_whole():
+            if len(images) < len(ascending) and count == ascending[len(images)]:
+                images.append(self._to_rgb(frame))
             count += 1
-        return decoded + self._tail(last, ascending[len(decoded) :], num_decoded=count)
-
-    def _tail(self, last: Any, missing: np.ndarray, num_decoded: int | None = None) -> list[np.ndarray]:
-        """The last frame for the few promised ones behind it that do not exist; more than a few is damage."""
-        if last is None:
-            raise DecodeError(self.uri, "no frame could be decoded")
-        if num_decoded is None:
-            num_decoded = int(np.searchsorted(self._stamps, last.pts)) + 1
-        if missing[-1] - num_decoded >= MAX_MISSING_TAIL_FRAMES:
-            raise DecodeError(self.uri, f"truncated: only {num_decoded} of {self._num_frames} frames decode")
-        return [self._to_rgb(last)] * len(missing)
+        if count != self._index.num_frames:
+            raise DecodeError(self.uri, f"damaged: only {count} of {self._index.num_frames} frames decode")
+        return images
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
-        image: np.ndarray = frame.to_ndarray(format="rgb24")
-        if frame.rotation:  # counter-clockwise degrees, as decord applies them
-            image = np.rot90(image, (round(frame.rotation) // 90) % 4)
-        return image
+        """uint8 [H, W, 3], turned and mirrored as the file says."""
+        if self._reformatter is None:
+            self._reformatter = self._av.video.reformatter.VideoReformatter()  # one: it keeps its tables
+        # One thread: more of them cost more than they save at the size of a frame.
+        image: np.ndarray = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return _orientation(frame).apply(image)
 
     def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
         if start_s is None and end_s is None:
-            return 0, self._num_frames
-        if np.isnan(self._starts_s).any():
+            return 0, self._index.num_frames
+        if np.isnan(self._index.starts_s_N).any():
             raise DecodeError(self.uri, "has neither time stamps nor a frame rate, so it can not be cut by time")
-        return span_of(self._starts_s, self.uri, start_s, end_s)
+        return span_of(self._index.starts_s_N, self.uri, start_s, end_s)
 
     def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        times_s: np.ndarray = self._starts_s[np.asarray(indices, dtype=np.int64)]
+        times_s: np.ndarray = self._index.starts_s_N[np.asarray(indices, dtype=np.int64)]
         return times_s
+
+    def doubt(self) -> str | None:
+        """Why a reader that trusts the container's time stamps may give other frames; None: it cannot."""
+        return doubt_of(self._table, self._index, self._container.format.name)
+
+    def orientation(self) -> tuple[Orientation, int]:
+        """How frames are turned and mirrored, and the quarter turns (counter-clockwise) of a reader that only turns."""
+        first, last, wanted = self._index.runs([0])[0]
+        for frame in self._decode_frames(first, last, wanted):
+            return _orientation(frame), round(frame.rotation) // 90 % 4
+        raise DecodeError(self.uri, "no frame could be decoded")
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
             self._container = None
+
+
+def _orientation(frame: Any) -> Orientation:
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return orientation_of(bytes(data))
+    return UPRIGHT
 
 
 def failure_reason(error: Exception, source: object) -> str:

@@ -1,0 +1,40 @@
+"""How is a stored picture turned and mirrored to be shown? By the display matrix that cameras and editors write."""
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Orientation(NamedTuple):
+    """What is done to a stored picture, in this order."""
+
+    transpose: bool = False
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+
+    def apply(self, image_HWC: np.ndarray) -> np.ndarray:
+        """The picture as it is shown; a view."""
+        if self.transpose:
+            image_HWC = image_HWC.transpose(1, 0, 2)
+        if self.flip_horizontal:
+            image_HWC = image_HWC[:, ::-1]
+        return image_HWC[::-1] if self.flip_vertical else image_HWC
+
+
+UPRIGHT = Orientation()
+
+
+def orientation_of(matrix: bytes) -> Orientation:
+    """The orientation that a display matrix means, as ffmpeg's autorotation has it.
+
+    The matrix [a b u; c d v; x y w] takes a stored point (p, q) to (a p + c q + x, b p + d q + y)
+    (ISO/IEC 14496-12, 8.3.2; libavutil/display.h). What is no multiple of a quarter turn is taken for the nearest one.
+
+    Args:
+        matrix: nine numbers of 32 bits in the machine's own byte order.
+    """
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, flip_horizontal=a < 0, flip_vertical=d < 0)
+    return Orientation(True, flip_horizontal=c < 0, flip_vertical=b < 0)

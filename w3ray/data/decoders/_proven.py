@@ -1,0 +1,120 @@
+"""What decord and torchcodec share: they are trusted only with files in which they cannot miss a frame.
+
+Both count packets as frames and seek by the container's time stamps and key frames. On files with open groups of
+pictures, in MPEG streams, in AVI with B pictures and behind edit lists they give other frames than those asked for, and
+say nothing. So each file is held against the exact index (`PyavVideo`) first, which costs a walk over its packets.
+
+Proven right: MP4, QuickTime, Matroska and WebM files in which each packet is a frame that is shown and each key frame
+starts anew, and whose number of frames and their times are the same by both libraries.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from w3ray.data.decoders._common import ClosingVideo, DecodeError, VideoInfo, check_indices
+from w3ray.data.decoders._orientation import UPRIGHT, Orientation
+from w3ray.data.decoders.pyav import PyavVideo
+
+SLACK_S = 1e-3  # Matroska stores times in steps of 1 ms
+
+
+class ProvenVideo(ClosingVideo):
+    """A video read by another library. A subclass opens it in `_open` and reads frames in `_read`.
+
+    Raises:
+        DecodeError: PyAV or the other library cannot open it, or it is not proven that the frames would be right.
+    """
+
+    library = ""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._exact = PyavVideo(uri)
+        self._height: int | None = None
+        self._width: int | None = None
+        self._orientation: Orientation | None = None
+        self._turns = 0
+        try:
+            times_s = self._open()
+            self._prove(times_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> np.ndarray | None:
+        """Open the file; when each frame is shown by this library, seconds, None where it tells only with the frame."""
+        raise NotImplementedError
+
+    def _num_frames(self) -> int:
+        """How many frames this library counts."""
+        raise NotImplementedError
+
+    def _read(self, ascending: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The frames (uint8 [T, H, W, 3], turned by the angle of the display matrix) and when they are shown."""
+        raise NotImplementedError
+
+    def _prove(self, times_s: np.ndarray | None) -> None:
+        exact = self._exact.info.num_frames
+        doubt = self._exact.doubt()
+        if doubt is None and self._num_frames() != exact:
+            doubt = f"it counts {self._num_frames()} frames, there are {exact}"
+        if doubt is not None:
+            raise self._unproven(doubt)
+        if times_s is not None:
+            self._check_times(np.arange(exact), times_s)
+
+    def _check_times(self, indices: np.ndarray, times_s: np.ndarray) -> None:
+        difference_s = times_s - self._exact.times_s(indices)
+        # A file may begin later than at 0; then all of its frames do.
+        if np.ptp(difference_s) > 2 * SLACK_S:
+            raise self._unproven("its frames are shown at other times than the container says")
+
+    def _unproven(self, why: str) -> DecodeError:
+        return DecodeError(self.uri, f"{self.library} is not proven right for it, take the decoder pyav: {why}")
+
+    @property
+    def info(self) -> VideoInfo:
+        exact = self._exact.info
+        return VideoInfo(
+            num_frames=exact.num_frames,
+            fps=exact.fps,
+            duration_s=exact.duration_s,
+            height=self._height,
+            width=self._width,
+        )
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        wanted = check_indices(indices, self._exact.info.num_frames)
+        # Ascending and unique: the library walks forward once, and what it returns does not depend on the order.
+        ascending, position = np.unique(wanted, return_inverse=True)
+        frames_THWC, times_s = self._read(ascending.tolist())
+        if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or 0 in frames_THWC.shape:
+            raise DecodeError(self.uri, f"decoded to frames of shape {frames_THWC.shape[1:]}, not [height, width, 3]")
+        if times_s is not None:
+            self._check_times(np.append(0, ascending), np.append(self._first_s(), times_s))
+        frames_THWC = self._upright(frames_THWC)
+        self._height, self._width = frames_THWC.shape[1:3]
+        return frames_THWC if np.array_equal(position, np.arange(len(position))) else frames_THWC[position]
+
+    def _first_s(self) -> float:
+        """When this library shows the first frame, seconds."""
+        return 0.0
+
+    def _upright(self, frames_THWC: np.ndarray) -> np.ndarray:
+        """The whole display matrix instead of its angle alone: a mirror is no turn."""
+        if self._orientation is None:
+            self._orientation, self._turns = self._exact.orientation()
+        right, turns = self._orientation, self._turns
+        if right == UPRIGHT and turns == 0:
+            return frames_THWC
+        return np.stack([right.apply(np.rot90(image, -turns)) for image in frames_THWC])
+
+    def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+        return self._exact.frame_span(start_s, end_s)
+
+    def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self._exact.times_s(indices)
+
+    def close(self) -> None:
+        self._exact.close()
