@@ -35,8 +35,7 @@ REFUSED_BY_THE_MUXER = {
         "utvideo dv_pal dv_ntsc gif cinepak svq1 qtrle raw"
     ),
     "mov": (
-        "vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 flv1 h261 h263p ffv1 ffv1_inter huffyuv "
-        "ffvhuff utvideo"
+        "vp8 vp8_altref vp9 vp9_altref av1 wmv1 wmv2 msmpeg4v2 flv1 h261 h263p ffv1 ffv1_inter huffyuv ffvhuff utvideo"
     ),
     "mkv": (
         "wmv1 wmv2 msmpeg4v2 flv1 h261 h263 h263p dnxhr huffyuv ffvhuff utvideo dv_pal dv_ntsc gif cinepak "
@@ -243,3 +242,28 @@ def check_times(video, clip: Clip, random: np.random.Generator) -> None:
             assert video.frame_span(start_s, end_s) == (first, last)
             assert video.frame_span(start_s, None) == (first, count)
             assert video.frame_span(None, end_s) == (0, last)
+
+
+OTHERS = """
+    mpeg_default.mpg h264_default.ts h264_default.avi mpeg4_bf.avi hevc_default300.mp4 h264_opengop.mp4 vp8_altref.webm
+    vp9_alpha.webm closed.mp4 vfr_gaps.avi h264_cutstart.ts mpeg2_cutstart.mpg last_gop.mpg editlist_cut.mp4
+    mat_hflip.mp4 mat_transpose.mp4
+"""
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", OTHERS.split())
+def test_numbered_files_of_others(real_data, name):
+    """Files of the same kind written by the ffmpeg program; one has no numbers, so pictures are compared."""
+    path = real_data / "numbered" / name
+    turn = TURNS[name.split(".")[0].removeprefix("mat_") if name.startswith("mat_") else "upright"]
+    with av.open(str(path)) as container:
+        shown = [turn(frame.to_ndarray(format="rgb24")) for frame in container.decode(container.streams.best("video"))]
+    thumbnails = np.stack([numbered.thumbnail(frame) for frame in shown]).astype(int)
+    with DECODERS[EXACT](str(path)) as video:
+        assert video.info.num_frames == len(shown)
+        assert (np.diff(video.times_s(np.arange(len(shown)))) > 0).all()
+        order = np.random.default_rng(crc32(name.encode())).permutation(len(shown))
+        for indices in [*order[:MAX_ALONE, None], order, np.arange(len(shown))]:
+            frames = np.stack([numbered.thumbnail(frame) for frame in video.frames(indices)])
+            assert np.abs(frames - thumbnails[indices]).mean(axis=(1, 2, 3)).max() < 1
