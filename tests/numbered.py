@@ -5,7 +5,7 @@ The middle third holds the complement, so a damaged frame is noticed. Below, a s
 All files are written by PyAV's own encoders and, where no muxer writes what is found in the wild, by changing bytes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -54,18 +54,20 @@ def numbers(frames_THWC: np.ndarray | Sequence[np.ndarray]) -> list[int | None]:
 
 
 def _number(frame_HWC: np.ndarray) -> int | None:
-    height, width = frame_HWC.shape[:2]
-    third, block = height // 3, width / BITS
-    found = 0
-    for bit in range(BITS):
-        # The middle half of each block: its borders are blurred by compression.
-        columns = slice(round((bit + 0.25) * block), max(round((bit + 0.25) * block) + 1, round((bit + 0.75) * block)))
-        upper = float(frame_HWC[third // 4 : max(third // 4 + 1, 3 * third // 4), columns].mean())
-        lower = float(frame_HWC[third + third // 4 : third + max(third // 4 + 1, 3 * third // 4), columns].mean())
-        if abs(upper - lower) < MIN_CONTRAST:
-            return None
-        found |= (upper > lower) << bit
-    return found
+    rows, columns = _samples(*frame_HWC.shape[:2])
+    blocks = frame_HWC[rows, columns].reshape(2, 4, BITS, 4, 3).mean(axis=(1, 3, 4))
+    if np.abs(blocks[0] - blocks[1]).min() < MIN_CONTRAST:
+        return None
+    return sum(1 << bit for bit in range(BITS) if blocks[0, bit] > blocks[1, bit])
+
+
+@lru_cache(maxsize=32)
+def _samples(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four rows in each of the two thirds and four columns in each block, off its borders: compression blurs these."""
+    inside = np.linspace(0.25, 0.75, 4)
+    rows = np.concatenate([(third + inside) * (height // 3) for third in range(2)])
+    columns = np.concatenate([(bit + inside) * width / BITS for bit in range(BITS)])
+    return rows.astype(int)[:, None], columns.astype(int)
 
 
 # ------------------------------------------------------------------------------------------------ codecs, containers
@@ -83,8 +85,9 @@ class Codec:
     rate: Fraction = Fraction(RATE)
     gop: int | None = GOP
     bit_rate: int = 0
-    tag: str | None = None
     frames: int = NUM_FRAMES
+    hidden_every: int = 0
+    """Before every so many frames comes one that is not shown (VP8 only)."""
 
 
 def _x264(params: str = "", **options: str) -> dict[str, str]:
@@ -119,13 +122,8 @@ CODECS: dict[str, Codec] = {
     "hevc_closed": Codec("libx265", _x265("bframes=4:open-gop=0")),
     "hevc_10": Codec("libx265", _x265("bframes=4:open-gop=1:scenecut=0"), "yuv420p10le"),
     "vp8": Codec("libvpx", {"deadline": "realtime", "cpu-used": "4"}, bit_rate=600_000),
-    "vp8_altref": Codec(
-        "libvpx",
-        {"auto-alt-ref": "1", "lag-in-frames": "16", "arnr-maxframes": "7", "arnr-strength": "5", "cpu-used": "2"},
-        gop=20,
-        bit_rate=600_000,
-        frames=42,
-    ),
+    # The encoder makes frames that are not shown only in its second pass, which PyAV has not: they are made by hand.
+    "vp8_altref": Codec("libvpx", {"deadline": "realtime", "lag-in-frames": "0"}, bit_rate=600_000, hidden_every=5),
     "vp9": Codec("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, bit_rate=600_000),
     "vp9_altref": Codec(
         "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "5"}, gop=20, bit_rate=600_000, frames=42
@@ -180,37 +178,120 @@ def write(
     codec: Codec,
     *,
     shown: Iterable[int] | None = None,
+    ticks: Callable[[int], int] | None = None,
+    edit: Callable[[list[Any]], list[Any]] | None = None,
+    sound_from: float | None = None,
+    second: Codec | None = None,
+    cover: bool = False,
     muxer: str | None = None,
     mux_options: dict[str, str] | None = None,
-    ticks: Callable[[int], int] | None = None,
 ) -> Path:
-    """A video of the numbers `shown` (all of the codec's clip if None), frame n at `ticks(n)` frame times.
+    """A video of the numbers `shown` (all of the codec's clip if None), the frame at place n at `ticks(n)` frame times.
+
+    `edit` changes the list of encoded packets before they are muxed. With `sound_from` a sound track begins at that
+    second, as the first stream. A `second` video stream shows numbers from 500 on; a cover is a picture of its own.
 
     Raises:
         av.FFmpegError, ValueError: the encoder or the muxer refuses it.
     """
-    options = mux_options or {}
-    with av.open(str(path), "w", format=muxer or CONTAINERS[path.suffix[1:]], options=options) as container:
-        stream = container.add_stream(codec.encoder, rate=codec.rate, options=codec.options)
-        settings(stream, codec)
-        for place, number in enumerate(range(codec.frames) if shown is None else shown):
-            frame = av.VideoFrame.from_ndarray(picture(number, codec.height, codec.width), format="rgb24")
-            frame = frame.reformat(format=codec.pix_fmt)
-            frame.pts = ticks(place) if ticks else place
-            frame.time_base = 1 / codec.rate
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    muxer = muxer or CONTAINERS[path.suffix[1:]]
+    with av.open(str(path), "w", format=muxer, options=mux_options or {}) as container:
+        packets = []
+        if cover:
+            packets += _cover(container)
+        if sound_from is not None and muxer != "mxf":
+            packets += _sound(container, SOUND[path.suffix[1:]], sound_from)
+        if second is not None:
+            packets += _video(container, second, range(500, 500 + second.frames), None)
+        numbers_shown = list(range(codec.frames) if shown is None else shown)
+        video = _video(container, codec, numbers_shown, ticks)
+        packets += edit(video) if edit else video
+        if sound_from is not None and muxer == "mxf":  # which wants the video first
+            packets += _sound(container, SOUND[path.suffix[1:]], sound_from)
+        container.start_encoding()
+        packets.sort(key=lambda packet: packet.dts * packet.time_base)  # stable: a stream's own order stays
+        container.mux(packets)
     return path
 
 
-def settings(stream: Any, codec: Codec) -> None:
-    """Set up an encoding stream."""
+SOUND = {"mp4": "aac", "mov": "aac", "3gp": "aac", "flv": "aac", "mkv": "ac3", "webm": "libopus", "avi": "mp2"} | {
+    "ts": "mp2",
+    "mpg": "mp2",
+    "vob": "ac3",
+    "wmv": "wmav2",
+    "mxf": "pcm_s16le",
+    "ogv": "libopus",
+}
+
+
+def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[int], int] | None) -> list[Any]:
+    stream = container.add_stream(codec.encoder, rate=codec.rate, options=codec.options)
     stream.width, stream.height, stream.pix_fmt = codec.width, codec.height, codec.pix_fmt
     if codec.gop is not None:
         stream.codec_context.gop_size = codec.gop
     if codec.bit_rate:
         stream.codec_context.bit_rate = codec.bit_rate
     stream.codec_context.time_base = 1 / codec.rate
+    stream.codec_context.thread_count = 1  # several wait for each other for minutes (VP8) where cores are busy
+    packets = []
+    for place, number in enumerate(shown):
+        at = ticks(place) if ticks else place
+        if codec.hidden_every and number % codec.hidden_every == 1:
+            packets += [_hidden(packet) for packet in stream.encode(_frame(number + codec.hidden_every - 2, at, codec))]
+        packets += stream.encode(_frame(number, at, codec))
+    return packets + stream.encode()
+
+
+def _frame(number: int, at: int, codec: Codec) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(picture(number, codec.height, codec.width), format="rgb24")
+    frame = frame.reformat(format=codec.pix_fmt)
+    frame.pts, frame.time_base = at, 1 / codec.rate
+    return frame
+
+
+def _hidden(packet: Any) -> Any:
+    """A VP8 frame that is decoded and not shown, as the encoder makes them for a later frame to refer to."""
+    content = bytearray(bytes(packet))
+    content[0] &= ~0x10  # show_frame
+    return replaced(packet, bytes(content))
+
+
+def replaced(packet: Any, content: bytes) -> Any:
+    """The packet with another content."""
+    other = av.Packet(content)
+    other.pts, other.dts, other.duration, other.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+    other.stream, other.is_keyframe = packet.stream, packet.is_keyframe
+    return other
+
+
+def _sound(container: Any, encoder: str, from_s: float, seconds: float = 1.5) -> list[Any]:
+    rate = 48_000
+    stream = container.add_stream(encoder, rate=rate)
+    stream.codec_context.layout = "mono" if encoder in ("pcm_s16le", "libopus", "mp2") else "stereo"
+    if encoder == "libopus":
+        stream.codec_context.format = "s16"
+    context = stream.codec_context
+    context.bit_rate = 64_000
+    context.open(strict=False)
+    size = context.frame_size or 1920
+    packets = []
+    for start in range(0, int(rate * seconds), size):
+        frame = av.AudioFrame(context.format.name, context.layout.name, size)
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.sample_rate, frame.pts, frame.time_base = rate, start + round(from_s * rate), Fraction(1, rate)
+        packets += stream.encode(frame)
+    return packets + stream.encode()
+
+
+def _cover(container: Any) -> list[Any]:
+    """A still picture, larger than the video, as players show it for a file."""
+    stream = container.add_stream("mjpeg", rate=1)
+    stream.width, stream.height, stream.pix_fmt = 640, 480, "yuvj420p"
+    stream.disposition = av.stream.Disposition.attached_pic
+    frame = av.VideoFrame.from_ndarray(picture(1023, 480, 640), format="rgb24").reformat(format="yuvj420p")
+    frame.pts = 0
+    return stream.encode(frame) + stream.encode()
 
 
 # ------------------------------------------------------------------------------------------------------------- truth
@@ -241,7 +322,8 @@ def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
     thumbnails, sizes = [], set()
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
-        for frame in container.decode(stream):
+        assert stream is not None, f"{path.name}: no video stream"
+        for frame in _decoded(container, stream):
             image = frame.to_ndarray(format="rgb24")
             shown += numbers([image])
             thumbnails.append(thumbnail(image))
@@ -254,6 +336,21 @@ def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
     counted = len(known) < len(stamps) or any(two <= one for one, two in pairwise(known))
     times_s = np.arange(len(shown)) / float(rate) if counted else (np.array(known) - known[0]) * float(base)
     return Truth(shown, times_s, counted, np.stack(thumbnails), sizes.pop())
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """All frames. Packets before the first key frame that the decoder refuses show nothing; any later one is damage."""
+    begun = False
+    for packet in container.demux(stream):
+        if packet.size == 0 and packet.dts is not None:
+            continue  # an empty chunk of an AVI, which the decoder would take for the end
+        try:
+            for frame in packet.decode():
+                begun = True
+                yield frame
+        except av.InvalidDataError:
+            if begun:
+                raise
 
 
 def thumbnail(frame_HWC: np.ndarray) -> np.ndarray:
