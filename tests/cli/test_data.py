@@ -111,7 +111,7 @@ def test_check_in_a_process_of_its_own(tree, tmp_path):
     manifest, ledger = tmp_path / "m.parquet", tmp_path / "ledger.parquet"
     assert main(["data", "import", "folder", str(tmp_path / "clips"), "--out", str(manifest)]) == 0
     script = "import sys; from w3ray.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ["data", "check", str(manifest), "--ledger", str(ledger), "--strict", "--json"]
+    words = ["data", "check", str(manifest), "--exact", "--ledger", str(ledger), "--strict", "--json"]
     run = subprocess.run(
         [sys.executable, "-c", script, *words],
         capture_output=True,
@@ -123,6 +123,7 @@ def test_check_in_a_process_of_its_own(tree, tmp_path):
     assert run.returncode == 1, run.stderr
     document = json.loads(run.stdout)
     assert (document["clips"], document["readable"], document["unreadable"]) == (5, 4, 1)
+    assert document["exact"] is True
     assert document["reasons"] == {"truncated": 1}
     assert document["failures"][0]["clip_id"] == "left/broken.mp4"
     rows = pq.read_table(ledger).to_pylist()

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from decoders_here import HERE, each_decoder
 
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decoders import DecodeError

@@ -267,18 +267,20 @@ def check(
         typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; without one, this machine.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Also hold every frame against a decode of the whole video. Slow.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip can not be read.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read every clip on the cluster; say which can not be read and why."""
     from w3ray.cluster.connect import connect, disconnect, job_address
     from w3ray.data.audit import check_clips, reason_counts, write_ledger
-    from w3ray.data.decoders import DECODERS
+    from w3ray.data.decoders import require_decoder
     from w3ray.data.roots import check_roots
 
     clips = read_manifest(manifest)
-    if decoder not in DECODERS:
-        raise InputError(f"--decoder {decoder}: unknown; known: {', '.join(DECODERS)}")
+    require_decoder(decoder)
     if ledger is not None and not ledger.endswith(".parquet"):
         raise InputError(f"--ledger {ledger}: is written as Parquet; give it a name that ends in .parquet")
     check_roots(clips, roots or None)
@@ -286,7 +288,12 @@ def check(
     connect(address or job_address())
     try:
         result = check_clips(
-            clips, decoder, num_frames=frames, progress=Progress("checked {done} of {total} clips"), roots=roots or None
+            clips,
+            decoder,
+            num_frames=frames,
+            progress=Progress("checked {done} of {total} clips"),
+            roots=roots or None,
+            exact=exact,
         )
     finally:
         disconnect()
@@ -296,6 +303,7 @@ def check(
     document = {
         "manifest": clips.location,
         "decoder": decoder,
+        "exact": exact,
         "clips": result.num_rows,
         "readable": result.num_rows - len(bad),
         "unreadable": len(bad),
@@ -378,7 +386,8 @@ def _manifest_text(manifest: Manifest) -> RenderableType:
 
 def _check_text(document: dict[str, Any]) -> RenderableType:
     head = Text(
-        f"{document['readable']} of {document['clips']} clips can be read with {document['decoder']} "
+        f"{document['readable']} of {document['clips']} clips can be read with {document['decoder']}"
+        f"{', every frame as a whole decode shows it' if document['exact'] else ''} "
         f"({document['seconds']:.1f} s)"
     )
     if not document["unreadable"]:

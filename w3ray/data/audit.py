@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from w3ray._redact import redact
 from w3ray.data.clip_sampling import segment_indices
-from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, DecodeError, Video, open_video
+from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video, require_decoder
 from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES
 from w3ray.data.decoders.frames import FrameFolder
+from w3ray.data.decoders.prove import prove_exact
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
@@ -55,6 +56,7 @@ class _Check:
     num_frames: int
     open_clip: Opener
     roots: tuple[str, ...] | None = None
+    exact: bool = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         found = [self._check(row) for row in rows.to_pylist()]
@@ -70,6 +72,8 @@ class _Check:
                 wanted = first + segment_indices(end - first, self.num_frames, None)
                 # First and last too: a file that was cut off fails at its end.
                 video.frames([first, *wanted.tolist(), end - 1])
+                if self.exact:
+                    prove_exact(video, row["uri"], first, end)
                 info = video.info
             entry |= {"ok": True, "num_frames": end - first, "fps": info.fps}
             entry |= {"height": info.height, "width": info.width}
@@ -104,6 +108,7 @@ def check_clips(
     progress: Callable[[int, int], None] | None = None,
     open_clip: Opener = open_video,
     roots: Sequence[str] | None = None,
+    exact: bool = False,
 ) -> pa.Table:
     """Read every clip (the frames that evaluation samples, the first and the last) with Ray Data.
 
@@ -117,6 +122,7 @@ def check_clips(
         progress: called with clips read and clips in all.
         open_clip: how a clip is opened, given uri, decoder and roots.
         roots: where videos may lie; None: anywhere.
+        exact: also compare every frame of a clip, read by its number, with a decode of the whole video.
 
     Returns:
         The ledger, a row a clip in manifest order with the columns of LEDGER_SCHEMA; `num_frames` counts the clip's
@@ -125,12 +131,11 @@ def check_clips(
     Raises:
         InputError: no decoder has that name, or a video lies outside the roots.
     """
-    if decoder not in DECODERS:
-        raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
+    require_decoder(decoder)
     check_roots(manifest, roots)
     table = manifest.table.select(["clip_id", "start_s", "end_s"])
     rows = table.append_column("uri", pa.array(manifest.resolved_uris(), pa.string()))
-    check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots))
+    check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots), exact)
     found: dict[str, dict[str, Any]] = {}
     for clips_a_task in (_CLIPS_A_TASK, 1):
         missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from w3ray._nearest import did_you_mean
 from w3ray.data.clip import ClipSpec
+from w3ray.data.decoders import require_decoder
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
@@ -112,6 +113,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     test_split = data.test_split if recipe.evaluation.split == "test" else data.val_split
     assert test_split is not None, "the recipe was checked"
     clip = recipe.data.clip_spec()
+    require_decoder(clip.decoder)
     clip.require_flip_map(manifest.flip_map)
     names = {"train": data.train_split, "val": data.val_split, "test": test_split}
     rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}

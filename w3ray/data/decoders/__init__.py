@@ -9,11 +9,11 @@ from w3ray.data.decoders._common import DecodeError, Video, VideoInfo
 from w3ray.data.decoders.decord import DecordVideo
 from w3ray.data.decoders.frames import FrameFolder, is_frame_folder
 from w3ray.data.decoders.pyav import PyavVideo
-from w3ray.data.decoders.torchcodec import TorchcodecVideo
+from w3ray.data.decoders.torchcodec import TorchcodecVideo, load_torchcodec
 from w3ray.data.roots import outside
 from w3ray.errors import InputError
 
-__all__ = ["DECODERS", "DEFAULT_DECODER", "DecodeError", "Video", "VideoInfo", "open_video"]
+__all__ = ["DECODERS", "DEFAULT_DECODER", "DecodeError", "Video", "VideoInfo", "open_video", "require_decoder"]
 
 MIN_FRAMES = 2
 
@@ -38,7 +38,7 @@ def open_video(uri: str, decoder: str = DEFAULT_DECODER, roots: Sequence[str] | 
             action; the reason says why.
     """
     if decoder not in DECODERS:
-        raise InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")
+        raise _unknown(decoder)
     if outside(uri, roots):
         raise DecodeError(uri, "it is a link that leads outside the roots")
     video: Video = FrameFolder(uri, roots) if is_frame_folder(uri) else DECODERS[decoder](uri)
@@ -46,3 +46,15 @@ def open_video(uri: str, decoder: str = DEFAULT_DECODER, roots: Sequence[str] | 
         video.close()
         raise DecodeError(uri, f"only {video.info.num_frames} frame: nothing can move in it")
     return video
+
+
+def require_decoder(decoder: str) -> None:
+    """Raises: InputError where no decoder has that name, or its library is not installed."""
+    if decoder not in DECODERS:
+        raise _unknown(decoder)
+    if decoder == "torchcodec":
+        load_torchcodec()
+
+
+def _unknown(decoder: str) -> InputError:
+    return InputError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}")

@@ -139,6 +139,7 @@ def index_by_headers(
             or not pictures[0].start
             or table.pts[0] != min(stamps)
             or any(picture.breaks for picture in pictures[1:])
+            or not _keys_follow(table)
         ):
             return None
         order = sorted(shown, key=lambda place: table.pts[place] or 0)
@@ -245,6 +246,17 @@ def doubt_of(table: PacketTable, index: FrameIndex, container: str) -> str | Non
     if any(place_U[key:].min() < place_U[key] for key in keys):
         return "frames stored behind a key frame are shown before it (open GOP)"
     return None
+
+
+def _keys_follow(table: PacketTable) -> bool:
+    """Whether each key frame is shown after all that is stored before it, as every standard has it; edit lists of
+    several parts break it."""
+    latest: int | None = None
+    for is_key, stamp in zip(table.is_key, table.pts, strict=True):
+        if stamp is None or (is_key and latest is not None and stamp < latest):
+            return False
+        latest = stamp if latest is None else max(latest, stamp)
+    return True
 
 
 def _is_one_each(vops: Sequence[Vop], table: PacketTable) -> bool:

@@ -1,7 +1,7 @@
 """How is a stored picture turned and mirrored to be shown? By the display matrix that cameras and editors write."""
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,3 +38,11 @@ def orientation_of(matrix: bytes) -> Orientation:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, flip_horizontal=a < 0, flip_vertical=d < 0)
     return Orientation(True, flip_horizontal=c < 0, flip_vertical=b < 0)
+
+
+def orientation_in(frame: Any) -> Orientation:
+    """The orientation of a frame that PyAV decoded."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return orientation_of(bytes(data))
+    return UPRIGHT

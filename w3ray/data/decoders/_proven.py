@@ -33,8 +33,7 @@ class ProvenVideo(ClosingVideo):
         self._exact = PyavVideo(uri)
         self._height: int | None = None
         self._width: int | None = None
-        self._orientation: Orientation | None = None
-        self._turns = 0
+        self._stored: tuple[tuple[int, int], Orientation, int] | None = None
         try:
             times_s = self._open()
             self._prove(times_s)
@@ -103,9 +102,11 @@ class ProvenVideo(ClosingVideo):
 
     def _upright(self, frames_THWC: np.ndarray) -> np.ndarray:
         """The whole display matrix instead of its angle alone: a mirror is no turn."""
-        if self._orientation is None:
-            self._orientation, self._turns = self._exact.orientation()
-        right, turns = self._orientation, self._turns
+        if self._stored is None:
+            self._stored = self._exact.first_frame()
+        size, right, turns = self._stored
+        if frames_THWC.shape[1:3] != (size[::-1] if turns % 2 else size):
+            raise self._unproven(f"it shows {frames_THWC.shape[2]}x{frames_THWC.shape[1]} pixels: another stream?")
         if right == UPRIGHT and turns == 0:
             return frames_THWC
         return np.stack([right.apply(np.rot90(image, -turns)) for image in frames_THWC])

@@ -38,7 +38,7 @@ from w3ray.data.decoders._index import (
     index_by_headers,
     lost_pictures,
 )
-from w3ray.data.decoders._orientation import UPRIGHT, Orientation, orientation_of
+from w3ray.data.decoders._orientation import Orientation, orientation_in
 from w3ray.data.decoders._pictures import reader_of
 
 _HELD_BYTES = 256 << 20
@@ -329,7 +329,7 @@ class PyavVideo(ClosingVideo):
             self._reformatter = self._av.video.reformatter.VideoReformatter()  # one: it keeps its tables
         # One thread: more of them cost more than they save at the size of a frame.
         image: np.ndarray = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return _orientation(frame).apply(image)
+        return orientation_in(frame).apply(image)
 
     def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
         if start_s is None and end_s is None:
@@ -344,26 +344,25 @@ class PyavVideo(ClosingVideo):
 
     def doubt(self) -> str | None:
         """Why a reader that trusts the container's time stamps may give other frames; None: it cannot."""
-        return doubt_of(self._table, self._index, self._container.format.name)
+        doubt = doubt_of(self._table, self._index, self._container.format.name)
+        # FFmpeg corrects the key frames of packets by what is in them; a seek goes by the container's own list.
+        listed = sum(entry.is_keyframe for entry in self._stream.index_entries)
+        if doubt is None and listed > sum(self._table.is_key):
+            doubt = "it calls frames key frames that are none"
+        return doubt
 
-    def orientation(self) -> tuple[Orientation, int]:
-        """How frames are turned and mirrored, and the quarter turns (counter-clockwise) of a reader that only turns."""
+    def first_frame(self) -> tuple[tuple[int, int], Orientation, int]:
+        """(height, width) as stored, how frames are turned and mirrored, and the quarter turns (counter-clockwise) of
+        a reader that only turns."""
         first, last, wanted = self._index.runs([0])[0]
         for frame in self._decode_frames(first, last, wanted):
-            return _orientation(frame), round(frame.rotation) // 90 % 4
+            return (frame.height, frame.width), orientation_in(frame), round(frame.rotation) // 90 % 4
         raise DecodeError(self.uri, "no frame could be decoded")
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
             self._container = None
-
-
-def _orientation(frame: Any) -> Orientation:
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            return orientation_of(bytes(data))
-    return UPRIGHT
 
 
 def failure_reason(error: Exception, source: object) -> str:

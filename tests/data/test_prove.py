@@ -1,0 +1,76 @@
+"""`data check --exact`: frames read by their numbers are held against a decode of the whole video."""
+
+import numpy as np
+import pytest
+from videos import write_frames, write_video
+
+from w3ray.data.audit import check_clips, reason_counts
+from w3ray.data.clip import ClipSpec
+from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, open_video
+from w3ray.data.decoders.prove import prove_exact
+from w3ray.data.decoders.pyav import PyavVideo
+from w3ray.data.manifest import build_manifest
+from w3ray.recipe import Data
+
+
+class OneLate(PyavVideo):
+    """A reader that is one frame late from frame 40 on, as decord is behind a seek that went wrong."""
+
+    def frames(self, indices):
+        late = np.asarray(indices)
+        return super().frames(np.where(late < 40, late, late - 1))
+
+
+class OneMore(PyavVideo):
+    """A reader that counts one frame that is not shown."""
+
+    @property
+    def info(self):
+        info = super().info
+        return type(info)(**{name: getattr(info, name) for name in info.__slots__} | {"num_frames": info.num_frames + 1})
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return str(write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", 70))
+
+
+def test_exact(clip, tmp_path):
+    with open_video(clip) as video:
+        prove_exact(video, clip, 0, 70)
+        prove_exact(video, clip, 33, 41)
+    folder = str(write_frames(tmp_path / "frames", 5))
+    with open_video(folder) as video:
+        prove_exact(video, folder, 0, 5)
+
+
+def test_frames_that_are_others_are_named(clip):
+    with OneLate(clip) as video:
+        prove_exact(video, clip, 0, 40)
+        with pytest.raises(DecodeError) as caught:
+            prove_exact(video, clip, 35, 70)
+    assert caught.value.reason == "not exact: 30 of 35 frames differ from a whole decode: 40, 41, 42, 43, 44"
+
+
+def test_a_wrong_count_is_named(clip):
+    with OneMore(clip) as video, pytest.raises(DecodeError) as caught:
+        prove_exact(video, clip, 0, 70)
+    assert caught.value.reason == "not exact: a whole decode shows 70 frames, not 71"
+
+
+@pytest.mark.ray
+@pytest.mark.real_data
+@pytest.mark.usefixtures("ray_session")
+def test_a_data_set_is_proven(real_data):
+    names = ["mpeg_default.mpg", "mpeg4_bf.avi", "editlist_cut.mp4", "vp8_altref.webm", "closed.mp4"]
+    paths = [str(real_data / "numbered" / name) for name in names]
+    columns = {"clip_id": names, "uri": paths, "label": [0] * 5, "split": ["train"] * 5}
+    manifest = build_manifest(columns, ["a"])
+    assert check_clips(manifest, exact=True)["num_frames"].to_pylist() == [300, 90, 92, 300, 90]
+    refused = check_clips(manifest, "decord", exact=True)
+    assert refused["ok"].to_pylist() == [False, False, False, False, True]
+    assert reason_counts(refused) == {"decord is not proven right for it, take the decoder pyav": 4}
+
+
+def test_one_default():
+    assert DEFAULT_DECODER == ClipSpec().decoder == Data.model_fields["decoder"].default == "pyav"
