@@ -55,13 +55,13 @@ def run(
     finish(result.document(), as_json)
 
 
-def plan_text(plan: dict[str, Any]) -> str:
+def plan_text(plan: dict[str, Any]) -> list[str]:
     """A plan for people: the recipe as YAML (it can be run again), stages and resources as comments."""
-    lines = [yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip(), ""]
+    lines = [*yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip().split("\n"), ""]
     width = max(len(stage["name"]) for stage in plan["stages"])
     lines += [f"# stage {stage['name']:<{width}}  {stage['state']:<6}  {stage['why']}" for stage in plan["stages"]]
     lines += ["# resources: " + ", ".join(f"{key} {_plain(value)}" for key, value in plan["resources"].items())]
-    return "\n".join(lines)
+    return lines
 
 
 def _plain(value: Any) -> str:
