@@ -219,7 +219,7 @@ class Space(Section):
 
     def renamed(self, name: str) -> Self:
         """The same space under another name. Raises: InputError where it is no name."""
-        if re.match(NAME_PATTERN, name) is None:
+        if re.fullmatch(NAME_PATTERN, name) is None:
             raise InputError(
                 f"name: must start with a letter or digit and hold only letters, digits and . _ -, got {name!r}"
             )
