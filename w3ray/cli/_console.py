@@ -113,8 +113,8 @@ def write_out(shown: RenderableType | Sequence[str]) -> None:
     if isinstance(shown, str | Line) or not isinstance(shown, Sequence):
         console.print(Line(redact(shown)) if isinstance(shown, str) else shown, soft_wrap=isinstance(shown, str))
         return
-    for text in shown:
-        console.print(Line(redact(text)), soft_wrap=True)
+    console.file.write("".join(f"{_shown(one_line(redact(text)), console)}\n" for text in shown))
+    console.file.flush()
 
 
 def write_error(*texts: str) -> None:
