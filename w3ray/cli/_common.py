@@ -73,6 +73,8 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
                 _fail("interrupted", str(error) or "interrupted", EXIT_INTERRUPTED, as_json)
             except (typer.Exit, typer.Abort):
                 raise
+            except UnicodeEncodeError as error:  # a name whose bytes are no text, which Arrow's paths must be
+                _fail("input", one_line(f"{error.object[:300]}: is no UTF-8 text; rename it"), EXIT_BAD_INPUT, as_json)
             except Exception as error:
                 if hasattr(error, "format_message"):  # a usage error, for main() to report
                     raise
