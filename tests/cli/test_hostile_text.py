@@ -318,6 +318,16 @@ def test_commands_show_hostile_names_whole(world, tmp_path):
     check_all(world, asked, "utf-8", tmp_path / "answers")
 
 
+def test_every_help_in_ascii(tmp_path):
+    """Without the boxes that Rich draws, of which ASCII would show escapes alone."""
+    names = every_command()
+    answers = run_all(tmp_path / "answers", [[*name.split(), "--help"] for name in names], "ascii", tmp_path)
+    for name, (code, out, err) in zip(names, answers, strict=True):
+        assert (code, err) == (0, "")
+        assert out.startswith(f"Usage: w3ray {name} ")
+        assert "\\u" not in out
+
+
 @pytest.mark.slow
 def test_commands_that_draw_show_hostile_names_whole(world, tmp_path):
     made = cases(world, tmp_path / "out")
