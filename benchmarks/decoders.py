@@ -1,9 +1,9 @@
 """Which of three readers gives the frames that were asked for, and at what price in CPU time?
 
-    python benchmarks/decoders.py DATA [--clips 60] [--rounds 5]      # DATA: tank-state, ut-interaction, egogestar lie in it
+    python benchmarks/decoders.py DATA [--clips 60] [--rounds 5]      # in DATA: tank-state, ut-interaction, egogestar
 
-Readers: `pyav` (ours), decord and torchcodec (exact mode) as their own programs would call them, without our check of
-whether they are right. Each opens a file, takes its number of frames, and reads 8 of them, the centres of 8 equal
+Readers: `pyav` (ours), decord and torchcodec (exact mode) as their own programs would call them, without our check
+of whether they are right. Each opens a file, takes its number of frames, and reads 8 of them, the centres of 8 equal
 segments, as uint8 RGB of full size, with one thread.
 
 - Exactness: clips whose frames carry their numbers, a table by codec and container; and on the real sets, frames equal
@@ -119,7 +119,8 @@ def wrong_frames(read: Read, paths: list[str]) -> int | str:
 
 
 def wrong_numbers(path: Path) -> dict[str, int | str]:
-    """Frames, of the 8 asked for, that show another number; or why none came."""
+    """Frames, of the 8 asked for, that show another number than those of a whole decode; or why none came."""
+    whole = dict(enumerate(numbered.numbers(list(decode_whole(str(path))))))
     found: dict[str, int | str] = {}
     for reader, read in READERS.items():
         try:
@@ -127,9 +128,8 @@ def wrong_numbers(path: Path) -> dict[str, int | str]:
         except Exception as error:  # whatever a library raises is the finding
             found[reader] = f"{type(error).__name__}: {' '.join(str(error).split())[:60]}"
             continue
-        found[reader] = sum(
-            int(index) != number for index, number in zip(indices, numbered.numbers(frames), strict=True)
-        )
+        shown = numbered.numbers(frames)
+        found[reader] = sum(whole.get(int(index), -1) != number for index, number in zip(indices, shown, strict=True))
     return found
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from w3ray._nearest import did_you_mean
+from w3ray._text import one_line
 
 if TYPE_CHECKING:
     from w3ray.attention import AttentionConfig
@@ -500,7 +501,7 @@ class Recipe(Section):
         from w3ray.recipe_faults import recipe_faults
 
         if faults := recipe_faults(self):
-            raise ValueError("\n".join(faults))
+            raise ValueError("\n".join(map(one_line, faults)))
         return self
 
     def resolved_stages(self) -> tuple[ResolvedStage, ...]:

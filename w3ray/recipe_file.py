@@ -72,7 +72,7 @@ def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Re
         lines = fault_lines(error, Recipe, (), stage_names=_stage_names(values))
         if not any(detail["loc"] == () for detail in error.errors()):
             lines += override_faults(values)
-        raise InputError("\n".join(_with_source(line, source, overridden) for line in lines)) from None
+        raise InputError(*(_with_source(line, source, overridden) for line in lines)) from None
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -102,7 +102,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path.name}: line {mark.line + 1}" if mark else path.name
-        raise InputError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{where}: not valid YAML: {problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can not be read: {error}") from None
     except RecursionError:

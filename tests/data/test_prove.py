@@ -27,7 +27,9 @@ class OneMore(PyavVideo):
     @property
     def info(self):
         info = super().info
-        return type(info)(**{name: getattr(info, name) for name in info.__slots__} | {"num_frames": info.num_frames + 1})
+        return type(info)(
+            **{name: getattr(info, name) for name in info.__slots__} | {"num_frames": info.num_frames + 1}
+        )
 
 
 @pytest.fixture(scope="module")

@@ -94,11 +94,23 @@ def test_a_row_for_each_model(num_frames, columns):
     assert sum(bool(axes.images) for axes in stages.axes) == (1 + 4 + 1) * columns
 
 
-@pytest.mark.parametrize("name", ["$x^$ {\\frac", "a_b$", "caf\udce9.mp4"])
-def test_any_name_can_be_shown(name):
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("$x^$ {\\frac", "$x^$ {\\frac"),
+        ("a_b$", "a_b$"),
+        ("caf\udce9.mp4", r"caf\udce9.mp4"),
+        ("a\nb\x1b[31m\u202e", r"a\nb\x1b[31m\u202e"),
+    ],
+)
+def test_any_name_can_be_shown(name, shown):
     one = explanation(8, name=name, classes=(name, "b", "c"))
     for figure in (strip_figure(frames(8), [one], title=name, true=name), stages_figure(frames(8), [one], title=name)):
         FigureCanvasAgg(figure).draw()
+        texts = [text.get_text() for text in figure.texts]
+        assert any(text.startswith(f"{shown} ") for text in texts), "the answer"
+        assert any(text.startswith(shown) and text != shown for text in texts), "the clip"
+        assert not any(text.get_parse_math() for text in figure.texts)
     assert len(list(film_images(frames(8), [one], title=name))) == 8
 
 

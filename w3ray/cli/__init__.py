@@ -12,7 +12,10 @@ from typing import Any
 import typer
 
 from w3ray import __version__
-from w3ray.cli._common import report_usage_error
+from w3ray.cli._common import EXIT_FAILED, report_usage_error
+from w3ray.cli._console import is_unicode, write_error, write_out
+from w3ray.cli._streams import guarded
+from w3ray.errors import RunError
 
 # Command -> (module:attribute, the line that `w3ray --help` shows). The attribute is a function or, for a command with
 # commands of its own, a typer.Typer.
@@ -33,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def _print_version(requested: bool) -> None:
     if requested:
-        sys.stdout.write(f"w3ray {__version__}\n")
+        write_out(f"w3ray {__version__}")
         raise typer.Exit()
 
 
@@ -56,7 +59,13 @@ def build_app(command: str | None) -> typer.Typer:
         ImportError: the module of `command` can not be imported.
     """
     # Plain tracebacks: a bug report needs the frames, and typer's boxes hide the exception's own text.
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        # The boxes that help is drawn with are characters that not every stream has.
+        rich_markup_mode="rich" if is_unicode() else None,
+    )
     app.callback()(_root)
     for name, (target, help_line) in COMMANDS.items():
         attribute: Callable[..., Any] | typer.Typer = _unloaded
@@ -73,10 +82,18 @@ def build_app(command: str | None) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with guarded():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     app = build_app(command)
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="w3ray", standalone_mode=False)
+    except RunError as error:  # help that can not be written
+        write_error(f"error: {error}")
+        return EXIT_FAILED
     except Exception as error:
         # typer raises click's usage errors, from its own copy of click or from the click package depending on its
         # version; what they share is this method.

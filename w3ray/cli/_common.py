@@ -1,4 +1,4 @@
-"""What do all commands share: exit codes, error lines, the one JSON document, the console?
+"""What do all commands share: exit codes, error lines, the one JSON document?
 
 A command looks like this; `as_json` must be the name of its `--json` option:
 
@@ -10,20 +10,20 @@ A command looks like this; `as_json` must be the name of its `--json` option:
 
 import functools
 import json
-import os
 import signal
-import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console, RenderableType
 
 from w3ray._format import without_nan
 from w3ray._redact import redact, redacted
+from w3ray._text import one_line
+from w3ray.cli._console import RenderableType, write_error, write_out
+from w3ray.cli._streams import reserved_stdout, write_document
 from w3ray.errors import InputError, RunError
 
 EXIT_DONE = 0
@@ -35,17 +35,12 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output; all else goes to standard error.")
 ]
 
-# Where the JSON document goes while a command runs under --json; None: standard output.
-_document_stream: IO[str] | None = None
 
-
-def error_console() -> Console:
-    """A console on standard error: displays, progress, warnings. Made anew so that it follows a redirected stderr."""
-    return Console(stderr=True, highlight=False)
-
-
-def finish(document: Any, as_json: bool, text: RenderableType | None = None) -> None:
+def finish(document: Any, as_json: bool, text: RenderableType | Sequence[str] | None = None) -> None:
     """End a command: print `document` as the one JSON document, or `text` for people, on standard output.
+
+    Args:
+        text: one line, several ones, or a table and the like.
 
     Raises:
         TypeError: `document` holds something that JSON has no form for.
@@ -53,10 +48,7 @@ def finish(document: Any, as_json: bool, text: RenderableType | None = None) -> 
     if as_json:
         _write_document(document)
     elif text is not None:
-        console = Console(highlight=False)
-        text = redact(text) if isinstance(text, str) else text
-        # Off a terminal a long path must stay one line: scripts cut and grep it.
-        console.print(text, soft_wrap=isinstance(text, str))
+        write_out(text)
 
 
 def run_command(function: Callable[..., None]) -> Callable[..., None]:
@@ -70,7 +62,7 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> None:
         as_json = bool(kwargs.get("as_json"))
-        with _reserve_stdout(as_json), _sigterm_interrupts():
+        with reserved_stdout(as_json), _sigterm_interrupts():
             try:
                 function(*args, **kwargs)
             except InputError as error:
@@ -81,10 +73,12 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
                 _fail("interrupted", str(error) or "interrupted", EXIT_INTERRUPTED, as_json)
             except (typer.Exit, typer.Abort):
                 raise
+            except UnicodeEncodeError as error:  # a name whose bytes are no text, which Arrow's paths must be
+                _fail("input", one_line(f"{error.object[:300]}: is no UTF-8 text; rename it"), EXIT_BAD_INPUT, as_json)
             except Exception as error:
                 if hasattr(error, "format_message"):  # a usage error, for main() to report
                     raise
-                sys.stderr.write(redact(traceback.format_exc()))
+                write_error(*redact(traceback.format_exc()).rstrip("\n").split("\n"))
                 _fail("internal", f"{type(error).__name__}: {error}", EXIT_FAILED, as_json)
 
     return command
@@ -92,8 +86,13 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
 
 def report_usage_error(error: Exception, *, as_json: bool) -> int:
     """Report a wrong option or argument in one line; returns the exit code for bad input."""
-    message = str(error.format_message())  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
+    message, context = str(error.format_message()), getattr(error, "ctx", None)  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        write_error(*filter(None, message.split("\n")))  # the help, where it is not shown already
+        message = "Missing command."
+        if not as_json:
+            return EXIT_BAD_INPUT
+    message = one_line(message)
     if context is not None and context.command_path:
         message = f"{message} See '{context.command_path} --help'."
     _print_failure("usage", message, EXIT_BAD_INPUT, as_json)
@@ -107,18 +106,13 @@ def _fail(kind: str, message: str, exit_code: int, as_json: bool) -> NoReturn:
 
 def _print_failure(kind: str, message: str, exit_code: int, as_json: bool) -> None:
     message = redact(message)
-    for line in message.splitlines() or [kind]:
-        sys.stderr.write(f"error: {line}\n")
-    sys.stderr.flush()
+    write_error(*(f"error: {line}" for line in (message or kind).split("\n")))
     if as_json:
         _write_document({"error": {"kind": kind, "message": message}, "exit_code": exit_code})
 
 
 def _write_document(document: Any) -> None:
-    text = json.dumps(without_nan(redacted(document)), indent=2, allow_nan=False)
-    stream = sys.stdout if _document_stream is None else _document_stream
-    stream.write(text + "\n")
-    stream.flush()
+    write_document(json.dumps(without_nan(redacted(document)), indent=2, allow_nan=False))
 
 
 @contextmanager
@@ -136,37 +130,3 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def _reserve_stdout(active: bool) -> Iterator[None]:
-    """Keep standard output for the JSON document alone: all else that is written to it goes to standard error.
-
-    Also at the level of file descriptors, because C++ libraries and child processes (FFmpeg, Ray) write there.
-    """
-    global _document_stream
-    if not active:
-        yield
-        return
-    python_stdout = sys.stdout
-    python_stdout.flush()
-    saved_fd = os.dup(1) if _is_real_stdout(python_stdout) else None
-    if saved_fd is not None:
-        os.dup2(2, 1)
-    _document_stream = python_stdout if saved_fd is None else os.fdopen(saved_fd, "w", encoding="utf-8")
-    sys.stdout = sys.stderr
-    try:
-        yield
-    finally:
-        sys.stdout = python_stdout
-        if saved_fd is not None:
-            os.dup2(saved_fd, 1)
-            _document_stream.close()
-        _document_stream = None
-
-
-def _is_real_stdout(stream: Any) -> bool:
-    try:
-        return bool(stream.fileno() == 1)
-    except (AttributeError, OSError):  # a replaced stream (tests, notebooks) has no descriptor
-        return False

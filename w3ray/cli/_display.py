@@ -11,14 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
 from w3ray._format import METRIC_LABELS, duration, percent
-from w3ray.cli._common import error_console
+from w3ray.cli._console import Group, Line, Live, ProgressBar, RenderableType, RichConsole, Table, error_console
 from w3ray.cli._summary import print_closing_report
 from w3ray.events import (
     CheckpointSaved,
@@ -160,7 +154,7 @@ class Display:
         clock: seconds that never go back.
     """
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: RichConsole | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or error_console()
         self._view = RunView(clock)
         self._screen: _Live | _Plain = (_Live if self._console.is_terminal else _Plain)(self._console, self._view)
@@ -187,7 +181,7 @@ class Display:
 class _Plain:
     """Lines with the seconds since the start, none wrapped or coloured."""
 
-    def __init__(self, console: Console, view: RunView) -> None:
+    def __init__(self, console: RichConsole, view: RunView) -> None:
         self._console, self._view = console, view
         self._steps_shown_s = view.started_s - PLAIN_EVERY_S
         self._shown_progress_since_s: float | None = None
@@ -230,13 +224,13 @@ class _Plain:
 
     def _print(self, line: str) -> None:
         seconds = self._view.clock() - self._view.started_s
-        self._console.print(f"[{seconds:6.1f}s] {line}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Line(f"[{seconds:6.1f}s] {line}"), soft_wrap=True)
 
 
 class _Live:
     """One picture that is redrawn in place; what is worth keeping scrolls by above it."""
 
-    def __init__(self, console: Console, view: RunView) -> None:
+    def __init__(self, console: RichConsole, view: RunView) -> None:
         self._console, self._view = console, view
         self._live: Live | None = None
 
@@ -250,7 +244,7 @@ class _Live:
             self._live.start()
         if isinstance(event, Warned):
             # Not folded by us: a path with a line break in it can not be copied.
-            self._console.print(Text(f"warning: {event.message}", style="yellow"), soft_wrap=True)
+            self._console.print(Line(f"warning: {event.message}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
         if self._live is not None:
@@ -265,44 +259,40 @@ class _Live:
 def picture(view: RunView) -> RenderableType:
     """The live picture at this moment; no line of it wraps."""
     elapsed = duration(view.clock() - view.started_s)
-    title = Text.assemble((view.recipe, "bold"), "  ", (f"{elapsed}  {view.storage}", "dim"))
-    title.no_wrap, title.overflow = True, "ellipsis"
+    title = Line((view.recipe, "bold"), "  ", (f"{elapsed}  {view.storage}", "dim"), cut=True)
     stages = Table.grid(padding=(0, 2))
     stages.add_column(no_wrap=True)
     stages.add_column(no_wrap=True, min_width=len("waiting"))
     # The one column that may wrap is the one that Rich narrows; its texts do not wrap, they end in an ellipsis.
     stages.add_column()
     for stage in view.stages.values():
-        stages.add_row(Text(f"  {stage.name}", style="bold"), _state_text(stage, view.current), _news(stage, view))
+        stages.add_row(Line(f"  {stage.name}", style="bold"), _state_text(stage, view.current), _news(stage, view))
     parts: list[RenderableType] = [title, stages]
     current = view.stages.get(view.current or "")
     if current is not None and current.state != "reuse":
         parts += [_bars(current), *_numbers(current)]
     elif view.current is None and all(stage.result is None for stage in view.stages.values()):
-        parts.append(Text("  starting: data, Ray, tracking ...", style="dim"))
+        parts.append(Line("  starting: data, Ray, tracking ...", style="dim"))
     return Group(*parts)
 
 
-def _state_text(stage: StageView, current: str | None) -> Text:
+def _state_text(stage: StageView, current: str | None) -> Line:
     if stage.result is not None:
-        return Text("reused" if stage.state == "reuse" else "done", style="green")
+        return Line("reused" if stage.state == "reuse" else "done", style="green")
     if stage.name == current:
-        return Text("resumed" if stage.state == "resume" else "running", style="cyan")
-    return Text("waiting", style="dim")
+        return Line("resumed" if stage.state == "resume" else "running", style="cyan")
+    return Line("waiting", style="dim")
 
 
-def _news(stage: StageView, view: RunView) -> Text:
+def _news(stage: StageView, view: RunView) -> Line:
     if stage.result is not None:
         why = f"  {stage.why}" if stage.state == "reuse" else f"  in {duration(stage.result.seconds)}"
-        news = Text.assemble(metrics_text(stage.result.metrics), (why, "dim"))
-    elif stage.validation is not None:
+        return Line(metrics_text(stage.result.metrics), (why, "dim"), cut=True)
+    if stage.validation is not None:
         newest = f"epoch {stage.validation.epoch + 1}: {metrics_text(stage.validation.metrics)}"
         # The best first: a narrow terminal cuts off the end.
-        news = Text("  ".join(filter(None, (view.best_text(stage), newest))))
-    else:
-        news = Text(stage.why, style="dim")
-    news.no_wrap, news.overflow = True, "ellipsis"
-    return news
+        return Line("  ".join(filter(None, (view.best_text(stage), newest))), cut=True)
+    return Line(stage.why, style="dim", cut=True)
 
 
 def _bars(stage: StageView) -> RenderableType:
@@ -320,19 +310,19 @@ def _bars(stage: StageView) -> RenderableType:
         rows.append((stage.progress.clips, stage.progress.total_clips, progress_text(stage.progress)))
     for done, total, text in rows:
         bar = ProgressBar(total=max(1, total), completed=done, width=_BAR_WIDTH)
-        bars.add_row(" ", bar, Text(text, no_wrap=True, overflow="ellipsis"))
+        bars.add_row(" ", bar, Line(text, cut=True))
     return bars
 
 
-def _numbers(stage: StageView) -> list[Text]:
+def _numbers(stage: StageView) -> list[Line]:
     """Losses, then speed, on two lines; a bar of a validation takes the place of the losses, so that nothing jumps."""
     if stage.last is None:
-        return [] if stage.progress is not None else [Text("  starting workers and data ...", style="dim")]
+        return [] if stage.progress is not None else [Line("  starting workers and data ...", style="dim")]
     saved = f"  checkpoint at step {stage.checkpoint_step}" if stage.checkpoint_step is not None else ""
     lines = [f"  {speed_text(stage.last)}{saved}"]
     if stage.progress is None:
         lines.insert(0, f"  {losses_text(stage.last)}  lr {stage.last.lr:.3g}")
-    return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+    return [Line(line, cut=True) for line in lines]
 
 
 def turning_point(event: Event, view: RunView) -> str:

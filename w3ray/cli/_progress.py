@@ -3,7 +3,7 @@
 import time
 
 from w3ray._format import duration
-from w3ray.cli._common import error_console
+from w3ray.cli._console import Line, error_console
 
 
 class Progress:
@@ -31,6 +31,6 @@ class Progress:
         left = f", {duration((total - done) / per_s)} left" if per_s > 0 and done < total else ""
         line = f"{self._line.format(done=done, total=total)} ({per_s:.1f}/s{left})"
         if self._console.is_terminal:
-            self._console.print(f"{line:<78}", end="\r" if done < total else "\n", soft_wrap=True)
+            self._console.print(Line(f"{line:<78}"), end="\r" if done < total else "\n", soft_wrap=True)
         else:
-            self._console.print(line, soft_wrap=True)
+            self._console.print(Line(line), soft_wrap=True)

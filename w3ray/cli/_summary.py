@@ -1,14 +1,11 @@
 """What does a run end with, in a few lines: the stages, their gain, where the model is, what the platform cost?"""
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from w3ray._format import METRIC_LABELS, duration, percent
+from w3ray.cli._console import Line, RichConsole, Table
 from w3ray.events import Overhead, RunSummary
 
 
-def print_closing_report(console: Console, summary: RunSummary) -> None:
+def print_closing_report(console: RichConsole, summary: RunSummary) -> None:
     """Print the closing table and the lines under it."""
     console.print()
     console.print(_stage_table(summary))
@@ -16,11 +13,11 @@ def print_closing_report(console: Console, summary: RunSummary) -> None:
     for label, text in lines.items():
         if text is not None:
             # Never folded by us: a command with a line break in it can not be copied.
-            console.print(Text(f"{label:<13}{text}"), soft_wrap=True)
+            console.print(Line(f"{label:<13}{text}"), soft_wrap=True)
     if summary.overhead is not None:
         text = f"{'overhead':<13}{overhead_text(summary.overhead)}"
         # Off a terminal one line, for those who grep it.
-        console.print(Text(text), soft_wrap=not console.is_terminal)
+        console.print(Line(text), soft_wrap=not console.is_terminal)
 
 
 def _stage_table(summary: RunSummary) -> Table:

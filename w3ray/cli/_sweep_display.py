@@ -7,14 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
 from w3ray._format import METRIC_LABELS, duration, percent
-from w3ray.cli._common import error_console
+from w3ray.cli._console import Group, Line, Live, ProgressBar, RenderableType, RichConsole, Table, error_console
 from w3ray.sweep.book import Doing, short_names, show_value
 from w3ray.sweep.records import PointResult, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.space import CASE, Objective, Space
@@ -29,7 +23,7 @@ _STATE_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "f
 class SweepDisplay:
     """Shows a sweep; a context manager, so that a failure leaves the terminal as it was."""
 
-    def __init__(self, space: Space, console: Console | None = None) -> None:
+    def __init__(self, space: Space, console: RichConsole | None = None) -> None:
         self._space, self._console = space, console or error_console()
         self._status: SweepStatus | None = None
         self._live: Live | None = None
@@ -51,7 +45,7 @@ class SweepDisplay:
             self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=2)
             self._live.start()
         for message in status.messages:
-            self._console.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+            self._console.print(Line(f"warning: {message}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
         """Leave the live picture; harmless when done twice."""
@@ -60,7 +54,7 @@ class SweepDisplay:
             self._live = None
 
     def say(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Line(line), soft_wrap=True)
 
     def print_end(self, result: SweepResult) -> None:
         """The ranking, and where things are."""
@@ -93,9 +87,9 @@ class SweepDisplay:
                 line = self._news(trial, doing, self._space.objectives[0].stage or status.book.base.stages[-1].name)
                 if line != self._shown.get(trial.id):
                     self._shown[trial.id] = line
-                    self._console.print(f"[{status.seconds:6.1f}s] {line}", markup=False, soft_wrap=True)
+                    self._console.print(Line(f"[{status.seconds:6.1f}s] {line}"), soft_wrap=True)
         for message in status.messages:
-            self._console.print(f"[{status.seconds:6.1f}s] warning: {message}", markup=False, soft_wrap=True)
+            self._console.print(Line(f"[{status.seconds:6.1f}s] warning: {message}"), soft_wrap=True)
 
     def _news(self, trial: Trial, doing: Doing | None, objective_stage: str) -> str:
         """A line that changes at turning points alone."""
@@ -133,12 +127,12 @@ def sweep_picture(status: SweepStatus, space: Space) -> RenderableType:
     ended = [trial for trial in trials if trial.ended and trial.state != "skipped"]
     total = max(book.most_trials, len(ended))
     left_s = time_left_s(ended, total, status.concurrency)
-    head = Text.assemble((space.name, "bold"), "  ", (f"{duration(status.seconds)}  {book.base.name}", "dim"))
+    head = Line((space.name, "bold"), "  ", (f"{duration(status.seconds)}  {book.base.name}", "dim"))
     bars = Table.grid(padding=(0, 1))
     text = f"{len(ended)}/{total} trials, {status.concurrency} at once"
     text += f", {duration(left_s)} left" if left_s is not None else ""
     bar = ProgressBar(total=max(1, total), completed=len(ended), width=_BAR_WIDTH)
-    bars.add_row(" ", bar, Text(text, no_wrap=True, overflow="ellipsis"))
+    bars.add_row(" ", bar, Line(text, cut=True))
     # Expanded, so that long parameters get what the other columns leave, and take nothing from them.
     table = Table(box=None, padding=(0, 1), pad_edge=False, expand=True)
     objective = space.objectives[0]
@@ -152,20 +146,20 @@ def sweep_picture(status: SweepStatus, space: Space) -> RenderableType:
         stage = "waits for a teacher" if doing.waits_for else doing.stage
         epoch = f"{doing.validated_epoch}/{doing.epochs}" if doing.stage else _epochs(trial)
         table.add_row(
-            Text(trial.id, style="bold" if trial.number == best else ""),
-            Text(trial.state, style=_STATE_STYLES.get(trial.state, "dim")),
+            Line(trial.id, style="bold" if trial.number == best else ""),
+            Line(trial.state, style=_STATE_STYLES.get(trial.state, "dim")),
             stage,
             epoch,
-            Text(value_text(objective, trial.values), style="bold" if trial.number == best else ""),
+            Line(value_text(objective, trial.values), style="bold" if trial.number == best else ""),
             duration(lasted_s) if lasted_s else "",
             point_text(trial.point) + (f"  {trial.reason}" if trial.state == "failed" else ""),
         )
     hidden = len(trials) - table.row_count
     parts: list[RenderableType] = [head, bars, table]
     if hidden > 0:
-        parts.append(Text(f"  and {hidden} more", style="dim"))
+        parts.append(Line(f"  and {hidden} more", style="dim"))
     if not trials:
-        parts.append(Text("  starting: data, Ray, tracking ...", style="dim"))
+        parts.append(Line("  starting: data, Ray, tracking ...", style="dim"))
     return Group(*parts)
 
 

@@ -3,14 +3,12 @@
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from w3ray._format import percent
 from w3ray._redact import redact
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import Group, RenderableType, Table
+from w3ray.cli._console import lines as as_lines
 
 
 @run_command
@@ -32,13 +30,13 @@ def shown(found: list[Any]) -> RenderableType:
     """The comparison for people."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("", "top-1", "against the first", "95%", "p", "evaluation"):
-        table.add_column(title, justify="left" if title == "evaluation" else "right", overflow="fold")
+        table.add_column(title, justify="left" if title == "evaluation" else "right")
     for number, one in enumerate(found, start=1):
         row = [str(number), percent(one.top1), "", "", ""]
         if number > 1:
             low, high = one.interval
             row[2:] = [_signed(one.difference), f"{_signed(low)} to {_signed(high)}", f"{one.p_value:.2g}"]
-        table.add_row(*row, escape(redact(one.directory)))
+        table.add_row(*row, redact(one.directory))
     lines = []
     for number, one in enumerate(found[1:], start=2):
         lines.append(
@@ -47,7 +45,7 @@ def shown(found: list[Any]) -> RenderableType:
         changes = ", ".join(f"{name} {_signed(change)} of {clips}" for name, clips, change in one.classes)
         if changes:
             lines.append(f"   {changes}")
-    return Group(table, Text("\n".join(lines)))
+    return Group(table, as_lines(lines))
 
 
 def _signed(share: float) -> str:

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 import typer
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from w3ray._redact import redact, redacted
-from w3ray.cli._common import EXIT_FAILED, JsonOption, error_console, finish, run_command
+from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
+from w3ray.cli._console import Group, Line, RenderableType, Table, write_error
 from w3ray.cli._progress import Progress
 from w3ray.cli.data_show import show
 from w3ray.cli.data_stats import stats
@@ -215,12 +213,8 @@ def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
         if val_groups:
             options["val_groups"] = [] if val_groups == "none" else _names(val_groups)
         with _looked_for(out, address, missing_ok) as journal:
-            manifest = importer(annotations, videos=videos, partial=partial, note=_note, **options)
+            manifest = importer(annotations, videos=videos, partial=partial, note=write_error, **options)
         _write(manifest, out, False, as_json, journal)
-
-
-def _note(line: str) -> None:
-    error_console().print(Text(redact(line)), soft_wrap=True)
 
 
 @contextmanager
@@ -239,7 +233,7 @@ def _looked_for(out: str, address: str | None, missing_ok: bool) -> Iterator["Jo
         journal=None if missing_ok else journal,
         on_cluster=cluster is not None,
         progress=Progress("looked for {done} of {total} videos"),
-        note=_note,
+        note=write_error,
         skip=missing_ok,
     )
     try:
@@ -381,11 +375,11 @@ def _manifest_text(manifest: Manifest) -> RenderableType:
     for name, counts in _class_counts(manifest).items():
         table.add_row(name, *(str(counts[split]) for split in splits))
     table.add_row("all", *(str(count) for count in splits.values()))
-    return Group(table, Text(f"{manifest.table.num_rows} clips in {redact(manifest.location)}", overflow="fold"))
+    return Group(table, Line(f"{manifest.table.num_rows} clips in {redact(manifest.location)}"))
 
 
 def _check_text(document: dict[str, Any]) -> RenderableType:
-    head = Text(
+    head = Line(
         f"{document['readable']} of {document['clips']} clips can be read with {document['decoder']}"
         f"{', every frame as a whole decode shows it' if document['exact'] else ''} "
         f"({document['seconds']:.1f} s)"
@@ -395,13 +389,13 @@ def _check_text(document: dict[str, Any]) -> RenderableType:
     kinds = Table(box=None, pad_edge=False)
     kinds.add_column("clips", justify="right")
     kinds.add_column("reason")
-    kinds.add_column("for example", overflow="fold")
+    kinds.add_column("for example")
     for kind, count in document["reasons"].items():
         example = next(row["clip_id"] for row in document["failures"] if row["reason"].split(":")[0] == kind)
-        kinds.add_row(str(count), Text(kind), Text(example))
+        kinds.add_row(str(count), kind, example)
     ledger = document["ledger"]
     foot = f"each clip's result: {ledger}" if ledger else "add --ledger FILE.parquet to keep each clip's result"
-    return Group(head, kinds, Text(foot, overflow="fold"))
+    return Group(head, kinds, Line(foot))
 
 
 def _check_group_options(by_group: bool, val_groups: str, test_groups: str) -> None:

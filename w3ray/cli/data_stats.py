@@ -3,13 +3,12 @@
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from w3ray._format import duration, percent
 from w3ray._redact import redacted
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import Group, RenderableType, Table
+from w3ray.cli._console import lines as as_lines
 from w3ray.cli._progress import Progress
 from w3ray.data.manifest import read_manifest
 
@@ -44,10 +43,10 @@ def stats_text(document: dict[str, Any]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in splits:
-        table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     facts = {name: _facts(split, document["classes"], document["heads"]) for name, split in splits.items()}
     for fact in next(iter(facts.values())):
-        table.add_row(fact, *(Text(facts[name][fact]) for name in splits))
+        table.add_row(fact, *(facts[name][fact] for name in splits))
     lines = []
     for name, split in splits.items():
         lines += [f"{count} unreadable in {name}: {reason}" for reason, count in split["reasons"].items()]
@@ -56,7 +55,7 @@ def stats_text(document: dict[str, Any]) -> RenderableType:
         lines.append(f"lengths, rates, sizes and codecs are those of {read}, drawn at random (--videos)")
     else:
         lines.append(f"read of {read}: header and first frame ('w3ray data check' reads every clip)")
-    return Group(table, *(Text(line, overflow="fold") for line in lines))
+    return Group(table, as_lines(lines))
 
 
 def _facts(split: dict[str, Any], num_classes: int, heads: dict[str, int]) -> dict[str, str]:

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from w3ray._format import percent
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import Group, Line, RenderableType, Table
+from w3ray.cli._console import lines as as_lines
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
@@ -80,7 +79,7 @@ def shown(result: Any) -> RenderableType:
     if result.unlabelled:
         lines.append(f"{result.unlabelled} have no label: their scores are kept, they count in no accuracy")
     lines.append(f"report  {result.directory}/report" if metrics else f"scores  {result.directory}")
-    return Group(_accuracies(metrics), Text("\n".join(lines))) if metrics else Text("\n".join(lines))
+    return Group(_accuracies(metrics), as_lines(lines)) if metrics else as_lines(lines)
 
 
 def _accuracies(metrics: Mapping[str, Any]) -> Table:
@@ -89,7 +88,7 @@ def _accuracies(metrics: Mapping[str, Any]) -> Table:
     prefixes = [key.removesuffix("top1") for key in metrics if key.endswith("top1")]
     for prefix in prefixes:
         if len(prefixes) > 1:
-            table.add_row(Text(prefix.rstrip("_") or "all heads", style="bold"))
+            table.add_row(Line(prefix.rstrip("_") or "all heads", style="bold"))
         for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class_accuracy")):
             interval = metrics.get(f"{prefix}{key}_interval")
             spread = f"{percent(interval[0])} to {percent(interval[1])} (95%)" if interval else ""

@@ -32,12 +32,12 @@ def explain(
     for key, one in zip(("model", "against"), found, strict=False):
         if one.folder != one.name:
             document[key] = one.name
-    finish(document, as_json, "\n".join(_lines(answer) for answer in document["videos"]))
+    finish(document, as_json, [line for answer in document["videos"] for line in _lines(answer)])
 
 
-def _lines(answer: dict[str, Any]) -> str:
+def _lines(answer: dict[str, Any]) -> list[str]:
     lines = [answer["video"]]
     for one in answer["models"]:
         scores = ", ".join(f"{row['class']} {percent(row['score'])}" for row in one["top"])
         lines.append(f"  {one['name']}: {scores}")
-    return "\n".join([*lines, *(f"  {name:<6}  {answer[name]}" for name in ("strip", "stages", "film"))])
+    return [*lines, *(f"  {name:<6}  {answer[name]}" for name in ("strip", "stages", "film"))]

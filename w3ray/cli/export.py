@@ -4,7 +4,6 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
@@ -48,10 +47,10 @@ def export(
         },
         **done.metadata,
     }
-    finish(document, as_json, escape(export_text(document)))  # shapes stand in brackets
+    finish(document, as_json, export_text(document))
 
 
-def export_text(document: dict[str, Any]) -> str:
+def export_text(document: dict[str, Any]) -> list[str]:
     """What is in the file and how it is used."""
     clip, check = document["clip"], document["check"]
     classes = document["classes"]
@@ -70,4 +69,4 @@ def export_text(document: dict[str, Any]) -> str:
         f"{check['scores_difference']:.1g} (allowed {check['scores_tolerance']:g}), logits by "
         f"{check['logits_difference']:.1g} of their spread (allowed {check['logits_tolerance']:g})",
     ]
-    return "\n".join(lines)
+    return lines

@@ -3,12 +3,11 @@
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from w3ray._redact import redact
 from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
+from w3ray.cli._console import Group, Line, RenderableType, Table
+from w3ray.cli._console import lines as as_lines
 from w3ray.lint import IN_EVERY_RECIPE, Finding, LintReport
 from w3ray.lint import lint as lint_recipe
 from w3ray.recipe import load_recipe
@@ -44,27 +43,30 @@ def report_text(report: LintReport) -> RenderableType:
         lines.append("The paper has no row on this data: differences are notes, and figures are of the sets they name.")
     if report.data_unread is not None:
         lines.append(f"The data was not looked at: {redact(report.data_unread)}")
-    parts: list[RenderableType] = [Text("\n".join(lines), overflow="fold")]
+    parts: list[RenderableType] = [as_lines(lines)]
     if report.findings:
         parts.append(_table(report))
-    parts.append(Text(_counts(report)))
-    parts.append(Text("in every recipe:\n- " + "\n- ".join(IN_EVERY_RECIPE), style="dim"))
+    parts.append(Line(_counts(report)))
+    parts.append(as_lines(["in every recipe:", *(f"- {one}" for one in IN_EVERY_RECIPE)], style="dim"))
     return Group(*parts)
 
 
 def _table(report: LintReport) -> Table:
     table = Table(show_lines=True)
     table.add_column("", no_wrap=True)
-    for name in ("field", "here", "published", "known to cost"):
-        table.add_column(name, overflow="fold", ratio=3 if name == "known to cost" else 2)
+    table.add_column("field")
+    table.add_column("here")
+    # Sentences are folded also where there is no terminal with a width.
+    table.add_column("published", max_width=50)
+    table.add_column("known to cost", max_width=60)
     for finding in report.findings:
         style = "yellow" if finding.severity == "warning" else ""
         table.add_row(
-            Text(finding.severity, style=style),
-            Text(finding.field),
-            Text(_plain(finding.value)),
-            Text(_published(finding)),
-            Text(finding.cost + (f" [{finding.cost_source}]" if finding.cost_source else "")),
+            Line(finding.severity, style=style),
+            finding.field,
+            _plain(finding.value),
+            _published(finding),
+            finding.cost + (f" [{finding.cost_source}]" if finding.cost_source else ""),
         )
     return table
 

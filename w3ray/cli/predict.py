@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from w3ray._format import percent
 from w3ray._redact import redact, redacted
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 from w3ray.cli._progress import Progress
 from w3ray.errors import InputError, RunError
@@ -77,7 +74,7 @@ def predict(
 
 def _opened(path: str) -> TextIO:
     try:
-        return Path(path).open("w", encoding="utf-8")
+        return Path(path).open("w", encoding="utf-8", errors="backslashreplace")  # a path may be no text
     except OSError as error:
         raise InputError(f"--out {path}: can not be written ({error.strerror})") from error
 
@@ -88,17 +85,17 @@ def shown(found: Sequence["Prediction"]) -> RenderableType:
     folder = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else ""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("video", "class", "score", "next"):
-        table.add_column(title, justify="right" if title == "score" else "left", overflow="fold")
+        table.add_column(title, justify="right" if title == "score" else "left")
     for one in found:
-        name = escape(redact(os.path.relpath(one.video, folder) if folder else one.video))
+        name = redact(os.path.relpath(one.video, folder) if folder else one.video)
         if one.reason is not None:
-            table.add_row(name, f"[red]not read:[/red] {escape(redact(one.reason))}", "", "")
+            table.add_row(name, Line(("not read:", "red"), f" {redact(one.reason)}"), "", "")
             continue
         # Of several heads each one's best says more than the combination that comes next.
         others = [f"{head} {_scored(best[0])}" for head, best in one.heads.items()] or map(_scored, one.top[1:3])
         following = ", ".join(others)
-        table.add_row(name, escape(one.top[0][0]), percent(one.top[0][1]), escape(following))
-    return Group(Text(f"in {redact(folder)}"), table) if len(folder) > 1 else table
+        table.add_row(name, one.top[0][0], percent(one.top[0][1]), following)
+    return Group(Line(f"in {redact(folder)}"), table) if len(folder) > 1 else table
 
 
 def _scored(answer: tuple[str, float]) -> str:

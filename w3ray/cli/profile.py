@@ -29,7 +29,7 @@ def profile(
         dense=dense,
         num_classes=num_classes,
     )
-    finish(document, as_json, table(document))
+    finish(document, as_json, table(document).split("\n"))
 
 
 def measure(

@@ -6,6 +6,7 @@ import psutil
 import typer
 import yaml
 
+from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._display import Display
 from w3ray.recipe import load_recipe
@@ -43,7 +44,7 @@ def run(
 
     if dry_run:
         plan = plan_run(resolved, address=address)
-        finish(plan, as_json, plan_text(plan))
+        finish(plan, as_json, plan_text(plan).split("\n"))
         return
     with Display() as display:
         try:
@@ -57,11 +58,11 @@ def run(
 
 def plan_text(plan: dict[str, Any]) -> str:
     """A plan for people: the recipe as YAML (it can be run again), stages and resources as comments."""
-    lines = [yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip(), ""]
+    lines = [*yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip().split("\n"), ""]
     width = max(len(stage["name"]) for stage in plan["stages"])
     lines += [f"# stage {stage['name']:<{width}}  {stage['state']:<6}  {stage['why']}" for stage in plan["stages"]]
     lines += ["# resources: " + ", ".join(f"{key} {_plain(value)}" for key, value in plan["resources"].items())]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _plain(value: Any) -> str:

@@ -4,10 +4,9 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from w3ray._redact import redact
-from w3ray.cli._common import JsonOption, error_console, finish, run_command
+from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import write_error
 from w3ray.errors import InputError
 
 LevelOption = Annotated[
@@ -42,6 +41,6 @@ def submit(
         raise InputError(f"level of supervision: {error}") from error
     done = write_submission(evaluations, format, out, supervision=supervision)
     for warning in done.warnings:
-        error_console().print(Text(redact(f"warning: {warning}")), soft_wrap=True)
+        write_error(f"warning: {warning}")
     within = f" ({', '.join(done.members)})" if done.members else ""
     finish(asdict(done), as_json, f"{done.clips} clips for {format} in {done.out}{within}")

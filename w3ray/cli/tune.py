@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._sweep_display import SweepDisplay
 from w3ray.errors import InputError
@@ -101,19 +102,22 @@ def _report(sweep: str | None, storage: str | None, as_json: bool) -> None:
         raise InputError("which sweep? w3ray tune report NAME --storage DIR")
     root: Place = place(storage or str(Recipe.model_fields["storage"].default))
     files = write_report(str(root), sweep)
-    finish({name: str(path) for name, path in files.items()}, as_json, "\n".join(map(str, files.values())))
+    finish({name: str(path) for name, path in files.items()}, as_json, [str(path) for path in files.values()])
 
 
 def _write_recipe(recipe: Recipe, path: Path, sweep: str) -> None:
-    header = f"# The best trial of sweep {sweep}.\n#\n# command: w3ray run {path}\n"
-    path.write_text(header + yaml.safe_dump(recipe.to_dict(), sort_keys=False, width=120), encoding="utf-8")
+    header = [f"# The best trial of sweep {sweep}.", "#", f"# command: w3ray run {shlex.quote(str(path))}", ""]
+    path.write_text(
+        "\n".join(map(one_line, header)) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, width=120),
+        encoding="utf-8",
+    )
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
+def _plan_text(plan: dict[str, Any]) -> list[str]:
     """A plan for people: the space as YAML (it can be run again), the rest as comments."""
     resources = {key: value for key, value in plan["resources"].items() if not isinstance(value, dict)}
     lines = [
-        yaml.safe_dump(plan["space"], sort_keys=False, width=120).rstrip(),
+        *yaml.safe_dump(plan["space"], sort_keys=False, width=120).rstrip().split("\n"),
         "",
         f"# recipe {plan['recipe']['name']}, stages: "
         + ", ".join(f"{stage['name']} ({stage['steps']} steps)" for stage in plan["stages"]),
@@ -121,4 +125,4 @@ def _plan_text(plan: dict[str, Any]) -> str:
         "# each: " + ", ".join(f"{key} {value:g}" for key, value in resources.items()),
         *(f"# point {number}: {point}" for number, point in enumerate(plan["first_points"])),
     ]
-    return "\n".join(lines)
+    return lines

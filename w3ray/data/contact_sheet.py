@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from w3ray._text import one_line
 from w3ray.data.clip import Clip, ClipSpec, read_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.manifest import Manifest
@@ -184,6 +185,7 @@ def _write(
 ) -> int:
     """Text in lines of at most `width`, the last one shortened in its middle if need be; returns where it ends (y)."""
     x, y = place
+    text = one_line(text)
     words = text.split()
     letters = frozenset(text) - {" "}
     font = _font(letters if letters - _covered(_OWN_FONTS[bold]) else frozenset(), size, bold)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w3ray._text import one_line
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
 
@@ -73,8 +74,9 @@ def confusion_figure(counts: Counts, classes: Sequence[str]) -> "Figure":
     if counts.rows:
         axes.set_title(f"top-1 {counts.result()['top1']:.1%} of {counts.rows} clips")
     if num_classes <= _MAX_NAMED:
-        axes.set_xticks(range(num_classes), classes, rotation=90)
-        axes.set_yticks(range(num_classes), classes)
+        names = [one_line(name) for name in classes]
+        axes.set_xticks(range(num_classes), names, rotation=90, parse_math=False)  # `$` in a name begins no formula
+        axes.set_yticks(range(num_classes), names, parse_math=False)
     if num_classes <= _MAX_NUMBERED:
         for true, predicted in confusion_KK.nonzero().tolist():
             color = "white" if share_KK[true, predicted] > 0.5 else "black"

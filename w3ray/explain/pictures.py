@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from w3ray._text import one_line, plain_lines
 from w3ray.explain.explanation import Explanation
 from w3ray.explain.maps import last_of_stages, stretch, to_frames
 from w3ray.explain.record import FloatArray
@@ -207,9 +208,9 @@ class _Sheet:
 
 
 def _write(figure: "Figure", x: float, y: float, text: str, **style: Any) -> "Text":
-    """Names are no formulas, whatever dollar signs they hold, and those of files may be no text."""
+    """Names are no formulas, whatever dollar signs they hold."""
     style.setdefault("va", "bottom")
-    return figure.text(x, y, text.encode("utf-8", "replace").decode(), parse_math=False, **style)
+    return figure.text(x, y, plain_lines(text), parse_math=False, **style)
 
 
 def _write_head(
@@ -309,10 +310,11 @@ def _columns(num_frames: int) -> list[int]:
 
 
 def _short(text: str, room: int) -> str:
+    text = one_line(text)
     return text if len(text) <= room else text[: max(1, room - 1)].rstrip() + "…"
 
 
 def _wrap(text: str, room: int) -> str:
     import textwrap
 
-    return "\n".join(_short(line, room) for line in textwrap.wrap(text, room)[:3])
+    return "\n".join(_short(line, room) for line in textwrap.wrap(one_line(text), room)[:3])

@@ -186,7 +186,7 @@ class Book:
             try:
                 cost = self._cost_of(recipe_at(self.space, self.base, point))
             except InputError as error:
-                self._add(Trial(number=number, repeat=0, point=point, state="skipped", reason=str(error)))
+                self._add(Trial(number=number, repeat=0, point=point, state="skipped", reason="; ".join(error.args)))
                 continue
             for repeat in range(self.space.search.repeats):
                 self._add(Trial(number=number, repeat=repeat, point=point, cost=dict(cost)))

@@ -4,16 +4,20 @@ Made from the sweep's records alone, at any time, also while it runs.
 """
 
 import html
+import json
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from w3ray._format import METRIC_LABELS, duration, percent
+from w3ray._text import one_line
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe
-from w3ray.recipe_file import known_recipes
+from w3ray.recipe_file import apply_override, known_recipes
 from w3ray.storage import Place, published
 from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import short_names, show_value
@@ -29,6 +33,9 @@ MARKDOWN, HTML = "report.md", "report.html"
 _BEST, _GOOD, _DULL, _STOPPED = "#c2410c", "#1d4ed8", "#94a3b8", "#cbd5e1"
 _RANKING_ROWS = 15
 _MOST_LABELS = 6
+_MARKS = re.compile(r"[\\`*\[\]<>|$~#!&^@]|\b_|_\b|:[\w+-]+:|://|^\s*([-+=]|\d+[.)])\s")
+"""What Markdown, or a page that shows it, takes for more than text."""
+_BOLD_OR_CODE = re.compile(r"\*\*|(?<!`)(?P<fence>`+)(?!`)(?P<code>.+?)(?<!`)(?P=fence)(?!`)")
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1e293b; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -169,7 +176,7 @@ class _Page:
                 "when none had been stopped:"
             )
         for name in self.names:
-            text = f"**{self.short[name]}**: {self._effect(name, complete)}"
+            text = f"**{_span(self.short[name])}**: {self._effect(name, complete)}"
             if early is not None:
                 text += f" After {early[0]} epochs: {self._effect(name, early[1])}"
             lines.append(text)
@@ -192,9 +199,9 @@ class _Page:
     def _effect(self, name: str, values: Sequence[tuple[Point, float]]) -> str:
         found = effect(name, values)
         groups = "; ".join(
-            f"{label}: {_amount(self.objective, mean)} ({count})" for label, count, mean, _ in found.groups
+            f"{_span(label)}: {_amount(self.objective, mean)} ({count})" for label, count, mean, _ in found.groups
         )
-        return f"{found.verdict}. Means: {groups or 'none'}."
+        return f"{_span(found.verdict)}. Means: {groups or 'none'}."
 
     def _slices(self) -> _Section | None:
         names = [
@@ -226,7 +233,7 @@ class _Page:
         else:
             known = list(dict.fromkeys(show_value(value) for value in values))
             xs = [float(known.index(show_value(value))) for value in values]
-            ax.set_xticks(range(len(known)), [text[:14] for text in known])
+            ax.set_xticks(range(len(known)), [one_line(text)[:14] for text in known], parse_math=False)
             ax.set_xlim(-0.5, len(known) - 0.5)
         best = self.order[0].number
         for x, point in zip(xs, having, strict=True):
@@ -336,12 +343,12 @@ class _Page:
             return ""
         settings = {**self.space.fixed, **self.space.cases.get(self.order[0].point.get(CASE, ""), {})}
         settings |= {name: value for name, value in self.order[0].point.items() if name != CASE}
-        options = [f"--set {name}={_yaml(value)}" for name, value in settings.items()]
+        options = [f"--set {shlex.quote(f'{name}={_yaml(value)}')}" for name, value in settings.items()]
         recipe = self.base.name if self.base.name in known_recipes() else "RECIPE.yaml"
         return " \\\n  ".join([f"w3ray run {recipe}", *options])
 
     def markdown(self) -> str:
-        lines = [f"# Sweep {self.space.name}", "", self.lead(), ""]
+        lines = [f"# Sweep {self.space.name}", "", _span(self.lead()), ""]
         lines += [f"- **{value}** {what}" for value, what in self.facts()]
         for section in self.sections:
             lines += ["", f"## {section.title}", ""]
@@ -352,11 +359,12 @@ class _Page:
                 lines += [_row(head), _row(["---"] * len(head)), *map(_row, rows), ""]
             lines += [f"- {text}" if len(section.text) > 1 else text for text in section.text]
         if command := self.command():
-            lines += ["", "## The best point as a plain run", "", "```", command, "```"]
+            fence = _fence(command, least=3)
+            lines += ["", "## The best point as a plain run", "", fence, command, fence]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        parts = [f"<h1>Sweep {html.escape(self.space.name)}</h1><p class=lead>{html.escape(self.lead())}</p>"]
+        parts = [f"<h1>Sweep {html.escape(self.space.name)}</h1><p class=lead>{html.escape(one_line(self.lead()))}</p>"]
         facts = "".join(f"<div><b>{html.escape(v)}</b><span>{html.escape(w)}</span></div>" for v, w in self.facts())
         parts.append(f"<div class=facts>{facts}</div>")
         for section in self.sections:
@@ -398,19 +406,40 @@ def _value(
 
 
 def _yaml(value: Any) -> str:
-    text = show_value(value) if not isinstance(value, float) else repr(value)
-    return f"'{text}'" if any(mark in text for mark in ' {}[]",') else text
+    """A value on one line of YAML; a text without quotes where it is read as the same text."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    read: dict[str, Any] = {}
+    try:
+        apply_override(read, f"value={value}")
+    except InputError:
+        return json.dumps(value)
+    return value if read["value"] == value and one_line(value) == value else json.dumps(value)
+
+
+def _span(text: str) -> str:
+    """What a user may have given, for Markdown: as code where it could mean something there."""
+    text = one_line(text)
+    if not _MARKS.search(text):
+        return text
+    fence = _fence(text)
+    return f"{fence} {text} {fence}"
+
+
+def _fence(text: str, least: int = 1) -> str:
+    """More backticks than `text` has in a row."""
+    return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_span(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _html_table(section: _Section) -> str:
     head, *rows = section.table
     body = "".join(
         f"<tr{' class=best' if place == section.best_row else ''}>"
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        + "".join(f"<td>{html.escape(one_line(cell))}</td>" for cell in row)
         + "</tr>"
         for place, row in enumerate(rows)
     )
@@ -418,11 +447,17 @@ def _html_table(section: _Section) -> str:
 
 
 def _html_text(text: str) -> str:
-    """Markdown's bold and code, in HTML."""
-    parts = html.escape(text).split("**")
-    bold = "".join(part if place % 2 == 0 else f"<b>{part}</b>" for place, part in enumerate(parts))
-    pieces = bold.split("`")
-    return "".join(piece if place % 2 == 0 else f"<code>{piece}</code>" for place, piece in enumerate(pieces))
+    """Markdown's bold and code, in HTML. What a user gave and could be taken for either is code: see `_span`."""
+    pieces, end, is_bold = [], 0, False
+    for mark in _BOLD_OR_CODE.finditer(text):
+        pieces.append(html.escape(text[end : mark.start()]))
+        if mark["code"]:
+            pieces.append(f"<code>{html.escape(mark['code'].strip(' '))}</code>")
+        else:
+            pieces.append("</b>" if is_bold else "<b>")
+            is_bold = not is_bold
+        end = mark.end()
+    return "".join([*pieces, html.escape(text[end:])])
 
 
 def _figure(count: int, *, height: float, columns: int = 1) -> "tuple[Figure, list[Axes]]":

@@ -219,7 +219,7 @@ class Space(Section):
 
     def renamed(self, name: str) -> Self:
         """The same space under another name. Raises: InputError where it is no name."""
-        if re.match(NAME_PATTERN, name) is None:
+        if re.fullmatch(NAME_PATTERN, name) is None:
             raise InputError(
                 f"name: must start with a letter or digit and hold only letters, digits and . _ -, got {name!r}"
             )
@@ -300,7 +300,7 @@ def recipe_at(space: Space, base: Recipe, point: Mapping[str, Any], *, seed_offs
         return Recipe.model_validate(values)
     except ValidationError as error:
         names = [stage["name"] for stage in values["stages"]]
-        raise InputError("\n".join(fault_lines(error, Recipe, (), stage_names=names))) from None
+        raise InputError(*fault_lines(error, Recipe, (), stage_names=names)) from None
 
 
 def known_spaces() -> dict[str, Path]:
@@ -319,7 +319,7 @@ def load_space(name_or_path: str | Path) -> Space:
     try:
         return Space.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(f"{path.name}: {line}" for line in fault_lines(error, Space, ()))) from None
+        raise InputError(*(f"{path.name}: {line}" for line in fault_lines(error, Space, ()))) from None
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -344,7 +344,7 @@ def check_space(space: Space, base: Recipe) -> None:
     """
     faults = [*_field_faults(space), *_value_faults(space, base), *_objective_faults(space, base)]
     if faults:
-        raise InputError("\n".join(f"{space.name}: {fault}" for fault in dict.fromkeys(faults)))
+        raise InputError(*(f"{space.name}: {fault}" for fault in dict.fromkeys(faults)))
 
 
 def _settings(space: Space) -> Iterator[tuple[str, str, tuple[Any, ...], Mapping[str, Any]]]:

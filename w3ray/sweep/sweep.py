@@ -480,7 +480,7 @@ class _Sweep:
             files = write_report(str(place(self.base.storage)), self.space.name)
             for file in files.values():
                 if file.name.endswith((".html", ".md")):
-                    parent.log_text(file.read_text(), file.name, "report")
+                    parent.log_text(file.read_text("utf-8"), file.name, "report")
                 elif isinstance(file, Path):
                     parent.log_artifact(file, "report")
 
