@@ -254,7 +254,7 @@ def _asf_length(head: bytes) -> int:
 def check_promised(container: Any, uri: str, *, found_s: float) -> None:
     """Refuse an FLV that was cut off: only its header's duration tells, for it plays on to the cut without any error.
 
-    `found_s` is the time from the first to the end of the last packet.
+    `found_s` is the time from the first packet to the last.
 
     Raises:
         DecodeError: the stream ends well before the length that its own header promises.

@@ -42,6 +42,11 @@ class PacketTable:
     def __len__(self) -> int:
         return len(self.size)
 
+    def span_s(self, tick_s: float) -> float:
+        """Seconds from the first time stamp to the last; NaN where there are none."""
+        known = [stamp for stamp in (*self.pts, *self.dts) if stamp is not None]
+        return (max(known) - min(known)) * tick_s if known else float("nan")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameIndex:
@@ -60,8 +65,6 @@ class FrameIndex:
     num_packets: int
     is_seekable: bool = True
     """False: frames can only be counted from the first packet on."""
-    span_s: float
-    """From the first to the end of the last packet, seconds, by time stamps."""
     is_from_headers: bool
     """False: the file was decoded to find it."""
 
@@ -212,8 +215,6 @@ def _index(
         starts_s = np.arange(len(order)) / fps
     else:
         starts_s = (np.array(stamps, dtype=np.float64) - stamps[0]) * tick_s
-    known = [stamp for stamp in (*table.pts, *table.dts) if stamp is not None]
-    span_s = (max(known) - min(known)) * tick_s + 1 / fps if known else float("nan")
     return FrameIndex(
         order_N=np.array(order, dtype=np.int64),
         starts_s_N=starts_s,
@@ -222,7 +223,6 @@ def _index(
         vops=vops,
         num_packets=len(table),
         is_seekable=is_seekable,
-        span_s=span_s,
         is_from_headers=is_from_headers,
     )
 

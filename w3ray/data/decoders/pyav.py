@@ -132,12 +132,12 @@ class PyavVideo(ClosingVideo):
     def _find_index(self) -> FrameIndex:
         rate, base = self._stream.average_rate, self._stream.time_base
         self._fps = float(rate) if rate else float("nan")
+        check_promised(self._container, self.uri, found_s=self._table.span_s(float(base or 1)))
         key = self._key()
         index = _indices.get(key)
         if index is None or index.num_packets != len(self._table):
             index = self._index_by_headers() or self._index_by_decoding()
             self._remember(key, index)
-        check_promised(self._container, self.uri, found_s=index.span_s)
         if np.isnan(self._fps) and base and index.num_frames > 1:
             self._fps = (index.num_frames - 1) / float(index.starts_s_N[-1])
         return index
