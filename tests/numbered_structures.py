@@ -2,6 +2,17 @@
 
 STRUCTURES holds one entry for each file: how it is made and which numbers a whole decode shows, where that can be said
 without decoding. What PyAV's muxers do not write is made by changing bytes of what they wrote.
+
+What a whole decode shows is what the installed FFmpeg (8.1, in PyAV) shows. The ffmpeg program 5.1 shows the same
+frames of all these files and turns them in the same way, but for three kinds:
+- hevc_open without its start: 5.1 shows two or three damaged pictures in front, whose references are missing; 8.1 does
+  not, as both do not for H.264 and MPEG-2. A damaged picture is no frame to learn from.
+- AV1 behind an edit list: 5.1 (libdav1d) shows the frames that the list hides.
+- Two streams: the program takes the one with the most pixels; `av_find_best_stream`, and so every decoder here, another.
+VP8, VP9 and AV1 without their start: the decoder refuses the packets before the first key frame; the program goes on
+after them, and so does the truth. Left out, for nobody can say what is right: MPEG-4, WMV, H.263 and FLV1 without their
+start (FFmpeg shows what changes on gray ground, up to the first key frame), and an orientation in the H.264 stream
+itself (it stands at the first key frame only).
 """
 
 import struct
@@ -143,9 +154,12 @@ for _suffix, _codecs in {
     "ts": "h264_closed h264_open h264_refresh hevc_open mpeg1_b mpeg2 mpeg2_b",
     "mpg": "mpeg1 mpeg1_b mpeg2 mpeg2_b",
     "vob": "mpeg2_b",
-    "mkv": "h264_closed h264_open hevc_open mpeg2_b vp9 av1",
-    "flv": "h264_open",
-    "avi": "h264_open",
+    "mkv": "h264_closed h264_open h264_refresh hevc_open mpeg2_b vp9 av1",
+    "webm": "vp8 vp8_altref",
+    "mp4": "h264_open vp9_altref",
+    "flv": "h264_open h264_refresh",
+    "avi": "h264_open mpeg1 vp8",
+    "mxf": "mpeg2_b",
 }.items():
     for _codec in _codecs.split():
         _add(f"cutstart-{_codec}.{_suffix}", _clip(_codec, edit=without(0, 4)), None)
@@ -533,8 +547,11 @@ def turned(make: Callable[[Path], Path], name: str) -> Callable[[Path], Path]:
 
 
 for _turn in TURNS:
+    _a, _b, _c, _d = (value * 0x10000 for value in MATRICES[_turn])
+    _matrix = [_a, _b, 0, _c, _d, 0, 0, 0, 0x40000000]
     _add(f"{_turn}-h264_open.mp4", turned(_clip("h264_open"), _turn), ALL, turn=_turn)
     _add(f"{_turn}-mpeg4.mov", turned(_clip("mpeg4"), _turn), ALL, turn=_turn)
-_add(
-    "transpose_cut-h264_open.mp4", turned(_clip("h264_open", edit=cut_from_key(6)), "transpose"), None, turn="transpose"
-)
+    for _name in "h264_open.mkv", "vp9.webm":  # whose muxer writes the matrix as a pose
+        _add(f"{_turn}-{_name}", _clip(_name.split(".")[0], matrix=_matrix), ALL, turn=_turn)
+_cut = turned(_clip("h264_open", edit=cut_from_key(6)), "transpose")
+_add("transpose_cut-h264_open.mp4", _cut, None, turn="transpose")
