@@ -8,7 +8,7 @@ frames of all these files and turns them in the same way, but for three kinds:
 - hevc_open without its start: 5.1 shows two or three damaged pictures in front, whose references are missing; 8.1 does
   not, as both do not for H.264 and MPEG-2. A damaged picture is no frame to learn from.
 - AV1 behind an edit list: 5.1 (libdav1d) shows the frames that the list hides.
-- Two streams: the program takes the one with the most pixels; `av_find_best_stream`, and so every decoder here, another.
+- Two streams: the program takes the one with the most pixels, `av_find_best_stream` (so every decoder here) another.
 VP8, VP9 and AV1 without their start: the decoder refuses the packets before the first key frame; the program goes on
 after them, and so does the truth. Left out, for nobody can say what is right: MPEG-4, WMV, H.263 and FLV1 without their
 start (FFmpeg shows what changes on gray ground, up to the first key frame), and an orientation in the H.264 stream
