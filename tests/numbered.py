@@ -241,12 +241,14 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
     for place, number in enumerate(shown):
         at = ticks(place) if ticks else place
         if codec.hidden_every and number % codec.hidden_every == 1:
-            packets += [_hidden(packet) for packet in stream.encode(_frame(number + codec.hidden_every - 2, at, codec))]
-        packets += stream.encode(_frame(number, at, codec))
+            packets += [
+                _hidden(packet) for packet in stream.encode(encodable(number + codec.hidden_every - 2, at, codec))
+            ]
+        packets += stream.encode(encodable(number, at, codec))
     return packets + stream.encode()
 
 
-def _frame(number: int, at: int, codec: Codec) -> av.VideoFrame:
+def encodable(number: int, at: int, codec: Codec) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(picture(number, codec.height, codec.width), format="rgb24")
     frame = frame.reformat(format=codec.pix_fmt)
     frame.pts, frame.time_base = at, 1 / codec.rate

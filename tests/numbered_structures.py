@@ -22,8 +22,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
-from numbered import CODECS, RATE, Codec, replaced, write
+from numbered import CODECS, RATE, Codec, encodable, replaced, write
 
 Packets = list[Any]
 
@@ -497,6 +498,30 @@ def _not_coded(vop: bytes) -> bytes:
     bits += "0" + "1" * (-len(bits) % 8 - 1)
     return b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
 
+
+def hevc_in_avi(path: Path) -> Path:
+    """HEVC where FFmpeg's muxer refuses it and cameras write it: as another codec, whose tag is changed afterwards."""
+    codec = CODECS["hevc_open"]
+
+    def edit(packets: Packets) -> Packets:
+        encoder = av.CodecContext.create(codec.encoder, "w")
+        encoder.width, encoder.height, encoder.pix_fmt = codec.width, codec.height, codec.pix_fmt
+        encoder.time_base, encoder.framerate, encoder.gop_size = 1 / codec.rate, codec.rate, codec.gop
+        encoder.options = codec.options
+        encoded: Packets = []
+        for number in range(codec.frames):
+            encoded += encoder.encode(encodable(number, number, codec))
+        encoded += encoder.encode()
+        for packet in encoded:
+            packet.stream = packets[0].stream
+        return encoded
+
+    write(path, CODECS["mpeg4"], edit=edit)
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"HEVC"))
+    return path
+
+
+_add("hevc_open.avi", hevc_in_avi, ALL)
 
 for _b_frames in "1", "2":
     _add(

@@ -222,7 +222,7 @@ def check_pictures(video, clip: Clip, indices) -> None:
     assert numbered.numbers(as_coded) == [clip.truth.numbers[index] for index in indices]
     for index, frame in zip(indices, as_coded, strict=True):
         difference = numbered.thumbnail(frame).astype(int) - clip.truth.thumbnails[index]
-        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged"
+        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged or turned"
 
 
 def check_times(video, clip: Clip, random: np.random.Generator) -> None:
