@@ -149,7 +149,7 @@ CODECS: dict[str, Codec] = {
     "dv_ntsc": Codec("dvvideo", pix_fmt="yuv411p", height=480, width=720, rate=Fraction(30000, 1001), frames=14),
     "gif": Codec("gif", pix_fmt="rgb8", rate=Fraction(25)),
     "jpeg2000": Codec("jpeg2000", pix_fmt="yuv420p", frames=14),
-    "cinepak": Codec("cinepak", pix_fmt="rgb24", frames=26),
+    "cinepak": Codec("cinepak", pix_fmt="rgb24", frames=14),
     "svq1": Codec("svq1", pix_fmt="yuv410p"),
     "png": Codec("png", pix_fmt="rgb24", frames=14),
     "qtrle": Codec("qtrle", pix_fmt="rgb24"),
@@ -183,13 +183,15 @@ def write(
     sound_from: float | None = None,
     second: Codec | None = None,
     cover: bool = False,
+    matrix: Sequence[int] | None = None,
     muxer: str | None = None,
     mux_options: dict[str, str] | None = None,
 ) -> Path:
     """A video of the numbers `shown` (all of the codec's clip if None), the frame at place n at `ticks(n)` frame times.
 
     `edit` changes the list of encoded packets before they are muxed. With `sound_from` a sound track begins at that
-    second, as the first stream. A `second` video stream shows numbers from 500 on; a cover is a picture of its own.
+    second, as the first stream. A `second` video stream shows numbers from 500 on; a cover is a picture of its own; the
+    `matrix` is the display matrix that the muxer writes.
 
     Raises:
         av.FFmpegError, ValueError: the encoder or the muxer refuses it.
@@ -208,6 +210,8 @@ def write(
         packets += edit(video) if edit else video
         if sound_from is not None and muxer == "mxf":  # which wants the video first
             packets += _sound(container, SOUND[path.suffix[1:]], sound_from)
+        if matrix is not None:
+            container.streams.video[-1].set_display_matrix(matrix)
         container.start_encoding()
         packets.sort(key=lambda packet: packet.dts * packet.time_base)  # stable: a stream's own order stays
         container.mux(packets)
@@ -237,12 +241,14 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
     for place, number in enumerate(shown):
         at = ticks(place) if ticks else place
         if codec.hidden_every and number % codec.hidden_every == 1:
-            packets += [_hidden(packet) for packet in stream.encode(_frame(number + codec.hidden_every - 2, at, codec))]
-        packets += stream.encode(_frame(number, at, codec))
+            packets += [
+                _hidden(packet) for packet in stream.encode(encodable(number + codec.hidden_every - 2, at, codec))
+            ]
+        packets += stream.encode(encodable(number, at, codec))
     return packets + stream.encode()
 
 
-def _frame(number: int, at: int, codec: Codec) -> av.VideoFrame:
+def encodable(number: int, at: int, codec: Codec) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(picture(number, codec.height, codec.width), format="rgb24")
     frame = frame.reformat(format=codec.pix_fmt)
     frame.pts, frame.time_base = at, 1 / codec.rate

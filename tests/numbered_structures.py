@@ -2,6 +2,17 @@
 
 STRUCTURES holds one entry for each file: how it is made and which numbers a whole decode shows, where that can be said
 without decoding. What PyAV's muxers do not write is made by changing bytes of what they wrote.
+
+What a whole decode shows is what the installed FFmpeg (8.1, in PyAV) shows. The ffmpeg program 5.1 shows the same
+frames of all these files and turns them in the same way, but for three kinds:
+- hevc_open without its start: 5.1 shows two or three damaged pictures in front, whose references are missing; 8.1 does
+  not, as both do not for H.264 and MPEG-2. A damaged picture is no frame to learn from.
+- AV1 behind an edit list: 5.1 (libdav1d) shows the frames that the list hides.
+- Two streams: the program takes the one with the most pixels, `av_find_best_stream` (so every decoder here) another.
+VP8, VP9 and AV1 without their start: the decoder refuses the packets before the first key frame; the program goes on
+after them, and so does the truth. Left out, for nobody can say what is right: MPEG-4, WMV, H.263 and FLV1 without their
+start (FFmpeg shows what changes on gray ground, up to the first key frame), and an orientation in the H.264 stream
+itself (it stands at the first key frame only).
 """
 
 import struct
@@ -11,8 +22,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
-from numbered import CODECS, RATE, Codec, replaced, write
+from numbered import CODECS, RATE, Codec, encodable, replaced, write
 
 Packets = list[Any]
 
@@ -143,9 +155,12 @@ for _suffix, _codecs in {
     "ts": "h264_closed h264_open h264_refresh hevc_open mpeg1_b mpeg2 mpeg2_b",
     "mpg": "mpeg1 mpeg1_b mpeg2 mpeg2_b",
     "vob": "mpeg2_b",
-    "mkv": "h264_closed h264_open hevc_open mpeg2_b vp9 av1",
-    "flv": "h264_open",
-    "avi": "h264_open",
+    "mkv": "h264_closed h264_open h264_refresh hevc_open mpeg2_b vp9 av1",
+    "webm": "vp8 vp8_altref",
+    "mp4": "h264_open vp9_altref",
+    "flv": "h264_open h264_refresh",
+    "avi": "h264_open mpeg1 vp8",
+    "mxf": "mpeg2_b",
 }.items():
     for _codec in _codecs.split():
         _add(f"cutstart-{_codec}.{_suffix}", _clip(_codec, edit=without(0, 4)), None)
@@ -484,6 +499,30 @@ def _not_coded(vop: bytes) -> bytes:
     return b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
+def hevc_in_avi(path: Path) -> Path:
+    """HEVC where FFmpeg's muxer refuses it and cameras write it: as another codec, whose tag is changed afterwards."""
+    codec = CODECS["hevc_open"]
+
+    def edit(packets: Packets) -> Packets:
+        encoder = av.CodecContext.create(codec.encoder, "w")
+        encoder.width, encoder.height, encoder.pix_fmt = codec.width, codec.height, codec.pix_fmt
+        encoder.time_base, encoder.framerate, encoder.gop_size = 1 / codec.rate, codec.rate, codec.gop
+        encoder.options = codec.options
+        encoded: Packets = []
+        for number in range(codec.frames):
+            encoded += encoder.encode(encodable(number, number, codec))
+        encoded += encoder.encode()
+        for packet in encoded:
+            packet.stream = packets[0].stream
+        return encoded
+
+    write(path, CODECS["mpeg4"], edit=edit)
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"HEVC"))
+    return path
+
+
+_add("hevc_open.avi", hevc_in_avi, ALL)
+
 for _b_frames in "1", "2":
     _add(
         f"packed_{_b_frames}-mpeg4_b.avi",
@@ -533,8 +572,11 @@ def turned(make: Callable[[Path], Path], name: str) -> Callable[[Path], Path]:
 
 
 for _turn in TURNS:
+    _a, _b, _c, _d = (value * 0x10000 for value in MATRICES[_turn])
+    _matrix = [_a, _b, 0, _c, _d, 0, 0, 0, 0x40000000]
     _add(f"{_turn}-h264_open.mp4", turned(_clip("h264_open"), _turn), ALL, turn=_turn)
     _add(f"{_turn}-mpeg4.mov", turned(_clip("mpeg4"), _turn), ALL, turn=_turn)
-_add(
-    "transpose_cut-h264_open.mp4", turned(_clip("h264_open", edit=cut_from_key(6)), "transpose"), None, turn="transpose"
-)
+    for _name in "h264_open.mkv", "vp9.webm":  # whose muxer writes the matrix as a pose
+        _add(f"{_turn}-{_name}", _clip(_name.split(".")[0], matrix=_matrix), ALL, turn=_turn)
+_cut = turned(_clip("h264_open", edit=cut_from_key(6)), "transpose")
+_add("transpose_cut-h264_open.mp4", _cut, None, turn="transpose")

@@ -7,6 +7,7 @@ give each of them by its index; any other must do the same or refuse the file wi
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import av
@@ -25,8 +26,10 @@ MAX_PICTURE_DIFFERENCE = 6.0
 
 BACK = {"clockwise": "counter_clockwise", "counter_clockwise": "clockwise"}
 """What undoes a turn; the others undo themselves."""
-MAX_ALONE = 70
+MAX_ALONE = 32
 """Every index is asked for alone, but of the few clips of 300 frames, in which a GOP is long, only some."""
+RARE = ("mov", "3gp", "vob", "mxf", "wmv", "ogv")
+"""Containers that are read by the same code as another one, or seldom met: only in the slow tests."""
 
 # What no encoder here writes, by container. `test_what_cannot_be_written` holds this table against the muxers.
 REFUSED_BY_THE_MUXER = {
@@ -125,6 +128,7 @@ def fate(codec: str, container: str, path: Path) -> str:
     return "read"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written(tmp_path):
     """The two tables above are true: a muxer that has learned a codec adds a cell to the contract."""
     for container in CONTAINERS:
@@ -134,9 +138,9 @@ def test_what_cannot_be_written(tmp_path):
         assert found == left_out, container
 
 
-def _cells() -> list[str]:
+def _cells() -> list[Any]:
     return [
-        f"{codec}.{container}"
+        pytest.param(f"{codec}.{container}", marks=[pytest.mark.slow] if container in RARE else [])
         for codec in CODECS
         for container in CONTAINERS
         if codec not in REFUSED_BY_THE_MUXER.get(container, "").split()
@@ -193,7 +197,7 @@ def check_video(video, clip: Clip) -> None:
     random = np.random.default_rng(crc32(clip.path.name.encode()))
     assert video.info.num_frames == count
     check_times(video, clip, random)
-    for index in random.permutation(count)[:MAX_ALONE]:
+    for index in random.permutation(count)[: MAX_ALONE if count < 100 else 10]:
         check_pictures(video, clip, [int(index)])
     check_pictures(video, clip, np.arange(count))
     check_pictures(video, clip, random.permutation(count))
@@ -218,7 +222,7 @@ def check_pictures(video, clip: Clip, indices) -> None:
     assert numbered.numbers(as_coded) == [clip.truth.numbers[index] for index in indices]
     for index, frame in zip(indices, as_coded, strict=True):
         difference = numbered.thumbnail(frame).astype(int) - clip.truth.thumbnails[index]
-        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged"
+        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged or turned"
 
 
 def check_times(video, clip: Clip, random: np.random.Generator) -> None:
