@@ -1,4 +1,4 @@
-"""What stands behind exact frames: packets read again from a long file, an index that was wrong, lengths by containers."""
+"""What stands behind exact frames: packets read again from a long file, a wrong index put right, containers' lengths."""
 
 from io import BytesIO
 

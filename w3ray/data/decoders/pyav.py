@@ -91,7 +91,8 @@ class PyavVideo(ClosingVideo):
             raise DecodeError(self.uri, NO_VIDEO_STREAM)
         self._stream: Any = stream
         self._decoder: Any = stream.codec_context
-        self._decoder.thread_type = "NONE"  # the pool of decoders already uses every core
+        # The pool of decoders already uses every core; dav1d (AV1) looks at the count alone.
+        self._decoder.thread_type, self._decoder.thread_count = "NONE", 1
         self._is_fresh = True
 
     def _read_packets(self) -> None:
