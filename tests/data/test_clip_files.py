@@ -7,10 +7,12 @@ import pytest
 from videos import frame_numbers, write_frames
 
 from w3ray.cli import main
+from w3ray.data.clip import ClipSpec
 from w3ray.data.clip_files import clips_below, remote_clips_below
 from w3ray.data.decoders import open_video
 from w3ray.data.importers import IMPORTERS, import_csv, import_folder
 from w3ray.data.manifest import read_manifest, write_manifest
+from w3ray.data.shared_clips import ClipFolder
 from w3ray.errors import InputError
 from w3ray.explain.videos import Explainer
 from w3ray.pipeline.predict import _videos
@@ -176,13 +178,21 @@ class TestFramePrefix:
         with pytest.raises(InputError, match=r"no file or folder .*/wave/7"):
             import_csv(root / "list.csv")
 
+    def test_other_images_make_another_clip_for_a_sweep(self, root, tmp_path):
+        shared = ClipFolder(tmp_path / "shared", 1 << 20, ClipSpec(num_frames=4, size=32))
+        row = {"uri": f"{root}/wave/1/rgb_*", "start_s": None, "end_s": None, "reversed": False, "label": 1}
+        before = shared.key(row, 7, {}, None)
+        assert shared.key(row, 7, {}, None) == before
+        os.utime(root / "wave" / "1", ns=(1, 1))
+        assert shared.key(row, 7, {}, None) != before
+
     def test_named_to_predict(self, root):
         assert _videos(f"{root}/wave/1/rgb_*") == [f"{root}/wave/1/rgb_*"]
         with pytest.raises(InputError, match="no video matches"):
             _videos(f"{root}/wave/1/none_*")
 
     def test_without_it(self, root):
-        with pytest.raises(Exception, match=r"images of two kinds: .*; name one kind with its prefix"):
+        with pytest.raises(Exception, match=r"images of two kinds: .*; name one kind as FOLDER/PREFIX"):
             open_video(f"{root}/wave/1")
 
 

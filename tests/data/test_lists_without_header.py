@@ -93,6 +93,12 @@ def test_the_error_names_the_option(tmp_path, text, option):
     assert "\n" not in str(caught.value)
 
 
+def test_a_header_of_other_names_shows_it_too(tmp_path):
+    with pytest.raises(InputError, match="it has file, class; say which is which with --columns path=") as caught:
+        import_csv(write(tmp_path, "file,class\na.mp4,wave\n"))
+    assert str(caught.value).endswith("name all columns in their order: --columns path,label")
+
+
 @pytest.mark.parametrize(
     ("text", "header", "message"),
     [

@@ -13,9 +13,10 @@ Columns, one row a clip:
 | split    | string  | yes      | `train`, `val`, `test` or any other name                              |
 | group    | string  | no       | what a fold must not tear apart: a subject, a sequence, a camera      |
 
-A uri may be a folder of numbered JPEG or PNG images in place of a video file. Such frames have no clock: whatever rate
-they were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0, are
-the clip with start_s = i / 30 and end_s = j / 30.
+A uri may be a folder of numbered JPEG or PNG images in place of a video file; where it holds other images too, the
+frames are named with what their names begin with, as `clips/17/img_*`. Such frames have no clock: whatever rate they
+were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0 at the
+first image, are the clip with start_s = i / 30 and end_s = j / 30.
 
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it

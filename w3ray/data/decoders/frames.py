@@ -76,6 +76,11 @@ def is_frame_folder(uri: str) -> bool:
     return _is_remote_folder(where)
 
 
+def local_path(uri: str) -> str:
+    """What a local uri names on the disk: a file, or the folder of its frames."""
+    return os.path.dirname(uri) if uri.endswith("*") and not os.path.exists(uri) else uri
+
+
 def _folder_and_prefix(where: Place) -> tuple[Place, str | None]:
     """The folder, and what the names of its frames begin with where the uri says so, as in `clips/17/img_*`."""
     if not where.name.endswith("*") or (isinstance(where, Path) and where.exists()):
@@ -145,7 +150,11 @@ def _frame_names(uri: str, names: Sequence[str], prefix: str | None) -> FrameNam
     kinds = {(match[1], match[3]): match[0] for match in reversed(matches)}
     if len(kinds) > 1:
         some = sorted(kinds.values())[:2]
-        hint = "" if len({prefix for prefix, _ in kinds}) == 1 else "; name one kind with its prefix, as FOLDER/PREFIX*"
+        hint = (
+            ""
+            if len({prefix for prefix, _ in kinds}) == 1
+            else "; name one kind as FOLDER/PREFIX*, or import with --frame-prefix"
+        )
         raise DecodeError(uri, f"images of two kinds: {', '.join(map(_shown, some))}{hint}")
     ((prefix, extension),) = kinds
     found: dict[int, str] = {}

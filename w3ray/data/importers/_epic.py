@@ -187,8 +187,8 @@ def segments(
         end_s = seconds[segment.video]
         if segment.start_s >= end_s or segment.stop_s > end_s + _ROUNDING_S:
             raise InputError(
-                f"{segment.where}: segment {segment.name} lies from {segment.start_s:g} to {segment.stop_s:g} s, past "
-                f"the end of {segment.video}, which is {end_s:g} s long: is the list of another version?"
+                f"{segment.where}: segment {segment.name} lies from {segment.start_s:.10g} to {segment.stop_s:.10g} s, "
+                f"past the end of {segment.video}, which is {end_s:.10g} s long: is the list of another version?"
             )
         if segment.stop_s > end_s:
             cut.append(segment.name)

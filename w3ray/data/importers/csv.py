@@ -244,8 +244,13 @@ def _check_header(header: Sequence[str], columns: Columns) -> None:
 
 def _what_it_has(rows: "_Rows", delimiter: str | None) -> str:
     """What a file has in place of a column, and what to do if its first line is no header."""
-    if rows.separator is not None or not _looks_like_a_clip(rows.header, delimiter):
+    if rows.separator is not None:
         return f"it has {', '.join(rows.header)}"
+    if not _looks_like_a_clip(rows.header, delimiter):
+        return (
+            f"it has {', '.join(rows.header)}; say which is which with --columns path=...,label=..., or, if that is no "
+            "header, name all columns in their order: --columns path,label"
+        )
     values = _values(rows.first_line, delimiter)
     names = {2: "path,label", 4: "path,label,start,end"}.get(len(values), "path,label,...")
     if len(values) == 3:
