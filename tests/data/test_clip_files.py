@@ -70,6 +70,7 @@ def test_at_an_address():
         found = remote_clips_below(place("memory://clip-files"))
         assert found == [f"memory://clip-files/{path}" for path in CLIPS]
         assert _videos("memory://clip-files") == found
+        assert _videos("memory://clip-files/frames") == ["memory://clip-files/frames"]
     finally:
         files.rm("/clip-files", recursive=True)
 

@@ -53,6 +53,26 @@ class Listing:
     broken: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What counts of a listing; of millions of images their number alone."""
+
+    path: str
+    videos: list[str]
+    broken: list[str]
+    num_images: int
+
+    @classmethod
+    def of(cls, listing: Listing) -> "_Folder":
+        # Of a broken link the name says what it was, but for that of a folder: a list or a text is not missed here.
+        return cls(
+            path=listing.folder,
+            videos=[name for name in listing.files if is_video(name)],
+            broken=[name for name in listing.broken if is_video(name) or not _extension(name)],
+            num_images=sum(map(is_image, (*listing.files, *listing.broken))),
+        )
+
+
 def is_video(name: str) -> bool:
     """By its name alone."""
     return _extension(name) in VIDEO_EXTENSIONS
@@ -78,10 +98,10 @@ def clips_below(tops: Sequence[str], *, tops_are_clips: bool) -> dict[str, ClipF
     Raises:
         InputError: a folder cannot be read.
     """
-    listings: dict[str, list[Listing]] = {top: [] for top in tops}
+    folders: dict[str, list[_Folder]] = {top: [] for top in tops}
     for listing in folders_once(tops):
-        listings[listing.top].append(listing)
-    return {top: _clips(top, found, tops_are_clips) for top, found in listings.items()}
+        folders[listing.top].append(_Folder.of(listing))
+    return {top: _clips(top, found, tops_are_clips) for top, found in folders.items()}
 
 
 def remote_clips_below(folder: RemotePath) -> list[str]:
@@ -92,8 +112,8 @@ def remote_clips_below(folder: RemotePath) -> list[str]:
         if info.type == pafs.FileType.File and not any(part.startswith(".") for part in path.split("/")):
             parent, _, name = f"/{path}".rpartition("/")
             found.setdefault(parent, []).append(name)
-    listings = [Listing("", parent, names, []) for parent, names in sorted(found.items())]
-    return [str(folder / path.removeprefix("/")) for path in _clips("", listings, True).clips]
+    folders = [_Folder.of(Listing("", parent, names, [])) for parent, names in sorted(found.items())]
+    return [str(folder / path[1:] if path else folder) for path in _clips("", folders, True).clips]
 
 
 def folders_once(tops: Sequence[str]) -> Iterator[Listing]:
@@ -102,7 +122,7 @@ def folders_once(tops: Sequence[str]) -> Iterator[Listing]:
     Raises:
         InputError: one cannot be read.
     """
-    seen: set[tuple[int, int]] = set()
+    seen: set[str] = set()
     links: deque[tuple[str, str]] = deque()
     real, linked = _real_first(tops)
     for top in (*real, *linked):
@@ -140,21 +160,20 @@ def _real_first(tops: Sequence[str]) -> tuple[list[str], list[str]]:
     return [top for top in tops if top not in linked], [top for top in tops if top in linked]
 
 
-def _below(top: str, start: str, seen: set[tuple[int, int]], links: deque[tuple[str, str]]) -> Iterator[Listing]:
-    waiting = [start]
+def _below(top: str, start: str, seen: set[str], links: deque[tuple[str, str]]) -> Iterator[Listing]:
+    waiting = [(start, os.path.realpath(start))]
     while waiting:
-        folder = waiting.pop()
+        folder, real = waiting.pop()
+        if real in seen:  # by path: some file systems number no folders
+            continue
+        seen.add(real)
         try:
-            about = os.stat(folder)
-            if (key := (about.st_dev, about.st_ino)) in seen:
-                continue
-            seen.add(key)
             with os.scandir(folder) as entries:
                 ordered = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
         listing = Listing(top, folder, [], [])
-        below: list[str] = []
+        below: list[tuple[str, str]] = []
         for entry in ordered:
             if entry.name.startswith("."):
                 continue
@@ -165,35 +184,34 @@ def _below(top: str, start: str, seen: set[tuple[int, int]], links: deque[tuple[
                 if entry.is_file():
                     listing.files.append(entry.name)
             elif not link:
-                below.append(entry.path)
+                below.append((entry.path, os.path.join(real, entry.name)))
             elif not leads_back(entry.path):
                 links.append((top, entry.path))
         waiting += reversed(below)
         yield listing
 
 
-def _clips(top: str, listings: Sequence[Listing], top_is_clip: bool) -> ClipFiles:
-    videos: list[str] = []
-    broken: list[str] = []
-    images: dict[str, int] = {}
-    with_videos: set[str] = set()
-    for listing in listings:
-        folder = listing.folder
-        if any(map(is_video, (*listing.files, *listing.broken))):
-            with_videos.update(_and_above(folder, top))
-        videos += [f"{folder}/{name}" for name in listing.files if is_video(name)]
-        # The name says what it was, but for that of a folder: a list or a text is not missed here.
-        broken += [f"{folder}/{name}" for name in listing.broken if is_video(name) or not _extension(name)]
-        images[folder] = sum(map(is_image, (*listing.files, *listing.broken)))
+def _clips(top: str, folders: Sequence[_Folder], top_is_clip: bool) -> ClipFiles:
+    images = {folder.path: folder.num_images for folder in folders}
+    with_videos = {
+        above
+        for folder in folders
+        if folder.videos or any(map(is_video, folder.broken))
+        for above in _and_above(folder.path, top)
+    }
     frames = {
-        folder for folder, count in images.items()
-        if count and folder not in with_videos and (folder != top or top_is_clip)
-    }  # fmt: skip
+        path for path, count in images.items() if count and path not in with_videos and (path != top or top_is_clip)
+    }
     # A single image is no clip: where clips lie below, it is their poster.
-    above_frames = {above for folder in frames if images[folder] > 1 for above in _and_above(folder, top)[1:]}
-    frames -= {folder for folder in frames if images[folder] == 1 and folder in above_frames}
-    frames = {folder for folder in frames if frames.isdisjoint(_and_above(folder, top)[1:])}
-    return ClipFiles(sorted(videos), sorted(frames), sorted(broken), read_before=not listings)
+    above_frames = {above for path in frames if images[path] > 1 for above in _and_above(path, top)[1:]}
+    frames -= {path for path in frames if images[path] == 1 and path in above_frames}
+    frames = {path for path in frames if frames.isdisjoint(_and_above(path, top)[1:])}
+    return ClipFiles(
+        videos=sorted(f"{folder.path}/{name}" for folder in folders for name in folder.videos),
+        frame_folders=sorted(frames),
+        broken=sorted(f"{folder.path}/{name}" for folder in folders for name in folder.broken),
+        read_before=not folders,
+    )
 
 
 def _and_above(folder: str, top: str) -> list[str]:
