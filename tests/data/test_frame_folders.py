@@ -17,7 +17,7 @@ from videos import HEIGHT, WIDTH, cut, frame_numbers, numbered_image, write_fram
 
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.decoders import DECODERS, DecodeError, open_video
-from w3ray.data.decoders.frames import FrameFolder
+from w3ray.data.decoders.frames import FrameFolder, frame_names, whole_frame_names
 from w3ray.data.importers import import_csv, import_folder
 from w3ray.data.manifest import FOLDER_FPS
 from w3ray.data.shared_clips import ClipFolder
@@ -52,6 +52,8 @@ def test_exactly_the_frames_asked_for(clip, decoder, indices):
         ("{}.JPG", 1, 12),
         ("clip 2, take 3 %d ü_{}.jpeg", 0, 101),  # the number grows, as it does where it is not padded
         ("{:02d}.jpg", 1, 120),
+        ("frame_{:010d}.jpg", 123, 12),  # a part of a longer video
+        ("{}.jpg", 95, 12),
     ],
 )
 def test_names(tmp_path, name, first, count):
@@ -62,6 +64,37 @@ def test_names(tmp_path, name, first, count):
     with open_video(str(folder)) as video:
         assert video.info.num_frames == count
         assert frame_numbers(video.frames([0, 9, count - 1])) == [0, 9, count - 1]
+
+
+def test_optical_flow_is_no_frame(tmp_path):
+    for flow in ("flow_x_{:05d}.jpg", "flow_y_{:05d}.jpg"):
+        write_frames(tmp_path / "a", 11, name=flow)
+        write_frames(tmp_path / "b", 11, name=flow)
+    for flow in ("x_{:05d}.jpg", "y_{:05d}.jpg"):
+        write_frames(tmp_path / "c", 11, name=flow, first=0)
+    write_frames(tmp_path / "a", 12, name="img_{:05d}.jpg")
+    write_frames(tmp_path / "c", 12, name="{:05d}.jpg")
+    for number in range(12):  # PNG beside the JPEG of the flow
+        Image.fromarray(numbered_image(number)).save(tmp_path / "b" / f"img_{number:05d}.png")
+    for name in ("a", "b", "c"):
+        with open_video(str(tmp_path / name)) as video:
+            assert video.info.num_frames == 12
+            assert frame_numbers(video.frames(range(12))) == list(range(12))
+    # What is left is one kind of flow: as a user's own choice it is read, two of them are not.
+    write_frames(tmp_path / "d", 12, name="flow_x_{:05d}.jpg")
+    with open_video(str(tmp_path / "d")) as video:
+        assert video.info.num_frames == 12
+    write_frames(tmp_path / "d", 12, name="flow_y_{:05d}.jpg")
+    with pytest.raises(DecodeError, match=r"images of two kinds: flow_x_00001\.jpg, flow_y_00001\.jpg"):
+        open_video(str(tmp_path / "d"))
+
+
+def test_a_published_clip_begins_at_its_first_image(tmp_path):
+    """Of the lists' data sets it is known, so a missing beginning is missed."""
+    folder = write_frames(tmp_path / "a", 12, first=3)
+    assert frame_names(str(folder)).first == 3
+    with pytest.raises(DecodeError, match=r"missing images: 00001\.jpg is the first of 2"):
+        whole_frame_names(str(folder))
 
 
 def test_info_and_spans(clip):
@@ -108,7 +141,7 @@ def test_only_the_images_asked_for_are_read(tmp_path):
     [
         (lambda f: (f / "00007.jpg").unlink(), "missing images: 00007.jpg is the first of 1"),
         (lambda f: [(f / f"0000{n}.jpg").unlink() for n in (3, 4, 8)], "missing images: 00003.jpg is the first of 3"),
-        (lambda f: [(f / f"0000{n}.jpg").unlink() for n in (1, 2)], "missing images: 00001.jpg is the first of 2"),
+        (lambda f: (f / "00002.jpg").rename(f / "00099.jpg"), "missing images: 00002.jpg is the first of 87"),
         (lambda f: (f / "img_00013.jpg").touch(), "images of two kinds: 00001.jpg, img_00013.jpg"),
         (lambda f: (f / "00013.jpeg").touch(), "images of two kinds: 00001.jpg, 00013.jpeg"),
         (lambda f: (f / "0005.jpg").touch(), "two images with one number: "),

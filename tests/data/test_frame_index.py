@@ -1,4 +1,4 @@
-"""What stands behind exact frames: packets read again from a long file, a wrong index put right, containers' lengths."""
+"""Behind exact frames: packets read again from a long file, a wrong index put right, the lengths of containers."""
 
 from io import BytesIO
 

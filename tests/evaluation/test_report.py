@@ -97,3 +97,13 @@ def test_several_heads_have_files_each_and_a_table_of_what_occurs_together(tmp_p
     assert both["result"]["top1"] == 2 / 3
     assert both["result"]["verb_top1"] == 2 / 3
     assert json.loads((tmp_path / "noun_per_class.json").read_text())["confusion"] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+
+
+def test_heads_of_any_name_have_files_of_their_own(tmp_path: Path) -> None:
+    """Their names are those of columns: a slash makes no folder, and what is put for it no other head's name."""
+    counts = HeadCounts(Heads(("take", "put", "cup", "pan"), (("../a/b", 2), (".._a_b", 2))))
+    counts.update(torch.tensor([[1.0, 0, 0, 1]]), torch.tensor([1]))
+    paths = write_report(tmp_path / "report", counts)
+    assert len(set(paths)) == len(paths) == 8
+    assert {path.parent for path in paths} == {tmp_path / "report"}
+    assert set(paths) == set((tmp_path / "report").iterdir())

@@ -60,6 +60,13 @@ ValShareOption = Annotated[float, typer.Option(help="Share of clips for val, whe
 TestShareOption = Annotated[float, typer.Option(help="Share of clips for test, where no groups are named.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 ClassesOption = Annotated[str, typer.Option(help="Class names in label order, separated by commas; else sorted.")]
+FramePrefixOption = Annotated[
+    str | None,
+    typer.Option(
+        "--frame-prefix",
+        help="What the names of the frames begin with, as 'img_', in folders that hold other images too.",
+    ),
+]
 FlipOption = Annotated[
     str,
     typer.Option(
@@ -96,10 +103,15 @@ def import_folder_command(
     seed: SeedOption = 0,
     classes: ClassesOption = "",
     flip_map: FlipOption = "",
+    frame_prefix: FramePrefixOption = None,
     reversed_twin: TwinOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Import class folders."""
+    """Import class folders.
+
+    Split folders are train, val or test in any case, or training, valid, validation, dev, testing. One folder called
+    'test' among others is a class; where all of them are called so, --classes says that they are classes.
+    """
     from w3ray.data.importers import Dealing, import_folder
 
     if lists and split is not FolderSplit.LIST:
@@ -119,6 +131,7 @@ def import_folder_command(
         ),
         classes=_names(classes) or None,
         flip_map=_flip_map(flip_map),
+        frame_prefix=frame_prefix,
     )
     _write(manifest, out, reversed_twin, as_json)
 
@@ -126,17 +139,24 @@ def import_folder_command(
 @import_app.command("csv")
 @run_command
 def import_csv_command(
-    source: Annotated[str, typer.Argument(help="CSV with a header and a row a clip: path, label, split, group, ...")],
+    source: Annotated[
+        str, typer.Argument(help="CSV with a row a clip: path, label, split, group, ...; or a list without a header.")
+    ],
     out: OutOption,
     root: Annotated[str | None, typer.Option(help="What paths are relative to; else the CSV's folder.")] = None,
     columns: Annotated[
         str,
         typer.Option(
             help="Other column names: 'path=video,label=class,split=..,group=..,start=..,end=..'; "
-            "'label=verb+noun': each clip has two labels."
+            "'label=verb+noun': each clip has two labels. Of a file without a header, its columns in their order: "
+            "'path,label', 'path,num_frames,label', 'path,label,start,end' ('_': not read); also "
+            "'path,verb,noun,label=verb+noun'."
         ),
     ] = "",
-    delimiter: Annotated[str, typer.Option(help="Character between two values.")] = ",",
+    delimiter: Annotated[
+        str | None,
+        typer.Option(help="Character between two values; else a comma, and without a header what fits: blanks, ..."),
+    ] = None,
     split: Annotated[
         CsvSplit | None, typer.Option(help="From the column (default where there is one), groups, or a random share.")
     ] = None,
@@ -148,6 +168,7 @@ def import_csv_command(
     seed: SeedOption = 0,
     classes: ClassesOption = "",
     flip_map: FlipOption = "",
+    frame_prefix: FramePrefixOption = None,
     missing_ok: MissingOkOption = False,
     address: AddressOption = None,
     reversed_twin: TwinOption = False,
@@ -157,7 +178,8 @@ def import_csv_command(
     from w3ray.data.importers import Columns, Dealing, import_csv
 
     _check_group_options(split == "group", val_groups, test_groups)
-    names = _pairs(columns, "--columns")
+    header = [name for name in _names(columns) if "=" not in name]
+    names = _pairs(",".join(name for name in _names(columns) if "=" in name), "--columns")
     if unknown := set(names) - set(Columns.__slots__):
         raise InputError(f"--columns: no {sorted(unknown)[0]!r}; known: {', '.join(Columns.__slots__)}")
     with _looked_for(out, address, missing_ok) as journal:
@@ -165,6 +187,7 @@ def import_csv_command(
             source,
             root=root,
             columns=Columns(**names),
+            header=header or None,
             delimiter=delimiter,
             split=None if split is None else split.value,
             group=group,
@@ -177,6 +200,8 @@ def import_csv_command(
             ),
             classes=_names(classes) or None,
             flip_map=_flip_map(flip_map),
+            frame_prefix=frame_prefix,
+            note=_note,
         )
     _write(manifest, out, reversed_twin, as_json, journal)
 

@@ -51,9 +51,9 @@ def show(
     check_roots(clips, data.roots)
     if data.fold is not None and data.folds is not None:
         clips = clips.with_fold(data.fold, data.folds)
-    split = split or data.train_split
+    split = clips.split_named(split or data.train_split)
     chosen = _stage(settings, stage)
-    trains = split == data.train_split
+    trains = split.casefold() == data.train_split.casefold()
     if trains:
         if epoch >= chosen.train.epochs:
             raise InputError(f"--epoch {epoch}: stage {chosen.name} has the epochs 0 to {chosen.train.epochs - 1}")

@@ -13,9 +13,10 @@ Columns, one row a clip:
 | split    | string  | yes      | `train`, `val`, `test` or any other name                              |
 | group    | string  | no       | what a fold must not tear apart: a subject, a sequence, a camera      |
 
-A uri may be a folder of numbered JPEG or PNG images in place of a video file. Such frames have no clock: whatever rate
-they were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0, are
-the clip with start_s = i / 30 and end_s = j / 30.
+A uri may be a folder of numbered JPEG or PNG images in place of a video file; where it holds other images too, the
+frames are named with what their names begin with, as `clips/17/img_*`. Such frames have no clock: whatever rate they
+were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0 at the
+first image, are the clip with start_s = i / 30 and end_s = j / 30.
 
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it
@@ -39,6 +40,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from w3ray.data.split_names import split_among
 from w3ray.errors import InputError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.storage import file_system
@@ -93,17 +95,30 @@ class Manifest:
         counted = pc.value_counts(self.table["split"]).to_pylist()
         return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: row["values"])}
 
+    def split_named(self, name: str) -> str:
+        """The split of this manifest that a name means, in whatever case: "Train" is "train".
+
+        Raises:
+            InputError: the manifest has no clip in that split (the splits it has are listed), or several splits have
+                that name.
+        """
+        splits = self.splits()
+        where = self.location or "manifest"
+        found = split_among(name, splits, where)
+        if found is None:
+            known = ", ".join(f"{known} ({count})" for known, count in splits.items())
+            raise InputError(f"{where}: split {name!r} is empty; it has {known}")
+        return found
+
     def split(self, name: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
         """The rows of one split, of `columns` alone where they are given.
 
         Raises:
-            InputError: the manifest has no clip in that split; the splits it has are listed.
+            InputError: as `split_named`.
         """
-        rows = self.table.select(columns).filter(pc.equal(self.table["split"], name))
-        if rows.num_rows == 0:
-            known = ", ".join(f"{known} ({count})" for known, count in self.splits().items())
-            raise InputError(f"{self.location or 'manifest'}: split {name!r} is empty; it has {known}")
-        return rows
+        table = self.table.select(columns)
+        rows = table.filter(pc.equal(self.table["split"], name))
+        return rows if rows.num_rows else table.filter(pc.equal(self.table["split"], self.split_named(name)))
 
     def resolve(self, uri: str) -> str:
         """A uri of the table as one that can be opened from anywhere."""
@@ -158,7 +173,8 @@ class Manifest:
         if folds < 2 or not 0 <= fold < folds:
             raise InputError(f"{where}: fold {fold} of {folds}: needs at least 2 folds and a fold in 0..folds-1")
         splits, groups = self.table["split"], self.table["group"]
-        dealt = pc.is_in(splits, pa.array(["train", "val"]))
+        anew = [name for name in self.splits() if name.casefold() in ("train", "val")]
+        dealt = pc.is_in(splits, pa.array(anew, pa.string()))
         if pc.any(pc.and_(dealt, pc.is_null(groups))).as_py():
             raise InputError(f"{where}: folds need a group for every clip; import with --group or a group column")
         names = sorted(pc.unique(groups.filter(dealt)).to_pylist())

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from w3ray.data.clip import ClipSpec
+from w3ray.data.decoders.frames import local_path
 
 _CHECKSUM_BYTES, _LABEL_BYTES = 4, 8
 _HEAD_BYTES = _CHECKSUM_BYTES + _LABEL_BYTES
@@ -91,7 +92,7 @@ class ClipFolder:
         """
         version = None
         with suppress(OSError, ValueError):
-            info = os.stat(row["uri"])
+            info = os.stat(local_path(row["uri"]))
             version = (info.st_size, info.st_mtime_ns, info.st_ino)
         what = (
             *(row[name] for name in ("uri", "start_s", "end_s", "reversed", "label")),

@@ -7,6 +7,7 @@ honest; below, how many clips are in the bin, because a bar of three clips says 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from w3ray._file_names import file_stem
 from w3ray.evaluation.uncertainty import Calibration
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def calibration_figure(found: Calibration) -> "Figure":
 
 def write_calibration(directory: str | Path, found: Calibration, prefix: str = "") -> Path:
     """Write `calibration.png`, of one of several heads with its name before it; returns its path."""
-    target = Path(directory) / f"{prefix}{CALIBRATION_PNG}"
+    target = Path(directory) / f"{prefix and file_stem(prefix)}{CALIBRATION_PNG}"
     partial = target.with_name(f".partial-{target.name}")
     calibration_figure(found).savefig(partial, dpi=110)
     partial.replace(target)

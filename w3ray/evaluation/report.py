@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w3ray._file_names import file_stem
 from w3ray._text import one_line
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
@@ -125,8 +126,9 @@ def write_report(directory: str | Path, counts: HeadCounts) -> list[Path]:
             "classes": per_class_rows(own, head.classes),
             "confusion": own.confusion_KP[:, :-1].cpu().tolist(),
         }
-        written += _write_tables(directory, head.metric(""), content)
-        picture = directory / head.metric(CONFUSION_PNG)
+        prefix = head.metric("") and file_stem(head.metric(""))
+        written += _write_tables(directory, prefix, content)
+        picture = directory / f"{prefix}{CONFUSION_PNG}"
         with _replacing(picture) as partial:
             confusion_figure(own, head.classes).savefig(partial, dpi=110)
         written.append(picture)

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 
 import torch
 
+from w3ray._file_names import unique_stems
 from w3ray._nearest import did_you_mean
 from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.clip_files import holds_video
 from w3ray.data.decoders import DecodeError
 from w3ray.errors import InputError
 from w3ray.explain.explanation import Explanation, explain_clip
@@ -61,6 +63,8 @@ class Explainer:
         Raises:
             InputError: it can not be read.
         """
+        if os.path.isdir(video) and holds_video(video):
+            raise InputError(f"{video}: a folder of videos; name the videos to explain")
         try:
             return load_clip(video, label=0, spec=self.spec, rng=None)[0]
         except DecodeError as error:
@@ -123,7 +127,7 @@ def explain_videos(
         folder.mkdir(parents=True, exist_ok=True)
     answers: list[dict[str, Any]] = []
     names = [_name(video) for video in videos]
-    for video, name, stem in zip(videos, names, _stems(names), strict=True):
+    for video, name, stem in zip(videos, names, _stems(videos), strict=True):
         frames_THWC = explainers[0].load(video)
         explanations = [explainer.explain(frames_THWC) for explainer in explainers]
         paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
@@ -193,18 +197,12 @@ def _tell_apart(explainers: Sequence[Explainer]) -> None:
 
 def _name(video: str) -> str:
     """The file's name; not what an address holds behind it, which may be a key."""
-    return Path(urlsplit(video).path if "://" in video else video).name
+    return Path(urlsplit(video).path if "://" in video else os.path.abspath(video)).name
 
 
-def _stems(names: Sequence[str]) -> list[str]:
+def _stems(videos: Sequence[str]) -> list[str]:
     """A name for each video's files: its own, with a number where two are called the same."""
-    taken: dict[str, int] = {}
-    stems = []
-    for name in names:
-        stem = Path(name).stem
-        taken[stem] = taken.get(stem, 0) + 1
-        stems.append(stem if taken[stem] == 1 else f"{stem}-{taken[stem]}")
-    return stems
+    return unique_stems([Path(_name(video)).stem for video in videos])
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from w3ray.attention import W3Config
 from w3ray.data.manifest import Manifest
+from w3ray.data.split_names import split_among
 from w3ray.lint.published import Row
 from w3ray.recipe import Model, Recipe, ResolvedStage
 
@@ -67,12 +68,17 @@ class Comparison:
         """Stages whose checkpoint is chosen by a metric on `data.val_split`."""
         return [stage for stage in self.recipe.resolved_stages() if stage.train.best_metric != "last"]
 
+    def split(self, name: str) -> str:
+        """The split of the manifest that a name of the recipe means; the name where there is none."""
+        assert self.manifest is not None
+        return split_among(name, self.manifest.splits(), self.manifest.location) or name
+
     def labels(self, split: str) -> npt.NDArray[np.int32] | None:
         """Labels of a split's clips that have one; None where the manifest is not known or has no such split."""
         if self.manifest is None:
             return None
         table = self.manifest.table
-        labels = table["label"].filter(pc.equal(table["split"], split)).drop_null().to_numpy()
+        labels = table["label"].filter(pc.equal(table["split"], self.split(split))).drop_null().to_numpy()
         return labels if labels.size else None
 
     def differing(

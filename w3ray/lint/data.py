@@ -54,7 +54,7 @@ def absent_split(comparison: Comparison) -> Iterator[Finding]:
     known = comparison.manifest.splits()
     for name in ("train_split", "val_split", "test_split"):
         split = getattr(data, name)
-        if split is not None and split not in known:
+        if split is not None and comparison.split(split) not in known:
             yield _wrong(f"data.{name}", split, f"the manifest has {', '.join(known)}")
 
 
@@ -87,7 +87,7 @@ def shared_groups(comparison: Comparison) -> Iterator[Finding]:
         return
     sides = []
     for split in (data.train_split, reported):
-        groups = manifest.table["group"].filter(pc.equal(manifest.table["split"], split))
+        groups = manifest.table["group"].filter(pc.equal(manifest.table["split"], comparison.split(split)))
         sides.append(set(pc.unique(groups.drop_null()).to_pylist()))
     if shared := sorted(sides[0] & sides[1]):
         yield Finding(

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from w3ray._file_names import file_stem
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import Manifest, known_labels
@@ -93,7 +94,7 @@ class KeptScores:
                 weights.update((local / name).read_bytes())
         self.about = {**about, "model": weights.hexdigest()}
         self.identity = identity_of(self.about)
-        self.directory = root / "evaluations" / f"{about['split']}-{about['protocol']}-{self.identity[:12]}"
+        self.directory = root / "evaluations" / f"{file_stem(about['split'])}-{about['protocol']}-{self.identity[:12]}"
         self.folder = self.directory / SCORES_FOLDER
         self.done = self._count()
 

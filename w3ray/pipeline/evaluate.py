@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from w3ray._file_names import file_stem
 from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.views import parse_protocol
@@ -109,6 +110,7 @@ def evaluate(
     root = place(storage)
     require_writable(root)
     clips = _dealt(read_manifest(manifest), fold, folds)
+    split = clips.split_named(split)
     rows = clips.split(split, _COLUMNS)
     folders = [model_folder(name) for name in models]
     descriptions = [_description(folder) for folder in folders]
@@ -137,7 +139,7 @@ def evaluate(
     _check_readable(result, max_failed_share, directory)
     if len(parts) > 1:
         key = identity_of({"ensemble": [part.identity for part in parts]})
-        directory = root / "evaluations" / f"ensemble-{split}-{looks.name}-{key[:12]}"
+        directory = root / "evaluations" / f"ensemble-{file_stem(split)}-{looks.name}-{key[:12]}"
         write_scores(directory, result)
     answer = Evaluated(
         directory=str(directory),

@@ -5,19 +5,19 @@ A few are looked at in this process; many on a Ray cluster, by the same code and
 
 import glob
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from w3ray.data.clip import ClipSpec
+from w3ray.data.clip_files import clips_below, folders_once, is_image, is_video, remote_clips_below
 from w3ray.data.decoders import DecodeError
-from w3ray.data.decoders.frames import frame_names
-from w3ray.data.importers import VIDEO_EXTENSIONS
+from w3ray.data.decoders.frames import is_frame_folder
 from w3ray.data.manifest import read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
@@ -162,7 +162,7 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
     if manifest is not None:
         clips = read_manifest(manifest)
         names = list(_COLUMNS)
-        rows = clips.table.select(names) if split is None else clips.split(split, names)
+        rows = clips.table.select(names) if split is None else clips.split(clips.split_named(split), names)
         return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map
     if split is not None:
         raise InputError("--split is about a manifest; add --manifest")
@@ -176,7 +176,7 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
 
 
 def _videos(name: str) -> list[str]:
-    """The videos that an argument stands for.
+    """The videos that an argument stands for; links that lead nowhere among them, so that they are told.
 
     Raises:
         InputError: nothing matches.
@@ -184,43 +184,35 @@ def _videos(name: str) -> list[str]:
     if is_remote(name):
         remote = place(name)
         assert isinstance(remote, RemotePath)
-        found = [str(path) for path in _below(remote)] if remote.is_dir() else [name]
-    elif os.path.exists(name):
-        found = list(_in_folder(name)) if os.path.isdir(name) else [name]
+        found = remote_clips_below(remote) if remote.is_dir() else [name]
+    elif os.path.lexists(name):
+        found = _in_folder(os.path.abspath(name)) if os.path.isdir(name) else [os.path.abspath(name)]
     else:
-        matching = glob.glob(name, recursive=True)
-        found = [path for path in matching if _is_frames(path) or (os.path.isfile(path) and _is_video(path))]
+        found = _matching(name)
     if not found:
         raise InputError(f"{name}: no such file, and no video matches it")
-    return [path if is_remote(path) else os.path.abspath(path) for path in found]
+    return found
 
 
-def _in_folder(name: str) -> Iterator[str]:
-    for folder, below, files in os.walk(name):
-        if _is_frames(folder):
-            yield folder
-            below.clear()
-        else:
-            yield from (os.path.join(folder, file) for file in files if _is_video(file))
+def _in_folder(folder: str) -> list[str]:
+    found = clips_below([folder], tops_are_clips=True)[folder]
+    return [*found.clips, *found.broken]
 
 
-def _is_frames(path: str) -> bool:
-    """Whether a path is a video that lies there as a folder of its frames."""
-    if not os.path.isdir(path):
-        return False
-    try:
-        return frame_names(path).num_frames > 0
-    except DecodeError:
-        return False
+def _matching(pattern: str) -> list[str]:
+    matching = sorted(map(os.path.abspath, _glob(pattern)))
+    found = [path for path in matching if (_in_folder(path) == [path] if os.path.isdir(path) else is_video(path))]
+    if not found and is_frame_folder(pattern) and any(map(is_image, matching)):
+        return [os.path.abspath(pattern)]  # one clip: a folder with the prefix of its frames, as `clips/17/img_*`
+    return found
 
 
-def _below(folder: RemotePath) -> Iterator[RemotePath]:
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _below(path)
-        elif _is_video(path.name):
-            yield path
-
-
-def _is_video(name: str) -> bool:
-    return Path(name).suffix.lower() in VIDEO_EXTENSIONS
+def _glob(pattern: str) -> list[str]:
+    """`glob.glob(pattern, recursive=True)`, which would follow links in circles, for ever: here each folder is once."""
+    deep = re.search(r"(^|(?<=/))\*\*(/|$)", pattern)
+    if deep is None:
+        return glob.glob(pattern)
+    head, tail = pattern[: deep.start()], pattern[deep.end() :]
+    bases = [os.path.abspath(base) for base in glob.glob(head or ".") if os.path.isdir(base)]
+    folders = [listing.folder for base in bases for listing in folders_once([base])]
+    return [path for folder in folders for path in _glob(os.path.join(glob.escape(folder), tail or "*"))]

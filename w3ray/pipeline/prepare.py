@@ -115,7 +115,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     clip = recipe.data.clip_spec()
     require_decoder(clip.decoder)
     clip.require_flip_map(manifest.flip_map)
-    names = {"train": data.train_split, "val": data.val_split, "test": test_split}
+    wanted = {"train": data.train_split, "val": data.val_split, "test": test_split}
+    names = {kind: manifest.split_named(name) for kind, name in wanted.items()}
     rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}
     for name, table in rows.items():
         _require_labels(table, name, manifest.location)

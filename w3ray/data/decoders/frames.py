@@ -2,8 +2,10 @@
 
     00001.jpg 00002.jpg ...      img_00001.jpg ...      frame_0000000001.jpg ...
 
-One prefix, a number, one extension; numbers count up from 0 or 1 without a gap. PNG images count only where there is no
-JPEG image. Frames have no clock: each one stands for 1 / FOLDER_FPS seconds (`w3ray.data.manifest`).
+One prefix, a number, one extension; numbers count up without a gap, from wherever they begin. PNG images count only
+where there is no JPEG image, and optical flow (`flow_x_00001.jpg`, `y_00001.jpg`) only where there is nothing else.
+A folder that holds frames of other kinds too, such as depth, is named with the prefix of one: `clips/17/img_*`. Frames
+have no clock: each one stands for 1 / FOLDER_FPS seconds (`w3ray.data.manifest`).
 
 Pillow decodes. torchvision gives the same pixels in 0.10 instead of 0.17 ms (176x100) and 0.31 instead of 0.36 ms
 (320x240), but costs each decoder process 160 MiB and seconds of import, and prints libjpeg's complaints. FFmpeg's JPEG
@@ -33,6 +35,8 @@ _JPEG = frozenset({".jpg", ".jpeg"})
 IMAGE_EXTENSIONS = _JPEG | {".png"}
 """Compared in lower case; any other file of a folder is no frame of it."""
 _NAME = re.compile(r"(.*?)([0-9]+)(\.jpe?g|\.png)", re.IGNORECASE | re.DOTALL)
+_FLOW = re.compile(r"flow[_-]?|(flow[_-]?)?[xyuv][_-]?", re.IGNORECASE)
+"""What the names of optical flow begin with, as the usual tools write it: no frame to look at."""
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 # Pillow's names; those of 16 or 32 bits a value would be cut to 255 without a word.
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -54,14 +58,34 @@ class FrameNames:
         return _file_name(self.prefix, self.digits, self.extension, self.first + index)
 
 
+def frames_uri(folder: str, prefix: str | None) -> str:
+    """The uri of the frames in a folder, local or not, whose names begin with `prefix`; None: it holds no others."""
+    if prefix is None:
+        return folder
+    path, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{path.rstrip('/')}/{prefix}*{mark}{query}"
+
+
 def is_frame_folder(uri: str) -> bool:
     """Whether a uri is a folder, and so no video file. Of remote ones only a name without an extension may be one."""
-    where = place(uri)
+    where, _ = _folder_and_prefix(place(uri))
     if isinstance(where, Path):
         return where.is_dir()
     if os.path.splitext(where.name)[1] or where.uri.startswith(("http://", "https://")):
         return False
     return _is_remote_folder(where)
+
+
+def local_path(uri: str) -> str:
+    """What a local uri names on the disk: a file, or the folder of its frames."""
+    return os.path.dirname(uri) if uri.endswith("*") and not os.path.exists(uri) else uri
+
+
+def _folder_and_prefix(where: Place) -> tuple[Place, str | None]:
+    """The folder, and what the names of its frames begin with where the uri says so, as in `clips/17/img_*`."""
+    if not where.name.endswith("*") or (isinstance(where, Path) and where.exists()):
+        return where, None
+    return where.parent, where.name[:-1]
 
 
 # Both are asked once a process, as the version of a remote video is: a folder of an hour's frames is many requests.
@@ -72,10 +96,10 @@ def _is_remote_folder(where: RemotePath) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _remote_frame_names(uri: str, where: RemotePath) -> FrameNames:
+def _remote_frame_names(uri: str, where: RemotePath, prefix: str | None) -> FrameNames:
     with unhurried():
         found = where.filesystem.get_file_info(pafs.FileSelector(where.path, allow_not_found=True))
-    return _frame_names(uri, [info.base_name for info in found])
+    return _frame_names(uri, [info.base_name for info in found], prefix)
 
 
 def frame_names(uri: str) -> FrameNames:
@@ -85,45 +109,60 @@ def frame_names(uri: str) -> FrameNames:
         DecodeError: it can not be listed, holds no JPEG or PNG image, images of two kinds of names, or one is missing.
         StorageFailing, StorageRefused.
     """
-    where = place(uri)
+    where, prefix = _folder_and_prefix(place(uri))
     if isinstance(where, RemotePath):
-        return _remote_frame_names(uri, where)
+        return _remote_frame_names(uri, where, prefix)
     try:
         # Another image in the folder changes its time: what was found before is asked for again only then.
-        return _local_frame_names(uri, str(where), os.stat(where).st_mtime_ns)
+        return _local_frame_names(uri, str(where), prefix, os.stat(where).st_mtime_ns)
     except OSError as error:
         raise DecodeError(uri, f"can not be read: {error.strerror}") from error
 
 
+def whole_frame_names(uri: str) -> FrameNames:
+    """The same of a published clip, whose numbers are known to begin at 0 or 1.
+
+    Raises:
+        DecodeError, StorageFailing, StorageRefused: as `frame_names`; or the first images are missing.
+    """
+    names = frame_names(uri)
+    if names.first > 1:
+        missing = _file_name(names.prefix, names.digits, names.extension, 1)
+        raise DecodeError(uri, f"missing images: {_shown(missing)} is the first of {names.first - 1}")
+    return names
+
+
 @lru_cache(maxsize=4096)
-def _local_frame_names(uri: str, folder: str, mtime_ns: int) -> FrameNames:
-    return _frame_names(uri, os.listdir(folder))
+def _local_frame_names(uri: str, folder: str, prefix: str | None, mtime_ns: int) -> FrameNames:
+    return _frame_names(uri, os.listdir(folder), prefix)
 
 
-def _frame_names(uri: str, names: Sequence[str]) -> FrameNames:
-    found: dict[int, str] = {}
-    kinds: dict[tuple[str, str], str] = {}
-    digits = 255
-    if any(os.path.splitext(name)[1].lower() in _JPEG and not name.startswith(".") for name in names):
-        names = [name for name in names if os.path.splitext(name)[1].lower() in _JPEG]
-    for name in sorted(names):
+def _frame_names(uri: str, names: Sequence[str], prefix: str | None) -> FrameNames:
+    matches: list[re.Match[str]] = []
+    for name in sorted(_images(names, prefix)):
         match = _NAME.fullmatch(name)
-        if match is None or name.startswith("."):
-            if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
-                raise DecodeError(uri, f"an image without a number: {_shown(name)}")
-            continue
-        number = int(match[2])
-        if number in found:
-            raise DecodeError(uri, f"two images with one number: {_shown(found[number])}, {_shown(name)}")
-        found[number] = name
-        kinds.setdefault((match[1], match[3]), name)
-        digits = min(digits, len(match[2]))
-    if not found:
-        raise DecodeError(uri, "a folder without JPEG or PNG images")
+        if match is None:
+            raise DecodeError(uri, f"an image without a number: {_shown(name)}")
+        matches.append(match)
+    if not matches:
+        called = "" if prefix is None else f" called {_shown(prefix)} and a number"
+        raise DecodeError(uri, f"a folder without JPEG or PNG images{called}")
+    kinds = {(match[1], match[3]): match[0] for match in reversed(matches)}
     if len(kinds) > 1:
-        raise DecodeError(uri, f"images of two kinds: {', '.join(_shown(name) for name in sorted(kinds.values())[:2])}")
+        some = sorted(kinds.values())[:2]
+        hint = (
+            ""
+            if len({prefix for prefix, _ in kinds}) == 1
+            else "; name one kind as FOLDER/PREFIX*, or import with --frame-prefix"
+        )
+        raise DecodeError(uri, f"images of two kinds: {', '.join(map(_shown, some))}{hint}")
     ((prefix, extension),) = kinds
-    first = min(min(found), 1)  # from 0 or from 1: a folder that begins later lacks its beginning
+    found: dict[int, str] = {}
+    for match in matches:
+        if (before := found.setdefault(int(match[2]), match[0])) != match[0]:
+            raise DecodeError(uri, f"two images with one number: {_shown(before)}, {_shown(match[0])}")
+    digits = min(len(match[2]) for match in matches)
+    first = min(found)
     for number in range(first, max(found) + 1):
         name = _file_name(prefix, digits, extension, number)
         if found.get(number) == name:
@@ -133,6 +172,25 @@ def _frame_names(uri: str, names: Sequence[str]) -> FrameNames:
         missing = max(found) - first + 1 - len(found)
         raise DecodeError(uri, f"missing images: {_shown(name)} is the first of {missing}")
     return FrameNames(prefix, digits, extension, first, len(found))
+
+
+def _images(names: Sequence[str], prefix: str | None) -> list[str]:
+    """What of a folder's files may be its frames."""
+    images = [name for name in names if _extension(name) in IMAGE_EXTENSIONS and not name.startswith(".")]
+    if prefix is not None:
+        images = [name for name in images if _prefix(name) == prefix]
+    else:
+        images = [name for name in images if not _FLOW.fullmatch(_prefix(name) or "")] or images
+    return [name for name in images if _extension(name) in _JPEG] or images
+
+
+def _prefix(name: str) -> str | None:
+    match = _NAME.fullmatch(name)
+    return None if match is None else match[1]
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _file_name(prefix: str, digits: int, extension: str, number: int) -> str:
@@ -153,7 +211,7 @@ class FrameFolder(ClosingVideo):
     def __init__(self, uri: str, roots: Sequence[str] | None = None) -> None:
         self.uri = uri
         self._roots = roots
-        self._folder: Place = place(uri)
+        self._folder = _folder_and_prefix(place(uri))[0]
         self._names = frame_names(uri)
         self._height: int | None = None
         self._width: int | None = None

@@ -7,7 +7,8 @@ the data set has several official splits and with `val_groups` where it has no v
 
 from collections.abc import Callable
 
-from w3ray.data.importers._common import VIDEO_EXTENSIONS, Dealing
+from w3ray.data.clip_files import VIDEO_EXTENSIONS
+from w3ray.data.importers._common import Dealing
 from w3ray.data.importers.csv import Columns, import_csv
 from w3ray.data.importers.egogesture import import_egogesture
 from w3ray.data.importers.epic_kitchens_55 import import_epic_kitchens_55

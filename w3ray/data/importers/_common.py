@@ -13,17 +13,6 @@ from w3ray.data.manifest import Manifest, build_manifest
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 
-# Every container that FFmpeg reads and people keep clips in; compared in lower case.
-VIDEO_EXTENSIONS = frozenset(
-    f".{name}"
-    for name in (
-        *("3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg"),
-        *("mpg", "mts", "mxf", "ogv", "ts", "vob", "webm", "wmv"),
-    )
-)
-# Folder and list names that mean the same split.
-SPLIT_NAMES = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
-
 SplitKind = Literal["folder", "column", "list", "group", "random"]
 DEALT = ("train", "val", "test")
 """The splits that clips are dealt into."""
@@ -68,12 +57,6 @@ class Dealing:
                 f"val share {self.val_share} and test share {self.test_share}: each must be at least 0 and their sum "
                 "below 1, so that something is left to train on"
             )
-
-
-def split_name(name: str) -> str:
-    """A split under the one name used everywhere: "validation" and "valid" are "val"."""
-    name = name.strip()
-    return SPLIT_NAMES.get(name.lower(), name)
 
 
 def line_without_text(file: str | os.PathLike[str]) -> int:
@@ -257,9 +240,15 @@ def clip_name(path: str, start_s: float | None, end_s: float | None) -> str:
     """The clip_id of a clip that has no name of its own: its path, and its seconds where it is a part."""
     if start_s is None and end_s is None:
         return path
-    start = "" if start_s is None else f"{start_s:g}"
-    end = "" if end_s is None else f"{end_s:g}"
-    return f"{path}@{start}-{end}"
+    return f"{path}@{_seconds(start_s)}-{_seconds(end_s)}"
+
+
+def _seconds(time_s: float | None) -> str:
+    """Seconds in a name: below 1000 to six digits, half a millisecond or better; behind that with all their digits."""
+    if time_s is None:
+        return ""
+    # Six digits for all would leave a tenth of a second at three hours, and names of other clips.
+    return f"{time_s:g}" if abs(time_s) < 1000 else np.format_float_positional(time_s, trim="-")
 
 
 def flip_labels(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from w3ray.data.decoders._common import DecodeError
-from w3ray.data.decoders.frames import FrameNames, frame_names
+from w3ray.data.decoders.frames import FrameNames, whole_frame_names
 from w3ray.data.importers._common import Clip
 from w3ray.data.importers._published import Note, check_classes, find_file, read_text, video_uri
 from w3ray.data.manifest import FOLDER_FPS
@@ -187,8 +187,8 @@ def segments(
         end_s = seconds[segment.video]
         if segment.start_s >= end_s or segment.stop_s > end_s + _ROUNDING_S:
             raise InputError(
-                f"{segment.where}: segment {segment.name} lies from {segment.start_s:g} to {segment.stop_s:g} s, past "
-                f"the end of {segment.video}, which is {end_s:g} s long: is the list of another version?"
+                f"{segment.where}: segment {segment.name} lies from {segment.start_s:.10g} to {segment.stop_s:.10g} s, "
+                f"past the end of {segment.video}, which is {end_s:.10g} s long: is the list of another version?"
             )
         if segment.stop_s > end_s:
             cut.append(segment.name)
@@ -403,7 +403,7 @@ def _with_frames(placed: Mapping[str, Placed], note: Note) -> dict[str, Placed]:
 
     def look(place: Placed) -> FrameNames | DecodeError | None:
         try:
-            return frame_names(place.uri) if place.is_there else None
+            return whole_frame_names(place.uri) if place.is_there else None
         except DecodeError as error:
             return error
 

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from w3ray._nearest import did_you_mean
 from w3ray.data.decoders._common import DecodeError
-from w3ray.data.decoders.frames import frame_names
+from w3ray.data.decoders.frames import whole_frame_names
 from w3ray.data.importers._common import Clip, to_manifest
 from w3ray.data.importers._looking import current, find_missing, not_listed, slices_of
 from w3ray.data.manifest import Manifest
@@ -156,7 +156,7 @@ def is_file(clip: Clip) -> bool:
 def is_frames(clip: Clip) -> bool:
     """Whether the clip's folder is there, and holds images without a gap."""
     try:
-        frame_names(clip.uri)
+        whole_frame_names(clip.uri)
     except DecodeError:
         return False
     return True
@@ -264,7 +264,7 @@ def _present(clips: list[Clip], videos: str, is_there: IsThere, partial: bool, n
 
 def _why_not_whole(clip: Clip) -> str:
     try:
-        frame_names(clip.uri)
+        whole_frame_names(clip.uri)
     except DecodeError as error:
         return f" ({clip.path}: {error.reason})"
     return ""  # it came in the meantime

@@ -1,5 +1,8 @@
 """A CSV file into a manifest: one row a clip, with path and label, and perhaps split, group, start and end.
 
+Lists without a header, as other projects have them (`path label`, `path num_frames label`), are read in the same way
+once their columns are named.
+
 Rows become Arrow columns some ten thousand at a time, and no row is a Python object for longer: the memory that an
 import takes is a small multiple of the finished table: 4.2 GiB for 12 million rows, a table of 1.2 GiB
 (`benchmarks/results/imports.json`).
@@ -8,16 +11,20 @@ Only names are kept as Python objects: of the classes, and of the groups where t
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from w3ray._nearest import did_you_mean
+from w3ray.data.clip_files import is_video
+from w3ray.data.decoders.frames import frames_uri
 from w3ray.data.importers._common import (
     DEALT,
     Dealing,
@@ -27,13 +34,13 @@ from w3ray.data.importers._common import (
     group_finder,
     line_without_text,
     no_group,
-    split_name,
     splits_at_random,
     splits_of_groups,
 )
 from w3ray.data.importers._label_columns import joined_labels
 from w3ray.data.importers._looking import current, find_missing, not_listed, not_there, slices_of
 from w3ray.data.manifest import Manifest, build_manifest
+from w3ray.data.split_names import split_names
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 
@@ -69,6 +76,16 @@ class Columns:
     start: str = "start"
     end: str = "end"
 
+    def known(self) -> dict[str, str]:
+        """What each column is read for, by its name."""
+        labels = dict.fromkeys(self.label.split("+"), "label")
+        others = {self.split: "split", self.group: "group", self.start: "start", self.end: "end"}
+        return {self.path: "path"} | labels | others
+
+
+NOT_READ = ("num_frames", "_")
+"""Names of columns in a file without a header that nothing is read from; "_" may stand several times."""
+
 
 class _Labelled(NamedTuple):
     """The label of each clip, and what labels mean."""
@@ -83,21 +100,27 @@ def import_csv(
     *,
     root: str | None = None,
     columns: Columns | None = None,
-    delimiter: str = ",",
+    header: Sequence[str] | None = None,
+    delimiter: str | None = None,
     split: Literal["column", "group", "random"] | None = None,
     group: str | None = None,
     dealing: Dealing | None = None,
     classes: Sequence[str] | None = None,
     flip_map: Mapping[str, str] | Literal["identity"] | None = None,
     missing_ok: bool = False,
+    frame_prefix: str | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Every row of a CSV with a header line.
+    """Every row of a CSV with a header line, or without one where `header` says what its columns are.
 
     Args:
         source: the CSV file.
         root: what paths are relative to, a folder or an address such as `s3://bucket/clips`; None: the CSV's folder.
         columns: the columns' names.
-        delimiter: the character between two values.
+        header: the names of all columns in their order, of a file without a header line; "num_frames" and "_" are not
+            read. A first line of just these names is taken for the header that it is.
+        delimiter: the character between two values, " " for any blanks. None: a comma; of a file without a header the
+            comma, tab, semicolon or blanks that give its first line as many values as there are names.
         split: "column" reads the split column, "group" and "random" deal as `dealing` says; None: the column where
             there is one, else "random".
         group: regular expression with one capture on the path; None: the group column where there is one.
@@ -105,31 +128,36 @@ def import_csv(
             are taken as they are and name their classes ("0", "1", ...). So it is for each of several label columns.
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
         missing_ok: do not look whether the videos exist (those at web addresses are never looked for).
+        frame_prefix: as `import_folder` takes it, of all paths that are no videos by their names.
+        note: told in one line what each column was taken for.
 
     Raises:
         InputError: file, column, value or video missing or unusable; names the line.
     """
     table = Path(os.path.abspath(source))
     columns = columns or Columns()
-    if len(delimiter) != 1:
+    if delimiter is not None and len(delimiter) != 1:
         raise InputError(f"delimiter {delimiter!r} must be one character")
+    if header is not None:
+        _check_header(header, columns)
     find_group = None if group is None else group_finder(group, str(table))
-    with _opened(table, delimiter) as rows:
+    with _opened(table, delimiter, header, columns.path) as rows:
         if not rows.header:
             raise _no_rows(table)
         for needed in (columns.path, *_label_columns(columns.label, rows.header)):
             if needed not in rows.header:
-                raise InputError(f"{table}: no column {needed!r}; it has {', '.join(rows.header)}")
+                raise InputError(f"{table}: no column {needed!r}; {_what_it_has(rows, delimiter)}")
         if split is None:
             split = "column" if columns.split in rows.header else "random"
         if split == "column" and columns.split not in rows.header:
             raise InputError(f"{table}: no column {columns.split!r}; it has {', '.join(rows.header)}")
         folder = str(table.parent) if root is None else root if "://" in root else os.path.abspath(root)
         check_text(folder)
-        to_batch = _ToBatch(table, columns, rows.header, folder, split == "column", find_group)
+        to_batch = _ToBatch(table, columns, rows.header, folder, split == "column", find_group, frame_prefix)
         clips = pa.Table.from_batches([to_batch(*chunk) for chunk in rows.chunks()], _SCHEMA)
     if not clips.num_rows:
         raise _no_rows(table)
+    note(_taken_for(rows, columns, table, {"split": split == "column", "group": group is None}))
     names, codes = _encoded(clips["label"])
     dealing = dealing or Dealing()
     if split == "group":
@@ -137,7 +165,7 @@ def import_csv(
     elif split == "random":
         splits = _dealt_at_random(clips, names, codes, dealing)
     else:
-        splits = clips["split"]
+        splits = _one_name_each(clips, table, note)
     heads = _label_columns(columns.label, rows.header)
     if len(heads) > 1:
         labelled = _several_labels(heads, names, codes, classes, flip_map, str(table))
@@ -203,12 +231,120 @@ def _no_rows(table: Path) -> InputError:
     return InputError(f"{table}: it has no rows below its header")
 
 
-class _Rows:
-    """The header of an open CSV file, and its rows."""
+def _check_header(header: Sequence[str], columns: Columns) -> None:
+    """Raises: InputError where a name is there twice, or nothing is read from a column of that name."""
+    known = columns.known()
+    for place, name in enumerate(header):
+        if name in header[:place] and name != "_":
+            raise InputError(f"columns: {name!r} is named twice; '_' is a column that is not read")
+        if name not in known and name not in NOT_READ:
+            hint = did_you_mean(name, [*known, *NOT_READ])
+            raise InputError(f"columns: {name!r} is read for nothing; {hint}known: {', '.join([*known, *NOT_READ])}")
 
-    def __init__(self, reader: Any, table: Path) -> None:
-        self._reader, self._table = reader, table
-        self.header = [name.strip() for name in next(filter(None, reader), [])]
+
+def _what_it_has(rows: "_Rows", delimiter: str | None) -> str:
+    """What a file has in place of a column, and what to do if its first line is no header."""
+    if rows.separator is not None:
+        return f"it has {', '.join(rows.header)}"
+    if not _looks_like_a_clip(rows.header, delimiter):
+        return (
+            f"it has {', '.join(rows.header)}; say which is which with --columns path=...,label=..., or, if that is no "
+            "header, name all columns in their order: --columns path,label"
+        )
+    values = _values(rows.first_line, delimiter)
+    names = {2: "path,label", 4: "path,label,start,end"}.get(len(values), "path,label,...")
+    if len(values) == 3:
+        names = "path,num_frames,label" if values[1].isdecimal() else "path,label,split"
+    return (
+        f"its first line is {rows.first_line!r}: if that is a clip and no header, name its columns in their order, as "
+        f"--columns {names} ('_' for one that is not read)"
+    )
+
+
+def _looks_like_a_clip(header: Sequence[str], delimiter: str | None) -> bool:
+    values = [value for text in header for value in (text.split() if delimiter is None else [text])]
+    return any("/" in value or is_video(value) or value.replace(".", "", 1).isdecimal() for value in values)
+
+
+def _values(line: str, delimiter: str | None) -> list[str]:
+    separators = (",", "\t", ";") if delimiter is None else (delimiter,)
+    found = max((line.split(one) for one in separators), key=len)
+    return found if len(found) > 1 else line.split()
+
+
+def _taken_for(rows: "_Rows", columns: Columns, table: Path, reads: Mapping[str, bool]) -> str:
+    """One line: what each column of a file was read for. `reads` says so of those that may be left aside."""
+    known = columns.known()
+    if columns.label in rows.header:  # a column whose own name has a plus
+        known[columns.label] = "label"
+    taken, aside = [], []
+    for place, name in enumerate(rows.header):
+        if name not in known or not reads.get(known[name], True):
+            aside.append(repr(name) if rows.separator is None else f"column {place + 1}")
+        elif rows.separator is None:
+            taken.append(f"{known[name]} from {name!r}")
+        else:
+            labels = f" {name!r}" if known[name] == "label" and name != "label" else ""
+            taken.append(f"{known[name]}{labels} from column {place + 1} ({rows.first_row[place]!r})")
+    how = "" if rows.separator is None else f"no header, values separated by {_SEPARATORS[rows.separator]}; "
+    return f"{table}: {how}{', '.join(taken)}" + (f"; not read: {', '.join(aside)}" if aside else "")
+
+
+class _Lines:
+    """Splits lines at blanks, with the interface of `csv.reader`. Blanks in the path stay where it comes first."""
+
+    def __init__(self, lines: Iterable[str], width: int, path_first: bool) -> None:
+        self._lines, self._width, self._path_first = lines, width, path_first
+        self.line_num = 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in self._lines:
+            self.line_num += 1
+            yield line.rsplit(maxsplit=self._width - 1) if self._path_first else line.split()
+
+
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "blanks"}
+
+
+def _separator(line: str, header: Sequence[str]) -> str:
+    """What stands between the values of a list without a header."""
+    fitting = [one for one in _SEPARATORS if one != " " and len(line.split(one)) == len(header)]
+    return fitting[0] if fitting else " " if len(line.split()) >= len(header) else ","
+
+
+class _Rows:
+    """The header of an open CSV file, and its rows.
+
+    `separator` is what stands between the values where the file has no header of its own, else None.
+    """
+
+    def __init__(
+        self, stream: TextIO, table: Path, delimiter: str | None, header: Sequence[str] | None, path: str
+    ) -> None:
+        self._table = table
+        self.separator: str | None = None
+        self.first_row: list[str] = []
+        lines = [next(stream, "")]
+        while lines[-1].isspace():
+            lines.append(next(stream, ""))
+        self.first_line, every = lines[-1].strip(), chain(lines, stream)
+        self._reader: Any
+        if header is None:
+            self._reader = csv.reader(every, delimiter=delimiter or ",", strict=True)
+            self.header = [name.strip() for name in next(filter(None, self._reader), [])]
+            return
+        self.header = list(header)
+        self.separator = _separator(self.first_line, header) if delimiter is None else delimiter
+        self._reader = (
+            _Lines(every, len(header), header[0] == path) if self.separator == " "
+            else csv.reader(every, delimiter=self.separator, strict=True)
+        )  # fmt: skip
+
+    @property
+    def line(self) -> int:
+        """Where the reader is, from 1."""
+        line: int = self._reader.line_num
+        return line
 
     def chunks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
         """Some rows, and the line in which each one ends, from 1."""
@@ -219,7 +355,13 @@ class _Rows:
             if len(row) != width:
                 if not row:
                     continue
-                raise InputError(f"{self._table}:{reader.line_num}: not {width} values, as the header has")
+                whose = "the header has" if self.separator is None else f"--columns names ({','.join(self.header)})"
+                raise InputError(f"{self._table}:{reader.line_num}: not {width} values, as {whose}")
+            if self.separator is not None and not self.first_row:
+                values = [value.strip() for value in row]
+                if not rows and values == self.header:
+                    continue  # a header after all
+                self.first_row = values
             rows.append(row)
             lines.append(reader.line_num)
             if len(rows) == _ROWS_AT_ONCE:
@@ -230,17 +372,17 @@ class _Rows:
 
 
 @contextmanager
-def _opened(table: Path, delimiter: str) -> Iterator[_Rows]:
+def _opened(table: Path, delimiter: str | None, header: Sequence[str] | None, path: str) -> Iterator[_Rows]:
     """Raises: InputError where the file can not be read, and for what is no CSV in it."""
-    reader = None
+    rows = None
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            yield _Rows(reader, table)
+            rows = _Rows(stream, table, delimiter, header, path)
+            yield rows
     except UnicodeDecodeError as error:
         raise InputError(f"{table}:{line_without_text(table)}: can not be read as CSV: no UTF-8 text") from error
     except csv.Error as error:
-        raise InputError(f"{table}:{reader.line_num if reader else 1}: can not be read as CSV: {error}") from error
+        raise InputError(f"{table}:{rows.line if rows else 1}: can not be read as CSV: {error}") from error
     except OSError as error:
         raise InputError(f"{table}: can not be read as CSV: {error}") from error
 
@@ -256,7 +398,9 @@ class _ToBatch:
         folder: str,
         needs_split: bool,
         find_group: Callable[[str], str] | None,
+        frame_prefix: str | None,
     ) -> None:
+        self._frame_prefix = frame_prefix
         self._table, self._columns, self._folder = table, columns, folder
         self._place = {name: place for place, name in enumerate(header)}
         self._needs_split, self._find_group = needs_split, find_group
@@ -292,7 +436,7 @@ class _ToBatch:
                 "start_s": seconds[names.start],
                 "end_s": seconds[names.end],
                 "label": label.dictionary_encode(),
-                "split": pa.nulls(len(rows), _NAMES) if split is None else _split_names(split),
+                "split": pa.nulls(len(rows), _NAMES) if split is None else split.dictionary_encode(),
                 "group": self._groups(values, path),
             },
             schema=_SCHEMA,
@@ -313,6 +457,14 @@ class _ToBatch:
         return pa.array(found, pa.float64()), -1
 
     def _uris(self, path: pa.Array) -> pa.Array:
+        uris = self._uris_of_paths(path)
+        if self._frame_prefix is None:
+            return uris
+        texts = zip(path.to_pylist(), uris.to_pylist(), strict=True)
+        prefix = self._frame_prefix
+        return pa.array([uri if is_video(one) else frames_uri(uri, prefix) for one, uri in texts], pa.string())
+
+    def _uris_of_paths(self, path: pa.Array) -> pa.Array:
         whole = pc.or_(pc.match_substring(path, "://"), pc.starts_with(path, "/"))
         if "://" in self._folder:
             folder, mark, query = self._folder.partition("?")
@@ -343,14 +495,22 @@ def _clip_ids(path: pa.Array, start_s: pa.Array, end_s: pa.Array) -> pa.Array:
     return pa.array([clip_name(*span) for span in spans], pa.string())
 
 
-def _split_names(splits: pa.Array) -> pa.Array:
-    coded = splits.dictionary_encode()
-    names = pa.array([split_name(name) for name in coded.dictionary.to_pylist()], pa.string())
-    return names.take(coded.indices).dictionary_encode()
+def _one_name_each(clips: pa.Table, table: Path, note: Callable[[str], None]) -> pa.ChunkedArray:
+    """The split column with the one name of each split.
+
+    Raises: InputError where two of its names differ in case alone.
+    """
+    found, codes = _encoded(clips["split"])
+    names = split_names(found, str(table), synonyms=True)
+    if len(set(names.values())) < len(found):
+        note(f"{table}: splits: " + ", ".join(f"{name!r} is {names[name]}" for name in found))
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array(codes), pa.array([names[n] for n in found]))])
 
 
 def _check_there(clips: pa.Table, table: Path) -> None:
     uris = clips["uri"]
+    if pc.any(pc.match_substring(uris, "*")).as_py():  # of frames with a prefix the folder is looked for
+        uris = pc.replace_substring_regex(uris, r"/[^/?]*\*(\?|$)", r"\1")
     missing = find_missing(
         slices_of(uri for chunk in uris.chunks for uri in chunk.to_pylist()),
         lambda places: uris.take(pa.array(places)).to_pylist(),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w3ray.data.decoders._common import DecodeError
-from w3ray.data.decoders.frames import FrameNames, frame_names
+from w3ray.data.decoders.frames import FrameNames, whole_frame_names
 from w3ray.data.importers._common import Clip
 from w3ray.data.importers._looking import current
 from w3ray.data.importers._published import (
@@ -205,7 +205,7 @@ def _frame_names(folders: list[str], videos: str, note: Note) -> Mapping[str, Fr
 
     def look(folder: str) -> FrameNames | DecodeError:
         try:
-            return frame_names(video_uri(videos, folder))
+            return whole_frame_names(video_uri(videos, folder))
         except DecodeError as error:
             return error
 

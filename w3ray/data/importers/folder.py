@@ -1,6 +1,6 @@
 """Class folders into a manifest: `root/<class>/<clip>`, or `root/<split>/<class>/<clip>`.
 
-A clip is a video file, or a folder of JPEG frames.
+A clip is a video file, or a folder of JPEG frames (`w3ray.data.clip_files`).
 """
 
 import os
@@ -9,22 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from w3ray.data.decoders.frames import IMAGE_EXTENSIONS
+from w3ray.data.clip_files import VIDEO_EXTENSIONS, broken_links, clips_below, is_broken, leads_back
+from w3ray.data.decoders.frames import frames_uri
 from w3ray.data.importers._common import (
-    VIDEO_EXTENSIONS,
     Clip,
     Dealing,
     deal_at_random,
     deal_by_group,
     line_without_text,
-    split_name,
     to_manifest,
     with_groups,
 )
 from w3ray.data.manifest import Manifest
+from w3ray.data.split_names import is_split_name, split_name, split_names
 from w3ray.errors import InputError
-
-_USUAL_SPLITS = {"train", "val", "test"}
 
 
 def import_folder(
@@ -36,34 +34,44 @@ def import_folder(
     dealing: Dealing | None = None,
     classes: Sequence[str] | None = None,
     flip_map: Mapping[str, str] | Literal["identity"] | None = None,
+    frame_prefix: str | None = None,
 ) -> Manifest:
     """Every clip beneath the class folders of `root`; the folder's name is the class, also for deeper sub-folders.
+
+    One folder called "test" among others is a class. Where all folders have names of splits, or folders of two splits
+    are there, they are refused as class folders unless `classes` names them.
 
     Args:
         root: the folder of class folders (of split folders for `split="folder"`).
         split: "folder" takes it from the first folder level, "list" from `lists`, "group" holds out whole groups,
             "random" a share of each class (both as `dealing` says).
         lists: split name -> text file with one clip a line: its path beneath `root` (the extension may be left out),
-            then perhaps a label, which is not read. Clips in no list are left out.
+            then perhaps a number of frames and a label, which are not read. Clips in no list are left out.
         group: regular expression with one capture, searched in each clip's path beneath `root`.
         dealing: which groups, or what share, to hold out; the default holds out a fifth for val.
         classes: the class names in label order; None: sorted.
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
+        frame_prefix: what the names of the images begin with that are the frames, such as "img_", where a clip's
+            folder holds others too; None: there are no others, or they are optical flow by their names.
 
     Raises:
-        InputError: no such folder, a class folder without a video, a list that names an unknown clip, and the like.
+        InputError: no such folder, a class folder without a video, a link that leads nowhere, a list that names an
+            unknown clip, and the like.
     """
     top = Path(os.path.abspath(root))
     if not top.is_dir():
         raise InputError(f"{top}: no such folder; give the folder that holds the class folders")
     if split == "folder":
-        clips = [
-            replace(clip, split=split_name(folder.name))
-            for folder in _folders(top, "split folders")
-            for clip in _class_folders(folder, top)
-        ]
+        parents = _folders(top, "split folders")
+        split_of = split_names((folder.name for folder in parents), str(top))
+        clips = _clips(
+            [folder for parent in parents for folder in _folders(parent, "class folders")], top, frame_prefix
+        )
+        clips = [replace(clip, split=split_of[clip.path.partition("/")[0]]) for clip in clips]
     else:
-        clips = _class_folders(top, top)
+        folders = _folders(top, "class folders")
+        _check_no_splits(folders, classes or (), top)
+        clips = _clips(folders, top, frame_prefix)
     if group is not None:
         clips = with_groups(clips, group, str(top))
     dealing = dealing or Dealing()
@@ -82,41 +90,49 @@ def import_folder(
 
 
 def _folders(parent: Path, what: str) -> list[Path]:
-    folders = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    paths = sorted(path for path in parent.iterdir() if not path.name.startswith("."))
+    if broken := [str(path) for path in paths if is_broken(str(path)) and not path.suffix]:
+        raise broken_links(broken, str(parent))
+    folders = [path for path in paths if path.is_dir() and not (path.is_symlink() and leads_back(str(path)))]
     if not folders:
         raise InputError(f"{parent}: it holds no {what}")
     return folders
 
 
-def _class_folders(parent: Path, top: Path) -> list[Clip]:
-    folders = _folders(parent, "class folders")
-    if parent == top and {split_name(folder.name) for folder in folders} <= _USUAL_SPLITS:
+def _check_no_splits(folders: Sequence[Path], classes: Sequence[str], top: Path) -> None:
+    named = [folder.name for folder in folders if is_split_name(folder.name) and folder.name not in classes]
+    if named and (len(named) == len(folders) or len({split_name(name) for name in named}) > 1):
         raise InputError(
-            f"{top}: its folders are splits ({', '.join(f.name for f in folders)}); use the split 'folder'"
+            f"{top}: its folders are splits ({', '.join(named)}); use the split 'folder' (--split folder), or "
+            "name all classes in the order of their labels if these are classes (--classes)"
         )
+
+
+def _clips(folders: Sequence[Path], top: Path, frame_prefix: str | None) -> list[Clip]:
+    """Those of all class folders, whose names are the classes."""
+    found = clips_below([str(folder) for folder in folders], tops_are_clips=False)
+    if broken := [path for files in found.values() for path in files.broken]:
+        raise broken_links(broken, str(top))
     clips = []
     for folder in folders:
-        videos = _videos(folder)
-        if not videos:
+        files = found[str(folder)]
+        if files.read_before:
+            raise InputError(
+                f"{folder}: a link to {os.path.realpath(folder)}, whose clips are in another class or split already; "
+                "remove one of them"
+            )
+        if not files.clips:
             raise InputError(
                 f"{folder}: no video in this class folder (known: {' '.join(sorted(VIDEO_EXTENSIONS))}), "
                 "and no folder of JPEG frames"
             )
-        clips += [Clip(path=video.relative_to(top).as_posix(), uri=str(video), label=folder.name) for video in videos]
+        uris = {path: path for path in files.videos}
+        uris |= {path: frames_uri(path, frame_prefix) for path in files.frame_folders}
+        clips += [
+            Clip(path=path.relative_to(top).as_posix(), uri=uris[str(path)], label=folder.name)
+            for path in sorted(map(Path, uris))
+        ]
     return clips
-
-
-def _videos(folder: Path) -> list[Path]:
-    """Videos, and folders that hold images and no video."""
-    found = []
-    for parent, names, files in os.walk(folder, followlinks=True):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        extensions = {name: os.path.splitext(name)[1].lower() for name in files if not name.startswith(".")}
-        videos = [Path(parent, name) for name, extension in extensions.items() if extension in VIDEO_EXTENSIONS]
-        if not videos and Path(parent) != folder and not IMAGE_EXTENSIONS.isdisjoint(extensions.values()):
-            videos, names[:] = [Path(parent)], []
-        found += videos
-    return sorted(found)
 
 
 def _by_lists(clips: Sequence[Clip], lists: Mapping[str, str | os.PathLike[str]], top: Path) -> list[Clip]:
@@ -127,15 +143,18 @@ def _by_lists(clips: Sequence[Clip], lists: Mapping[str, str | os.PathLike[str]]
         for name in dict.fromkeys((clip.path, os.path.splitext(clip.path)[0])):
             # Two files that differ in the extension alone: only their full names are unambiguous.
             by_name[name] = replace(clip, label="") if name in by_name else clip
+    names = split_names(lists, "list files")
     split_of: dict[str, str] = {}
     first: dict[str, str] = {}
     for split, listing in lists.items():
         for number, line in _lines(listing, split):
-            named = by_name.get(line) or by_name.get(line.replace(",", " ").rsplit(maxsplit=1)[0])
+            # The line, or without a label, or without a number of frames too.
+            texts = (line, *(line.replace(",", " ").rsplit(maxsplit=values)[0] for values in (1, 2)))
+            named = next((by_name[text] for text in texts if text in by_name), None)
             if named is None or not named.label:
                 fault = "names no clip" if named is None else "fits two clips"
                 raise InputError(f"{listing}:{number}: {line!r} {fault} beneath {top}")
-            if split_of.setdefault(named.path, split_name(split)) != split_name(split):
+            if split_of.setdefault(named.path, names[split]) != names[split]:
                 raise InputError(f"{listing}:{number}: {named.path!r} is already in split {split_of[named.path]!r}")
             if first.setdefault(named.path, here := f"{listing}:{number}") != here:
                 raise InputError(f"{here}: {named.path!r} is listed twice, first in {first[named.path]}")

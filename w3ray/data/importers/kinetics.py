@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from w3ray.data.importers._common import VIDEO_EXTENSIONS, Clip, split_name
+from w3ray.data.clip_files import folders_once, is_video
+from w3ray.data.importers._common import Clip
 from w3ray.data.importers._published import Note, SplitList, is_file, published_manifest, read_text, video_uri
 from w3ray.data.manifest import Manifest
+from w3ray.data.split_names import split_name
 from w3ray.errors import InputError
 from w3ray.storage import file_system, is_remote
 
@@ -86,9 +88,10 @@ def _videos(top: str) -> dict[str, str]:
     """Path below the folder or address of each video in it, by its name without extension."""
     found: dict[str, str] = {}
     for path in _remote_files(top) if is_remote(top) else _files(os.path.abspath(top)):
-        stem, extension = os.path.splitext(path.rpartition("/")[2])
-        if extension.lower() not in VIDEO_EXTENSIONS or stem.startswith("."):
+        name = path.rpartition("/")[2]
+        if not is_video(name) or name.startswith("."):
             continue
+        stem = os.path.splitext(name)[0]
         if found.setdefault(stem, path) != path:
             raise InputError(f"{top}: two videos of one name: {min(path, found[stem])}, {max(path, found[stem])}")
     return found
@@ -97,9 +100,9 @@ def _videos(top: str) -> dict[str, str]:
 def _files(top: str) -> Iterator[str]:
     if not os.path.isdir(top):
         raise InputError(f"{top}: no such folder; give the folder of the videos")
-    for parent, _, names in os.walk(top, followlinks=True):
-        for name in names:
-            yield os.path.relpath(os.path.join(parent, name), top)
+    for listing in folders_once([top]):
+        for name in listing.files:
+            yield os.path.relpath(f"{listing.folder}/{name}", top)
 
 
 def _remote_files(top: str) -> Iterator[str]:
