@@ -201,7 +201,7 @@ def import_csv_command(
             classes=_names(classes) or None,
             flip_map=_flip_map(flip_map),
             frame_prefix=frame_prefix,
-            note=_note,
+            note=write_error,
         )
     _write(manifest, out, reversed_twin, as_json, journal)
 
