@@ -33,7 +33,7 @@ from w3ray.sweep.report import write_report
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import SEARCHERS, Known
 from w3ray.sweep.slots import plan_trials, trains_in_process
-from w3ray.sweep.space import Space, check_space, load_space, recipe_at
+from w3ray.sweep.space import Space, check_space, load_space, objective_stage, recipe_at, usual_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,14 +217,12 @@ class _Sweep:
         self.ended = ""
         self.folder = SweepFolder(base.storage, space.name)
         self.short = short_names([*space.parameters])
-        self.stage = space.objectives[0].stage or base.stages[-1].name
         self.shared: SharedClips | None = None
 
     @cached_property
     def epochs(self) -> int:
         """Of the objective's stage."""
-        stages = recipe_at(self.space, self.base, {}).resolved_stages()
-        return next(one.train.epochs for one in stages if one.name == self.stage)
+        return usual_stage(self.space, self.base).train.epochs
 
     def run(self) -> SweepResult:
         space, base = self.space, self.base
@@ -271,7 +269,7 @@ class _Sweep:
                     recipe=recipe.to_dict(),
                     objective_metric=space.objectives[0].metric,
                     lower_is_better=space.objectives[0].lower_is_better,
-                    objective_stage=self.stage,
+                    objective_stage=objective_stage(space, recipe).name,
                     epochs=self.epochs,
                     stops_after=book.stops_after(trial),
                     reports=trial.reports,
@@ -381,13 +379,17 @@ class _Sweep:
             Drawing(root, synthetic.model_dump()).wait()
 
     def _cost(self, recipe: Recipe) -> Mapping[str, float]:
-        """gmac, where it is an objective."""
+        """gmac, where it is an objective.
+
+        Raises:
+            InputError: the recipe has no stage that reports the first objective.
+        """
+        stage = objective_stage(self.space, recipe)
         if not any(one.metric == "gmac" for one in self.space.objectives):
             return {}
         from w3ray.models import build_model
         from w3ray.models.profiling import profile
 
-        stage = next(one for one in recipe.resolved_stages() if one.name == self.stage)
         arguments = {**stage.model.build_arguments(), "weights": None, "num_classes": 2}
         macs = profile(build_model(**arguments), recipe.data.num_frames, recipe.data.size).macs
         return {"gmac": macs / 1e9}
