@@ -39,6 +39,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from w3ray._address import local_path
 from w3ray.errors import InputError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.storage import file_system
@@ -480,8 +481,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _absolute(location: str) -> str:
-    if location.startswith("file://"):
-        location = location.removeprefix("file://")
+    location = local_path(location)
     return location if "://" in location else os.path.abspath(location)
 
 

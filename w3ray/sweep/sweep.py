@@ -19,7 +19,7 @@ from w3ray._redact import redact, redacted
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned
-from w3ray.pipeline.chain import open_tracker
+from w3ray.pipeline.chain import describe_tracking, open_tracker, tracked_here
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
@@ -181,6 +181,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
             "first_points": shown,
             "concurrency": concurrency,
             "resources": plan.describe(),
+            "tracking": describe_tracking(base),
             "stages": [
                 {"name": item.stage.name, "steps": item.schedule.total_steps} for item in plan_stages(base, data)
             ],
@@ -263,7 +264,7 @@ class _Sweep:
             def task_of(trial: Trial) -> Any:
                 from w3ray.sweep.trial import Task
 
-                recipe = book.recipe(trial)
+                recipe = tracked_here(book.recipe(trial))
                 return Task(
                     trial=trial.id,
                     recipe=recipe.to_dict(),
@@ -461,7 +462,7 @@ class _Sweep:
             model=model,
             tracking={
                 "uri": None if tracker.uri is None else redact(tracker.uri),
-                "experiment": self.base.tracking.experiment or self.base.name,
+                "experiment": tracker.experiment,
                 "run": run,
                 "command": tracker.ui_command,
             },
