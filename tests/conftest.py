@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server, running
 
+# Where a developer's own runs are recorded is no place for those of tests.
+for _name in ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "ALLOW_FILE_STORE"):
+    os.environ.pop(f"MLFLOW_{_name}", None)
+for _name in ("USERNAME", "PASSWORD", "TOKEN"):
+    os.environ.pop(f"MLFLOW_TRACKING_{_name}", None)
+
 REPO = Path(__file__).resolve().parent.parent
 
 

@@ -11,7 +11,8 @@ from w3ray.data.manifest import _absolute
 from w3ray.data.roots import outside
 from w3ray.storage import place
 
-NAMES = ["plain", *(f"a{letter}b" for letter in " %?#&+:;=@'\"[]{}()\\$~!*,|<>^`äあ\n"), "My%20Runs", "a%2Fb", "%", "50%?#"]
+LETTERS = " %?#&+:;=@'\"[]{}()\\$~!*,|<>^`äあ\n"
+NAMES = ["plain", *(f"a{letter}b" for letter in LETTERS), "My%20Runs", "a%2Fb", "%", "50%?#"]
 
 
 @pytest.mark.parametrize("name", NAMES)

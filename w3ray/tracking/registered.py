@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError, RunError
 from w3ray.tracking import _mlflow
@@ -146,15 +148,14 @@ def _model_in(folder: Path, location: str) -> Path:
     Raises:
         InputError: it is no model of ours.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
-
     if (folder / DESCRIPTION_NAME).is_file():
         return folder
     try:
-        inner = Model.load(str(folder)).flavors["python_function"]["artifacts"]["model"]["path"]
+        # Not by MLflow's `Model.load`: that takes a path for an address, and so resolves a `%20` in it.
+        document = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        inner = document["flavors"]["python_function"]["artifacts"]["model"]["path"]
         candidate = (folder / inner).resolve()
-    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{location}: no model that w3ray logged") from error
     # The name of the folder stands in a file that may come from anyone.
     if not candidate.is_relative_to(folder.resolve()) or not (candidate / DESCRIPTION_NAME).is_file():
