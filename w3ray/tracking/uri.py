@@ -5,7 +5,9 @@ minutes.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,12 +102,18 @@ def check_uri(uri: str, option: str = "tracking.uri") -> None:
             )
     elif uri.startswith("sqlite:"):
         raise InputError(f"{said}: its database is in no file, and so ends with each process; write {_EXAMPLES}")
-    elif uri.partition(":")[0] != "databricks" and uri.partition(":")[0].partition("+")[0] not in _SCHEMES:
-        raise InputError(f"{said}: no address that MLflow takes; write {_EXAMPLES}")
+    elif not _is_known(uri):
+        what = "no address that MLflow takes" if "://" in uri else "not a URI"
+        raise InputError(f"{said}: {what}; write {_EXAMPLES}")
 
 
 _EXAMPLES = "sqlite:///path/mlflow.db or http://host:port"
-_SCHEMES = ("postgresql", "mysql", "mssql", "databricks-uc", "uc")
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc")
+
+
+def _is_known(uri: str) -> bool:
+    scheme = uri.partition(":")[0].partition("+")[0]
+    return scheme in _SCHEMES or any(one.name == scheme for one in entry_points(group="mlflow.tracking_store"))
 
 
 def _check_database(said: str, path: Path) -> None:
@@ -127,14 +135,15 @@ def _check_server(said: str, uri: str) -> None:
     base = uri.rstrip("/")
     try:
         requests.get(f"{base}/health", timeout=PROBE_S)
-        answer = requests.get(f"{base}/api/2.0/mlflow/experiments/search?max_results=1", timeout=PROBE_S)
-        if answer.status_code in (401, 403):
-            _check_credentials(said, uri)
     except requests.exceptions.SSLError:
         pass  # it answers; whether its certificate will do is for MLflow's own settings to say
     except requests.exceptions.RequestException as error:
         kind = "no answer" if isinstance(error, requests.exceptions.Timeout) else "can not connect"
-        raise InputError(f"{said}: {kind}; start the server (`mlflow server`) or set another tracking.uri") from error
+        raise InputError(f"{said}: {kind}; start the server (`mlflow server`) or set another address") from error
+    with suppress(requests.exceptions.RequestException):  # it answers: slow ones are waited for later
+        answer = requests.get(f"{base}/api/2.0/mlflow/experiments/search?max_results=1", timeout=PROBE_S)
+        if answer.status_code in (401, 403):
+            _check_credentials(said, uri)
 
 
 def _check_credentials(said: str, uri: str) -> None:
