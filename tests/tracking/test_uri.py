@@ -10,10 +10,11 @@ from mlflow import MlflowClient
 from w3ray.cli import main
 from w3ray.cli._summary import tracking_lines
 from w3ray.errors import InputError
-from w3ray.pipeline.chain import describe_tracking, open_tracker, tracked_here
+from w3ray.pipeline.chain import _artifacts, describe_tracking, open_tracker, tracked_here
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import load_recipe
 from w3ray.tracking import check_uri, choose_experiment, choose_uri
+from w3ray.tracking.uri import check_artifacts
 
 PASSWORD = "hunter2-of-the-variable"
 
@@ -139,3 +140,12 @@ def test_a_database_without_its_driver_is_one_line(capsys, monkeypatch):
 def test_a_file_store_that_is_allowed(monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     check_uri("file:///somewhere/mlruns")
+
+
+def test_artifacts_on_object_storage(monkeypatch):
+    """The query of an address is for its file system; and what MLflow would cut off is refused."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    recipe = load_recipe("quickstart", ["storage=s3://bucket/My%20Runs?region=eu-west-1"])
+    assert _artifacts(recipe) == "s3://bucket/My%20Runs/mlartifacts"
+    with pytest.raises(InputError, match="MLflow cuts an address off at #"):
+        check_artifacts("s3://bucket/runs #1/mlartifacts")
