@@ -4,6 +4,7 @@ A command is one file in this folder plus one row in `COMMANDS`. Only the module
 imported, so that `w3ray --help` answers at once although most commands need torch or Ray.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), None)
+    # Where there is no home to keep its list of fonts in, it says so in two long lines, and does without.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     app = build_app(command)
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="w3ray", standalone_mode=False)
