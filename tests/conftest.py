@@ -12,6 +12,23 @@ from s3_server import S3Server, running
 REPO = Path(__file__).resolve().parent.parent
 
 
+def _forget_tracking() -> None:
+    for name in ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "ALLOW_FILE_STORE"):
+        os.environ.pop(f"MLFLOW_{name}", None)
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        os.environ.pop(f"MLFLOW_TRACKING_{name}", None)
+
+
+_forget_tracking()  # where a developer's own runs are recorded is no place for those of tests
+
+
+@pytest.fixture(autouse=True)
+def _tracking_of_its_own() -> Iterator[None]:
+    """Each test begins without MLflow's variables: `mlflow.set_tracking_uri` sets one."""
+    yield
+    _forget_tracking()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real videos (`W3RAY_REAL_DATA`, else `../shared/data` beside the repository).

@@ -391,8 +391,12 @@ class Tracking(Section):
     """Where runs are recorded."""
 
     enabled: bool = Field(default=True, description="record runs in MLflow")
-    uri: str | None = Field(default=None, description="MLflow address; null: SQLite in `storage`")
-    experiment: str | None = Field(default=None, min_length=1, description="experiment; null: the recipe's name")
+    uri: str | None = Field(
+        default=None, description="MLflow address; null: MLFLOW_TRACKING_URI, else SQLite in `storage`"
+    )
+    experiment: str | None = Field(
+        default=None, min_length=1, description="experiment; null: MLFLOW_EXPERIMENT_NAME, else the recipe's name"
+    )
     registered_model: str | None = Field(
         default=None, min_length=1, description="registered model; null: the recipe's name"
     )

@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from w3ray._address import local_path
 from w3ray.errors import InputError, RunError
 
 DEADLINE_VARIABLE = "W3RAY_STORAGE_DEADLINE_S"
@@ -181,7 +182,7 @@ def place(location: str | os.PathLike[str] | RemotePath) -> Place:
         return location
     text = os.fspath(location)
     if not is_remote(text):
-        return Path(text.removeprefix("file://")).absolute()
+        return Path(local_path(text)).absolute()
     uri, _, query = text.partition("?")
     if "@" in urlsplit(uri).netloc:
         raise InputError(f"{uri}: no credentials in an address; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

@@ -20,7 +20,7 @@ from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.tracking import Tracker, local_models
-from w3ray.tracking.registered import URI_VARIABLE
+from w3ray.tracking.uri import URI_VARIABLE
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import yaml
 
 from w3ray.cli import main
 from w3ray.cli.run import plan_text
+from w3ray.pipeline.chain import describe_tracking
 from w3ray.recipe import Recipe, load_recipe
 
 
@@ -54,11 +55,13 @@ class TestDryRun:
                 "recipe": recipe.to_dict(),
                 "stages": [{"name": "teacher", "state": "run", "why": "new"}],
                 "resources": {"workers": 1, "decoder_cpus": 0.5},
+                "tracking": describe_tracking(recipe),
             }
         )
         assert Recipe.model_validate(yaml.safe_load(text)) == recipe
         assert "# stage teacher  run     new" in text
         assert "# resources: workers 1, decoder_cpus 0.5" in text
+        assert "# tracking: sqlite:///" in text
 
     @pytest.mark.ray
     @pytest.mark.slow
@@ -70,3 +73,4 @@ class TestDryRun:
         assert [stage["name"] for stage in document["stages"]] == ["teacher", "student"]
         assert {stage["state"] for stage in document["stages"]} == {"run"}
         assert document["resources"]["workers"] == 1
+        assert document["tracking"]["uri_from"] == "default"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from w3ray.cluster.connect import _check_reachable, job_address, keep_sigterm
+from w3ray.cluster.connect import _check_reachable, _ray_folder, disconnect, job_address, keep_sigterm
 from w3ray.errors import InputError
 
 RAY = Path(sys.executable).with_name("ray")
@@ -123,3 +123,67 @@ assert not _LOCAL_ENVIRONMENT.keys() & (os.environ.keys() - before.keys())
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_TRAIN")}
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def _environment(**changes: str) -> dict[str, str]:
+    own = ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return {name: value for name, value in os.environ.items() if name not in own} | changes
+
+
+def test_a_folder_is_ours_where_rays_own_can_hold_no_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr("w3ray.cluster.connect._folders_made", made := [])
+    for folder in ("/tmp/" + 60 * "x", "/tmp/ä b", "/tmp/a%20b", "relative", str(file / "below"), "/dev/null/x"):
+        monkeypatch.setenv("TMPDIR", folder)
+        found = _ray_folder()
+        assert found == made[-1]
+        assert Path(str(found)).stat().st_mode & 0o77 == 0, "nobody else looks in"
+        assert len(str(found)) < 30
+    assert len(made) == len(set(made)) == 6
+    monkeypatch.setattr("w3ray.cluster.connect._folders_made", [*made])
+    disconnect()
+    assert not any(map(os.path.exists, made))
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("TMPDIR", short)
+        assert _ray_folder() is None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_long_temporary_folder_and_no_home() -> None:
+    """Ray starts, twice, and nothing stays of what it was given."""
+    code = """
+import os
+from w3ray.cluster.connect import connect, disconnect
+before = set(os.environ)
+for _ in range(2):
+    assert connect(None, num_cpus=1)
+    import ray
+    assert ray.get(ray.remote(num_cpus=0)(lambda: 42).remote(), timeout=100) == 42
+    folder = ray._private.worker.global_worker.node.get_temp_dir_path()
+    assert len(folder) < 30
+    disconnect()
+    assert not os.path.exists(folder)
+    assert "RAY_AUTH_TOKEN" not in os.environ
+"""
+    environment = _environment(TMPDIR="/tmp/" + 60 * "x" + " %20", HOME="/dev/null/x")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_ray_can_not_start_with_is_one_line(tmp_path: Path) -> None:
+    """A disk without room, as far as Ray's files see it."""
+    code = """
+import resource, sys
+from w3ray.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+sys.exit(main(["run", "quickstart", "--dry-run"]))
+"""
+    environment = _environment(HOME=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: Ray can not be started on this machine: [Errno 27] File too large")

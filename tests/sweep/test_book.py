@@ -90,7 +90,7 @@ def test_a_restart_runs_what_was_at_work_and_nothing_that_ended(make):
 
 
 def test_a_sweep_of_that_name_with_another_space_is_refused_with_the_difference(make, base, tmp_path):
-    make()
+    end_all(make(), [0.5])
     other = a_space(parameters={MFR: {"choice": [0.1, 0.5]}})
     with pytest.raises(InputError, match=r"sweep x: .* holds another one \(space\.parameters\..*mfr\.choice: .* -> "):
         make(other)
@@ -101,6 +101,19 @@ def test_a_sweep_of_that_name_with_another_space_is_refused_with_the_difference(
         SweepFolder(str(tmp_path), "x").open(a_space(), base.model_copy(update={"seed": 9})),
     ):
         pass
+
+
+def test_a_sweep_without_a_trial_does_not_hold_its_name(make, tmp_path):
+    make()  # and its driver ended
+    taller = a_space(parameters={"data.short_side": {"choice": [16, 17]}}, fixed={"data.size": 64})
+    assert make(taller).next() is None, "no point makes a recipe: frames are smaller than the clip"
+    assert [trial.state for trial in SweepFolder(str(tmp_path), "x").trials()] == ["skipped"] * 2
+    mended = make(a_space())
+    assert mended.trials == []
+    assert end_all(mended, [0.1, 0.3, 0.2]) == ["0000", "0001", "0002"]
+    with pytest.raises(InputError, match="holds another one"):
+        make(taller)
+    assert len(make(a_space()).trials) == 3, "what was refused changed nothing"
 
 
 def test_two_drivers_of_one_sweep(base, tmp_path):

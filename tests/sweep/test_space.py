@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from w3ray.errors import InputError
 from w3ray.recipe import load_recipe
+from w3ray.sweep.book import Book, searcher_of
+from w3ray.sweep.records import SweepFolder
 from w3ray.sweep.searchers import SEARCHERS
 from w3ray.sweep.space import (
     CASE,
@@ -14,8 +16,10 @@ from w3ray.sweep.space import (
     check_space,
     known_spaces,
     load_space,
+    objective_stage,
     point_key,
     recipe_at,
+    usual_stage,
 )
 
 REDUCTION = "model.attention.reduction"
@@ -195,6 +199,49 @@ def test_shipped_spaces_fit_the_quickstart(name, base):
 
 def test_there_are_shipped_spaces():
     assert set(known_spaces()) >= {"w3_paper", "mfr_only", "attention_kind", "optimiser", "ablation", "smoke"}
+
+
+ALONE = [{"name": "alone", "train": {"epochs": 7}}]
+
+
+class TestOtherStages:
+    """Stages are looked up in the recipe after what is fixed, and what a case sets, was put into it."""
+
+    def space(self, **more):
+        return Space.model_validate({"name": "x", "parameters": {"train.lr": {"choice": [0.1, 0.2]}}, **more})
+
+    def test_fixed_ones(self, base):
+        space = self.space(fixed={"stages": ALONE, "stages.alone.train.lr": 0.3}, objective={"stage": "alone"})
+        check_space(space, base)
+        assert usual_stage(space, base).train.epochs == 7
+        book = Book(space, base, SweepFolder("nowhere", "x"))
+        assert book.objective_stage == "alone"
+        assert usual_stage(self.space(fixed={"stages": ALONE}), base).name == "alone"
+
+    def test_of_a_population(self, base):
+        space = self.space(
+            parameters={"stages.alone.train.lr": {"choice": [0.1, 0.2]}},
+            fixed={"stages": ALONE},
+            scheduling={"scheduler": "pbt"},
+        )
+        check_space(space, base)
+        assert searcher_of(space, base).epochs == 7
+
+    def test_of_a_case(self, base):
+        space = self.space(cases={"chain": {}, "one": {"stages": ALONE, "stages.alone.train.lr": 0.3}})
+        check_space(space, base)
+        recipes = [recipe_at(space, base, {"case": case}) for case in space.cases]
+        assert [objective_stage(space, recipe).name for recipe in recipes] == ["student", "alone"]
+        named = self.space(cases=space.to_dict()["cases"], objective={"stage": "alone"})
+        check_space(named, base)
+        assert usual_stage(named, base).name == "alone"
+        with pytest.raises(InputError, match=r"objective\.stage: no stage 'alone'; known: teacher, student"):
+            objective_stage(named, recipes[0])
+
+    def test_those_that_are_gone(self, base):
+        space = self.space(fixed={"stages": ALONE}, objective={"stage": "student"})
+        with pytest.raises(InputError, match=r"objective\.stage: no stage 'student'; known: alone"):
+            check_space(space, base)
 
 
 def test_a_space_is_what_its_document_says(base):

@@ -230,7 +230,7 @@ def test_bad_uris(tmp_path: Path) -> None:
 
 def test_store_that_mlflow_can_not_use(tmp_path: Path) -> None:
     with (
-        Tracker.open("nonsense://host", EXPERIMENT, buffer_dir=tmp_path) as tracker,
+        Tracker.open("mssql+nonsense://host", EXPERIMENT, buffer_dir=tmp_path) as tracker,
         pytest.raises(InputError, match="nonsense"),
     ):
         tracker.wait_until_open(timeout_s=30)

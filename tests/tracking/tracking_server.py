@@ -14,8 +14,8 @@ from pathlib import Path
 class Server:
     """`mlflow server` over its own database and files, on one loopback port for its whole life."""
 
-    def __init__(self, folder: Path, database: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, database: Path, *options: str, **settings: str) -> None:
+        self.folder, self._options, self._settings = folder, options, settings
         shutil.copy(database, folder / "server.db")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -30,9 +30,10 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
         command += ["--artifacts-destination", str(self.folder / "files"), "--serve-artifacts"]
+        command += self._options
         log = (self.folder / "server.log").open("ab")
         # Its queue for background jobs is three more processes, and nobody here asks for any.
-        settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self._settings}
         # A session of its own: the server starts processes, and all of them must go.
         self._process = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=self.folder, env=settings, start_new_session=True

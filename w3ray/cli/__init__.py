@@ -4,6 +4,7 @@ A command is one file in this folder plus one row in `COMMANDS`. Only the module
 imported, so that `w3ray --help` answers at once although most commands need torch or Ray.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -88,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
+    # Where there is no home to keep its list of fonts in, it says so in two long lines, and does without.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     app = build_app(command)
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="w3ray", standalone_mode=False)

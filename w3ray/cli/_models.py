@@ -31,16 +31,11 @@ def opened_models(
         tracking: of `TrackingOption`.
         storage: of the command, beside which runs are tracked; None: a recipe's own default.
     """
-    from w3ray.tracking.registered import chosen_uri, is_registered, local_models
-
-    default = _own_uri(storage) if any(map(is_registered, locations)) else ""
-    with local_models(locations, uri=chosen_uri(tracking, default)) as models:
-        yield models
-
-
-def _own_uri(storage: str | None) -> str:
     from w3ray.pipeline.chain import tracking_root
     from w3ray.recipe import Recipe
-    from w3ray.tracking import database_beside
+    from w3ray.tracking import choose_uri, local_models
 
-    return database_beside(tracking_root(storage or str(Recipe.model_fields["storage"].default)))
+    root = tracking_root(storage or str(Recipe.model_fields["storage"].default))
+    chosen = choose_uri(tracking, root, option="--tracking")
+    with local_models(locations, uri=chosen.value, option=chosen.setting) as models:
+        yield models

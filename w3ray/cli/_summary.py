@@ -1,5 +1,8 @@
 """What does a run end with, in a few lines: the stages, their gain, where the model is, what the platform cost?"""
 
+from collections.abc import Mapping
+from typing import Any
+
 from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.cli._console import Line, RichConsole, Table
 from w3ray.events import Overhead, RunSummary
@@ -18,6 +21,16 @@ def print_closing_report(console: RichConsole, summary: RunSummary) -> None:
         text = f"{'overhead':<13}{overhead_text(summary.overhead)}"
         # Off a terminal one line, for those who grep it.
         console.print(Line(text), soft_wrap=not console.is_terminal)
+
+
+def tracking_lines(tracking: Mapping[str, Any]) -> list[str]:
+    """Where a planned run is recorded, and why there."""
+    if tracking["uri"] is None:
+        return [f"tracking: none ({tracking['uri_from']})"]
+    return [f"{name}: {tracking[key]} ({tracking[f'{key}_from']})" for name, key in _TRACKING_LINES]
+
+
+_TRACKING_LINES = (("tracking", "uri"), ("experiment", "experiment"))
 
 
 def _stage_table(summary: RunSummary) -> Table:

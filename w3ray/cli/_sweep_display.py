@@ -84,7 +84,7 @@ class SweepDisplay:
         with status.book.lock:
             for trial in status.book.trials:
                 doing = status.book.doing.get(trial.id)
-                line = self._news(trial, doing, self._space.objectives[0].stage or status.book.base.stages[-1].name)
+                line = self._news(trial, doing, status.book.objective_stage)
                 if line != self._shown.get(trial.id):
                     self._shown[trial.id] = line
                     self._console.print(Line(f"[{status.seconds:6.1f}s] {line}"), soft_wrap=True)

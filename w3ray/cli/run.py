@@ -9,6 +9,7 @@ import yaml
 from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._display import Display
+from w3ray.cli._summary import tracking_lines
 from w3ray.recipe import load_recipe
 
 
@@ -62,6 +63,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     width = max(len(stage["name"]) for stage in plan["stages"])
     lines += [f"# stage {stage['name']:<{width}}  {stage['state']:<6}  {stage['why']}" for stage in plan["stages"]]
     lines += ["# resources: " + ", ".join(f"{key} {_plain(value)}" for key, value in plan["resources"].items())]
+    lines += [f"# {line}" for line in tracking_lines(plan["tracking"])]
     return "\n".join(map(one_line, lines))
 
 

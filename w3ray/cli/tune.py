@@ -9,6 +9,7 @@ import yaml
 
 from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._summary import tracking_lines
 from w3ray.cli._sweep_display import SweepDisplay
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe, load_recipe
@@ -123,6 +124,7 @@ def _plan_text(plan: dict[str, Any]) -> list[str]:
         + ", ".join(f"{stage['name']} ({stage['steps']} steps)" for stage in plan["stages"]),
         f"# {plan['points']} points x {plan['repeats']} runs, {plan['concurrency']} at once",
         "# each: " + ", ".join(f"{key} {value:g}" for key, value in resources.items()),
+        *(f"# {line}" for line in tracking_lines(plan["tracking"])),
         *(f"# point {number}: {point}" for number, point in enumerate(plan["first_points"])),
     ]
     return lines

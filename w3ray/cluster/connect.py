@@ -2,16 +2,20 @@
 
 import logging
 import os
+import re
+import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from w3ray.errors import InputError
+from w3ray.errors import InputError, RunError
 
 _CONNECT_TIMEOUT_S = 5.0
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
@@ -32,6 +36,13 @@ _LOCAL_ENVIRONMENT = {
 }
 """What a cluster that is started here finds in its environment, unless the user set it."""
 _set_here: list[str] = []
+_folders_made: list[str] = []
+"""Of local clusters, to be removed after them."""
+
+_TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
+_MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+_SOCKET_BYTES = len("/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store.99")
+"""What Ray puts behind its folder: the kernel allows a socket's whole path no more than the above."""
 
 
 def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[dict[str, float]]:
@@ -43,7 +54,8 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
         num_cpus: of a local cluster; None takes the machine's.
 
     Raises:
-        InputError: nothing answers at `address`.
+        InputError: nothing answers at `address`, or no folder is there for what a local cluster keeps.
+        RunError: Ray does not start on this machine.
     """
     quiet()
     import ray
@@ -56,8 +68,13 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
                 if name not in os.environ:
                     os.environ[name] = value
                     _set_here.append(name)
+            _provide_token()
+            folder = _ray_folder()
             with _on_loopback():
-                ray.init(address="local", num_cpus=num_cpus, **options)
+                try:
+                    ray.init(address="local", num_cpus=num_cpus, _temp_dir=folder, **options)
+                except Exception as error:  # Ray has no error of its own for this: OSError, RuntimeError, Exception
+                    raise RunError(f"Ray can not be started on this machine: {_first_line(error)}") from error
             _keep_token_private()
         else:
             _check_reachable(address)
@@ -126,10 +143,64 @@ def _on_loopback() -> Iterator[None]:
             os.environ[variable] = in_environment
 
 
+def _ray_folder() -> str | None:
+    """The folder of a local cluster's sockets and logs; None: Ray's own choice will do.
+
+    Ray takes TMPDIR, whose name may be too long for a socket, or such that Ray does not find its way back.
+    """
+    from ray._common.utils import get_default_ray_temp_dir
+
+    if _can_hold_sockets(get_default_ray_temp_dir()):
+        return None
+    for short in ("/tmp", "/var/tmp", "/dev/shm"):
+        with suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="w3ray-", dir=short)
+            _folders_made.append(folder)
+            return folder
+    raise InputError(
+        "no folder for Ray's sockets: TMPDIR can not be written, is too long, or has letters other than A-Z a-z 0-9 "
+        "_ . -, and /tmp can not be written; set RAY_TMPDIR to a short folder"
+    )
+
+
+def _can_hold_sockets(folder: str) -> bool:
+    if len(folder) + _SOCKET_BYTES > _MAX_SOCKET_BYTES or not re.fullmatch(r"/[A-Za-z0-9_./-]+", folder):
+        return False
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _provide_token() -> None:
+    """A token where Ray could not make one: it writes that into the user's home, which may not be there to be written.
+
+    Such a token is known to the processes of this cluster alone, and ends with it.
+    """
+    asked = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if not asked or any(name in os.environ for name in (_TOKEN_VARIABLE, "RAY_AUTH_TOKEN_PATH")):
+        return
+    try:
+        token = Path.home() / ".ray" / "auth_token"
+        if not os.access(token, os.R_OK):
+            token.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=token.parent):
+                pass
+    except (OSError, RuntimeError):  # the latter: nobody knows where this user's home is
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+        os.environ[_TOKEN_VARIABLE] = secrets.token_hex(32)
+        _set_here.append(_TOKEN_VARIABLE)
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _keep_token_private() -> None:
     """Ray lets a local cluster be used by whoever shows its token, and writes that for all of the machine to read."""
-    token = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # none is there where the token comes from elsewhere, or is asked of nobody
+    # None is there where the token comes from elsewhere, or is asked of nobody; or there is no home.
+    with suppress(OSError, RuntimeError):
+        token = Path.home() / ".ray" / "auth_token"
         token.chmod(token.stat().st_mode & 0o700)
 
 
@@ -157,6 +228,8 @@ def disconnect() -> None:
         ray.shutdown()
     while _set_here:  # the next cluster may be one of other machines
         os.environ.pop(_set_here.pop(), None)
+    while _folders_made:
+        shutil.rmtree(_folders_made.pop(), ignore_errors=True)
 
 
 def quiet() -> None:

@@ -40,6 +40,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from w3ray._address import local_path
 from w3ray.data.split_names import split_among
 from w3ray.errors import InputError
 from w3ray.heads import UNLABELLED, Heads
@@ -496,8 +497,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _absolute(location: str) -> str:
-    if location.startswith("file://"):
-        location = location.removeprefix("file://")
+    location = local_path(location)
     return location if "://" in location else os.path.abspath(location)
 
 

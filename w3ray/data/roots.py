@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from w3ray._address import local_path
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
 
@@ -109,7 +110,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 def _local(uri: str) -> str | None:
     """The path that opening a uri would open, as the decoders make it; None for one of another machine."""
-    scheme, rest = _split(uri)
+    scheme, rest = ("", local_path(uri)) if uri.startswith("file://") else _split(uri)
     return os.path.abspath(rest) if scheme in ("", "file") and "://" not in rest else None
 
 

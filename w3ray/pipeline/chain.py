@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w3ray._redact import redact, redacted
 from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
@@ -38,7 +38,10 @@ from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.pipeline.stage_store import Lock, require_writable
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import fetched, place
+from w3ray.storage import RemotePath, fetched, place
+
+if TYPE_CHECKING:
+    from w3ray.tracking.uri import Chosen
 
 OnEvent = Callable[[Event], None]
 
@@ -101,7 +104,14 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         }
         for item in planned
     ]
-    return redacted({"recipe": recipe.to_dict(), "stages": stages, "resources": plan.describe()})
+    return redacted(
+        {
+            "recipe": recipe.to_dict(),
+            "stages": stages,
+            "resources": plan.describe(),
+            "tracking": describe_tracking(recipe),
+        }
+    )
 
 
 def run(
@@ -500,7 +510,7 @@ class _Chain:
     def _result(self, model: Mapping[str, Any], tracker: Any, parent: Any) -> RunResult:
         tracking = {
             "uri": None if tracker.uri is None else redact(tracker.uri),
-            "experiment": self.recipe.tracking.experiment or self.recipe.name,
+            "experiment": tracker.experiment,
             "run": parent.wait_run_id(),
             "command": tracker.ui_command,
         }
@@ -530,20 +540,44 @@ class _Chain:
 
 def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None], must_answer: bool = True) -> Any:
     """The MLflow side of a run, or of a sweep of this recipe: see `Tracker.open`."""
-    from w3ray.tracking import Tracker, database_beside
+    from w3ray.tracking import Tracker
 
-    uri = None
-    if recipe.tracking.enabled:
-        uri = recipe.tracking.uri or database_beside(tracking_root(recipe.storage))
+    uri, experiment = tracked(recipe)
     return Tracker.open(
-        uri,
-        recipe.tracking.experiment or recipe.name,
+        uri.value if recipe.tracking.enabled else None,
+        experiment.value,
         run_name=run_name,
         buffer_dir=tracking_root(recipe.storage) / "tracking",
         artifacts=_artifacts(recipe),
         notify=notify,
+        setting=uri.setting,
         must_answer=must_answer,
     )
+
+
+def tracked(recipe: Recipe) -> "tuple[Chosen, Chosen]":
+    """The MLflow and the experiment in which a run of this recipe is recorded."""
+    from w3ray.tracking import choose_experiment, choose_uri
+
+    uri = choose_uri(recipe.tracking.uri, tracking_root(recipe.storage))
+    return uri, choose_experiment(recipe.tracking.experiment, recipe.name)
+
+
+def tracked_here(recipe: Recipe) -> Recipe:
+    """The recipe for another process, which may find other variables in its environment: recorded where this one is."""
+    uri, experiment = tracked(recipe)
+    tracking = recipe.tracking.model_copy(update={"uri": uri.value, "experiment": experiment.value})
+    return recipe.model_copy(update={"tracking": tracking})
+
+
+def describe_tracking(recipe: Recipe) -> dict[str, Any]:
+    """Where a run is recorded, and why there, for a plan."""
+    if not recipe.tracking.enabled:
+        return {"uri": None, "uri_from": "tracking.enabled is false", "experiment": None, "experiment_from": None}
+    uri, experiment = tracked(recipe)
+    return {
+        "uri": uri.value, "uri_from": uri.why, "experiment": experiment.value, "experiment_from": experiment.why
+    }  # fmt: skip
 
 
 def tracking_root(storage: str) -> Path:
@@ -557,4 +591,5 @@ def tracking_root(storage: str) -> Path:
 
 def _artifacts(recipe: Recipe) -> str | None:
     """Where a local tracking database keeps models and reports; None: beside itself."""
-    return f"{place(recipe.storage)}/mlartifacts" if recipe.storage.startswith("s3://") else None
+    root = place(recipe.storage)
+    return (root / "mlartifacts").uri if isinstance(root, RemotePath) and root.uri.startswith("s3://") else None

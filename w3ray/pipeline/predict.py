@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from w3ray._address import local_path
 from w3ray.data.clip import ClipSpec
 from w3ray.data.clip_files import clips_below, folders_once, is_image, is_video, remote_clips_below
 from w3ray.data.decoders import DecodeError
@@ -181,6 +182,7 @@ def _videos(name: str) -> list[str]:
     Raises:
         InputError: nothing matches.
     """
+    name = local_path(name)
     if is_remote(name):
         remote = place(name)
         assert isinstance(remote, RemotePath)

@@ -18,7 +18,7 @@ from w3ray.sweep.population import Population
 from w3ray.sweep.records import PointResult, Report, StageOfTrial, SweepFolder, Trial, as_number, by_point
 from w3ray.sweep.schedulers import PBT
 from w3ray.sweep.searchers import SEARCHERS, Known, Searcher
-from w3ray.sweep.space import Space, recipe_at
+from w3ray.sweep.space import Space, recipe_at, usual_stage
 
 DEFAULT_POINTS = 16
 _MOST_SKIPPED = 200
@@ -102,6 +102,7 @@ class Book:
         self.space, self.base, self._folder = space, base, folder
         self._gpus, self._cost_of, self._warm = 0.0, cost_of, list(warm_start)
         self._searcher = searcher_of(space, base)
+        self.objective_stage = usual_stage(space, base).name
         self.lock = threading.RLock()
         self._trials: dict[str, Trial] = {}
         self.doing: dict[str, Doing] = {}

@@ -16,7 +16,7 @@ from w3ray.errors import InputError
 from w3ray.recipe import Phase, Recipe
 from w3ray.sweep.searchers import Known, Searcher
 from w3ray.sweep.searchers.random import share
-from w3ray.sweep.space import Parameter, Point, Space, recipe_at
+from w3ray.sweep.space import Parameter, Point, Space, usual_stage
 
 DEFAULT_MEMBERS = 8
 _FACTORS = (0.8, 1.2)
@@ -38,9 +38,8 @@ class Population:
 
     def __init__(self, space: Space, base: Recipe, first: Searcher) -> None:
         self._space, self._first = space, first
-        self._stage = space.objectives[0].stage or base.stages[-1].name
-        stages = recipe_at(space, base, {}).resolved_stages()  # with what the space fixes
-        train = next(stage.train for stage in stages if stage.name == self._stage)
+        stage = usual_stage(space, base)
+        self._stage, train = stage.name, stage.train
         self.epochs, self._interval = train.epochs, space.scheduling.interval_epochs
         self.members = space.search.trials or (first.most if first.most is not None else DEFAULT_MEMBERS)
         self.generations = -(-self.epochs // self._interval)

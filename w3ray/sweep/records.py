@@ -116,27 +116,40 @@ class SweepFolder:
     def open(self, space: Space, base: Recipe) -> Lock:
         """Take the sweep: make its folder, or go on with the one that is there.
 
+        One that ran no trial holds its name no longer than its process lives.
+
         Raises:
             InputError: a sweep of this name searches something else, or another process drives it.
         """
         document = {"space": space.to_dict(), "recipe": _what_decides(base), "made_s": time.time()}
-        there = self.document()
-        if there is not None:
-            changes = difference(_searched(there), _searched(document))
-            if changes:
-                shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-                raise InputError(
-                    f"sweep {self.name}: {self.directory} holds another one ({shown}); give this one another name "
-                    "with --name, or remove that folder"
-                )
         if isinstance(self.directory, Path):
             (self.directory / "trials").mkdir(parents=True, exist_ok=True)
         lock = take_lock(self.directory)
         if lock is None:
             raise InputError(f"sweep {self.name}: another process drives it ({self.directory}); wait for its end")
-        if there is None or there["space"] != document["space"]:
-            write_json(self.directory / "sweep.json", document)
+        try:
+            self._take_over(document)
+        except BaseException:
+            lock.close()
+            raise
         return lock
+
+    def _take_over(self, document: Mapping[str, Any]) -> None:
+        there = self.document()
+        if there is not None:
+            changes = difference(_searched(there), _searched(document))
+            trials = self.trials() if changes else []
+            if any(trial.state != "skipped" for trial in trials):
+                shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+                raise InputError(
+                    f"sweep {self.name}: {self.directory} holds another one ({shown}); give this one another name "
+                    "with --name, or remove that folder"
+                )
+            for trial in trials:  # of points that the mended space may well make recipes of
+                self._record(trial).unlink()
+            if not changes and there["space"] == document["space"]:
+                return
+        write_json(self.directory / "sweep.json", document)
 
     def document(self) -> dict[str, Any] | None:
         """What `open` wrote; None: there is no such sweep.
@@ -164,8 +177,11 @@ class SweepFolder:
         found = [path for path in folder.iterdir() if path.name.endswith(".json")] if folder.is_dir() else []
         return sorted(map(_read, found), key=lambda trial: (trial.number, trial.repeat))
 
+    def _record(self, trial: Trial) -> Place:
+        return self.directory / "trials" / f"{trial.id}.json"
+
     def write(self, trial: Trial) -> None:
-        write_json(self.directory / "trials" / f"{trial.id}.json", without_nan(redacted(asdict(trial))))
+        write_json(self._record(trial), without_nan(redacted(asdict(trial))))
 
 
 def _what_decides(base: Recipe) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from w3ray.storage import Place, published
 from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import short_names, show_value
 from w3ray.sweep.records import PointResult, SweepFolder, by_point, pareto_front, ranked
-from w3ray.sweep.space import CASE, Objective, Point, Space
+from w3ray.sweep.space import CASE, Objective, Point, Space, usual_stage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,7 +286,7 @@ class _Page:
                 ax.plot(epochs[-1:], values[-1:], marker="x", color=color, ms=6)
             if place == 0 and trial.repeat == 0:
                 ax.annotate(f" {trial.id}", (epochs[-1], values[-1]), color=color, fontsize=9, va="center")
-        ax.set_xlabel(f"epoch of {self.objective.stage or self.base.stages[-1].name}")
+        ax.set_xlabel(f"epoch of {usual_stage(self.space, self.base).name}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _value_axis(ax, self.objective)
         text = "Orange the best trial, blue the two after it; a cross where a trial was stopped."

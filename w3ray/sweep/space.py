@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError
-from w3ray.recipe import NAME_PATTERN, Recipe, Section
+from w3ray.recipe import NAME_PATTERN, Recipe, ResolvedStage, Section
 from w3ray.recipe_faults import fault_lines
 from w3ray.recipe_file import put_value, read_yaml
 
@@ -299,8 +299,37 @@ def recipe_at(space: Space, base: Recipe, point: Mapping[str, Any], *, seed_offs
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        names = [stage["name"] for stage in values["stages"]]
-        raise InputError(*fault_lines(error, Recipe, (), stage_names=names)) from None
+        raise InputError(*fault_lines(error, Recipe, (), stage_names=_stage_names(values))) from None
+
+
+def objective_stage(space: Space, recipe: Recipe) -> ResolvedStage:
+    """The stage of a point's recipe that reports the first objective.
+
+    Raises:
+        InputError: the recipe has no such stage.
+    """
+    stages, name = recipe.resolved_stages(), space.objectives[0].stage
+    if name is None:
+        return stages[-1]
+    for stage in stages:
+        if stage.name == name:
+            return stage
+    raise InputError(f"objective.stage: no stage {name!r}; known: {', '.join(stage.name for stage in stages)}")
+
+
+def usual_stage(space: Space, base: Recipe) -> ResolvedStage:
+    """The stage that reports the first objective, with what the space fixes; else in the first case that has one.
+
+    Raises:
+        InputError: neither makes a recipe with such a stage.
+    """
+    faults = []
+    for point in ({}, *({CASE: case} for case in space.cases)):
+        try:
+            return objective_stage(space, recipe_at(space, base, point))
+        except InputError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def known_spaces() -> dict[str, Path]:
@@ -376,9 +405,8 @@ def _value_faults(space: Space, base: Recipe) -> Iterator[str]:
         for value in values:
             plain = base.to_dict()
             try:
-                for other, wanted in space.fixed.items():
-                    if where != "fixed":
-                        _put(plain, other, wanted)
+                for other, wanted in _before(space, where, name):
+                    _put(plain, other, wanted)
                 for field, wanted in when.items():
                     _put(plain, field, wanted[0] if isinstance(wanted, list | tuple) else wanted)
                 _put(plain, name, value)
@@ -386,8 +414,7 @@ def _value_faults(space: Space, base: Recipe) -> Iterator[str]:
             except InputError as error:
                 yield f"{where}.{name}: {error}"
             except ValidationError as error:
-                names = [str(stage["name"]) for stage in base.to_dict()["stages"]]
-                lines = fault_lines(error, Recipe, (), stage_names=names)
+                lines = fault_lines(error, Recipe, (), stage_names=_stage_names(plain))
                 # What else is wrong with this recipe is another setting's fault, or that of their combination.
                 own = [line for line in lines if _about(line.partition(": ")[0], name)]
                 for message in (line.partition(": ")[2] for line in own):
@@ -397,12 +424,36 @@ def _value_faults(space: Space, base: Recipe) -> Iterator[str]:
                         yield f"{where}.{name}: {given}{message}"
 
 
+def _before(space: Space, where: str, name: str) -> Iterator[tuple[str, Any]]:
+    """What was put into a recipe before a setting is: what is fixed, then the settings of its case; up to itself."""
+    case = space.cases.get(where.removeprefix("cases."), {}) if where.startswith("cases.") else {}
+    for kind, settings in (("fixed", space.fixed), (where, case)):
+        for other, value in settings.items():
+            if (kind, other) == (where, name):
+                return
+            yield other, value
+
+
+def _stage_names(values: Mapping[str, Any]) -> list[str]:
+    """Of the plain values of a recipe, which may be wrong."""
+    stages = values.get("stages")
+    return [str(_get(stage, "name")) for stage in stages] if isinstance(stages, list) else []
+
+
+def _known_stages(space: Space, base: Recipe) -> list[str]:
+    """The stages that a point's recipe can have: stages may be fixed, and differ from case to case."""
+    brought = [values for _, name, values, _ in _settings(space) if name == "stages"]
+    names = [name for values in brought for stages in values for name in _stage_names({"stages": stages})]
+    own = [] if "stages" in space.fixed else [stage.name for stage in base.stages]
+    return list(dict.fromkeys([*own, *names]))
+
+
 def _about(place: str, name: str) -> bool:
     return place == name or place.startswith(f"{name}.") or name.startswith(f"{place}.")
 
 
 def _objective_faults(space: Space, base: Recipe) -> Iterator[str]:
-    stages = [stage.name for stage in base.stages]
+    stages = _known_stages(space, base)
     known = (*VALIDATION_METRICS, *COST_METRICS)
     for objective in space.objectives:
         if objective.metric not in known:

@@ -19,7 +19,7 @@ from w3ray._redact import redact, redacted
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned
-from w3ray.pipeline.chain import open_tracker
+from w3ray.pipeline.chain import describe_tracking, open_tracker, tracked_here
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
@@ -33,7 +33,7 @@ from w3ray.sweep.report import write_report
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import SEARCHERS, Known
 from w3ray.sweep.slots import plan_trials, trains_in_process
-from w3ray.sweep.space import Space, check_space, load_space, recipe_at
+from w3ray.sweep.space import Space, check_space, load_space, objective_stage, recipe_at, usual_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,6 +181,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
             "first_points": shown,
             "concurrency": concurrency,
             "resources": plan.describe(),
+            "tracking": describe_tracking(base),
             "stages": [
                 {"name": item.stage.name, "steps": item.schedule.total_steps} for item in plan_stages(base, data)
             ],
@@ -217,14 +218,12 @@ class _Sweep:
         self.ended = ""
         self.folder = SweepFolder(base.storage, space.name)
         self.short = short_names([*space.parameters])
-        self.stage = space.objectives[0].stage or base.stages[-1].name
         self.shared: SharedClips | None = None
 
     @cached_property
     def epochs(self) -> int:
         """Of the objective's stage."""
-        stages = recipe_at(self.space, self.base, {}).resolved_stages()
-        return next(one.train.epochs for one in stages if one.name == self.stage)
+        return usual_stage(self.space, self.base).train.epochs
 
     def run(self) -> SweepResult:
         space, base = self.space, self.base
@@ -265,13 +264,13 @@ class _Sweep:
             def task_of(trial: Trial) -> Any:
                 from w3ray.sweep.trial import Task
 
-                recipe = book.recipe(trial)
+                recipe = tracked_here(book.recipe(trial))
                 return Task(
                     trial=trial.id,
                     recipe=recipe.to_dict(),
                     objective_metric=space.objectives[0].metric,
                     lower_is_better=space.objectives[0].lower_is_better,
-                    objective_stage=self.stage,
+                    objective_stage=objective_stage(space, recipe).name,
                     epochs=self.epochs,
                     stops_after=book.stops_after(trial),
                     reports=trial.reports,
@@ -381,13 +380,17 @@ class _Sweep:
             Drawing(root, synthetic.model_dump()).wait()
 
     def _cost(self, recipe: Recipe) -> Mapping[str, float]:
-        """gmac, where it is an objective."""
+        """gmac, where it is an objective.
+
+        Raises:
+            InputError: the recipe has no stage that reports the first objective.
+        """
+        stage = objective_stage(self.space, recipe)
         if not any(one.metric == "gmac" for one in self.space.objectives):
             return {}
         from w3ray.models import build_model
         from w3ray.models.profiling import profile
 
-        stage = next(one for one in recipe.resolved_stages() if one.name == self.stage)
         arguments = {**stage.model.build_arguments(), "weights": None, "num_classes": 2}
         macs = profile(build_model(**arguments), recipe.data.num_frames, recipe.data.size).macs
         return {"gmac": macs / 1e9}
@@ -459,7 +462,7 @@ class _Sweep:
             model=model,
             tracking={
                 "uri": None if tracker.uri is None else redact(tracker.uri),
-                "experiment": self.base.tracking.experiment or self.base.name,
+                "experiment": tracker.experiment,
                 "run": run,
                 "command": tracker.ui_command,
             },

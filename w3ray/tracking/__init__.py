@@ -9,7 +9,7 @@ from w3ray.tracking.outbox import Delivery
 from w3ray.tracking.registered import local_models
 from w3ray.tracking.stage_run import StageRun
 from w3ray.tracking.tracker import Tracker
-from w3ray.tracking.uri import check_uri, database_beside
+from w3ray.tracking.uri import check_uri, choose_experiment, choose_uri
 
 __all__ = [
     "Delivery",
@@ -18,6 +18,7 @@ __all__ = [
     "Tracker",
     "artifact_folder",
     "check_uri",
-    "database_beside",
+    "choose_experiment",
+    "choose_uri",
     "local_models",
 ]

@@ -75,6 +75,8 @@ def sorted_errors() -> Iterator[None]:
         raise kind(_one_line(error)) from error
     except (OSError, SQLAlchemyError) as error:
         raise Unreachable(_one_line(error)) from error
+    except (ImportError, ValueError) as error:  # no driver of that database; an address that can not be parsed
+        raise Refused(_one_line(error)) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w3ray import __version__
+from w3ray._address import file_address
 from w3ray.tracking.outbox import Refused, Ticket
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str, data: dict[str, 
     mlflow.pyfunc.save_model(
         path,
         python_model=str(CODE),
-        artifacts={"model": str(folder)},
+        artifacts={"model": file_address(folder)},
         signature=signature(),
         input_example=pd.DataFrame({"video": [data["example"]]}),
         pip_requirements=[f"w3ray=={__version__}", *(f"{name}=={version(name)}" for name in REQUIREMENTS)],

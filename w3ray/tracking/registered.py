@@ -5,13 +5,14 @@
 MLflow's own resolver says which version it is. Of what is downloaded only our files are read: no code in it runs.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError, RunError
@@ -22,9 +23,6 @@ from w3ray.tracking.uri import check_readable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
-"""MLflow's own, which its commands read as well."""
 
 _SCHEMES = ("models:", "runs:")
 _SHOWN = 8
@@ -47,7 +45,7 @@ def is_registered(location: str) -> bool:
 
 
 @contextmanager
-def local_models(locations: Sequence[str], *, uri: str) -> Iterator[list[LocalModel]]:
+def local_models(locations: Sequence[str], *, uri: str, option: str = "tracking.uri") -> Iterator[list[LocalModel]]:
     """Models by their folders or by MLflow's names; those are downloaded once, and removed at the end.
 
     What is raised meanwhile speaks of the names, not of temporary folders.
@@ -55,6 +53,7 @@ def local_models(locations: Sequence[str], *, uri: str) -> Iterator[list[LocalMo
     Args:
         locations: folders (given back as they are) and names.
         uri: MLflow's, asked only where there is a name.
+        option: by which the URI was given, for the error.
 
     Raises:
         InputError: MLflow does not answer, it has no such model, or it is no model of ours.
@@ -66,7 +65,7 @@ def local_models(locations: Sequence[str], *, uri: str) -> Iterator[list[LocalMo
         found: dict[str, LocalModel] = {}
         for number, location in enumerate(dict.fromkeys(locations)):
             if is_registered(location):
-                found[location] = _fetched(location, uri, Path(scratch) / str(number))
+                found[location] = _fetched(location, uri, option, Path(scratch) / str(number))
             else:
                 found[location] = LocalModel(location, location)
         try:
@@ -78,8 +77,8 @@ def local_models(locations: Sequence[str], *, uri: str) -> Iterator[list[LocalMo
             raise type(error)(text) from error
 
 
-def _fetched(location: str, uri: str, target: Path) -> LocalModel:
-    check_readable(uri)
+def _fetched(location: str, uri: str, option: str, target: Path) -> LocalModel:
+    check_readable(uri, option)
     _mlflow.prepare()
     from mlflow import MlflowClient
 
@@ -149,15 +148,14 @@ def _model_in(folder: Path, location: str) -> Path:
     Raises:
         InputError: it is no model of ours.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
-
     if (folder / DESCRIPTION_NAME).is_file():
         return folder
     try:
-        inner = Model.load(str(folder)).flavors["python_function"]["artifacts"]["model"]["path"]
+        # Not by MLflow's `Model.load`: that takes a path for an address, and so resolves a `%20` in it.
+        document = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        inner = document["flavors"]["python_function"]["artifacts"]["model"]["path"]
         candidate = (folder / inner).resolve()
-    except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{location}: no model that w3ray logged") from error
     # The name of the folder stands in a file that may come from anyone.
     if not candidate.is_relative_to(folder.resolve()) or not (candidate / DESCRIPTION_NAME).is_file():
@@ -169,9 +167,9 @@ def _what_is_there(uri: str, location: str) -> str | None:
     """What MLflow has instead of what was asked for; None where that can not be told."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri)
     try:
         with _mlflow.sorted_errors():
+            client = MlflowClient(tracking_uri=uri)
             return _about_run(client, location, uri) if location.startswith("runs:") else _about(client, location, uri)
     except (Refused, Unreachable):
         return None
@@ -225,8 +223,3 @@ def _listed(what: str, names: Any) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{what} {', '.join(names[:_SHOWN])}{more}" if names else f"{what} none"
-
-
-def chosen_uri(option: str | None, default: str) -> str:
-    """Which MLflow is asked: the option's, else the environment's, else the default one."""
-    return option or os.environ.get(URI_VARIABLE) or default

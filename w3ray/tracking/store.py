@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w3ray._address import sqlite_path
 from w3ray.tracking import _mlflow, logged_models, owner
 from w3ray.tracking.journal import Facts, Operation
 from w3ray.tracking.logged_models import IDENTITY_TAG
 from w3ray.tracking.outbox import Refused, Unreachable
-from w3ray.tracking.uri import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

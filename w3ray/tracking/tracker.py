@@ -14,12 +14,14 @@ import atexit
 import contextlib
 import getpass
 import logging
+import shlex
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from w3ray._address import file_address, sqlite_path
 from w3ray._redact import redact, redacted
 from w3ray.errors import InputError
 from w3ray.tracking import owner
@@ -29,7 +31,7 @@ from w3ray.tracking.logged_models import IDENTITY_TAG, STAGE_TAG, LoggedModel
 from w3ray.tracking.outbox import Delivery, Notify, Outbox, Ticket
 from w3ray.tracking.stage_run import StageRun, Status, now_ms
 from w3ray.tracking.store import MlflowStore
-from w3ray.tracking.uri import check_artifacts, check_uri, sqlite_path
+from w3ray.tracking.uri import check_artifacts, check_uri
 
 # Values that the delivery works with.
 _PLACES = frozenset({"path", "folder", "experiment"})
@@ -46,6 +48,7 @@ class Tracker:
         tags: tags of the parent run.
         artifacts: URI below which a new experiment of a local database keeps its files; None: beside the database.
         notify: called with one line when the server goes away, comes back or refuses something; default: a warning.
+        setting: by which the URI can be changed, for errors.
     """
 
     def __init__(
@@ -58,8 +61,9 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         artifacts: str | None = None,
         notify: Notify | None = None,
+        setting: str = "tracking.uri",
     ) -> None:
-        self.uri = uri
+        self.uri, self._setting = uri, setting
         self.experiment = experiment
         self.run_name = run_name
         self.tags = dict(tags or {})
@@ -73,7 +77,7 @@ class Tracker:
         journal = Journal(self.buffer_dir, uri)
         adopted, facts = journal.adopt(uri)
         database = sqlite_path(uri)
-        beside = None if database is None else (database.absolute().parent / "mlartifacts").as_uri()
+        beside = None if database is None else file_address(database.absolute().parent / "mlartifacts")
         artifact_root = None if database is None else artifacts or beside
         store = MlflowStore(uri, experiment, artifact_root=artifact_root, facts=facts or Facts())
         tell = notify or logging.getLogger("w3ray.tracking").warning
@@ -93,6 +97,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         artifacts: str | None = None,
         notify: Notify | None = None,
+        setting: str = "tracking.uri",
         must_answer: bool = True,
     ) -> "Tracker":
         """Check the URI (seconds at most); the store itself is opened in the background, by `begin` or a first wait.
@@ -108,12 +113,19 @@ class Tracker:
         """
         if uri is not None:
             if must_answer:
-                check_uri(uri)
+                check_uri(uri, setting)
             if artifacts is not None and sqlite_path(uri) is not None:
                 check_artifacts(artifacts)
         try:
             return cls(
-                uri, experiment, buffer_dir=buffer_dir, run_name=run_name, tags=tags, artifacts=artifacts, notify=notify
+                uri,
+                experiment,
+                buffer_dir=buffer_dir,
+                run_name=run_name,
+                tags=tags,
+                artifacts=artifacts,
+                notify=notify,
+                setting=setting,
             )
         except OSError as error:
             raise InputError(f"{buffer_dir}: can not keep tracking data here ({error}); set another storage") from error
@@ -127,7 +139,7 @@ class Tracker:
         """The command that shows the runs; None for a server, which has its own page at `uri`."""
         if self.uri is None or self.uri.startswith(("http://", "https://")):
             return None
-        return redact(f"mlflow ui --backend-store-uri {self.uri}")
+        return f"mlflow ui --backend-store-uri {shlex.quote(redact(self.uri))}"
 
     def begin(self) -> None:
         """Open the store now, in the background: importing MLflow and making its tables takes seconds of a core."""
@@ -159,7 +171,7 @@ class Tracker:
         error = self._outbox.opened.error
         if not opened or error is not None:
             reason = self._outbox.last_failure or f"no answer within {timeout_s:.0f} s"
-            raise InputError(f"tracking.uri {self.uri}: {reason}; start the server or set another tracking.uri")
+            raise InputError(f"{self._setting} {self.uri}: {reason}; start the server or set another {self._setting}")
 
     def start_run(
         self,

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 
+from w3ray._address import local_path
 from w3ray._redact import redact
 from w3ray.data.video_cache import read_video
 from w3ray.storage import RemotePath, place
@@ -117,7 +118,7 @@ def open_source(uri: str) -> str | BytesIO:
         DecodeError: the file is missing, empty or can not be read.
         StorageFailing, StorageRefused: that says nothing of the video: it must not be left out for it.
     """
-    scheme, separator, rest = uri.partition("://")
+    scheme, separator, _ = uri.partition("://")
     if separator and scheme != "file":
         video = place(uri)
         assert isinstance(video, RemotePath)
@@ -129,7 +130,7 @@ def open_source(uri: str) -> str | BytesIO:
             raise DecodeError(uri, "the file is empty (0 bytes)")
         return BytesIO(content)
     # Absolute, because FFmpeg takes a name such as `-clip.mp4` or `a:b.mp4` for an option or a protocol.
-    path = os.path.abspath(rest if separator else uri)
+    path = os.path.abspath(local_path(uri))
     try:
         size_bytes = os.stat(path).st_size
         with open(path, "rb"):
