@@ -4,6 +4,7 @@ For each clip a plain decode of the whole file (`numbered.truth`) says which fra
 give each of them by its index; any other must do the same or refuse the file with a reason. Wrong is never allowed.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 import numbered
 import numpy as np
 import pytest
+from decoders_here import decoder_param
 from numbered import CODECS, CONTAINERS, Truth, truth
 from numbered_structures import STRUCTURES, TURNS
 
@@ -112,7 +114,14 @@ class Clip:
     holes: bool = False
 
 
-each_decoder = pytest.mark.parametrize("decoder", list(DECODERS))
+def _with_decoders(names: Iterable[str], is_slow: Callable[[str], bool]) -> list[Any]:
+    """Each name with each decoder. The others than the default are mostly refused: but for MP4 in the slow tests."""
+    return [
+        pytest.param(name, *param.values, marks=[*param.marks, *([pytest.mark.slow] if slow else [])])
+        for name in names
+        for param in map(decoder_param, DECODERS)
+        for slow in [is_slow(name) or (param.values[0] != EXACT and not name.endswith("closed.mp4"))]
+    ]
 
 
 def fate(codec: str, container: str, path: Path) -> str:
@@ -138,9 +147,9 @@ def test_what_cannot_be_written(tmp_path):
         assert found == left_out, container
 
 
-def _cells() -> list[Any]:
+def _cells() -> list[str]:
     return [
-        pytest.param(f"{codec}.{container}", marks=[pytest.mark.slow] if container in RARE else [])
+        f"{codec}.{container}"
         for codec in CODECS
         for container in CONTAINERS
         if codec not in REFUSED_BY_THE_MUXER.get(container, "").split()
@@ -156,8 +165,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("numbered")
 
 
-@each_decoder
-@pytest.mark.parametrize("cell", _cells())
+@pytest.mark.parametrize(("cell", "decoder"), _with_decoders(_cells(), lambda cell: cell.endswith(RARE)))
 def test_codecs_and_containers(folder, cell, decoder):
     if cell not in _made:
         codec = CODECS[cell.split(".")[0]]
@@ -167,8 +175,7 @@ def test_codecs_and_containers(folder, cell, decoder):
     check(_made[cell], decoder)
 
 
-@each_decoder
-@pytest.mark.parametrize("name", list(STRUCTURES))
+@pytest.mark.parametrize(("name", "decoder"), _with_decoders(STRUCTURES, lambda name: False))
 def test_structures(folder, name, decoder):
     if name not in _made:
         structure = STRUCTURES[name]

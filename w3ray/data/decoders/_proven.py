@@ -35,8 +35,9 @@ class ProvenVideo(ClosingVideo):
         self._width: int | None = None
         self._stored: tuple[tuple[int, int], Orientation, int] | None = None
         try:
-            times_s = self._open()
-            self._prove(times_s)
+            if (doubt := self._exact.doubt()) is not None:
+                raise self._unproven(doubt)
+            self._prove(self._open())
         except BaseException:
             self.close()
             raise
@@ -55,11 +56,8 @@ class ProvenVideo(ClosingVideo):
 
     def _prove(self, times_s: np.ndarray | None) -> None:
         exact = self._exact.info.num_frames
-        doubt = self._exact.doubt()
-        if doubt is None and self._num_frames() != exact:
-            doubt = f"it counts {self._num_frames()} frames, there are {exact}"
-        if doubt is not None:
-            raise self._unproven(doubt)
+        if self._num_frames() != exact:
+            raise self._unproven(f"it counts {self._num_frames()} frames, there are {exact}")
         if times_s is not None:
             self._check_times(np.arange(exact), times_s)
 
