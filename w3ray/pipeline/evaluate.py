@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from w3ray.evaluation.head_counts import HeadCounts
     from w3ray.evaluation.uncertainty import Calibration
 
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 """Raised where the same model, clips and protocol get other scores than before."""
 
 _SCORES_AT_ONCE = 1 << 24
