@@ -57,6 +57,18 @@ def test_a_whole_decode_is_remembered(tmp_path, monkeypatch):
     assert len(decodes) == 2
 
 
+@pytest.mark.parametrize(("cell", "byte"), [("h264_closed.ts", 5011), ("mpeg2_b.ts", 9001), ("mpeg1_b.mpg", 9001)])
+def test_a_recording_that_begins_within_a_packet(tmp_path, cell, byte):
+    whole = numbered.write(tmp_path / cell, numbered.CODECS[cell.split(".")[0]])
+    part = tmp_path / f"part-{cell}"
+    part.write_bytes(whole.read_bytes()[byte:])
+    shown = numbered.truth(part).numbers
+    assert len(shown) < numbered.NUM_FRAMES
+    with open_video(str(part)) as video:
+        assert video.info.num_frames == len(shown)
+        assert numbered.numbers(video.frames(range(len(shown)))) == shown
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm", "a.avi", "a.wmv", "a.flv"])
 def test_length_by_the_container(tmp_path, name):
     """Whole files pass; without their last tenth they are truncated, whatever is in it."""

@@ -40,12 +40,12 @@ def check_container(source: str | BytesIO, uri: str) -> None:
     else:
         with open(source, "rb") as stream:
             head = stream.read(256)
-            if b"\0" not in head:
+            if b"\0" not in head or not _begins_well(head):
                 head += stream.read(HEAD_BYTES - 256)
     if head.startswith(_SOUND) or (head[:4] == b"RIFF" and head[8:12] == b"WAVE"):
         raise DecodeError(uri, NO_VIDEO_STREAM)
     text = head.partition(b"\0")[0].lower()
-    if not _begins_well(head) or any(mark in text for mark in _LISTS):
+    if not (_begins_well(head) or _is_recording(head)) or any(mark in text for mark in _LISTS):
         raise DecodeError(uri, NOT_A_CONTAINER)
 
 
@@ -55,3 +55,11 @@ def _begins_well(head: bytes) -> bool:
     is_ts = head[:1] == b"\x47" and head[188:189] == b"\x47"
     is_m2ts = head[4:5] == b"\x47" and head[196:197] == b"\x47"
     return head.startswith(_STARTS) or head[4:8] in _MOV_BOXES or is_avi or is_ts or is_m2ts
+
+
+def _is_recording(head: bytes) -> bool:
+    """A broadcast that was recorded from within a packet: transport packets, or packs of a program stream, follow."""
+    has_packets = any(
+        head[start : start + 8 * length : length] == b"\x47" * 8 for length in (188, 192) for start in range(length)
+    )
+    return has_packets or 0 <= head.find(b"\0\0\1\xba") < 1 << 16
