@@ -16,6 +16,7 @@ from w3ray.data.decoders._common import (
     silence_ffmpeg,
 )
 from w3ray.data.decoders._container import HEAD_BYTES, check_container
+from w3ray.data.decoders._orientation import orientation_in
 from w3ray.data.decoders.frames import is_frame_folder
 from w3ray.data.decoders.pyav import failure_reason
 from w3ray.data.roots import outside
@@ -67,7 +68,7 @@ def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
             if frame is None:
                 raise DecodeError(uri, "the video stream holds no frame")
             sides = (frame.height, frame.width)
-            height, width = sides[::-1] if round(frame.rotation) % 180 else sides
+            height, width = sides[::-1] if orientation_in(frame).transpose else sides
             return VideoHeader(
                 codec=stream.codec_context.codec.canonical_name,
                 height=height,
