@@ -28,6 +28,20 @@ def test_packets_that_are_not_kept(tmp_path, monkeypatch, cell):
             assert numbered.numbers(video.frames([index])) == [index]
 
 
+def test_a_seek_that_goes_wrong_half_way(tmp_path, monkeypatch):
+    """A packet that is not where it was: the rest comes from the file's beginning, to the same decoder."""
+    path = str(numbered.write(tmp_path / "a.mp4", numbered.CODECS["h264_no_b"]))
+    with open_video(path) as video:
+        whole = video.frames(range(numbered.NUM_FRAMES))
+    monkeypatch.setattr(pyav, "_HELD_BYTES", 0)
+    with open_video(path) as video:
+        for place in (14, 26):
+            video._table.position[place] += 1
+        monkeypatch.setattr(video, "_decode_whole", lambda: pytest.fail("the decoder lost what came before"))
+        for indices in ([17], [29], [25, 12, 18]):
+            np.testing.assert_array_equal(video.frames(indices), whole[indices])
+
+
 def test_a_count_that_was_wrong_is_found_and_corrected(tmp_path, monkeypatch):
     """Pictures that are not shown, if their headers said otherwise: no other frame is given for them."""
     path = str(numbered.write(tmp_path / "a.webm", numbered.CODECS["vp8_altref"]))

@@ -158,17 +158,18 @@ def index_by_headers(
 
 
 def index_by_decoding(
-    table: PacketTable, shown: Sequence[int | None], *, is_interlaced: bool, tick_s: float, fps: float
+    table: PacketTable, shown: Sequence[int | None], *, has_fields: bool, tick_s: float, fps: float
 ) -> FrameIndex:
     """The index of a stream that was decoded from its first packet to its last.
 
     Args:
         table: all packets.
         shown: the packet of each frame, in the order in which they came; None where the decoder did not say.
-        is_interlaced, tick_s, fps: as in `index_by_headers`.
+        has_fields: some packets are half a frame.
+        tick_s, fps: as in `index_by_headers`.
     """
     order = [-1 if place is None else place for place in shown]
-    is_seekable = len(set(order)) == len(order) and min(order) >= 0 and bool(table.pictures) and not is_interlaced
+    is_seekable = len(set(order)) == len(order) and min(order) >= 0 and bool(table.pictures) and not has_fields
     if table.pictures:
         starts = np.array([picture.start for picture in table.pictures])
         top_layer = max(picture.layer for picture in table.pictures)

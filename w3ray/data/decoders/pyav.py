@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ _INDEXED_FRAMES = 4 << 20
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 
 _indices: OrderedDict[tuple[Any, ...], FrameIndex] = OrderedDict()
+_indices_lock = Lock()
 
 
 class PyavVideo(ClosingVideo):
@@ -124,7 +126,7 @@ class PyavVideo(ClosingVideo):
             if held is not None:
                 packet.pts = len(held)
                 held.append(packet)
-                if num_bytes > _HELD_BYTES:
+                if num_bytes > _HELD_BYTES and not isinstance(self._source, BytesIO):
                     held = None
         if not len(table):
             raise DecodeError(self.uri, "the video stream holds no frame")
@@ -153,11 +155,12 @@ class PyavVideo(ClosingVideo):
 
     @staticmethod
     def _remember(key: tuple[Any, ...], index: FrameIndex) -> None:
-        _indices[key] = index
-        _indices.move_to_end(key)
-        total = sum(known.num_frames for known in _indices.values())
-        while total > _INDEXED_FRAMES and len(_indices) > 1:
-            total -= _indices.popitem(last=False)[1].num_frames
+        with _indices_lock:
+            _indices[key] = index
+            _indices.move_to_end(key)
+            total = sum(known.num_frames for known in _indices.values())
+            while total > _INDEXED_FRAMES and len(_indices) > 1:
+                total -= _indices.popitem(last=False)[1].num_frames
 
     def _timing(self) -> dict[str, Any]:
         return {
@@ -175,12 +178,11 @@ class PyavVideo(ClosingVideo):
         if not shown:
             raise DecodeError(self.uri, "no frame could be decoded")
         timing = self._timing()
-        # Of interlaced video two packets may be one frame.
-        lost = 0 if timing["is_interlaced"] else lost_pictures(self._table, shown, self._codec, timing["container"])
-        if lost:
+        is_interlaced = timing.pop("is_interlaced")
+        lost = lost_pictures(self._table, shown, self._codec, timing.pop("container"))
+        if lost and not is_interlaced:  # of interlaced video two packets, a field in each, may be one frame
             raise DecodeError(self.uri, f"damaged: {lost} of its {len(self._table)} pictures do not decode")
-        del timing["container"]
-        return index_by_decoding(self._table, shown, **timing)
+        return index_by_decoding(self._table, shown, has_fields=lost > 0, **timing)
 
     @property
     def info(self) -> VideoInfo:
@@ -279,17 +281,18 @@ class PyavVideo(ClosingVideo):
                     first = number + 1
                 if number >= last:
                     return
-        self._open()
-        number = -1
-        for packet in self._container.demux(self._stream):
-            if packet.size == 0:
-                continue
-            number += 1
-            if number >= first:
-                packet.pts = number
-                yield packet
-            if number >= last:
-                return
+        # Another container beside the one that owns the decoder, which is in the middle of a picture's references.
+        with self._av.open(self._source) as container:
+            number = -1
+            for packet in container.demux(container.streams[self._stream.index]):
+                if packet.size == 0:
+                    continue
+                number += 1
+                if number >= first:
+                    packet.pts = number
+                    yield packet
+                if number >= last:
+                    return
 
     def _decode_whole(self) -> Iterator[Any]:
         """All frames, from the first packet to the last. What comes before the first frame may be undecodable: a
