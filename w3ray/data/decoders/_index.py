@@ -60,8 +60,9 @@ class FrameIndex:
     """Decoding may start here (always at the first)."""
     skippable_U: np.ndarray
     """No other picture needs it."""
-    vops: tuple[Vop, ...] = ()
-    """MPEG-4 with packed pictures: the pictures; otherwise a picture is a packet."""
+    slices_U3: np.ndarray | None
+    """MPEG-4 in AVI and the like, whose packets may hold several pictures: packet, first byte and the byte behind the
+    last. None: a picture is a packet."""
     num_packets: int
     is_seekable: bool = True
     """False: frames can only be counted from the first packet on."""
@@ -127,7 +128,7 @@ def index_by_headers(
         stamps = _shown_at(table, [vops[place].packet for place in order])
         starts = np.array([vop.kind == "I" for vop in vops])
         skippable = np.array([vop.kind == "B" for vop in vops])
-        return _index(table, order, stamps, starts, skippable, tick_s, fps, tuple(vops))
+        return _index(table, order, stamps, starts, skippable, tick_s, fps, vops)
     pictures = table.pictures
     if vops is not None:
         pictures = [Picture(True, reference=vop.kind != "B", start=vop.kind == "I") for vop in vops]
@@ -154,7 +155,7 @@ def index_by_headers(
     stamps = _shown_at(table, order)
     top_layer = max(picture.layer for picture in pictures)
     skippable = np.array([not picture.reference and picture.layer == top_layer for picture in pictures])
-    return _index(table, order, stamps, np.array([picture.start for picture in pictures]), skippable, tick_s, fps, ())
+    return _index(table, order, stamps, np.array([picture.start for picture in pictures]), skippable, tick_s, fps)
 
 
 def index_by_decoding(
@@ -180,7 +181,7 @@ def index_by_decoding(
     stamps: list[int] | None = None
     if min(order) >= 0:
         stamps = _shown_at(table, order) or _continued(table.pts, order, tick_s, fps)
-    return _index(table, order, stamps, starts, skippable, tick_s, fps, (), is_seekable, False)
+    return _index(table, order, stamps, starts, skippable, tick_s, fps, None, is_seekable, False)
 
 
 def lost_pictures(table: PacketTable, shown: Sequence[int | None], codec: str, container: str) -> int:
@@ -207,7 +208,7 @@ def _index(
     skippable: np.ndarray,
     tick_s: float,
     fps: float,
-    vops: tuple[Vop, ...],
+    vops: Sequence[Vop] | None = None,
     is_seekable: bool = True,
     is_from_headers: bool = True,
 ) -> FrameIndex:
@@ -221,7 +222,7 @@ def _index(
         starts_s_N=starts_s,
         start_U=starts,
         skippable_U=skippable,
-        vops=vops,
+        slices_U3=None if vops is None else np.array([(vop.stored_in, vop.start, vop.end) for vop in vops]),
         num_packets=len(table),
         is_seekable=is_seekable,
         is_from_headers=is_from_headers,
@@ -237,7 +238,7 @@ def doubt_of(table: PacketTable, index: FrameIndex, container: str) -> str | Non
         return f"{container.split(',')[0]} does not tell where its frames are"
     if any(table.hidden):
         return "an edit list hides frames"
-    if index.num_frames != len(table) or index.vops:
+    if index.num_frames != len(table) or index.slices_U3 is not None:
         return "not every packet is a frame"
     keys = np.flatnonzero(table.is_key)
     if not np.array_equal(keys, np.flatnonzero(index.start_U)):
@@ -261,7 +262,7 @@ def _keys_follow(table: PacketTable) -> bool:
 
 
 def _is_one_each(vops: Sequence[Vop], table: PacketTable) -> bool:
-    return [(vop.packet, len(vop.data)) for vop in vops] == list(enumerate(table.size))
+    return [(vop.stored_in, vop.end - vop.start) for vop in vops] == list(enumerate(table.size))
 
 
 def _distinct(stamps: Sequence[int | None], places: Sequence[int]) -> list[int] | None:

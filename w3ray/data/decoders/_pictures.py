@@ -177,7 +177,10 @@ class Vop(NamedTuple):
     """One coded picture of MPEG-4 (video object plane) and the packet in whose turn FFmpeg decodes it."""
 
     packet: int
-    data: bytes
+    stored_in: int
+    """The packet that holds its bytes, from `start` to `end`."""
+    start: int
+    end: int
     kind: str
     """I, P, B or S (sprite, a reference)."""
 
@@ -204,7 +207,7 @@ def mpeg4_pictures(packets: list[bytes], extradata: bytes) -> list[Vop] | None:
         return None
     is_packed = re.search(rb"DivX\d+(?:Build|b)\d+p", head) is not None
     found: list[Vop] = []
-    waiting: tuple[bytes, str] | None = None
+    waiting: tuple[int, int, int, str] | None = None
     for number, data in enumerate(packets):
         vops = _vops(data, volume)
         if waiting is not None:
@@ -215,14 +218,14 @@ def mpeg4_pictures(packets: list[bytes], extradata: bytes) -> list[Vop] | None:
         elif not vops:
             continue
         else:
-            (content, kind, is_coded), rest = vops[0], vops[1:]
+            (start, end, kind, is_coded), rest = vops[0], vops[1:]
             if is_coded:
-                found.append(Vop(number, content, kind))
+                found.append(Vop(number, number, start, end, kind))
         waiting = None
         if rest and is_packed:
-            content, kind, is_coded = rest[0]
+            start, end, kind, is_coded = rest[0]
             if kind in "IB" and is_coded:
-                waiting = (content, kind)
+                waiting = (number, start, end, kind)
         elif len(vops) > 1:
             return None  # several pictures in a packet of a stream that does not call itself packed
     # Without two references before it a B picture is dropped; where it should not be there at all, FFmpeg guesses.
@@ -246,13 +249,13 @@ def shown_order(vops: list[Vop]) -> list[int]:
     return order if held is None else [*order, held]
 
 
-def _vops(data: bytes, volume: _Volume) -> list[tuple[bytes, str, bool]]:
-    """(bytes, kind, whether it is coded) of each picture in a packet; headers go with the picture behind them."""
+def _vops(data: bytes, volume: _Volume) -> list[tuple[int, int, str, bool]]:
+    """(start, end, kind, whether it is coded) of each picture in a packet; headers go with the picture behind them."""
     places = [match.start() for match in re.finditer(b"\0\0\1\xb6", data) if match.end() < len(data)]
     ends = [*places[1:], len(data)]
     starts = [0, *places[1:]]
     return [
-        (data[start:end], "IPBS"[data[place + 4] >> 6], _is_coded(data[place + 4 : place + 24], volume))
+        (start, end, "IPBS"[data[place + 4] >> 6], _is_coded(data[place + 4 : place + 24], volume))
         for start, place, end in zip(starts, places, ends, strict=False)
     ]
 

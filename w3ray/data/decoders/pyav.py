@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -45,7 +46,7 @@ from w3ray.data.decoders._pictures import reader_of
 _HELD_BYTES = 256 << 20
 """Longer streams are not kept in memory: their packets are read from the file again, from where they are needed."""
 _INDEXED_FRAMES = 4 << 20
-"""What a process remembers of videos it has opened, in frames of about 30 bytes."""
+"""What a process remembers of videos it has opened, in frames of about 50 bytes."""
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 
 _indices: OrderedDict[tuple[Any, ...], FrameIndex] = OrderedDict()
@@ -241,9 +242,11 @@ class PyavVideo(ClosingVideo):
 
     def _pictures(self, first: int, last: int) -> Iterator[Any]:
         """The coded pictures `first` to `last`, each in a packet whose time stamp is its number."""
-        if self._index.vops:
+        slices_U3 = self._index.slices_U3
+        if slices_U3 is not None:
             for number in range(first, last + 1):
-                data = self._index.vops[number].data
+                stored_in, start, end = slices_U3[number].tolist()
+                data = self._table.content[stored_in][start:end]
                 packet = self._av.Packet(len(data))  # with the zeros behind it that FFmpeg may read; bytes have none
                 packet.update(data)
                 packet.pts = number
@@ -259,12 +262,7 @@ class PyavVideo(ClosingVideo):
         After a seek a packet is known by its place in the file, its size and its time; what is not known there, or
         lies behind `first`, means that the seek went wrong.
         """
-        table = self._table
-        known = {
-            key: number
-            for number, key in enumerate(zip(table.position, table.size, table.dts, strict=True))
-            if None not in key
-        }
+        table, known = self._table, self._packet_numbers
         if first > 0 and table.dts[first] is not None and len(known) == len(table):
             self._container.seek(table.dts[first], stream=self._stream, backward=True, any_frame=False)
             number: int | None = None
@@ -293,6 +291,11 @@ class PyavVideo(ClosingVideo):
                     yield packet
                 if number >= last:
                     return
+
+    @cached_property
+    def _packet_numbers(self) -> dict[tuple[int | None, int, int | None], int]:
+        keys = zip(self._table.position, self._table.size, self._table.dts, strict=True)
+        return {key: number for number, key in enumerate(keys) if None not in key}
 
     def _decode_whole(self) -> Iterator[Any]:
         """All frames, from the first packet to the last. What comes before the first frame may be undecodable: a
