@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ sys.path.append(str(REPO / "tests"))
 import numbered
 
 from w3ray.data.clip_sampling import segment_indices
+from w3ray.data.decoders._common import one_line
 from w3ray.data.decoders.prove import decode_whole
 from w3ray.data.decoders.pyav import PyavVideo
 
@@ -88,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(1)
     decord.logging.set_level(decord.logging.QUIET)
     av_logging.set_level(av_logging.PANIC)
-    figures: dict[str, Any] = {"max_ratio": MAX_RATIO, "real": {}, "numbered": {}}
+    figures: dict[str, Any] = {"max_ratio": MAX_RATIO, "torchcodec": version("torchcodec"), "real": {}, "numbered": {}}
     for name in SETS:
         with (arguments.data / name / "list.csv").open() as lines:
             paths = [str(arguments.data / name / row["path"]) for row in csv.DictReader(lines)]
@@ -126,7 +128,7 @@ def wrong_numbers(path: Path) -> dict[str, int | str]:
         try:
             indices, frames = read(str(path))
         except Exception as error:  # whatever a library raises is the finding
-            found[reader] = f"{type(error).__name__}: {' '.join(str(error).split())[:60]}"
+            found[reader] = f"{type(error).__name__}: {one_line(error, str(path), limit=60)}"
             continue
         shown = numbered.numbers(frames)
         found[reader] = sum(whole.get(int(index), -1) != number for index, number in zip(indices, shown, strict=True))
