@@ -19,7 +19,6 @@ USER, PASSWORD = "trainer", "hunter2-of-the-server"
 
 @pytest.fixture(scope="module")
 def guarded(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("flask_wtf", reason="pip install 'mlflow[auth]'")
     folder = tmp_path_factory.mktemp("guarded")
     config = folder / "auth.ini"
     config.write_text(
