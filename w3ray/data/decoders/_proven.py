@@ -9,6 +9,7 @@ starts anew, and whose number of frames and their times are the same by both lib
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from w3ray.data.decoders._orientation import UPRIGHT, Orientation
 from w3ray.data.decoders.pyav import PyavVideo
 
 SLACK_S = 1e-3  # Matroska stores times in steps of 1 ms
+MAX_MEAN_DIFFERENCE = 4.0  # levels: of 10-bit video each FFmpeg makes other 8 bits
 
 
 class ProvenVideo(ClosingVideo):
@@ -33,7 +35,7 @@ class ProvenVideo(ClosingVideo):
         self._exact = PyavVideo(uri)
         self._height: int | None = None
         self._width: int | None = None
-        self._stored: tuple[tuple[int, int], Orientation, int] | None = None
+        self._orientation, self._turns = UPRIGHT, cast(int | None, None)
         try:
             if (doubt := self._exact.doubt()) is not None:
                 raise self._unproven(doubt)
@@ -99,15 +101,25 @@ class ProvenVideo(ClosingVideo):
         return 0.0
 
     def _upright(self, frames_THWC: np.ndarray) -> np.ndarray:
-        """The whole display matrix instead of its angle alone: a mirror is no turn."""
-        if self._stored is None:
-            self._stored = self._exact.first_frame()
-        size, right, turns = self._stored
-        if frames_THWC.shape[1:3] != (size[::-1] if turns % 2 else size):
-            raise self._unproven(f"it shows {frames_THWC.shape[2]}x{frames_THWC.shape[1]} pixels: another stream?")
-        if right == UPRIGHT and turns == 0:
+        """The whole display matrix instead of what this library makes of it: its angle alone, or nothing."""
+        if self._turns is None:
+            self._orientation, self._turns = self._found_turns()
+        if self._orientation == UPRIGHT and self._turns == 0:
             return frames_THWC
-        return np.stack([right.apply(np.rot90(image, -turns)) for image in frames_THWC])
+        return np.stack([self._orientation.apply(np.rot90(image, -self._turns)) for image in frames_THWC])
+
+    def _found_turns(self) -> tuple[Orientation, int]:
+        """How frames have to be shown, and by how many quarter turns this library has turned them: by its first frame.
+
+        Raises:
+            DecodeError: it is another picture, or looks the same turned in both ways.
+        """
+        right_HWC, orientation, angle = self._exact.first_frame()
+        ours_HWC = self._read([0])[0][0]
+        fitting = [turns for turns in {angle, 0} if _is_same(orientation.apply(np.rot90(ours_HWC, -turns)), right_HWC)]
+        if len(fitting) != 1:
+            raise self._unproven("its first frame is another one" if not fitting else "its turn cannot be told")
+        return orientation, fitting[0]
 
     def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
         return self._exact.frame_span(start_s, end_s)
@@ -117,3 +129,9 @@ class ProvenVideo(ClosingVideo):
 
     def close(self) -> None:
         self._exact.close()
+
+
+def _is_same(one_HWC: np.ndarray, other_HWC: np.ndarray) -> bool:
+    if one_HWC.shape != other_HWC.shape:
+        return False
+    return float(np.abs(one_HWC.astype(np.int16) - other_HWC).mean()) < MAX_MEAN_DIFFERENCE

@@ -358,12 +358,12 @@ class PyavVideo(ClosingVideo):
             doubt = "it calls frames key frames that are none"
         return doubt
 
-    def first_frame(self) -> tuple[tuple[int, int], Orientation, int]:
-        """(height, width) as stored, how frames are turned and mirrored, and the quarter turns (counter-clockwise) of
-        a reader that only turns."""
+    def first_frame(self) -> tuple[np.ndarray, Orientation, int]:
+        """The first frame as shown, how frames are turned and mirrored for it, and the quarter turns
+        (counter-clockwise) of a reader that only turns."""
         first, last, wanted = self._index.runs([0])[0]
         for frame in self._decode_frames(first, last, wanted):
-            return (frame.height, frame.width), orientation_in(frame), round(frame.rotation) // 90 % 4
+            return self._to_rgb(frame), orientation_in(frame), round(frame.rotation) // 90 % 4
         raise DecodeError(self.uri, "no frame could be decoded")
 
     def close(self) -> None:
