@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from decoders_here import each_decoder
 from videos import write_frames, write_video
 
 from w3ray.data.audit import check_clips, reason_counts
@@ -58,6 +59,19 @@ def test_a_wrong_count_is_named(clip):
     with OneMore(clip) as video, pytest.raises(DecodeError) as caught:
         prove_exact(video, clip, 0, 70)
     assert caught.value.reason == "not exact: a whole decode shows 70 frames, not 71"
+
+
+@pytest.mark.real_data
+@each_decoder
+def test_rounding_of_another_library_is_no_other_frame(real_data, decoder):
+    """10-bit video, of which each FFmpeg makes other 8 bits; one frame late is found there, too."""
+    path = str(real_data / "odd" / "h264_10bit.mp4")
+    with open_video(path, decoder) as video:
+        prove_exact(video, path, 0, 30)
+        right = video.frames
+        video.frames = lambda indices: right(np.maximum(np.asarray(indices) - 1, 0))
+        with pytest.raises(DecodeError, match="not exact: 29 of 30 frames differ"):
+            prove_exact(video, path, 0, 30)
 
 
 @pytest.mark.ray
