@@ -18,7 +18,7 @@ __all__ = ["DECODERS", "DEFAULT_DECODER", "DecodeError", "Video", "VideoInfo", "
 MIN_FRAMES = 2
 
 DEFAULT_DECODER = "pyav"
-"""The one that is exact on every file that FFmpeg plays; the others refuse those on which they are not proven right."""
+"""The exact one; the others refuse files on which they are not proven right."""
 
 DECODERS: dict[str, Callable[[str], Video]] = {
     "pyav": PyavVideo,

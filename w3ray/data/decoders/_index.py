@@ -114,7 +114,7 @@ def index_by_headers(
         vops = mpeg4_pictures(table.content, extradata)
         if vops is None:
             return None
-    elif not table.pictures or (is_interlaced and codec in ("h264", "hevc")):
+    elif not table.pictures or is_interlaced:
         return None
     elif codec in _REORDERING and not all(picture.shown for picture in table.pictures):
         return None  # no part of a picture where one is due: damage, as a rule

@@ -2,7 +2,8 @@
 
 The packets of a video are read into memory once. An index (`_index`) says which of them is which frame; the decoder
 gets the packets from a key frame on up to the last one that is wanted, without those that no other picture needs.
-Nothing seeks in the file, so no container can miss a place. Each packet carries its number as its time stamp, so each
+Nothing seeks in the file, so no container can miss a place; in one too long for memory a seek is checked packet by
+packet. Each packet carries its number as its time stamp, so each
 frame says which packet it came from, and a frame that did not come out is noticed.
 """
 

@@ -47,7 +47,7 @@ class TorchcodecVideo(ProvenVideo):
             )
             self._begin_s = float(self._reader.metadata.begin_stream_seconds)
         except (RuntimeError, ValueError, TypeError) as error:  # TypeError: its begin is None
-            raise DecodeError(self.uri, f"torchcodec can not decode it: {one_line(error, source)}") from error
+            raise DecodeError(self.uri, f"torchcodec cannot decode it: {one_line(error, source)}") from error
         return None
 
     def _num_frames(self) -> int:
@@ -60,7 +60,7 @@ class TorchcodecVideo(ProvenVideo):
         try:
             batch = self._reader.get_frames_at(indices=ascending)
         except (RuntimeError, IndexError, ValueError) as error:
-            raise DecodeError(self.uri, f"torchcodec can not decode it: {one_line(error)}") from error
+            raise DecodeError(self.uri, f"torchcodec cannot decode it: {one_line(error)}") from error
         return batch.data.numpy(), batch.pts_seconds.numpy()
 
     def close(self) -> None:
