@@ -99,9 +99,12 @@ def _losses() -> Mapping[str, Any]:
 
 
 def _check_attention(attention: dict[str, Any]) -> dict[str, Any]:
-    """The kind must be known and must take these options."""
+    """The kind must be known and must take these options; the start is written out."""
+    from w3ray.attention.options import with_start
+
     _attention_config(attention)
-    return {"kind": "w3", **attention}
+    options = {"kind": "w3", **attention}
+    return with_start(options["kind"], options)
 
 
 def _attention_config(attention: Mapping[str, Any]) -> "AttentionConfig":
@@ -124,6 +127,16 @@ class Synthetic(Section):
     test_clips: int | None = Field(default=None, ge=1, description="held-out clips; null: half of `clips`")
     seed: int = Field(default=0, ge=0, description="seed of everything that is drawn")
     size: int = Field(default=64, ge=16, description="side of the square frames, pixels, even")
+    difficulty: Literal["easy", "medium", "hard"] = Field(
+        default="easy", description="how much else moves, and how much noise and background there is"
+    )
+
+    def determinants(self) -> dict[str, Any]:
+        """What decides the clips, as JSON values; sets of before there was `difficulty` keep theirs."""
+        values = self.model_dump(mode="json")
+        if self.difficulty == "easy":
+            del values["difficulty"]
+        return values
 
 
 DATA_NOT_DECIDING = ("cache_gib", "cache_dir", "shared_clips_gib", "roots")
@@ -238,7 +251,8 @@ class Model(Section):
         default="resnet50", description="2D network under it"
     )
     attention: Annotated[dict[str, Any], AfterValidator(_check_attention)] | None = Field(
-        default={"kind": "w3"}, description="kind and options of the attention in the residual blocks; null: none"
+        default={"kind": "w3", "start": "unit"},
+        description="kind and options of the attention in the residual blocks; null: none",
     )
     refinement: bool = Field(
         default=True,
@@ -328,6 +342,9 @@ class Train(Section):
         default=5.0, gt=0, description="learning rate factor, classifier weight"
     )
     classifier_bias_multiplier: float = Field(default=10.0, gt=0, description="learning rate factor, classifier bias")
+    attention_lr_multiplier: float = Field(
+        default=1.0, gt=0, description="learning rate factor of the attention's parameters, beside those of biases"
+    )
     bias_multiplier: float = Field(default=2.0, gt=0, description="learning rate factor, other biases")
     validate_every_epochs: int = Field(
         default=1, ge=1, description="epochs between validations; the last epoch has one"

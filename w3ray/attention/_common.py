@@ -28,6 +28,10 @@ class Attention(Protocol):
     """"before": on the residual branch, before the shortcut is added; "after": on the finished block."""
     has_spatial_mask: bool
     """Whether `AttentionOutput.mask_BTHW` is a tensor."""
+    norm_gain: float
+    """By how much scale and shift of the norm before it are multiplied when it enters a network."""
+    constant_start: float | None
+    """What each gate of a fresh one is, exactly; None: its gates depend on the features, or it has none."""
 
     def __call__(self, x_BTCHW: Tensor, identity_BTCHW: Tensor | None = None) -> AttentionOutput:
         """Attend to `x_BTCHW`, then add `identity_BTCHW` (the block's shortcut) where it is given."""

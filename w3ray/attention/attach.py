@@ -63,12 +63,26 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
         )
     config = ATTENTION_OPTIONS[kind](options)  # a wrong option must raise before the first block is replaced
     places = [(i, j) for i, stage in enumerate(stages) for j in range(len(stage))]
-    for place, block in zip(places, adopt_blocks(stages), strict=True):
-        if not config.enters(*place):
-            continue
+    blocks = [block for place, block in zip(places, adopt_blocks(stages), strict=True) if config.enters(*place)]
+    if getattr(config, "gain", "gate") == "norm":
+        for block in blocks:
+            block.check_last_norm()
+    for block in blocks:
         attention = ATTENTION[kind](block.channels, **options)
         reference = next(block.parameters())
         block.attention = attention.to(device=reference.device, dtype=reference.dtype).train(block.training)
         if not isinstance(block, ClipBasicBlock | ClipBottleneck):
             block.num_frames = num_frames
+    scale_norms(model)
     return model
+
+
+def scale_norms(model: nn.Module) -> None:
+    """Multiply the norms before gates by the gain that these expect of them (`gain: norm`), in place.
+
+    To be called when the norms have got weights of a network without attention.
+    """
+    blocks: list[Any] = [block for stage in residual_stages(model) for block in stage]
+    for block in blocks:
+        if (gain := getattr(block.attention, "norm_gain", 1.0)) != 1.0:
+            block.scale_last_norm(gain)

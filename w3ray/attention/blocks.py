@@ -11,6 +11,7 @@ Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.video import resnet as video_resnet
@@ -51,6 +52,27 @@ class AttentiveBlock(nn.Module):
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch, up to and including its last norm."""
         raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch."""
+        raise NotImplementedError
+
+    def check_last_norm(self) -> None:
+        """Raise ValueError unless the last norm has a scale and a shift that can hold a gain."""
+        norm = self.last_norm
+        is_norm = not isinstance(norm, nn.Linear | nn.modules.conv._ConvNd)
+        if not (is_norm and all(isinstance(getattr(norm, name, None), Tensor) for name in ("weight", "bias"))):
+            raise ValueError(
+                f"attention with gain=norm: the residual branch ends in {type(norm).__name__}, which has no scale and "
+                "shift to hold the gain; use gain=gate"
+            )
+
+    @torch.no_grad()
+    def scale_last_norm(self, factor: float) -> None:
+        """Multiply scale and shift of the last norm."""
+        cast(Tensor, self.last_norm.weight).mul_(factor)
+        cast(Tensor, self.last_norm.bias).mul_(factor)
 
     def to_clips(self, x: Tensor, num_frames: int | None) -> Tensor:
         """The block's own layout -> a view [B, T, C, H, W]."""
@@ -123,15 +145,19 @@ class FrameBasicBlock(_FrameBlock, resnet.BasicBlock):
 
     conv1: nn.Module
     bn1: nn.Module
-    conv2: nn.Module
-    bn2: nn.BatchNorm2d
+    conv2: nn.Conv2d
+    bn2: nn.Module
 
     def __init__(self, block: resnet.BasicBlock) -> None:
         self.adopt(block)
 
     @property
     def channels(self) -> int:
-        return self.bn2.num_features
+        return self.conv2.out_channels
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn2
 
     def branch(self, x: Tensor) -> Tensor:
         return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -144,15 +170,19 @@ class FrameBottleneck(_FrameBlock, resnet.Bottleneck):
     bn1: nn.Module
     conv2: nn.Module
     bn2: nn.Module
-    conv3: nn.Module
-    bn3: nn.BatchNorm2d
+    conv3: nn.Conv2d
+    bn3: nn.Module
 
     def __init__(self, block: resnet.Bottleneck) -> None:
         self.adopt(block)
 
     @property
     def channels(self) -> int:
-        return self.bn3.num_features
+        return self.conv3.out_channels
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn3
 
     def branch(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -172,6 +202,10 @@ class ClipBasicBlock(_ClipBlock, video_resnet.BasicBlock):
     def channels(self) -> int:
         return _norm_width(self.conv2)
 
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.conv2[-1]
+
     def branch(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
 
@@ -189,6 +223,10 @@ class ClipBottleneck(_ClipBlock, video_resnet.Bottleneck):
     @property
     def channels(self) -> int:
         return _norm_width(self.conv3)
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.conv3[-1]
 
     def branch(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2(self.conv1(x)))

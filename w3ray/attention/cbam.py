@@ -3,8 +3,9 @@
     F'  = M_c(F) * F,    M_c = sigmoid(MLP(avg_HW F) + MLP(max_HW F))     one MLP C -> C/r -> C     (Eq. 2)
     F'' = M_s(F') * F',  M_s = sigmoid(conv7x7([avg_C F', max_C F']))                               (Eq. 3)
 
-These are Eq. 3 and 5 of W3, which adds time: CBAM is W3 without its temporal convolutions, with torch's own initial
-weights. The authors' code has a batch norm behind the 7x7 convolution that the paper does not have; neither have we.
+These are Eq. 3 and 5 of W3, which adds time: CBAM is W3 without its temporal convolutions. Its authors start it as
+`start: plain` does. Their code has a batch norm behind the 7x7 convolution that the paper does not have; neither have
+we.
 """
 
 from typing import Any
@@ -32,5 +33,7 @@ class CBAM(W3):
             spatial_kernel=config.spatial_kernel,
             placement=config.placement,
             temporal=False,
-            identity_start=False,
+            start=config.start,
+            gain=config.gain,
+            borders=config.borders,
         )

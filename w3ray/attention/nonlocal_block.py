@@ -32,6 +32,8 @@ class NonLocal(nn.Module):
 
     placement: Placement = "after"
     has_spatial_mask = False
+    norm_gain = 1.0
+    constant_start = None
 
     def __init__(self, channels: int, **options: Any) -> None:
         super().__init__()

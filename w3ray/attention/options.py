@@ -5,6 +5,20 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, Self, get_args
 
 Placement = Literal["before", "after"]
+Start = Literal["unit", "near_open", "plain"]
+"""How a fresh gate lets features pass.
+
+"unit": a gate is 2 sigmoid(z) with z = 0 at the start, so a fresh network is the network without attention, and the
+gate is where the sigmoid is steepest. "near_open": sigmoid(z) with z near 3. "plain": sigmoid(z) with torch's own
+initial weights, so near 0.5.
+"""
+Gain = Literal["gate", "norm"]
+"""Where the factor 2 of the start "unit" is. "gate": in the gate. "norm": in scale and shift of the norm before it, so
+that the gate is the sigmoid of the equations; a fresh network computes the same."""
+Borders = Literal["zeros", "replicate"]
+"""What convolutions read beyond the first and last frame and the picture's edges."""
+TemporalNorm = Literal["none", "batch"]
+"""What normalises the hidden activations between the two temporal convolutions."""
 
 
 class AttentionConfig(Protocol):
@@ -32,9 +46,81 @@ def _check_whole(kind: str, name: str, value: Any) -> None:
         raise ValueError(f"{kind}: {name}={value}: must be odd, so that the mask keeps the size of its input")
 
 
-def _check_placement(kind: str, placement: Any) -> None:
-    if placement not in get_args(Placement):
-        raise ValueError(f"{kind}: placement={placement!r}: must be one of {', '.join(get_args(Placement))}")
+def _check_one_of(kind: str, name: str, value: Any, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{kind}: {name}={value!r}: must be one of {', '.join(get_args(choices))}")
+
+
+def _check_gates(kind: str, config: "W3Config | CBAMConfig") -> None:
+    _check_one_of(kind, "placement", config.placement, Placement)
+    _check_one_of(kind, "start", config.start, Start)
+    _check_one_of(kind, "gain", config.gain, Gain)
+    _check_one_of(kind, "borders", config.borders, Borders)
+    if config.gain == "norm" and config.start != "unit":
+        raise ValueError(f"{kind}: gain=norm holds the factor of start=unit, but start={config.start}; remove one")
+    if config.gain == "norm" and config.placement == "after":
+        raise ValueError(
+            f"{kind}: gain=norm with placement=after: no norm lies between the shortcut's sum and the gate; "
+            "use gain=gate"
+        )
+
+
+def with_start(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with `start` written out: what recipes hold, so that a later default changes no recipe that was run.
+
+    Raises:
+        ValueError: `start` and `identity_start` are both given.
+    """
+    if kind not in STARTS or "start" in options or "identity_start" in options:
+        _start_of(kind, options)
+        return dict(options)
+    return {**options, "start": STARTS[kind]}
+
+
+def as_before(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as they were written before there were `start`, `gain`, `borders` and `temporal_norm`.
+
+    What hashes of finished stages were made of: a network that could be had then keeps its hash.
+    """
+    options = dict(options)
+    for name, value in (("gain", "gate"), ("borders", "zeros"), ("temporal_norm", "none")):
+        if options.get(name) == value:
+            del options[name]
+    if options.get("start") == STARTS_BEFORE.get(kind):
+        options.pop("start", None)
+    elif kind == "w3" and options.get("start") == "plain":
+        del options["start"]
+        options["identity_start"] = False
+    return options
+
+
+def from_before(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model that was written before there was `start`, with the start that it had."""
+    if kind not in STARTS_BEFORE or "start" in options or "identity_start" in options:
+        return dict(options)
+    return {**options, "start": STARTS_BEFORE[kind]}
+
+
+STARTS: dict[str, Start] = {"w3": "unit", "cbam": "unit"}
+"""The default start of each gating attention."""
+STARTS_BEFORE: dict[str, Start] = {"w3": "near_open", "cbam": "plain"}
+"""What each had before `start` was an option."""
+
+
+def _start_of(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`identity_start`, the name and meaning of before, as `start`."""
+    options = dict(options)
+    if "identity_start" not in options:
+        return options
+    if "start" in options:
+        raise ValueError(
+            f"{kind}: start and identity_start are both given; identity_start is the old name, remove it "
+            "(true: start=near_open, false: start=plain)"
+        )
+    old = options.pop("identity_start")
+    if not isinstance(old, bool):
+        raise ValueError(f"{kind}: identity_start={old!r}: must be true or false; better use start")
+    return {**options, "start": "near_open" if old else "plain"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +141,14 @@ class W3Config:
     """Hidden channels of Eq. 6."""
     placement: Placement = "before"
     """On the residual branch before the shortcut is added, or after the block."""
-    identity_start: bool = True
-    """Start near M = 1: last gate bias 3, small last weights, first temporal layer near the identity."""
+    start: Start = "unit"
+    """How a fresh gate lets features pass. `identity_start` is read as before: true is near_open, false is plain."""
+    gain: Gain = "gate"
+    """Where the factor 2 of the start "unit" is."""
+    borders: Borders = "zeros"
+    """What the convolutions of Eq. 4-6 read beyond the borders of time and of the picture."""
+    temporal_norm: TemporalNorm = "none"
+    """What normalises between the two temporal convolutions of Eq. 4 and of Eq. 6."""
     channel: bool = True
     """Channel-temporal attention (Eq. 3-4)."""
     spatial: bool = True
@@ -67,7 +159,7 @@ class W3Config:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """The config of a recipe's options. Raises ValueError that names an unknown one."""
-        return cls(**_known_options("W3", cls, options))
+        return cls(**_known_options("W3", cls, _start_of("W3", options)))
 
     @property
     def has_spatial_mask(self) -> bool:
@@ -79,10 +171,11 @@ class W3Config:
     def __post_init__(self) -> None:
         for name in ("reduction", "hidden", "channel_kernel", "spatial_kernel", "temporal_kernel"):
             _check_whole("W3", name, getattr(self, name))
-        for name in ("depthwise", "identity_start", "channel", "spatial", "temporal"):
+        for name in ("depthwise", "channel", "spatial", "temporal"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"W3: {name}={getattr(self, name)!r}: must be true or false")
-        _check_placement("W3", self.placement)
+        _check_gates("W3", self)
+        _check_one_of("W3", "temporal_norm", self.temporal_norm, TemporalNorm)
         if not (self.channel or self.spatial):
             raise ValueError("W3: channel=False with spatial=False: nothing is left; use no attention instead")
 
@@ -97,11 +190,17 @@ class CBAMConfig:
     """Of its Eq. 3, in cells of the feature map, odd."""
     placement: Placement = "before"
     """On the residual branch before the shortcut is added (its Fig. 3), or after the block."""
+    start: Start = "unit"
+    """How a fresh gate lets features pass; its authors start as "plain"."""
+    gain: Gain = "gate"
+    """Where the factor 2 of the start "unit" is."""
+    borders: Borders = "zeros"
+    """What the convolution of its Eq. 3 reads beyond the picture's edges."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """As `W3Config.from_options`."""
-        return cls(**_known_options("CBAM", cls, options))
+        return cls(**_known_options("CBAM", cls, _start_of("CBAM", options)))
 
     @property
     def has_spatial_mask(self) -> bool:
@@ -113,7 +212,7 @@ class CBAMConfig:
     def __post_init__(self) -> None:
         for name in ("reduction", "spatial_kernel"):
             _check_whole("CBAM", name, getattr(self, name))
-        _check_placement("CBAM", self.placement)
+        _check_gates("CBAM", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

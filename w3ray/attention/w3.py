@@ -8,11 +8,16 @@
 
 The paper leaves open, and we decided: the two temporal convolutions have a ReLU and no norm between them; Eq. 4 is
 depthwise ('per-channel', a knob); Eq. 6 has one hidden channel (a knob); r = 16; all layers have a bias; borders are
-zero-padded; the gates start near identity (a knob), since fresh sigmoids would scale each branch by about 0.25.
+zero-padded (a knob).
+
+How gates start is a knob too (`Start`), because two fresh sigmoids scale each branch by about 0.25. The default gate is
+2 sigmoid(z) with z = 0 at the start: a fresh network is the one without W3. These are still Eq. 2-6, for features F
+that the norm before them has made twice as large for each gate; `gain: norm` keeps the 2 there.
 
 Axes: B clips, T frames, C channels, H height, W width, K a kernel.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -21,12 +26,14 @@ from torch.nn import functional as F
 
 from w3ray.attention._common import AttentionOutput
 from w3ray.attention.gating import apply_gate, mean_max
-from w3ray.attention.options import Placement, W3Config
+from w3ray.attention.options import Borders, Placement, Start, W3Config
 
 IDENTITY_BIAS = 3.0
-"""Bias of the last gate at the start: sigmoid(3) = 0.953."""
+"""Bias of the last gate at the start "near_open": sigmoid(3) = 0.953."""
+GATE_SCALE = "gate_scale"
+"""State name of the mark of a gate that is 2 sigmoid(z)."""
 SMALL = 0.1
-"""Factor on the usual initial weights of the layers whose start is near identity."""
+"""Factor on torch's initial weights of the layers that start near a constant."""
 
 
 class ChannelTemporalAttention(nn.Module):
@@ -38,47 +45,58 @@ class ChannelTemporalAttention(nn.Module):
         self.reduce = nn.Linear(channels, hidden)
         self.expand = nn.Linear(hidden, channels)
         self.temporal = config.temporal
+        self.scale = gate_scale(config)
         if config.temporal:
-            groups = channels if config.depthwise else 1
             kernel = config.channel_kernel
-            self.time1 = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=groups)
-            self.time2 = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=groups)
-        if config.identity_start:
-            self._start_near_identity()
-
-    def _start_near_identity(self) -> None:
-        if self.temporal:
-            _start_as_copy(self.time1)
-            _start_open(self.time2)
+            self.time1, self.time2 = (
+                nn.Conv1d(
+                    channels,
+                    channels,
+                    kernel,
+                    padding=kernel // 2,
+                    padding_mode=config.borders,
+                    groups=channels if config.depthwise else 1,
+                )
+                for _ in range(2)
+            )
+            self.time_norm = nn.BatchNorm1d(channels) if config.temporal_norm == "batch" else None
+            _start_as_copy(self.time1, config.start)
+            _start_gate(self.time2, config.start)
         else:
             # Eq. 3 applies the layer to both pooled vectors and adds: half the bias each.
-            _start_open(self.expand, bias=IDENTITY_BIAS / 2)
+            _start_gate(self.expand, config.start, bias=IDENTITY_BIAS / 2)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """[B, T, C, H, W] -> gate [B, T, C] in (0, 1)."""
+        """[B, T, C, H, W] -> gate [B, T, C] in (0, scale)."""
         pooled_2BTC = torch.stack(mean_max(x_BTCHW, (3, 4))).squeeze((4, 5))
-        frame_BTC = self.expand(torch.relu(self.reduce(pooled_2BTC))).sum(dim=0).sigmoid()
+        z_BTC = self.expand(torch.relu(self.reduce(pooled_2BTC))).sum(dim=0)
         if not self.temporal:
-            return frame_BTC
-        gate_BCT = self.time2(torch.relu(self.time1(frame_BTC.transpose(1, 2)))).sigmoid()
-        return gate_BCT.transpose(1, 2)
+            return _gate(z_BTC, self.scale)
+        hidden_BCT = self.time1(z_BTC.sigmoid().transpose(1, 2))
+        if self.time_norm is not None:
+            hidden_BCT = self.time_norm(hidden_BCT)
+        return _gate(self.time2(torch.relu(hidden_BCT)), self.scale).transpose(1, 2)
 
 
 class FrameWindowConv(nn.Conv2d):
-    """A 3D convolution with a cubic kernel and zero borders, as a 2D one over windows of K frames.
+    """A 3D convolution with a cubic kernel that keeps the size, as a 2D one over windows of K frames.
 
     The same numbers as `nn.Conv3d`, whose backward pass is slow on a CPU for so few channels, and whose
     five-dimensional weight makes `model.to(memory_format=torch.channels_last)` fail. The weight is
     [out, in * K, K, K], a view of Conv3d's [out, in, K, K, K].
     """
 
-    def __init__(self, num_in: int, num_out: int, kernel: int) -> None:
-        super().__init__(num_in * kernel, num_out, kernel, padding=kernel // 2)
+    def __init__(self, num_in: int, num_out: int, kernel: int, borders: Borders = "zeros") -> None:
+        super().__init__(num_in * kernel, num_out, kernel, padding=kernel // 2, padding_mode=borders)
 
     def forward(self, x_BTMHW: Tensor) -> Tensor:
         """[B, T, in, H, W] -> [B, T, out, H, W]."""
         kernel, num_frames = self.kernel_size[0], x_BTMHW.shape[1]
-        padded = F.pad(x_BTMHW, (0, 0, 0, 0, 0, 0, kernel // 2, kernel // 2))
+        if self.padding_mode == "zeros":
+            padded = F.pad(x_BTMHW, (0, 0, 0, 0, 0, 0, kernel // 2, kernel // 2))
+        else:
+            first, last = x_BTMHW[:, :1], x_BTMHW[:, -1:]
+            padded = torch.cat([*[first] * (kernel // 2), x_BTMHW, *[last] * (kernel // 2)], dim=1)
         window_BTMKHW = torch.stack([padded[:, k : k + num_frames] for k in range(kernel)], dim=3)
         out_NMHW = super().forward(window_BTMKHW.flatten(2, 3).flatten(0, 1))
         return out_NMHW.unflatten(0, x_BTMHW.shape[:2])
@@ -89,29 +107,29 @@ class SpatioTemporalAttention(nn.Module):
 
     def __init__(self, config: W3Config) -> None:
         super().__init__()
-        self.frame = nn.Conv2d(2, 1, config.spatial_kernel, padding=config.spatial_kernel // 2)
+        kernel = config.spatial_kernel
+        self.frame = nn.Conv2d(2, 1, kernel, padding=kernel // 2, padding_mode=config.borders)
         self.temporal = config.temporal
+        self.scale = gate_scale(config)
         if config.temporal:
-            kernel = config.temporal_kernel
-            self.time1 = FrameWindowConv(1, config.hidden, kernel)
-            self.time2 = FrameWindowConv(config.hidden, 1, kernel)
-        if config.identity_start:
-            self._start_near_identity()
-
-    def _start_near_identity(self) -> None:
-        if self.temporal:
-            _start_as_copy(self.time1)
-            _start_open(self.time2)
+            self.time1 = FrameWindowConv(1, config.hidden, config.temporal_kernel, config.borders)
+            self.time2 = FrameWindowConv(config.hidden, 1, config.temporal_kernel, config.borders)
+            self.time_norm = nn.BatchNorm2d(config.hidden) if config.temporal_norm == "batch" else None
+            _start_as_copy(self.time1, config.start)
+            _start_gate(self.time2, config.start)
         else:
-            _start_open(self.frame)
+            _start_gate(self.frame, config.start)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """[B, T, C, H, W] -> mask [B, T, H, W] in (0, 1)."""
+        """[B, T, C, H, W] -> mask [B, T, H, W] in (0, scale)."""
         pooled_BT2HW = torch.cat(mean_max(x_BTCHW, (2,)), dim=2)
-        frame_BT1HW = self.frame(pooled_BT2HW.flatten(0, 1)).sigmoid().unflatten(0, pooled_BT2HW.shape[:2])
+        z_BT1HW = self.frame(pooled_BT2HW.flatten(0, 1)).unflatten(0, pooled_BT2HW.shape[:2])
         if not self.temporal:
-            return frame_BT1HW.squeeze(2)
-        return self.time2(torch.relu(self.time1(frame_BT1HW))).sigmoid().squeeze(2)
+            return _gate(z_BT1HW, self.scale).squeeze(2)
+        hidden_BTMHW = self.time1(z_BT1HW.sigmoid())
+        if self.time_norm is not None:
+            hidden_BTMHW = self.time_norm(hidden_BTMHW.flatten(0, 1)).unflatten(0, pooled_BT2HW.shape[:2])
+        return _gate(self.time2(torch.relu(hidden_BTMHW)), self.scale).squeeze(2)
 
 
 class W3(nn.Module):
@@ -130,6 +148,31 @@ class W3(nn.Module):
         self.config = W3Config.from_options(options)
         self.channel = ChannelTemporalAttention(channels, self.config) if self.config.channel else None
         self.spatial = SpatioTemporalAttention(self.config) if self.config.spatial else None
+        if self.gate_max == 2.0:
+            # A file of weights alone must tell a gate of 2 sigmoid(z) from one of sigmoid(z): other names are equal.
+            self.register_buffer(GATE_SCALE, torch.tensor(2.0))
+
+    @property
+    def gate_max(self) -> float:
+        """Upper bound of the gates: 2 where a gate is 2 sigmoid(z), else 1."""
+        return gate_scale(self.config)
+
+    @property
+    def gate_start(self) -> float:
+        """What the gates of a fresh module are, or are near."""
+        if self.config.start == "near_open":
+            return 1 / (1 + math.exp(-IDENTITY_BIAS))
+        return 0.5 * self.gate_max
+
+    @property
+    def constant_start(self) -> float | None:
+        """What each gate of a fresh module is, exactly; None: they depend on the features."""
+        return self.gate_start if self.config.start == "unit" else None
+
+    @property
+    def norm_gain(self) -> float:
+        """By how much the norm before the module must be scaled for a fresh network to be the one without it."""
+        return 2.0 ** ((self.channel is not None) + (self.spatial is not None)) if self.config.gain == "norm" else 1.0
 
     @property
     def placement(self) -> Placement:
@@ -153,9 +196,20 @@ class W3(nn.Module):
         return AttentionOutput(x_BTCHW, mask_BTHW)
 
 
+def gate_scale(config: W3Config) -> float:
+    """What a gate's sigmoid is multiplied by."""
+    return 2.0 if config.start == "unit" and config.gain == "gate" else 1.0
+
+
+def _gate(z: Tensor, scale: float) -> Tensor:
+    return z.sigmoid() if scale == 1.0 else z.sigmoid() * scale
+
+
 @torch.no_grad()
-def _start_as_copy(layer: nn.Conv1d | FrameWindowConv) -> None:
+def _start_as_copy(layer: nn.Conv1d | FrameWindowConv, start: Start) -> None:
     """Let a temporal layer start as a copy of its (positive) input, so that no unit starts behind a dead ReLU."""
+    if start == "plain":
+        return
     layer.weight.mul_(SMALL)
     assert layer.bias is not None
     layer.bias.zero_()
@@ -168,8 +222,14 @@ def _start_as_copy(layer: nn.Conv1d | FrameWindowConv) -> None:
 
 
 @torch.no_grad()
-def _start_open(layer: nn.Linear | nn.Conv1d | nn.Conv2d, bias: float = IDENTITY_BIAS) -> None:
-    """Let a gate's last layer start nearly open, with small weights."""
-    layer.weight.mul_(SMALL)
+def _start_gate(layer: nn.Linear | nn.Conv1d | nn.Conv2d, start: Start, bias: float = IDENTITY_BIAS) -> None:
+    """Let a gate's last layer start at z = 0 ("unit"), or near `bias` with small weights ("near_open")."""
+    if start == "plain":
+        return
     assert layer.bias is not None
-    layer.bias.fill_(bias)
+    if start == "unit":
+        layer.weight.zero_()
+        layer.bias.zero_()
+    else:
+        layer.weight.mul_(SMALL)
+        layer.bias.fill_(bias)

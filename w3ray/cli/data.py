@@ -346,12 +346,15 @@ def synth(
     test_clips: Annotated[int | None, typer.Option(help="Clips of the held-out test; else half of --clips.")] = None,
     seed: SeedOption = 0,
     size: Annotated[int, typer.Option(min=1, help="Side of the square frames in pixels, even.")] = 64,
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard: how hard the motion is to see.")] = "easy",
     as_json: JsonOption = False,
 ) -> None:
     """Write real H.264 videos whose classes only motion tells apart, with their manifest."""
     from w3ray.data.synthetic import write_motion_dataset
 
-    manifest = write_motion_dataset(root, clips=clips, val_clips=val_clips, test_clips=test_clips, seed=seed, size=size)
+    manifest = write_motion_dataset(
+        root, clips=clips, val_clips=val_clips, test_clips=test_clips, seed=seed, size=size, difficulty=difficulty
+    )
     finish(_summary(manifest), as_json=as_json, text=_manifest_text(manifest))
 
 

@@ -54,13 +54,23 @@ class Difficulty:
     """How hard the motion is to see."""
 
     num_distractors: int = 2
-    """Grey things that move at random."""
+    """Small grey things that move at random."""
+    num_decoys: int = 0
+    """Grey things that do an action of their own, drawn evenly from all classes: only the coloured one counts."""
     noise: float = 0.02
     """Standard deviation of the noise of each pixel and frame, share of full scale."""
     background: float = 0.12
     """Contrast of the moving background, share of full scale."""
     cycles: tuple[float, float] = (1.0, 1.4)
     """How often the action happens in a clip: least and most."""
+
+
+DIFFICULTIES: dict[str, Difficulty] = {
+    "easy": Difficulty(),
+    "medium": Difficulty(num_decoys=1),
+    "hard": Difficulty(num_decoys=2, num_distractors=10, noise=0.15, background=0.35),
+}
+"""Difficulties by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,9 @@ def draw_clip(
     for _ in range(difficulty.num_distractors):
         shape = (scene.disc, scene.box)[int(rng.integers(2))]
         cover_TSS = shape(_drift(rng, num_frames, speed=0.5), float(rng.uniform(0.04, 0.08)))
-        layers.append((cover_TSS, (rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)).astype(np.float32)))
+        layers.append((cover_TSS, _grey(rng)))
+    for _ in range(difficulty.num_decoys):
+        layers.append((_decoy(rng, num_frames, side, difficulty), _grey(rng)))
     layers.append((_act(label, scene), _actor_colour(actor, rng)))
     frames_TSSC = np.empty((num_frames, side, side, 3), np.uint8)
     # One colour at a time, always in the same memory: fetching fresh memory costs as much as the arithmetic.
@@ -197,6 +209,18 @@ def draw_cover(
 def _act(label: int, scene: Scene) -> FloatArray:
     """Cover [T, S, S] of the acting thing of class `label`, forwards."""
     return list(ACTIONS.values())[label // 2](scene)
+
+
+def _decoy(rng: np.random.Generator, num_frames: int, side: int, difficulty: Difficulty) -> FloatArray:
+    """Cover [T, S, S] of a thing that does an action of its own. It may also act backwards, so the whole clip may."""
+    label = int(rng.integers(len(CLASSES)))
+    cover_TSS = _act(label, _draw_scene(rng, num_frames, side, difficulty))
+    return cover_TSS[::-1] if label % 2 else cover_TSS
+
+
+def _grey(rng: np.random.Generator) -> FloatArray:
+    """A colour [C] that is nearly grey."""
+    return (rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)).astype(np.float32)
 
 
 def _draw_cast(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -277,7 +301,7 @@ def write_motion_dataset(
     seed: int = 0,
     size: int = 64,
     gop_frames: int = 1,
-    difficulty: Difficulty | None = None,
+    difficulty: Difficulty | str | None = None,
     threads: int | None = None,
     stop: threading.Event | None = None,
 ) -> Manifest:
@@ -294,7 +318,7 @@ def write_motion_dataset(
         size: side of the square frames, pixels, even.
         gop_frames: distance between frames coded by themselves. Above 1 files look more like ordinary video, but
             prediction between frames leaves traces of the direction of motion in single frames.
-        difficulty: how hard the motion is to see.
+        difficulty: how hard the motion is to see; a `Difficulty` or a name of `DIFFICULTIES`.
         threads: drawing threads; None = one a core.
         stop: when set, the drawing ends before the next clip and leaves nothing.
 
@@ -312,7 +336,7 @@ def write_motion_dataset(
             f"can not write the synthetic data set to {root}: {error.strerror}; choose another folder"
         ) from error
     try:
-        _write_clips(partial, arguments, difficulty or Difficulty(), threads, stop or threading.Event())
+        _write_clips(partial, arguments, _difficulty(difficulty), threads, stop or threading.Event())
         manifest = _manifest(partial, arguments)
         write_manifest(manifest, str(partial / "manifest.parquet"))
         (partial / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
@@ -339,7 +363,7 @@ def motion_manifest(
     seed: int = 0,
     size: int = 64,
     gop_frames: int = 1,
-    difficulty: Difficulty | None = None,
+    difficulty: Difficulty | str | None = None,
 ) -> Manifest:
     """The manifest that `write_motion_dataset` would write below `root`: it is known before a pixel is drawn.
 
@@ -373,6 +397,22 @@ def acting_cover(root: str | Path, clip_id: str) -> FloatArray:
     )
 
 
+def _difficulty(difficulty: Difficulty | str | None) -> Difficulty:
+    if not isinstance(difficulty, str):
+        return difficulty or Difficulty()
+    if difficulty not in DIFFICULTIES:
+        raise InputError(f"difficulty {difficulty!r}: must be one of {', '.join(DIFFICULTIES)}")
+    return DIFFICULTIES[difficulty]
+
+
+def _settings(difficulty: Difficulty) -> dict[str, Any]:
+    """As JSON holds them, so that tuples compare equal to what is read back."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(difficulty)))
+    if not difficulty.num_decoys:
+        del settings["num_decoys"]  # sets of before there were any are the same sets
+    return settings
+
+
 def _plan(
     root: str | Path,
     clips: int,
@@ -381,7 +421,7 @@ def _plan(
     seed: int,
     size: int,
     gop_frames: int,
-    difficulty: Difficulty | None,
+    difficulty: Difficulty | str | None,
 ) -> tuple[Path, dict[str, Any]]:
     """The absolute root, and what decides the set's content, as `synthetic.json` holds it."""
     counts = {
@@ -396,8 +436,7 @@ def _plan(
         "seed": seed,
         "size": size,
         "gop_frames": gop_frames,
-        # Through JSON, so that tuples compare equal to what is read back.
-        "difficulty": json.loads(json.dumps(asdict(difficulty or Difficulty()))),
+        "difficulty": _settings(_difficulty(difficulty)),
     }
     # Absolute, as `write_manifest` names its own folder: else the uris would not be seen to lie beneath it.
     return Path(os.path.abspath(root)), arguments

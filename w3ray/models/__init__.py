@@ -26,6 +26,7 @@ BACKBONES: "Table[Callable[..., nn.Module]]" = Table(
         "resnet50": "torchvision.models:resnet50",
         "resnet101": "torchvision.models:resnet101",
         "resnet_small": "w3ray.models.resnet_small:resnet_small",
+        "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
     }
 )
 """2D backbones of TSM and TSN."""

@@ -70,7 +70,10 @@ class VideoModel(nn.Module):
         stages = self.residual_stages()
         if not self.has_spatial_masks():
             raise ValueError("refinement (AFR, Eq. 7): needs an attention with spatial masks in every stage")
-        self.refinement = AttentionGuidedRefinement(len(stages), self.num_features)
+        last_blocks: list[Any] = [stage[-1] for stage in stages]
+        starts: set[float | None] = {block.attention.constant_start for block in last_blocks}
+        mask_start = starts.pop() if len(starts) == 1 else None
+        self.refinement = AttentionGuidedRefinement(len(stages), self.num_features, mask_start)
 
     def run_stages(self, x: Tensor, num_frames: int | None) -> tuple[Tensor, list[Tensor]]:
         """Run all residual stages; return the last features and each stage's last spatial mask [B, T, H, W]."""

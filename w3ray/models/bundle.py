@@ -1,7 +1,7 @@
 """How is a finished model kept in a folder, so that it can be rebuilt without its recipe?
 
     model.safetensors   the weights, under the model's own state names
-    model.json          {"format": 1, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
+    model.json          {"format": 2, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
                         and "head_sizes" where a clip has several labels
 
 `model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may
@@ -21,12 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from w3ray import __version__
+from w3ray.attention.options import from_before
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.models.build import build_model
+from w3ray.models.weights import other_gates
 from w3ray.storage import Place, place
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 knew no start of an attention's gates: it is written out when such a file is read."""
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "model.json"
 
@@ -108,6 +111,8 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / WEIGHTS_NAME}: can not be read ({error}); make the model again") from error
     expected = model.state_dict()
+    if message := other_gates(state, expected):
+        raise InputError(f"{folder / WEIGHTS_NAME}: {message}")
     wrong = sorted(set(state) ^ set(expected))
     wrong += sorted(name for name in set(state) & set(expected) if state[name].shape != expected[name].shape)
     if wrong:
@@ -145,10 +150,13 @@ def read_description(folder: Path | str) -> ModelDescription:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found = document["format"]
-        if found != FORMAT:
-            raise InputError(f"{path}: format {found}, but this version of w3ray reads format {FORMAT}")
+        if found not in (1, FORMAT):
+            raise InputError(f"{path}: format {found}, but this version of w3ray reads formats 1 and {FORMAT}")
+        model = dict(document["model"])
+        if found == 1 and model.get("attention") is not None:
+            model["attention"] = from_before(model["attention"].get("kind", "w3"), model["attention"])
         return ModelDescription(
-            model=dict(document["model"]),
+            model=model,
             clip=dict(document["clip"]),
             classes=tuple(document["classes"]),
             head_sizes=tuple((name, int(size)) for name, size in document.get("head_sizes", ())),

@@ -15,11 +15,27 @@ class AttentionGuidedRefinement(nn.Module):
 
     A stage's mask is that of its last block (the paper says 'stage-wise'). In 3D networks, whose stages differ in T,
     the adaptive pool also aligns time.
+
+    Args:
+        num_stages: N.
+        channels: C.
+        mask_start: what all masks are at the start, where that is one number (the start "unit" of the gates). Biases
+            then start at minus what the convolution makes of such masks, so that a fresh AFR adds exactly 0 and takes
+            part as soon as a mask leaves its start. None: torch's own start.
     """
 
-    def __init__(self, num_stages: int, channels: int) -> None:
+    def __init__(self, num_stages: int, channels: int, mask_start: float | None = None) -> None:
         super().__init__()
         self.conv = nn.Conv2d(num_stages, channels, kernel_size=1)
+        if mask_start is not None:
+            self._start_at_zero(mask_start)
+
+    @torch.no_grad()
+    def _start_at_zero(self, mask_start: float) -> None:
+        # Few digits, so that the sum over stages is exact in float32 whatever its order.
+        self.conv.weight.mul_(2**12).round_().div_(2**12)
+        assert self.conv.bias is not None
+        self.conv.bias.copy_(-mask_start * self.conv.weight.sum(dim=(1, 2, 3)))
 
     def forward(self, x_BTCHW: Tensor, masks_BTHW: Sequence[Tensor]) -> Tensor:
         """Last features and one spatial mask per stage (each with its own T, H, W) -> refined features."""

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 WIDTHS = (16, 32, 64, 128)
+WIDE = (16, 32, 64, 130)
 
 
 class SmallResNet(nn.Module):
@@ -12,17 +13,17 @@ class SmallResNet(nn.Module):
     Children are named as in torchvision's ResNet. Strides are 2 (stem), 1, 2, 2, 2: 40 and 48 pixels end as 3x3.
     """
 
-    def __init__(self, num_classes: int = 1000) -> None:
+    def __init__(self, num_classes: int = 1000, widths: tuple[int, int, int, int] = WIDTHS) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.conv1 = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity()
-        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], stride=1)
-        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], stride=2)
-        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], stride=2)
-        self.layer4 = _stage(WIDTHS[2], WIDTHS[3], stride=2)
-        self.fc = nn.Linear(WIDTHS[3], num_classes)
+        self.layer1 = _stage(widths[0], widths[0], stride=1)
+        self.layer2 = _stage(widths[0], widths[1], stride=2)
+        self.layer3 = _stage(widths[1], widths[2], stride=2)
+        self.layer4 = _stage(widths[2], widths[3], stride=2)
+        self.fc = nn.Linear(widths[3], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -51,3 +52,8 @@ def _stage(width_in: int, width_out: int, stride: int) -> nn.Sequential:
 def resnet_small(num_classes: int = 1000) -> SmallResNet:
     """A `SmallResNet`; called like torchvision's `resnet50`."""
     return SmallResNet(num_classes=num_classes)
+
+
+def resnet_small_wide(num_classes: int = 1000) -> SmallResNet:
+    """A `SmallResNet` whose last stage is wider by as many parameters as W3 adds: its rival in comparisons."""
+    return SmallResNet(num_classes=num_classes, widths=WIDE)

@@ -14,6 +14,7 @@ missing, unexpected or of another shape is an error that lists it.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 from torchvision import models as torchvision_models
 
+from w3ray.attention.attach import scale_norms
+from w3ray.attention.w3 import GATE_SCALE
 from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
 
@@ -154,9 +157,30 @@ def _check_shift(model: VideoModel, shifted_blocks: set[str], source: str) -> No
         )
 
 
+def other_gates(found: Collection[str], expected: Collection[str]) -> str | None:
+    """What is wrong where a file's gates are sigmoid(z) and the model's 2 sigmoid(z), or the other way; None: nothing.
+
+    Args:
+        found: state names of the file.
+        expected: state names of the model.
+    """
+    theirs, ours = (any(name.endswith(f".{GATE_SCALE}") for name in names) for names in (found, expected))
+    if theirs == ours or not any(".attention." in name for name in found):
+        return None
+    formulas = {True: "2 sigmoid(z)", False: "sigmoid(z)"}
+    how = "model.attention.start=unit" if theirs else "model.attention.start=near_open (or plain, as it was trained)"
+    return (
+        f"its attention gates are {formulas[theirs]}, the model's are {formulas[ours]}: the same numbers mean another "
+        f"network. Set {how}, or convert the model's folder: "
+        f"python -m w3ray.models.convert FOLDER OUT --gain {'norm' if theirs else 'gate'}"
+    )
+
+
 def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     own = model.state_dict()
     state = dict(mapped.state)
+    if message := other_gates(state, own):
+        raise InputError(f"weights {source}: {message}")
     left_out: tuple[str, ...] = ()
     if "classifier.weight" in state and state["classifier.weight"].shape != own["classifier.weight"].shape:
         left_out = tuple(key for key in state if key.startswith("classifier."))
@@ -178,6 +202,8 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     if faults:
         raise InputError(f"weights {source} ({mapped.layout} layout) do not fit the model: {'; '.join(faults)}")
     model.load_state_dict(state, strict=False)
+    if mapped.layout != "w3ray":
+        scale_norms(model)  # the file's norms are those of a network without attention
     return LoadedWeights(layout=mapped.layout, loaded=len(state), left_out=left_out, fresh=fresh)
 
 

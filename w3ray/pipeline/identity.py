@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from w3ray.attention.options import as_before
 from w3ray.data import STREAM_VERSION
 from w3ray.models import MODEL_VERSION
 from w3ray.recipe import ResolvedStage
@@ -43,11 +44,16 @@ def stage_determinants(
     train = {name: value for name, value in stage.train.model_dump(mode="json").items() if name not in _NOT_DETERMINING}
     if not stage.train.phases:
         del train["phases"]  # a stage without any is what it was before there were phases
+    if stage.train.attention_lr_multiplier == 1:
+        del train["attention_lr_multiplier"]  # as above
+    model = {**stage.model.build_arguments(), "weights": weights}
+    if model["attention"] is not None:
+        model["attention"] = as_before(model["attention"]["kind"], model["attention"])
     return {
         "versions": {"model": MODEL_VERSION, "training": TRAINING_VERSION, "stream": STREAM_VERSION},
         "seed": seed,
         "data": dict(data),
-        "model": {**stage.model.build_arguments(), "weights": weights},
+        "model": model,
         "train": train,
         "loss_weights": dict(stage.loss_weights),
         "teacher": teacher_identity,

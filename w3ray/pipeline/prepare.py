@@ -81,7 +81,7 @@ def synthetic_root(recipe: Recipe) -> Place:
     from w3ray.data.synthetic import SYNTHETIC_VERSION
 
     assert recipe.data.synthetic is not None
-    arguments = recipe.data.synthetic.model_dump(mode="json")
+    arguments = recipe.data.synthetic.determinants()
     key = stable_key(SYNTHETIC_VERSION, *(f"{name}={arguments[name]}" for name in sorted(arguments)))
     return place(recipe.storage) / "data" / f"motion-{key:016x}"
 
@@ -124,7 +124,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     fingerprint = manifest.fingerprint()
     determinants = {
         "manifest": fingerprint,
-        "synthetic": None if data.synthetic is None else data.synthetic.model_dump(mode="json"),
+        "synthetic": None if data.synthetic is None else data.synthetic.determinants(),
         "splits": names,
         "clip": {**asdict(clip), "scales": list(clip.scales)},
     }

@@ -19,7 +19,7 @@ _NORMS = (
     nn.LayerNorm,
 )
 
-_DECAYING = ("classifier_weight", "weight")
+_DECAYING = ("classifier_weight", "weight", "attention_weight")
 
 
 def scaled_lr(lr: float, *, batch_size: int, lr_batch_size: int = 64) -> float:
@@ -37,16 +37,20 @@ def parameter_groups(
     classifier_weight_multiplier: float = 5.0,
     classifier_bias_multiplier: float = 10.0,
     bias_multiplier: float = 2.0,
+    attention_multiplier: float = 1.0,
     classifier_parameters: Iterable[nn.Parameter] | None = None,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: `classifier_weight`, `classifier_bias`, `weight`, `bias`, `norm` (empty ones left out).
 
+    With a factor for the attention also `attention_weight`, `attention_bias`, `attention_norm`.
     Weights decay, biases and norms do not. Each group has `params`, `lr`, `weight_decay`, and for us `name`,
     `lr_multiplier` and `parameter_names`. Parameters that do not require gradients are left out, so set the batch-norm
     mode first.
 
     Args:
         lr: base rate of the global batch actually used (see `scaled_lr`).
+        attention_multiplier: factor on the rate of the attention's parameters (those with "attention" in their dotted
+            name), beside the one they have as weight or bias; they then form groups of their own.
         classifier_parameters: of the last layer; None asks `model.classifier_parameters()`.
 
     Raises:
@@ -73,8 +77,13 @@ def parameter_groups(
 
     def group_of(name: str, parameter: nn.Parameter) -> str:
         is_bias = name.rpartition(".")[2] == "bias"
+        if attention_multiplier != 1.0 and "attention" in name.split("."):
+            return f"attention_{plain_group(parameter, is_bias)}"
         if id(parameter) in classifier_ids:
             return "classifier_bias" if is_bias else "classifier_weight"
+        return plain_group(parameter, is_bias)
+
+    def plain_group(parameter: nn.Parameter, is_bias: bool) -> str:
         if id(parameter) in norm_ids:
             return "norm"
         if is_bias:
@@ -89,6 +98,9 @@ def parameter_groups(
         "bias": (bias_multiplier, 0.0),
         "norm": (1.0, 0.0),
     }
+    for name in ("weight", "bias", "norm"):
+        multiplier, decay = settings[name]
+        settings[f"attention_{name}"] = (attention_multiplier * multiplier, decay)
     groups = []
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:

@@ -144,6 +144,7 @@ class StageWorker:
             classifier_weight_multiplier=train.classifier_weight_multiplier,
             classifier_bias_multiplier=train.classifier_bias_multiplier,
             bias_multiplier=train.bias_multiplier,
+            attention_multiplier=train.attention_lr_multiplier,
         )
         return build_optimizer(train.optimizer, groups, momentum=train.momentum)
 
