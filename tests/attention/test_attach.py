@@ -36,7 +36,7 @@ def test_torchvision_2d(name: str) -> None:
     with torch.no_grad():
         expected = model(clips_NCHW)
         names = list(model.state_dict())
-        assert add_attention(model, "w3", num_frames=2) is model
+        assert add_attention(model, "w3", num_frames=2, start="near_open") is model
         assert [key for key in model.state_dict() if ".attention." not in key] == names
         assert "layer1.0.attention.channel.reduce.weight" in model.state_dict()
         blocks = [module for module in model.modules() if isinstance(module, AttentiveBlock)]
@@ -54,7 +54,7 @@ def test_torchvision_3d(name: str, placement: str) -> None:
     with torch.no_grad():
         expected = model(clips_BCTHW)
         names = list(model.state_dict())
-        add_attention(model, placement=placement)
+        add_attention(model, placement=placement, start="near_open")
         assert [key for key in model.state_dict() if ".attention." not in key] == names
         assert len([m for m in model.modules() if isinstance(m, AttentiveBlock)]) == NETWORKS_3D[name]
         assert not torch.allclose(model(clips_BCTHW), expected, rtol=1e-3, atol=1e-3)

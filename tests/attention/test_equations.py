@@ -111,32 +111,41 @@ def loop_video_mask(module: SpatioTemporalAttention, frame_BTHW: Tensor) -> Tens
     return mask_BTHW
 
 
-def test_equation_3_frame_gate() -> None:
-    module = random_weights(ChannelTemporalAttention(C, W3Config(reduction=2, temporal=False)))
-    torch.testing.assert_close(module(clips()), loop_frame_gate(module, clips()))
+SCALES = [("unit", 2.0), ("near_open", 1.0), ("plain", 1.0)]
+"""Start -> what the last sigmoid of a gate is multiplied by; inner sigmoids never are."""
 
 
+@pytest.mark.parametrize(("start", "scale"), SCALES)
+def test_equation_3_frame_gate(start: str, scale: float) -> None:
+    module = random_weights(ChannelTemporalAttention(C, W3Config(reduction=2, temporal=False, start=start)))
+    torch.testing.assert_close(module(clips()), scale * loop_frame_gate(module, clips()))
+
+
+@pytest.mark.parametrize(("start", "scale"), SCALES)
 @pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("channel_kernel", [1, 3, 5])
-def test_equation_4_gate_over_time(depthwise: bool, channel_kernel: int) -> None:
-    config = W3Config(reduction=2, depthwise=depthwise, channel_kernel=channel_kernel)
+def test_equation_4_gate_over_time(depthwise: bool, channel_kernel: int, start: str, scale: float) -> None:
+    config = W3Config(reduction=2, depthwise=depthwise, channel_kernel=channel_kernel, start=start)
     module = random_weights(ChannelTemporalAttention(C, config))
     expected = loop_conv1d(module.time1, loop_frame_gate(module, clips())).clamp(min=0)
     expected = loop_conv1d(module.time2, expected).apply_(sigmoid)
-    torch.testing.assert_close(module(clips()), expected)
+    torch.testing.assert_close(module(clips()), scale * expected)
 
 
+@pytest.mark.parametrize(("start", "scale"), SCALES)
 @pytest.mark.parametrize("spatial_kernel", [3, 7])
-def test_equation_5_frame_mask(spatial_kernel: int) -> None:
-    module = random_weights(SpatioTemporalAttention(W3Config(spatial_kernel=spatial_kernel, temporal=False)))
-    torch.testing.assert_close(module(clips()), loop_frame_mask(module, clips()))
-
-
-@pytest.mark.parametrize(("temporal_kernel", "hidden"), [(3, 1), (3, 2), (1, 1), (5, 2)])
-def test_equation_6_mask_over_time(temporal_kernel: int, hidden: int) -> None:
-    config = W3Config(spatial_kernel=3, temporal_kernel=temporal_kernel, hidden=hidden)
+def test_equation_5_frame_mask(spatial_kernel: int, start: str, scale: float) -> None:
+    config = W3Config(spatial_kernel=spatial_kernel, temporal=False, start=start)
     module = random_weights(SpatioTemporalAttention(config))
-    expected = loop_video_mask(module, loop_frame_mask(module, clips()))
+    torch.testing.assert_close(module(clips()), scale * loop_frame_mask(module, clips()))
+
+
+@pytest.mark.parametrize(("start", "scale"), SCALES)
+@pytest.mark.parametrize(("temporal_kernel", "hidden"), [(3, 1), (3, 2), (1, 1), (5, 2)])
+def test_equation_6_mask_over_time(temporal_kernel: int, hidden: int, start: str, scale: float) -> None:
+    config = W3Config(spatial_kernel=3, temporal_kernel=temporal_kernel, hidden=hidden, start=start)
+    module = random_weights(SpatioTemporalAttention(config))
+    expected = scale * loop_video_mask(module, loop_frame_mask(module, clips()))
     torch.testing.assert_close(module(clips()), expected, atol=1e-6, rtol=1e-6)
 
 

@@ -19,7 +19,7 @@ def features(B=2, T=3, C=8, H=6, W=4):
 
 
 def test_cbam_is_its_equations_frame_by_frame():
-    cbam = ATTENTION["cbam"](8, reduction=4, spatial_kernel=3).double()
+    cbam = ATTENTION["cbam"](8, reduction=4, spatial_kernel=3, start="plain").double()
     x_BTCHW = features()
     expected = torch.empty_like(x_BTCHW)
     mlp = nn.Sequential(cbam.channel.reduce, nn.ReLU(), cbam.channel.expand)

@@ -23,6 +23,8 @@ NAMES = [
     "spatial.time2.weight",
     "spatial.time2.bias",
 ]
+MARK = "gate_scale"
+"""Only where gates are 2 sigmoid(z)."""
 """Checkpoints rest on these names: a change here makes every stored W3 unreadable."""
 
 VARIANTS = [
@@ -31,7 +33,10 @@ VARIANTS = [
     {"temporal": False},
     {"channel": False},
     {"spatial": False},
-    {"hidden": 2, "channel_kernel": 5, "temporal_kernel": 1, "identity_start": False},
+    {"hidden": 2, "channel_kernel": 5, "temporal_kernel": 1, "start": "plain"},
+    {"start": "near_open"},
+    {"borders": "replicate"},
+    {"temporal_norm": "batch"},
 ]
 
 
@@ -40,13 +45,24 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def trained(w3: W3) -> W3:
+    """With weights as after some training: none of them 0."""
+    for parameter in w3.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return w3
+
+
 def test_state_names() -> None:
-    assert list(W3(32).state_dict()) == NAMES
+    assert sorted(W3(32).state_dict()) == sorted([*NAMES, MARK])
+    for options in ({"start": "near_open"}, {"start": "plain"}, {"gain": "norm"}):
+        assert list(W3(32, **options).state_dict()) == NAMES
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_gradcheck(options: dict) -> None:
-    w3 = W3(4, reduction=2, spatial_kernel=3, **options).double()
+    w3 = W3(4, reduction=2, spatial_kernel=3, **options).double().eval()  # a batch norm's statistics stay
+    for parameter in w3.parameters():  # zeros would hide half of it
+        torch.nn.init.normal_(parameter)
     x_BTCHW = torch.randn(1, 2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     identity_BTCHW = torch.randn(1, 2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     names = list(dict(w3.named_parameters()))
@@ -69,12 +85,12 @@ def test_any_shape(kind: str, shape: tuple[int, ...]) -> None:
     assert attention.has_spatial_mask == (mask is not None)
     if mask is not None:
         assert mask.shape == (*shape[:2], *shape[3:])
-        assert ((mask > 0) & (mask < 1)).all()
+        assert ((mask > 0) & (mask < 2)).all()
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_clips_do_not_mix(options: dict) -> None:
-    w3 = W3(16, **options)
+    w3 = trained(W3(16, **options)).eval()
     x_BTCHW = torch.randn(3, 4, 16, 5, 5)
     together = w3(x_BTCHW).x_BTCHW
     for b in range(3):
@@ -86,13 +102,13 @@ def test_frames_mix_only_with_time() -> None:
     other_BTCHW = x_BTCHW.clone()
     other_BTCHW[:, 3] = torch.randn(1, 16, 5, 5)
     for temporal in (True, False):
-        w3 = W3(16, temporal=temporal, identity_start=False)
+        w3 = trained(W3(16, temporal=temporal))
         same = torch.equal(w3(x_BTCHW).x_BTCHW[:, 2], w3(other_BTCHW).x_BTCHW[:, 2])
         assert same != temporal
 
 
 def test_bf16() -> None:
-    w3 = W3(32)
+    w3 = W3(32, start="plain")
     x_BTCHW = torch.randn(2, 4, 32, 6, 6)
     expected = w3(x_BTCHW).x_BTCHW
     half = copy.deepcopy(w3).bfloat16()(x_BTCHW.bfloat16())
@@ -107,23 +123,49 @@ def test_bf16() -> None:
 
 
 @pytest.mark.parametrize("options", VARIANTS[:5])
-def test_starts_near_identity(options: dict) -> None:
-    """Two gates of about sigmoid(3) = 0.95 each; without the option two of about 0.5."""
+def test_starts(options: dict) -> None:
+    """Gates of exactly 1, of about sigmoid(3) = 0.95 each, or of about 0.5 each."""
     x_BTCHW = torch.randn(2, 4, 64, 8, 8)
     gates = 1 if options in ({"channel": False}, {"spatial": False}) else 2
-    ratio = W3(64, **options)(x_BTCHW).x_BTCHW / x_BTCHW
-    assert ratio.mean().item() == pytest.approx(0.953**gates, abs=0.03)
-    ratio = W3(64, **options, identity_start=False)(x_BTCHW).x_BTCHW / x_BTCHW
-    assert ratio.mean().item() == pytest.approx(0.5**gates, abs=0.15)
+    assert torch.equal(W3(64, **options, start="unit")(x_BTCHW).x_BTCHW, x_BTCHW)
+    for start, gate, tolerance in (("near_open", 0.953, 0.03), ("plain", 0.5, 0.15)):
+        w3 = W3(64, **options, start=start)
+        ratio = w3(x_BTCHW).x_BTCHW / x_BTCHW
+        assert ratio.mean().item() == pytest.approx(gate**gates, abs=tolerance)
+        assert w3.gate_start == pytest.approx(gate, abs=1e-3)
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_every_parameter_learns_from_the_start(options: dict) -> None:
-    """No layer starts behind a dead ReLU: after one backward pass each parameter has some gradient."""
+    """No layer starts behind a dead ReLU. At unit gain the last layer is 0, so the others follow a step later."""
     w3 = W3(32, **options)
-    w3(torch.randn(2, 4, 32, 6, 6)).x_BTCHW.square().sum().backward()
+    optimizer = torch.optim.SGD(w3.parameters(), lr=1e-6)  # so small that no gate closes
+    for _ in range(2):
+        optimizer.zero_grad()
+        w3(torch.randn(2, 4, 32, 6, 6)).x_BTCHW.square().sum().backward()
+        optimizer.step()
     dead = [name for name, p in w3.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert dead == []
+
+
+def test_replicated_borders_see_no_border() -> None:
+    """Features that are the same everywhere have a gate that is the same everywhere."""
+    x_BTCHW = torch.randn(16, generator=torch.Generator().manual_seed(3))[None, None, :, None, None].expand(
+        1, 5, 16, 9, 9
+    )
+    for borders, even in (("replicate", True), ("zeros", False)):
+        w3 = W3(16, borders=borders)
+        for parameter in w3.parameters():
+            torch.nn.init.uniform_(parameter, 0.0, 0.1)  # not below 0, where a ReLU would hide the borders
+        gate_BTC, mask_BTHW = w3.channel(x_BTCHW), w3(x_BTCHW).mask_BTHW
+        assert torch.allclose(gate_BTC, gate_BTC[:, :1]) == even
+        assert torch.allclose(mask_BTHW, mask_BTHW[:, 2:3, 4:5, 4:5]) == even
+
+
+def test_the_old_name_of_the_start() -> None:
+    assert W3Config.from_options({"identity_start": True}).start == "near_open"
+    assert W3Config.from_options({"identity_start": False}).start == "plain"
+    assert W3Config().start == "unit"
 
 
 @pytest.mark.slow
@@ -152,6 +194,13 @@ def test_compile_fullgraph() -> None:
         ({"placement": "inside"}, "placement='inside': must be one of before, after"),
         ({"channel": False, "spatial": False}, "nothing is left"),
         ({"reductoin": 8}, "unknown option reductoin; known: reduction"),
+        ({"start": "open"}, "start='open': must be one of unit, near_open, plain"),
+        ({"start": "unit", "identity_start": True}, "start and identity_start are both given; .* remove it"),
+        ({"identity_start": 1}, "identity_start=1: must be true or false"),
+        ({"borders": "mirror"}, "borders='mirror': must be one of zeros, replicate"),
+        ({"temporal_norm": "layer"}, "temporal_norm='layer': must be one of none, batch"),
+        ({"gain": "norm", "start": "near_open"}, "gain=norm holds the factor of start=unit, but start=near_open"),
+        ({"gain": "norm", "placement": "after"}, "no norm lies between the shortcut's sum and the gate; use gain=gate"),
     ],
 )
 def test_errors(options: dict, text: str) -> None:
@@ -163,5 +212,5 @@ def test_config_defaults() -> None:
     config = W3Config()
     assert (config.reduction, config.channel_kernel, config.spatial_kernel, config.temporal_kernel) == (16, 3, 7, 3)
     assert config.depthwise
-    assert config.identity_start
+    assert (config.start, config.gain, config.borders, config.temporal_norm) == ("unit", "gate", "zeros", "none")
     assert config.placement == "before"
