@@ -121,7 +121,7 @@ class TestOverrides:
 
     def test_attention_options_are_merged(self, good: Path) -> None:
         attention = load_recipe(good, ["model.attention.hidden=2"]).model.attention
-        assert attention == {"kind": "w3", "reduction": 8, "hidden": 2}
+        assert attention == {"kind": "w3", "reduction": 8, "hidden": 2, "start": "unit"}
 
     def test_build_arguments_build(self, good: Path) -> None:
         from w3ray.models import build_model

@@ -1,5 +1,6 @@
 """Synthetic motion data: only the order of frames tells the two of a pair apart; files are real and complete."""
 
+import json
 import os
 from pathlib import Path
 
@@ -32,6 +33,31 @@ def test_second_class_is_the_first_backwards(pair):
         np.testing.assert_array_equal(forwards[0], backwards[0][::-1])
         assert not np.array_equal(forwards[0], backwards[0])
         assert forwards[1:] == backwards[1:]
+
+
+def test_decoys_act_too_and_are_played_backwards_with_the_clip():
+    """What they do is as likely forwards as backwards, so that they tell nothing of the class."""
+    decoys = Difficulty(noise=0, num_distractors=0, background=0, num_decoys=2)
+    alone = Difficulty(noise=0, num_distractors=0, background=0)
+    with_decoys, without = (draw_clip(2, np.random.default_rng(1), difficulty=one)[0] for one in (decoys, alone))
+    assert (with_decoys != without).any(axis=(1, 2, 3)).mean() > 0.9, "they are in the picture"
+    backwards = draw_clip(3, np.random.default_rng(1), difficulty=decoys)[0]
+    np.testing.assert_array_equal(with_decoys, backwards[::-1])
+
+
+def test_difficulties_by_name(tmp_path):
+    easy, hard = (
+        write_motion_dataset(tmp_path / name, **SMALL, difficulty=name).table["clip_id"].to_pylist()
+        for name in ("easy", "hard")
+    )
+    assert set(easy).isdisjoint(hard)
+    described = json.loads((tmp_path / "easy" / "synthetic.json").read_text())["difficulty"]
+    assert "num_decoys" not in described, "sets of before there were decoys keep their names"
+    assert easy == write_motion_dataset(tmp_path / "default", **SMALL).table["clip_id"].to_pylist()
+    cover_TSS = synthetic.acting_cover(tmp_path / "hard", hard[0])
+    assert cover_TSS.max() > 0.5
+    with pytest.raises(InputError, match="difficulty 'harder': must be one of easy, medium, hard"):
+        write_motion_dataset(tmp_path / "no", **SMALL, difficulty="harder")
 
 
 @pytest.mark.parametrize("act", ACTIONS.values(), ids=[name for name, _ in ACTIONS])

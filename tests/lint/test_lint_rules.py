@@ -56,8 +56,8 @@ PUBLISHED = {
     "placement": Case(
         ["model.attention.placement=after"], "model.attention.placement", "note", ["model.attention={kind: w3}"]
     ),
-    "identity_start": Case(
-        ["model.attention.identity_start=false"], "model.attention.identity_start", "note", ["model.attention={}"]
+    "start": Case(
+        ["model.attention.start=plain"], "model.attention.start", "note", ["model.attention={start: near_open}"]
     ),
     "channel_part": Case(
         ["model.attention.channel=false"], "model.attention.channel", "warning", ["model.attention.spatial=false"]

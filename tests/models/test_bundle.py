@@ -1,7 +1,11 @@
 """A model folder gives back the same network, and says what is wrong where it can not."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch import nn
 from w3ray.errors import InputError
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, read_description, write_model
+from w3ray.models.convert import convert_gain
 
 DESCRIPTION = ModelDescription(
     model={
@@ -104,6 +109,77 @@ def test_other_architecture(folder: Path) -> None:
 
 def test_other_format(folder: Path) -> None:
     document = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**document, "format": 2}))
-    with pytest.raises(InputError, match="format 2"):
+    (folder / "model.json").write_text(json.dumps({**document, "format": 3}))
+    with pytest.raises(InputError, match="format 3, but this version of w3ray reads formats 1 and 2"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(("kind", "start"), [("w3", "near_open"), ("cbam", "plain")])
+def test_a_model_of_format_1_keeps_the_gates_it_was_trained_with(tmp_path: Path, kind: str, start: str) -> None:
+    torch.manual_seed(0)
+    arguments = {**DESCRIPTION.model, "attention": {"kind": kind, "start": start}}
+    model = build_model(**{**arguments, "weights": None}).eval()
+    write_model(tmp_path / "model", model, replace(DESCRIPTION, model=arguments))
+    document = json.loads((tmp_path / "model" / "model.json").read_text())
+    document["format"], document["model"]["attention"] = 1, {"kind": kind}  # as it was written before
+    (tmp_path / "model" / "model.json").write_text(json.dumps(document))
+    loaded, description = load_model(tmp_path / "model")
+    assert description.model["attention"] == {"kind": kind, "start": start}
+    x_BTCHW = torch.randn(1, 4, 3, 32, 32)
+    assert torch.equal(loaded(x_BTCHW).logits_BK, model(x_BTCHW).logits_BK)
+    document["format"] = 2  # then no start means the default, which these weights are not of
+    (tmp_path / "model" / "model.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"gates are sigmoid\(z\), the model's are 2 sigmoid\(z\)"):
+        load_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        {"kind": "w3", "start": "near_open"},
+        {"kind": "w3", "start": "plain", "spatial": False},
+        {"kind": "w3", "start": "unit"},
+        {"kind": "w3", "start": "unit", "gain": "norm", "channel": False},
+        {"kind": "cbam", "start": "unit"},
+        {"kind": "cbam", "start": "plain"},
+    ],
+    ids=str,
+)
+def test_a_converted_model_computes_the_same(tmp_path: Path, attention: dict[str, Any]) -> None:
+    """And back again it is the same file."""
+    torch.manual_seed(0)
+    arguments = {**DESCRIPTION.model, "attention": attention}
+    model = build_model(**{**arguments, "weights": None}).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    write_model(tmp_path / "model", model, replace(DESCRIPTION, model=arguments))
+    first = "norm" if attention["start"] == "unit" and "gain" not in attention else "gate"
+    second = {"norm": "gate", "gate": "norm"}[first]
+    for source, out, gain in (("model", "there", first), ("there", "back", second)):
+        command = [sys.executable, "-m", "w3ray.models.convert", str(tmp_path / source), str(tmp_path / out)]
+        subprocess.run([*command, "--gain", gain], check=True)
+    x_BTCHW = torch.randn(2, 4, 3, 32, 32)
+    there, description = load_model(tmp_path / "there")
+    assert description.model["attention"]["gain"] == first
+    for ours, theirs in zip(there(x_BTCHW), model(x_BTCHW), strict=True):
+        assert torch.equal(ours, theirs)
+    state = model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in load_model(tmp_path / "back")[0].state_dict().items())
+    refused = subprocess.run([*command, "--gain", second], capture_output=True, text=True)
+    assert (refused.returncode, "is there already; name a new folder" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("attention", "text"),
+    [
+        (None, "no attention with gates"),
+        ({"kind": "nonlocal"}, "no attention with gates"),
+        ({"kind": "w3"}, r"the gates are 2 sigmoid\(z\) already"),
+        ({"kind": "w3", "placement": "after"}, "where no norm can hold their factor"),
+    ],
+)
+def test_what_can_not_be_converted(attention: dict[str, Any] | None, text: str) -> None:
+    arguments = {**DESCRIPTION.model, "attention": attention}
+    model = build_model(**{**arguments, "weights": None})
+    with pytest.raises(InputError, match=text):
+        convert_gain(model, replace(DESCRIPTION, model=arguments), "gate")

@@ -104,7 +104,7 @@ def test_refinement_equations_7_and_8() -> None:
 
 
 def test_refinement_takes_the_last_blocks_mask_of_each_stage() -> None:
-    model = build_model("tsm", backbone="resnet18", num_classes=4, attention={"kind": "w3"}).eval()
+    model = build_model("tsm", backbone="resnet18", num_classes=4, attention={"kind": "w3", "start": "plain"}).eval()
     seen: list[Tensor] = []
     for stage in model.residual_stages():
         stage[-1].attention.register_forward_hook(lambda module, inputs, out: seen.append(out.mask_BTHW))

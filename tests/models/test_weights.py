@@ -150,7 +150,7 @@ def test_own_file_is_strict(tmp_path: Path) -> None:
     save_file(model.state_dict(), path)
     twin = build_model("tsm", **options, attention={"kind": "w3"}, weights=path)
     torch.testing.assert_close(twin.state_dict(), model.state_dict())
-    with pytest.raises(InputError, match=r"58 unexpected \(backbone.layer1.0.attention.*and 53 more\)"):
+    with pytest.raises(InputError, match=r"62 unexpected \(backbone.layer1.0.attention.*and 57 more\)"):
         build_model("tsm", **options, weights=path)
     del (state := model.state_dict())["backbone.layer1.0.attention.spatial.frame.bias"]
     save_file(state, path)

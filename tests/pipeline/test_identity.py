@@ -58,6 +58,45 @@ def test_what_decides_the_result_changes_both_stages(change):
         assert old != new
 
 
+@pytest.mark.parametrize(
+    ("attention", "start_of_hash"),
+    [
+        (None, "3285a7f82da92ed0"),
+        ({"kind": "w3", "start": "near_open"}, "94451944445340d2"),
+        ({"kind": "w3", "start": "near_open", "reduction": 8, "borders": "zeros"}, "82d1b0320e0c9a40"),
+        ({"kind": "w3", "identity_start": True}, "691a372d1cba92dd"),
+        ({"kind": "w3", "identity_start": False}, "f9c8e2afa689b0a6"),
+        ({"kind": "w3", "start": "plain"}, "f9c8e2afa689b0a6"),
+        ({"kind": "cbam", "start": "plain"}, "991035a0bd8bd1c6"),
+        ({"kind": "nonlocal"}, "f0a533ba164f0f9e"),
+    ],
+)
+def test_stages_of_before_the_start_was_an_option_are_found(monkeypatch, attention, start_of_hash):
+    """Hashes that commit 11c6159 gave to the same networks, there without `start` where it was the default."""
+    for name, version in (("MODEL_VERSION", 1), ("TRAINING_VERSION", 2), ("STREAM_VERSION", 2)):
+        monkeypatch.setattr(f"w3ray.pipeline.identity.{name}", version)
+    recipe = Recipe.model_validate({**BASE, "model": {"backbone": "resnet_small", "attention": attention}})
+    found = stage_determinants(recipe.resolved_stages()[0], seed=0, data={"m": 1}, weights=None, teacher_identity=None)
+    assert identity_of(found)[:16] == start_of_hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": "unit"},
+        {"start": "unit", "gain": "norm"},
+        {"start": "near_open", "borders": "replicate"},
+        {"start": "plain"},
+    ],
+)
+def test_each_start_is_another_stage(change):
+    of = {"model": {"backbone": "resnet_small", "attention": {"kind": "w3", "start": "near_open"}}}
+    other = {"model": {"backbone": "resnet_small", "attention": {"kind": "w3", **change}}}
+    assert identities(**of)[0] != identities(**other)[0]
+    faster = {"train": {**BASE["train"], "attention_lr_multiplier": 3.0}}
+    assert identities(**faster)[0] != identities()[0]
+
+
 def test_a_change_of_the_student_keeps_its_teacher():
     stages = [BASE["stages"][0], {**BASE["stages"][1], "loss_weights": {"mfr": 0.7}}]
     old, new = identities(), identities(stages=stages)

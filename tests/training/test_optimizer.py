@@ -17,6 +17,17 @@ def groups_of(model: nn.Module, **options: Any) -> dict[str, dict[str, Any]]:
 
 
 class TestGroups:
+    def test_the_attention_has_a_factor_of_its_own(self) -> None:
+        model = build_model("tsm", backbone="resnet_small", num_classes=7, attention={"kind": "w3"})
+        groups = groups_of(model, attention_multiplier=3.0)
+        multipliers = {name: group["lr_multiplier"] for name, group in groups.items()}
+        assert (multipliers["attention_weight"], multipliers["attention_bias"]) == (3.0, 6.0)
+        assert (multipliers["weight"], multipliers["bias"]) == (1.0, 2.0)
+        inside = [name for group in ("attention_weight", "attention_bias") for name in groups[group]["parameter_names"]]
+        assert sorted(inside) == sorted(name for name, _ in model.named_parameters() if ".attention." in name)
+        assert (groups["attention_weight"]["weight_decay"], groups["attention_bias"]["weight_decay"]) == (5e-4, 0.0)
+        assert "attention_weight" not in groups_of(model)
+
     @pytest.mark.parametrize("depthwise", [True, False])
     @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnet_small"])
     def test_the_classifier_alone_gets_its_multipliers_on_tsm_w3(self, backbone: str, depthwise: bool) -> None:

@@ -135,7 +135,7 @@ RULES: dict[str, Rule] = {
     ),
     "hidden": w3_option("hidden", "our default: W3 3.2 says lightweight"),
     "placement": w3_option("placement", "our default: not stated; CBAM attends before the shortcut is added"),
-    "identity_start": w3_option("identity_start", "our default: not stated"),
+    "start": w3_option("start", "our default: not stated; docs/attention.md says what each start reached"),
     "channel_part": w3_option("channel", "W3 3.1", severity="warning"),
     "spatial_part": w3_option(
         "spatial", "W3 3.2", severity="warning", cost="49.8 instead of 52.6", cost_source=_TABLE_5

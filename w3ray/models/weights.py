@@ -165,7 +165,7 @@ def other_gates(found: Collection[str], expected: Collection[str]) -> str | None
         expected: state names of the model.
     """
     theirs, ours = (any(name.endswith(f".{GATE_SCALE}") for name in names) for names in (found, expected))
-    if theirs == ours or not any(".attention." in name for name in found):
+    if theirs == ours or not all(any(".attention." in name for name in names) for names in (found, expected)):
         return None
     formulas = {True: "2 sigmoid(z)", False: "sigmoid(z)"}
     how = "model.attention.start=unit" if theirs else "model.attention.start=near_open (or plain, as it was trained)"
