@@ -192,12 +192,12 @@ def test_faults_say_which_stages_and_what_to_do() -> None:
         StageHealth(stage=4, channel=still, spatial=gate(std=0.002, mean=0.5)),
     ]
     assert faults(stages) == [
-        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (they deviate by 0.005 at most): "
-        "the attention does nothing; set model.attention.start to unit, where a gate learns fastest",
+        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (they deviate by 0.005 at most) and "
+        "do nothing; set model.attention.start to unit, where a gate learns fastest",
         "the spatial gates of stage 2 are stuck: 97% or more of their values are near 0 or saturated; lower the "
         "learning rate of the attention",
-        "the channel gates of stage 4 have not moved from their start at 1 (they deviate by 0.001 at most): the "
-        "attention does nothing; train longer, or raise the learning rate of the attention",
+        "the channel gates of stage 4 have not moved from their start at 1 (they deviate by 0.001 at most) and do "
+        "nothing; train longer, or raise the learning rate of the attention",
         "the spatial gates of stage 4 are constant (they deviate by 0.002 at most): they scale features and choose "
         "nothing; train longer, or raise the learning rate of the attention",
     ]

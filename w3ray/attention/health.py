@@ -122,7 +122,7 @@ def _sentence(kind: GateKind, verdict: Verdict, remedy: str, off: Sequence[tuple
     if verdict == "constant":
         return f"{where} are constant ({deviation}): they scale features and choose nothing; {remedy}"
     start = "" if gates[0].start is None else f" from their start at {gates[0].start:.3g}"
-    return f"{where} have not moved{start} ({deviation}): the attention does nothing; {remedy}"
+    return f"{where} have not moved{start} ({deviation}) and do nothing; {remedy}"
 
 
 def deviations(stages: Iterable[StageHealth]) -> str:
