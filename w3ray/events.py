@@ -7,6 +7,8 @@ in order. Nothing here is state: a lost event costs a line on the screen, never 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from w3ray.attention.health import StageHealth
+
 StageState = Literal["run", "resume", "reuse"]
 
 
@@ -86,6 +88,16 @@ class Validated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionHealth:
+    """What the gates of a stage's network did in a validation; nothing for a display."""
+
+    stage: str
+    step: int
+    stages: tuple[StageHealth, ...]
+    """By stage of the network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
     """What a stage's network looks at in a chosen clip, as a picture; meant for its tracking run alone."""
 
@@ -160,6 +172,8 @@ class StageSummary:
     metrics: dict[str, float]
     """Of the evaluation split where it was evaluated, else of validation."""
     seconds: float
+    attention: tuple[StageHealth, ...] = ()
+    """What its gates did in its evaluation, by stage of the network; empty without attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +219,7 @@ Event = (
     | StepDone
     | ValidationProgress
     | Validated
+    | AttentionHealth
     | Explained
     | CheckpointSaved
     | ClipsFailed

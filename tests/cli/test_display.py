@@ -2,12 +2,14 @@
 
 import io
 import pickle
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 from rich.console import Console
 
 from w3ray._format import duration, percent
+from w3ray.attention.health import GateHealth, StageHealth
 from w3ray.cli._display import Display, RunView, picture
 from w3ray.events import (
     CheckpointSaved,
@@ -209,6 +211,27 @@ class TestPlain:
         assert f"open MLflow  {SUMMARY.mlflow_command}\n" in text
         assert f"model        {SUMMARY.folder}\nregistered   {SUMMARY.model}\n" in text
         assert "11.5 s to the first step, 4.2 s before student, 20.0 s outside training steps of 90.0 s\n" in text
+
+    def test_closing_report_says_what_the_gates_did(self, clock: Clock) -> None:
+        """Of each stage by how much they deviate, and what is wrong; nothing where there is nothing to say."""
+        living, dead = (
+            GateHealth(mean=1.0, std=std, std_time=0.0, near_zero=0.0, saturated=0.0, greatest=2.0, start=1.0)
+            for std in (0.12, 0.001)
+        )
+        attention = (StageHealth(stage=1, channel=living, spatial=dead), StageHealth(stage=2, channel=living))
+        teacher, student = SUMMARY.stages
+        summary = replace(SUMMARY, stages=(teacher, replace(student, attention=attention)))
+        texts = []
+        for one in (SUMMARY, summary):
+            stream = io.StringIO()
+            with Display(Console(file=stream, force_terminal=False, width=60), clock) as display:
+                display.handle(RunFinished(summary=one))
+            texts.append(stream.getvalue())
+        plain, said = texts
+        assert "gates" not in plain
+        assert "attention    of student: gates deviate by 0.120 0.120 (channel), 0.001 (spatial)\n" in said
+        assert "warning: student: the spatial gates of stage 1 have not moved from their start at 1 (" in said
+        assert said.count("warning: ") == 1
 
     def test_closing_report_on_a_terminal(self, clock: Clock) -> None:
         """Words are folded between them, the command never."""

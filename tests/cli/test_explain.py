@@ -14,6 +14,7 @@ from w3ray.cli import main
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.evaluation.normalize import normalize_clips
+from w3ray.explain.record import record
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.storage import RemotePath, upload
@@ -63,6 +64,9 @@ def refusal(capsys, *words: str) -> str:
     lines = captured.err.splitlines()
     assert len(lines) == 1, lines
     return lines[0]
+
+
+KINDS = ("channel", "spatial")
 
 
 def own_scores(folder: str, video: str) -> np.ndarray:
@@ -153,7 +157,33 @@ def test_text(capsys, tmp_path, model, video):
     assert lines[0] == video
     assert lines[1].startswith("  TSM + W3: ")
     assert lines[1].endswith("%")
-    assert [line.split()[0] for line in lines[2:]] == ["strip", "stages", "film"]
+    assert [line.split()[0] for line in lines[2:5]] == ["strip", "stages", "film"]
+    assert lines[5].strip() == "TSM + W3: gates over these videos"
+    assert [line.split()[:2] for line in lines[7:15]] == [[str(s), kind] for s in (1, 2, 3, 4) for kind in KINDS]
+    faults = [line for line in lines[15:] if line.startswith("TSM + W3: the ")]
+    assert len(faults) == 2
+    assert all("have not moved" in line for line in faults), "it was never trained"
+
+
+def test_health_of_the_gates_over_all_videos(capsys, tmp_path, model, motion_manifest):
+    """As of the gates that `record` keeps of each video."""
+    videos = sorted(str(path) for path in motion_manifest.parent.glob("train/*/00000.mp4"))[:2]
+    plain = write_small_model(tmp_path / "plain", None)
+    answer = explain(capsys, model, *videos, "--against", plain, "--out", str(tmp_path / "out"))
+    ours, theirs = answer["attention"]
+    assert (ours["name"], theirs) == ("TSM + W3", {"name": "TSM", "stages": [], "faults": []})
+    network, about = load_model(model)
+    looks = []
+    for video in videos:
+        frames_THWC, _ = load_clip(video, label=0, spec=ClipSpec(**about.clip), rng=None)
+        x_BTCHW = normalize_clips(torch.from_numpy(frames_THWC)[None], mean=about.mean, std=about.std)
+        with torch.no_grad():
+            looks += record(network, x_BTCHW)[1]
+    for stage in ours["stages"]:
+        for kind, name in zip(KINDS, ("gate_TC", "mask_THW"), strict=True):
+            values = np.stack([getattr(look, name) for look in looks if look.stage == stage["stage"]])
+            assert stage[kind]["mean"] == pytest.approx(values.mean(dtype=np.float64), rel=1e-6)
+            assert stage[kind]["std"] == pytest.approx(values.std(dtype=np.float64), rel=1e-6)
 
 
 class TestBadInput:

@@ -1,5 +1,6 @@
 """The linter of recipes: each rule once where it must speak and once where it must not."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
-from w3ray.lint import DATA_RULES, NO_FIGURE, PUBLISHED_RULES, ROWS, Finding, lint
+from w3ray.lint import ATTENTION_RULES, DATA_RULES, NO_FIGURE, PUBLISHED_RULES, ROWS, Finding, lint
 from w3ray.recipe import load_recipe
 from w3ray.recipe_file import known_recipes
 
@@ -242,6 +243,8 @@ def test_every_rule_has_its_cases() -> None:
     assert set(PUBLISHED) == set(PUBLISHED_RULES)
     assert set(DATA) == set(DATA_RULES)
     assert not set(PUBLISHED) & set(DATA)
+    # The other one needs finished stages: see tests/pipeline/test_attention_health.py.
+    assert set(ATTENTION_RULES) == {"near_open_start", "gates_of_finished_stages"}
 
 
 @pytest.mark.parametrize("rule", PUBLISHED)
@@ -298,6 +301,27 @@ class TestPaperRecipes:
         report = lint(load_recipe(row.recipe, [f"data.manifest={path}"]))
         assert report.data_unread is None
         assert report.findings == ()
+
+
+class TestNearOpenStart:
+    """Of the own recipe, whatever it is compared with; the shipped rows say themselves how they start."""
+
+    @pytest.mark.parametrize("options", [{"kind": "w3", "identity_start": True}])
+    def test_speaks(self, options: dict[str, Any]) -> None:
+        (found,) = findings("quickstart", [f"model.attention={json.dumps(options)}"], "near_open_start")
+        assert (found.severity, found.field) == ("note", "model.attention.identity_start")
+        assert found.cost_source is not None
+        (found,) = findings(W3, ["name=mine"], "near_open_start")
+        assert found.severity == "note"
+
+    def test_a_stage_alone(self) -> None:
+        stage = "stages=[{name: teacher}, {name: student, model: {attention: {identity_start: true}}}]"
+        (found,) = findings("quickstart", [stage], "near_open_start")
+        assert found.field == "stages.student.model.attention.identity_start"
+
+    @pytest.mark.parametrize("attention", ["null", "{kind: cbam}", "{kind: w3}", "{identity_start: false}"])
+    def test_is_silent(self, attention: str) -> None:
+        assert findings("quickstart", [f"model.attention={attention}"], "near_open_start") == []
 
 
 class TestRow:

@@ -98,7 +98,8 @@ def test_chain_trains_evaluates_and_registers(finished):
         assert verify_checkpoint(stage.checkpoint)["meta"]["metrics"] == stage.validation
         assert (Path(stage.model) / "model.safetensors").is_file()
         report = Path(stage.model).parent / "report"
-        assert {path.name for path in report.iterdir()} == {"per_class.csv", "per_class.json", "confusion.png"}
+        files = {"per_class.csv", "per_class.json", "confusion.png", "attention.csv"}
+        assert {path.name for path in report.iterdir()} == files
     assert result.model["name"] == "tiny"
     assert result.model["version"] == "1"
     assert result.overhead["to_first_step_s"] > 0
@@ -198,6 +199,9 @@ def test_the_same_weights_score_the_same_on_two_workers(finished, motion_manifes
     scored = run(one_stage(motion_manifest, tmp_path, resources={"workers": 2}))
     assert scored.stages[0].state == "resume"
     assert scored.stages[0].metrics == alone.stages[0].metrics
+    for ours, theirs in zip(scored.stages[0].attention, alone.stages[0].attention, strict=True):
+        for kind, gate in theirs.gates().items():
+            assert ours.gates()[kind].numbers() == pytest.approx(gate.numbers(), rel=1e-6, abs=1e-9)
 
 
 def test_resumed_stage_ends_with_the_same_bits(finished, motion_manifest, tmp_path):

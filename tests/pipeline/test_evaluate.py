@@ -1,5 +1,6 @@
 """A finished model on any manifest: every clip once, interrupted and gone on with, alone and as an ensemble."""
 
+import csv
 import json
 import shutil
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import pytest
 import torch
 from videos import write_frames, write_video
 
+from w3ray.attention import health
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.data.views import load_views, parse_protocol
@@ -50,7 +52,14 @@ def manifest(motion_manifest):
 
 @pytest.fixture(scope="module")
 def model(manifest, tmp_path_factory) -> str:
-    return a_model(tmp_path_factory.mktemp("model") / "model", manifest)
+    """With what a stage's end writes of its gates beside it."""
+    folder = a_model(tmp_path_factory.mktemp("model") / "model", manifest)
+    stages = [health.StageHealth(stage=2, channel=GATE, grad_norm=0.5)]
+    (Path(folder) / health.HEALTH_NAME).write_text(json.dumps(health.document(stages)))
+    return folder
+
+
+GATE = health.GateHealth(mean=0.9, std=0.004, std_time=0.001, std_channels=0.003, near_zero=0.0, saturated=0.25)
 
 
 def by_hand(model: str, manifest, protocol: str = "1clip-center", split: str = "val") -> np.ndarray:
@@ -91,8 +100,15 @@ def test_every_clip_once_with_the_scores_of_a_plain_loop(model, manifest, tmp_pa
     assert found.metrics["loss"] == pytest.approx(loss, rel=1e-4)
     assert seen[-1] == (16, 16)
     report = Path(found.directory) / "report"
-    files = {"per_class.csv", "per_class.json", "confusion.png", "calibration.png"}
+    files = {"per_class.csv", "per_class.json", "confusion.png", "calibration.png", "attention.csv"}
     assert {path.name for path in report.iterdir()} == files
+    with (report / "attention.csv").open(newline="") as file:
+        (gate,) = csv.DictReader(file)
+    assert gate == {
+        "model": model, "stage": "2", "gate": "channel", "mean": "0.9", "std": "0.004", "std_time": "0.001",
+        "std_channels": "0.003", "std_space": "", "near_zero": "0.0", "saturated": "0.25", "verdict": "not moved",
+        "grad_norm": "0.5",
+    }  # fmt: skip
     assert json.loads((report / "per_class.json").read_text())["result"]["rows"] == 16
 
 

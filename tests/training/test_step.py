@@ -311,3 +311,34 @@ def test_learns_on_cuda(precision: str) -> None:
     model = apply_batch_norm_mode(small_model(1, dtype=torch.float32), "frozen").cuda()
     first, last = overfit(training_step(model, precision=precision), 12)
     assert last < 0.6 * first
+
+
+class TestNormsOfParts:
+    def test_are_those_of_the_gradient_before_clipping_and_change_nothing(self) -> None:
+        clips, labels = batch(3)
+        states, found = [], {}
+        for asked in (False, True):
+            student = small_model(1)
+            step = training_step(student, clip_grad_norm=1e-3)
+            run_microbatches(step, clips, labels, [[0, 1], [2, None]], normalizer=3)
+            parts = {1: list(student.backbone.layer1.parameters()), 4: list(student.classifier.parameters())}
+            expected = {
+                part: torch.cat([one.grad.flatten() for one in parameters]).norm()
+                for part, parameters in parts.items()
+                if all(one.grad is not None for one in parameters)
+            }
+            result = step.update(0.01, parts if asked else None)
+            states.append({name: value.clone() for name, value in student.state_dict().items()})
+            found[asked] = result.grad_norms
+        assert found[False] == {}
+        assert set(expected) == {1, 4}
+        torch.testing.assert_close(found[True], expected)
+        assert all(norm > 1e-3 for norm in expected.values()), "the clipping would show"
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    def test_of_a_step_without_update_there_are_none(self) -> None:
+        clips, labels = batch(2)
+        student = small_model(1)
+        step = training_step(student)
+        run_microbatches(step, clips, labels, [[None, None]], normalizer=0)
+        assert step.update(0.01, {1: list(student.parameters())}).grad_norms == {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import Microbatch
 from w3ray.data.schedule import Schedule
 from w3ray.events import ValidationProgress
@@ -22,6 +23,9 @@ SCHEDULE = Schedule(
 
 
 class Model(torch.nn.Module):
+    def residual_stages(self) -> list[torch.nn.Sequential]:
+        return []
+
     def forward(self, clips: torch.Tensor) -> Any:
         return SimpleNamespace(logits_BK=torch.zeros(len(clips), 3))
 
@@ -50,9 +54,12 @@ def sent(
         stage=SimpleNamespace(name="teacher", heads=Heads(("a", "b", "c"))),
         device="cpu",
         model=Model(),
+        attention_norms={},
         step=SimpleNamespace(autocast=nullcontext, prepare=lambda clips: clips),
         events=SimpleNamespace(send=events.append),
         _read=read,
+        _meter=lambda: GateMeter(Model()),
+        _all_reduce=lambda sums: None,
         _share_failures=lambda failures: 0,
     )
     StageWorker._evaluate(rank_of_stage, kind)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from w3ray._format import METRIC_LABELS, duration, percent
+from w3ray.attention.health import deviations, faults
 from w3ray.cli._console import Line, RichConsole, Table
 from w3ray.events import Overhead, RunSummary
 
@@ -12,6 +13,8 @@ def print_closing_report(console: RichConsole, summary: RunSummary) -> None:
     """Print the closing table and the lines under it."""
     console.print()
     console.print(_stage_table(summary))
+    for line, style in _attention_lines(summary):
+        console.print(Line(line, style=style), soft_wrap=not console.is_terminal)
     lines = {"model": summary.folder, "registered": summary.model, "open MLflow": summary.mlflow_command}
     for label, text in lines.items():
         if text is not None:
@@ -21,6 +24,16 @@ def print_closing_report(console: RichConsole, summary: RunSummary) -> None:
         text = f"{'overhead':<13}{overhead_text(summary.overhead)}"
         # Off a terminal one line, for those who grep it.
         console.print(Line(text), soft_wrap=not console.is_terminal)
+
+
+def _attention_lines(summary: RunSummary) -> list[tuple[str, str]]:
+    """By how much the gates of each stage deviate, one number for each stage of its network; and what is wrong."""
+    lines = []
+    for stage in summary.stages:
+        if text := deviations(stage.attention):
+            lines.append((f"{'attention':<13}of {stage.name}: gates deviate by {text}", ""))
+        lines += [(f"warning: {stage.name}: {fault}", "yellow") for fault in faults(stage.attention)]
+    return lines
 
 
 def tracking_lines(tracking: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from w3ray._format import percent
+from w3ray.attention import health
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import Group, Line, RenderableType, Table
+from w3ray.cli._console import lines as as_lines
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 
 
@@ -32,12 +35,37 @@ def explain(
     for key, one in zip(("model", "against"), found, strict=False):
         if one.folder != one.name:
             document[key] = one.name
-    finish(document, as_json, [line for answer in document["videos"] for line in _lines(answer)])
+    shown = as_lines([line for answer in document["videos"] for line in _video_lines(answer)])
+    finish(document, as_json, Group(shown, *(part for one in document["attention"] for part in _gates(one))))
 
 
-def _lines(answer: dict[str, Any]) -> list[str]:
+def _video_lines(answer: dict[str, Any]) -> list[str]:
     lines = [answer["video"]]
     for one in answer["models"]:
         scores = ", ".join(f"{row['class']} {percent(row['score'])}" for row in one["top"])
         lines.append(f"  {one['name']}: {scores}")
     return [*lines, *(f"  {name:<6}  {answer[name]}" for name in ("strip", "stages", "film"))]
+
+
+def _gates(one: dict[str, Any]) -> list[RenderableType]:
+    """What a model's gates did over all the videos; nothing for one without attention."""
+    rows = health.rows(health.from_document(one["stages"]))
+    if not rows:
+        return []
+    table = Table(title=f"{one['name']}: gates over these videos", title_justify="left", box=None)
+    for name, header in _GATE_COLUMNS.items():
+        table.add_column(header, justify="left" if name in ("gate", "verdict") else "right")
+    for row in rows:
+        table.add_row(*(_shown(row[name]) for name in _GATE_COLUMNS))
+    return [table, *(Line(f"{one['name']}: {fault}", style="yellow") for fault in one["faults"])]
+
+
+_GATE_COLUMNS = {
+    "stage": "stage", "gate": "gate", "mean": "mean", "std": "deviation", "std_time": "over time",
+    "std_channels": "over channels", "std_space": "over space", "near_zero": "near 0", "saturated": "saturated",
+    "verdict": "",
+}  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,14 +1,15 @@
-"""What does a person read after an evaluation? A table by class and a picture of the confusions."""
+"""What does a person read after an evaluation? A table by class, a picture of the confusions, what the gates did."""
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w3ray._file_names import file_stem
 from w3ray._text import one_line
+from w3ray.attention import health
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 PER_CLASS_CSV = "per_class.csv"
 PER_CLASS_JSON = "per_class.json"
 CONFUSION_PNG = "confusion.png"
+ATTENTION_CSV = "attention.csv"
 # Above this many classes the names would cover each other, and numbers in the cells say nothing.
 _MAX_NAMED, _MAX_NUMBERED = 60, 20
 
@@ -106,11 +108,20 @@ def combination_rows(counts: HeadCounts) -> list[dict[str, Any]]:
     return rows
 
 
-def write_report(directory: str | Path, counts: HeadCounts) -> list[Path]:
+def write_report(
+    directory: str | Path,
+    counts: HeadCounts,
+    attention: Mapping[str, Sequence[health.StageHealth]] | None = None,
+) -> list[Path]:
     """Write `per_class.csv`, `per_class.json` (with the totals) and `confusion.png`; returns their paths.
+
+    Where a model has attention, also `attention.csv`: what its gates did in its own evaluation, a row a gate.
 
     Of several heads each has files of its own (`verb_per_class.csv`), and the tables without a head's name are of the
     combinations, which have no confusion matrix: there are too many.
+
+    Args:
+        attention: by the models' names.
 
     Raises:
         ValueError: nothing counted.
@@ -140,6 +151,9 @@ def write_report(directory: str | Path, counts: HeadCounts) -> list[Path]:
             "heads": list(heads.names),
         }
         written += _write_tables(directory, "", content)
+    table = [{"model": name, **row} for name, stages in (attention or {}).items() for row in health.rows(stages)]
+    if table:
+        written.append(_write_csv(directory / ATTENTION_CSV, table))
     return written
 
 
@@ -150,14 +164,18 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:
 
 def _write_tables(directory: Path, prefix: str, content: dict[str, Any]) -> list[Path]:
     table, document = directory / f"{prefix}{PER_CLASS_CSV}", directory / f"{prefix}{PER_CLASS_JSON}"
-    rows = content["classes"]
-    with _replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    _write_csv(table, content["classes"])
     with _replacing(document) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return [table, document]
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    with _replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 @contextmanager

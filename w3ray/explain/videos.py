@@ -11,6 +11,8 @@ import torch
 
 from w3ray._file_names import unique_stems
 from w3ray._nearest import did_you_mean
+from w3ray.attention import health
+from w3ray.attention.meter import GateMeter
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.clip_files import holds_video
 from w3ray.data.decoders import DecodeError
@@ -51,6 +53,8 @@ class Explainer:
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.folder}/{DESCRIPTION_NAME}: clip: {error}; written by another version?") from error
         self.name = _model_name(self.description)
+        self.meter = GateMeter(self.model)
+        """Of all clips that were explained."""
 
     @property
     def has_attention(self) -> bool:
@@ -73,15 +77,16 @@ class Explainer:
     def explain(self, frames_THWC: Frames) -> Explanation:
         """As `explain_clip`."""
         about = self.description
-        return explain_clip(
-            self.model,
-            frames_THWC,
-            classes=about.classes,
-            head_sizes=about.head_sizes,
-            name=self.name,
-            mean=about.mean,
-            std=about.std,
-        )
+        with self.meter.watching():
+            return explain_clip(
+                self.model,
+                frames_THWC,
+                classes=about.classes,
+                head_sizes=about.head_sizes,
+                name=self.name,
+                mean=about.mean,
+                std=about.std,
+            )
 
 
 def explain_videos(
@@ -103,7 +108,8 @@ def explain_videos(
         true: the videos' class, where it is known.
         top: how many classes the answer lists.
 
-    Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}]}`.
+    Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}],
+        "attention": [{"name", "stages", "faults"}]}`; the last is what each model's gates did over these clips.
 
     Raises:
         InputError: a model or video can not be used, or `out` not be written.
@@ -145,6 +151,16 @@ def explain_videos(
         "model": str(explainers[0].folder),
         "against": None if against is None else str(explainers[1].folder),
         "videos": answers,
+        "attention": [_gates(explainer) for explainer in explainers],
+    }
+
+
+def _gates(explainer: Explainer) -> dict[str, Any]:
+    stages = explainer.meter.stages()
+    return {
+        "name": explainer.name,
+        "stages": health.document(stages),
+        "faults": health.faults(stages),
     }
 
 

@@ -1,7 +1,8 @@
 """What does a recipe do otherwise than the published one, or wrongly for its data, and what is that known to cost?
 
 `lint` compares a recipe with the closest row of the W3 paper's tables, whose values are those of its shipped recipe,
-and looks at the manifest. It reads no video and needs no torch. A rule is one function and one entry in a table.
+and looks at the manifest and at finished stages. It reads no video and needs no torch. A rule is one function and one
+entry in a table.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.errors import InputError
-from w3ray.lint import clips, data, network, training
+from w3ray.lint import attention, clips, data, network, training
 from w3ray.lint._common import NO_FIGURE, Comparison, Finding, Rule, Severity
 from w3ray.lint.published import ROWS, Row, closest_row
 from w3ray.recipe import Recipe, load_recipe
@@ -20,6 +21,9 @@ PUBLISHED_RULES: Mapping[str, Rule] = {**clips.RULES, **network.RULES, **trainin
 
 DATA_RULES: Mapping[str, Rule] = data.RULES
 """Rules about the recipe's own data, whatever was published."""
+
+ATTENTION_RULES: Mapping[str, Rule] = attention.RULES
+"""Rules about whether its attention learns, whatever was published."""
 
 IN_EVERY_RECIPE = (
     "the classifier alone has TSM's rate factors 5 and 10, which TSM's code gives to every linear layer, W3's MLP too "
@@ -31,6 +35,7 @@ IN_EVERY_RECIPE = (
 """What no setting changes: where it departs from the published training it does so in each recipe."""
 
 __all__ = [
+    "ATTENTION_RULES",
     "DATA_RULES",
     "IN_EVERY_RECIPE",
     "NO_FIGURE",
@@ -79,7 +84,7 @@ def lint(recipe: Recipe) -> LintReport:
     for name, rule in PUBLISHED_RULES.items():
         for finding in rule(comparison):
             findings.append(replace(finding, rule=name, severity=finding.severity if same_data else "note"))
-    for name, rule in DATA_RULES.items():
+    for name, rule in {**DATA_RULES, **ATTENTION_RULES}.items():
         findings += [replace(finding, rule=name) for finding in rule(comparison)]
     findings.sort(key=lambda finding: finding.severity != "warning")
     return LintReport(recipe=recipe.name, row=row, same_data=same_data, data_unread=unread, findings=tuple(findings))

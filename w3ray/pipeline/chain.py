@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w3ray._redact import redact, redacted
+from w3ray.attention.health import StageHealth, faults, read_health
 from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
@@ -50,7 +51,11 @@ _DELIVERY_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What a stage ended with. `metrics` are of the evaluation split, `validation` of the best checkpoint."""
+    """What a stage ended with. `metrics` are of the evaluation split, `validation` of the best checkpoint.
+
+    `attention` is what the model's gates did in that evaluation (empty without attention, and for stages finished
+    before it was measured), `attention_faults` says what is wrong with it.
+    """
 
     name: str
     state: EventState
@@ -63,6 +68,8 @@ class StageResult:
     tracking_run: str | None
     logged_model: str | None
     seconds: float
+    attention: tuple[StageHealth, ...] = ()
+    attention_faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,6 +474,7 @@ class _Chain:
     def _stage_result(self, item: PlannedStage, state: EventState, why: str, seconds: float) -> StageResult:
         stored = item.store.result()
         assert stored is not None, "a stage that was run or reused has a result"
+        attention = read_health(item.store.model)
         result = StageResult(
             name=item.stage.name,
             state=state,
@@ -479,6 +487,8 @@ class _Chain:
             tracking_run=stored["tracking_run"],
             logged_model=stored["logged_model"],
             seconds=seconds,
+            attention=attention,
+            attention_faults=tuple(faults(attention)),
         )
         self.on_event(
             StageFinished(
@@ -527,7 +537,13 @@ class _Chain:
         return RunSummary(
             recipe=result.recipe,
             stages=tuple(
-                StageSummary(name=stage.name, state=stage.state, metrics=dict(stage.metrics), seconds=stage.seconds)
+                StageSummary(
+                    name=stage.name,
+                    state=stage.state,
+                    metrics=dict(stage.metrics),
+                    seconds=stage.seconds,
+                    attention=stage.attention,
+                )
                 for stage in result.stages
             ),
             metric=self.recipe.train.best_metric,

@@ -1,11 +1,13 @@
 """From what the workers ended with to a stage's lasting files: the model and the report."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from w3ray.attention.health import HEALTH_NAME, from_document
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.evaluation.report import PER_CLASS_JSON, write_report
@@ -17,7 +19,7 @@ from w3ray.training.checkpoint import load_checkpoint
 
 
 def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the best checkpoint as a model and the test split's counts as a report.
+    """Write the best checkpoint as a model, with what its gates do, and the test split's counts as a report.
 
     Args:
         outcome: what `w3ray.training.stage.run_stage` returned.
@@ -42,9 +44,12 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     )
     with published(item.store.model, last=DESCRIPTION_NAME) as folder:
         write_model(folder, model, description)
+        if outcome["attention"]:
+            text = json.dumps(outcome["attention"], indent=2, allow_nan=False)
+            (folder / HEALTH_NAME).write_text(text + "\n", encoding="utf-8")
     counts = HeadCounts(data.heads).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
     with published(item.store.report, last=PER_CLASS_JSON) as folder:
-        write_report(folder, counts)
+        write_report(folder, counts, {item.stage.name: from_document(outcome["attention"])})
     return {
         "metrics": outcome["test"],
         "validation": meta["metrics"],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from w3ray._file_names import file_stem
+from w3ray.attention.health import StageHealth, read_health
 from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.views import parse_protocol
@@ -160,7 +161,8 @@ def evaluate(
         reused=reused,
         seconds=time.monotonic() - started,
     )
-    _write_report(directory, result, clips.heads, answer)
+    attention = {name: read_health(folder) for name, folder in zip(answer.models, folders, strict=True)}
+    _write_report(directory, result, clips.heads, answer, attention)
     return answer
 
 
@@ -312,13 +314,19 @@ def plan_scoring(nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
     )
 
 
-def _write_report(directory: Place, result: ClipScores, heads: Heads, answer: Evaluated) -> None:
+def _write_report(
+    directory: Place,
+    result: ClipScores,
+    heads: Heads,
+    answer: Evaluated,
+    attention: Mapping[str, Sequence[StageHealth]],
+) -> None:
     from w3ray.evaluation.reliability import write_calibration
     from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 
     if answer.metrics:
         with published(directory / "report", last=PER_CLASS_JSON) as folder:
-            write_report(folder, counted(result, heads))
+            write_report(folder, counted(result, heads), attention)
             for prefix, found in calibrations(result, heads).items():
                 write_calibration(folder, found, prefix)
     document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from w3ray.events import ClipsFailed, Event, Explained, Overhead, StepDone, Validated, Warned
+from w3ray.events import AttentionHealth, ClipsFailed, Event, Explained, Overhead, StepDone, Validated, Warned
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.tracking import StageRun, artifact_folder
 
@@ -53,6 +53,10 @@ class StageRecorder:
             case Validated():
                 metrics = {f"{event.split}/{name}": value for name, value in event.metrics.items()}
                 self._run.log_metrics(metrics, event.step)
+            case AttentionHealth():
+                for stage in event.stages:
+                    metrics = {f"attention/{name}": value for name, value in stage.metrics().items()}
+                    self._run.log_metrics(metrics, event.step)
             case Explained():
                 self._attach(event)
                 return  # a picture is nothing for a display

@@ -34,8 +34,8 @@ class StepResult(NamedTuple):
 
     `loss_sums` are unweighted sums over this rank's valid clips by loss name; `correct` counts valid clips whose best
     score was the label's (of several heads: in all of them); `grad_norm` is the norm of the global gradient before
-    clipping (the same on every rank, not finite if the update must not be trusted); `updated` is False where the whole
-    step had no valid clip.
+    clipping (the same on every rank, not finite if the update must not be trusted), `grad_norms` are those of the parts
+    of it that were asked for; `updated` is False where the whole step had no valid clip.
     """
 
     loss_sums: dict[str, Tensor]
@@ -43,6 +43,7 @@ class StepResult(NamedTuple):
     num_valid: int
     grad_norm: Tensor
     updated: bool
+    grad_norms: Mapping[int, Tensor]
 
 
 class TrainingStep:
@@ -180,8 +181,11 @@ class TrainingStep:
                 nothing = nothing + output.features_BTCHW.float().sum() * 0.0
             self._scaler.scale(nothing).backward()
 
-    def update(self, lr: float) -> StepResult:
+    def update(self, lr: float, norms_of: Mapping[int, Sequence[nn.Parameter]] | None = None) -> StepResult:
         """Clip, update the parameters with base learning rate `lr`, and forget the gradients.
+
+        Args:
+            norms_of: some of the parameters each, whose own gradients' norms are wanted.
 
         Raises:
             RuntimeError: no microbatch was accumulated since the last update.
@@ -191,16 +195,17 @@ class TrainingStep:
         set_lr(self.optimizer, lr)
         updated = self._normalizer > 0
         grad_norm = torch.zeros((), device=self.device)
+        grad_norms: dict[int, Tensor] = {}
         if updated:
             self._scaler.unscale_(self.optimizer)
-            gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
-            grad_norm = torch.nn.utils.get_total_norm(gradients)
+            grad_norms = {part: _grad_norm(parameters) for part, parameters in (norms_of or {}).items()}
+            grad_norm = _grad_norm(self._trained)
             if self.clip_grad_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self._trained, self.clip_grad_norm, grad_norm)
             self._scaler.step(self.optimizer)
             self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        result = StepResult(self._sums, self._correct, self._num_valid, grad_norm, updated)
+        result = StepResult(self._sums, self._correct, self._num_valid, grad_norm, updated, grad_norms)
         self._reset()
         return result
 
@@ -239,3 +244,7 @@ class TrainingStep:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
+
+
+def _grad_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    return torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])

@@ -22,12 +22,14 @@ from ray.train.v2._internal.execution.train_fn_utils import get_train_fn_utils
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from w3ray.attention.health import StageHealth, document
+from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import ClipFailure, Microbatch
 from w3ray.data.sample_log import SampleLog
 from w3ray.data.schedule import Kind
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_counts import HeadCounts
-from w3ray.events import ClipsFailed, StepDone, Validated, ValidationProgress, Warned
+from w3ray.events import AttentionHealth, ClipsFailed, StepDone, Validated, ValidationProgress, Warned
 from w3ray.models import build_model
 from w3ray.models._common import VideoModel
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
@@ -113,6 +115,7 @@ class StageWorker:
         keeper = LocalCheckpointKeeper if self.is_local else CheckpointKeeper
         self.keeper = keeper(stage, self.rank, events.twin(), self.heartbeat)
         self.metrics: dict[str, float] = {}
+        self.attention_norms: dict[int, float] = {}
         self.failed: set[tuple[str, str]] = set()
         self.steps_done = self._resume()
         self.times = _StepTimes(time.perf_counter())
@@ -287,7 +290,11 @@ class StageWorker:
                 last=i == rounds - 1,
             )
         lr = self._lr(step)
-        result = self.step.update(lr)
+        epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)
+        measured = in_epoch == 0 and self.schedule.validates_after(epoch - 1)
+        result = self.step.update(lr, self._meter().parameters() if measured else None)
+        if measured:
+            self.attention_norms = {stage: float(norm) for stage, norm in result.grad_norms.items()}
         average_buffers(self.model)
         self.times.clips += int(normalizer)
         due = (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0
@@ -348,8 +355,11 @@ class StageWorker:
         last = epoch == self.schedule.epochs - 1
         metrics = None
         if self.schedule.validates_after(epoch):
-            metrics = self.metrics = self._evaluate("val").result()
+            counts, attention = self._evaluate("val")
+            metrics = self.metrics = counts.result()
             if self.rank == 0:
+                if attention:
+                    self.events.send(AttentionHealth(stage=self.stage.name, step=steps_done, stages=attention))
                 self._tell_validated("val", steps_done, epoch, metrics)
         if save or metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
             self._save(steps_done, metrics)
@@ -365,17 +375,18 @@ class StageWorker:
         return validated if every is None else (epoch + 1) % every == 0 or epoch == self.schedule.epochs - 1
 
     @torch.no_grad()
-    def _evaluate(self, kind: Literal["val", "test"]) -> HeadCounts:
-        """Exact counts over all workers; every valid row of the split is counted once."""
+    def _evaluate(self, kind: Literal["val", "test"]) -> tuple[HeadCounts, tuple[StageHealth, ...]]:
+        """Exact counts over all workers, every valid row of the split once; and what the gates did meanwhile."""
         self.model.eval()
         counts = HeadCounts(self.stage.heads, device=self.device)
+        meter = self._meter()
         failures: list[ClipFailure] = []
         total_clips = self.schedule.num_val if kind == "val" else self.schedule.num_test
         told_s = time.monotonic()
         for rounds_done in range(1, self.schedule.rounds(kind) + 1):
             microbatch = self._read(kind)
             failures.extend(microbatch.failures)
-            with self.step.autocast():
+            with self.step.autocast(), meter.watching(_tensor(microbatch.valid)):
                 logits_BK = self.model(self.step.prepare(_tensor(microbatch.clips))).logits_BK
             counts.update(logits_BK.float(), _tensor(microbatch.labels), _tensor(microbatch.valid))
             if self.rank == 0 and time.monotonic() - told_s >= _PROGRESS_EVERY_S:
@@ -389,7 +400,13 @@ class StageWorker:
         self._share_failures(failures)
         if counts.rows == 0:
             raise RunError(f"stage {self.stage.name}: not one clip of the {kind} split can be read")
-        return counts
+        sums = meter.sums()
+        self._all_reduce(sums)
+        return counts, meter.stages(sums, self.attention_norms)
+
+    def _meter(self) -> GateMeter:
+        assert isinstance(self.model, VideoModel)
+        return GateMeter(self.model)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint on the test split; that is the stage's outcome."""
@@ -398,11 +415,16 @@ class StageWorker:
             if best is None:
                 raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
             load_checkpoint(best[1], model=self.model)
-        counts = self._evaluate("test")
+        counts, attention = self._evaluate("test")
         if self.rank == 0:
             self._tell_validated("test", self.schedule.total_steps, self.schedule.epochs - 1, counts.result())
         self.samples.flush()
-        return {"best_checkpoint": best[0].name, "test": counts.result(), "counts": counts.state().tolist()}
+        return {
+            "best_checkpoint": best[0].name,
+            "test": counts.result(),
+            "counts": counts.state().tolist(),
+            "attention": document(attention),
+        }
 
     def _tell_validated(
         self, split: Literal["val", "test"], step: int, epoch: int, metrics: Mapping[str, float]

@@ -1,0 +1,209 @@
+"""What became of an attention's gates in training: do they still choose anything?
+
+Numbers by stage of the network, and what they mean for a user. Needs no torch: `w3ray.attention.meter` measures them.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from w3ray.storage import Place
+
+HEALTH_NAME = "attention.json"
+"""Beside a model: what its gates did over the clips of its own evaluation."""
+
+GateKind = Literal["channel", "spatial"]
+GATE_KINDS: tuple[GateKind, ...] = ("channel", "spatial")
+Verdict = Literal["fine", "not moved", "constant", "stuck"]
+
+LEAST_STD = 0.01
+"""Gates that deviate by less do nothing: dead ones were measured at 0.002 to 0.01, living ones at 0.05 to 0.24."""
+LEAST_MOVE = 0.02
+"""A mean that is nearer to its start has not moved: those of dead gates stayed within 0.01."""
+MOST_AT_THE_ENDS = 0.95
+"""Share of values near 0 or saturated from which on gates are stuck."""
+
+_LEARN_MORE = "train longer, or raise the learning rate of the attention"
+_START_UNIT = "set model.attention.start to unit, where a gate learns fastest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateHealth:
+    """The gates of one kind in one stage of the network, over all its blocks and all clips."""
+
+    mean: float
+    std: float
+    """Over everything: channels or places, frames, clips and blocks."""
+    std_time: float
+    """Over the frames of a clip, root mean square over the rest; 0 for clips of one frame."""
+    std_channels: float | None = None
+    """Over the channels of a frame; of a channel gate only."""
+    std_space: float | None = None
+    """Over the places of a frame; of a spatial gate only."""
+    near_zero: float
+    """Share of values below 5 % of `greatest`."""
+    saturated: float
+    """Share of values above 95 % of `greatest`."""
+    greatest: float = 1.0
+    """Upper end of a gate's range."""
+    start: float | None = None
+    """What a fresh gate is; None where the attention does not say."""
+
+    def numbers(self) -> dict[str, float]:
+        """What was measured, by name."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("greatest", "start") and value is not None
+        }
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it chooses anything. Gates near one end that never moved are "not moved", not "stuck"."""
+        if self.std < LEAST_STD:
+            moved = self.start is not None and abs(self.mean - self.start) >= LEAST_MOVE
+            return "constant" if moved else "not moved"
+        return "stuck" if self.near_zero + self.saturated > MOST_AT_THE_ENDS else "fine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageHealth:
+    """The attention of one stage of the network."""
+
+    stage: int
+    """Counted from 1."""
+    channel: GateHealth | None = None
+    spatial: GateHealth | None = None
+    grad_norm: float | None = None
+    """Of the gradient of all its parameters, before clipping, at the step before the measurement."""
+
+    def gates(self) -> dict[GateKind, GateHealth]:
+        found: dict[GateKind, GateHealth | None] = {"channel": self.channel, "spatial": self.spatial}
+        return {kind: gate for kind, gate in found.items() if gate is not None}
+
+    def metrics(self) -> dict[str, float]:
+        """Such as `stage1/channel/std`."""
+        found = {
+            f"stage{self.stage}/{kind}/{name}": value
+            for kind, gate in self.gates().items()
+            for name, value in gate.numbers().items()
+        }
+        return found if self.grad_norm is None else found | {f"stage{self.stage}/grad_norm": self.grad_norm}
+
+
+def faults(stages: Iterable[StageHealth]) -> list[str]:
+    """A sentence for each kind of gate and each fault, which says what to do; none where all is well."""
+    found: dict[tuple[GateKind, Verdict, str], list[tuple[int, GateHealth]]] = {}
+    for stage in stages:
+        for kind, gate in stage.gates().items():
+            if gate.verdict != "fine":
+                found.setdefault((kind, gate.verdict, _remedy(gate)), []).append((stage.stage, gate))
+    return [_sentence(kind, verdict, remedy, off) for (kind, verdict, remedy), off in found.items()]
+
+
+def _remedy(gate: GateHealth) -> str:
+    if gate.verdict == "stuck":
+        return "lower the learning rate of the attention"
+    # In the middle of its range a sigmoid is steepest: the start is not to blame.
+    at_middle = gate.start is not None and abs(gate.start - gate.greatest / 2) < LEAST_MOVE
+    return _LEARN_MORE if at_middle else _START_UNIT
+
+
+def _sentence(kind: GateKind, verdict: Verdict, remedy: str, off: Sequence[tuple[int, GateHealth]]) -> str:
+    where = f"the {kind} gates of stage{'s' if len(off) > 1 else ''} {', '.join(str(number) for number, _ in off)}"
+    gates = [gate for _, gate in off]
+    deviation = f"they deviate by {max(gate.std for gate in gates):.3f} at most"
+    if verdict == "stuck":
+        least = min(gate.near_zero + gate.saturated for gate in gates)
+        return f"{where} are stuck: {least:.0%} or more of their values are near 0 or saturated; {remedy}"
+    if verdict == "constant":
+        return f"{where} are constant ({deviation}): they scale features and choose nothing; {remedy}"
+    start = "" if gates[0].start is None else f" from their start at {gates[0].start:.3g}"
+    return f"{where} have not moved{start} ({deviation}) and do nothing; {remedy}"
+
+
+def deviations(stages: Iterable[StageHealth]) -> str:
+    """Such as "0.12 0.08 0.05 0.04 (channel), 0.10 0.09 0.03 0.02 (spatial)"; empty without gates."""
+    stages = list(stages)
+    parts = []
+    for kind in GATE_KINDS:
+        found = [f"{gates[kind].std:.3f}" for stage in stages if kind in (gates := stage.gates())]
+        if found:
+            parts.append(f"{' '.join(found)} ({kind})")
+    return ", ".join(parts)
+
+
+COLUMNS = (
+    "stage", "gate", "mean", "std", "std_time", "std_channels", "std_space", "near_zero", "saturated", "verdict",
+    "grad_norm",
+)  # fmt: skip
+
+
+def rows(stages: Iterable[StageHealth]) -> list[dict[str, Any]]:
+    """A table with the columns `COLUMNS`: a row a gate, or one for a stage whose attention has no gates."""
+    table = []
+    for stage in stages:
+        of_stage: dict[str, Any] = {"stage": stage.stage, "grad_norm": stage.grad_norm}
+        gates = stage.gates()
+        table += [{**of_stage, "gate": kind, **one.numbers(), "verdict": one.verdict} for kind, one in gates.items()]
+        if not gates:
+            table.append(of_stage)
+    return [{name: row.get(name) for name in COLUMNS} for row in table]
+
+
+def document(stages: Iterable[StageHealth]) -> list[dict[str, Any]]:
+    """As JSON values; `from_document` reads them."""
+    return [asdict(stage) for stage in stages]
+
+
+def from_document(values: Any) -> tuple[StageHealth, ...]:
+    """What `document` gave.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return tuple(
+            StageHealth(
+                stage=int(value["stage"]),
+                channel=_gate(value["channel"]),
+                spatial=_gate(value["spatial"]),
+                grad_norm=_number(value["grad_norm"]),
+            )
+            for value in values
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"no health of an attention: {error!r}") from error
+
+
+def read_health(model: "Place") -> tuple[StageHealth, ...]:
+    """What lies beside a model; nothing for one without attention, or of a version that did not measure."""
+    path = model / HEALTH_NAME
+    try:
+        return from_document(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return ()  # it is no reason to refuse the model
+
+
+_MAY_BE_ABSENT = {"std_channels", "std_space", "start"}
+
+
+def _gate(value: Mapping[str, Any] | None) -> GateHealth | None:
+    if value is None:
+        return None
+    numbers = {field.name: _number(value[field.name]) for field in fields(GateHealth)}
+    if any(number is None and name not in _MAY_BE_ABSENT for name, number in numbers.items()):
+        raise ValueError("a number is missing")
+    return GateHealth(**numbers)  # type: ignore[arg-type]
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} was never measured")
+    return number

@@ -1,0 +1,160 @@
+"""How are the gates of a network measured while it runs?
+
+Hooks on the gates add up a few sums of what the network computes anyway; nothing else is kept. Sums of several
+workers are added before `stages` reads them, so that any number of workers measures the same.
+
+Axes: B clips, T frames, X channels or places.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from w3ray.attention.health import GATE_KINDS, GateHealth, GateKind, StageHealth
+
+_END = 0.05
+"""Share of a gate's range at either end that counts as near 0, or saturated."""
+_NUM_SUMS = 7
+
+
+class _Network(Protocol):
+    def residual_stages(self) -> list[nn.Sequential]: ...
+
+
+def gate_sums(gate_BTX: Tensor, greatest: float = 1.0) -> Tensor:
+    """Sums over the values of gates, float64 [7]; further axes of places are welcome.
+
+    Count, sum, sum of squares, squared distances from the mean over time and from that over X, values near 0 and near
+    `greatest`.
+    """
+    x_BTX = gate_BTX.detach().double().flatten(2)
+    return torch.stack(
+        [
+            x_BTX.new_tensor(x_BTX.numel()),
+            x_BTX.sum(),
+            x_BTX.square().sum(),
+            (x_BTX - x_BTX.mean(1, keepdim=True)).square().sum(),
+            (x_BTX - x_BTX.mean(2, keepdim=True)).square().sum(),
+            (x_BTX < _END * greatest).sum().double(),
+            (x_BTX > (1 - _END) * greatest).sum().double(),
+        ]
+    )
+
+
+def gate_health(
+    kind: GateKind, sums: Sequence[float], *, greatest: float = 1.0, start: float | None = None
+) -> GateHealth | None:
+    """What sums of `gate_sums` say; None where nothing was measured, or what is no number."""
+    count, total, squares, in_time, in_frame, near_zero, saturated = sums
+    if not count or not all(math.isfinite(value) for value in sums):
+        return None
+    mean = total / count
+    in_frame_std = math.sqrt(in_frame / count)
+    return GateHealth(
+        mean=mean,
+        std=math.sqrt(max(0.0, squares / count - mean**2)),
+        std_time=math.sqrt(in_time / count),
+        std_channels=in_frame_std if kind == "channel" else None,
+        std_space=in_frame_std if kind == "spatial" else None,
+        near_zero=near_zero / count,
+        saturated=saturated / count,
+        greatest=greatest,
+        start=start,
+    )
+
+
+class GateMeter:
+    """Measures the gates of a network while `watching` is open; sums live where the gates do.
+
+    Args:
+        model: of ours; one without attention is measured too, and has no stages.
+    """
+
+    def __init__(self, model: _Network) -> None:
+        self._attentions: list[tuple[int, nn.Module]] = [
+            (i, attention)
+            for i, stage in enumerate(model.residual_stages())
+            for block in stage
+            if isinstance(attention := block.attention, nn.Module)
+        ]
+        self._sums: dict[tuple[int, GateKind], Tensor] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is an attention."""
+        return bool(self._attentions)
+
+    @contextmanager
+    def watching(self, valid_B: Tensor | None = None) -> Iterator[None]:
+        """Measure the network's forward passes meanwhile.
+
+        Args:
+            valid_B: bool on the CPU: which clips count; None: all.
+        """
+        rows = None if valid_B is None or bool(valid_B.all()) else valid_B.nonzero().squeeze(1)
+        with ExitStack() as stack:
+            for stage, attention in self._attentions:
+                for kind in GATE_KINDS:
+                    if isinstance(gate := getattr(attention, kind, None), nn.Module):
+                        hook = self._hook((stage, kind), _greatest(attention), rows)
+                        stack.callback(gate.register_forward_hook(hook).remove)
+            yield
+
+    def _hook(self, key: tuple[int, GateKind], greatest: float, rows: Tensor | None) -> Any:
+        def add(module: nn.Module, inputs: Any, gate_BTX: Tensor) -> None:
+            if rows is not None:
+                gate_BTX = gate_BTX.index_select(0, rows.to(gate_BTX.device))
+            sums = gate_sums(gate_BTX, greatest)
+            self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+        return add
+
+    def sums(self) -> Tensor:
+        """All sums so far, float64 [stages, kinds, 7] on the CPU: to be added up over workers."""
+        num_stages = 1 + max((stage for stage, _ in self._attentions), default=-1)
+        found = torch.zeros(num_stages, len(GATE_KINDS), _NUM_SUMS, dtype=torch.float64)
+        for (stage, kind), sums in self._sums.items():
+            found[stage, GATE_KINDS.index(kind)] = sums.cpu()
+        return found
+
+    def stages(
+        self, sums: Tensor | None = None, grad_norms: Mapping[int, float] | None = None
+    ) -> tuple[StageHealth, ...]:
+        """What the gates did, by stage of the network that has attention.
+
+        Args:
+            sums: of all workers; None: of this one.
+            grad_norms: by stage, counted from 1.
+        """
+        values = (self.sums() if sums is None else sums).tolist()
+        found = []
+        for stage, attention in dict(self._attentions).items():
+            greatest, start = _greatest(attention), getattr(attention, "gate_start", None)
+            channel, spatial = (
+                gate_health(kind, values[stage][i], greatest=greatest, start=start) for i, kind in enumerate(GATE_KINDS)
+            )
+            norm = (grad_norms or {}).get(stage + 1)
+            found.append(
+                StageHealth(
+                    stage=stage + 1,
+                    channel=channel,
+                    spatial=spatial,
+                    grad_norm=norm if norm is not None and math.isfinite(norm) else None,
+                )
+            )
+        return tuple(found)
+
+    def parameters(self) -> dict[int, list[nn.Parameter]]:
+        """Those of the attention, by stage, counted from 1."""
+        found: dict[int, list[nn.Parameter]] = {}
+        for stage, attention in self._attentions:
+            found.setdefault(stage + 1, []).extend(attention.parameters())
+        return found
+
+
+def _greatest(attention: nn.Module) -> float:
+    """An attention of another's may not say where its gates end: a sigmoid's end at 1."""
+    return float(getattr(attention, "gate_max", 1.0))
