@@ -123,6 +123,17 @@ class TestOverrides:
         attention = load_recipe(good, ["model.attention.hidden=2"]).model.attention
         assert attention == {"kind": "w3", "reduction": 8, "hidden": 2, "start": "unit"}
 
+    def test_a_stage_may_say_the_start_by_either_name(self, good: Path) -> None:
+        for of_all, of_stage in (("start: unit", "identity_start: true"), ("identity_start: true", "start: unit")):
+            stages = f"stages=[{{name: teacher}}, {{name: other, model: {{attention: {{{of_stage}}}}}}}]"
+            recipe = load_recipe(good, [f"model.attention={{kind: w3, {of_all}}}", stages])
+            name, value = of_stage.split(": ")
+            options = recipe.resolved_stages()[1].model.attention
+            assert options == {"kind": "w3", name: True if value == "true" else value}
+        stages = "stages=[{name: teacher, model: {attention: {start: unit, identity_start: true}}}]"
+        with pytest.raises(InputError, match="start and identity_start are both given"):
+            load_recipe(good, [stages])
+
     def test_build_arguments_build(self, good: Path) -> None:
         from w3ray.models import build_model
 

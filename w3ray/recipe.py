@@ -554,9 +554,14 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+_OTHER_NAMES = {"identity_start": "start", "start": "identity_start"}
+"""An option of attentions has two names; the one that is given replaces the other one below it."""
+
+
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `override`; sections are merged, but for an attention of another kind."""
-    merged = dict(base)
+    replaced = {_OTHER_NAMES.get(key) for key in override} - set(override)
+    merged = {key: value for key, value in base.items() if key not in replaced}
     for key, value in override.items():
         old = merged.get(key)
         other_kind = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("kind", old.get("kind"))
