@@ -94,15 +94,17 @@ ONCE = {"train.best_metric": "last", "train.validate_every_epochs": 1000, "train
 """No held-out clip chooses a checkpoint, so no set has to be split again for it."""
 
 
-def generated(difficulty: str) -> dict[str, Any]:
+def generated(difficulty: str, clips: int = 160, epochs: int = 12, batch: int = 8) -> dict[str, Any]:
     """240 steps on 160 clips: plain TSM gets about 0.7 of "easy" then (seed 100). With twice the clips, or twice the
     epochs, it gets 0.95 to 1.0 of sets like all three, so that nothing could be seen."""
-    clips = {"clips": 160, "val_clips": 32, "test_clips": 800, "seed": 0, "size": 56, "difficulty": difficulty}
+    drawn = {"clips": clips, "val_clips": 32, "test_clips": 800, "seed": 0, "size": 56, "difficulty": difficulty}
+    batches = {name: batch for name in ("train.batch_size", "train.microbatch_size", "train.lr_batch_size")}
     return {
         "recipe": "quickstart",
         "set": {
-            "data.synthetic": clips,
-            "train.epochs": 12,
+            "data.synthetic": drawn,
+            "train.epochs": epochs,
+            **batches,
             "evaluation.split": "val",
             "data.test_split": None,
             **ONCE,
@@ -113,6 +115,9 @@ def generated(difficulty: str) -> dict[str, Any]:
 
 SETS: dict[str, dict[str, Any]] = {
     **{difficulty: generated(difficulty) for difficulty in ("easy", "medium", "hard")},
+    # What decides? The number of clips, of steps, and the size of a batch.
+    "hard-320-b16": generated("hard", clips=320, batch=16),
+    "hard-96-long": generated("hard", clips=96, epochs=40),
     "ut-interaction": {
         "recipe": "ut-interaction",
         "import": ["--classes", "hand shaking,hugging,kicking,pointing,punching,pushing", "--flip-map", "identity"],
@@ -169,6 +174,12 @@ def mfr_cases() -> dict[str, dict[str, Any]]:
 PARTS: dict[str, Part] = {
     "screen": Part(data="hard", arms=SCREENED, seeds=range(3)),
     "screen-sgd": Part(data="hard", arms=("plain", "w3-near-open", "w3-unit"), seeds=range(3), extra=SGD),
+    "explore-batch-16": Part(
+        data="hard-320-b16", arms=("plain", "w3-near-open", "w3-unit", "w3-unit-replicate"), seeds=range(3)
+    ),
+    "explore-few-clips": Part(
+        data="hard-96-long", arms=("plain", "w3-near-open", "w3-unit", "w3-unit-replicate"), seeds=range(3)
+    ),
     "confirm-hard": Part(data="hard", arms=("plain", "w3-unit"), seeds=range(10, 20)),
     "confirm-medium": Part(data="medium", arms=("plain", "w3-unit"), seeds=range(10, 20)),
     "confirm-tank-state": Part(data="tank-state", arms=("plain", "w3-unit"), seeds=range(10, 15)),
