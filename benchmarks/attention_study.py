@@ -98,7 +98,7 @@ def generated(difficulty: str, clips: int = 160, epochs: int = 12, batch: int = 
     """240 steps on 160 clips: plain TSM gets about 0.7 of "easy" then (seed 100). With twice the clips, or twice the
     epochs, it gets 0.95 to 1.0 of sets like all three, so that nothing could be seen."""
     drawn = {"clips": clips, "val_clips": 32, "test_clips": 800, "seed": 0, "size": 56, "difficulty": difficulty}
-    batches = {name: batch for name in ("train.batch_size", "train.microbatch_size", "train.lr_batch_size")}
+    batches = dict.fromkeys(("train.batch_size", "train.microbatch_size", "train.lr_batch_size"), batch)
     return {
         "recipe": "quickstart",
         "set": {
