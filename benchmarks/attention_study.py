@@ -25,8 +25,9 @@ The rule, committed before the first run (`docs/attention.md` repeats it with it
    AMENDED after the screening, both sets of the confirmation that were run first (hard, medium: no difference) and the
    two exploring parts: 240 steps measure how fast a network finds motion at all, and seeds differ too much. So three
    sets "few" join: 96 clips, 40 epochs, ten seeds from 20 on, which took part in nothing before. Nine sets in all.
-4. W3 is worth its name if it is better with corrected p < 0.05 on two of the three generated sets (of either length) and on
-   no real set significantly worse. Everything else (tables, MFR, other arms) is described with intervals and decides nothing.
+4. W3 is worth its name if it is better with corrected p < 0.05 on two of the three generated sets (of either length)
+   and on no real set significantly worse. Everything else (tables, MFR, other arms) is described with intervals and
+   decides nothing.
 """
 
 import argparse

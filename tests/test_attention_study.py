@@ -1,0 +1,100 @@
+"""Do the tests of the attention study say what its rule says?"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location("attention_study", BENCHMARKS / "attention_study.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["attention_study"] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def hits(rng: np.random.Generator, seeds: int, clips: int, share: float) -> np.ndarray:
+    return (rng.random((seeds, clips)) < share).astype(float)
+
+
+def test_no_difference_is_rarely_found(study: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    p_values = [study.compare(hits(rng, 5, 60, 0.7), hits(rng, 5, 60, 0.7), None)["p"] for _ in range(60)]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.05  # the larger of two: less often than each
+
+
+def test_a_difference_must_hold_for_other_seeds_and_for_other_clips(study: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    first = hits(rng, 10, 400, 0.7)
+    found = study.compare(first, np.maximum(first, hits(rng, 10, 400, 0.4)), None)
+    assert found["difference"] > 0.08
+    assert found["p"] < 0.001
+    assert found["interval_by_seed"][0] > 0
+    assert found["interval_by_clip"][0] > 0
+    one_seed = first.copy()
+    one_seed[0] = 1.0  # all of the difference is of one seed
+    found = study.compare(first, one_seed, None)
+    assert found["p_clips"] < 0.05 < found["p_seeds"] == found["p"]
+    one_group = np.zeros_like(first)
+    two_groups = np.zeros_like(first)
+    two_groups[:, :100] = 1.0  # all of it is of one of four groups
+    groups = [str(clip // 100) for clip in range(400)]
+    found = study.compare(one_group, two_groups, groups)
+    assert found["p_seeds"] < 0.05 < found["p_clips"] == found["p"]
+    with pytest.raises(ValueError, match="need the same seeds and clips"):
+        study.compare(first, first[:5], None)
+
+
+def test_holm(study: ModuleType) -> None:
+    assert study.holm({"a": 0.01, "b": 0.04, "c": 0.03}, 3) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert study.holm({"a": 0.01}, 6) == pytest.approx({"a": 0.06})  # sets that were not run count
+
+
+@pytest.mark.parametrize(
+    ("variant", "chosen"),
+    [([0.71, 0.72, 0.73], "w3-x"), ([0.71, 0.72, 0.69], "w3-unit"), ([0.71, 0.71, 0.71], "w3-unit")],
+)
+def test_a_variant_must_win_with_each_seed_and_by_enough(study: ModuleType, variant: list, chosen: str) -> None:
+    screen = {
+        "w3-unit, teacher": {"top1_by_seed": [0.70, 0.70, 0.70]},
+        "w3-x, teacher": {"top1_by_seed": variant},
+        "cbam, teacher": {"top1_by_seed": [0.9, 0.9, 0.9]},  # another attention is no variant
+    }
+    assert study.chosen_default(screen) == chosen
+
+
+def test_hits_come_back_from_their_record(study: ModuleType) -> None:
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2, (2, 13)).astype(bool)
+    records = [
+        {
+            "arm": "a",
+            "seed": seed,
+            "fold": None,
+            "stages": {"teacher": {"hits": np.packbits(row).tobytes().hex(), "clips": 13}},
+        }
+        for seed, row in zip((4, 3), bits, strict=True)
+    ]
+    found, groups = study.hits_of(records, "a", "teacher")
+    np.testing.assert_array_equal(found, bits[::-1])  # by seed
+    assert groups is None
+
+
+def test_the_committed_analysis_is_that_of_the_committed_records(study: ModuleType) -> None:
+    import json
+
+    document = json.loads((BENCHMARKS / "results" / "attention-study.json").read_text())
+    assert json.loads(json.dumps(study.analyse()))["verdict"] == document["figures"]["verdict"]
