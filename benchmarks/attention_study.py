@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import RESULTS, W3RAY, commit, machine, versions
+from _common import REPO, RESULTS, W3RAY, commit, machine, versions
 from scipy.stats import t as student_t
 
 from w3ray.data.clip import ClipSpec, load_clip
@@ -53,6 +53,9 @@ from w3ray.models.bundle import load_model
 
 FOLDER = RESULTS / "attention-study"
 WORK = Path("runs/attention-study").absolute()
+
+PAGE = REPO / "docs" / "attention.md"
+MARKS = ("<!-- figures: made by benchmarks/attention_study.py -->", "<!-- end of figures -->")
 
 PLAIN: dict[str, Any] = {"model.attention": None}
 ARMS: dict[str, dict[str, Any]] = {
@@ -514,6 +517,53 @@ def analyse() -> dict[str, Any]:
     return figures
 
 
+def tables(figures: Mapping[str, Any]) -> str:
+    """What `docs/attention.md` shows, as Markdown."""
+    lines = ["### Confirmation: `w3-unit` minus plain TSM", ""]
+    lines += ["| set | seeds x clips | plain | W3 | difference | 95% over seeds | p, seeds / clips | p corrected |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for data in CONFIRMED:
+        if data not in figures["confirmation"]:
+            lines.append(f"| {data} | not run yet | | | | | | |")
+            continue
+        test, rows = figures["confirmation"][data], figures["parts"][f"confirm-{data}"]
+        low, high = test["interval_by_seed"]
+        lines.append(
+            f"| {data} | {test['seeds']} x {test['clips']} | {rows['plain, teacher']['top1']:.3f} | "
+            f"{rows['w3-unit, teacher']['top1']:.3f} | {test['difference']:+.3f} | {low:+.3f} to {high:+.3f} | "
+            f"{test['p_seeds']:.3g} / {test['p_clips']:.3g} | {test['p_corrected']:.3g} |"
+        )
+    for part, rows in figures["parts"].items():
+        if part.startswith("confirm-"):
+            continue
+        about = PARTS[part]
+        lines += ["", f"### {part}: set `{about.data}`, seeds {about.seeds.start} to {about.seeds.stop - 1}", ""]
+        lines += ["| arm | top-1 by seed | mean | minus plain | channel gates deviate by | spatial gates |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for name, row in rows.items():
+            versus = next((row[key] for key in row if key.startswith("minus_")), None)
+            by_seed = " ".join(f"{value:.3f}" for value in row["top1_by_seed"])
+            gates = {
+                kind: " ".join(f"{one['std']:.3f}" for key, one in row["gates"].items() if key.endswith(kind))
+                for kind in ("channel", "spatial")
+            }
+            difference = "" if versus is None else f"{versus['difference']:+.3f} (p {versus['p']:.2g})"
+            arm = name.removesuffix(", teacher")
+            lines.append(
+                f"| {arm} | {by_seed} | {row['top1']:.3f} | {difference} | {gates['channel']} | {gates['spatial']} |"
+            )
+    lines += ["", "Gates: standard deviation in stages 1 to 4 over all held-out clips, mean of the seeds. p is not"]
+    lines += ["corrected here."]
+    if figures["not_run"]:
+        lines += ["", f"Not run yet: {', '.join(figures['not_run'])}."]
+    return "\n".join(lines)
+
+
+def write_tables(figures: Mapping[str, Any]) -> None:
+    before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
+    PAGE.write_text(f"{before}{MARKS[0]}\n\n{tables(figures)}\n\n{MARKS[1]}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
@@ -526,6 +576,7 @@ def main() -> None:
     figures = analyse()
     document = {"command": "python benchmarks/attention_study.py DATA", "commit": commit(), "figures": figures}
     (RESULTS / "attention-study.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_tables(figures)
     for part, rows in figures["parts"].items():
         for name, row in rows.items():
             versus = next((row[key] for key in row if key.startswith("minus_")), None)

@@ -36,10 +36,11 @@ class Look:
     block: int
     """Within the stage, counted from 1."""
     mask_THW: FloatArray | None
-    """Where it looks: the spatial gate of W3 (M^s, Eq. 6) and CBAM, in (0, 1); of a non-local block how much each place
-    is looked at by all places, on average, where 1 is what each would get of an even look. None: it has no place."""
+    """Where it looks: the spatial gate of W3 (M^s, Eq. 6) and CBAM, between 0 and its attention's `gate_max`; of a
+    non-local block how much each place is looked at by all places, on average, where 1 is what each would get of an
+    even look. None: it has no place."""
     gate_TC: FloatArray | None
-    """Which channels it lets pass when (M^c of W3, Eq. 4), in (0, 1); None: it has no channel gate."""
+    """Which channels it lets pass when (M^c of W3, Eq. 4), between 0 and `gate_max`; None: it has no channel gate."""
 
 
 def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]:
