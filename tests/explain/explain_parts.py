@@ -21,7 +21,7 @@ def moving_square() -> tuple[np.ndarray, list[tuple[int, int]]]:
 @torch.no_grad()
 def planted_model() -> nn.Module:
     """Every convolution copies brightness, and every spatial gate is sigmoid(20 * brightness - 10)."""
-    attention = {"kind": "w3", "channel": False, "temporal": False}
+    attention = {"kind": "w3", "channel": False, "temporal": False, "start": "plain"}
     model = build_model("tsn", backbone="resnet_small", num_classes=3, attention=attention, refinement=False)
     for module in model.backbone.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:

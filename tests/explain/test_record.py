@@ -12,7 +12,12 @@ from w3ray.explain.maps import last_of_stages, mean_map, stretch, to_frames
 from w3ray.explain.record import received_attention, record
 from w3ray.models import build_model
 
-OPTIONS = {"w3": {"kind": "w3"}, "cbam": {"kind": "cbam"}, "nonlocal": {"kind": "nonlocal"}, "plain": None}
+OPTIONS = {
+    "w3": {"kind": "w3", "start": "plain"},
+    "cbam": {"kind": "cbam", "start": "plain"},
+    "nonlocal": {"kind": "nonlocal"},
+    "plain": None,
+}
 
 
 def small(attention, name="tsm", **options):
@@ -58,7 +63,7 @@ def test_a_half_that_is_off_is_none(off):
 
 
 def test_masks_are_those_that_gate_the_features():
-    model = small({"kind": "w3", "channel": False})
+    model = small({"kind": "w3", "channel": False, "start": "plain"})
     attention = model.residual_stages()[1][0].attention
     seen = []
     handle = attention.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
