@@ -20,7 +20,7 @@ from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.storage import RemotePath, upload
 
 CLASSES = ("moves-right", "moves-left", "opens", "closes", "put-together", "pulled-apart", "appears", "vanishes")
-W3, CBAM = {"kind": "w3", "start": "plain"}, {"kind": "cbam", "start": "plain"}  # fresh gates that are not all 1
+W3, CBAM = {"kind": "w3", "start": "near_open"}, {"kind": "cbam", "start": "plain"}  # fresh gates that are not all 1
 
 
 def write_small_model(folder: Path, attention, *, classes=CLASSES, stage="student", seed=0, **clip) -> str:
