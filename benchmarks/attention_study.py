@@ -488,6 +488,19 @@ def chosen_default(screen: Mapping[str, Any]) -> str:
     return best
 
 
+def verdict(differences: Mapping[str, float], corrected: Mapping[str, float]) -> dict[str, Any]:
+    """Rule 4, of the sets that were run."""
+    significant = [data for data in differences if corrected[data] < 0.05]
+    better = [data for data in significant if data not in REAL and differences[data] > 0]
+    worse = [data for data in significant if data in REAL and differences[data] < 0]
+    return {
+        "better_on": better,
+        "worse_on": worse,
+        "worth_its_name": any(len(set(better) & set(sets)) >= 2 for sets in (FAST, FEW)) and not worse,
+        "complete": all(data in differences for data in CONFIRMED),
+    }
+
+
 def analyse() -> dict[str, Any]:
     """All that the records say."""
     parts = {path.stem: json.loads(path.read_text())["records"] for path in sorted(FOLDER.glob("*.json"))}
@@ -504,16 +517,7 @@ def analyse() -> dict[str, Any]:
             tests[data] = next(row["minus_plain"] for row in rows.values() if "minus_plain" in row)
     corrected = holm({data: test["p"] for data, test in tests.items()}, len(CONFIRMED))
     figures["confirmation"] = {data: {**test, "p_corrected": corrected[data]} for data, test in tests.items()}
-    better = [
-        d for d in ("easy", "medium", "hard") if d in tests and tests[d]["difference"] > 0 and corrected[d] < 0.05
-    ]
-    worse = [d for d in CONFIRMED[3:] if d in tests and tests[d]["difference"] < 0 and corrected[d] < 0.05]
-    figures["verdict"] = {
-        "better_on": better,
-        "worse_on": worse,
-        "worth_its_name": any(len(set(better) & set(sets)) >= 2 for sets in (FAST, FEW)) and not worse,
-        "complete": all(data in tests for data in CONFIRMED),
-    }
+    figures["verdict"] = verdict({data: test["difference"] for data, test in tests.items()}, corrected)
     return figures
 
 

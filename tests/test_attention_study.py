@@ -77,6 +77,24 @@ def test_a_variant_must_win_with_each_seed_and_by_enough(study: ModuleType, vari
     assert study.chosen_default(screen) == chosen
 
 
+@pytest.mark.parametrize(
+    ("differences", "worth"),
+    [
+        ({"hard-few": 0.03, "medium-few": 0.03}, True),
+        ({"hard-few": 0.03, "medium": 0.03}, False),  # of two lengths
+        ({"hard-few": 0.03, "medium-few": -0.03}, False),
+        ({"hard": 0.03, "easy": 0.03, "tank-state": 0.1}, True),
+        ({"hard": 0.03, "easy": 0.03, "tank-state": -0.1}, False),
+        ({"ut-interaction": 0.03, "tank-state": 0.1}, False),
+    ],
+)
+def test_the_verdict(study: ModuleType, differences: dict[str, float], worth: bool) -> None:
+    found = study.verdict(differences, dict.fromkeys(differences, 0.01))
+    assert (found["worth_its_name"], found["complete"]) == (worth, False)
+    unsure = study.verdict(differences, dict.fromkeys(differences, 0.06))
+    assert (unsure["better_on"], unsure["worse_on"], unsure["worth_its_name"]) == ([], [], False)
+
+
 def test_hits_come_back_from_their_record(study: ModuleType) -> None:
     rng = np.random.default_rng(1)
     bits = rng.integers(0, 2, (2, 13)).astype(bool)
