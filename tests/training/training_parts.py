@@ -17,7 +17,8 @@ def small_model(seed: int, *, dtype: torch.dtype = torch.float64, dropout: float
     """TSM with W3 and AFR whose batch norms have seen something, so that their statistics matter."""
     torch.manual_seed(seed)
     # With r = 16 the first stage has one hidden unit, which some seeds start dead: a gradient of zeros proves nothing.
-    attention = {"kind": "w3", "reduction": 4}
+    # Not from unit gain, where the first gradient of all but the last layers of a gate is zeros.
+    attention = {"kind": "w3", "reduction": 4, "start": "near_open"}
     model = build_model("tsm", backbone="resnet_small", num_classes=NUM_CLASSES, attention=attention, dropout=dropout)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
