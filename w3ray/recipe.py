@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from w3ray._nearest import did_you_mean
 from w3ray._text import one_line
+from w3ray.attention.options import DEFAULT_START
 
 if TYPE_CHECKING:
     from w3ray.attention import AttentionConfig
@@ -251,7 +252,7 @@ class Model(Section):
         default="resnet50", description="2D network under it"
     )
     attention: Annotated[dict[str, Any], AfterValidator(_check_attention)] | None = Field(
-        default={"kind": "w3", "start": "unit"},
+        default={"kind": "w3", "start": DEFAULT_START},
         description="kind and options of the attention in the residual blocks; null: none",
     )
     refinement: bool = Field(

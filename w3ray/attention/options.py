@@ -12,6 +12,8 @@ Start = Literal["unit", "near_open", "plain"]
 gate is where the sigmoid is steepest. "near_open": sigmoid(z) with z near 3. "plain": sigmoid(z) with torch's own
 initial weights, so near 0.5.
 """
+DEFAULT_START: Start = "unit"
+"""`docs/attention.md` says why."""
 Gain = Literal["gate", "norm"]
 """Where the factor 2 of the start "unit" is. "gate": in the gate. "norm": in scale and shift of the norm before it, so
 that the gate is the sigmoid of the equations; a fresh network computes the same."""
@@ -71,10 +73,10 @@ def with_start(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: `start` and `identity_start` are both given.
     """
-    if kind not in STARTS or "start" in options or "identity_start" in options:
+    if kind not in STARTS_BEFORE or "start" in options or "identity_start" in options:
         _start_of(kind, options)
         return dict(options)
-    return {**options, "start": STARTS[kind]}
+    return {**options, "start": DEFAULT_START}
 
 
 def as_before(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +103,6 @@ def from_before(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "start": STARTS_BEFORE[kind]}
 
 
-STARTS: dict[str, Start] = {"w3": "unit", "cbam": "unit"}
-"""The default start of each gating attention."""
 STARTS_BEFORE: dict[str, Start] = {"w3": "near_open", "cbam": "plain"}
 """What each had before `start` was an option."""
 
@@ -141,7 +141,7 @@ class W3Config:
     """Hidden channels of Eq. 6."""
     placement: Placement = "before"
     """On the residual branch before the shortcut is added, or after the block."""
-    start: Start = "unit"
+    start: Start = DEFAULT_START
     """How a fresh gate lets features pass. `identity_start` is read as before: true is near_open, false is plain."""
     gain: Gain = "gate"
     """Where the factor 2 of the start "unit" is."""
@@ -190,7 +190,7 @@ class CBAMConfig:
     """Of its Eq. 3, in cells of the feature map, odd."""
     placement: Placement = "before"
     """On the residual branch before the shortcut is added (its Fig. 3), or after the block."""
-    start: Start = "unit"
+    start: Start = DEFAULT_START
     """How a fresh gate lets features pass; its authors start as "plain"."""
     gain: Gain = "gate"
     """Where the factor 2 of the start "unit" is."""
