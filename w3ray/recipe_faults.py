@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from w3ray._nearest import did_you_mean, nearest
 from w3ray.recipe import Model, Recipe, ResolvedStage, Train, merge
+from w3ray.training.losses import TEACHER_LOSSES
 
 # What pydantic calls a fault -> what to say of it; {input} is the value given.
 _MESSAGES = {
@@ -73,26 +74,27 @@ def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
     earlier: dict[str, ResolvedStage] = {}
     for stage in stages:
         where = f"stages.{stage.name}"
-        mfr = stage.loss_weights.get("mfr")
+        from_teacher = {name: weight for name, weight in stage.loss_weights.items() if name in TEACHER_LOSSES}
+        weighed = {name: weight for name, weight in from_teacher.items() if weight}
         if stage.name in earlier:
             faults.append(f"{where}: two stages have this name; rename one")
         if stage.teacher is None:
-            if mfr:
-                faults.append(f"{where}.loss_weights.mfr: {mfr:g} needs a teacher; set {where}.teacher")
+            for name, weight in weighed.items():
+                faults.append(f"{where}.loss_weights.{name}: {weight:g} needs a teacher; set {where}.teacher")
         elif stage.teacher not in earlier:
             hint = did_you_mean(stage.teacher, earlier) + (f"earlier stages: {', '.join(earlier)}" if earlier else "")
             faults.append(
                 f"{where}.teacher: {stage.teacher!r} is no earlier stage; {hint or 'there is none before it'}"
             )
-        elif mfr is None:
+        elif not from_teacher:
             faults.append(f"{where}.teacher: has no effect without {where}.loss_weights.mfr; set that weight")
         else:
             ours, theirs = stage.model.architecture(), earlier[stage.teacher].model.architecture()
             differing = [key for key in ours if ours[key] != theirs[key]]
-            if mfr and differing:
+            if weighed and differing:
                 faults.append(
                     f"{where}.model: differs from its teacher's in {', '.join(differing)}; "
-                    "loss_weights.mfr compares features and needs the same architecture"
+                    f"loss_weights.{next(iter(weighed))} compares features and needs the same architecture"
                 )
         if not any(stage.loss_weights.values()):
             faults.append(f"{where}.loss_weights: all are 0; nothing would be learnt")

@@ -6,7 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from w3ray.heads import Heads
-from w3ray.training.losses import LOSSES, CrossEntropy, LossInputs, MatureFeatures, build_losses, weights_by_head
+from w3ray.training.losses import (
+    LOSSES,
+    TEACHER_LOSSES,
+    CrossEntropy,
+    LossInputs,
+    MatureFeatures,
+    PooledMatureFeatures,
+    SquaredMatureFeatures,
+    build_losses,
+    weights_by_head,
+)
 
 
 def inputs(num_clips: int = 3, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> LossInputs:
@@ -50,6 +60,9 @@ class TestEveryLoss:
             return LOSSES[name]()(whole._replace(logits_BK=logits, features_BTCHW=features))
 
         assert torch.autograd.gradcheck(loss, (whole.logits_BK, whole.features_BTCHW))
+
+    def test_the_table_knows_which_need_a_teacher(self, name: str) -> None:
+        assert LOSSES[name]().needs_teacher == (name in TEACHER_LOSSES)
 
 
 class TestCrossEntropy:
@@ -104,6 +117,20 @@ class TestMatureFeatures:
             MatureFeatures()(whole._replace(teacher_features_BTCHW=whole.teacher_features_BTCHW[:, :1]))
         with pytest.raises(ValueError, match="teacher"):
             MatureFeatures()(whole._replace(teacher_features_BTCHW=None))
+
+    def test_the_square_is_of_each_frame(self) -> None:
+        whole = inputs()
+        gap_BTCHW = whole.features_BTCHW - whole.teacher_features_BTCHW
+        expected = sum(gap_BTCHW[clip, frame].norm() ** 2 / 2 for clip in range(3) for frame in range(2))
+        torch.testing.assert_close(SquaredMatureFeatures()(whole), expected)
+
+    def test_pooled_does_not_see_where_the_features_are(self) -> None:
+        whole = inputs()
+        moved = whole._replace(features_BTCHW=whole.features_BTCHW.roll(1, dims=4))
+        torch.testing.assert_close(PooledMatureFeatures()(moved), PooledMatureFeatures()(whole))
+        gap_BTC = (whole.features_BTCHW - whole.teacher_features_BTCHW).sum(dim=(3, 4)) / 9
+        expected = sum(gap_BTC[clip, frame].norm() / 2 for clip in range(3) for frame in range(2))
+        torch.testing.assert_close(PooledMatureFeatures()(whole), expected)
 
 
 def test_build_losses_leaves_out_weight_zero() -> None:

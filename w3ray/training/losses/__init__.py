@@ -9,17 +9,33 @@ if TYPE_CHECKING:
     from w3ray.training.losses._common import Loss, LossInputs
     from w3ray.training.losses.build import build_losses
     from w3ray.training.losses.cross_entropy import CrossEntropy
-    from w3ray.training.losses.mfr import MatureFeatures
+    from w3ray.training.losses.mfr import MatureFeatures, PooledMatureFeatures, SquaredMatureFeatures
 
 LOSSES: "Table[Callable[..., Loss]]" = Table(
     {
         "cross_entropy": "w3ray.training.losses.cross_entropy:CrossEntropy",
         "mfr": "w3ray.training.losses.mfr:MatureFeatures",
+        "mfr_squared": "w3ray.training.losses.mfr:SquaredMatureFeatures",
+        "mfr_pooled": "w3ray.training.losses.mfr:PooledMatureFeatures",
     }
 )
 """Name -> class of the loss."""
 
-__all__ = ["LOSSES", "CrossEntropy", "Loss", "LossInputs", "MatureFeatures", "build_losses", "weights_by_head"]
+TEACHER_LOSSES = ("mfr", "mfr_squared", "mfr_pooled")
+"""Those that compare with a teacher; to be known without torch."""
+
+__all__ = [
+    "LOSSES",
+    "TEACHER_LOSSES",
+    "CrossEntropy",
+    "Loss",
+    "LossInputs",
+    "MatureFeatures",
+    "PooledMatureFeatures",
+    "SquaredMatureFeatures",
+    "build_losses",
+    "weights_by_head",
+]
 
 __getattr__ = lazy_attributes(
     __name__,
@@ -28,6 +44,8 @@ __getattr__ = lazy_attributes(
         "Loss": "w3ray.training.losses._common",
         "LossInputs": "w3ray.training.losses._common",
         "MatureFeatures": "w3ray.training.losses.mfr",
+        "PooledMatureFeatures": "w3ray.training.losses.mfr",
+        "SquaredMatureFeatures": "w3ray.training.losses.mfr",
         "build_losses": "w3ray.training.losses.build",
     },
 )

@@ -11,7 +11,7 @@ class MatureFeatures:
 
     y are the last feature maps after the refinement of Eq. 8, Q the student, P the frozen teacher. The norm runs over
     C x H x W and is not squared, as in Eq. 9; its gradient has length 1 whatever the distance, and is taken as 0 at
-    zero difference, where it is undefined.
+    zero difference, where it is undefined. The sum over T frames in place of their mean is this with T times the weight.
     """
 
     needs_teacher = True
@@ -19,13 +19,31 @@ class MatureFeatures:
     def __call__(self, inputs: LossInputs) -> Tensor:
         student_BTCHW, teacher_BTCHW = inputs.features_BTCHW, inputs.teacher_features_BTCHW
         if teacher_BTCHW is None:
-            raise ValueError("the mfr loss needs the teacher's features: give the training step a teacher")
+            raise ValueError("the mfr losses need the teacher's features: give the training step a teacher")
         if teacher_BTCHW.shape != student_BTCHW.shape:
             raise ValueError(
-                f"the mfr loss compares equal architectures (Eq. 9): the student's features are "
+                f"the mfr losses compare equal architectures (Eq. 9): the student's features are "
                 f"{tuple(student_BTCHW.shape)}, the teacher's {tuple(teacher_BTCHW.shape)}"
             )
         dtype = torch.promote_types(student_BTCHW.dtype, torch.float32)
-        difference_BTX = (student_BTCHW.to(dtype) - teacher_BTCHW.detach().to(dtype)).flatten(2)
+        difference_BTCHW = student_BTCHW.to(dtype) - teacher_BTCHW.detach().to(dtype)
+        return self._distance(difference_BTCHW).mean(dim=1).sum()
+
+    def _distance(self, difference_BTCHW: Tensor) -> Tensor:
+        """Distance of each frame's maps [B, T]."""
         # vector_norm's derivative is masked to 0 where the norm is 0; sqrt of a sum of squares would give nan there.
-        return torch.linalg.vector_norm(difference_BTX, dim=2).mean(dim=1).sum()
+        return torch.linalg.vector_norm(difference_BTCHW.flatten(2), dim=2)
+
+
+class SquaredMatureFeatures(MatureFeatures):
+    """Eq. 9 with the norm squared: the gradient fades as the student comes near. Not the paper's."""
+
+    def _distance(self, difference_BTCHW: Tensor) -> Tensor:
+        return difference_BTCHW.flatten(2).square().sum(dim=2)
+
+
+class PooledMatureFeatures(MatureFeatures):
+    """Eq. 9 of the maps' means over H x W, which is what the classifier reads. Not the paper's."""
+
+    def _distance(self, difference_BTCHW: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(difference_BTCHW.mean(dim=(3, 4)), dim=2)
