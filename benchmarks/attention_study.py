@@ -25,6 +25,7 @@ The rule, committed before the first run (`docs/attention.md` repeats it with it
    AMENDED after the screening, both sets of the confirmation that were run first (hard, medium: no difference) and the
    two exploring parts: 240 steps measure how fast a network finds motion at all, and seeds differ too much. So three
    sets "few" join: 96 clips, 40 epochs, ten seeds from 20 on, which took part in nothing before. Nine sets in all.
+   AMENDED before the runs it concerns: tables, MFR and SGD run on hard-few too, because 240 steps rank nothing.
 4. W3 is worth its name if it is better with corrected p < 0.05 on two of the three generated sets (of either length)
    and on no real set significantly worse. Everything else (tables, MFR, other arms) is described with intervals and
    decides nothing.
@@ -86,11 +87,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "cbam-unit": {"model.attention": {"kind": "cbam", "start": "unit"}},
     "nonlocal": {"model.attention": {"kind": "nonlocal"}},
     # Steps of a teacher and its student together, without a teacher.
-    "plain-twice": {**PLAIN, "train.epochs": 24},
-    "w3-twice": {"model.attention": {"kind": "w3", "start": "unit"}, "train.epochs": 24},
+    "plain-twice": {**PLAIN, "train.epochs": 80},
+    "w3-twice": {"model.attention": {"kind": "w3", "start": "unit"}, "train.epochs": 80},
     # Table 5 and 6 in small; what they hold is the start "unit".
     "without-spatial": {"model.attention": {"kind": "w3", "start": "unit", "spatial": False}},
-    "without-channel": {"model.attention": {"kind": "w3", "start": "unit", "channel": False}},
     "without-temporal": {"model.attention": {"kind": "w3", "start": "unit", "temporal": False}},
 }
 """Arm -> what differs from the base recipe."""
@@ -104,9 +104,11 @@ ONCE = {"train.best_metric": "last", "train.validate_every_epochs": 1000, "train
 """No held-out clip chooses a checkpoint, so no set has to be split again for it."""
 
 
-def generated(difficulty: str, clips: int = 160, epochs: int = 12, batch: int = 8) -> dict[str, Any]:
+def generated(
+    difficulty: str, clips: int = 160, epochs: int = 12, batch: int = 8, val_clips: int = 32, **train: Any
+) -> dict[str, Any]:
     """Clips and epochs were chosen by trial runs of plain TSM alone (seed 100), so that it is wrong on some of them."""
-    drawn = {"clips": clips, "val_clips": 32, "test_clips": 800, "seed": 0, "size": 56, "difficulty": difficulty}
+    drawn = {"clips": clips, "val_clips": val_clips, "test_clips": 800, "seed": 0, "size": 56, "difficulty": difficulty}
     batches = dict.fromkeys(("train.batch_size", "train.microbatch_size", "train.lr_batch_size"), batch)
     return {
         "recipe": "quickstart",
@@ -117,6 +119,7 @@ def generated(difficulty: str, clips: int = 160, epochs: int = 12, batch: int = 
             "evaluation.split": "val",
             "data.test_split": None,
             **ONCE,
+            **{f"train.{name}": value for name, value in train.items()},
         },
         "split": "test",
     }
@@ -128,6 +131,16 @@ SETS: dict[str, dict[str, Any]] = {
     "hard-320-b16": generated("hard", clips=320, batch=16),
     "hard-96-long": generated("hard", clips=96, epochs=40),
     **{f"{difficulty}-few": generated(difficulty, clips=96, epochs=40) for difficulty in ("easy", "medium", "hard")},
+    # Validated now and then, for the steps to an accuracy.
+    "hard-few-watched": generated("hard", clips=96, epochs=40, val_clips=160, validate_every_epochs=2),
+    "reversed-twins": {
+        "recipe": "reversed-twin",
+        "import": ["--reversed-twin"],
+        "set": {"train.validate_every_epochs": 1000, "train.checkpoint_every_epochs": 1000},
+        "split": "test",
+        "of": "ut-interaction",
+        "short_side": 120,
+    },
     "ut-interaction": {
         "recipe": "ut-interaction",
         "import": ["--classes", "hand shaking,hugging,kicking,pointing,punching,pushing", "--flip-map", "identity"],
@@ -146,14 +159,18 @@ SETS: dict[str, dict[str, Any]] = {
         "recipe": "tank-state",
         "import": [],
         "set": {
-            **{"data.size": 80, "data.scales": [1.0, 0.875], "data.shared_clips_gib": 8},
-            **{"train.epochs": 40, **ONCE},
+            "data.size": 80,
+            "data.scales": [1.0, 0.875],
+            "data.shared_clips_gib": 8,
+            "train.epochs": 40,
+            **ONCE,
         },
         "split": "val",
         "short_side": 120,
     },
 }
-"""`short_side`: trained and scored from copies of that height whose frames stand alone, as they decode ten times as fast."""
+"""`of`: whose videos, where the name is another. `short_side`: copies of that height whose frames stand alone, as they
+decode far faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +185,12 @@ class Part:
     """Settings of all arms."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Further cases: name -> all of its settings."""
+    draws: range | None = None
+    """Seeds of the generated clips: each arm is run once on each of these sets, and they take the place of seeds."""
+    beside: tuple[str, ...] = ()
+    """Parts of the same set whose rows are shown, too."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Rows to be compared: the first minus the second."""
 
 
 SCREENED = (
@@ -175,21 +198,57 @@ SCREENED = (
     "w3-unit-lr3", "w3-unit-lr10", "w3-unit-after", "w3-unit-dense", "w3-unit-hidden4", "w3-unit-batch-norm",
     "w3-unit-no-afr", "cbam-plain-start", "cbam-unit",
 )  # fmt: skip
-TABLE_ROWS = ("plain", "cbam-unit", "nonlocal", "w3-unit", "w3-unit-no-afr", "without-spatial", "without-temporal")
+TABLE_ROWS = (
+    "plain", "cbam-unit", "nonlocal", "w3-unit", "w3-unit-no-afr", "without-spatial", "without-temporal",
+    "w3-near-open",
+)  # fmt: skip
+PAPER = {
+    ("w3-unit, student", "w3-unit, teacher"): "5, without MFR: 52.6 - 50.3",
+    ("w3-unit, student", "w3-unit-no-afr, student"): "5, without AFR: 52.6 - 50.1",
+    ("w3-unit, student", "without-spatial, student"): "5, without spatial: 52.6 - 49.8",
+    ("w3-unit, student", "without-temporal, student"): "5, without temporal: 52.6 - 47.2",
+    ("cbam-unit, teacher", "plain, teacher"): "6, CBAM for none: 49.1 - 47.2",
+    ("nonlocal, teacher", "plain, teacher"): "6, NL for none: 49.8 - 47.2",
+    ("w3-unit, student", "cbam-unit, teacher"): "6, W3 for CBAM: 52.6 - 49.1",
+    ("w3-unit, student", "nonlocal, teacher"): "6, W3 for NL: 52.6 - 49.8",
+    ("w3-unit, teacher", "cbam-unit, teacher"): "7, W3 for CBAM, both without MFR: 50.2 - 49.1",
+    ("cbam-unit, student", "cbam-unit, teacher"): "7, CBAM with MFR: 50.5 - 49.1",
+    ("w3-unit, student", "cbam-unit, student"): "7, W3 for CBAM, both with MFR: 52.6 - 50.5",
+}
+"""What the paper's tables compare, and found (Something-Something V1, 16 frames, top-1 in percent)."""
+
+TWICE = (
+    ("plain, student", "plain, teacher"), ("plain-twice, teacher", "plain, teacher"),
+    ("plain, student", "plain-twice, teacher"), ("w3-twice, teacher", "w3-unit, teacher"),
+    ("w3-unit, student", "w3-twice, teacher"), ("w3-twice, teacher", "plain-twice, teacher"),
+)  # fmt: skip
 MFR_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+MFR_FORMS = {
+    # Its gradient is as long as that of the norm times 0.1 where the norm is 5.
+    "mfr-squared-0.01": {"mfr": 0.0, "mfr_squared": 0.01},
+    "mfr-squared-0.1": {"mfr": 0.0, "mfr_squared": 0.1},
+    "mfr-pooled-0.1": {"mfr": 0.0, "mfr_pooled": 0.1},
+    "mfr-pooled-0.8": {"mfr": 0.0, "mfr_pooled": 0.8},
+    # The sum over eight frames is their mean eight times.
+    "mfr-sum-0.1": {"mfr": 0.8},
+}
 
 
 def mfr_cases() -> dict[str, dict[str, Any]]:
-    return {
+    """Each weight for both networks, each form for W3."""
+    cases = {
         f"{arm}-mfr-{weight:g}": {**ARMS[arm], "stages.student.loss_weights.mfr": weight}
         for arm in ("w3-unit", "plain")
         for weight in MFR_WEIGHTS
     }
+    for name, weights in MFR_FORMS.items():
+        losses = {f"stages.student.loss_weights.{loss}": weight for loss, weight in weights.items()}
+        cases[f"w3-unit-{name}"] = {**ARMS["w3-unit"], **losses}
+    return cases
 
 
 PARTS: dict[str, Part] = {
     "screen": Part(data="hard", arms=SCREENED, seeds=range(3)),
-    "screen-sgd": Part(data="hard", arms=("plain", "w3-near-open", "w3-unit"), seeds=range(3), extra=SGD),
     "explore-batch-16": Part(
         data="hard-320-b16", arms=("plain", "w3-near-open", "w3-unit", "w3-unit-replicate"), seeds=range(3)
     ),
@@ -203,17 +262,25 @@ PARTS: dict[str, Part] = {
     "confirm-easy-few": Part(data="easy-few", arms=("plain", "w3-unit"), seeds=range(20, 30)),
     "confirm-tank-state": Part(data="tank-state", arms=("plain", "w3-unit"), seeds=range(10, 15)),
     "confirm-ut-interaction": Part(data="ut-interaction", arms=("plain", "w3-unit"), seeds=range(10, 15)),
-    "confirm-easy": Part(data="easy", arms=("plain", "w3-unit"), seeds=range(10, 15)),
-    "tables": Part(data="hard", arms=TABLE_ROWS, seeds=range(10, 15), stages=CHAIN),
-    "twice": Part(data="hard", arms=("plain-twice", "w3-twice"), seeds=range(10, 15)),
-    "mfr": Part(data="hard", arms=(), variants=mfr_cases(), seeds=range(10, 13), stages=CHAIN),
     "confirm-egogestar": Part(data="egogestar", arms=("plain", "w3-unit"), seeds=range(10, 15)),
+    "wide": Part(data="hard-few", arms=("plain-wide",), seeds=range(20, 30), beside=("confirm-hard-few",)),
+    "other-clips": Part(data="hard-few", arms=("plain", "w3-unit"), seeds=range(40, 41), draws=range(1, 11)),
+    "tables": Part(data="hard-few", arms=TABLE_ROWS, seeds=range(20, 25), stages=CHAIN, pairs=(*PAPER, TWICE[0])),
+    "twice": Part(
+        data="hard-few", arms=("plain-twice", "w3-twice"), seeds=range(20, 25), beside=("tables",), pairs=TWICE
+    ),
+    "mfr": Part(data="hard-few-watched", arms=(), variants=mfr_cases(), seeds=range(20, 23), stages=CHAIN),
+    "sgd": Part(data="hard-few", arms=("plain", "w3-near-open", "w3-unit"), seeds=range(20, 25), extra=SGD),
+    "reversed-twins": Part(data="reversed-twins", arms=("plain", "w3-unit"), seeds=range(10, 15)),
+    "confirm-easy": Part(data="easy", arms=("plain", "w3-unit"), seeds=range(10, 15)),
 }
 """In the order in which they run."""
 
 FAST, FEW = ("easy", "medium", "hard"), ("easy-few", "medium-few", "hard-few")
 REAL = ("ut-interaction", "tank-state", "egogestar")
 CONFIRMED = (*FAST, *FEW, *REAL)
+LEVELS = (0.5, 0.8, 0.9)
+"""Validation accuracies to which steps are counted."""
 ADOPT_FROM = 0.02
 """Rule 1: least mean difference for which a variant becomes the default."""
 
@@ -245,10 +312,11 @@ def run_part(name: str, part: Part, data: Path) -> None:
 
 
 def imported(name: str, data: Path) -> Path:
-    manifest, folder = WORK / f"{name}.parquet", data / name
+    of = SETS[name].get("of", name)
+    manifest, folder = WORK / f"{name}.parquet", data / of
     WORK.mkdir(parents=True, exist_ok=True)
     if short_side := SETS[name].get("short_side"):
-        folder = small_copy(folder, WORK / "small" / name, short_side)
+        folder = small_copy(folder, WORK / "small" / of, short_side)
     command = [str(W3RAY), "data", "import", "csv", str(folder / "list.csv"), "--out", str(manifest)]
     subprocess.run([*command, *SETS[name]["import"]], check=True, stdout=subprocess.DEVNULL)
     return manifest
@@ -289,11 +357,11 @@ def sweep(name: str, part: Part, manifest: Path | None, fold: int | None) -> lis
     settings |= {**about["set"], **part.extra}
     if manifest is not None:
         settings |= {"data.manifest": str(manifest), "data.fold": fold, "data.folds": about.get("folds")}
-    cases = {arm: ARMS[arm] for arm in part.arms} | {arm: dict(values) for arm, values in part.variants.items()}
+    cases = cases_of(part)
     space = Space.model_validate(
         {
             "name": name if fold is None else f"{name}-{fold}",
-            "cases": cases,
+            "cases": {case: values for case, (_, _, values) in cases.items()},
             "search": {"searcher": "grid", "repeats": len(part.seeds)},
         }
     )
@@ -307,27 +375,45 @@ def sweep(name: str, part: Part, manifest: Path | None, fold: int | None) -> lis
             print(f"{time.strftime('%H:%M:%S')} {space.name}: {done} of {len(cases) * len(part.seeds)}", flush=True)
 
     w3ray.tune(space, about["recipe"], overrides=overrides, on_status=tell)
-    scorer = None
+    scorers: dict[int | None, Scorer] = {}
     records = []
     for trial in SweepFolder(str(WORK), space.name).trials():
         if trial.state != "finished":
             raise SystemExit(f"{space.name}, trial {trial.id}: {trial.state}: {trial.reason}")
-        stages = {}
+        arm, draw, _ = cases[trial.point["case"]]
+        stages: dict[str, Any] = {}
         for stage in trial.stages:
             folder = WORK / "stages" / f"{stage.name}-{stage.identity[:12]}" / "model"
             model, description = load_model(folder)
-            scorer = scorer or Scorer(about, manifest, fold, description)
-            stages[stage.name] = scorer.score(model) | {"steps": stage.total_steps}
-        seed = part.seeds.start + trial.repeat
-        records.append({"arm": trial.point["case"], "seed": seed, "fold": fold, "stages": stages})
+            if draw not in scorers:
+                scorers = {draw: Scorer(about, manifest or generated_manifest(about, draw), fold, description)}
+            stages[stage.name] = scorers[draw].score(model) | {"steps": stage.total_steps}
+        seed = part.seeds.start + trial.repeat if draw is None else draw
+        record = {"arm": arm, "seed": seed, "fold": fold, "stages": stages}
+        if about["set"].get("train.validate_every_epochs", 1000) < 1000:
+            # Of the last stage, by epoch.
+            record["curve"] = [[report.epoch, round(report.metrics["top1"], 4)] for report in trial.reports]
+        records.append(record)
     return records
+
+
+def cases_of(part: Part) -> dict[str, tuple[str, int | None, dict[str, Any]]]:
+    """Case of the sweep -> arm, seed of its clips where the part draws them anew, settings."""
+    arms = {arm: ARMS[arm] for arm in part.arms} | {arm: dict(values) for arm, values in part.variants.items()}
+    if part.draws is None:
+        return {arm: (arm, None, values) for arm, values in arms.items()}
+    return {
+        f"{arm}-clips-{draw}": (arm, draw, {**values, "data.synthetic.seed": draw})
+        for draw in part.draws
+        for arm, values in arms.items()
+    }
 
 
 class Scorer:
     """Scores models of one set and fold on its held-out clips, decoded once."""
 
-    def __init__(self, about: Mapping[str, Any], manifest: Path | None, fold: int | None, description: Any) -> None:
-        read = read_manifest(str(manifest or generated_manifest(about)))
+    def __init__(self, about: Mapping[str, Any], manifest: Path, fold: int | None, description: Any) -> None:
+        read = read_manifest(str(manifest))
         if fold is not None:
             read = read.with_fold(fold, about["folds"])
         rows = read.split(read.split_named(about["split"]))
@@ -376,11 +462,12 @@ def gate_figures(meter: GateMeter) -> dict[str, dict[str, float]]:
     }
 
 
-def generated_manifest(about: Mapping[str, Any]) -> Path:
+def generated_manifest(about: Mapping[str, Any], draw: int | None) -> Path:
     from w3ray.pipeline.prepare import synthetic_root
     from w3ray.recipe import load_recipe
 
-    overrides = [f"storage={WORK}", f"data.synthetic={json.dumps(about['set']['data.synthetic'])}"]
+    drawn = about["set"]["data.synthetic"] | ({} if draw is None else {"seed": draw})
+    overrides = [f"storage={WORK}", f"data.synthetic={json.dumps(drawn)}"]
     return Path(str(synthetic_root(load_recipe(about["recipe"], overrides)))) / "manifest.parquet"
 
 
@@ -399,7 +486,11 @@ def hits_of(records: Sequence[Mapping[str, Any]], arm: str, stage: str) -> tuple
         bits = [np.unpackbits(np.frombuffer(bytes.fromhex(p["hits"]), np.uint8))[: p["clips"]] for p in parts]
         rows.append(np.concatenate(bits))
         if "groups" in parts[0]:
-            groups = [group for p in parts for group in p["groups"].split("|")]
+            mine = [group for p in parts for group in p["groups"].split("|")]
+            # Clips that are drawn anew for each seed have no group over the seeds.
+            groups = mine if groups is None or groups == mine else ["different"]
+    if groups == ["different"]:
+        groups = None
     return np.array(rows, dtype=np.float64), groups
 
 
@@ -480,6 +571,31 @@ def arm_rows(records: Sequence[Mapping[str, Any]], against: str) -> dict[str, An
     return rows
 
 
+def pair_rows(records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The first minus the second of each pair, over the seeds that both have."""
+    rows = []
+    for first, second in pairs:
+        (arm, stage), (other, other_stage) = first.split(", "), second.split(", ")
+        common = {r["seed"] for r in records if r["arm"] == arm} & {r["seed"] for r in records if r["arm"] == other}
+        shared = [record for record in records if record["seed"] in common]
+        hits, groups = hits_of(shared, arm, stage)
+        rows.append(
+            {"pair": [first, second], **compare(hits_of(shared, other, other_stage)[0], hits, groups)}
+            | ({"paper": PAPER[first, second]} if (first, second) in PAPER else {})
+        )
+    return rows
+
+
+def steps_to(records: Sequence[Mapping[str, Any]], arm: str, accuracy: float) -> list[int | None]:
+    """Steps of the last stage until a validation first reached `accuracy`, by seed; None: never."""
+    found = []
+    for record in sorted((r for r in records if r["arm"] == arm), key=lambda r: r["seed"]):
+        steps_an_epoch = list(record["stages"].values())[-1]["steps"] / record["curve"][-1][0]
+        reached = (round(epoch * steps_an_epoch) for epoch, top1 in record["curve"] if top1 >= accuracy)
+        found.append(next(reached, None))
+    return found
+
+
 def mean_gates(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     return {
         name: {key: round(float(np.mean([one[name][key] for one in found])), 4) for key in values}
@@ -515,11 +631,21 @@ def verdict(differences: Mapping[str, float], corrected: Mapping[str, float]) ->
 def analyse() -> dict[str, Any]:
     """All that the records say."""
     parts = {path.stem: json.loads(path.read_text())["records"] for path in sorted(FOLDER.glob("*.json"))}
-    figures: dict[str, Any] = {"parts": {}, "not_run": [name for name in PARTS if name not in parts]}
-    for name, records in parts.items():
+    missing = [name for name in PARTS if name not in parts]
+    figures: dict[str, Any] = {"parts": {}, "pairs": {}, "steps_to": {}, "not_run": missing}
+    for name in (name for name in PARTS if name in parts):
+        records = [record for part in (*PARTS[name].beside, name) for record in parts.get(part, [])]
         arms = [record["arm"] for record in records]
         against = next(arm for arm in ("plain", "plain-twice", "plain-mfr-0") if arm in arms)
         figures["parts"][name] = arm_rows(records, against)
+        known = {tuple(row.split(", ")) for row in figures["parts"][name]}
+        pairs = [pair for pair in PARTS[name].pairs if all(tuple(row.split(", ")) in known for row in pair)]
+        if pairs:
+            figures["pairs"][name] = pair_rows(records, pairs)
+        if "curve" in records[0]:
+            figures["steps_to"][name] = {
+                arm: {str(level): steps_to(records, arm, level) for level in LEVELS} for arm in dict.fromkeys(arms)
+            }
     if "screen" in parts:
         figures["chosen"] = chosen_default(figures["parts"]["screen"])
     tests = {}
@@ -567,11 +693,39 @@ def tables(figures: Mapping[str, Any]) -> str:
             lines.append(
                 f"| {arm} | {by_seed} | {row['top1']:.3f} | {difference} | {gates['channel']} | {gates['spatial']} |"
             )
+        lines += pair_lines(figures["pairs"].get(part, []))
+        lines += step_lines(figures["steps_to"].get(part, {}))
     lines += ["", "Gates: standard deviation in stages 1 to 4 over all held-out clips, mean of the seeds. p is not"]
     lines += ["corrected here."]
     if figures["not_run"]:
         lines += ["", f"Not run yet: {', '.join(figures['not_run'])}."]
     return "\n".join(lines)
+
+
+def pair_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["", "| minuend | subtrahend | difference | 95% over seeds | p, seeds / clips | table of the paper |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in rows:
+        first, second = (name.removesuffix(", teacher") for name in row["pair"])
+        low, high = row["interval_by_seed"]
+        lines.append(
+            f"| {first} | {second} | {row['difference']:+.3f} | {low:+.3f} to {high:+.3f} | "
+            f"{row['p_seeds']:.2g} / {row['p_clips']:.2g} | {row.get('paper', '')} |"
+        )
+    return lines
+
+
+def step_lines(by_arm: Mapping[str, Mapping[str, Sequence[int | None]]]) -> list[str]:
+    if not by_arm:
+        return []
+    lines = ["", "Steps of the student until a validation reaches an accuracy, by seed (-: never):", ""]
+    lines += ["| arm | " + " | ".join(f"{level:.0%}" for level in LEVELS) + " |", "|---|" + "---|" * len(LEVELS)]
+    for arm, levels in by_arm.items():
+        cells = (" ".join("-" if steps is None else str(steps) for steps in found) for found in levels.values())
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
 
 
 def write_tables(figures: Mapping[str, Any]) -> None:

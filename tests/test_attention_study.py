@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from videos import write_video
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -110,6 +111,58 @@ def test_hits_come_back_from_their_record(study: ModuleType) -> None:
     found, groups = study.hits_of(records, "a", "teacher")
     np.testing.assert_array_equal(found, bits[::-1])  # by seed
     assert groups is None
+
+
+def record_of(arm: str, seed: int, hits: np.ndarray, **more: object) -> dict:
+    stages = {"student": {"hits": np.packbits(hits).tobytes().hex(), "clips": len(hits), "steps": 100, **more}}
+    return {"arm": arm, "seed": seed, "fold": None, "stages": stages}
+
+
+def test_a_pair_is_compared_over_the_seeds_that_both_have(study: ModuleType) -> None:
+    right, wrong = np.ones(8, bool), np.zeros(8, bool)
+    records = [record_of("a", 1, right), record_of("a", 2, right), record_of("a", 3, wrong)]
+    records += [record_of("b", seed, wrong) for seed in (1, 2)]
+    (row,) = study.pair_rows(records, [("a, student", "b, student")])
+    assert (row["difference"], row["seeds"], row["pair"]) == (1.0, 2, ["a, student", "b, student"])
+    assert "paper" not in row
+
+
+def test_groups_of_clips_that_are_drawn_anew_are_none(study: ModuleType) -> None:
+    right = np.ones(2, bool)
+    same = [record_of("a", seed, right, groups="x|y") for seed in (1, 2)]
+    assert study.hits_of(same, "a", "student")[1] == ["x", "y"]
+    assert study.hits_of([same[0], record_of("a", 2, right, groups="y|x")], "a", "student")[1] is None
+
+
+def test_steps_to_an_accuracy(study: ModuleType) -> None:
+    curves = {3: [[2, 0.5], [4, 0.9], [5, 0.8]], 1: [[2, 0.5], [4, 0.7], [5, 0.79]]}
+    records = [record_of("a", seed, np.ones(8, bool)) | {"curve": curve} for seed, curve in curves.items()]
+    assert study.steps_to(records, "a", 0.8) == [None, 80]  # by seed; 20 steps an epoch
+    assert study.steps_to(records, "a", 0.5) == [40, 40]
+
+
+def test_each_draw_of_the_clips_is_a_case(study: ModuleType) -> None:
+    part = study.Part(data="hard-few", arms=("plain", "w3-unit"), seeds=range(1), draws=range(1, 3))
+    cases = study.cases_of(part)
+    assert [(arm, draw, values["data.synthetic.seed"]) for arm, draw, values in cases.values()] == [
+        ("plain", 1, 1), ("w3-unit", 1, 1), ("plain", 2, 2), ("w3-unit", 2, 2),
+    ]  # fmt: skip
+
+
+def test_small_copies_hold_the_same_frames(study: ModuleType, tmp_path: Path) -> None:
+    import av
+
+    source = write_video(tmp_path / "set" / "a" / "clip.avi", codec="mpeg4")
+    (tmp_path / "set" / "list.csv").write_text("path,label\na/clip.avi,x\n")
+    small = study.small_copy(tmp_path / "set", tmp_path / "small", 24)
+    assert (small / "list.csv").read_text() == "path,label\na/clip.mp4,x\n"
+    with av.open(source) as large, av.open(small / "a" / "clip.mp4") as copy:
+        frames, copies = list(large.decode(video=0)), list(copy.decode(video=0))
+    assert len(copies) == len(frames) > 5
+    assert all(frame.key_frame and frame.height == 24 for frame in copies)
+    for frame, again in zip(frames, copies, strict=True):
+        there = frame.reformat(again.width, again.height, "gray", interpolation="AREA").to_ndarray()
+        assert np.abs(there.astype(int) - again.reformat(format="gray").to_ndarray()).mean() < 4
 
 
 def test_the_committed_analysis_is_that_of_the_committed_records(study: ModuleType) -> None:

@@ -11,7 +11,7 @@ class MatureFeatures:
 
     y are the last feature maps after the refinement of Eq. 8, Q the student, P the frozen teacher. The norm runs over
     C x H x W and is not squared, as in Eq. 9; its gradient has length 1 whatever the distance, and is taken as 0 at
-    zero difference, where it is undefined. The sum over T frames in place of their mean is this with T times the weight.
+    zero difference, where it is undefined. A sum over the T frames instead is this with T times the weight.
     """
 
     needs_teacher = True
