@@ -1,61 +1,54 @@
-"""How much of the attention falls on what moves? W3, CBAM, and Grad-CAM of both and of plain TSM.
+"""How much of the attention falls on what moves? W3, CBAM, and Grad-CAM of both and of plain TSM; five seeds each.
 
-    python benchmarks/pointing_game.py [--epochs 9] [--work FOLDER]
-    python benchmarks/pointing_game.py --clips RUNS/clips w3=RUNS/stages/student-... tsm=...
+    python benchmarks/pointing_game.py [RUNS/attention-study] [--count 128]
+    python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
-Draws the quickstart's clips, trains the quickstart's chain four times (with W3, with W3 whose gates start as torch's
-layers do, with CBAM, without attention; all else equal, one seed) and scores each student on the test clips:
-`w3ray.explain.pointing` says what is counted. With models given nothing is trained. Writes
-`results/pointing_game.json`.
+Scores the students that part `tables` of `attention_study.py` trained (W3 from both starts, CBAM, plain TSM; all else
+equal), on its held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what is
+counted. With models given those are scored; a name that comes twice is another seed.
 
 Beside each model: an even map, and Zhang et al.'s other rival that looks at nothing, the middle of the picture (a cone
 for the mass), because the thing is drawn nearer to it than to the borders.
 
-`excess` is what a map gets above an even map, in points of the share; its standard error is over clips, of one model.
+"Turned round" is a mask that is greatest where the gate is most closed.
+
+`excess` is what a map gets above an even map, in points of the share; its standard error is over seeds.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import attention_study
 import numpy as np
 import torch
 from _common import write_result
 
 from w3ray.data.manifest import read_manifest
-from w3ray.data.synthetic import ACTIONS, acting_cover, write_motion_dataset
+from w3ray.data.synthetic import ACTIONS, acting_cover
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.explain.gradcam import grad_cam
 from w3ray.explain.maps import last_of_stages, stretch, to_frames
 from w3ray.explain.pointing import TOLERANCE, Pointing, cover_in_clip, pointing
 from w3ray.explain.videos import Explainer
 
-ARMS = {
-    "w3": "{kind: w3, reduction: 16}",
-    "w3_fresh": "{kind: w3, reduction: 16, identity_start: false}",
-    "cbam": "{kind: cbam, reduction: 16}",
-    "tsm": "null",
-}
+ARMS = ("w3-unit", "w3-near-open", "cbam-unit", "plain")
+"""Of the study's tables."""
+PART, SET = "tables", "hard-few"
 PAIRS = [" / ".join(pair) for pair in ACTIONS]
 
 
-def train(work: Path, clips: Path, epochs: int) -> dict[str, str]:
-    """The student of each arm, as the folder of its model."""
-    import w3ray
+def students(work: Path) -> dict[str, list[str]]:
+    """The students of each arm by seed, as the folders of their models."""
+    from w3ray.sweep.records import SweepFolder
 
-    folders = {}
-    for arm, attention in ARMS.items():
-        overrides = [
-            f"storage={work}",
-            "data.synthetic=null",
-            f"data.manifest={clips / 'manifest.parquet'}",
-            f"model.attention={attention}",
-            f"train.epochs={epochs}",
-            "tracking.enabled=false",
-        ]
-        folders[arm] = w3ray.run("quickstart", overrides=overrides).stages[-1].model
-        print(arm, folders[arm], flush=True)
+    folders: dict[str, list[str]] = {arm: [] for arm in ARMS}
+    for trial in sorted(SweepFolder(str(work), PART).trials(), key=lambda trial: trial.repeat):
+        arm, student = trial.point["case"], trial.stages[-1]
+        if arm in folders:
+            folders[arm].append(str(work / "stages" / f"{student.name}-{student.identity[:12]}"))
     return folders
 
 
@@ -70,6 +63,8 @@ def maps_of(explainer: Explainer, frames_THWC: np.ndarray) -> tuple[int, dict[st
             mask_TSS = to_frames(look.mask_THW, num_frames, size)
             maps[f"stage {look.stage}, as it is"] = mask_TSS
             maps[f"stage {look.stage}, stretched"] = stretch(mask_TSS)
+            # A gate may mark a thing by closing over it.
+            maps[f"stage {look.stage}, turned round"] = stretch(-mask_TSS)
     about = explainer.description
     device = next(explainer.model.parameters()).device
     clip_BTHWC = torch.from_numpy(frames_THWC)[None].to(device)
@@ -85,28 +80,40 @@ def middle(num_frames: int, size: int) -> np.ndarray:
     return np.repeat(1 - distance_SS[None] / distance_SS.max(), num_frames, axis=0)
 
 
-def mean_and_error(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "standard_error": float(np.std(values, ddof=1) / np.sqrt(len(values)))}
-
-
-def figures_of(scores: Sequence[Pointing]) -> dict[str, Any]:
+def figures_of(scores: Sequence[Pointing]) -> dict[str, float]:
     """Means over clips; a clip counts once, however many of its frames show the thing."""
     seen = [score for score in scores if len(score.mass_F)]
     return {
         "mass_share": float(np.mean([score.mass_F.mean() for score in seen])),
-        "mass_excess": mean_and_error([float((score.mass_F - score.area_F).mean()) for score in seen]),
+        "mass_excess": float(np.mean([(score.mass_F - score.area_F).mean() for score in seen])),
         "hit_rate": float(np.mean([score.hit_F.mean() for score in seen])),
-        "hit_excess": mean_and_error([float((score.hit_F - score.hit_area_F).mean()) for score in seen]),
+        "hit_excess": float(np.mean([(score.hit_F - score.hit_area_F).mean() for score in seen])),
     }
 
 
-def score_model(folder: str, clips: Path, split: str) -> dict[str, Any]:
+def over_seeds(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean of each map's figures, their standard errors over seeds, and the values by seed."""
+    found: dict[str, Any] = {}
+    for name in models[0]["maps"]:
+        found[name] = {}
+        for figure in ("mass_share", "mass_excess", "hit_rate", "hit_excess"):
+            values = np.array([model["maps"][name][figure] for model in models])
+            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
+            found[name][figure] = {
+                "mean": round(float(values.mean()), 4),
+                "standard_error": None if error is None else round(float(error), 4),
+                "by_seed": [round(float(value), 4) for value in values],
+            }
+    return found
+
+
+def score_model(folder: str, clips: Path, split: str, count: int) -> dict[str, Any]:
     explainer = Explainer(folder)
     manifest = read_manifest(str(clips / "manifest.parquet"))
     rows = manifest.split(split)
     scores: dict[str, list[Pointing]] = {}
     pairs, hits = [], 0
-    for row, video in zip(rows.to_pylist(), manifest.resolved_uris(rows), strict=True):
+    for row, video in islice(zip(rows.to_pylist(), manifest.resolved_uris(rows), strict=True), count):
         cover_TSS = cover_in_clip(acting_cover(clips, row["clip_id"]), explainer.spec)
         predicted, maps = maps_of(explainer, explainer.load(video))
         hits += predicted == row["label"]
@@ -138,25 +145,40 @@ def score_model(folder: str, clips: Path, split: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="NAME=FOLDER", help="models to score in place of trained ones")
-    parser.add_argument("--clips", type=Path, help="folder of a generated set; else one is drawn")
+    parser.add_argument("study", nargs="?", type=Path, default=Path("runs/attention-study"), help="its runs")
+    parser.add_argument("models", nargs="*", metavar="NAME=FOLDER", help="models to score in place of the study's")
+    parser.add_argument("--clips", type=Path, help="folder of a generated set, where models are given")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--work", type=Path, default=Path("runs/pointing-game"))
+    parser.add_argument("--count", type=int, default=128, help="clips, from the first one on")
     options = parser.parse_args()
-    work = options.work.absolute()
-    clips = work / "clips" if options.clips is None else options.clips.absolute()
-    if options.clips is None:
-        write_motion_dataset(clips, clips=480, val_clips=64, test_clips=128, seed=0, size=56)
-    folders = dict(model.split("=", 1) for model in options.models) or train(work, clips, options.epochs)
+    named = [word for word in (str(options.study), *options.models) if "=" in word]
+    if named and options.clips is None:
+        parser.error("models need --clips: the set that was drawn for them")
+    folders: dict[str, list[str]] = {}
+    for model in named:
+        name, folder = model.split("=", 1)
+        folders.setdefault(name, []).append(folder)
+    clips = options.clips
+    if not named:
+        attention_study.WORK = options.study.absolute()
+        folders = students(attention_study.WORK)
+        clips = attention_study.generated_manifest(attention_study.SETS[SET], None).parent
     figures: dict[str, Any] = {"tolerance": TOLERANCE, "split": options.split, "models": {}}
-    for name, folder in folders.items():
-        figures["models"][name] = score_model(folder, clips, options.split)
-        rows = {"an even map": figures["models"][name]["even_map"], **figures["models"][name]["maps"]}
-        for map_name, row in rows.items():
-            print(f"{name:<10}{map_name:<30}mass {row['mass_share']:.3f}  hits {row['hit_rate']:.3f}")
-    command = "python benchmarks/pointing_game.py" + (f" --epochs {options.epochs}" if options.epochs != 9 else "")
-    print(write_result("pointing_game", figures, command if not options.models else f"{command} NAME=FOLDER ..."))
+    for name, seeds in folders.items():
+        models = [score_model(folder, clips, options.split, options.count) for folder in seeds]
+        top1 = [round(model["top1"], 4) for model in models]
+        common = {key: models[0][key] for key in ("model", "clips", "frames", "even_map")}
+        by_pair = [{key: maps["by_pair"] for key, maps in model["maps"].items()} for model in models]
+        figures["models"][name] = common | {"top1_by_seed": top1, "maps": over_seeds(models), "by_pair": by_pair}
+        print(f"{name:<14}{'an even map':<30}hits {models[0]['even_map']['hit_rate']:.3f}")
+        for map_name, row in figures["models"][name]["maps"].items():
+            by_seed = " ".join(f"{value:.3f}" for value in row["hit_rate"]["by_seed"])
+            mass = row["mass_excess"]["mean"]
+            print(
+                f"{name:<14}{map_name:<30}hits {row['hit_rate']['mean']:.3f} ({by_seed})  mass {mass:+.3f}", flush=True
+            )
+    command = f"python benchmarks/pointing_game.py{' NAME=FOLDER ...' if named else ''}"
+    print(write_result("pointing_game", figures, command))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,35 @@ class TestShipped:
         assert [stage.train for stage in plain.resolved_stages()] == [s.train for s in recipe.resolved_stages()]
 
 
+class TestWithPlain:
+    def test_it_is_the_first_stage_without_attention(self) -> None:
+        overrides = ["stages.teacher.train={epochs: 3}", "stages.teacher.model={dropout: 0.1}"]
+        recipe = load_recipe("quickstart", overrides)
+        plain, *kept = recipe.with_plain().resolved_stages()
+        teacher = recipe.resolved_stages()[0]
+        assert (plain.name, plain.model.attention) == ("plain", None)
+        assert plain.model == teacher.model.model_copy(update={"attention": None})
+        assert (plain.train, plain.seed, plain.teacher) == (teacher.train, teacher.seed, None)
+        assert [stage.model_copy(update={"index": stage.index - 1}) for stage in kept] == list(recipe.resolved_stages())
+
+    @pytest.mark.parametrize(
+        ("override", "text"),
+        [
+            ("model.attention=null", "stage teacher has no attention"),
+            ("stages=[{name: plain}]", "a stage 'plain' already"),
+            ("tracking.explain_clips=[a]", "tracking.explain_clips"),
+        ],
+    )
+    def test_what_can_not_be_compared(self, override: str, text: str) -> None:
+        with pytest.raises(InputError, match=text):
+            load_recipe("quickstart", [override]).with_plain()
+
+    def test_seeds_are_the_places_unless_said(self) -> None:
+        recipe = load_recipe("quickstart", ["seed=5", "stages.student.seed_offset=3"])
+        assert [stage.seed for stage in recipe.resolved_stages()] == [5, 8]
+        assert [stage.seed for stage in recipe.with_plain().resolved_stages()] == [5, 5, 8]
+
+
 class TestOverrides:
     def test_values(self, good: Path) -> None:
         recipe = load_recipe(

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from w3ray._nearest import did_you_mean
 from w3ray._text import one_line
 from w3ray.attention.options import DEFAULT_START
+from w3ray.errors import InputError
 
 if TYPE_CHECKING:
     from w3ray.attention import AttentionConfig
@@ -397,6 +398,12 @@ class Stage(Section):
     )
     train: dict[str, Any] = Field(default={}, description="parts of the recipe's `train` that differ in this stage")
     model: dict[str, Any] = Field(default={}, description="parts of the recipe's `model` that differ in this stage")
+    seed_offset: int | None = Field(
+        default=None,
+        ge=0,
+        description="what is added to the recipe's seed; null: the stage's place, so that a student is not its "
+        "teacher's run once more. Stages to be compared take the same",
+    )
 
 
 class Evaluation(Section):
@@ -491,11 +498,16 @@ class Resources(Section):
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
+PLAIN_STAGE = "plain"
+"""The stage that `Recipe.with_plain` adds."""
+
+
 class ResolvedStage(Section):
     """A stage with nothing left to look up."""
 
     index: int
     name: str
+    seed: int
     teacher: str | None
     loss_weights: dict[str, float]
     train: Train
@@ -533,6 +545,7 @@ class Recipe(Section):
             ResolvedStage(
                 index=index,
                 name=stage.name,
+                seed=self.seed + (index if stage.seed_offset is None else stage.seed_offset),
                 teacher=stage.teacher,
                 loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
                 train=Train.model_validate(merge(train, stage.train)),
@@ -540,6 +553,29 @@ class Recipe(Section):
             )
             for index, stage in enumerate(self.stages)
         )
+
+    def with_plain(self) -> "Recipe":
+        """The recipe with one more stage, `plain`, before the others: the first one without attention, all else equal.
+
+        The other stages keep their seeds, and so their identities.
+
+        Raises:
+            InputError: the first stage has no attention, a stage is named so, or masks are to be drawn while training.
+        """
+        first = self.resolved_stages()[0]
+        if first.model.attention is None:
+            raise InputError(f"compare: stage {first.name} has no attention; there is nothing to compare it with")
+        if any(stage.name == PLAIN_STAGE for stage in self.stages):
+            raise InputError(f"compare: the recipe has a stage {PLAIN_STAGE!r} already; rename it")
+        if self.tracking.explain_clips:
+            raise InputError("compare: tracking.explain_clips draws masks, and plain stages have none; remove it")
+        offsets = [index if stage.seed_offset is None else stage.seed_offset for index, stage in enumerate(self.stages)]
+        kept = [
+            stage.model_copy(update={"seed_offset": offset}) for stage, offset in zip(self.stages, offsets, strict=True)
+        ]
+        model = {**self.stages[0].model, "attention": None}
+        plain = self.stages[0].model_copy(update={"name": PLAIN_STAGE, "model": model, "seed_offset": offsets[0]})
+        return Recipe.model_validate(self.to_dict() | {"stages": [stage.model_dump() for stage in (plain, *kept)]})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as JSON knows them; `Recipe.model_validate` takes them back."""

@@ -59,7 +59,7 @@ def show(
             raise InputError(f"--epoch {epoch}: stage {chosen.name} has the epochs 0 to {chosen.train.epochs - 1}")
         # Validations decide nothing about which clips come in which order.
         num_train = clips.split(split, ["label"]).num_rows
-        schedule = stage_schedule(chosen, settings.seed + chosen.index, num_train=num_train)
+        schedule = stage_schedule(chosen, num_train=num_train)
         rows = training_rows(clips, split, spec, schedule, epoch=epoch, count=count, roots=data.roots)
         when = f"stage {chosen.name}, epoch {epoch}, seed {settings.seed}"
     else:

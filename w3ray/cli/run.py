@@ -26,6 +26,10 @@ def run(
     storage: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for all results, in place of the recipe's `storage`.")
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Train the first stage without attention too, all else equal: does it help?"),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe, the stages' states and the resources only.")
     ] = False,
@@ -39,6 +43,8 @@ def run(
     resolved = load_recipe(recipe, changes)
     if storage is not None:
         resolved = resolved.model_copy(update={"storage": storage})
+    if compare:
+        resolved = resolved.with_plain()
     # After the recipe is known to be good: this imports torch, Ray and MLflow.
     from w3ray.pipeline import plan_run
     from w3ray.pipeline import run as run_recipe

@@ -65,7 +65,7 @@ def _is_of(folder: Path, stage: ResolvedStage, comparison: Comparison) -> bool:
     recipe = comparison.recipe
     synthetic = None if recipe.data.synthetic is None else recipe.data.synthetic.determinants()
     ours = stage_determinants(
-        stage, seed=recipe.seed + stage.index, data={"synthetic": synthetic}, weights=None, teacher_identity=None
+        stage, seed=stage.seed, data={"synthetic": synthetic}, weights=None, teacher_identity=None
     )
     if not (folder / "result.json").is_file():
         return False

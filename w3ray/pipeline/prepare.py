@@ -203,11 +203,9 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
     for stage in recipe.resolved_stages():
         _require_heads(stage, data.heads)
         teacher = None if stage.teacher is None else planned[stage.teacher]
-        # Another seed for each generation: a student is not the teacher's run once more.
-        seed = recipe.seed + stage.index
         determinants = stage_determinants(
             stage,
-            seed=seed,
+            seed=stage.seed,
             data=data.determinants,
             weights=_weights_key(stage.model.weights),
             teacher_identity=None if teacher is None else teacher.identity,
@@ -216,12 +214,12 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
         store = StageStore(place(recipe.storage), stage.name, identity)
         planned[stage.name] = PlannedStage(
             stage=stage,
-            seed=seed,
+            seed=stage.seed,
             identity=identity,
             determinants=determinants,
             store=store,
             status=store.status(determinants),
-            schedule=_schedule(stage, seed, data),
+            schedule=_schedule(stage, data),
             teacher=stage.teacher,
         )
     for item in planned.values():
@@ -255,14 +253,14 @@ def _weights_key(weights: str | None) -> str | None:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _schedule(stage: ResolvedStage, seed: int, data: PreparedData) -> Schedule:
+def _schedule(stage: ResolvedStage, data: PreparedData) -> Schedule:
     rows = {kind: data.splits[kind].num_rows for kind in ("train", "val", "test")}
-    schedule = stage_schedule(stage, seed, num_train=rows["train"], num_val=rows["val"], num_test=rows["test"])
+    schedule = stage_schedule(stage, num_train=rows["train"], num_val=rows["val"], num_test=rows["test"])
     _require_same_clip(data.splits["train"], stage.train.rows_together, stage.name)
     return schedule
 
 
-def stage_schedule(stage: ResolvedStage, seed: int, *, num_train: int, num_val: int = 0, num_test: int = 0) -> Schedule:
+def stage_schedule(stage: ResolvedStage, *, num_train: int, num_val: int = 0, num_test: int = 0) -> Schedule:
     """The order of a stage's stream, for one worker.
 
     Raises:
@@ -279,7 +277,7 @@ def stage_schedule(stage: ResolvedStage, seed: int, *, num_train: int, num_val: 
             rows_together=train.rows_together,
             epochs=train.epochs,
             validate_every_epochs=train.validate_every_epochs,
-            seed=seed,
+            seed=stage.seed,
             world_size=1,
         )
     except ValueError as error:
