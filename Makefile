@@ -5,8 +5,8 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: quickstart test test-all lint audit install clean
 
-quickstart: install  ## make the environment and run the main job: teacher -> student on generated clips
-	$(BIN)/w3ray run quickstart
+quickstart: install  ## make the environment and run the main job: plain TSM, teacher -> student on generated clips
+	$(BIN)/w3ray run quickstart --compare
 
 test: lint  ## make the environment and pass the tests, all but the long ones
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"

@@ -141,6 +141,7 @@ SETS: dict[str, dict[str, Any]] = {
         "of": "ut-interaction",
         "short_side": 120,
     },
+    "quickstart": {"recipe": "quickstart", "set": {}, "split": "test"},
     "ut-interaction": {
         "recipe": "ut-interaction",
         "import": ["--classes", "hand shaking,hugging,kicking,pointing,punching,pushing", "--flip-map", "identity"],
@@ -262,6 +263,13 @@ PARTS: dict[str, Part] = {
     "tables": Part(data="hard-few", arms=TABLE_ROWS, seeds=range(20, 25), stages=CHAIN, pairs=(*PAPER, TWICE[0])),
     "twice": Part(
         data="hard-few", arms=("plain-twice", "w3-twice"), seeds=range(20, 25), beside=("tables",), pairs=TWICE
+    ),
+    "quickstart": Part(
+        data="quickstart",
+        arms=("plain", "w3-unit"),
+        seeds=range(5),
+        stages=CHAIN,
+        pairs=(("w3-unit, student", "w3-unit, teacher"), ("plain, student", "plain, teacher")),
     ),
     "wide": Part(data="hard-few", arms=("plain-wide",), seeds=range(20, 30), beside=("confirm-hard-few",)),
     "mfr": Part(data="hard-few-watched", arms=(), variants=mfr_cases(), seeds=range(20, 23), stages=CHAIN),
@@ -463,8 +471,8 @@ def generated_manifest(about: Mapping[str, Any], draw: int | None) -> Path:
     from w3ray.pipeline.prepare import synthetic_root
     from w3ray.recipe import load_recipe
 
-    drawn = about["set"]["data.synthetic"] | ({} if draw is None else {"seed": draw})
-    overrides = [f"storage={WORK}", f"data.synthetic={json.dumps(drawn)}"]
+    drawn = about["set"].get("data.synthetic", {}) | ({} if draw is None else {"seed": draw})
+    overrides = [f"storage={WORK}", *(f"data.synthetic.{key}={json.dumps(value)}" for key, value in drawn.items())]
     return Path(str(synthetic_root(load_recipe(about["recipe"], overrides)))) / "manifest.parquet"
 
 
