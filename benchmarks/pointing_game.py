@@ -3,8 +3,8 @@
     python benchmarks/pointing_game.py [RUNS/attention-study] [--count 128]
     python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
-Scores the students that part `tables` of `attention_study.py` trained (W3 from both starts, CBAM, plain TSM; all else
-equal), on its held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what is
+Scores the students that part `tables` of `attention_study.py` trained (W3 with and without AFR, CBAM, plain TSM; all
+else equal), on its held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what is
 counted. With models given those are scored; a name that comes twice is another seed.
 
 Beside each model: an even map, and Zhang et al.'s other rival that looks at nothing, the middle of the picture (a cone
@@ -34,7 +34,7 @@ from w3ray.explain.maps import last_of_stages, stretch, to_frames
 from w3ray.explain.pointing import TOLERANCE, Pointing, cover_in_clip, pointing
 from w3ray.explain.videos import Explainer
 
-ARMS = ("w3-unit", "w3-near-open", "cbam-unit", "plain")
+ARMS = ("w3-unit", "w3-unit-no-afr", "cbam-unit", "plain")
 """Of the study's tables."""
 PART, SET = "tables", "hard-few"
 PAIRS = [" / ".join(pair) for pair in ACTIONS]
@@ -170,12 +170,12 @@ def main() -> None:
         common = {key: models[0][key] for key in ("model", "clips", "frames", "even_map")}
         by_pair = [{key: maps["by_pair"] for key, maps in model["maps"].items()} for model in models]
         figures["models"][name] = common | {"top1_by_seed": top1, "maps": over_seeds(models), "by_pair": by_pair}
-        print(f"{name:<14}{'an even map':<30}hits {models[0]['even_map']['hit_rate']:.3f}")
+        print(f"{name:<16}{'an even map':<30}hits {models[0]['even_map']['hit_rate']:.3f}")
         for map_name, row in figures["models"][name]["maps"].items():
             by_seed = " ".join(f"{value:.3f}" for value in row["hit_rate"]["by_seed"])
             mass = row["mass_excess"]["mean"]
             print(
-                f"{name:<14}{map_name:<30}hits {row['hit_rate']['mean']:.3f} ({by_seed})  mass {mass:+.3f}", flush=True
+                f"{name:<16}{map_name:<30}hits {row['hit_rate']['mean']:.3f} ({by_seed})  mass {mass:+.3f}", flush=True
             )
     command = f"python benchmarks/pointing_game.py{' NAME=FOLDER ...' if named else ''}"
     print(write_result("pointing_game", figures, command))
