@@ -4,8 +4,8 @@
     python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
 Scores the students that part `tables` of `attention_study.py` trained (W3 with and without AFR, CBAM, plain TSM; all
-else equal), on its held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what is
-counted. With models given those are scored; a name that comes twice is another seed.
+else equal), on its held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what
+is counted. With models given those are scored; a name that comes twice is another seed.
 
 Beside each model: an even map, and Zhang et al.'s other rival that looks at nothing, the middle of the picture (a cone
 for the mass), because the thing is drawn nearer to it than to the borders.
