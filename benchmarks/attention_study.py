@@ -225,7 +225,7 @@ TWICE = (
 MFR_WEIGHTS = {"w3-unit": (0.0, 0.03, 0.1, 0.3, 0.8), "plain": (0.0, 0.1)}
 """0.8 is the sum over the eight frames at 0.1."""
 MFR_FORMS = {
-    # Its gradient is as long as that of the norm at 0.1 where the norm is 25; trained students end at about 17.
+    # Its gradient is as long as that of the norm at 0.1 where the norm is 25.
     "mfr-squared-0.002": {"mfr": 0.0, "mfr_squared": 0.002},
     # A change of the 25 places by the same amount moves it as much as the norm at 0.1.
     "mfr-pooled-0.5": {"mfr": 0.0, "mfr_pooled": 0.5},
@@ -491,18 +491,17 @@ def hits_of(records: Sequence[Mapping[str, Any]], arm: str, stage: str) -> tuple
     for record in records:
         if record["arm"] == arm and stage in record["stages"]:
             by_seed.setdefault(record["seed"], []).append(record)
-    rows, groups = [], None
+    rows: list[np.ndarray] = []
+    groups: list[list[str]] = []
     for seed in sorted(by_seed):
         parts = [record["stages"][stage] for record in sorted(by_seed[seed], key=lambda one: one["fold"] or 0)]
         bits = [np.unpackbits(np.frombuffer(bytes.fromhex(p["hits"]), np.uint8))[: p["clips"]] for p in parts]
         rows.append(np.concatenate(bits))
         if "groups" in parts[0]:
-            mine = [group for p in parts for group in p["groups"].split("|")]
-            # Clips that are drawn anew for each seed have no group over the seeds.
-            groups = mine if groups is None or groups == mine else ["different"]
-    if groups == ["different"]:
-        groups = None
-    return np.array(rows, dtype=np.float64), groups
+            groups.append([group for p in parts for group in p["groups"].split("|")])
+    # Clips that are drawn anew for each seed have no group over the seeds.
+    same = bool(groups) and all(its == groups[0] for its in groups)
+    return np.array(rows, dtype=np.float64), groups[0] if same else None
 
 
 def compare(first: np.ndarray, second: np.ndarray, groups: Sequence[str] | None) -> dict[str, Any]:
@@ -649,8 +648,7 @@ def analyse() -> dict[str, Any]:
         arms = [record["arm"] for record in records]
         against = next(arm for arm in ("plain", "plain-twice", "plain-mfr-0") if arm in arms)
         figures["parts"][name] = arm_rows(records, against)
-        known = {tuple(row.split(", ")) for row in figures["parts"][name]}
-        pairs = [pair for pair in PARTS[name].pairs if all(tuple(row.split(", ")) in known for row in pair)]
+        pairs = [pair for pair in PARTS[name].pairs if figures["parts"][name].keys() >= set(pair)]
         if pairs:
             figures["pairs"][name] = pair_rows(records, pairs)
         if "curve" in records[0]:

@@ -562,19 +562,18 @@ class Recipe(Section):
         Raises:
             InputError: the first stage has no attention, a stage is named so, or masks are to be drawn while training.
         """
-        first = self.resolved_stages()[0]
-        if first.model.attention is None:
-            raise InputError(f"compare: stage {first.name} has no attention; there is nothing to compare it with")
+        resolved = self.resolved_stages()
+        if resolved[0].model.attention is None:
+            raise InputError(f"compare: stage {resolved[0].name} has no attention; there is nothing to compare it with")
         if any(stage.name == PLAIN_STAGE for stage in self.stages):
             raise InputError(f"compare: the recipe has a stage {PLAIN_STAGE!r} already; rename it")
         if self.tracking.explain_clips:
             raise InputError("compare: tracking.explain_clips draws masks, and plain stages have none; remove it")
-        offsets = [index if stage.seed_offset is None else stage.seed_offset for index, stage in enumerate(self.stages)]
         kept = [
-            stage.model_copy(update={"seed_offset": offset}) for stage, offset in zip(self.stages, offsets, strict=True)
+            stage.model_copy(update={"seed_offset": its.seed - self.seed})
+            for stage, its in zip(self.stages, resolved, strict=True)
         ]
-        model = {**self.stages[0].model, "attention": None}
-        plain = self.stages[0].model_copy(update={"name": PLAIN_STAGE, "model": model, "seed_offset": offsets[0]})
+        plain = kept[0].model_copy(update={"name": PLAIN_STAGE, "model": {**kept[0].model, "attention": None}})
         return Recipe.model_validate(self.to_dict() | {"stages": [stage.model_dump() for stage in (plain, *kept)]})
 
     def to_dict(self) -> dict[str, Any]:
