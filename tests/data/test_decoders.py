@@ -12,7 +12,7 @@ import pytest
 from decoders_here import each_decoder
 from videos import HEIGHT, WIDTH, cut, frame_numbers, write_video
 
-from w3ray.data.decoders import DecodeError, open_video
+from w3ray.data.decoders import DecodeError, open_video, require_decoder
 from w3ray.errors import InputError
 
 
@@ -195,3 +195,12 @@ def test_nothing_is_printed_about_damaged_frames(tmp_path, decoder):
         cwd=Path(__file__).parents[2],
     )
     assert run.stdout + run.stderr == ""
+
+
+def test_torchcodec_without_ffmpeg_is_refused_before_the_first_video(monkeypatch):
+    """It can be imported then, and would fail on each video: a run would take all of them for unreadable."""
+    import torchcodec
+
+    monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
+    with pytest.raises(InputError, match=r"torchcodec cannot be loaded; it needs FFmpeg's libraries \(4 to 9\)"):
+        require_decoder("torchcodec")

@@ -23,6 +23,9 @@ def load_torchcodec() -> Any:
     except (OSError, RuntimeError) as error:
         why = one_line(error, limit=80)
         raise InputError(f"decoder torchcodec cannot be loaded; it needs FFmpeg's libraries (4 to 9): {why}") from error
+    # From 0.17 on it is imported without FFmpeg, too, and says so only when it opens a video.
+    if getattr(torchcodec, "ffmpeg_major_version", "unknown") is None:
+        raise InputError("decoder torchcodec cannot be loaded; it needs FFmpeg's libraries (4 to 9) and finds none")
     return torchcodec.decoders
 
 
