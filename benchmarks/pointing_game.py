@@ -1,6 +1,6 @@
 """How much of the attention falls on what moves? W3, CBAM, and Grad-CAM of both and of plain TSM; five seeds each.
 
-    python benchmarks/pointing_game.py [RUNS/attention-study] [--count 128]
+    python benchmarks/pointing_game.py [--study RUNS/attention-study] [--count 128]
     python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
 Scores the students that part `tables` of `attention_study.py` trained (W3 with and without AFR, CBAM, plain TSM; all
@@ -145,21 +145,22 @@ def score_model(folder: str, clips: Path, split: str, count: int) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", type=Path, default=Path("runs/attention-study"), help="its runs")
     parser.add_argument("models", nargs="*", metavar="NAME=FOLDER", help="models to score in place of the study's")
+    parser.add_argument("--study", type=Path, default=Path("runs/attention-study"), help="the runs of the study")
     parser.add_argument("--clips", type=Path, help="folder of a generated set, where models are given")
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=128, help="clips, from the first one on")
     options = parser.parse_args()
-    named = [word for word in (str(options.study), *options.models) if "=" in word]
-    if named and options.clips is None:
+    if wrong := [model for model in options.models if "=" not in model]:
+        parser.error(f"{wrong[0]}: a model is NAME=FOLDER; the folder of the study's runs is --study")
+    if options.models and options.clips is None:
         parser.error("models need --clips: the set that was drawn for them")
     folders: dict[str, list[str]] = {}
-    for model in named:
+    for model in options.models:
         name, folder = model.split("=", 1)
         folders.setdefault(name, []).append(folder)
     clips = options.clips
-    if not named:
+    if not options.models:
         attention_study.WORK = options.study.absolute()
         folders = students(attention_study.WORK)
         clips = attention_study.generated_manifest(attention_study.SETS[SET], None).parent
@@ -177,7 +178,7 @@ def main() -> None:
             print(
                 f"{name:<16}{map_name:<30}hits {row['hit_rate']['mean']:.3f} ({by_seed})  mass {mass:+.3f}", flush=True
             )
-    command = f"python benchmarks/pointing_game.py{' NAME=FOLDER ...' if named else ''}"
+    command = f"python benchmarks/pointing_game.py{' NAME=FOLDER ...' if options.models else ''}"
     print(write_result("pointing_game", figures, command))
 
 

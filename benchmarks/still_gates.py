@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _attention_parts import STILL
 from _common import write_result
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -26,8 +27,6 @@ from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models.bundle import ModelDescription, load_model
 
 CLIPS = 32
-STILL = 0.005
-"""A gate that deviates by less stands still."""
 
 
 def test_clips(study: Path, description: ModelDescription) -> Tensor:

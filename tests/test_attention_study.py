@@ -1,8 +1,9 @@
 """Do the tests of the attention study say what its rule says?"""
 
-import importlib.util
+import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,68 +15,68 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def study() -> ModuleType:
+def study() -> Iterator[ModuleType]:
+    """The script; `figures` and `parts` are what it is made of."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        spec = importlib.util.spec_from_file_location("attention_study", BENCHMARKS / "attention_study.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["attention_study"] = module
-        spec.loader.exec_module(module)
+        yield importlib.import_module("attention_study")
     finally:
         sys.path.remove(str(BENCHMARKS))
-    return module
+
+
+@pytest.fixture(scope="module")
+def analysis(study: ModuleType) -> ModuleType:
+    return importlib.import_module("_attention_figures")
 
 
 def hits(rng: np.random.Generator, seeds: int, clips: int, share: float) -> np.ndarray:
     return (rng.random((seeds, clips)) < share).astype(float)
 
 
-def test_no_difference_is_rarely_found(study: ModuleType) -> None:
+def test_no_difference_is_rarely_found(analysis: ModuleType) -> None:
     rng = np.random.default_rng(0)
-    p_values = [study.compare(hits(rng, 5, 60, 0.7), hits(rng, 5, 60, 0.7), None)["p"] for _ in range(60)]
+    p_values = [analysis.compare(hits(rng, 5, 60, 0.7), hits(rng, 5, 60, 0.7), None)["p"] for _ in range(60)]
     assert np.mean(np.array(p_values) < 0.05) <= 0.05  # the larger of two: less often than each
 
 
-def test_a_difference_must_hold_for_other_seeds_and_for_other_clips(study: ModuleType) -> None:
+def test_a_difference_must_hold_for_other_seeds_and_for_other_clips(analysis: ModuleType) -> None:
     rng = np.random.default_rng(0)
     first = hits(rng, 10, 400, 0.7)
-    found = study.compare(first, np.maximum(first, hits(rng, 10, 400, 0.4)), None)
+    found = analysis.compare(first, np.maximum(first, hits(rng, 10, 400, 0.4)), None)
     assert found["difference"] > 0.08
     assert found["p"] < 0.001
     assert found["interval_by_seed"][0] > 0
     assert found["interval_by_clip"][0] > 0
     one_seed = first.copy()
     one_seed[0] = 1.0  # all of the difference is of one seed
-    found = study.compare(first, one_seed, None)
+    found = analysis.compare(first, one_seed, None)
     assert found["p_clips"] < 0.05 < found["p_seeds"] == found["p"]
     one_group = np.zeros_like(first)
     two_groups = np.zeros_like(first)
     two_groups[:, :100] = 1.0  # all of it is of one of four groups
     groups = [str(clip // 100) for clip in range(400)]
-    found = study.compare(one_group, two_groups, groups)
+    found = analysis.compare(one_group, two_groups, groups)
     assert found["p_seeds"] < 0.05 < found["p_clips"] == found["p"]
     with pytest.raises(ValueError, match="need the same seeds and clips"):
-        study.compare(first, first[:5], None)
+        analysis.compare(first, first[:5], None)
 
 
-def test_holm(study: ModuleType) -> None:
-    assert study.holm({"a": 0.01, "b": 0.04, "c": 0.03}, 3) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
-    assert study.holm({"a": 0.01}, 6) == pytest.approx({"a": 0.06})  # sets that were not run count
+def test_holm(analysis: ModuleType) -> None:
+    assert analysis.holm({"a": 0.01, "b": 0.04, "c": 0.03}, 3) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert analysis.holm({"a": 0.01}, 6) == pytest.approx({"a": 0.06})  # sets that were not run count
 
 
 @pytest.mark.parametrize(
     ("variant", "chosen"),
     [([0.71, 0.72, 0.73], "w3-x"), ([0.71, 0.72, 0.69], "w3-unit"), ([0.71, 0.71, 0.71], "w3-unit")],
 )
-def test_a_variant_must_win_with_each_seed_and_by_enough(study: ModuleType, variant: list, chosen: str) -> None:
+def test_a_variant_must_win_with_each_seed_and_by_enough(analysis: ModuleType, variant: list, chosen: str) -> None:
     screen = {
         "w3-unit, teacher": {"top1_by_seed": [0.70, 0.70, 0.70]},
         "w3-x, teacher": {"top1_by_seed": variant},
         "cbam, teacher": {"top1_by_seed": [0.9, 0.9, 0.9]},  # another attention is no variant
     }
-    assert study.chosen_default(screen) == chosen
+    assert analysis.chosen_default(screen) == chosen
 
 
 @pytest.mark.parametrize(
@@ -89,14 +90,14 @@ def test_a_variant_must_win_with_each_seed_and_by_enough(study: ModuleType, vari
         ({"ut-interaction": 0.03, "tank-state": 0.1}, False),
     ],
 )
-def test_the_verdict(study: ModuleType, differences: dict[str, float], worth: bool) -> None:
-    found = study.verdict(differences, dict.fromkeys(differences, 0.01))
+def test_the_verdict(analysis: ModuleType, differences: dict[str, float], worth: bool) -> None:
+    found = analysis.verdict(differences, dict.fromkeys(differences, 0.01))
     assert (found["worth_its_name"], found["complete"]) == (worth, False)
-    unsure = study.verdict(differences, dict.fromkeys(differences, 0.06))
+    unsure = analysis.verdict(differences, dict.fromkeys(differences, 0.06))
     assert (unsure["better_on"], unsure["worse_on"], unsure["worth_its_name"]) == ([], [], False)
 
 
-def test_hits_come_back_from_their_record(study: ModuleType) -> None:
+def test_hits_come_back_from_their_record(analysis: ModuleType) -> None:
     rng = np.random.default_rng(1)
     bits = rng.integers(0, 2, (2, 13)).astype(bool)
     records = [
@@ -108,7 +109,7 @@ def test_hits_come_back_from_their_record(study: ModuleType) -> None:
         }
         for seed, row in zip((4, 3), bits, strict=True)
     ]
-    found, groups = study.hits_of(records, "a", "teacher")
+    found, groups = analysis.hits_of(records, "a", "teacher")
     np.testing.assert_array_equal(found, bits[::-1])  # by seed
     assert groups is None
 
@@ -118,27 +119,27 @@ def record_of(arm: str, seed: int, hits: np.ndarray, **more: object) -> dict:
     return {"arm": arm, "seed": seed, "fold": None, "stages": stages}
 
 
-def test_a_pair_is_compared_over_the_seeds_that_both_have(study: ModuleType) -> None:
+def test_a_pair_is_compared_over_the_seeds_that_both_have(analysis: ModuleType) -> None:
     right, wrong = np.ones(8, bool), np.zeros(8, bool)
     records = [record_of("a", 1, right), record_of("a", 2, right), record_of("a", 3, wrong)]
     records += [record_of("b", seed, wrong) for seed in (1, 2)]
-    (row,) = study.pair_rows(records, [("a, student", "b, student")])
+    (row,) = analysis.pair_rows(records, [("a, student", "b, student")])
     assert (row["difference"], row["seeds"], row["pair"]) == (1.0, 2, ["a, student", "b, student"])
     assert "paper" not in row
 
 
-def test_groups_of_clips_that_are_drawn_anew_are_none(study: ModuleType) -> None:
+def test_groups_of_clips_that_are_drawn_anew_are_none(analysis: ModuleType) -> None:
     right = np.ones(2, bool)
     same = [record_of("a", seed, right, groups="x|y") for seed in (1, 2)]
-    assert study.hits_of(same, "a", "student")[1] == ["x", "y"]
-    assert study.hits_of([same[0], record_of("a", 2, right, groups="y|x")], "a", "student")[1] is None
+    assert analysis.hits_of(same, "a", "student")[1] == ["x", "y"]
+    assert analysis.hits_of([same[0], record_of("a", 2, right, groups="y|x")], "a", "student")[1] is None
 
 
-def test_steps_to_an_accuracy(study: ModuleType) -> None:
+def test_steps_to_an_accuracy(analysis: ModuleType) -> None:
     curves = {3: [[2, 0.5], [4, 0.9], [5, 0.8]], 1: [[2, 0.5], [4, 0.7], [5, 0.79]]}
     records = [record_of("a", seed, np.ones(8, bool)) | {"curve": curve} for seed, curve in curves.items()]
-    assert study.steps_to(records, "a", 0.8) == [None, 80]  # by seed; 20 steps an epoch
-    assert study.steps_to(records, "a", 0.5) == [40, 40]
+    assert analysis.steps_to(records, "a", 0.8) == [None, 80]  # by seed; 20 steps an epoch
+    assert analysis.steps_to(records, "a", 0.5) == [40, 40]
 
 
 def test_each_draw_of_the_clips_is_a_case(study: ModuleType) -> None:
@@ -165,8 +166,8 @@ def test_small_copies_hold_the_same_frames(study: ModuleType, tmp_path: Path) ->
         assert np.abs(there.astype(int) - again.reformat(format="gray").to_ndarray()).mean() < 4
 
 
-def test_the_committed_analysis_is_that_of_the_committed_records(study: ModuleType) -> None:
+def test_the_committed_analysis_is_that_of_the_committed_records(study, analysis: ModuleType) -> None:
     document = json.loads((BENCHMARKS / "results" / "attention-study.json").read_text())
-    figures = study.analyse()
+    figures = analysis.analyse()
     assert json.loads(json.dumps(figures)) == document["figures"]
-    assert study.tables(figures) in study.PAGE.read_text()
+    assert analysis.tables(figures) in analysis.PAGE.read_text()
