@@ -1,0 +1,29 @@
+"""Three small fixed recipes end as they always did: a change of structure changes no result."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+SCRIPT = Path(__file__).parent.parent / "goldens" / "make_weights.py"
+_spec = importlib.util.spec_from_file_location("make_weights", SCRIPT)
+assert _spec is not None
+assert _spec.loader is not None
+make_weights = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make_weights)
+GOLDEN = json.loads(make_weights.FILE.read_text())
+
+
+@pytest.mark.parametrize("name", make_weights.RECIPES)
+def test_losses_and_final_weights(name, tmp_path):
+    found, golden = make_weights.train(name, tmp_path), GOLDEN["recipes"][name]
+    assert found.keys() == golden.keys()
+    for stage in golden:
+        assert found[stage]["losses"] == pytest.approx(golden[stage]["losses"], rel=1e-3)
+    if make_weights.processor() == GOLDEN["processor"]:
+        assert {stage: found[stage]["sha256"] for stage in found} == {
+            stage: golden[stage]["sha256"] for stage in golden
+        }
