@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from w3ray.attention import NonLocalConfig, W3Config
 from w3ray.errors import InputError
-from w3ray.recipe import Recipe, load_recipe
+from w3ray.recipe import Model, Recipe, load_recipe
 from w3ray.recipe_file import PIPELINES, known_recipes
 
 GOOD: dict[str, Any] = {
@@ -150,15 +151,20 @@ class TestOverrides:
 
     def test_attention_options_are_merged(self, good: Path) -> None:
         attention = load_recipe(good, ["model.attention.hidden=2"]).model.attention
-        assert attention == {"kind": "w3", "reduction": 8, "hidden": 2, "start": "unit"}
+        assert attention == W3Config(reduction=8, hidden=2)
+
+    def test_an_attention_is_a_typed_section_and_is_written_whole(self, good: Path) -> None:
+        model = load_recipe(good, ["model.attention={kind: nonlocal}"]).model
+        assert model.attention == NonLocalConfig()
+        assert model.model_dump(mode="json")["attention"] == {"kind": "nonlocal", "reduction": 2, "subsample": True}
+        assert Model.model_validate(model.model_dump()) == model
 
     def test_a_stage_may_say_the_start_by_either_name(self, good: Path) -> None:
         for of_all, of_stage in (("start: unit", "identity_start: true"), ("identity_start: true", "start: unit")):
             stages = f"stages=[{{name: teacher}}, {{name: other, model: {{attention: {{{of_stage}}}}}}}]"
             recipe = load_recipe(good, [f"model.attention={{kind: w3, {of_all}}}", stages])
-            name, value = of_stage.split(": ")
-            options = recipe.resolved_stages()[1].model.attention
-            assert options == {"kind": "w3", name: True if value == "true" else value}
+            of_all, of_stage = (stage.model.attention.start for stage in recipe.resolved_stages())
+            assert (of_all, of_stage) in (("unit", "near_open"), ("near_open", "unit"))
         stages = "stages=[{name: teacher, model: {attention: {start: unit, identity_start: true}}}]"
         with pytest.raises(InputError, match="start and identity_start are both given"):
             load_recipe(good, [stages])

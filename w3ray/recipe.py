@@ -11,18 +11,28 @@ importing this module needs no torch.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from w3ray._nearest import did_you_mean
 from w3ray._text import one_line
-from w3ray.attention.options import DEFAULT_START
+from w3ray.attention.options import AttentionConfig, W3Config
 from w3ray.errors import InputError
 
 if TYPE_CHECKING:
-    from w3ray.attention import AttentionConfig
     from w3ray.data.clip import ClipSpec
     from w3ray.data.shared_clips import SharedClips
     from w3ray.data.video_cache import VideoCache
@@ -32,6 +42,35 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 STAGE_OVERRIDES = ("train", "model")
 """The sections of which a stage may override parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class AsBefore:
+    """Mark of a field that was added later: what its absence means in recipes and stages of older versions."""
+
+    value: Any
+
+
+class Decides(Enum):
+    """Mark of a field on which less depends than the whole result of a stage."""
+
+    NOTHING = "where things are kept and what is written down"
+    CHECKPOINTS = "which checkpoints there are to choose from; not how the network is trained"
+
+
+def fields_that_decide(section: "type[BaseModel]", *less: Decides) -> list[str]:
+    """The names of a section's fields without those that are marked as deciding no more than `less`."""
+    return [
+        name
+        for name, field in section.model_fields.items()
+        if not any(mark in field.metadata for mark in less or (Decides.NOTHING,))
+    ]
+
+
+def as_before(section: "type[BaseModel]") -> dict[str, Any]:
+    """Field -> what its absence means, of the fields that were added later."""
+    marks = {name: field.metadata for name, field in section.model_fields.items()}
+    return {name: mark.value for name, found in marks.items() for mark in found if isinstance(mark, AsBefore)}
 
 
 class Section(BaseModel):
@@ -45,6 +84,17 @@ class Section(BaseModel):
         if not isinstance(values, Mapping):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def without_as_before(section: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` of a section without what their absence would mean: as versions without these fields wrote them."""
+    absent = object()
+    before = {name: _jsonable(value) for name, value in as_before(section).items()}
+    return {name: value for name, value in values.items() if before.get(name, absent) != value}
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _known(what: str, table: Callable[[], Mapping[str, Any]]) -> AfterValidator:
@@ -100,25 +150,19 @@ def _losses() -> Mapping[str, Any]:
     return LOSSES
 
 
-def _check_attention(attention: dict[str, Any]) -> dict[str, Any]:
-    """The kind must be known and must take these options; the start is written out."""
-    from w3ray.attention.options import with_start
+def _read_attention(value: Any) -> AttentionConfig | None:
+    """The typed options of an attention: what a recipe writes, or a config."""
+    from w3ray.attention import attention_config
 
-    _attention_config(attention)
-    options = {"kind": "w3", **attention}
-    return with_start(options["kind"], options)
+    if value is None or isinstance(value, AttentionConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("dict_type", "must be a section of keys")
+    return attention_config(value)
 
 
-def _attention_config(attention: Mapping[str, Any]) -> "AttentionConfig":
-    from w3ray.attention import ATTENTION_OPTIONS
-
-    options = dict(attention)
-    kind = options.pop("kind", "w3")
-    if kind not in ATTENTION_OPTIONS:
-        raise ValueError(
-            f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION_OPTIONS)}known: {', '.join(ATTENTION_OPTIONS)}"
-        )
-    return ATTENTION_OPTIONS[kind](options)
+def _write_attention(config: AttentionConfig | None) -> dict[str, Any] | None:
+    return None if config is None else config.written_out()
 
 
 class Synthetic(Section):
@@ -129,20 +173,28 @@ class Synthetic(Section):
     test_clips: int | None = Field(default=None, ge=1, description="held-out clips; null: half of `clips`")
     seed: int = Field(default=0, ge=0, description="seed of everything that is drawn")
     size: int = Field(default=64, ge=16, description="side of the square frames, pixels, even")
-    difficulty: Literal["easy", "medium", "hard"] = Field(
+    difficulty: Annotated[Literal["easy", "medium", "hard"], AsBefore("easy")] = Field(
         default="easy", description="how much else moves, and how much noise and background there is"
     )
 
     def determinants(self) -> dict[str, Any]:
-        """What decides the clips, as JSON values; sets of before there was `difficulty` keep theirs."""
-        values = self.model_dump(mode="json")
-        if self.difficulty == "easy":
-            del values["difficulty"]
+        """What decides the clips, as JSON values; the number of clips of each split is written out."""
+        from w3ray.data.synthetic import split_counts
+
+        counts = split_counts(self.clips, self.val_clips, self.test_clips)
+        return self.model_dump(mode="json") | {"val_clips": counts["val"], "test_clips": counts["test"]}
+
+    @classmethod
+    def shortest(cls, determinants: Mapping[str, Any]) -> dict[str, Any]:
+        """`determinants` as the first versions wrote them, which the names of folders and identities are hashes of."""
+        from w3ray.data.synthetic import split_counts
+
+        derived = split_counts(determinants["clips"], None, None)
+        values = without_as_before(cls, determinants)
+        for name, split in (("val_clips", "val"), ("test_clips", "test")):
+            if values[name] == derived[split]:
+                values[name] = None
         return values
-
-
-DATA_NOT_DECIDING = ("cache_gib", "cache_dir", "shared_clips_gib", "roots")
-"""Fields of `data` that say where things are kept, or what is refused: results do not depend on them."""
 
 
 class Data(Section):
@@ -152,7 +204,7 @@ class Data(Section):
         default=None, description="manifest file; a relative path counts from the current folder"
     )
     synthetic: Synthetic | None = Field(default=None, description="generate the clips instead of reading a manifest")
-    roots: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+    roots: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, Decides.NOTHING] = Field(
         default=None,
         description="videos must lie below one of these folders or s3:// addresses; null: anywhere",
     )
@@ -184,14 +236,14 @@ class Data(Section):
     max_failed_share: float = Field(
         default=0.01, ge=0, le=1, description="stop when more than this share can not be read"
     )
-    cache_gib: float | None = Field(
+    cache_gib: Annotated[float | None, Decides.NOTHING] = Field(
         default=None, gt=0, description="disk of each node for videos of object storage, GiB; null: none"
     )
-    cache_dir: str | None = Field(
+    cache_dir: Annotated[str | None, Decides.NOTHING] = Field(
         default=None, min_length=1, description="folder of that cache on each node; null: below the temporary files"
     )
 
-    shared_clips_gib: float = Field(
+    shared_clips_gib: Annotated[float, Decides.NOTHING] = Field(
         default=4.0,
         ge=0,
         description="sweeps: disk of each node for decoded clips that trials share, GiB; 0: each decodes for itself",
@@ -252,9 +304,11 @@ class Model(Section):
     backbone: Annotated[str, _known("backbone", _backbones)] = Field(
         default="resnet50", description="2D network under it"
     )
-    attention: Annotated[dict[str, Any], AfterValidator(_check_attention)] | None = Field(
-        default={"kind": "w3", "start": DEFAULT_START},
-        description="kind and options of the attention in the residual blocks; null: none",
+    attention: Annotated[AttentionConfig | None, PlainValidator(_read_attention), PlainSerializer(_write_attention)] = (
+        Field(
+            default=W3Config(),
+            description="kind and options of the attention in the residual blocks; null: none",
+        )
     )
     refinement: bool = Field(
         default=True,
@@ -272,7 +326,7 @@ class Model(Section):
     @property
     def refines(self) -> bool:
         """Whether the model has the refinement: asked for, and there are spatial masks to refine with."""
-        return self.refinement and self.attention is not None and _attention_config(self.attention).has_spatial_mask
+        return self.refinement and self.attention is not None and self.attention.has_spatial_mask
 
     def build_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `build_model` but `num_classes`; equal for recipes that mean the same model."""
@@ -329,7 +383,7 @@ class Train(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 decay of weights; not of biases and norms")
     schedule: LrSchedule = Field(default=LrSchedule(), description="learning rate over time")
-    phases: tuple[Phase, ...] = Field(
+    phases: Annotated[tuple[Phase, ...], AsBefore(())] = Field(
         default=(), description="other optimiser settings from an epoch on: what population based training finds"
     )
     clip_grad_norm: float | None = Field(default=20.0, gt=0, description="largest norm of the gradient; null: no limit")
@@ -344,25 +398,29 @@ class Train(Section):
         default=5.0, gt=0, description="learning rate factor, classifier weight"
     )
     classifier_bias_multiplier: float = Field(default=10.0, gt=0, description="learning rate factor, classifier bias")
-    attention_lr_multiplier: float = Field(
+    attention_lr_multiplier: Annotated[float, AsBefore(1.0)] = Field(
         default=1.0, gt=0, description="learning rate factor of the attention's parameters, beside those of biases"
     )
     bias_multiplier: float = Field(default=2.0, gt=0, description="learning rate factor, other biases")
-    validate_every_epochs: int = Field(
+    validate_every_epochs: Annotated[int, Decides.CHECKPOINTS] = Field(
         default=1, ge=1, description="epochs between validations; the last epoch has one"
     )
-    checkpoint_every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints")
-    checkpoint_every_steps: int | None = Field(
+    checkpoint_every_epochs: Annotated[int, Decides.NOTHING] = Field(
+        default=1, ge=1, description="epochs between checkpoints"
+    )
+    checkpoint_every_steps: Annotated[int | None, Decides.NOTHING] = Field(
         default=None, ge=1, description="optimiser steps between further checkpoints"
     )
-    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep, beside the best")
+    keep_checkpoints: Annotated[int, Decides.NOTHING] = Field(
+        default=2, ge=1, description="newest checkpoints to keep, beside the best"
+    )
     best_metric: Literal["top1", "top5", "mean_class_accuracy", "last"] = Field(
         default="top1", description="validation metric that chooses the best checkpoint"
     )
-    log_every_steps: int = Field(
+    log_every_steps: Annotated[int, Decides.NOTHING] = Field(
         default=5, ge=1, description="optimiser steps between two points of the training curves"
     )
-    log_samples: bool = Field(
+    log_samples: Annotated[bool, Decides.NOTHING] = Field(
         default=False, description="write samples-<rank>.jsonl in the stage's folder: what each microbatch held"
     )
 
@@ -519,7 +577,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="name of the recipe, its runs and its registered model")
     seed: int = Field(default=0, ge=0, description="seed of weights, order, augmentation and dropout")
-    storage: str = Field(
+    storage: Annotated[str, Decides.NOTHING] = Field(
         default="runs", min_length=1, description="folder for stages, checkpoints, tracking, synthetic data"
     )
     data: Data
@@ -527,8 +585,8 @@ class Recipe(Section):
     train: Train = Train()
     stages: tuple[Stage, ...] = Field(min_length=1, description="the chain, in order")
     evaluation: Evaluation = Evaluation()
-    tracking: Tracking = Tracking()
-    resources: Resources = Resources()
+    tracking: Annotated[Tracking, Decides.NOTHING] = Tracking()
+    resources: Annotated[Resources, Decides.NOTHING] = Resources()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -582,12 +640,27 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of all that decides results: everything but where things are kept and what they run on."""
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
+
+    def deciding(self) -> dict[str, Any]:
+        """`to_dict` without where things are kept and what they run on."""
         values = self.to_dict()
-        for section in ("storage", "tracking", "resources"):
-            del values[section]
-        for name in DATA_NOT_DECIDING:
-            del values["data"][name]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        values["data"] = {name: values["data"][name] for name in fields_that_decide(Data)}
+        return {name: values[name] for name in fields_that_decide(Recipe)}
+
+
+def stored_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of `Recipe.to_dict`, or of a part of it, that any version wrote: what is absent is as it was then.
+
+    Raises:
+        ValueError: it is damaged, or of a newer version.
+    """
+    from w3ray.attention import attention_from_before
+
+    model = dict(values["model"])
+    if model["attention"] is not None:
+        model["attention"] = attention_from_before(model["attention"])
+    return Recipe.model_validate({**values, "model": model})
 
 
 _OTHER_NAMES = {"identity_start": "start", "start": "identity_start"}

@@ -152,7 +152,7 @@ def test_equation_6_mask_over_time(temporal_kernel: int, hidden: int, start: str
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_equations_1_and_2_sequence(shortcut: bool) -> None:
     """F^c = M^c(F) * F, then F^s = M^s(F^c) * F^c: the spatial mask sees the channel-attended features."""
-    w3 = random_weights(W3(C, reduction=2, spatial_kernel=3))
+    w3 = random_weights(W3(C, W3Config(reduction=2, spatial_kernel=3)))
     x_BTCHW, identity_BTCHW = clips(), clips(seed=5)
     gate_BTC, channel_BTCHW = w3.channel(x_BTCHW), torch.zeros_like(x_BTCHW)
     for b, t, c, h, w in product(range(B), range(T), range(C), range(H), range(W)):
@@ -169,7 +169,7 @@ def test_equations_1_and_2_sequence(shortcut: bool) -> None:
 
 @pytest.mark.parametrize("off", ["channel", "spatial"])
 def test_ablations(off: str) -> None:
-    w3 = random_weights(W3(C, reduction=2, spatial_kernel=3, **{off: False}))
+    w3 = random_weights(W3(C, W3Config(reduction=2, spatial_kernel=3, **{off: False})))
     out = w3(clips())
     if off == "spatial":
         assert out.mask_BTHW is None

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from w3ray.attention import ATTENTION, ATTENTION_OPTIONS, add_attention
+from w3ray.attention import CBAMConfig, NonLocalConfig, add_attention, attention_config
+from w3ray.attention.cbam import CBAM
+from w3ray.attention.nonlocal_block import NonLocal
 from w3ray.models import build_model
 from w3ray.recipe import load_recipe
 
@@ -19,7 +21,7 @@ def features(B=2, T=3, C=8, H=6, W=4):
 
 
 def test_cbam_is_its_equations_frame_by_frame():
-    cbam = ATTENTION["cbam"](8, reduction=4, spatial_kernel=3, start="plain").double()
+    cbam = CBAM(8, CBAMConfig(reduction=4, spatial_kernel=3, start="plain")).double()
     x_BTCHW = features()
     expected = torch.empty_like(x_BTCHW)
     mlp = nn.Sequential(cbam.channel.reduce, nn.ReLU(), cbam.channel.expand)
@@ -38,7 +40,7 @@ def test_cbam_is_its_equations_frame_by_frame():
 
 @pytest.mark.parametrize("subsample", [True, False])
 def test_the_non_local_block_is_its_equations(subsample):
-    block = ATTENTION["nonlocal"](8, subsample=subsample).double().eval()
+    block = NonLocal(8, NonLocalConfig(subsample=subsample)).double().eval()
     nn.init.normal_(block.norm.weight)
     x_BTCHW = features()
     expected = torch.empty_like(x_BTCHW)
@@ -58,7 +60,7 @@ def test_the_non_local_block_is_its_equations(subsample):
 
 
 def test_the_non_local_block_starts_as_the_identity_and_sees_other_frames():
-    block = ATTENTION["nonlocal"](8).double().eval()
+    block = NonLocal(8).double().eval()
     x_BTCHW = features(B=1)
     torch.testing.assert_close(block(x_BTCHW).x_BTCHW, x_BTCHW, rtol=0, atol=0)
     nn.init.ones_(block.norm.weight)
@@ -69,7 +71,7 @@ def test_the_non_local_block_starts_as_the_identity_and_sees_other_frames():
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_the_non_local_block_takes_maps_of_any_size(size):
-    block = ATTENTION["nonlocal"](4)
+    block = NonLocal(4)
     out = block(torch.randn(2, 3, 4, size, size, requires_grad=True)).x_BTCHW
     assert out.shape == (2, 3, 4, size, size)
     out.sum().backward()
@@ -112,6 +114,6 @@ def test_a_recipe_of_each_kind_makes_a_model_that_trains(kind, refines):
 )
 def test_wrong_options(kind, options, said):
     with pytest.raises(ValueError, match=said):
-        ATTENTION_OPTIONS[kind](options)
+        attention_config({"kind": kind, **options})
     with pytest.raises(ValueError, match=said):
         add_attention(build_model("tsm", backbone="resnet_small", num_classes=4), kind, **options)

@@ -10,8 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from w3ray.attention import add_attention
-from w3ray.attention.options import as_before, from_before, with_start
+from w3ray.attention import W3Config, add_attention, attention_config, attention_from_before
 from w3ray.models import build_model
 from w3ray.models.weights import load_weights
 
@@ -139,8 +138,9 @@ def test_weights_of_the_other_gates_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "before"),
     [
-        ({"kind": "w3", "reduction": 16, "start": "near_open"}, {"kind": "w3", "reduction": 16}),
-        ({"kind": "w3", "identity_start": True}, {"kind": "w3", "identity_start": True}),
+        ({"kind": "w3", "start": "near_open"}, {"kind": "w3"}),
+        ({"kind": "w3", "reduction": 16, "start": "near_open"}, {"kind": "w3"}),
+        ({"kind": "w3", "reduction": 8, "identity_start": True}, {"kind": "w3", "reduction": 8}),
         ({"kind": "w3", "start": "plain"}, {"kind": "w3", "identity_start": False}),
         ({"kind": "cbam", "start": "plain", "borders": "zeros"}, {"kind": "cbam"}),
         ({"kind": "nonlocal"}, {"kind": "nonlocal"}),
@@ -148,13 +148,15 @@ def test_weights_of_the_other_gates_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_hashes_of_before_are_kept(options: dict[str, Any], before: dict[str, Any]) -> None:
-    assert as_before(options["kind"], options) == before
+    assert attention_config(options).as_before() == before
+    assert attention_from_before(before) == attention_config(options)
 
 
-def test_the_start_is_written_out() -> None:
-    assert with_start("w3", {"kind": "w3"}) == {"kind": "w3", "start": "unit"}
-    assert with_start("w3", {"kind": "w3", "identity_start": False}) == {"kind": "w3", "identity_start": False}
-    assert with_start("nonlocal", {"kind": "nonlocal"}) == {"kind": "nonlocal"}
-    assert from_before("w3", {"kind": "w3"}) == {"kind": "w3", "start": "near_open"}
-    assert from_before("cbam", {"kind": "cbam"}) == {"kind": "cbam", "start": "plain"}
-    assert from_before("w3", {"identity_start": False}) == {"identity_start": False}
+def test_all_options_are_written_out() -> None:
+    written = attention_config({"kind": "w3"}).written_out()
+    assert written["start"] == "unit"
+    assert written["reduction"] == 16
+    assert attention_config(written) == attention_config({}) == W3Config()
+    assert attention_from_before({"kind": "w3"}).start == "near_open"
+    assert attention_from_before({"kind": "cbam"}).start == "plain"
+    assert attention_from_before({"kind": "w3", "identity_start": False}).start == "plain"

@@ -55,12 +55,12 @@ def trained(w3: W3) -> W3:
 def test_state_names() -> None:
     assert sorted(W3(32).state_dict()) == sorted([*NAMES, MARK])
     for options in ({"start": "near_open"}, {"start": "plain"}, {"gain": "norm"}):
-        assert list(W3(32, **options).state_dict()) == NAMES
+        assert list(W3(32, W3Config(**options)).state_dict()) == NAMES
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_gradcheck(options: dict) -> None:
-    w3 = W3(4, reduction=2, spatial_kernel=3, **options).double().eval()  # a batch norm's statistics stay
+    w3 = W3(4, W3Config(reduction=2, spatial_kernel=3, **options)).double().eval()  # a batch norm's statistics stay
     for parameter in w3.parameters():  # zeros would hide half of it
         torch.nn.init.normal_(parameter)
     x_BTCHW = torch.randn(1, 2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
@@ -79,7 +79,7 @@ def test_gradcheck(options: dict) -> None:
 @pytest.mark.parametrize("kind", ATTENTION)
 @pytest.mark.parametrize("shape", [(1, 1, 16, 1, 1), (2, 3, 16, 5, 4), (1, 9, 16, 1, 8), (5, 2, 16, 7, 7)])
 def test_any_shape(kind: str, shape: tuple[int, ...]) -> None:
-    attention = ATTENTION[kind](16).eval()  # in training a batch norm refuses a single value for each channel
+    attention = ATTENTION[kind].module(16).eval()  # in training a batch norm refuses a single value for each channel
     out, mask = attention(torch.randn(shape))
     assert out.shape == shape
     assert attention.has_spatial_mask == (mask is not None)
@@ -90,7 +90,7 @@ def test_any_shape(kind: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_clips_do_not_mix(options: dict) -> None:
-    w3 = trained(W3(16, **options)).eval()
+    w3 = trained(W3(16, W3Config(**options))).eval()
     x_BTCHW = torch.randn(3, 4, 16, 5, 5)
     together = w3(x_BTCHW).x_BTCHW
     for b in range(3):
@@ -102,13 +102,13 @@ def test_frames_mix_only_with_time() -> None:
     other_BTCHW = x_BTCHW.clone()
     other_BTCHW[:, 3] = torch.randn(1, 16, 5, 5)
     for temporal in (True, False):
-        w3 = trained(W3(16, temporal=temporal))
+        w3 = trained(W3(16, W3Config(temporal=temporal)))
         same = torch.equal(w3(x_BTCHW).x_BTCHW[:, 2], w3(other_BTCHW).x_BTCHW[:, 2])
         assert same != temporal
 
 
 def test_bf16() -> None:
-    w3 = W3(32, start="plain")
+    w3 = W3(32, W3Config(start="plain"))
     x_BTCHW = torch.randn(2, 4, 32, 6, 6)
     expected = w3(x_BTCHW).x_BTCHW
     half = copy.deepcopy(w3).bfloat16()(x_BTCHW.bfloat16())
@@ -127,9 +127,9 @@ def test_starts(options: dict) -> None:
     """Gates of exactly 1, of about sigmoid(3) = 0.95 each, or of about 0.5 each."""
     x_BTCHW = torch.randn(2, 4, 64, 8, 8)
     gates = 1 if options in ({"channel": False}, {"spatial": False}) else 2
-    assert torch.equal(W3(64, **options, start="unit")(x_BTCHW).x_BTCHW, x_BTCHW)
+    assert torch.equal(W3(64, W3Config(**options, start="unit"))(x_BTCHW).x_BTCHW, x_BTCHW)
     for start, gate, tolerance in (("near_open", 0.953, 0.03), ("plain", 0.5, 0.15)):
-        w3 = W3(64, **options, start=start)
+        w3 = W3(64, W3Config(**options, start=start))
         ratio = w3(x_BTCHW).x_BTCHW / x_BTCHW
         assert ratio.mean().item() == pytest.approx(gate**gates, abs=tolerance)
         assert w3.gate_start == pytest.approx(gate, abs=1e-3)
@@ -138,7 +138,7 @@ def test_starts(options: dict) -> None:
 @pytest.mark.parametrize("options", VARIANTS)
 def test_every_parameter_learns_from_the_start(options: dict) -> None:
     """No layer starts behind a dead ReLU. At unit gain the last layer is 0, so the others follow a step later."""
-    w3 = W3(32, **options)
+    w3 = W3(32, W3Config(**options))
     optimizer = torch.optim.SGD(w3.parameters(), lr=1e-6)  # so small that no gate closes
     for _ in range(2):
         optimizer.zero_grad()
@@ -154,7 +154,7 @@ def test_replicated_borders_see_no_border() -> None:
         1, 5, 16, 9, 9
     )
     for borders, even in (("replicate", True), ("zeros", False)):
-        w3 = W3(16, borders=borders)
+        w3 = W3(16, W3Config(borders=borders))
         for parameter in w3.parameters():
             torch.nn.init.uniform_(parameter, 0.0, 0.1)  # not below 0, where a ReLU would hide the borders
         gate_BTC, mask_BTHW = w3.channel(x_BTCHW), w3(x_BTCHW).mask_BTHW
@@ -205,7 +205,7 @@ def test_compile_fullgraph() -> None:
 )
 def test_errors(options: dict, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        W3(16, **options)
+        W3Config.from_options(options)
 
 
 def test_config_defaults() -> None:

@@ -308,13 +308,13 @@ class TestNearOpenStart:
     def test_speaks(self, option: str, value: Any) -> None:
         options = {"kind": "w3", option: value}
         (found,) = findings("quickstart", [f"model.attention={json.dumps(options)}"], "near_open_start")
-        assert (found.severity, found.field) == ("note", f"model.attention.{option}")
+        assert (found.severity, found.field) == ("note", "model.attention.start")
         assert found.cost_source is not None
 
     def test_a_stage_alone(self) -> None:
         stage = "stages=[{name: teacher}, {name: student, model: {attention: {identity_start: true}}}]"
         (found,) = findings("quickstart", [stage], "near_open_start")
-        assert found.field == "stages.student.model.attention.identity_start"
+        assert found.field == "stages.student.model.attention.start"
 
     @pytest.mark.parametrize("attention", ["null", "{kind: cbam}", "{kind: w3}", "{identity_start: false}"])
     def test_is_silent(self, attention: str) -> None:

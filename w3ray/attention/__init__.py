@@ -1,12 +1,15 @@
 """Attention modules: pure torch, one file each, and the function that puts them into a network.
 
-A new attention is a file here and a row in each of the two tables. They, and the options, need no torch.
+A new attention is a file here and a row in the table, which needs no torch, as the options do not.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from w3ray._table import Table, lazy_attributes
+from w3ray._nearest import did_you_mean
+from w3ray._table import lazy_attributes
 from w3ray.attention.options import AttentionConfig, CBAMConfig, NonLocalConfig, W3Config
 
 if TYPE_CHECKING:
@@ -15,31 +18,72 @@ if TYPE_CHECKING:
     from w3ray.attention.attach import add_attention, residual_stages
     from w3ray.attention.w3 import W3
 
-ATTENTION: "Table[Callable[..., nn.Module]]" = Table(
-    {
-        "w3": "w3ray.attention.w3:W3",
-        "cbam": "w3ray.attention.cbam:CBAM",
-        "nonlocal": "w3ray.attention.nonlocal_block:NonLocal",
-    }
-)
-"""Name -> attention class, built as `kind(channels, **options)`; `_common.Attention` is the interface."""
 
-ATTENTION_OPTIONS: dict[str, Callable[[Mapping[str, Any]], AttentionConfig]] = {
-    "w3": W3Config.from_options,
-    "cbam": CBAMConfig.from_options,
-    "nonlocal": NonLocalConfig.from_options,
+@dataclass(frozen=True, slots=True)
+class AttentionKind:
+    """A row of the table: its options, and its module as "module:class", imported when it is asked for."""
+
+    config: type[AttentionConfig]
+    place: str
+
+    @property
+    def module(self) -> "Callable[[int, Any], nn.Module]":
+        """The class, built as `module(channels, config)`; `_common.Attention` is the interface."""
+        name, _, attribute = self.place.partition(":")
+        found: Callable[[int, Any], nn.Module] = getattr(import_module(name), attribute)
+        return found
+
+
+ATTENTION: dict[str, AttentionKind] = {
+    row.config.kind: row
+    for row in (
+        AttentionKind(W3Config, "w3ray.attention.w3:W3"),
+        AttentionKind(CBAMConfig, "w3ray.attention.cbam:CBAM"),
+        AttentionKind(NonLocalConfig, "w3ray.attention.nonlocal_block:NonLocal"),
+    )
 }
-"""Name -> check of the options of that attention; raises ValueError for a wrong one."""
+"""Kind -> what a recipe and a network need of it."""
+
+
+def attention_kind(kind: Any) -> type[AttentionConfig]:
+    """The options' class of a kind.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    if kind not in ATTENTION:
+        raise ValueError(f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION)}known: {', '.join(ATTENTION)}")
+    return ATTENTION[kind].config
+
+
+def attention_config(options: Mapping[str, Any]) -> AttentionConfig:
+    """The config of what a recipe writes: `{kind: w3, reduction: 8}`; the kind is w3 unless given.
+
+    Raises:
+        ValueError: an unknown kind, or an option that is unknown or out of range.
+    """
+    kind = attention_kind(options.get("kind", W3Config.kind))
+    return kind.from_options({name: value for name, value in options.items() if name != "kind"})
+
+
+def attention_from_before(options: Mapping[str, Any]) -> AttentionConfig:
+    """As `attention_config`, of what an older version wrote: what is absent is as it was then."""
+    kind = attention_kind(options.get("kind", W3Config.kind))
+    return kind.from_before({name: value for name, value in options.items() if name != "kind"})
+
 
 __all__ = [
     "ATTENTION",
-    "ATTENTION_OPTIONS",
     "W3",
     "AttentionConfig",
+    "AttentionKind",
     "CBAMConfig",
     "NonLocalConfig",
     "W3Config",
     "add_attention",
+    "attention_config",
+    "attention_from_before",
+    "attention_kind",
     "residual_stages",
 ]
 

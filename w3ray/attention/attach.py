@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import ResNet
 from torchvision.models.video import VideoResNet
 
-from w3ray.attention import ATTENTION, ATTENTION_OPTIONS
+from w3ray.attention import ATTENTION, AttentionConfig, attention_kind
 from w3ray.attention.blocks import ClipBasicBlock, ClipBottleneck, adopt_blocks
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,7 +32,9 @@ def residual_stages(model: nn.Module) -> list[nn.Sequential]:
     )
 
 
-def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = None, **options: Any) -> Model:
+def add_attention(
+    model: Model, kind: str | AttentionConfig = "w3", *, num_frames: int | None = None, **options: Any
+) -> Model:
     """Put an attention into the residual blocks of a model, in place: all of them, or those that its kind enters.
 
     Existing parameters keep their names; the attention's are `<block>.attention.*`.
@@ -40,7 +42,7 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
     Args:
         model: a TSM or TSN of ours, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision
             VideoResNet ([B, 3, T, H, W]), or any model with `residual_stages()`.
-        kind: a key of `w3ray.attention.ATTENTION`.
+        kind: a key of `w3ray.attention.ATTENTION`, or a config, which holds its options.
         num_frames: T of the folded clips; needed for a bare torchvision ResNet, which can not pass it on.
         options: the options of that attention: the fields of `W3Config`, `CBAMConfig` or `NonLocalConfig`.
 
@@ -50,8 +52,12 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
     Raises:
         ValueError: unknown kind, option or model; attention already there; num_frames missing.
     """
-    if kind not in ATTENTION:
-        raise ValueError(f"add_attention: unknown kind {kind!r}; known: {', '.join(ATTENTION)}")
+    if isinstance(kind, AttentionConfig):
+        if options:
+            raise ValueError(f"add_attention: {', '.join(options)}: the config holds all options; put them there")
+        config = kind
+    else:
+        config = attention_kind(kind).from_options(options)  # before the first block is replaced
     stages = residual_stages(model)
     if any(getattr(block, "attention", None) is not None for stage in stages for block in stage):
         raise ValueError(f"add_attention: this {type(model).__name__} already has attention in its blocks")
@@ -61,14 +67,13 @@ def add_attention(model: Model, kind: str = "w3", *, num_frames: int | None = No
         raise ValueError(
             "add_attention: a bare ResNet does not know its clips: pass num_frames (batch = clips * num_frames)"
         )
-    config = ATTENTION_OPTIONS[kind](options)  # a wrong option must raise before the first block is replaced
     places = [(i, j) for i, stage in enumerate(stages) for j in range(len(stage))]
     blocks = [block for place, block in zip(places, adopt_blocks(stages), strict=True) if config.enters(*place)]
     if getattr(config, "gain", "gate") == "norm":
         for block in blocks:
             block.check_last_norm()
     for block in blocks:
-        attention = ATTENTION[kind](block.channels, **options)
+        attention = ATTENTION[config.kind].module(block.channels, config)
         reference = next(block.parameters())
         block.attention = attention.to(device=reference.device, dtype=reference.dtype).train(block.training)
         if not isinstance(block, ClipBasicBlock | ClipBottleneck):

@@ -8,9 +8,9 @@ These are Eq. 3 and 5 of W3, which adds time: CBAM is W3 without its temporal co
 we.
 """
 
-from typing import Any
+from dataclasses import asdict
 
-from w3ray.attention.options import CBAMConfig
+from w3ray.attention.options import CBAMConfig, W3Config
 from w3ray.attention.w3 import W3
 
 
@@ -19,21 +19,8 @@ class CBAM(W3):
 
     Args:
         channels: C of the features.
-        options: fields of `CBAMConfig`.
-
-    Raises:
-        ValueError: an option is unknown or out of range; the text names it.
+        config: its knobs.
     """
 
-    def __init__(self, channels: int, **options: Any) -> None:
-        config = CBAMConfig.from_options(options)
-        super().__init__(
-            channels,
-            reduction=config.reduction,
-            spatial_kernel=config.spatial_kernel,
-            placement=config.placement,
-            temporal=False,
-            start=config.start,
-            gain=config.gain,
-            borders=config.borders,
-        )
+    def __init__(self, channels: int, config: CBAMConfig | None = None) -> None:
+        super().__init__(channels, W3Config(**asdict(config or CBAMConfig()), temporal=False))

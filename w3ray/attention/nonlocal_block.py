@@ -10,8 +10,6 @@ one of the second and third stage (five in a ResNet-50), not on all of them: its
 Axes: B clips, T frames, C channels, H height, W width, E inner channels, P places (T*H*W), Q pooled places.
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,10 +22,7 @@ class NonLocal(nn.Module):
 
     Args:
         channels: C of the features.
-        options: fields of `NonLocalConfig`.
-
-    Raises:
-        ValueError: an option is unknown or out of range; the text names it.
+        config: its knobs.
     """
 
     placement: Placement = "after"
@@ -35,9 +30,9 @@ class NonLocal(nn.Module):
     norm_gain = 1.0
     constant_start = None
 
-    def __init__(self, channels: int, **options: Any) -> None:
+    def __init__(self, channels: int, config: NonLocalConfig | None = None) -> None:
         super().__init__()
-        self.config = NonLocalConfig.from_options(options)
+        self.config = NonLocalConfig() if config is None else config
         inner = max(1, channels // self.config.reduction)
         self.theta = nn.Conv2d(channels, inner, 1)
         self.phi = nn.Conv2d(channels, inner, 1)

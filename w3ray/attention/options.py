@@ -1,8 +1,13 @@
-"""Which options does each attention take? Checked here without torch, so that a wrong recipe is answered at once."""
+"""Which options does each attention take? Checked here without torch, so that a wrong recipe is answered at once.
+
+A config is a frozen dataclass; recipes, models on disk and modules hold it whole. A field whose default was changed, or
+is not what networks did before there was the field, names the old value (`AS_BEFORE`): finished stages keep their
+identities.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, Self, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self, get_args
 
 Placement = Literal["before", "after"]
 Start = Literal["unit", "near_open", "plain"]
@@ -23,22 +28,62 @@ TemporalNorm = Literal["none", "batch"]
 """What normalises the hidden activations between the two temporal convolutions."""
 
 
-class AttentionConfig(Protocol):
-    """What is known of an attention by its options alone."""
+AS_BEFORE = "as_before"
+"""Metadata of a field: what its absence means in what older versions wrote; where absent, the default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionConfig:
+    """Base of every attention's options: what is known of it by these alone. Raises ValueError that names a field."""
+
+    kind: ClassVar[str]
+    """Its name in recipes, and in `w3ray.attention.ATTENTION`."""
+    label: ClassVar[str]
+    """Its name in messages."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """The config of a recipe's options. Raises ValueError that names an unknown one."""
+        known = [field.name for field in fields(cls)]
+        options = _start_of(cls.label, options) if "start" in known else dict(options)
+        if unknown := sorted(set(options) - set(known)):
+            raise ValueError(f"{cls.label}: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+        return cls(**options)
+
+    @classmethod
+    def from_before(cls, options: Mapping[str, Any]) -> Self:
+        """The config of options that an older version wrote: what is absent is as it was then.
+
+        Raises:
+            ValueError: an option is unknown or out of range.
+        """
+        before = cls._before()
+        if "identity_start" in options:
+            del before["start"]
+        return cls.from_options({**before, **options})
+
+    @classmethod
+    def _before(cls) -> dict[str, Any]:
+        """Option -> what its absence meant in the first recipes."""
+        return {field.name: field.metadata.get(AS_BEFORE, field.default) for field in fields(cls)}
+
+    def written_out(self) -> dict[str, Any]:
+        """Kind and all options, as recipes and models on disk hold them."""
+        return {"kind": self.kind, **asdict(self)}
+
+    def as_before(self) -> dict[str, Any]:
+        """Kind and the options that say more than their absence did: what identities are hashes of."""
+        before = self._before()
+        return {"kind": self.kind} | {name: value for name, value in asdict(self).items() if value != before[name]}
 
     @property
     def has_spatial_mask(self) -> bool:
         """Whether it has a spatial mask, which refinement needs."""
+        return False
 
     def enters(self, stage: int, block: int) -> bool:
         """Whether it enters this block of this stage of residual blocks, both counted from 0."""
-
-
-def _known_options(kind: str, config: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    known = [field.name for field in fields(config)]
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"{kind}: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
-    return dict(options)
+        return True
 
 
 def _check_whole(kind: str, name: str, value: Any) -> None:
@@ -67,46 +112,6 @@ def _check_gates(kind: str, config: "W3Config | CBAMConfig") -> None:
         )
 
 
-def with_start(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with `start` written out: what recipes hold, so that a later default changes no recipe that was run.
-
-    Raises:
-        ValueError: `start` and `identity_start` are both given.
-    """
-    if kind not in STARTS_BEFORE or "start" in options or "identity_start" in options:
-        _start_of(kind, options)
-        return dict(options)
-    return {**options, "start": DEFAULT_START}
-
-
-def as_before(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as they were written before there were `start`, `gain`, `borders` and `temporal_norm`.
-
-    What hashes of finished stages were made of: a network that could be had then keeps its hash.
-    """
-    options = dict(options)
-    for name, value in (("gain", "gate"), ("borders", "zeros"), ("temporal_norm", "none")):
-        if options.get(name) == value:
-            del options[name]
-    if options.get("start") == STARTS_BEFORE.get(kind):
-        options.pop("start", None)
-    elif kind == "w3" and options.get("start") == "plain":
-        del options["start"]
-        options["identity_start"] = False
-    return options
-
-
-def from_before(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model that was written before there was `start`, with the start that it had."""
-    if kind not in STARTS_BEFORE or "start" in options or "identity_start" in options:
-        return dict(options)
-    return {**options, "start": STARTS_BEFORE[kind]}
-
-
-STARTS_BEFORE: dict[str, Start] = {"w3": "near_open", "cbam": "plain"}
-"""What each had before `start` was an option."""
-
-
 def _start_of(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """`identity_start`, the name and meaning of before, as `start`."""
     options = dict(options)
@@ -124,9 +129,11 @@ def _start_of(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class W3Config:
+class W3Config(AttentionConfig):
     """The knobs of W3. Raises ValueError that names the field."""
 
+    kind: ClassVar[str] = "w3"
+    label: ClassVar[str] = "W3"
     reduction: int = 16
     """r of Eq. 3; the hidden width is max(1, C // r)."""
     channel_kernel: int = 3
@@ -141,7 +148,7 @@ class W3Config:
     """Hidden channels of Eq. 6."""
     placement: Placement = "before"
     """On the residual branch before the shortcut is added, or after the block."""
-    start: Start = DEFAULT_START
+    start: Start = field(default=DEFAULT_START, metadata={AS_BEFORE: "near_open"})
     """How a fresh gate lets features pass. `identity_start` is read as before: true is near_open, false is plain."""
     gain: Gain = "gate"
     """Where the factor 2 of the start "unit" is."""
@@ -156,17 +163,16 @@ class W3Config:
     temporal: bool = True
     """The temporal convolutions (Eq. 4 and 6); False: M^c = M^c-frm and M^s = M^s-frm."""
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """The config of a recipe's options. Raises ValueError that names an unknown one."""
-        return cls(**_known_options("W3", cls, _start_of("W3", options)))
+    def as_before(self) -> dict[str, Any]:
+        options = AttentionConfig.as_before(self)
+        if options.get("start") == "plain":  # under the name that it had then
+            del options["start"]
+            options["identity_start"] = False
+        return options
 
     @property
     def has_spatial_mask(self) -> bool:
         return self.spatial
-
-    def enters(self, stage: int, block: int) -> bool:
-        return True
 
     def __post_init__(self) -> None:
         for name in ("reduction", "hidden", "channel_kernel", "spatial_kernel", "temporal_kernel"):
@@ -181,32 +187,26 @@ class W3Config:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CBAMConfig:
+class CBAMConfig(AttentionConfig):
     """The knobs of CBAM. Raises ValueError that names the field."""
 
+    kind: ClassVar[str] = "cbam"
+    label: ClassVar[str] = "CBAM"
     reduction: int = 16
     """r of its Eq. 2; the hidden width is max(1, C // r)."""
     spatial_kernel: int = 7
     """Of its Eq. 3, in cells of the feature map, odd."""
     placement: Placement = "before"
     """On the residual branch before the shortcut is added (its Fig. 3), or after the block."""
-    start: Start = DEFAULT_START
+    start: Start = field(default=DEFAULT_START, metadata={AS_BEFORE: "plain"})
     """How a fresh gate lets features pass; its authors start as "plain"."""
     gain: Gain = "gate"
     """Where the factor 2 of the start "unit" is."""
     borders: Borders = "zeros"
     """What the convolution of its Eq. 3 reads beyond the picture's edges."""
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """As `W3Config.from_options`."""
-        return cls(**_known_options("CBAM", cls, _start_of("CBAM", options)))
-
     @property
     def has_spatial_mask(self) -> bool:
-        return True
-
-    def enters(self, stage: int, block: int) -> bool:
         return True
 
     def __post_init__(self) -> None:
@@ -216,22 +216,15 @@ class CBAMConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NonLocalConfig:
+class NonLocalConfig(AttentionConfig):
     """The knobs of the non-local block. Raises ValueError that names the field."""
 
+    kind: ClassVar[str] = "nonlocal"
+    label: ClassVar[str] = "non-local"
     reduction: int = 2
     """The inner width is max(1, C // reduction)."""
     subsample: bool = True
     """Keys and values are max-pooled 2x2 over space."""
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """As `W3Config.from_options`."""
-        return cls(**_known_options("non-local", cls, options))
-
-    @property
-    def has_spatial_mask(self) -> bool:
-        return False
 
     def enters(self, stage: int, block: int) -> bool:
         """Every second block of the second and third stage, as in the paper's 5-block network."""

@@ -18,7 +18,6 @@ Axes: B clips, T frames, C channels, H height, W width, K a kernel.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,15 +136,12 @@ class W3(nn.Module):
 
     Args:
         channels: C of the features.
-        options: fields of `W3Config`.
-
-    Raises:
-        ValueError: an option is unknown or out of range; the text names it.
+        config: its knobs.
     """
 
-    def __init__(self, channels: int, **options: Any) -> None:
+    def __init__(self, channels: int, config: W3Config | None = None) -> None:
         super().__init__()
-        self.config = W3Config.from_options(options)
+        self.config = W3Config() if config is None else config
         self.channel = ChannelTemporalAttention(channels, self.config) if self.config.channel else None
         self.spatial = SpatioTemporalAttention(self.config) if self.config.spatial else None
         if self.gate_max == 2.0:

@@ -424,11 +424,7 @@ def _plan(
     difficulty: Difficulty | str | None,
 ) -> tuple[Path, dict[str, Any]]:
     """The absolute root, and what decides the set's content, as `synthetic.json` holds it."""
-    counts = {
-        "train": clips,
-        "val": _share(clips, 4) if val_clips is None else val_clips,
-        "test": _share(clips, 2) if test_clips is None else test_clips,
-    }
+    counts = split_counts(clips, val_clips, test_clips)
     _check_arguments(counts, size, gop_frames)
     arguments = {
         "version": SYNTHETIC_VERSION,
@@ -440,6 +436,15 @@ def _plan(
     }
     # Absolute, as `write_manifest` names its own folder: else the uris would not be seen to lie beneath it.
     return Path(os.path.abspath(root)), arguments
+
+
+def split_counts(clips: int, val_clips: int | None, test_clips: int | None) -> dict[str, int]:
+    """Clips of each split: None is a quarter of `clips` for validation, half for the test."""
+    return {
+        "train": clips,
+        "val": _share(clips, 4) if val_clips is None else val_clips,
+        "test": _share(clips, 2) if test_clips is None else test_clips,
+    }
 
 
 def _share(clips: int, divisor: int) -> int:

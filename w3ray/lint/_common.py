@@ -161,9 +161,7 @@ def w3_option(
 
 def w3_config(model: Model) -> W3Config | None:
     """The options of a model's W3 attention; None for another one, or none."""
-    if model.attention is None or model.attention.get("kind", "w3") != "w3":
-        return None
-    return W3Config.from_options({name: value for name, value in model.attention.items() if name != "kind"})
+    return model.attention if isinstance(model.attention, W3Config) else None
 
 
 def finding(

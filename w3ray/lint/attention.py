@@ -1,13 +1,13 @@
 """Rules: will its attention learn, and did it where stages of the recipe are finished? Whatever was published."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from w3ray.attention import CBAMConfig, W3Config
 from w3ray.attention.health import HEALTH_NAME, faults, read_health
 from w3ray.lint._common import Comparison, Finding, Rule
-from w3ray.pipeline.identity import stage_determinants
+from w3ray.pipeline.identity import completed, stage_determinants
 from w3ray.pipeline.stage_store import modified_s
 from w3ray.recipe import ResolvedStage
 from w3ray.storage import place
@@ -19,16 +19,14 @@ def near_open_start(comparison: Comparison) -> Iterator[Finding]:
     """Gates that start near 1, as sigmoids with a large bias: there they hardly learn."""
 
     def read(stage: ResolvedStage) -> str | None:
-        options: Mapping[str, Any] = stage.model.attention or {}
-        if options.get("start") == "near_open":
-            return "start"
-        return "identity_start" if options.get("identity_start") is True else None
+        config = stage.model.attention
+        return "near_open" if isinstance(config, W3Config | CBAMConfig) and config.start == "near_open" else None
 
-    for field, option, _ in comparison.differing("model.attention", read, lambda ours, published: ours is None):
+    for field, start, _ in comparison.differing("model.attention", read, lambda ours, published: ours is None):
         yield Finding(
             severity="note",
-            field=f"{field}.{option}",
-            value="near_open" if option == "start" else True,
+            field=f"{field}.start",
+            value=start,
             published=None,
             source="at sigmoid(3) = 0.953 the slope is 0.045, at start: unit it is 0.5: after 240 steps channel gates "
             "deviate by 0.01, those of start: unit by 0.06 to 0.09 (docs/attention.md)",
@@ -70,7 +68,7 @@ def _is_of(folder: Path, stage: ResolvedStage, comparison: Comparison) -> bool:
     if not (folder / "result.json").is_file():
         return False
     try:
-        theirs = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["determinants"]
+        theirs = completed(json.loads((folder / "stage.json").read_text(encoding="utf-8"))["determinants"])
         theirs["model"]["weights"] = None
         theirs["data"] = {"synthetic": theirs["data"]["synthetic"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from w3ray.lint._common import NO_FIGURE, Comparison, Finding, Rule, finding, plain, w3_config, w3_option
-from w3ray.recipe import ResolvedStage
+from w3ray.recipe import Decides, ResolvedStage, fields_that_decide
 
 _TABLE_5 = "W3 Table 5 (Something-Something V1, 16 frames)"
 _PROFILE = "w3ray profile --frames 16, with and without --dense"
@@ -14,7 +14,7 @@ def attention(comparison: Comparison) -> Iterator[Finding]:
     """Another attention than W3; a recipe without any is compared with a row without any."""
 
     def kind(stage: ResolvedStage) -> str | None:
-        return None if stage.model.attention is None else str(stage.model.attention.get("kind", "w3"))
+        return None if stage.model.attention is None else stage.model.attention.kind
 
     for field, value, published in comparison.differing("model.attention.kind", kind, lambda a, b: a == b):
         yield finding(
@@ -82,8 +82,8 @@ def teacher_alike(comparison: Comparison) -> Iterator[Finding]:
         teacher = stages[stage.teacher]
         for section in ("model", "train"):
             ours, theirs = getattr(stage, section), getattr(teacher, section)
-            for name in type(ours).model_fields:
-                if name not in _NO_TRAINING and getattr(ours, name) != getattr(theirs, name):
+            for name in fields_that_decide(type(ours), *Decides):
+                if getattr(ours, name) != getattr(theirs, name):
                     yield Finding(
                         severity="note",
                         field=f"stages.{stage.name}.{section}.{name}",
@@ -91,16 +91,6 @@ def teacher_alike(comparison: Comparison) -> Iterator[Finding]:
                         published=f"as its teacher's: {_plain(getattr(theirs, name))}",
                         source="W3 3.4: identical architecture; no other training of the student is named",
                     )
-
-
-_NO_TRAINING = {
-    "log_every_steps",
-    "log_samples",
-    "checkpoint_every_steps",
-    "checkpoint_every_epochs",
-    "keep_checkpoints",
-    "validate_every_epochs",
-}
 
 
 def _plain(value: Any) -> Any:

@@ -174,7 +174,7 @@ def mature_features(comparison: Comparison) -> Iterator[Finding]:
     }
     published = comparison.published.resolved_stages()[-1].loss_weights.get("mfr", 0.0)
     if published and not any(weights.values()):
-        kinds = {stage.model.attention.get("kind", "w3") for stage, _ in comparison.pairs if stage.model.attention}
+        kinds = {stage.model.attention.kind for stage, _ in comparison.pairs if stage.model.attention}
         cbam = kinds == {"cbam"}
         yield Finding(
             severity="warning",

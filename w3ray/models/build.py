@@ -1,10 +1,11 @@
 """Which video model does a name stand for?"""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from w3ray.attention import add_attention
+from w3ray.attention import AttentionConfig, add_attention, attention_config
 from w3ray.models import BACKBONES, BACKBONES_3D, MODELS
 from w3ray.models._common import VideoModel
 from w3ray.models.clip_network import ClipNetwork
@@ -37,7 +38,7 @@ def build_model(
     *,
     backbone: str = "resnet50",
     num_classes: int,
-    attention: dict[str, Any] | None = None,
+    attention: Mapping[str, Any] | AttentionConfig | None = None,
     refinement: bool = True,
     dropout: float = 0.5,
     shift_div: int = 8,
@@ -50,7 +51,7 @@ def build_model(
         name: a key of `MODELS`.
         backbone: a key of `BACKBONES`, for "tsm" and "tsn"; the 3D networks are their own backbone.
         num_classes: K of the new classifier, which starts as N(0, 0.001).
-        attention: None, or {"kind": a key of `ATTENTION`, ...its options}.
+        attention: None, a config, or {"kind": a key of `ATTENTION`, ...its options}.
         refinement: AFR (Eq. 7-8); has an effect only with an attention that yields spatial masks.
         dropout: before the classifier, per frame.
         shift_div: 1/shift_div of the channels move each way (TSM only).
@@ -71,8 +72,7 @@ def build_model(
         name, backbone=backbone, shift_div=shift_div, shift_mode=shift_mode, num_classes=num_classes, dropout=dropout
     )
     if attention is not None:
-        options = dict(attention)
-        add_attention(model, options.pop("kind", "w3"), **options)
+        add_attention(model, attention if isinstance(attention, AttentionConfig) else attention_config(attention))
         if refinement and model.has_spatial_masks():
             model.add_refinement()
     if weights is not None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from w3ray import __version__
-from w3ray.attention.options import from_before
+from w3ray.attention import attention_from_before
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.models.build import build_model
@@ -154,7 +154,7 @@ def read_description(folder: Path | str) -> ModelDescription:
             raise InputError(f"{path}: format {found}, but this version of w3ray reads formats 1 and {FORMAT}")
         model = dict(document["model"])
         if found == 1 and model.get("attention") is not None:
-            model["attention"] = from_before(model["attention"].get("kind", "w3"), model["attention"])
+            model["attention"] = attention_from_before(model["attention"]).written_out()
         return ModelDescription(
             model=model,
             clip=dict(document["clip"]),

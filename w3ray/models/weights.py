@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torchvision import models as torchvision_models
+from torchvision.models import WeightsEnum
 
 from w3ray.attention.attach import scale_norms
 from w3ray.attention.w3 import GATE_SCALE
@@ -78,11 +79,24 @@ def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
     return _fit(model, mapped, weights)
 
 
-def _read_enum(name: str) -> dict[str, Tensor]:
+def enum_name(name: str) -> str:
+    """The own name of a member of torchvision's weights: "ResNet50_Weights.DEFAULT" is another name of the newest one.
+
+    Raises:
+        InputError: unknown enum.
+    """
+    return str(_enum(name))
+
+
+def _enum(name: str) -> WeightsEnum:
     try:
-        weights = torchvision_models.get_weight(name)
+        return torchvision_models.get_weight(name)
     except (ValueError, KeyError) as error:
         raise InputError(f"weights {name}: torchvision knows no such enum: {error}") from error
+
+
+def _read_enum(name: str) -> dict[str, Tensor]:
+    weights = _enum(name)
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:

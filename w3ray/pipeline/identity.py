@@ -2,6 +2,10 @@
 
 Left out on purpose: workers, threads, decoder pool, storage and tracking. The samples of every step are the same
 whatever they are; only the order in which floating-point numbers are added changes.
+
+Determinants are written whole: every option has a value, also where the recipe names none. Hashed is their shortest
+form, without what older versions did not know or left to a default. So a stage has one identity however its recipe is
+written, and keeps it when an option is added (`AsBefore`).
 """
 
 import hashlib
@@ -9,19 +13,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from w3ray.attention.options import as_before
+from w3ray.attention import attention_config, attention_from_before
 from w3ray.data import STREAM_VERSION
+from w3ray.data.clip import ClipSpec
 from w3ray.models import MODEL_VERSION
-from w3ray.recipe import ResolvedStage
+from w3ray.recipe import ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
 from w3ray.training.version import TRAINING_VERSION
-
-_NOT_DETERMINING = {
-    "log_every_steps",
-    "log_samples",
-    "checkpoint_every_steps",
-    "checkpoint_every_epochs",
-    "keep_checkpoints",
-}
 
 
 def stage_determinants(
@@ -41,28 +38,60 @@ def stage_determinants(
         weights: what the initial weights are: a hash of the file, a name, or None.
         teacher_identity: of the stage whose best checkpoint is the teacher.
     """
-    train = {name: value for name, value in stage.train.model_dump(mode="json").items() if name not in _NOT_DETERMINING}
-    if not stage.train.phases:
-        del train["phases"]  # a stage without any is what it was before there were phases
-    if stage.train.attention_lr_multiplier == 1:
-        del train["attention_lr_multiplier"]  # as above
-    model = {**stage.model.build_arguments(), "weights": weights}
-    if model["attention"] is not None:
-        model["attention"] = as_before(model["attention"]["kind"], model["attention"])
+    train = stage.train.model_dump(mode="json")
     return {
         "versions": {"model": MODEL_VERSION, "training": TRAINING_VERSION, "stream": STREAM_VERSION},
         "seed": seed,
         "data": dict(data),
-        "model": model,
-        "train": train,
+        "model": {**stage.model.build_arguments(), "weights": weights},
+        "train": {name: train[name] for name in fields_that_decide(Train)},
         "loss_weights": dict(stage.loss_weights),
         "teacher": teacher_identity,
     }
 
 
-def identity_of(determinants: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of the determinants."""
-    text = json.dumps(determinants, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
+    """Determinants that any version wrote, whole: what is absent or null is what it meant then.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are damaged, or of a newer version.
+    """
+    model, data = dict(determinants["model"]), dict(determinants["data"])
+    if model["attention"] is not None:
+        model["attention"] = attention_from_before(model["attention"]).written_out()
+    if data.get("synthetic") is not None:
+        data["synthetic"] = Synthetic.model_validate({**as_before(Synthetic), **data["synthetic"]}).determinants()
+    if "clip" in data:
+        data["clip"] = resolved_clip(data["clip"])
+    train = json.loads(json.dumps(as_before(Train))) | dict(determinants["train"])
+    return {**determinants, "model": model, "data": data, "train": train}
+
+
+def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole determinants without what says nothing: what their hash is made of."""
+    model, data = dict(determinants["model"]), dict(determinants["data"])
+    if model["attention"] is not None:
+        model["attention"] = attention_config(model["attention"]).as_before()
+    if data.get("synthetic") is not None:
+        data["synthetic"] = Synthetic.shortest(data["synthetic"])
+    if "clip" in data and data["clip"] == resolved_clip({**data["clip"], "short_side": None}):
+        data["clip"] = {**data["clip"], "short_side": None}
+    return {**determinants, "model": model, "data": data, "train": without_as_before(Train, determinants["train"])}
+
+
+def resolved_clip(clip: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ClipSpec` as JSON values, with the short side that null stands for."""
+    return {**clip, "short_side": ClipSpec(**clip).resolved_short_side}
+
+
+def stage_identity(determinants: Mapping[str, Any]) -> str:
+    """The identity of whole determinants: the hash of their shortest form."""
+    return identity_of(shortest(determinants))
+
+
+def identity_of(document: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of JSON values."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from w3ray.pipeline.identity import identity_of
+from w3ray.pipeline.identity import stage_identity
 from w3ray.pipeline.prepare import PlannedStage
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.storage import Place, fetched, upload
@@ -23,7 +23,7 @@ def take_prefix(item: PlannedStage) -> str | None:
     Returns: what was taken, None: there is no such beginning.
     """
     for determinants, epoch in _beginnings(item.determinants):
-        other = StageStore(item.store.stages.parent, item.store.name, identity_of(determinants))
+        other = StageStore(item.store.stages.parent, item.store.name, stage_identity(determinants))
         step = epoch * item.schedule.steps_per_epoch
         found = [folder for folder in by_step(other.directory / "checkpoints") if _step(folder) <= step]
         if not found or _step(found[0]) != step:
@@ -41,12 +41,9 @@ def take_prefix(item: PlannedStage) -> str | None:
 def _beginnings(determinants: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
     """(determinants of the stage without the last phases, the epoch until which they are equal), longest first."""
     train = determinants["train"]
-    phases = train.get("phases", [])
+    phases = train["phases"]
     for count in reversed(range(len(phases))):
-        shorter = {**train, "phases": phases[:count]}
-        if not count:
-            del shorter["phases"]
-        yield {**determinants, "train": shorter}, int(phases[count]["from_epoch"])
+        yield {**determinants, "train": {**train, "phases": phases[:count]}}, int(phases[count]["from_epoch"])
 
 
 def _step(folder: Place) -> int:

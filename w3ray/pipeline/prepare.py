@@ -18,9 +18,9 @@ from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
 from w3ray.errors import InputError
 from w3ray.heads import Heads
-from w3ray.pipeline.identity import identity_of, stage_determinants
+from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
 from w3ray.pipeline.stage_store import StageStatus, StageStore
-from w3ray.recipe import Recipe, ResolvedStage
+from w3ray.recipe import Data, Recipe, ResolvedStage, Synthetic
 from w3ray.storage import Place, place
 from w3ray.training.explained import ExplainedClip
 from w3ray.training.losses import weights_by_head
@@ -81,7 +81,7 @@ def synthetic_root(recipe: Recipe) -> Place:
     from w3ray.data.synthetic import SYNTHETIC_VERSION
 
     assert recipe.data.synthetic is not None
-    arguments = recipe.data.synthetic.determinants()
+    arguments = Synthetic.shortest(recipe.data.synthetic.determinants())
     key = stable_key(SYNTHETIC_VERSION, *(f"{name}={arguments[name]}" for name in sorted(arguments)))
     return place(recipe.storage) / "data" / f"motion-{key:016x}"
 
@@ -122,12 +122,6 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         _require_labels(table, name, manifest.location)
     explained = _explained(recipe, rows, manifest.heads)
     fingerprint = manifest.fingerprint()
-    determinants = {
-        "manifest": fingerprint,
-        "synthetic": None if data.synthetic is None else data.synthetic.determinants(),
-        "splits": names,
-        "clip": {**asdict(clip), "scales": list(clip.scales)},
-    }
     prepared = PreparedData(
         heads=manifest.heads,
         flip_map=manifest.flip_map,
@@ -135,13 +129,29 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         fingerprint=fingerprint,
         splits={kind: rows[name] for kind, name in names.items()},
         clip=clip,
-        determinants=determinants,
+        determinants=data_determinants(recipe.data, manifest=fingerprint, splits=names),
         undrawn=undrawn,
         explained=explained,
     )
     del manifest  # its rows are not needed any more: what held them goes back to the system
     pa.default_memory_pool().release_unused()
     return prepared
+
+
+def data_determinants(data: Data, *, manifest: str, splits: Mapping[str, str]) -> dict[str, Any]:
+    """What of the data decides a stage's result, as JSON values.
+
+    Args:
+        manifest: its fingerprint.
+        splits: `train`, `val` and `test` -> the manifest's names for them.
+    """
+    clip = data.clip_spec()
+    return {
+        "manifest": manifest,
+        "synthetic": None if data.synthetic is None else data.synthetic.determinants(),
+        "splits": dict(splits),
+        "clip": resolved_clip({**asdict(clip), "scales": list(clip.scales)}),
+    }
 
 
 def _rows(manifest: Manifest, split: str) -> pa.Table:
@@ -210,7 +220,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
             weights=_weights_key(stage.model.weights),
             teacher_identity=None if teacher is None else teacher.identity,
         )
-        identity = identity_of(determinants)
+        identity = stage_identity(determinants)
         store = StageStore(place(recipe.storage), stage.name, identity)
         planned[stage.name] = PlannedStage(
             stage=stage,
@@ -245,9 +255,13 @@ def weights_file(weights: str | None) -> Path | None:
 
 
 def _weights_key(weights: str | None) -> str | None:
-    """What initial weights are, wherever their file lies: the hash of its content, or the enum's name."""
+    """What initial weights are, wherever their file lies: the hash of its content, or the enum member's own name."""
     path = weights_file(weights)
     if path is None:
+        if weights is not None and weights.endswith(".DEFAULT"):
+            from w3ray.models.weights import enum_name
+
+            return enum_name(weights)
         return weights
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

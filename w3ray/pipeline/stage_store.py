@@ -25,13 +25,15 @@ from typing import IO, Any, Literal, Self
 from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.lease import Lease, LeaseQueue
-from w3ray.pipeline.identity import difference
+from w3ray.pipeline.identity import completed, difference, stage_identity
 from w3ray.storage import Place, RemotePath, StorageRefused
 from w3ray.training.checkpoint_files import CheckpointError, is_checkpoint_folder, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
 
 _LOCK_POLL_S = 0.5
+_FORMAT = 2
+"""Of stage.json. The first had none, and held determinants as the recipe wrote them, without defaults."""
 _RESULT_KEYS = {"metrics", "validation", "checkpoint", "tracking_run", "logged_model", "finished"}
 
 
@@ -74,7 +76,7 @@ class StageStore:
     def __init__(self, storage: Place, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
         self.stages = storage / "stages"
-        self.directory = self.stages / f"{name}-{identity[:12]}"
+        self.directory = _folder(self.stages, name, identity)
 
     @property
     def model(self) -> Place:
@@ -111,7 +113,7 @@ class StageStore:
             return "new"
         newest = max(others, key=modified_s)
         try:
-            changes = difference(json.loads(newest.read_text())["determinants"], determinants)
+            changes = difference(completed(json.loads(newest.read_text())["determinants"]), determinants)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "new"  # the other one's own file is damaged
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
@@ -126,7 +128,10 @@ class StageStore:
         try:
             if isinstance(self.directory, Path):
                 self.directory.mkdir(parents=True, exist_ok=True)
-            self._write_json("stage.json", {"name": self.name, "identity": self.identity, "determinants": determinants})
+            self._write_json(
+                "stage.json",
+                {"format": _FORMAT, "name": self.name, "identity": self.identity, "determinants": determinants},
+            )
         except OSError as error:
             raise InputError(
                 f"storage {self.directory}: can not be written ({error.strerror}); set another --storage"
@@ -212,6 +217,44 @@ class StageStore:
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
         write_json(self.directory / name, redacted(document))
+
+
+def _folder(stages: Place, name: str, identity: str) -> Place:
+    """The folder of a stage: named by its identity, or one of an older version, which had another hash for it."""
+    own = stages / f"{name}-{identity[:12]}"
+    if own.is_dir() or not stages.is_dir():
+        return own
+    others = sorted((path for path in stages.iterdir() if path.name.startswith(f"{name}-")), key=str)
+    return next((path for path in others if _identity_of_older(path) == identity), own)
+
+
+_identities: dict[str, str | None] = {}
+"""Folder -> what `_identity_of_older` found: what a stage is never changes."""
+
+
+def _identity_of_older(folder: Place) -> str | None:
+    """The identity that a stage of an older version has today; None where the folder's name says it, or is no stage's.
+
+    A student's is made with that of its teacher's folder.
+    """
+    if (key := str(folder)) in _identities:
+        return _identities[key]
+    try:
+        document = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        if document.get("format") == _FORMAT:  # an older folder that was worked on again keeps its name
+            identity = document["identity"]
+        else:
+            determinants = completed(document["determinants"])
+            if (teacher := determinants["teacher"]) is not None:
+                found = [path for path in folder.parent.iterdir() if path.name.endswith(f"-{teacher[:12]}")]
+                determinants["teacher"] = (_identity_of_older(found[0]) if found else None) or teacher
+            identity = stage_identity(determinants)
+        _identities[key] = None if folder.name.endswith(identity[:12]) else identity
+    except OSError:
+        return None  # it may be written this moment
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _identities[key] = None
+    return _identities[key]
 
 
 def take_lock(directory: Place) -> Lock | None:

@@ -24,7 +24,7 @@ from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
 from w3ray.pipeline.stage_store import Lock, take_lock, write_json
-from w3ray.recipe import DATA_NOT_DECIDING, Recipe
+from w3ray.recipe import Recipe, stored_recipe
 from w3ray.storage import Place, place
 from w3ray.sweep.space import Objective, Point, Space
 
@@ -121,7 +121,7 @@ class SweepFolder:
         Raises:
             InputError: a sweep of this name searches something else, or another process drives it.
         """
-        document = {"space": space.to_dict(), "recipe": _what_decides(base), "made_s": time.time()}
+        document = {"space": space.to_dict(), "recipe": base.deciding(), "made_s": time.time()}
         if isinstance(self.directory, Path):
             (self.directory / "trials").mkdir(parents=True, exist_ok=True)
         lock = take_lock(self.directory)
@@ -184,19 +184,12 @@ class SweepFolder:
         write_json(self._record(trial), without_nan(redacted(asdict(trial))))
 
 
-def _what_decides(base: Recipe) -> dict[str, Any]:
-    """The recipe without where its results are kept and what it runs on."""
-    values = base.to_dict()
-    return {name: values[name] for name in values if name not in ("storage", "tracking", "resources")}
-
-
 def _searched(document: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal for a sweep to be the same: not how long and with how many at once it is searched."""
     space = {name: value for name, value in document["space"].items() if name not in ("budget", "concurrency", "name")}
     search = {name: value for name, value in space.get("search", {}).items() if name not in ("trials", "warm_start")}
     space = {**space, "search": search, "description": ""}
-    data = {name: value for name, value in document["recipe"]["data"].items() if name not in DATA_NOT_DECIDING}
-    return json.loads(json.dumps({"space": space, "recipe": {**document["recipe"], "data": data}}))
+    return json.loads(json.dumps({"space": space, "recipe": stored_recipe(document["recipe"]).deciding()}))
 
 
 def _read(path: Place) -> Trial:

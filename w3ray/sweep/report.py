@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray._text import one_line
 from w3ray.errors import InputError
-from w3ray.recipe import Recipe
+from w3ray.recipe import Recipe, stored_recipe
 from w3ray.recipe_file import apply_override, known_recipes
 from w3ray.storage import Place, published
 from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
@@ -81,7 +81,7 @@ def write_report(storage: str, name: str) -> dict[str, Place]:
     points = by_point(folder.trials())
     if not points:
         raise InputError(f"sweep {name!r}: {folder.directory} has no trials yet")
-    page = _Page(space, Recipe.model_validate(document["recipe"]), points)
+    page = _Page(space, stored_recipe(document["recipe"]), points)
     files: dict[str, Place] = {}
     with published(folder.report, last=HTML) as local:
         local.mkdir(parents=True, exist_ok=True)

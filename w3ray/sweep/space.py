@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from w3ray._nearest import did_you_mean
+from w3ray.attention import attention_config
 from w3ray.errors import InputError
 from w3ray.recipe import NAME_PATTERN, Recipe, ResolvedStage, Section
 from w3ray.recipe_faults import fault_lines
@@ -472,6 +473,13 @@ def _objective_faults(space: Space, base: Recipe) -> Iterator[str]:
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    if name.endswith(".attention.kind"):
+        # Of the options of the kind before, the ones that say something stay; they may be wrong for this one.
+        above = name.removesuffix(".kind")
+        if (old := _get(values, above)) and old.get("kind", value) != value:
+            defaults = attention_config({"kind": old["kind"]}).written_out()
+            kept = {option: given for option, given in old.items() if given != defaults.get(option)}
+            put_value(values, above.split("."), kept, name)
     put_value(values, name.split("."), deepcopy(value), name)
 
 

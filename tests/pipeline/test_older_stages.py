@@ -1,0 +1,166 @@
+"""One network, one identity, however its recipe is written; and stages of older versions are found.
+
+`older_stages` holds the stage.json files that commit 211b091 wrote for two chains. Their recipes spelled out defaults,
+which was part of a stage's identity then.
+"""
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from w3ray.attention import ATTENTION
+from w3ray.errors import InputError
+from w3ray.pipeline import stage_store
+from w3ray.pipeline.identity import stage_determinants, stage_identity
+from w3ray.pipeline.prepare import _weights_key, data_determinants, synthetic_root
+from w3ray.pipeline.stage_store import StageStore
+from w3ray.recipe import (
+    Data,
+    LrSchedule,
+    Model,
+    Phase,
+    Recipe,
+    Synthetic,
+    Train,
+    as_before,
+    fields_that_decide,
+    load_recipe,
+)
+from w3ray.recipe_file import known_recipes
+
+OLDER = Path(__file__).parent / "older_stages"
+CHAIN: dict[str, Any] = {
+    "name": "x",
+    "data": {"synthetic": {"clips": 16}, "size": 32},
+    "model": {"backbone": "resnet_small"},
+    "train": {"epochs": 2, "batch_size": 8},
+    "stages": [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}],
+}
+
+
+def determinants_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Stage -> its determinants, on a manifest with the fingerprint "m"."""
+    data = data_determinants(recipe.data, manifest="m", splits={"train": "train", "val": "val", "test": "val"})
+    found: dict[str, dict[str, Any]] = {}
+    for stage in recipe.resolved_stages():
+        teacher = None if stage.teacher is None else stage_identity(found[stage.teacher])
+        found[stage.name] = stage_determinants(
+            stage, seed=stage.seed, data=data, weights=stage.model.weights, teacher_identity=teacher
+        )
+    return found
+
+
+def with_attention(**options: Any) -> dict[str, dict[str, Any]]:
+    return determinants_of(Recipe.model_validate({**CHAIN, "model": {**CHAIN["model"], "attention": options}}))
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A storage with the older stages, in the eyes of a process that has read none of them."""
+    for name, version in (("MODEL_VERSION", 1), ("TRAINING_VERSION", 2), ("STREAM_VERSION", 2)):
+        monkeypatch.setattr(f"w3ray.pipeline.identity.{name}", version)
+    monkeypatch.setattr(stage_store, "_identities", {})
+    shutil.copytree(OLDER, tmp_path / "stages")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "folders"),
+    [
+        ({"kind": "w3"}, ("teacher-7d182facf6d0", "student-3ef6192c2479")),
+        ({"kind": "w3", "start": "near_open"}, ("teacher-66d8e3487aac", "student-ebdb27eb72b1")),
+        ({"identity_start": True, "hidden": 1}, ("teacher-66d8e3487aac", "student-ebdb27eb72b1")),
+    ],
+)
+def test_older_stages_are_found_and_so_are_their_students(storage, options, folders):
+    found = with_attention(**options)
+    for name, folder in zip(("teacher", "student"), folders, strict=True):
+        store = StageStore(storage, name, stage_identity(found[name]))
+        assert store.directory.name == folder
+        store.create(found[name])  # a run writes the file anew: found again by a process that starts later
+    stage_store._identities.clear()
+    for name, folder in zip(("teacher", "student"), folders, strict=True):
+        assert StageStore(storage, name, stage_identity(found[name])).directory.name == folder
+
+
+def test_another_network_is_another_stage(storage):
+    (storage / "stages" / "teacher-000000000000").mkdir()
+    (storage / "stages" / "teacher-111111111111").mkdir()
+    (storage / "stages" / "teacher-111111111111" / "stage.json").write_text("{damaged")
+    teacher = with_attention(kind="w3", reduction=8)["teacher"]
+    store = StageStore(storage, "teacher", stage_identity(teacher))
+    assert store.directory.name == f"teacher-{stage_identity(teacher)[:12]}"
+
+
+def test_what_differs_from_an_older_stage_is_said_in_full(storage):
+    shutil.rmtree(storage / "stages" / "teacher-66d8e3487aac")
+    teacher = with_attention(kind="w3", reduction=8)["teacher"]
+    store = StageStore(storage, "teacher", stage_identity(teacher))
+    said = store.status(teacher).why
+    assert said == "differs from teacher-7d182facf6d0: model.attention.reduction: 16 -> 8"
+
+
+def written_out(recipe: Recipe) -> Recipe:
+    """The same recipe with every default, and what each null stands for, written out."""
+    values = recipe.to_dict()
+    values["data"]["short_side"] = recipe.data.clip_spec().resolved_short_side
+    if recipe.data.synthetic is not None:
+        values["data"]["synthetic"] = recipe.data.synthetic.determinants()
+    for written, stage in zip(values["stages"], recipe.resolved_stages(), strict=True):
+        written["seed_offset"] = stage.seed - recipe.seed
+        written["loss_weights"] = dict(stage.loss_weights)
+        written["train"] = stage.train.model_dump(mode="json")
+        written["model"] = stage.model.model_dump(mode="json")
+    return Recipe.model_validate(json.loads(json.dumps(values)))
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_a_recipe_with_all_defaults_written_out_is_the_same_one(name):
+    recipe = load_recipe(name)
+    ours, theirs = determinants_of(recipe), determinants_of(written_out(recipe))
+    assert {stage: stage_identity(found) for stage, found in ours.items()} == {
+        stage: stage_identity(found) for stage, found in theirs.items()
+    }
+    assert ours == theirs
+
+
+def test_a_student_may_write_out_a_default_of_its_teacher():
+    stages = [CHAIN["stages"][0], {**CHAIN["stages"][1], "model": {"attention": {"reduction": 16}}}]
+    recipe = Recipe.model_validate({**CHAIN, "stages": stages})
+    assert determinants_of(recipe) == determinants_of(Recipe.model_validate(CHAIN))
+
+
+def test_two_names_of_the_same_weights_are_one():
+    assert _weights_key("ResNet50_Weights.DEFAULT") == _weights_key("ResNet50_Weights.IMAGENET1K_V2")
+    assert _weights_key("ResNet50_Weights.IMAGENET1K_V1") == "ResNet50_Weights.IMAGENET1K_V1"
+    with pytest.raises(InputError, match="torchvision knows no such enum"):
+        _weights_key("ResNet5000_Weights.DEFAULT")
+
+
+def test_generated_clips_have_one_folder_however_their_numbers_are_written():
+    values = {**CHAIN, "data": {"synthetic": {"clips": 16, "val_clips": 8, "test_clips": 8, "difficulty": "easy"}}}
+    assert synthetic_root(Recipe.model_validate(values)) == synthetic_root(Recipe.model_validate(CHAIN))
+
+
+FIRST_FIELDS = json.loads((OLDER.parent / "first_fields.json").read_text())
+"""Section -> the fields that decided a stage's result in commit 211b091."""
+SECTIONS: dict[str, Any] = {kind.__name__: kind for kind in (Synthetic, Data, Model, Train, LrSchedule, Phase)}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_later_field_says_what_its_absence_means(name):
+    """Or that it decides nothing. Else finished stages of older versions are no longer found, or wrongly so."""
+    later = [field for field in fields_that_decide(SECTIONS[name]) if field not in FIRST_FIELDS[name]]
+    assert [field for field in later if field not in as_before(SECTIONS[name])] == []
+    assert set(FIRST_FIELDS[name]) <= set(SECTIONS[name].model_fields), "a field that is gone must be read from stages"
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_a_later_option_of_an_attention_has_a_value_that_means_as_before(kind):
+    """`AttentionConfig` takes the default where the field names no other value: it must be what networks did."""
+    options = {field.name for field in fields(ATTENTION[kind].config)}
+    assert options == set(FIRST_FIELDS[kind]), "add the option to first_fields.json with the test of its old meaning"
