@@ -86,6 +86,14 @@ TwinOption = Annotated[
 ]
 
 
+HashOption = Annotated[
+    bool,
+    typer.Option(
+        "--hash", help="Hash each video's content: a run then knows for certain which of them changed since. Reads all."
+    ),
+]
+
+
 @import_app.command("folder")
 @run_command
 def import_folder_command(
@@ -105,6 +113,7 @@ def import_folder_command(
     flip_map: FlipOption = "",
     frame_prefix: FramePrefixOption = None,
     reversed_twin: TwinOption = False,
+    content_hash: HashOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Import class folders.
@@ -133,7 +142,7 @@ def import_folder_command(
         flip_map=_flip_map(flip_map),
         frame_prefix=frame_prefix,
     )
-    _write(manifest, out, reversed_twin, as_json)
+    _write(manifest, out, twin=reversed_twin, content=content_hash, as_json=as_json)
 
 
 @import_app.command("csv")
@@ -172,6 +181,7 @@ def import_csv_command(
     missing_ok: MissingOkOption = False,
     address: AddressOption = None,
     reversed_twin: TwinOption = False,
+    content_hash: HashOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Import a CSV file."""
@@ -203,7 +213,7 @@ def import_csv_command(
             frame_prefix=frame_prefix,
             note=write_error,
         )
-    _write(manifest, out, reversed_twin, as_json, journal)
+    _write(manifest, out, twin=reversed_twin, content=content_hash, as_json=as_json, journal=journal)
 
 
 def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
@@ -228,6 +238,7 @@ def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
         ] = False,
         missing_ok: MissingOkOption = False,
         address: AddressOption = None,
+        content_hash: HashOption = False,
         as_json: JsonOption = False,
     ) -> None:
         if fold is not None and "fold" not in parameters:
@@ -239,7 +250,7 @@ def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
             options["val_groups"] = [] if val_groups == "none" else _names(val_groups)
         with _looked_for(out, address, missing_ok) as journal:
             manifest = importer(annotations, videos=videos, partial=partial, note=write_error, **options)
-        _write(manifest, out, False, as_json, journal)
+        _write(manifest, out, twin=False, content=content_hash, as_json=as_json, journal=journal)
 
 
 @contextmanager
@@ -358,10 +369,13 @@ def synth(
     finish(_summary(manifest), as_json=as_json, text=_manifest_text(manifest))
 
 
-def _write(manifest: Manifest, out: str, twin: bool, as_json: bool, journal: "Journal | None" = None) -> None:
+def _write(
+    manifest: Manifest, out: str, *, twin: bool, content: bool, as_json: bool, journal: "Journal | None" = None
+) -> None:
     from w3ray.data.importers import reversed_twin
+    from w3ray.data.stamps import stamped
 
-    written = write_manifest(reversed_twin(manifest) if twin else manifest, out)
+    written = write_manifest(stamped(reversed_twin(manifest) if twin else manifest, content=content), out)
     if journal is not None:
         journal.remove()
     finish(_summary(written), as_json=as_json, text=_manifest_text(written))

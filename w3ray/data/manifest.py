@@ -18,6 +18,8 @@ frames are named with what their names begin with, as `clips/17/img_*`. Such fra
 were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0 at the
 first image, are the clip with start_s = i / 30 and end_s = j / 30.
 
+Columns that say what the files were when they were imported: see `w3ray.data.stamps`.
+
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it
 keeps its meaning when mirrored; an empty object says that nothing is known about mirroring).
@@ -61,6 +63,8 @@ SCHEMA = pa.schema(
         pa.field("group", pa.string()),
     ]
 )
+STAMPS = pa.schema([pa.field("size", pa.int64()), pa.field("modified_ns", pa.int64()), pa.field("sha256", pa.string())])
+"""Columns that a manifest may have: what its files were when they were imported (`w3ray.data.stamps`)."""
 REQUIRED_COLUMNS = ("clip_id", "uri", "label", "split")
 
 # A manifest may have a hundred million rows: whatever needs more than a few bytes a row besides the table itself goes
@@ -72,9 +76,9 @@ _ROWS_AT_ONCE = 100_000
 class Manifest:
     """A checked manifest.
 
-    `table` has exactly the columns of SCHEMA; `location` is the Parquet file it was read from or will be written to,
-    and "" while it has none (then every uri must be absolute). `classes` are the names of all heads, `head_sizes` as in
-    `w3ray.heads.Heads`.
+    `table` has the columns of SCHEMA, and those of STAMPS that its file has; `location` is the Parquet file it was read
+    from or will be written to, and "" while it has none (then every uri must be absolute). `classes` are the names of
+    all heads, `head_sizes` as in `w3ray.heads.Heads`.
     """
 
     table: pa.Table
@@ -150,7 +154,8 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 of the rows and the metadata, as hex: the same wherever the file lies and however it is compressed.
 
-        It covers the uris as written, not the bytes of the videos. Reads every row: a second or two for each million.
+        It covers the uris as written, not the bytes of the videos or their stamps. Reads every row: a second or two for
+        each million.
         """
         digest = hashlib.sha256(json.dumps(_metadata(self), sort_keys=True).encode())
         for name in SCHEMA.names:
@@ -203,11 +208,12 @@ def build_manifest(
         InputError: as `read_manifest`.
     """
     arrays: dict[str, pa.Array] = {}
+    known = pa.schema([*SCHEMA, *STAMPS])
     for name, values in columns.items():
-        if name not in SCHEMA.names:
-            raise InputError(f"manifest: unknown column {name!r}; known: {', '.join(SCHEMA.names)}")
+        if name not in known.names:
+            raise InputError(f"manifest: unknown column {name!r}; known: {', '.join(known.names)}")
         try:
-            arrays[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, SCHEMA.field(name).type)
+            arrays[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, known.field(name).type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise InputError(f"manifest: column {name!r}: {error}") from error
         except UnicodeEncodeError as error:
@@ -362,12 +368,13 @@ def known_labels(table: pa.Table) -> np.ndarray:
 
 
 def _conform(table: pa.Table, where: str) -> pa.Table:
-    """Exactly the columns and types of SCHEMA; missing optional columns filled, others dropped."""
+    """Exactly the columns and types of SCHEMA and of STAMPS; missing optional columns filled, others dropped."""
     missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
     if missing:
         raise InputError(f"{where}: column(s) {', '.join(missing)} missing; it has {', '.join(table.column_names)}")
     columns = []
-    for field in SCHEMA:
+    stamps = [field for field in STAMPS if field.name in table.column_names]
+    for field in (*SCHEMA, *stamps):
         if field.name not in table.column_names:
             filler = pa.scalar(False if field.name == "reversed" else None, field.type)
             columns.append(pa.chunked_array([pa.repeat(filler, table.num_rows)]))
@@ -389,7 +396,7 @@ def _conform(table: pa.Table, where: str) -> pa.Table:
             row = pc.index(pc.is_null(column), True).as_py()
             raise InputError(f"{where}: column {field.name!r} is empty in row {row} (of {column.null_count} such rows)")
         columns.append(column)
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    return pa.Table.from_arrays(columns, schema=pa.schema([*SCHEMA, *stamps]))
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -447,7 +454,7 @@ def _read_columns(path: str, filesystem: pafs.FileSystem) -> pa.Table:
     with filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source)
         schema = file.schema_arrow
-        names = [name for name in SCHEMA.names if name in schema.names]
+        names = [name for name in (*SCHEMA.names, *STAMPS.names) if name in schema.names]
         columns = {name: file.read([name])[name] for name in names}
         # A file without a known column still says which ones it has.
         missing = [name for name in REQUIRED_COLUMNS if name not in names]

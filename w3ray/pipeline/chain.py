@@ -98,7 +98,8 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         plan = plan_recipe(recipe, connection.nodes())
     finally:
         connection.close()
-    planned = plan_stages(recipe, prepare_data(recipe))
+    data = prepare_data(recipe)
+    planned = plan_stages(recipe, data)
     stages = [
         {
             "name": item.stage.name,
@@ -115,6 +116,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         {
             "recipe": recipe.to_dict(),
             "stages": stages,
+            "videos": {"changed": list(data.files.changed), "touched": list(data.files.touched)},
             "resources": plan.describe(),
             "tracking": describe_tracking(recipe),
         }
@@ -210,6 +212,8 @@ class _Chain:
                 self.connection.nodes()  # a wrong address is said before anything is written
             # What can be wrong is found before the first record is written.
             data = prepare_data(recipe)
+            for message in data.files.messages():
+                self.on_event(Warned(message=f"{data.location}: {message}"))
             planned = plan_stages(recipe, data)
             self.planned = {item.stage.name: item for item in planned}
             if any(item.status.state != "reuse" for item in planned):

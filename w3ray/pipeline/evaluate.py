@@ -19,6 +19,7 @@ from w3ray._file_names import file_stem
 from w3ray.attention.health import StageHealth, read_health
 from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.data.manifest import Manifest, read_manifest
+from w3ray.data.stamps import changes_since_import
 from w3ray.data.views import parse_protocol
 from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
@@ -121,6 +122,8 @@ def evaluate(
         "version": SCORING_VERSION, "manifest": clips.fingerprint(), "split": split, "protocol": looks.name,
         "average": average,
     }  # fmt: skip
+    if (changed := changes_since_import(clips, [split]).digest) is not None:
+        about["changed_videos"] = changed  # scores of what the files were before are not used
     parts = [KeptScores(root, folder, about) for folder in folders]
     reused = sum(part.done for part in parts)
     connection = Connection(address, imports=False)

@@ -16,6 +16,7 @@ from w3ray.data.decoders import require_decoder
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
+from w3ray.data.stamps import FileChanges, changes_since_import
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
@@ -37,6 +38,7 @@ class PreparedData:
 
     `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
     `undrawn` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
+    `files` says which videos are no longer what was imported.
     `explained` are the clips that pictures are drawn of while training.
     """
 
@@ -48,6 +50,7 @@ class PreparedData:
     clip: ClipSpec
     determinants: Mapping[str, Any]
     undrawn: Place | None
+    files: FileChanges
     explained: tuple[ExplainedClip, ...] = ()
 
     @property
@@ -121,6 +124,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     for name, table in rows.items():
         _require_labels(table, name, manifest.location)
     explained = _explained(recipe, rows, manifest.heads)
+    files = changes_since_import(manifest, names.values())
     fingerprint = manifest.fingerprint()
     prepared = PreparedData(
         heads=manifest.heads,
@@ -129,24 +133,28 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         fingerprint=fingerprint,
         splits={kind: rows[name] for kind, name in names.items()},
         clip=clip,
-        determinants=data_determinants(recipe.data, manifest=fingerprint, splits=names),
+        determinants=data_determinants(recipe.data, manifest=fingerprint, splits=names, changed=files.digest),
         undrawn=undrawn,
         explained=explained,
+        files=files,
     )
     del manifest  # its rows are not needed any more: what held them goes back to the system
     pa.default_memory_pool().release_unused()
     return prepared
 
 
-def data_determinants(data: Data, *, manifest: str, splits: Mapping[str, str]) -> dict[str, Any]:
+def data_determinants(
+    data: Data, *, manifest: str, splits: Mapping[str, str], changed: str | None = None
+) -> dict[str, Any]:
     """What of the data decides a stage's result, as JSON values.
 
     Args:
         manifest: its fingerprint.
         splits: `train`, `val` and `test` -> the manifest's names for them.
+        changed: what of the videos changed since the import (`FileChanges.digest`).
     """
     clip = data.clip_spec()
-    return {
+    return ({} if changed is None else {"changed_videos": changed}) | {
         "manifest": manifest,
         "synthetic": None if data.synthetic is None else data.synthetic.determinants(),
         "splits": dict(splits),
