@@ -129,7 +129,7 @@ def _on_loopback() -> Iterator[None]:
     Ray has this for desktop systems, under a variable that it reads when it is imported. An address given to `ray.init`
     would not do: Ray turns a local one into the machine's outer one.
     """
-    from ray._private import ray_constants
+    from w3ray.ray_internals import ray_constants
 
     variable, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
     in_environment = os.environ.get(variable)
@@ -148,7 +148,7 @@ def _ray_folder() -> str | None:
 
     Ray takes TMPDIR, whose name may be too long for a socket, or such that Ray does not find its way back.
     """
-    from ray._common.utils import get_default_ray_temp_dir
+    from w3ray.ray_internals import get_default_ray_temp_dir
 
     if _can_hold_sockets(get_default_ray_temp_dir()):
         return None
@@ -189,7 +189,7 @@ def _provide_token() -> None:
             with tempfile.TemporaryFile(dir=token.parent):
                 pass
     except (OSError, RuntimeError):  # the latter: nobody knows where this user's home is
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+        from w3ray.ray_internals import AuthenticationTokenLoader
 
         os.environ[_TOKEN_VARIABLE] = secrets.token_hex(32)
         _set_here.append(_TOKEN_VARIABLE)
@@ -210,15 +210,11 @@ def start_helpers() -> None:
     These are the actors in which Ray Train and Ray Data note resources, statistics and places; one of each serves the
     whole cluster.
     """
-    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-        get_or_create_autoscaling_coordinator,
-    )
-    from ray.data._internal.execution.node_trackers import get_or_create_actor_location_tracker
-    from ray.data._internal.stats import get_or_create_stats_actor
+    from w3ray import ray_internals
 
-    get_or_create_autoscaling_coordinator()
-    get_or_create_stats_actor()
-    get_or_create_actor_location_tracker()
+    ray_internals.get_or_create_autoscaling_coordinator()
+    ray_internals.get_or_create_stats_actor()
+    ray_internals.get_or_create_actor_location_tracker()
 
 
 def disconnect() -> None:
@@ -272,8 +268,9 @@ def _check_token(address: str) -> None:
 
     It shows its token unasked to the machine's own cluster (`auto`) alone: whom to trust with it is the user's choice.
     """
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError, RayError
+
+    from w3ray.ray_internals import GcsClient
 
     try:
         GcsClient(address=address)

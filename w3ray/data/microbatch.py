@@ -288,7 +288,8 @@ def _actor() -> str:
 
 def _open_watch(spec: WatchSpec, decoder: str) -> DecodeWatch:
     """A watch whose notes lie in the session's folder of Ray on this node, and go with it."""
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    ray_here = ray.get_runtime_context()
+    session = Path(ray_here.get_temp_dir()) / ray_here.get_session_name()
     return DecodeWatch(session / f"w3ray-stream-{spec.stream}", decoder, timeout_s=spec.clip_timeout_s)
 
 

@@ -23,14 +23,6 @@ import ray
 import ray.data
 import ray.train
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask, TaskPoolStrategy
-from ray.data._internal.execution.backpressure_policy import (
-    ENABLED_BACKPRESSURE_POLICIES,
-    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-)
-from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
-from ray.data._internal.execution.bundle_queue import ReorderingBundleQueue
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 from ray.data.block import BlockMetadata
 
 from w3ray.data.clip import ClipSpec
@@ -40,6 +32,16 @@ from w3ray.data.schedule import Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
+from w3ray.ray_internals import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+    ExecutionCallback,
+    blocks_read_ahead,
+    forget_blocks,
+    policy_setting,
+    stream_coordinator,
+)
 from w3ray.storage import Place
 
 STREAM_NAME = "stream"
@@ -118,24 +120,15 @@ class ReadAhead(BackpressurePolicy):
     """
 
     def max_task_output_bytes_to_read(self, op: Any) -> int | None:
-        if not op.input_dependencies or not isinstance(op.input_dependencies[0], InputDataBuffer):
-            return None
-        enough = self._data_context.get_config(_READ_AHEAD_KEY)
-        return 0 if len(self._topology[op].output_queue) >= enough else None
+        waiting = blocks_read_ahead(self, op)
+        return 0 if waiting is not None and waiting >= policy_setting(self, _READ_AHEAD_KEY) else None
 
 
 class ForgetBlocks(ExecutionCallback):
     """Ray Data keeps statistics and an empty queue of every block it made to the end; a stage has millions of them."""
 
     def on_execution_step(self, executor: Any) -> None:
-        for op in executor._topology:
-            for of_blocks in op.get_stats().values():
-                of_blocks.clear()
-            queue = getattr(op, "_output_queue", None)
-            if isinstance(queue, ReorderingBundleQueue):
-                for key in [key for key in queue._finalized_keys if key < queue._current_key]:
-                    queue._finalized_keys.remove(key)
-                    queue._inner.pop(key, None)
+        forget_blocks(executor)
 
 
 def read_microbatches(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[Microbatch, None, None]:
@@ -280,7 +273,7 @@ class StreamConfig(ray.train.DataConfig):
         the processors of its decoders.
         """
         shards, self._mine = self._mine, []
-        for coordinator in {shard._coord_actor for shard in shards}:
+        for coordinator in {stream_coordinator(shard) for shard in shards}:
             ray.kill(coordinator)
 
     def _split(self, world_size: int, step: int) -> list[DataIterator]:

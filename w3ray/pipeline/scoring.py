@@ -29,6 +29,7 @@ from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, read_description
+from w3ray.ray_internals import stream_coordinator
 from w3ray.storage import Place, fetched
 
 ModelFiles = Mapping[str, bytes]
@@ -120,7 +121,7 @@ def score_clips(
         with closing(blocks(shard)) as scored:
             yield from _in_order(scored, first_row, rows.num_rows, together)
     finally:
-        ray.kill(shard._coord_actor)  # it would go on where nobody reads any more
+        ray.kill(stream_coordinator(shard))  # it would go on where nobody reads any more
 
 
 def _in_order(

@@ -24,6 +24,7 @@ from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
 from w3ray.pipeline.stage_store import require_writable
+from w3ray.ray_internals import EndedTrial
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import place
 from w3ray.sweep.book import Book, points_to_try, searcher_of, short_names, show_value
@@ -494,19 +495,11 @@ def _best_trial(point: PointResult, space: Space) -> Trial:
     return min(done, key=lambda trial: sign * (trial.values or (0.0,))[0])
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """Enough of Ray Tune's trial for its schedulers to be told of one that ended before."""
-
-    trial_id: str
-    status: str = "TERMINATED"
-
-
 def replay(scheduler: Any, trials: Sequence[Trial], *, lower_is_better: bool) -> None:
     """Tell a new scheduler what trials that have ended reported, in the order in which they did."""
     from w3ray.sweep.schedulers import BEST, EPOCH, standing
 
-    ended = {trial.id: _Ended(trial.id) for trial in trials if trial.ended and trial.reports}
+    ended = {trial.id: EndedTrial(trial.id) for trial in trials if trial.ended and trial.reports}
     reports = [(report.time_s, trial.id, report) for trial in trials if trial.id in ended for report in trial.reports]
     for one in ended.values():
         scheduler.on_trial_add(None, one)

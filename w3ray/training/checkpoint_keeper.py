@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from w3ray.events import CheckpointSaved
 from w3ray.lease import check_intent
+from w3ray.ray_internals import train_storage
 from w3ray.storage import Place, RemotePath, StorageFailing, file_system, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, read_index
 from w3ray.training.event_channel import Sender
@@ -122,7 +123,7 @@ class CheckpointKeeper:
         self._events.flush()
 
     def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        storage = ray.train.get_context().get_storage()
+        storage = train_storage()
         target = self._stage.checkpoints / name
         if isinstance(target, RemotePath):
             upload(Path(checkpoint.path), target, last=INDEX_FILE, check=self._check_lease)

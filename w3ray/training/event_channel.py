@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import ray
-from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.queue import Empty, Queue
 
@@ -22,7 +21,7 @@ class EventChannel:
 
     def __init__(self) -> None:
         # Beside the driver: other nodes may be taken away. A label, for a soft affinity to a node is no promise.
-        here = {RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         self._queue = Queue(actor_options={"num_cpus": 0, "label_selector": here})
 
     def sender(self) -> "EventSender":

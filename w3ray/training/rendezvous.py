@@ -8,9 +8,9 @@ import socket
 from typing import Any
 
 import ray.util
-from ray.train._internal.utils import get_address_and_port
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+
+from w3ray.ray_internals import TorchBackend, get_address_and_port
 
 _STORES: list[Any] = []
 """Of this process; a store listens as long as somebody holds it."""
@@ -20,11 +20,11 @@ class MeetingConfig(TorchConfig):
     """Ray Train's settings of `torch.distributed`, with a store that listens no further than the node does."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[TorchBackend]:
         return _Backend
 
 
-class _Backend(_TorchBackend):
+class _Backend(TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_start(_WorkerGroup(worker_group), backend_config)
 

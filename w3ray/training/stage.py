@@ -14,13 +14,6 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import (
-    CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
-    DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
-    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
-    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
-)
 from ray.util import remove_placement_group
 
 from w3ray.cluster.plan import ResourcePlan
@@ -28,6 +21,13 @@ from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned, WorkerAlive
+from w3ray.ray_internals import (
+    CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
+    DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
+    without_cleaner,
+)
 from w3ray.storage import Place, RemotePath
 from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 from w3ray.training.event_channel import EventChannel
@@ -217,17 +217,6 @@ def _forget_missing_checkpoints(checkpoints: Place) -> None:
         snapshot.unlink()
 
 
-class _Trainer(TorchTrainer):
-    """Ray Train's, without the process that clears up after a killed controller: `StageRun.end` does that.
-
-    It takes processor time at a stage's start, where everything waits for it, and does nothing without a dashboard.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
-
-
 def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
     stream = StreamConfig(
         schedule=spec.schedule,
@@ -253,7 +242,9 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(late_s)
     start_s = _ELASTIC_START_S if elastic else DEFAULT_WORKER_GROUP_START_TIMEOUT_S
     os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(start_s)
-    return _Trainer(
+    # `StageRun.end` clears up after a killed controller. Ray's own process for that would take processor time at a
+    # stage's start, where everything waits for it.
+    return without_cleaner(TorchTrainer)(
         _work,
         train_loop_config={"stage": spec, "events": channel.sender()},
         scaling_config=ScalingConfig(

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train.v2._internal.execution.callback import ControllerCallback
 
+from w3ray.ray_internals import ControllerCallback
 from w3ray.training.event_channel import EventSender
 
 _LOOK_EVERY_S = 0.5

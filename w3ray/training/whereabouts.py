@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
+from w3ray.ray_internals import ControllerCallback, WorkerGroupCallback
 from w3ray.training.event_channel import EventSender
 
 

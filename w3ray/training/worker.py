@@ -17,11 +17,10 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train.v2._internal.execution.context import get_train_context
-from ray.train.v2._internal.execution.train_fn_utils import get_train_fn_utils
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from w3ray import ray_internals
 from w3ray.attention.health import StageHealth, document
 from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import ClipFailure, Microbatch
@@ -89,7 +88,7 @@ class StageWorker:
     """One rank of one stage. See the module's text."""
 
     def __init__(self, stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> None:
-        utils = get_train_fn_utils()  # by itself: the public function refuses to work within a trial of Ray Tune
+        utils = ray_internals.get_train_fn_utils()
         self.is_local, context = not utils.is_distributed(), utils.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         torch.set_num_threads(stage.plan.trainer_threads)
@@ -467,7 +466,7 @@ class StageWorker:
         Raises:
             RunError: more than the allowed share of the data set's clips can not be read.
         """
-        sums = torch.tensor([len(mine), int(not self.is_local and _is_preempted())])
+        sums = torch.tensor([len(mine), int(not self.is_local and ray_internals.is_preempted())])
         self._all_reduce(sums)
         count, leaving = int(sums[0]), bool(sums[1])
         if not count:
@@ -495,14 +494,6 @@ class StageWorker:
         """Sum over ranks, in place. Counts stay on the CPU (gloo also in GPU runs): no step waits for the device."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
-
-
-def _is_preempted() -> bool:
-    """Whether Ray announced the end of a node of this worker group.
-
-    `ray.train.get_preemption_info` is a barrier at each call; here the ranks agree in a sum they need anyway.
-    """
-    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _tensor(array: np.ndarray) -> Tensor:

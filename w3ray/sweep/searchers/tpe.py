@@ -80,17 +80,18 @@ class TPE:
                 value = next((text for text, one in self._categories[name].items() if one == value), None)
             params[name] = value
         distributions = {name: self._distributions[name] for name in params}
-        if any(
-            value is None or not distribution._contains(distribution.to_internal_repr(value))
-            for value, distribution in zip(params.values(), distributions.values(), strict=True)
-        ):
+        if None in params.values():
             return None
         states = self._optuna.trial.TrialState
         if known.values is not None and not any(math.isnan(value) for value in known.values):
             state, values = states.COMPLETE, list(known.values)
         else:
             state, values = (states.RUNNING if known.at_work else states.FAIL), None
-        return self._optuna.trial.create_trial(state=state, params=params, distributions=distributions, values=values)
+        create = self._optuna.trial.create_trial
+        try:
+            return create(state=state, params=params, distributions=distributions, values=values)
+        except ValueError:  # a value outside its distribution
+            return None
 
     def _add(self, name: str, parameter: Parameter) -> None:
         kinds = self._optuna.distributions

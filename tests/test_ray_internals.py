@@ -1,0 +1,126 @@
+"""Each private name of Ray is what w3ray takes it for, and is used through one door."""
+
+import inspect
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+from w3ray import ray_internals
+from w3ray.ray_internals import NAMES
+
+PACKAGE = Path(ray_internals.__file__).parent
+HAS = {
+    "ControllerCallback": ("after_controller_start",),
+    "WorkerGroupCallback": ("after_worker_group_start",),
+    "ExecutionCallback": ("on_execution_step",),
+    "BackpressurePolicy": ("max_task_output_bytes_to_read",),
+    "TorchBackend": ("on_start",),
+    "AuthenticationTokenLoader": ("instance", "reset_cache"),
+    "ray_constants": ("ENABLE_RAY_CLUSTER", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
+}
+"""Name -> what of it is used, beyond calling it or asking for its kind."""
+KINDS = {
+    "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": str,
+    "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": str,
+    "WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR": str,
+    "ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY": str,
+    "ENABLED_BACKPRESSURE_POLICIES": list,
+    "DEFAULT_WORKER_GROUP_START_TIMEOUT_S": (int, float),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ray_has_each_name(name):
+    found = getattr(ray_internals, name)
+    assert all(hasattr(found, one) for one in HAS.get(name, ()))
+    assert isinstance(found, KINDS[name]) if name in KINDS else name == "ray_constants" or callable(found)
+    assert NAMES[name].purpose
+    assert NAMES[name].replacement
+
+
+def test_another_name_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchThing'"):
+        _ = ray_internals.NoSuchThing
+
+
+def test_the_meeting_place_is_asked_for_as_the_proxy_expects():
+    source = inspect.getsource(ray_internals.TorchBackend.on_start)
+    assert re.search(r"execute_single\(\s*0,\s*get_address_and_port", source)
+
+
+def test_a_trainer_without_the_cleaner_has_ray_trains_other_callbacks():
+    from ray.train.torch import TorchTrainer
+
+    def kinds(trainer: type) -> list[str]:
+        made = trainer(lambda: None)
+        return [type(one).__name__ for one in made._create_default_callbacks()]
+
+    usual, ours = kinds(TorchTrainer), kinds(ray_internals.without_cleaner(TorchTrainer))
+    assert "PlacementGroupCleanerCallback" in usual
+    assert ours == [name for name in usual if name != "PlacementGroupCleanerCallback"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestOnACluster:
+    def test_a_streams_coordinator_is_an_actor(self):
+        import ray
+        from ray.actor import ActorHandle
+
+        (shard,) = ray.data.range(2).streaming_split(1)
+        coordinator = ray_internals.stream_coordinator(shard)
+        assert isinstance(coordinator, ActorHandle)
+        ray.kill(coordinator)
+
+    def test_blocks_are_forgotten(self):
+        """The attributes are there: the callback would fail the run."""
+        import ray
+
+        from w3ray.data.stream import ForgetBlocks
+
+        kept: list[int] = []
+
+        class Look(ForgetBlocks):
+            def on_execution_step(self, executor):
+                super().on_execution_step(executor)
+                kept.append(sum(len(blocks) for op in executor._topology for blocks in op.get_stats().values()))
+
+        dataset = ray.data.range(8, override_num_blocks=8).map_batches(lambda batch: batch)
+        dataset.context.custom_execution_callback_classes = [Look]
+        assert dataset.count() == 8 or dataset.materialize().count() == 8
+        assert len(list(dataset.iter_rows())) == 8
+        assert kept
+        assert not any(kept)
+
+    def test_what_has_public_names_is_where_it_was(self):
+        import ray
+
+        context = ray.get_runtime_context()
+        assert (Path(context.get_temp_dir()) / context.get_session_name() / "logs").is_dir()
+        assert context.get_node_labels()["ray.io/node-id"] == context.get_node_id()
+
+
+PRIVATE = re.compile(
+    r"\b(ray\.(\w+\.)*_\w+|_coord_actor|_topology|_global_node|_create_default_callbacks|_data_context)\b"
+)
+
+
+def test_the_door_is_the_only_one():
+    """No other module names anything private of Ray: in imports, or as an attribute that is known to be Ray's."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name == "ray_internals.py":
+            continue
+        with tokenize.open(path) as file:
+            # Without comments and texts, and an import in one piece however its lines are broken.
+            tokens = [
+                one.string
+                for one in tokenize.generate_tokens(file.readline)
+                if one.type not in (tokenize.COMMENT, tokenize.STRING, tokenize.NL)
+            ]
+        code = "".join(f"{one} " if re.fullmatch(r"[\w]+", one) else one for one in tokens).replace(" .", ".")
+        code = re.sub(r"\bfrom (ray[\w.]*) import ", r"from \1.", code)
+        found += [f"{path.relative_to(PACKAGE)}: {match[0]}" for match in PRIVATE.finditer(code)]
+    assert found == []
