@@ -51,6 +51,7 @@ from w3ray.data.stream import (
     build_dataset,
     read_microbatches,
 )
+from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.synthetic import write_motion_dataset
 
 # A stream that is given up must not start a Ray of its own to say so.
@@ -209,8 +210,7 @@ def resume(manifest: Path, work: Path) -> dict[str, Any]:
     connect(None, num_cpus=2)
     try:
         began = time.monotonic()
-        val = ray.put(data.splits["val"])
-        tables = ClipTables(train=ray.put(data.splits["train"]), val=val, test=val)
+        tables = ClipTables.of(data.splits)
         put_s = time.monotonic() - began
         del data
         one = schedule_for(num_train)
@@ -249,8 +249,8 @@ def resume(manifest: Path, work: Path) -> dict[str, Any]:
 def _first_microbatch(one: Schedule, tables: ClipTables, step: int) -> dict[str, float]:
     began = time.monotonic()
     dataset = build_dataset(
-        schedule=one, tables=tables, spec=ClipSpec(num_frames=8, size=40), flip_map={},
-        pool=DecoderPool(size=1, cpus=0.5), first_item=one.first_item(step),
+        StreamSpec(schedule=one, clip=ClipSpec(num_frames=8, size=40)), tables, DecoderPool(size=1, cpus=0.5),
+        first_item=one.first_item(step),
     )  # fmt: skip
     shards = dataset.streaming_split(1, equal=False)
     with coordinator_of(shards):
@@ -282,9 +282,9 @@ def _lookup_us(table: pa.Table) -> dict[str, float | int]:
 class InstantDecoder:
     """Stands for a decoder: the same block at once, of the bytes that a real one has."""
 
-    def __init__(self, one: Schedule, tables: Any, spec: ClipSpec, *rest: Any) -> None:
-        self.one = one
-        self.clips = np.zeros((one.microbatch_size, spec.num_frames, spec.size, spec.size, 3), np.uint8)
+    def __init__(self, spec: StreamSpec, *rest: Any) -> None:
+        self.one, clip = spec.schedule, spec.clip
+        self.clips = np.zeros((self.one.microbatch_size, clip.num_frames, clip.size, clip.size, 3), np.uint8)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         item = self.one.item(int(batch["item"][0]))
@@ -327,8 +327,8 @@ def _deal(splits: int, decoders: int, side: int, blocks: int, groups: int) -> di
     real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[misc]
     try:
         config = StreamConfig(
-            schedule=schedule_for(10_000_000), tables=None, spec=ClipSpec(num_frames=8, size=side), flip_map={},
-            pool=DecoderPool(size=decoders, cpus=round(1.6 / decoders, 2)), steps_done=lambda: 0,
+            StreamSpec(schedule=schedule_for(10_000_000), clip=ClipSpec(num_frames=8, size=side)), None,
+            DecoderPool(size=decoders, cpus=round(1.6 / decoders, 2)), steps_done=lambda: 0,
             readers_per_coordinator=splits // groups,
         )  # fmt: skip
         shards = [parts[STREAM_NAME] for parts in config.configure({}, splits, None, None)]
@@ -401,8 +401,8 @@ def store(manifest: Path, work: Path) -> dict[str, Any]:
             real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[misc]
             try:
                 dataset = build_dataset(
-                    schedule=one, tables=None, spec=ClipSpec(num_frames=8, size=112), flip_map={},
-                    pool=DecoderPool(size=2, cpus=0.5), first_item=0,
+                    StreamSpec(schedule=one, clip=ClipSpec(num_frames=8, size=112)), None,
+                    DecoderPool(size=2, cpus=0.5), first_item=0,
                 )  # fmt: skip
             finally:
                 stream.MicrobatchDecoder = real  # type: ignore[misc]

@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from videos import write_video
 
 from w3ray.data.clip import ClipSpec
@@ -11,6 +10,7 @@ from w3ray.data.contact_sheet import draw_sheet, evaluation_rows, training_rows
 from w3ray.data.manifest import build_manifest, read_manifest
 from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import Schedule
+from w3ray.data.stream_spec import StreamSpec
 from w3ray.errors import InputError
 
 SPEC = ClipSpec(num_frames=4, size=32, flip=True)
@@ -35,8 +35,8 @@ def test_pixels_are_those_of_the_stream(manifest, epoch, rows_together):
     table = manifest.split("train")
     table = table.set_column(table.column_names.index("uri"), "uri", pa.array(manifest.resolved_uris(table)))
     plan = schedule(table.num_rows, rows_together=rows_together, batch_size=6)
-    shared = ray.put(table)
-    decoder = MicrobatchDecoder(plan, ClipTables(train=shared, val=shared, test=shared), SPEC, manifest.flip_map)
+    tables = ClipTables.of({"train": table, "val": table, "test": table})
+    decoder = MicrobatchDecoder(StreamSpec(schedule=plan, clip=SPEC, flip_map=manifest.flip_map), tables)
     first = plan.first_item(epoch * plan.steps_per_epoch)
     batches = [decoder.decode(number) for number in range(first, first + 6)]
     expected = [

@@ -25,6 +25,7 @@ from w3ray.data.stream import (
     build_dataset,
     read_microbatches,
 )
+from w3ray.data.stream_spec import StreamSpec
 
 SPEC = ClipSpec(num_frames=4, size=32)
 SCHEDULE = Schedule(
@@ -32,6 +33,8 @@ SCHEDULE = Schedule(
     world_size=1,
 )  # fmt: skip
 POOL = DecoderPool(size=1, cpus=0.5)
+
+STREAM = StreamSpec(schedule=SCHEDULE, clip=SPEC)
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -42,8 +45,8 @@ def tables_of(manifest, **changed_uris):
         rows = manifest.split(kind).to_pylist()
         for row in rows:
             row["uri"] = changed_uris.get(row["clip_id"], manifest.resolve(row["uri"]))
-        tables[kind] = ray.put(manifest.split(kind).schema.empty_table().from_pylist(rows))
-    return ClipTables(**tables)
+        tables[kind] = manifest.split(kind).schema.empty_table().from_pylist(rows)
+    return ClipTables.of(tables)
 
 
 @ray.remote(num_cpus=0)
@@ -53,10 +56,8 @@ def consume(shard):
 
 
 def read_all(tables, world_size, first_step=0):
-    dataset = build_dataset(
-        schedule=SCHEDULE.for_world_size(world_size), tables=tables, spec=SPEC, flip_map={}, pool=POOL,
-        first_item=SCHEDULE.for_world_size(world_size).first_item(first_step),
-    )  # fmt: skip
+    spec = STREAM.for_world_size(world_size)
+    dataset = build_dataset(spec, tables, POOL, first_item=spec.schedule.first_item(first_step))
     return ray.get([consume.remote(shard) for shard in dataset.streaming_split(world_size, equal=False)], timeout=120)
 
 
@@ -127,11 +128,8 @@ def test_resume_in_the_middle_of_an_epoch_gives_the_rest(alone, tables):
 @pytest.mark.parametrize("as_tasks", [True, False])
 def test_what_one_stream_decoded_another_one_finds(alone, tables, tmp_path, as_tasks):
     shared = SharedClips(folder=tmp_path / "sweep", limit_bytes=1 << 30)
-    dataset = build_dataset(
-        schedule=SCHEDULE, tables=tables, spec=SPEC, flip_map={}, pool=replace(POOL, as_tasks=as_tasks), first_item=0,
-        shared=shared,
-    )  # fmt: skip
-    reader = MicrobatchDecoder(SCHEDULE, tables, SPEC, {}, shared=shared)
+    dataset = build_dataset(replace(STREAM, shared=shared), tables, replace(POOL, as_tasks=as_tasks), first_item=0)
+    reader = MicrobatchDecoder(replace(STREAM, shared=shared), tables)
     assert reader.shared(0) is None
     first = [replace(one, clips=one.clips.copy()) for one in read_microbatches(dataset)]
     later = [reader.shared(number) for number in range(SCHEDULE.total_items)]
@@ -144,7 +142,7 @@ def test_what_one_stream_decoded_another_one_finds(alone, tables, tmp_path, as_t
             assert mine.clip_ids == theirs.clip_ids
     kept = 24 * 2 + 16 + 8  # a training clip in each epoch, an evaluation clip once
     assert len(list(shared.folder.glob("*.clip"))) == kept
-    other = MicrobatchDecoder(replace(SCHEDULE, seed=6), tables, SPEC, {}, shared=shared)
+    other = MicrobatchDecoder(replace(STREAM, schedule=replace(SCHEDULE, seed=6), shared=shared), tables)
     assert other.shared(0) is None, "another seed needs other pixels"
 
 
@@ -177,10 +175,7 @@ def test_groups_of_workers_share_the_items_without_changing_their_order(world_si
 
 
 def test_two_workers_with_a_coordinator_each(alone, tables):
-    config = StreamConfig(
-        schedule=SCHEDULE, tables=tables, spec=SPEC, flip_map={}, pool=replace(POOL, size=2), steps_done=lambda: 0,
-        readers_per_coordinator=1,
-    )  # fmt: skip
+    config = StreamConfig(STREAM, tables, replace(POOL, size=2), steps_done=lambda: 0, readers_per_coordinator=1)
     shards = [parts[STREAM_NAME] for parts in config.configure({}, 2, None, None)]
     assert len({shard._coord_actor for shard in shards}) == 2
     read = ray.get([consume.remote(shard) for shard in shards], timeout=120)
@@ -193,10 +188,7 @@ def test_two_workers_with_a_coordinator_each(alone, tables):
 
 
 def test_all_coordinators_end_with_the_stage(tables):
-    config = StreamConfig(
-        schedule=SCHEDULE, tables=tables, spec=SPEC, flip_map={}, pool=replace(POOL, size=2), steps_done=lambda: 0,
-        readers_per_coordinator=1,
-    )  # fmt: skip
+    config = StreamConfig(STREAM, tables, replace(POOL, size=2), steps_done=lambda: 0, readers_per_coordinator=1)
     config.prepare(2)
     coordinators = [parts[STREAM_NAME]._coord_actor for parts in config.configure({}, 2, None, None)]
     config.release()
@@ -227,9 +219,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
     """In this process rather than in a coordinator's: so that one can look."""
-    dataset = build_dataset(
-        schedule=replace(SCHEDULE, epochs=100_000), tables=tables, spec=SPEC, flip_map={}, pool=POOL, first_item=0
-    )
+    dataset = build_dataset(replace(STREAM, schedule=replace(SCHEDULE, epochs=100_000)), tables, POOL, first_item=0)
     dataset.context.custom_execution_callback_classes.append(Watch)
     numbers = []
     for bundle in dataset.iter_internal_ref_bundles():
@@ -263,7 +253,7 @@ def test_an_unreadable_clip_is_masked_and_named(manifest, tmp_path):
     broken = manifest.split("val").to_pylist()[5]
     empty = tmp_path / "empty.mp4"
     empty.touch()
-    decoder = MicrobatchDecoder(SCHEDULE, tables_of(manifest, **{broken["clip_id"]: str(empty)}), SPEC, {})
+    decoder = MicrobatchDecoder(STREAM, tables_of(manifest, **{broken["clip_id"]: str(empty)}))
     hit = [m for m in map(decoder.decode, range(SCHEDULE.total_items)) if m.failures]
     assert [m.kind for m in hit] == ["val"] * SCHEDULE.epochs
     for m in hit:

@@ -6,9 +6,13 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from decoders_here import each_decoder
 
 from w3ray.data import video_cache
+from w3ray.data.decoders import open_video
+from w3ray.data.manifest import read_manifest
 from w3ray.data.video_cache import VideoCache
 from w3ray.storage import RemotePath
 
@@ -44,14 +48,31 @@ def test_a_second_epoch_asks_for_nothing(s3, videos, tmp_path):
 
 
 def test_without_a_cache_nothing_is_kept(s3, videos, tmp_path, monkeypatch):
-    video_cache.use(None)
     assert video_cache.read_video(videos[0]) == content(0)
     assert video_cache.read_video(videos[0]) == content(0)
     assert len(s3.requests("GET", "mp4")) == 2
-    video_cache.use(VideoCache(folder=tmp_path, limit_bytes=1 << 20))
-    assert video_cache.read_video(videos[0]) == content(0)
+    cache = VideoCache(folder=tmp_path, limit_bytes=1 << 20)
+    assert video_cache.read_video(videos[0], cache) == content(0)
     assert held(tmp_path) > 20 * KIB
-    video_cache.use(None)
+
+
+@each_decoder
+def test_a_decoder_reads_through_the_cache_that_it_is_given(s3, tmp_path, motion_manifest, decoder):
+    """And through none that another stream of the same process was given."""
+    local = Path(read_manifest(motion_manifest).resolved_uris()[0])
+    video = RemotePath(f"s3://bucket/{decoder}.mp4")
+    video.write_bytes(local.read_bytes())
+    s3.forget()
+    cache = VideoCache(folder=tmp_path, limit_bytes=1 << 20)
+    with open_video(str(video), decoder, cache=cache) as opened:
+        expected = opened.frames([0])
+    asked = len(s3.requests("GET", "mp4"))
+    assert held(tmp_path) > local.stat().st_size
+    with open_video(str(video), decoder, cache=cache) as again:
+        np.testing.assert_array_equal(again.frames([0]), expected)
+    assert len(s3.requests("GET", "mp4")) == asked
+    with open_video(str(video), decoder):
+        assert len(s3.requests("GET", "mp4")) > asked
 
 
 def test_the_longest_unread_goes_first(s3, videos, tmp_path):

@@ -61,8 +61,8 @@ def test_failure_is_told(tmp_path):
 
 
 def decoder(clips_ready) -> MicrobatchDecoder:
-    """A decoder of an empty schedule: only its waiting is looked at."""
-    return MicrobatchDecoder(SimpleNamespace(), SimpleNamespace(roots=None), SimpleNamespace(), {}, clips_ready)
+    """A decoder of no schedule and no rows: only its waiting is looked at."""
+    return MicrobatchDecoder(SimpleNamespace(shared=None, clips_ready=clips_ready), SimpleNamespace())
 
 
 @pytest.fixture
@@ -86,4 +86,4 @@ class TestDecoder:
             decoder(tmp_path / "motion")
 
     def test_no_wait_without_a_folder(self):
-        assert decoder(None)._flip_map == {}
+        assert decoder(None)._tables == {}

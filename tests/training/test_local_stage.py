@@ -100,9 +100,9 @@ def test_clips_that_another_trial_decoded_make_the_same_bits(motion_manifest, tm
     one = recipe(motion_manifest, tmp_path / "later", checkpoint_every_steps=2)
     streams = []
 
-    def built(**arguments):
-        streams.append(arguments["first_item"])
-        return build_dataset(**arguments)
+    def built(*arguments, first_item):
+        streams.append(first_item)
+        return build_dataset(*arguments, first_item=first_item)
 
     monkeypatch.setattr("w3ray.training.local_stage.build_dataset", built)
 

@@ -19,6 +19,7 @@ from w3ray.data.augmentation import (
 )
 from w3ray.data.clip_sampling import SAMPLERS
 from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, open_video
+from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 
 
@@ -103,6 +104,7 @@ def load_clip(
     reversed: bool = False,
     flip_map: Mapping[int, int] | None = None,
     roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
 ) -> tuple[Frames, int]:
     """Decode one clip and bring it to its size.
 
@@ -113,6 +115,7 @@ def load_clip(
         rng: draws frames, box and mirror for training; None for evaluation (fixed frames, centre box, no mirror).
         start_s, end_s: the part of the video to use, seconds; None = its beginning, its end.
         roots: where videos may lie, links followed; None: anywhere.
+        cache: keeps videos of object storage; None: nothing does.
         reversed: play backwards. The frames are the same as forwards; only their order turns round.
 
     Returns: (uint8 [T, S, S, 3], label).
@@ -120,7 +123,7 @@ def load_clip(
     """
     clip = read_clip(
         uri, label=label, spec=spec, rng=rng, start_s=start_s, end_s=end_s, reversed=reversed, flip_map=flip_map,
-        roots=roots,
+        roots=roots, cache=cache,
     )  # fmt: skip
     return clip.frames_TSSC, clip.label
 
@@ -136,11 +139,12 @@ def read_clip(
     reversed: bool = False,
     flip_map: Mapping[int, int] | None = None,
     roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
 ) -> Clip:
     """`load_clip`, with what was drawn."""
     if rng is not None:
         spec.require_flip_map(flip_map)
-    with open_video(uri, decoder=spec.decoder, roots=roots) as video:
+    with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:
         first, stop = video.frame_span(start_s, end_s)
         indices_T = first + SAMPLERS[spec.sampling](stop - first, spec.num_frames, spec.stride_frames, rng)
         indices_T = indices_T[::-1] if reversed else indices_T

@@ -63,6 +63,8 @@ SCHEMA = pa.schema(
         pa.field("group", pa.string()),
     ]
 )
+CLIP_COLUMNS = ("clip_id", "uri", "start_s", "end_s", "reversed", "label")
+"""What is needed to read and to count a clip."""
 STAMPS = pa.schema([pa.field("size", pa.int64()), pa.field("modified_ns", pa.int64()), pa.field("sha256", pa.string())])
 """Columns that a manifest may have: what its files were when they were imported (`w3ray.data.stamps`)."""
 REQUIRED_COLUMNS = ("clip_id", "uri", "label", "split")

@@ -9,25 +9,23 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from w3ray.data import video_cache
-from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.clip import load_clip
 from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
-from w3ray.data.schedule import PADDING, Item, Kind, Schedule
-from w3ray.data.shared_clips import SharedClips
-from w3ray.data.video_cache import VideoCache
-from w3ray.data.views import Protocol, load_views
+from w3ray.data.schedule import PADDING, Item, Kind
+from w3ray.data.stream_spec import StreamSpec
+from w3ray.data.views import load_views
 from w3ray.errors import RunError
 from w3ray.heads import UNLABELLED
 from w3ray.storage import Place
@@ -55,8 +53,11 @@ class ClipTables:
     train: "ray.ObjectRef[pa.Table]"
     val: "ray.ObjectRef[pa.Table]"
     test: "ray.ObjectRef[pa.Table]"
-    roots: tuple[str, ...] | None = None
-    """Where videos may lie; None: anywhere."""
+
+    @classmethod
+    def of(cls, splits: Mapping[str, pa.Table]) -> Self:
+        """Put the tables of all three splits into the object store."""
+        return cls(**{kind: ray.put(splits[kind]) for kind in _KINDS})
 
 
 class ClipFailure(NamedTuple):
@@ -103,45 +104,31 @@ class MicrobatchDecoder:
     """Decodes the microbatch of an item number: the body of a decoder actor, a pure function of its argument.
 
     Args:
-        schedule, tables, spec, flip_map: what the items hold and how a clip is loaded.
-        clips_ready: a file or folder that appears when the clips are there; None: they are.
+        spec: what the items hold and how a clip is loaded.
+        tables: the rows.
         watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
-        cache: where videos of object storage are kept; None: nowhere.
-        shared: where decoded clips are shared with other streams; None: nowhere.
-        protocol: evaluation clips have its views; None: the one view of validation.
         in_task: the watch is of one item, which Ray tries again in another process, not of one actor.
     """
 
     def __init__(
         self,
-        schedule: Schedule,
+        spec: StreamSpec,
         tables: ClipTables,
-        spec: ClipSpec,
-        flip_map: dict[int, int],
-        clips_ready: Place | None = None,
         watch: WatchSpec | None = None,
-        cache: VideoCache | None = None,
-        shared: SharedClips | None = None,
-        protocol: Protocol | None = None,
         *,
         in_task: bool = False,
     ) -> None:
         # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
-        self._schedule = schedule
+        self._spec = spec
         self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
-        self._spec, self._roots = spec, tables.roots
-        self._flip_map = flip_map
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
-        self._shared = None if shared is None else shared.opened(spec)
-        self._protocol = protocol
-        self._cache = cache
-        video_cache.use(cache)
-        if clips_ready is not None:
-            _wait_for(clips_ready)
+        self._shared = None if spec.shared is None else spec.shared.opened(spec.clip)
+        if spec.clips_ready is not None:
+            _wait_for(spec.clips_ready)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = to_row(self.decode(int(batch["item"][0])))
@@ -153,7 +140,6 @@ class MicrobatchDecoder:
     def in_task(self, number: int) -> dict[str, np.ndarray]:
         """The block row of an item, with a watch of its own."""
         assert self._watch_spec is not None
-        video_cache.use(self._cache)  # the task before this one may have been of another stream
         self._watch = _open_watch(self._watch_spec, f"item-{number}")
         try:
             return to_row(self.decode(number))
@@ -171,8 +157,8 @@ class MicrobatchDecoder:
 
     def decode(self, number: int, *, load: _Load | None = None) -> Microbatch:
         load = load or self._load
-        item = self._schedule.item(number)
-        size, spec = len(item.samples), self._spec
+        item = self._spec.schedule.item(number)
+        size, spec = len(item.samples), self._spec.clip
         clips: np.ndarray | None = None
         labels = np.zeros(size, dtype=np.int64)
         valid = item.samples != PADDING
@@ -183,7 +169,7 @@ class MicrobatchDecoder:
             position = int(item.positions[place])
             clip_ids[place] = row["clip_id"]
             if item.kind == "train":
-                draws[place] = self._schedule.augmentation_key(item.epoch, position)
+                draws[place] = self._spec.schedule.augmentation_key(item.epoch, position)
             try:
                 clip, labels[place] = load(item, position, int(item.samples[place]), row)
             except DecodeError as error:
@@ -194,7 +180,7 @@ class MicrobatchDecoder:
                 clips = np.zeros((size, *clip.shape), dtype=np.uint8)
             clips[place] = clip
         if clips is None:
-            views = () if self._protocol is None else (self._protocol.num_views,)
+            views = () if self._spec.protocol is None else (self._spec.protocol.num_views,)
             clips = np.zeros((size, *views, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
         return Microbatch(
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
@@ -209,8 +195,8 @@ class MicrobatchDecoder:
 
     def _key(self, item: Item, position: int, row: dict[str, Any]) -> str:
         assert self._shared is not None
-        draw = self._schedule.augmentation_key(item.epoch, position) if item.kind == "train" else None
-        return self._shared.key(row, draw, self._flip_map, self._roots)
+        draw = self._spec.schedule.augmentation_key(item.epoch, position) if item.kind == "train" else None
+        return self._shared.key(row, draw, self._spec.flip_map, self._spec.roots)
 
     def _load(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
         if self._shared is None:
@@ -226,23 +212,24 @@ class MicrobatchDecoder:
             return clip, label
 
     def _read(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
-        clip = f"{item.kind}-{sample}"
+        clip, spec = f"{item.kind}-{sample}", self._spec
         if self._watch is not None and (reason := self._watch.given_up(clip)):
             raise DecodeError(row["uri"], reason)
         for attempt in range(1, _ATTEMPTS + 1):
             # A new generator for each attempt: a second try must draw what the first one drew.
-            rng = self._schedule.augmentation_generator(item.epoch, position) if item.kind == "train" else None
+            rng = spec.schedule.augmentation_generator(item.epoch, position) if item.kind == "train" else None
             try:
                 with nullcontext() if self._watch is None else self._watch.at(clip):
-                    if self._protocol is not None:
+                    if spec.protocol is not None:
                         views = load_views(
-                            row["uri"], spec=self._spec, protocol=self._protocol, start_s=row["start_s"],
-                            end_s=row["end_s"], reversed=row["reversed"], roots=self._roots,
+                            row["uri"], spec=spec.clip, protocol=spec.protocol, start_s=row["start_s"],
+                            end_s=row["end_s"], reversed=row["reversed"], roots=spec.roots, cache=spec.cache,
                         )  # fmt: skip
                         return views, UNLABELLED if row["label"] is None else row["label"]
                     return load_clip(
-                        row["uri"], label=row["label"], spec=self._spec, rng=rng, start_s=row["start_s"],
-                        end_s=row["end_s"], reversed=row["reversed"], flip_map=self._flip_map, roots=self._roots,
+                        row["uri"], label=row["label"], spec=spec.clip, rng=rng, start_s=row["start_s"],
+                        end_s=row["end_s"], reversed=row["reversed"], flip_map=spec.flip_map, roots=spec.roots,
+                        cache=spec.cache,
                     )  # fmt: skip
             except DecodeError:
                 if attempt == _ATTEMPTS:
@@ -257,25 +244,14 @@ _warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the one
 
 
 def decode_in_task(
-    batch: dict[str, np.ndarray],
-    schedule: Schedule,
-    tables: ClipTables,
-    spec: ClipSpec,
-    flip_map: dict[int, int],
-    clips_ready: Place | None,
-    watch: WatchSpec,
-    cache: VideoCache | None,
-    shared: SharedClips | None,
-    protocol: Protocol | None,
+    batch: dict[str, np.ndarray], spec: StreamSpec, tables: ClipTables, watch: WatchSpec
 ) -> dict[str, np.ndarray]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 
     It does not step back behind the trainers: Ray may give its process another task, or make an actor of it.
     """
     if watch.stream not in _warm:
-        _warm[watch.stream] = MicrobatchDecoder(
-            schedule, tables, spec, flip_map, clips_ready, watch, cache, shared, protocol, in_task=True
-        )
+        _warm[watch.stream] = MicrobatchDecoder(spec, tables, watch, in_task=True)
     _warm.move_to_end(watch.stream)
     while len(_warm) > _WARM_STREAMS:
         _warm.popitem(last=False)

@@ -25,13 +25,9 @@ import ray.train
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
-from w3ray.data.clip import ClipSpec
 from w3ray.data.decode_watch import WatchSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, decode_in_task, from_row
-from w3ray.data.schedule import Schedule
-from w3ray.data.shared_clips import SharedClips
-from w3ray.data.video_cache import VideoCache
-from w3ray.data.views import Protocol
+from w3ray.data.stream_spec import StreamSpec
 from w3ray.ray_internals import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -42,7 +38,6 @@ from w3ray.ray_internals import (
     policy_setting,
     stream_coordinator,
 )
-from w3ray.storage import Place
 
 STREAM_NAME = "stream"
 """The name under which a training worker finds its part: `ray.train.get_dataset_shard(STREAM_NAME)`."""
@@ -56,9 +51,6 @@ _READ_CPUS = 0.05
 
 READERS_PER_COORDINATOR = 8
 """A group of workers with a stream of its own is at most so large: the GPUs of a node, as most are built."""
-
-CLIP_TIMEOUT_S = 120.0
-"""Seconds that a decoder may spend on one clip, unless told otherwise."""
 
 # Item numbers that wait for a decoder, for each decoder: what keeps it busy while more are read.
 _READ_AHEAD = 4
@@ -151,31 +143,25 @@ def blocks(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[dic
 
 
 def build_dataset(
-    *,
-    schedule: Schedule,
+    spec: StreamSpec,
     tables: ClipTables,
-    spec: ClipSpec,
-    flip_map: dict[int, int],
     pool: DecoderPool,
+    *,
     first_item: int,
     ranks: range | None = None,
-    clips_ready: Place | None = None,
-    cache: VideoCache | None = None,
-    shared: SharedClips | None = None,
-    protocol: Protocol | None = None,
-    clip_timeout_s: float = CLIP_TIMEOUT_S,
     watch_name: str | None = None,
 ) -> Dataset:
     """The stream from `first_item` to the stage's end, not yet split: a block a microbatch, in order.
 
-    The first item's number is a multiple of the world size.
-    It holds the items of `ranks` (None: of all of the schedule's world size), for `len(ranks)` consumers.
-    Decoders wait for `clips_ready`, where the clips are still being generated (None: they are there).
-    `cache` keeps videos of object storage, `shared` decoded clips for other streams.
-    With a `protocol` the clips have its views; one that looks at whole frames needs microbatches of one clip.
-    A decoder that spends more than `clip_timeout_s` on one clip is started again: see `w3ray.data.decode_watch`, whose
-    notes the streams of one `watch_name` share (None: a name of its own).
+    Args:
+        spec: what is delivered.
+        tables: the rows.
+        pool: the decoders.
+        first_item: its number, a multiple of the world size.
+        ranks: whose items these are, for `len(ranks)` consumers; None: all of the schedule's world size.
+        watch_name: the streams of one name share their notes of clips that hang; None: a name of its own.
     """
+    schedule = spec.schedule
     dataset = ray.data.read_datasource(
         ItemNumbers(first_item, schedule.total_items, schedule.world_size, ranks),
         num_cpus=_READ_CPUS,
@@ -189,11 +175,11 @@ def build_dataset(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    watch = WatchSpec(stream=watch_name or uuid.uuid4().hex, clip_timeout_s=clip_timeout_s)
+    watch = WatchSpec(stream=watch_name or uuid.uuid4().hex, clip_timeout_s=spec.clip_timeout_s)
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
     context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
     context.custom_execution_callback_classes = [ForgetBlocks]
-    arguments = (schedule, tables, spec, flip_map, clips_ready, watch, cache, shared, protocol)
+    arguments = (spec, tables, watch)
     if pool.as_tasks:
         return dataset.map_batches(
             decode_in_task,
@@ -223,35 +209,25 @@ class StreamConfig(ray.train.DataConfig):
     """Builds the stream for Ray Train, each time a worker group starts.
 
     Args:
-        schedule: for any world size; the worker group's is put in.
+        spec: for any world size; the worker group's is put in.
+        tables: the rows.
         steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
-        tables, spec, flip_map, clips_ready, cache, shared, clip_timeout_s: see `build_dataset`.
         pool: the decoders of all groups of workers together.
         readers_per_coordinator: how large such a group may be; there are no more groups than decoders.
     """
 
     def __init__(
         self,
-        *,
-        schedule: Schedule,
+        spec: StreamSpec,
         tables: ClipTables,
-        spec: ClipSpec,
-        flip_map: dict[int, int],
         pool: DecoderPool,
+        *,
         steps_done: Callable[[], int],
-        clips_ready: Place | None = None,
-        cache: VideoCache | None = None,
-        shared: SharedClips | None = None,
-        clip_timeout_s: float = CLIP_TIMEOUT_S,
         readers_per_coordinator: int = READERS_PER_COORDINATOR,
     ) -> None:
         super().__init__(datasets_to_split=[STREAM_NAME])
-        self._build: dict[str, Any] = dict(
-            tables=tables, spec=spec, flip_map=flip_map, clips_ready=clips_ready, cache=cache,
-            shared=shared, clip_timeout_s=clip_timeout_s,
-        )  # fmt: skip
+        self._spec, self._tables = spec, tables
         self._pool, self._readers = pool, readers_per_coordinator
-        self._schedule = schedule
         self._steps_done = steps_done
         self._prepared: tuple[int, int, list[DataIterator]] | None = None
         self._mine: list[DataIterator] = []
@@ -277,13 +253,13 @@ class StreamConfig(ray.train.DataConfig):
             ray.kill(coordinator)
 
     def _split(self, world_size: int, step: int) -> list[DataIterator]:
-        schedule, watch_name = self._schedule.for_world_size(world_size), uuid.uuid4().hex
+        spec, watch_name = self._spec.for_world_size(world_size), uuid.uuid4().hex
         groups = min(-(-world_size // self._readers), self._pool.size)
         shards: list[DataIterator] = []
         for ranks, decoders in zip(_parts(world_size, groups), _parts(self._pool.size, groups), strict=True):
             dataset = build_dataset(
-                schedule=schedule, first_item=schedule.first_item(step), ranks=ranks,
-                pool=replace(self._pool, size=len(decoders)), watch_name=watch_name, **self._build,
+                spec, self._tables, replace(self._pool, size=len(decoders)),
+                first_item=spec.schedule.first_item(step), ranks=ranks, watch_name=watch_name,
             )  # fmt: skip
             shards += dataset.streaming_split(len(ranks), equal=False)
         return shards

@@ -141,16 +141,7 @@ def _write_total(lock: IO[str], total: int) -> None:
     lock.flush()
 
 
-_cache: VideoCache | None = None
-
-
-def use(cache: VideoCache | None) -> None:
-    """From now on, the videos that this process reads go through `cache`."""
-    global _cache
-    _cache = cache
-
-
-def read_video(video: RemotePath) -> bytes:
-    """A remote video's bytes, in memory. Raises: as `VideoCache.read`."""
+def read_video(video: RemotePath, cache: VideoCache | None = None) -> bytes:
+    """A remote video's bytes, in memory; through `cache` where there is one. Raises: as `VideoCache.read`."""
     with unhurried():
-        return video.read_bytes() if _cache is None else _cache.read(video)
+        return video.read_bytes() if cache is None else cache.read(video)

@@ -22,6 +22,7 @@ from w3ray.data.augmentation import Box, Frames, centre_crop_box, crop_and_resiz
 from w3ray.data.clip import ClipSpec
 from w3ray.data.clip_sampling import dense_indices, segment_indices_at
 from w3ray.data.decoders import open_video
+from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 
 PROTOCOLS = ("1clip-center", "2clip-center", "2clip-full-res", "3crop-2clip", "10crop-2clip")
@@ -83,13 +84,14 @@ def load_views(
     end_s: float | None = None,
     reversed: bool = False,
     roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
 ) -> Frames:
     """Decode a clip once and cut out all its views. The arguments are those of `w3ray.data.clip.load_clip`.
 
     Returns: uint8 [V, T, S, S, 3], or [V, T, H, W, 3] of the whole frame, whose shape then depends on the video.
     Raises: DecodeError where the video can not be read.
     """
-    with open_video(uri, decoder=spec.decoder, roots=roots) as video:
+    with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:
         first, stop = video.frame_span(start_s, end_s)
         indices_CT = first + clip_indices(stop - first, spec, protocol.clips)
         if reversed:

@@ -404,6 +404,7 @@ class _Chain:
         return StageRun(spec, data.splits, own_cluster=self.connection.is_own)
 
     def _spec(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
+        from w3ray.data.stream_spec import StreamSpec
         from w3ray.training.stage_spec import StageSpec
 
         assert self.plan is not None
@@ -417,21 +418,23 @@ class _Chain:
             teacher=teacher,
             loss_weights=dict(stage.loss_weights),
             train=stage.train,
-            clip=data.clip,
-            schedule=item.schedule,
+            stream=StreamSpec(
+                schedule=item.schedule,
+                clip=data.clip,
+                flip_map=data.flip_map,
+                roots=self.recipe.data.roots,
+                clips_ready=None if data.undrawn is None else data.undrawn / "manifest.parquet",
+                cache=self.recipe.data.video_cache(),
+                shared=None if self.part_of is None else self.part_of.shared,
+                clip_timeout_s=self.recipe.resources.clip_timeout_s,
+            ),
             heads=data.heads,
-            flip_map=data.flip_map,
             plan=self.plan,
             num_clips=data.num_clips,
             max_failed_share=self.recipe.data.max_failed_share,
-            clips_ready=None if data.undrawn is None else data.undrawn / "manifest.parquet",
-            cache=self.recipe.data.video_cache(),
-            shared=None if self.part_of is None else self.part_of.shared,
             lease=lock.intent if isinstance(lock, Lease) else None,
-            clip_timeout_s=self.recipe.resources.clip_timeout_s,
             stall_timeout_s=self.recipe.resources.stall_timeout_s,
             resize_every_s=self.recipe.resources.resize_every_s,
-            roots=self.recipe.data.roots,
             explained=data.explained,
             explain_every_epochs=self.recipe.tracking.explain_every_epochs,
         )

@@ -18,7 +18,7 @@ import numpy as np
 from w3ray._file_names import file_stem
 from w3ray.attention.health import StageHealth, read_health
 from w3ray.cluster.plan import ResourcePlan, plan_resources
-from w3ray.data.manifest import Manifest, read_manifest
+from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
 from w3ray.data.stamps import changes_since_import
 from w3ray.data.views import parse_protocol
 from w3ray.errors import InputError, RunError
@@ -38,8 +38,6 @@ SCORING_VERSION = 2
 """Raised where the same model, clips and protocol get other scores than before."""
 
 _SCORES_AT_ONCE = 1 << 24
-
-_COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ def evaluate(
     require_writable(root)
     clips = _dealt(read_manifest(manifest), fold, folds)
     split = clips.split_named(split)
-    rows = clips.split(split, _COLUMNS)
+    rows = clips.split(split, CLIP_COLUMNS)
     folders = [model_folder(name) for name in models]
     descriptions = [_description(folder) for folder in folders]
     for name, description in zip(models, descriptions, strict=True):

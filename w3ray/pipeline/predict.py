@@ -19,7 +19,7 @@ from w3ray.data.clip import ClipSpec
 from w3ray.data.clip_files import clips_below, folders_once, is_image, is_video, remote_clips_below
 from w3ray.data.decoders import DecodeError
 from w3ray.data.decoders.frames import is_frame_folder
-from w3ray.data.manifest import read_manifest
+from w3ray.data.manifest import CLIP_COLUMNS, SCHEMA, read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
@@ -30,11 +30,6 @@ from w3ray.storage import RemotePath, is_remote, place
 
 FEW = 32
 """Videos that are looked at without a Ray of their own: starting one takes longer than looking at them."""
-
-_COLUMNS = {
-    "clip_id": pa.string(), "uri": pa.string(), "start_s": pa.float64(), "end_s": pa.float64(),
-    "reversed": pa.bool_(), "label": pa.int32(),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +157,7 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
         raise InputError("name videos, or a manifest with --manifest (one of the two)")
     if manifest is not None:
         clips = read_manifest(manifest)
-        names = list(_COLUMNS)
+        names = list(CLIP_COLUMNS)
         rows = clips.table.select(names) if split is None else clips.split(clips.split_named(split), names)
         return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map
     if split is not None:
@@ -173,7 +168,7 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
         "clip_id": found, "uri": found, "start_s": [None] * count, "end_s": [None] * count,
         "reversed": [False] * count, "label": [0] * count,
     }  # fmt: skip
-    return pa.table({name: pa.array(columns[name], kind) for name, kind in _COLUMNS.items()}), {}
+    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in CLIP_COLUMNS}), {}
 
 
 def _videos(name: str) -> list[str]:

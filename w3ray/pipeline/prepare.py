@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from w3ray._nearest import did_you_mean
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import require_decoder
-from w3ray.data.manifest import Manifest, read_manifest
+from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
 from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
 from w3ray.data.stamps import FileChanges, changes_since_import
@@ -26,7 +26,6 @@ from w3ray.storage import Place, place
 from w3ray.training.explained import ExplainedClip
 from w3ray.training.losses import weights_by_head
 
-_COLUMNS = ["clip_id", "uri", "start_s", "end_s", "reversed", "label"]
 _ROWS_AT_ONCE = 100_000
 _NAMES_COMPARED = 20_000
 """Clips among which the nearest name is looked for: comparing takes tens of microseconds each."""
@@ -168,7 +167,7 @@ def _rows(manifest: Manifest, split: str) -> pa.Table:
     A column at a time: what is copied twice is never the whole table.
     """
     columns = {}
-    for name in _COLUMNS:
+    for name in CLIP_COLUMNS:
         column = manifest.split(split, [name])[name]
         if name == "uri":
             column = manifest.resolved(column)

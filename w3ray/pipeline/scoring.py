@@ -24,7 +24,8 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.microbatch import ClipFailure, ClipTables, from_row
 from w3ray.data.schedule import Schedule
-from w3ray.data.stream import CLIP_TIMEOUT_S, DecoderPool, blocks, build_dataset
+from w3ray.data.stream import DecoderPool, blocks, build_dataset
+from w3ray.data.stream_spec import CLIP_TIMEOUT_S, StreamSpec
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
@@ -96,17 +97,19 @@ def score_clips(
         validate_every_epochs=1, seed=0, world_size=1,
     )  # fmt: skip
     first_test = schedule.first_item(schedule.total_steps)
-    empty = ray.put(rows.slice(0, 0))
+    empty = rows.slice(0, 0)
     dataset = build_dataset(
-        schedule=schedule,
-        tables=ClipTables(train=empty, val=empty, test=ray.put(rows), roots=None if roots is None else tuple(roots)),
-        spec=spec,
-        flip_map={},
-        pool=DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
+        StreamSpec(
+            schedule=schedule,
+            clip=spec,
+            roots=None if roots is None else tuple(roots),
+            protocol=protocol,
+            cache=cache,
+            clip_timeout_s=clip_timeout_s,
+        ),
+        ClipTables.of({"train": empty, "val": empty, "test": rows}),
+        DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
         first_item=first_test + first_row // together,
-        cache=cache,
-        protocol=protocol,
-        clip_timeout_s=clip_timeout_s,
     ).map_batches(
         _ScorerActor,
         fn_constructor_args=(ray.put(dict(files)), protocol, average, dict(flip_map or {}), plan.trainer_threads),

@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -46,7 +46,7 @@ class LocalStageRun:
 
     def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table]) -> None:
         self._spec = spec
-        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")}, roots=spec.roots)
+        tables = ClipTables.of(splits)
         self._channel = LocalChannel()
         self._answer: dict[str, Any] = {}
         _keep_memory()
@@ -116,10 +116,12 @@ def _microbatches(spec: StageSpec, tables: ClipTables) -> Generator[Microbatch, 
     So a trial that comes later than others waits for no decoder's start, and one that catches up with them goes on
     beside them.
     """
-    schedule, flip_map = spec.schedule.for_world_size(1), dict(spec.flip_map)
+    stream = spec.stream.for_world_size(1)
+    schedule = stream.schedule
     number = schedule.first_item(steps_done(spec.checkpoints))
-    if spec.shared is not None:
-        found = MicrobatchDecoder(schedule, tables, spec.clip, flip_map, shared=spec.shared)
+    if stream.shared is not None:
+        # What is shared needs no waiting for: clips that are not there yet were decoded by nobody.
+        found = MicrobatchDecoder(replace(stream, clips_ready=None), tables)
         while number < schedule.total_items and (microbatch := found.shared(number)) is not None:
             yield microbatch
             number += 1
@@ -128,18 +130,10 @@ def _microbatches(spec: StageSpec, tables: ClipTables) -> Generator[Microbatch, 
     plan = spec.plan
     yield from read_microbatches(
         build_dataset(
-            schedule=schedule,
-            tables=tables,
-            spec=spec.clip,
-            flip_map=flip_map,
-            pool=DecoderPool(
-                size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources, as_tasks=True
-            ),
+            stream,
+            tables,
+            DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources, as_tasks=True),
             first_item=number,
-            clips_ready=spec.clips_ready,
-            clip_timeout_s=spec.clip_timeout_s,
-            cache=spec.cache,
-            shared=spec.shared,
         )
     )
 

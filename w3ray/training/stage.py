@@ -74,7 +74,7 @@ class StageRun:
 
     def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table], *, own_cluster: bool = False) -> None:
         self._spec = spec
-        tables = ClipTables(**{kind: ray.put(splits[kind]) for kind in ("train", "val", "test")}, roots=spec.roots)
+        tables = ClipTables.of(splits)
         _forget_missing_checkpoints(spec.checkpoints)
         self._channel = EventChannel()
         self._answer: dict[str, Any] = {}
@@ -219,16 +219,10 @@ def _forget_missing_checkpoints(checkpoints: Place) -> None:
 
 def _stream(spec: StageSpec, tables: ClipTables) -> StreamConfig:
     stream = StreamConfig(
-        schedule=spec.schedule,
-        tables=tables,
-        spec=spec.clip,
-        flip_map=dict(spec.flip_map),
-        pool=DecoderPool(size=spec.plan.decoders, cpus=spec.plan.decoder_cpus, resources=spec.plan.decoder_resources),
+        spec.stream,
+        tables,
+        DecoderPool(size=spec.plan.decoders, cpus=spec.plan.decoder_cpus, resources=spec.plan.decoder_resources),
         steps_done=lambda: steps_done(spec.checkpoints),
-        clips_ready=spec.clips_ready,
-        clip_timeout_s=spec.clip_timeout_s,
-        cache=spec.cache,
-        shared=spec.shared,
     )
     stream.prepare(spec.plan.workers)
     return stream

@@ -96,7 +96,7 @@ class StageWorker:
         self.heartbeat = Heartbeat(events.twin(), stage=stage.name, rank=self.rank, world_size=self.world_size)
         # In local mode Ray Train takes any GPU it sees.
         self.device = torch.device("cpu") if self.is_local else ray.train.torch.get_device()
-        self.schedule = stage.schedule.for_world_size(self.world_size)
+        self.schedule = stage.stream.schedule.for_world_size(self.world_size)
         self.model = self._build_model()
         self.base_lr = self._base_lr(stage.train)
         self.optimizer = self._build_optimizer()
@@ -161,11 +161,11 @@ class StageWorker:
         stage = self.stage
         return ClipPictures(
             stage.explained,
-            spec=stage.clip,
+            spec=stage.stream.clip,
             stage=stage.name,
             heads=stage.heads,
-            roots=stage.roots,
-            decode_timeout_s=stage.clip_timeout_s,
+            roots=stage.stream.roots,
+            decode_timeout_s=stage.stream.clip_timeout_s,
             events=self.events,
         )
 

@@ -11,6 +11,7 @@ from w3ray.data.decoders.frames import FrameFolder, is_frame_folder
 from w3ray.data.decoders.pyav import PyavVideo
 from w3ray.data.decoders.torchcodec import TorchcodecVideo, load_torchcodec
 from w3ray.data.roots import outside
+from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 
 __all__ = ["DECODERS", "DEFAULT_DECODER", "DecodeError", "Video", "VideoInfo", "open_video", "require_decoder"]
@@ -20,17 +21,26 @@ MIN_FRAMES = 2
 DEFAULT_DECODER = "pyav"
 """The exact one; the others refuse files on which they are not proven right."""
 
-DECODERS: dict[str, Callable[[str], Video]] = {
+DECODERS: dict[str, Callable[[str, VideoCache | None], Video]] = {
     "pyav": PyavVideo,
     "decord": DecordVideo,
     "torchcodec": TorchcodecVideo,
 }
 
 
-def open_video(uri: str, decoder: str = DEFAULT_DECODER, roots: Sequence[str] | None = None) -> Video:
+def open_video(
+    uri: str,
+    decoder: str = DEFAULT_DECODER,
+    roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
+) -> Video:
     """Open a video, or a folder of frames, for reading single frames.
 
-    With `roots` only one that lies below one of them, links followed.
+    Args:
+        uri: the video or folder.
+        decoder: a key of `DECODERS`.
+        roots: the video must lie below one of them, links followed; None: anywhere.
+        cache: keeps videos of object storage; None: nothing does.
 
     Raises:
         InputError: no decoder has that name.
@@ -41,7 +51,7 @@ def open_video(uri: str, decoder: str = DEFAULT_DECODER, roots: Sequence[str] | 
         raise _unknown(decoder)
     if outside(uri, roots):
         raise DecodeError(uri, "it is a link that leads outside the roots")
-    video: Video = FrameFolder(uri, roots) if is_frame_folder(uri) else DECODERS[decoder](uri)
+    video: Video = FrameFolder(uri, roots, cache) if is_frame_folder(uri) else DECODERS[decoder](uri, cache)
     if video.info.num_frames < MIN_FRAMES:
         video.close()
         raise DecodeError(uri, f"only {video.info.num_frames} frame: nothing can move in it")

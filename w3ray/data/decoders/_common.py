@@ -13,7 +13,7 @@ import numpy as np
 
 from w3ray._address import local_path
 from w3ray._redact import redact
-from w3ray.data.video_cache import read_video
+from w3ray.data.video_cache import VideoCache, read_video
 from w3ray.storage import RemotePath, place
 
 # A header's length is off by up to 8 frames in healthy files (measured on the real sets): no damage.
@@ -111,8 +111,8 @@ class ClosingVideo:
         self.close()
 
 
-def open_source(uri: str) -> str | BytesIO:
-    """A local path as it is, anything with another scheme (`s3://...`) read into memory.
+def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
+    """A local path as it is, anything with another scheme (`s3://...`) read into memory, through `cache`.
 
     Raises:
         DecodeError: the file is missing, empty or can not be read.
@@ -123,7 +123,7 @@ def open_source(uri: str) -> str | BytesIO:
         video = place(uri)
         assert isinstance(video, RemotePath)
         try:
-            content = read_video(video)
+            content = read_video(video, cache)
         except FileNotFoundError as error:
             raise DecodeError(uri, "can not be fetched: no such file") from error
         if not content:

@@ -16,6 +16,7 @@ import numpy as np
 from w3ray.data.decoders._common import ClosingVideo, DecodeError, VideoInfo, check_indices
 from w3ray.data.decoders._orientation import UPRIGHT, Orientation
 from w3ray.data.decoders.pyav import PyavVideo
+from w3ray.data.video_cache import VideoCache
 
 SLACK_S = 1e-3  # Matroska stores times in steps of 1 ms
 MAX_MEAN_DIFFERENCE = 4.0  # levels: of 10-bit video each FFmpeg makes other 8 bits
@@ -30,9 +31,9 @@ class ProvenVideo(ClosingVideo):
 
     library = ""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._exact = PyavVideo(uri)
+    def __init__(self, uri: str, cache: VideoCache | None = None) -> None:
+        self.uri, self._cache = uri, cache
+        self._exact = PyavVideo(uri, cache)
         self._height: int | None = None
         self._width: int | None = None
         self._orientation, self._turns = UPRIGHT, cast(int | None, None)

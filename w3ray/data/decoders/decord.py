@@ -37,7 +37,7 @@ class DecordVideo(ProvenVideo):
 
     def _open(self) -> np.ndarray | None:
         decord = _decord()
-        self._source = open_source(self.uri)
+        self._source = open_source(self.uri, self._cache)
         try:
             # One thread: the pool of decoders already uses every core, and more threads only make a clip wait.
             self._reader: Any = decord.VideoReader(self._source, num_threads=1)

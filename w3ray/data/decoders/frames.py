@@ -28,7 +28,7 @@ from w3ray.data.decode_watch import unhurried
 from w3ray.data.decoders._common import ClosingVideo, DecodeError, VideoInfo, check_indices, one_line, span_of
 from w3ray.data.manifest import FOLDER_FPS
 from w3ray.data.roots import outside
-from w3ray.data.video_cache import read_video
+from w3ray.data.video_cache import VideoCache, read_video
 from w3ray.storage import Place, RemotePath, place
 
 _JPEG = frozenset({".jpg", ".jpeg"})
@@ -203,14 +203,15 @@ class FrameFolder(ClosingVideo):
     Args:
         uri: the folder.
         roots: where images may lie, links followed; None: anywhere.
+        cache: keeps images of object storage; None: nothing does.
 
     Raises:
         DecodeError: as `frame_names`.
     """
 
-    def __init__(self, uri: str, roots: Sequence[str] | None = None) -> None:
+    def __init__(self, uri: str, roots: Sequence[str] | None = None, cache: VideoCache | None = None) -> None:
         self.uri = uri
-        self._roots = roots
+        self._roots, self._cache = roots, cache
         self._folder = _folder_and_prefix(place(uri))[0]
         self._names = frame_names(uri)
         self._height: int | None = None
@@ -267,7 +268,7 @@ class FrameFolder(ClosingVideo):
     def _read(self, name: str) -> bytes:
         if isinstance(self._folder, RemotePath):
             try:
-                content = read_video(self._folder / name)
+                content = read_video(self._folder / name, self._cache)
             except FileNotFoundError as error:
                 raise DecodeError(self.uri, f"an image is gone: {_shown(name)}") from error
         else:

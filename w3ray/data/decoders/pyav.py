@@ -43,6 +43,7 @@ from w3ray.data.decoders._index import (
 )
 from w3ray.data.decoders._orientation import Orientation, orientation_in
 from w3ray.data.decoders._pictures import reader_of
+from w3ray.data.video_cache import VideoCache
 
 _HELD_BYTES = 256 << 20
 """Longer streams are not kept in memory: their packets are read from the file again, from where they are needed."""
@@ -61,13 +62,13 @@ class PyavVideo(ClosingVideo):
         DecodeError: the file can not be opened, holds no video or no picture of it, or was cut off.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, cache: VideoCache | None = None) -> None:
         import av
 
         self._av = av
         silence_ffmpeg()
         self.uri = uri
-        self._source = open_source(uri)
+        self._source = open_source(uri, cache)
         check_container(self._source, uri)
         check_not_cut(self._source, uri)
         self._container: Any = None

@@ -41,7 +41,7 @@ class TorchcodecVideo(ProvenVideo):
 
     def _open(self) -> np.ndarray | None:
         decoders = load_torchcodec()
-        source = open_source(self.uri)
+        source = open_source(self.uri, self._cache)
         content = source.getvalue() if isinstance(source, BytesIO) else source
         try:
             # One thread: the pool of decoders already uses every core.

@@ -1,0 +1,44 @@
+"""What does a stream deliver, whoever reads it and on however many nodes?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from w3ray.data.clip import ClipSpec
+from w3ray.data.schedule import Schedule
+from w3ray.data.shared_clips import SharedClips
+from w3ray.data.video_cache import VideoCache
+from w3ray.data.views import Protocol
+from w3ray.storage import Place
+
+CLIP_TIMEOUT_S = 120.0
+"""Seconds that a decoder may spend on one clip, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSpec:
+    """Everything that decides the microbatches of a stream, but the rows. A plain value: it travels to any process."""
+
+    schedule: Schedule
+    """Which samples each item holds, and what is drawn for them."""
+    clip: ClipSpec
+    """What a clip is."""
+    flip_map: Mapping[int, int] = field(default_factory=dict)
+    """Label -> label of the mirrored clip."""
+    roots: tuple[str, ...] | None = None
+    """Where videos may lie, links followed; None: anywhere."""
+    protocol: Protocol | None = None
+    """Evaluation clips have its views; None: the one view of validation. A protocol that looks at whole frames needs
+    microbatches of one clip."""
+    clips_ready: Place | None = None
+    """A file or folder that appears when the clips are there; None: they are."""
+    cache: VideoCache | None = None
+    """Where videos of object storage are kept; None: nowhere."""
+    shared: SharedClips | None = None
+    """Where decoded clips are shared with other streams; None: nowhere."""
+    clip_timeout_s: float = CLIP_TIMEOUT_S
+    """Seconds that a decoder may spend on one clip before it is started again (`w3ray.data.decode_watch`)."""
+
+    def for_world_size(self, world_size: int) -> Self:
+        """The same stream for so many consumers."""
+        return replace(self, schedule=self.schedule.for_world_size(world_size))
