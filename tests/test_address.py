@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from w3ray._address import file_address, local_path, quoted_sqlite, sqlite_address, sqlite_path
 from w3ray.data.manifest import _absolute
 from w3ray.data.roots import outside
-from w3ray.storage import place
+from w3ray.storage import storage_path
 
 LETTERS = " %?#&+:;=@'\"[]{}()\\$~!*,|<>^`äあ\n"
 NAMES = ["plain", *(f"a{letter}b" for letter in LETTERS), "My%20Runs", "a%2Fb", "%", "50%?#"]
@@ -22,8 +22,8 @@ def test_each_letter(name, tmp_path):
     assert make_url(sqlite_address(path)).database == str(path), "SQLAlchemy opens the same file"
     assert local_path(file_address(path)) == str(path)
     assert url2pathname(file_address(path).removeprefix("file://")) == str(path), "MLflow's way"
-    assert place(file_address(path)) == path
-    assert place(str(path)) == path
+    assert storage_path(file_address(path)) == path
+    assert storage_path(str(path)) == path
     assert _absolute(file_address(path)) == str(path)
     assert not outside(file_address(path), [str(path.parent)])
     assert outside(file_address(path), [str(tmp_path / "other")])

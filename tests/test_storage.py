@@ -21,9 +21,9 @@ from w3ray.storage import (
     StorageRefused,
     fetched,
     file_digest,
-    place,
-    published,
+    storage_path,
     upload,
+    written_whole,
 )
 
 
@@ -36,9 +36,9 @@ def folder(s3, request, monkeypatch) -> RemotePath:
 
 
 def test_local_places_are_paths(tmp_path):
-    assert place(str(tmp_path / "a")) == tmp_path / "a"
-    assert place(f"file://{tmp_path}") == tmp_path
-    assert place("runs") == Path("runs").absolute()
+    assert storage_path(str(tmp_path / "a")) == tmp_path / "a"
+    assert storage_path(f"file://{tmp_path}") == tmp_path
+    assert storage_path("runs") == Path("runs").absolute()
 
 
 def test_a_place_is_read_in_another_process_too(folder):
@@ -58,7 +58,7 @@ def test_a_place_is_read_in_another_process_too(folder):
 
 
 def test_other_file_systems_through_fsspec():
-    path = place("memory://bucket/folder/a.txt")
+    path = storage_path("memory://bucket/folder/a.txt")
     path.write_text("hello")
     assert [found.read_text() for found in path.parent.iterdir()] == ["hello"]
 
@@ -111,7 +111,7 @@ def test_what_is_refused_is_not_asked_again(s3, folder):
         (folder / "a.txt").write_text("x")
     assert len(s3.requests("PUT", "a.txt")) == 1
     with pytest.raises(StorageRefused, match="NO_SUCH_BUCKET"):
-        place("s3://absent/b.txt").write_text("x")
+        storage_path("s3://absent/b.txt").write_text("x")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_is_refused_is_not_asked_again(s3, folder):
 )
 def test_addresses_that_can_not_be_used(location, message):
     with pytest.raises(InputError, match=message) as caught:
-        place(location)
+        storage_path(location)
     assert "secret" not in str(caught.value)
 
 
@@ -162,7 +162,7 @@ def test_a_folder_is_there_with_its_index_and_not_before(s3, folder, tmp_path):
         upload(source, folder, last="index.json")
     assert not (folder / "index.json").exists()
     s3.heal()
-    with published(folder, last="index.json") as copy:
+    with written_whole(folder, last="index.json") as copy:
         copy.mkdir()
         (copy / "index.json").write_text("new")
     assert (folder / "index.json").read_text() == "new"
@@ -252,7 +252,7 @@ def test_the_query_of_a_signed_address_belongs_to_the_file():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Signed)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        clip = place(f"http://127.0.0.1:{server.server_address[1]}/folder/clip.mp4?signature=abc&until=9")
+        clip = storage_path(f"http://127.0.0.1:{server.server_address[1]}/folder/clip.mp4?signature=abc&until=9")
         assert clip.read_bytes() == b"of the file"
         with clip.open("rb") as stream:
             assert stream.read() == b"of the file"

@@ -3,7 +3,7 @@
 The public names are loaded on first use, so that `import w3ray` needs neither torch, Ray nor MLflow.
 """
 
-from w3ray._table import lazy_attributes
+from w3ray._registry import lazy_attributes
 
 __version__ = "0.1.0"
 

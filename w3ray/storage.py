@@ -168,11 +168,11 @@ class RemotePath:
                 raise
 
 
-Place = Path | RemotePath
+StoragePath = Path | RemotePath
 """A file or folder, on this machine's disk or not."""
 
 
-def place(location: str | os.PathLike[str] | RemotePath) -> Place:
+def storage_path(location: str | os.PathLike[str] | RemotePath) -> StoragePath:
     """What a user wrote as a place: an absolute local path, or a remote one. What is a place already is that place.
 
     Raises:
@@ -197,11 +197,11 @@ def file_system(location: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         InputError: as `place`.
     """
-    found = place(location)
+    found = storage_path(location)
     return (pafs.LocalFileSystem(), str(found)) if isinstance(found, Path) else (found.filesystem, found.path)
 
 
-def file_digest(path: Place) -> dict[str, Any]:
+def file_digest(path: StoragePath) -> dict[str, Any]:
     """Size and SHA-256 of a file, read as a stream: `{"bytes", "sha256"}`.
 
     Raises:
@@ -212,13 +212,13 @@ def file_digest(path: Place) -> dict[str, Any]:
         return {"bytes": file.tell(), "sha256": digest}
 
 
-def file_size(path: Place) -> int:
+def file_size(path: StoragePath) -> int:
     """Size of a file that is there, bytes."""
     return path.stat().st_size if isinstance(path, Path) else int(path.info().size)
 
 
 @contextmanager
-def fetched(folder: Place) -> Iterator[Path]:
+def fetched(folder: StoragePath) -> Iterator[Path]:
     """The folder as a local one: itself, or a temporary copy of its files (not of folders in it).
 
     Raises:
@@ -238,7 +238,7 @@ def fetched(folder: Place) -> Iterator[Path]:
 
 
 @contextmanager
-def published(folder: Place, last: str) -> Iterator[Path]:
+def written_whole(folder: StoragePath, last: str) -> Iterator[Path]:
     """A local path for a folder to be written at; what is there at the end is then the folder. `last`: see `upload`."""
     if isinstance(folder, Path):
         yield folder

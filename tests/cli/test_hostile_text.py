@@ -48,8 +48,8 @@ from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.pipeline.clip_scores import ClipScores, KeptScores, write_scores
 from w3ray.pipeline.evaluate import SCORING_VERSION
 from w3ray.recipe import load_recipe
-from w3ray.storage import place
-from w3ray.sweep.book import Book
+from w3ray.storage import storage_path
+from w3ray.sweep.book import TrialBook
 from w3ray.sweep.records import Report, SweepFolder, Trial
 from w3ray.sweep.report import write_report
 from w3ray.sweep.space import Space
@@ -141,7 +141,7 @@ class World:
         rows = manifest.split("val")
         about = {"version": SCORING_VERSION, "manifest": manifest.fingerprint(), "split": "val",
                  "protocol": "1clip-center", "average": "scores"}  # fmt: skip
-        kept = KeptScores(place(self.path("runs [/b]")), place(self.path(f"model {number} [/b]")), about)
+        kept = KeptScores(storage_path(self.path("runs [/b]")), storage_path(self.path(f"model {number} [/b]")), about)
         labels = np.array(rows["label"].to_pylist())
         scores = np.eye(len(manifest.classes), dtype=np.float32)[(labels + number) % len(manifest.classes)]
         write_scores(
@@ -165,7 +165,7 @@ class World:
         Path(self.path("space.yaml")).write_text(yaml.safe_dump({"name": "odd", **space}))
 
 
-def sweep_book(storage: str) -> Book:
+def sweep_book(storage: str) -> TrialBook:
     base = load_recipe("quickstart")
     space = Space.model_validate(
         {
@@ -176,7 +176,7 @@ def sweep_book(storage: str) -> Book:
     )  # fmt: skip
     folder = SweepFolder(storage, "odd")
     with folder.open(space, base):
-        book = Book(space, base, folder)
+        book = TrialBook(space, base, folder)
     for value in (0.5, 0.25, 0.75):
         trial = book.next()
         book.reported(trial.id, Report(epoch=1, metrics={"top1": value}, best=value, time_s=1.0))

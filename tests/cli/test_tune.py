@@ -10,7 +10,7 @@ from w3ray.cli import main
 from w3ray.cli._sweep_display import SweepDisplay, ranking_table, sweep_picture
 from w3ray.events import StageStarted, StepDone, Validated
 from w3ray.recipe import load_recipe
-from w3ray.sweep.book import Book
+from w3ray.sweep.book import TrialBook
 from w3ray.sweep.records import Report, SweepFolder, ranked
 from w3ray.sweep.space import Space
 from w3ray.sweep.sweep import SweepStatus
@@ -57,7 +57,7 @@ def book(tmp_path):
     )
     folder = SweepFolder(str(tmp_path), "rates")
     with folder.open(space, base):
-        book = Book(space, base, folder)
+        book = TrialBook(space, base, folder)
     whole, stopped, working = book.next(), book.next(), book.next()
     for trial, values in ((whole, (0.5, 0.75)), (stopped, (0.25,)), (working, (0.625,))):
         for epoch, value in enumerate(values, start=1):

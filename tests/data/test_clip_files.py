@@ -16,7 +16,7 @@ from w3ray.data.shared_clips import ClipFolder
 from w3ray.errors import InputError
 from w3ray.explain.videos import Explainer
 from w3ray.pipeline.predict import _videos
-from w3ray.storage import place
+from w3ray.storage import storage_path
 
 
 def touch(root, *paths):
@@ -67,7 +67,7 @@ def test_at_an_address():
     for path in MIXED:
         files.pipe(f"/clip-files/{path}", b"x")
     try:
-        found = remote_clips_below(place("memory://clip-files"))
+        found = remote_clips_below(storage_path("memory://clip-files"))
         assert found == [f"memory://clip-files/{path}" for path in CLIPS]
         assert _videos("memory://clip-files") == found
         assert _videos("memory://clip-files/frames") == ["memory://clip-files/frames"]

@@ -284,10 +284,10 @@ class TestRemote:
             open_video("memory://frames/nothing")
 
     def test_object_storage(self, s3, clip, monkeypatch):
-        from w3ray.storage import place
+        from w3ray.storage import storage_path
 
         for path in clip.iterdir():
-            (place("s3://bucket/set") / "100218" / path.name).write_bytes(path.read_bytes())
+            (storage_path("s3://bucket/set") / "100218" / path.name).write_bytes(path.read_bytes())
         with open_video("s3://bucket/set/100218", roots=["s3://bucket/set"]) as video:
             assert frame_numbers(video.frames([59, 0, 30])) == [59, 0, 30]
         fetched = s3.requests("GET", r"\.jpg")

@@ -20,7 +20,7 @@ from w3ray.events import Warned
 from w3ray.pipeline import run
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
-from w3ray.storage import Place
+from w3ray.storage import StoragePath
 
 # How Ray names the processes of its actors.
 WORKER = "ray::RayTrainWorker"
@@ -81,7 +81,7 @@ class Cost:
 class Outcome:
     """What a finished run left: final weights and histories of its stages, by stage name."""
 
-    def __init__(self, storage: Place) -> None:
+    def __init__(self, storage: StoragePath) -> None:
         folders = {path.name.rsplit("-", 1)[0]: path for path in (storage / "stages").iterdir()}
         self.folders: dict[str, Any] = dict(sorted(folders.items()))
         self.weights = {

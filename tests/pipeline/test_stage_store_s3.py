@@ -9,7 +9,7 @@ from w3ray.errors import InputError
 from w3ray.lease import Lease, LeaseLost
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.stage_store import StageStore, require_writable
-from w3ray.storage import DEADLINE_VARIABLE, RemotePath, StorageFailing, place, upload
+from w3ray.storage import DEADLINE_VARIABLE, RemotePath, StorageFailing, storage_path, upload
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import INDEX_FILE, by_step, first_whole, newest_valid_checkpoint, steps_done
 from w3ray.training.checkpoint_keeper import best_first
@@ -132,4 +132,4 @@ def test_the_best_comes_first(root, tmp_path):
 def test_storage_that_can_not_be_written_is_named(root, s3):
     require_writable(root)
     with pytest.raises(InputError, match="storage s3://absent/runs: can not be written"):
-        require_writable(place("s3://absent/runs"))
+        require_writable(storage_path("s3://absent/runs"))

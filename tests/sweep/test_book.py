@@ -7,13 +7,14 @@ import pytest
 
 from w3ray.errors import InputError
 from w3ray.events import StageFinished, StageStarted, StepDone, Validated
+from w3ray.ray_internals import EndedTrial
 from w3ray.recipe import load_recipe
 from w3ray.sweep.analysis import complete_values, effect, noise, savings, values_at_common_epoch
-from w3ray.sweep.book import Book, short_names
+from w3ray.sweep.book import TrialBook, short_names
 from w3ray.sweep.records import Report, SweepFolder, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.space import Scheduling, Space
-from w3ray.sweep.sweep import _Ended, _Sweep, replay
+from w3ray.sweep.sweep import _Sweep, replay
 
 MFR = "stages.student.loss_weights.mfr"
 REDUCTION = "model.attention.reduction"
@@ -37,7 +38,7 @@ def make(base, tmp_path):
         space = space or a_space()
         folder = SweepFolder(str(tmp_path), space.name)
         with folder.open(space, base):
-            return Book(space, base, folder, **more)
+            return TrialBook(space, base, folder, **more)
 
     return book
 
@@ -301,7 +302,7 @@ def test_a_scheduler_is_told_again_of_what_ended():
     def stops(trials):
         scheduler = SCHEDULERS["asha"](Scheduling(scheduler="asha", grace_epochs=1, reduction_factor=2), 9, "max")
         replay(scheduler, trials, lower_is_better=False)
-        late = _Ended("late")
+        late = EndedTrial("late")
         scheduler.on_trial_add(None, late)
         return scheduler.on_trial_result(None, late, {"epoch": 1, "best": 0.1}) == "STOP"
 

@@ -10,7 +10,7 @@ from w3ray.pipeline.identity import shortest, stage_identity
 from w3ray.pipeline.prefix import take_prefix
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import load_recipe
-from w3ray.sweep.book import NOT_YET, Book, searcher_of, show_value
+from w3ray.sweep.book import NOT_YET, TrialBook, searcher_of, show_value
 from w3ray.sweep.records import Report, SweepFolder
 from w3ray.sweep.searchers import Known
 from w3ray.sweep.space import Space, recipe_at
@@ -134,7 +134,7 @@ def test_a_generation_waits_for_the_one_before(base, tmp_path):
     space = a_space()
     folder = SweepFolder(str(tmp_path), space.name)
     with folder.open(space, base):
-        book = Book(space, base, folder)
+        book = TrialBook(space, base, folder)
         assert book.most_trials == 12
         trials = [book.next() for _ in range(4)]
         assert [book.stops_after(trial) for trial in trials] == [2] * 4

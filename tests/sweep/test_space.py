@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from w3ray.errors import InputError
 from w3ray.recipe import load_recipe
-from w3ray.sweep.book import Book, searcher_of
+from w3ray.sweep.book import TrialBook, searcher_of
 from w3ray.sweep.records import SweepFolder
 from w3ray.sweep.searchers import SEARCHERS
 from w3ray.sweep.space import (
@@ -214,7 +214,7 @@ class TestOtherStages:
         space = self.space(fixed={"stages": ALONE, "stages.alone.train.lr": 0.3}, objective={"stage": "alone"})
         check_space(space, base)
         assert usual_stage(space, base).train.epochs == 7
-        book = Book(space, base, SweepFolder("nowhere", "x"))
+        book = TrialBook(space, base, SweepFolder("nowhere", "x"))
         assert book.objective_stage == "alone"
         assert usual_stage(self.space(fixed={"stages": ALONE}), base).name == "alone"
 

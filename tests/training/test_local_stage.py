@@ -15,7 +15,7 @@ from w3ray.pipeline.chain import plan_recipe
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe
 from w3ray.training.checkpoint_files import by_step, read_index
-from w3ray.training.event_channel import LocalChannel, Unheard
+from w3ray.training.event_channel import DriverGone, LocalChannel
 from w3ray.training.heartbeat import Heartbeat
 
 
@@ -133,10 +133,10 @@ def test_what_is_sent_comes_in_order_until_nobody_listens():
         sender.send(number)
     assert channel.receive(0.1) == [0, 1, 2]
     assert channel.receive(0.0) == []
-    assert sender.heard()
+    assert sender.driver_listens()
     channel.close()
-    assert not sender.heard()
-    with pytest.raises(Unheard):
+    assert not sender.driver_listens()
+    with pytest.raises(DriverGone):
         sender.send(3)
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from w3ray._nearest import did_you_mean
-from w3ray._table import lazy_attributes
+from w3ray._registry import lazy_attributes
 from w3ray.attention.options import AttentionConfig, CBAMConfig, NonLocalConfig, W3Config
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from w3ray.storage import Place
+    from w3ray.storage import StoragePath
 
 HEALTH_NAME = "attention.json"
 """Beside a model: what its gates did over the clips of its own evaluation."""
@@ -180,7 +180,7 @@ def from_document(values: Any) -> tuple[StageHealth, ...]:
         raise ValueError(f"no health of an attention: {error!r}") from error
 
 
-def read_health(model: "Place") -> tuple[StageHealth, ...]:
+def read_health(model: "StoragePath") -> tuple[StageHealth, ...]:
     """What lies beside a model; nothing for one without attention, or of a version that did not measure."""
     path = model / HEALTH_NAME
     try:

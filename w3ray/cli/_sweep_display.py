@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.cli._console import Group, Line, Live, ProgressBar, RenderableType, RichConsole, Table, error_console
-from w3ray.sweep.book import Doing, short_names, show_value
+from w3ray.sweep.book import TrialProgress, short_names, show_value
 from w3ray.sweep.records import PointResult, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.space import CASE, Objective, Space
 from w3ray.sweep.sweep import SweepResult, SweepStatus
@@ -91,7 +91,7 @@ class SweepDisplay:
         for message in status.messages:
             self._console.print(Line(f"[{status.seconds:6.1f}s] warning: {message}"), soft_wrap=True)
 
-    def _news(self, trial: Trial, doing: Doing | None, objective_stage: str) -> str:
+    def _news(self, trial: Trial, doing: TrialProgress | None, objective_stage: str) -> str:
         """A line that changes at turning points alone."""
         point = point_text(trial.point)
         if trial.state == "running" and doing is not None:
@@ -141,7 +141,7 @@ def sweep_picture(status: SweepStatus, space: Space) -> RenderableType:
     table.add_column("parameters", no_wrap=True, overflow="ellipsis", ratio=1)
     best = _best(trials, space)
     for trial in _shown_trials(trials, best):
-        doing = book.doing.get(trial.id, Doing())
+        doing = book.doing.get(trial.id, TrialProgress())
         lasted_s = trial.seconds + (max(0.0, time.time() - trial.started_s) if trial.started_s is not None else 0.0)
         stage = "waits for a teacher" if doing.waits_for else doing.stage
         epoch = f"{doing.validated_epoch}/{doing.epochs}" if doing.stage else _epochs(trial)

@@ -13,7 +13,7 @@ from w3ray.cli._summary import tracking_lines
 from w3ray.cli._sweep_display import SweepDisplay
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import Place, place
+from w3ray.storage import StoragePath, storage_path
 
 
 @run_command
@@ -101,7 +101,7 @@ def _report(sweep: str | None, storage: str | None, as_json: bool) -> None:
 
     if sweep is None:
         raise InputError("which sweep? w3ray tune report NAME --storage DIR")
-    root: Place = place(storage or str(Recipe.model_fields["storage"].default))
+    root: StoragePath = storage_path(storage or str(Recipe.model_fields["storage"].default))
     files = write_report(str(root), sweep)
     finish({name: str(path) for name, path in files.items()}, as_json, [str(path) for path in files.values()])
 

@@ -28,7 +28,7 @@ from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.views import load_views
 from w3ray.errors import RunError
 from w3ray.heads import UNLABELLED
-from w3ray.storage import Place
+from w3ray.storage import StoragePath
 
 _Load = Callable[[Item, int, int, dict[str, Any]], tuple[np.ndarray, int]]
 
@@ -280,7 +280,7 @@ def _step_back() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _wait_for(clips: Place) -> None:
+def _wait_for(clips: StoragePath) -> None:
     given_up_at = time.monotonic() + _CLIPS_TIMEOUT_S
     while not clips.exists():
         if time.monotonic() > given_up_at:

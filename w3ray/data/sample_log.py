@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from w3ray.storage import Place, RemotePath
+from w3ray.storage import RemotePath, StoragePath
 
 
 class SampleLog:
@@ -18,7 +18,7 @@ class SampleLog:
     item and when it was read, so that what is done again takes nothing away.
     """
 
-    def __init__(self, directory: Place, rank: int) -> None:
+    def __init__(self, directory: StoragePath, rank: int) -> None:
         self._directory, self._rank = directory, rank
         self._waiting: list[dict[str, Any]] = []
 
@@ -51,7 +51,7 @@ class Draw(NamedTuple):
     valid: bool
 
 
-def read_samples(directory: Place) -> list[Draw]:
+def read_samples(directory: StoragePath) -> list[Draw]:
     """The surviving history of the stage in `directory`, in order of (kind, epoch, position).
 
     Of two entries for one place in an epoch's order the later one counts.
@@ -69,7 +69,7 @@ def read_samples(directory: Place) -> list[Draw]:
     return [draw for _, (_, draw) in sorted(found.items())]
 
 
-def steps_done_again(directory: Place) -> int:
+def steps_done_again(directory: StoragePath) -> int:
     """Optimiser steps that the logs hold more than once: what restarts cost. Counted by first microbatches."""
     seen: dict[int, set[float]] = {}
     for line in read_lines(directory):
@@ -78,15 +78,15 @@ def steps_done_again(directory: Place) -> int:
     return sum(len(times) - 1 for times in seen.values())
 
 
-def read_lines(directory: Place) -> Iterator[dict[str, Any]]:
+def read_lines(directory: StoragePath) -> Iterator[dict[str, Any]]:
     """What the workers wrote, a line a microbatch, rank after rank."""
-    files: list[Place] = list(directory.iterdir())
+    files: list[StoragePath] = list(directory.iterdir())
     for path in sorted(files, key=lambda path: path.name):
         if path.name.startswith("samples-"):
             yield from lines_of(path)
 
 
-def lines_of(path: Place) -> Iterator[dict[str, Any]]:
+def lines_of(path: StoragePath) -> Iterator[dict[str, Any]]:
     """The lines of one rank."""
     for line in filter(None, path.read_text().split("\n")):
         with suppress(ValueError):  # half a line, by a process that was killed: its step was done again

@@ -9,7 +9,7 @@ from w3ray.data.schedule import Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
-from w3ray.storage import Place
+from w3ray.storage import StoragePath
 
 CLIP_TIMEOUT_S = 120.0
 """Seconds that a decoder may spend on one clip, unless told otherwise."""
@@ -30,7 +30,7 @@ class StreamSpec:
     protocol: Protocol | None = None
     """Evaluation clips have its views; None: the one view of validation. A protocol that looks at whole frames needs
     microbatches of one clip."""
-    clips_ready: Place | None = None
+    clips_ready: StoragePath | None = None
     """A file or folder that appears when the clips are there; None: they are."""
     cache: VideoCache | None = None
     """Where videos of object storage are kept; None: nowhere."""

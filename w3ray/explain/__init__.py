@@ -6,7 +6,7 @@ for files.
 
 from typing import TYPE_CHECKING
 
-from w3ray._table import lazy_attributes
+from w3ray._registry import lazy_attributes
 
 if TYPE_CHECKING:
     from w3ray.explain.explanation import Explanation, explain_clip

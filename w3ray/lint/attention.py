@@ -10,7 +10,7 @@ from w3ray.lint._common import Comparison, Finding, Rule
 from w3ray.pipeline.identity import completed, stage_determinants
 from w3ray.pipeline.stage_store import modified_s
 from w3ray.recipe import ResolvedStage
-from w3ray.storage import place
+from w3ray.storage import storage_path
 
 _SCREENING = "benchmarks/results/attention-study/screen.json (generated clips, 240 steps, mean of 3 seeds)"
 
@@ -37,7 +37,7 @@ def near_open_start(comparison: Comparison) -> Iterator[Finding]:
 
 def gates_of_finished_stages(comparison: Comparison) -> Iterator[Finding]:
     """The newest finished stages of this recipe whose gates do nothing. Only storage on a disk is looked at."""
-    storage = place(comparison.recipe.storage)
+    storage = storage_path(comparison.recipe.storage)
     if not isinstance(storage, Path):
         return  # to ask it may take minutes
     for stage in comparison.recipe.resolved_stages():

@@ -6,7 +6,7 @@ The tables need no torch: their members are imported when they are taken out.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from w3ray._table import Table, lazy_attributes
+from w3ray._registry import Registry, lazy_attributes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MODEL_VERSION: int = 1
 """Raised whenever the same parameters would give other numbers; part of a stage's identity."""
 
-BACKBONES: "Table[Callable[..., nn.Module]]" = Table(
+BACKBONES: "Registry[Callable[..., nn.Module]]" = Registry(
     {
         "resnet18": "torchvision.models:resnet18",
         "resnet34": "torchvision.models:resnet34",
@@ -31,7 +31,7 @@ BACKBONES: "Table[Callable[..., nn.Module]]" = Table(
 )
 """2D backbones of TSM and TSN."""
 
-BACKBONES_3D: "Table[Callable[..., nn.Module]]" = Table(
+BACKBONES_3D: "Registry[Callable[..., nn.Module]]" = Registry(
     {
         "r3d_18": "torchvision.models.video:r3d_18",
         "mc3_18": "torchvision.models.video:mc3_18",
@@ -40,7 +40,7 @@ BACKBONES_3D: "Table[Callable[..., nn.Module]]" = Table(
 )
 """3D networks: model and backbone in one name."""
 
-MODELS: "Table[Callable[..., VideoModel]]" = Table(
+MODELS: "Registry[Callable[..., VideoModel]]" = Registry(
     {
         "tsm": "w3ray.models.build:build_tsm",
         "tsn": "w3ray.models.build:build_tsn",

@@ -26,7 +26,7 @@ from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.models.build import build_model
 from w3ray.models.weights import other_gates
-from w3ray.storage import Place, place
+from w3ray.storage import StoragePath, storage_path
 
 FORMAT = 2
 """Format 1 knew no start of an attention's gates: it is written out when such a file is read."""
@@ -124,13 +124,13 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
     return model.eval(), description
 
 
-def model_folder(location: str | os.PathLike[str]) -> Place:
+def model_folder(location: str | os.PathLike[str]) -> StoragePath:
     """The folder of a model: `location` itself, or `model` in it where it is the folder of a stage.
 
     Raises:
         InputError: neither holds a model.
     """
-    folder = place(location)
+    folder = storage_path(location)
     for candidate in (folder, folder / "model"):
         if (candidate / DESCRIPTION_NAME).is_file():
             return candidate

@@ -39,7 +39,7 @@ from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.pipeline.stage_store import Lock, require_writable
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import RemotePath, fetched, place
+from w3ray.storage import RemotePath, fetched, storage_path
 
 if TYPE_CHECKING:
     from w3ray.tracking.uri import Chosen
@@ -201,7 +201,7 @@ class _Chain:
 
     def run(self) -> RunResult:
         recipe = self.recipe
-        storage = place(recipe.storage)
+        storage = storage_path(recipe.storage)
         require_writable(storage)
         names = tuple(stage.name for stage in recipe.stages)
         self.on_event(
@@ -221,8 +221,8 @@ class _Chain:
                 nodes = self.connection.nodes()
                 self.plan = self.part_of.plan if self.part_of is not None else plan_recipe(recipe, nodes)
                 # Not earlier: until here this process is busy itself, and Python runs one thread at a time.
-                if data.undrawn is not None and recipe.data.synthetic is not None:
-                    self.drawing = Drawing(data.undrawn, recipe.data.synthetic.model_dump())
+                if data.to_generate is not None and recipe.data.synthetic is not None:
+                    self.drawing = Drawing(data.to_generate, recipe.data.synthetic.model_dump())
             part = self.part_of
             with open_tracker(
                 recipe,
@@ -396,12 +396,12 @@ class _Chain:
     def _stage_run(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
         spec = self._spec(item, data, lock)
         if self._in_process:
-            from w3ray.training.local_stage import LocalStageRun
+            from w3ray.training.local_stage import InProcessStage
 
-            return LocalStageRun(spec, data.splits)
-        from w3ray.training.stage import StageRun
+            return InProcessStage(spec, data.splits)
+        from w3ray.training.stage import ClusterStage
 
-        return StageRun(spec, data.splits, own_cluster=self.connection.is_own)
+        return ClusterStage(spec, data.splits, own_cluster=self.connection.is_own)
 
     def _spec(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
         from w3ray.data.stream_spec import StreamSpec
@@ -423,7 +423,7 @@ class _Chain:
                 clip=data.clip,
                 flip_map=data.flip_map,
                 roots=self.recipe.data.roots,
-                clips_ready=None if data.undrawn is None else data.undrawn / "manifest.parquet",
+                clips_ready=None if data.to_generate is None else data.to_generate / "manifest.parquet",
                 cache=self.recipe.data.video_cache(),
                 shared=None if self.part_of is None else self.part_of.shared,
                 clip_timeout_s=self.recipe.resources.clip_timeout_s,
@@ -608,11 +608,11 @@ def tracking_root(storage: str) -> Path:
 
     A database can not lie on object storage: there it is `runs` in the current folder, as where no storage is set.
     """
-    root = place(storage)
+    root = storage_path(storage)
     return root if isinstance(root, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()
 
 
 def _artifacts(recipe: Recipe) -> str | None:
     """Where a local tracking database keeps models and reports; None: beside itself."""
-    root = place(recipe.storage)
+    root = storage_path(recipe.storage)
     return (root / "mlartifacts").uri if isinstance(root, RemotePath) and root.uri.startswith("s3://") else None

@@ -29,7 +29,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
 from w3ray.pipeline.identity import identity_of
-from w3ray.storage import Place, fetched, place
+from w3ray.storage import StoragePath, fetched, storage_path
 
 SCORES_FOLDER, RESULT_NAME = "scores", "result.json"
 
@@ -67,7 +67,7 @@ def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
     Raises:
         InputError: it is no finished evaluation.
     """
-    folder = place(directory)
+    folder = storage_path(directory)
     try:
         document = json.loads((folder / RESULT_NAME).read_text())
         with fetched(folder / SCORES_FOLDER) as local:
@@ -87,7 +87,7 @@ def heads_of(document: Mapping[str, Any]) -> Heads:
 class KeptScores:
     """One model's scores of a split, in a folder of their own."""
 
-    def __init__(self, root: Place, model: Place, about: Mapping[str, Any]) -> None:
+    def __init__(self, root: StoragePath, model: StoragePath, about: Mapping[str, Any]) -> None:
         with fetched(model) as local:
             weights = hashlib.sha256()
             for name in (WEIGHTS_NAME, DESCRIPTION_NAME):
@@ -105,7 +105,7 @@ class KeptScores:
 
     def score(
         self,
-        model: Place,
+        model: StoragePath,
         description: ModelDescription,
         clips: Manifest,
         rows: pa.Table,
@@ -154,12 +154,12 @@ class KeptScores:
         return result
 
 
-def write_scores(directory: Place, result: ClipScores) -> None:
+def write_scores(directory: StoragePath, result: ClipScores) -> None:
     """Keep scores that were made of others."""
     _write(directory / SCORES_FOLDER, 0, _as_table(result))
 
 
-def _write(folder: Place, first: int, table: pa.Table) -> None:
+def _write(folder: StoragePath, first: int, table: pa.Table) -> None:
     target = folder / f"{first:09d}-{first + table.num_rows:09d}.parquet"
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)

@@ -14,7 +14,7 @@ from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, write_model
 from w3ray.pipeline.prepare import PlannedStage, PreparedData
-from w3ray.storage import fetched, published
+from w3ray.storage import fetched, written_whole
 from w3ray.training.checkpoint import load_checkpoint
 
 
@@ -42,13 +42,13 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         stage=item.stage.name,
         metrics=dict(outcome["test"]),
     )
-    with published(item.store.model, last=DESCRIPTION_NAME) as folder:
+    with written_whole(item.store.model, last=DESCRIPTION_NAME) as folder:
         write_model(folder, model, description)
         if outcome["attention"]:
             text = json.dumps(outcome["attention"], indent=2, allow_nan=False)
             (folder / HEALTH_NAME).write_text(text + "\n", encoding="utf-8")
     counts = HeadCounts(data.heads).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
-    with published(item.store.report, last=PER_CLASS_JSON) as folder:
+    with written_whole(item.store.report, last=PER_CLASS_JSON) as folder:
         write_report(folder, counts, {item.stage.name: from_document(outcome["attention"])})
     return {
         "metrics": outcome["test"],

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from w3ray.storage import Place, upload
+from w3ray.storage import StoragePath, upload
 
 
 class Drawing:
     """Draws a data set in a thread of its own; `root`, and on object storage its manifest, appears when it is whole."""
 
-    def __init__(self, root: Place, arguments: dict[str, Any]) -> None:
+    def __init__(self, root: StoragePath, arguments: dict[str, Any]) -> None:
         self._root, self._arguments = root, arguments
         self._absent = [folder for folder in root.parents if not folder.exists()] if isinstance(root, Path) else []
         self._stop = threading.Event()

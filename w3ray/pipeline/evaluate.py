@@ -28,7 +28,7 @@ from w3ray.pipeline.clip_scores import RESULT_NAME, ClipScores, KeptScores, writ
 from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.stage_store import require_writable
-from w3ray.storage import Place, fetched, place, published
+from w3ray.storage import StoragePath, fetched, storage_path, written_whole
 
 if TYPE_CHECKING:
     from w3ray.evaluation.head_counts import HeadCounts
@@ -107,7 +107,7 @@ def evaluate(
     if not models:
         raise InputError("name at least one model")
     looks = parse_protocol(protocol)
-    root = place(storage)
+    root = storage_path(storage)
     require_writable(root)
     clips = _dealt(read_manifest(manifest), fold, folds)
     split = clips.split_named(split)
@@ -180,7 +180,7 @@ def _dealt(clips: Manifest, fold: int | None, folds: int | None) -> Manifest:
     return clips if fold is None or folds is None else clips.with_fold(fold, folds)
 
 
-def _check_readable(result: ClipScores, max_failed_share: float, directory: Place) -> None:
+def _check_readable(result: ClipScores, max_failed_share: float, directory: StoragePath) -> None:
     clips, unreadable = len(result.clip_ids), len(result.reasons)
     if unreadable > max_failed_share * clips:
         shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(result.reasons.items())[:3])
@@ -285,7 +285,7 @@ def _rank(scores_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _description(folder: Place) -> ModelDescription:
+def _description(folder: StoragePath) -> ModelDescription:
     with fetched(folder) as local:
         return read_description(local)
 
@@ -316,7 +316,7 @@ def plan_scoring(nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
 
 
 def _write_report(
-    directory: Place,
+    directory: StoragePath,
     result: ClipScores,
     heads: Heads,
     answer: Evaluated,
@@ -326,7 +326,7 @@ def _write_report(
     from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 
     if answer.metrics:
-        with published(directory / "report", last=PER_CLASS_JSON) as folder:
+        with written_whole(directory / "report", last=PER_CLASS_JSON) as folder:
             write_report(folder, counted(result, heads), attention)
             for prefix, found in calibrations(result, heads).items():
                 write_calibration(folder, found, prefix)

@@ -26,7 +26,7 @@ from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import model_folder
 from w3ray.pipeline.evaluate import check_average, plan_scoring
-from w3ray.storage import RemotePath, is_remote, place
+from w3ray.storage import RemotePath, is_remote, storage_path
 
 FEW = 32
 """Videos that are looked at without a Ray of their own: starting one takes longer than looking at them."""
@@ -179,7 +179,7 @@ def _videos(name: str) -> list[str]:
     """
     name = local_path(name)
     if is_remote(name):
-        remote = place(name)
+        remote = storage_path(name)
         assert isinstance(remote, RemotePath)
         found = remote_clips_below(remote) if remote.is_dir() else [name]
     elif os.path.lexists(name):

@@ -13,7 +13,7 @@ from typing import Any
 from w3ray.pipeline.identity import stage_identity
 from w3ray.pipeline.prepare import PlannedStage
 from w3ray.pipeline.stage_store import StageStore
-from w3ray.storage import Place, fetched, upload
+from w3ray.storage import StoragePath, fetched, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, verify_checkpoint
 
 
@@ -46,11 +46,11 @@ def _beginnings(determinants: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any
         yield {**determinants, "train": {**train, "phases": phases[:count]}}, int(phases[count]["from_epoch"])
 
 
-def _step(folder: Place) -> int:
+def _step(folder: StoragePath) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def _copy(source: Place, target: Place) -> None:
+def _copy(source: StoragePath, target: StoragePath) -> None:
     with fetched(source) as local:
         if isinstance(target, Path):
             partial = target.with_name(f".{target.name}.partial")

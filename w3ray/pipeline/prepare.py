@@ -22,7 +22,7 @@ from w3ray.heads import Heads
 from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
 from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import Data, Recipe, ResolvedStage, Synthetic
-from w3ray.storage import Place, place
+from w3ray.storage import StoragePath, storage_path
 from w3ray.training.explained import ExplainedClip
 from w3ray.training.losses import weights_by_head
 
@@ -36,7 +36,7 @@ class PreparedData:
     """The data of a run: what a manifest says, without its rows, and of those what decoders need.
 
     `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
-    `undrawn` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
+    `to_generate` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
     `files` says which videos are no longer what was imported.
     `explained` are the clips that pictures are drawn of while training.
     """
@@ -48,7 +48,7 @@ class PreparedData:
     splits: Mapping[str, pa.Table]
     clip: ClipSpec
     determinants: Mapping[str, Any]
-    undrawn: Place | None
+    to_generate: StoragePath | None
     files: FileChanges
     explained: tuple[ExplainedClip, ...] = ()
 
@@ -78,14 +78,14 @@ class PlannedStage:
         return arguments
 
 
-def synthetic_root(recipe: Recipe) -> Place:
+def synthetic_root(recipe: Recipe) -> StoragePath:
     """The folder of the recipe's generated data set: its name holds what decides its content."""
     from w3ray.data.synthetic import SYNTHETIC_VERSION
 
     assert recipe.data.synthetic is not None
     arguments = Synthetic.shortest(recipe.data.synthetic.determinants())
     key = stable_key(SYNTHETIC_VERSION, *(f"{name}={arguments[name]}" for name in sorted(arguments)))
-    return place(recipe.storage) / "data" / f"motion-{key:016x}"
+    return storage_path(recipe.storage) / "data" / f"motion-{key:016x}"
 
 
 def prepare_data(recipe: Recipe) -> PreparedData:
@@ -96,7 +96,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
             that is in no split.
     """
     data = recipe.data
-    undrawn = None
+    to_generate = None
     if data.synthetic is not None:
         from w3ray.data.synthetic import motion_manifest
 
@@ -105,7 +105,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
             manifest = read_manifest(str(root / "manifest.parquet"))
         else:
             foreseen = motion_manifest(root.name, **data.synthetic.model_dump())
-            manifest, undrawn = replace(foreseen, location=str(root / "manifest.parquet")), root
+            manifest, to_generate = replace(foreseen, location=str(root / "manifest.parquet")), root
     else:
         assert data.manifest is not None
         manifest = read_manifest(data.manifest)
@@ -133,7 +133,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         splits={kind: rows[name] for kind, name in names.items()},
         clip=clip,
         determinants=data_determinants(recipe.data, manifest=fingerprint, splits=names, changed=files.digest),
-        undrawn=undrawn,
+        to_generate=to_generate,
         explained=explained,
         files=files,
     )
@@ -228,7 +228,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
             teacher_identity=None if teacher is None else teacher.identity,
         )
         identity = stage_identity(determinants)
-        store = StageStore(place(recipe.storage), stage.name, identity)
+        store = StageStore(storage_path(recipe.storage), stage.name, identity)
         planned[stage.name] = PlannedStage(
             stage=stage,
             seed=stage.seed,

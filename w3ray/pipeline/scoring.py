@@ -31,7 +31,7 @@ from w3ray.data.views import Protocol
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, read_description
 from w3ray.ray_internals import stream_coordinator
-from w3ray.storage import Place, fetched
+from w3ray.storage import StoragePath, fetched
 
 ModelFiles = Mapping[str, bytes]
 
@@ -49,7 +49,7 @@ class ScoredClips:
     failures: tuple[ClipFailure, ...]
 
 
-def model_files(folder: Place) -> ModelFiles:
+def model_files(folder: StoragePath) -> ModelFiles:
     """The files of a model, to be sent to nodes that do not see its folder.
 
     Raises:

@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.lease import Lease, LeaseQueue
 from w3ray.pipeline.identity import completed, difference, stage_identity
-from w3ray.storage import Place, RemotePath, StorageRefused
+from w3ray.storage import RemotePath, StoragePath, StorageRefused
 from w3ray.training.checkpoint_files import CheckpointError, is_checkpoint_folder, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
@@ -73,21 +74,21 @@ Lock = FileLock | Lease
 class StageStore:
     """One stage's folder. Nothing is made in the storage before `create`."""
 
-    def __init__(self, storage: Place, name: str, identity: str) -> None:
+    def __init__(self, storage: StoragePath, name: str, identity: str) -> None:
         self.name, self.identity = name, identity
         self.stages = storage / "stages"
         self.directory = _folder(self.stages, name, identity)
 
     @property
-    def model(self) -> Place:
+    def model(self) -> StoragePath:
         return self.directory / "model"
 
     @property
-    def report(self) -> Place:
+    def report(self) -> StoragePath:
         return self.directory / "report"
 
     @property
-    def ledger(self) -> Place:
+    def ledger(self) -> StoragePath:
         return self.directory / "failures.jsonl"
 
     def status(self, determinants: Mapping[str, Any]) -> StageStatus:
@@ -113,7 +114,10 @@ class StageStore:
             return "new"
         newest = max(others, key=modified_s)
         try:
-            changes = difference(completed(json.loads(newest.read_text())["determinants"]), determinants)
+            theirs = json.loads(newest.read_text())["determinants"]
+            with suppress(ValueError, KeyError, TypeError):  # of a newer version: compared as it is
+                theirs = completed(theirs)
+            changes = difference(theirs, determinants)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "new"  # the other one's own file is damaged
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
@@ -204,7 +208,7 @@ class StageStore:
             with ledger.open("a", encoding="utf-8") as file:
                 file.write(lines)
 
-    def checkpoint(self, name: str) -> Place:
+    def checkpoint(self, name: str) -> StoragePath:
         """A checkpoint's folder.
 
         Raises:
@@ -219,7 +223,7 @@ class StageStore:
         write_json(self.directory / name, redacted(document))
 
 
-def _folder(stages: Place, name: str, identity: str) -> Place:
+def _folder(stages: StoragePath, name: str, identity: str) -> StoragePath:
     """The folder of a stage: named by its identity, or one of an older version, which had another hash for it."""
     own = stages / f"{name}-{identity[:12]}"
     if own.is_dir() or not stages.is_dir():
@@ -232,7 +236,7 @@ _identities: dict[str, str | None] = {}
 """Folder -> what `_identity_of_older` found: what a stage is never changes."""
 
 
-def _identity_of_older(folder: Place) -> str | None:
+def _identity_of_older(folder: StoragePath) -> str | None:
     """The identity that a stage of an older version has today; None where the folder's name says it, or is no stage's.
 
     A student's is made with that of its teacher's folder.
@@ -257,7 +261,7 @@ def _identity_of_older(folder: Place) -> str | None:
     return _identities[key]
 
 
-def take_lock(directory: Place) -> Lock | None:
+def take_lock(directory: StoragePath) -> Lock | None:
     """The lock of a folder that is there, None where another process holds it. It is held until it is closed."""
     if isinstance(directory, RemotePath):
         return LeaseQueue(directory / "lock").take()
@@ -270,7 +274,7 @@ def take_lock(directory: Place) -> Lock | None:
     return FileLock(lock)
 
 
-def write_json(path: Place, document: Mapping[str, Any]) -> None:
+def write_json(path: StoragePath, document: Mapping[str, Any]) -> None:
     """Write a whole document: a reader sees the old one or the new one, also after a power cut."""
     if isinstance(path, RemotePath):
         path.write_text(json.dumps(document, indent=2))
@@ -283,12 +287,12 @@ def write_json(path: Place, document: Mapping[str, Any]) -> None:
     new.rename(path)
 
 
-def modified_s(path: Place) -> float:
+def modified_s(path: StoragePath) -> float:
     """When a file was written last, seconds of the clock of where it lies."""
     return path.stat().st_mtime if isinstance(path, Path) else float(path.info().mtime.timestamp())
 
 
-def require_writable(storage: Place) -> None:
+def require_writable(storage: StoragePath) -> None:
     """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind.
 
     Raises:

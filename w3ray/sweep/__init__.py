@@ -1,6 +1,6 @@
 """Sweeps: `tune` searches a space of recipes, each trial the whole chain of stages; no stage is trained twice."""
 
-from w3ray._table import lazy_attributes
+from w3ray._registry import lazy_attributes
 
 _PUBLIC = {
     "Space": "w3ray.sweep.space",

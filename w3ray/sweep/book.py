@@ -28,7 +28,7 @@ _LEAST_ENDED = 3
 
 
 @dataclass(slots=True)
-class Doing:
+class TrialProgress:
     """What a trial at work was last heard to do; of this start alone."""
 
     stage: str = ""
@@ -80,7 +80,7 @@ def points_to_try(space: Space, searcher: Searcher) -> int:
     return wanted if most is None else min(wanted, most)
 
 
-class Book:
+class TrialBook:
     """The trials of one sweep.
 
     Args:
@@ -105,7 +105,7 @@ class Book:
         self.objective_stage = usual_stage(space, base).name
         self.lock = threading.RLock()
         self._trials: dict[str, Trial] = {}
-        self.doing: dict[str, Doing] = {}
+        self.doing: dict[str, TrialProgress] = {}
         self.ending = False
         """No more trials; those at work are interrupted, and stay to be gone on with."""
         for trial in folder.trials():
@@ -168,7 +168,7 @@ class Book:
             trial = waiting[0] if waiting else self._new()
             if trial is None or isinstance(trial, NotYet):
                 return trial
-            self.doing[trial.id] = Doing()
+            self.doing[trial.id] = TrialProgress()
             return self._change(trial, state="running", started_s=time.time(), reason="")
 
     def _new(self) -> Trial | NotYet | None:
@@ -213,7 +213,7 @@ class Book:
     def heard(self, trial_id: str, event: Event) -> None:
         """An event of a trial's run."""
         with self.lock:
-            doing = self.doing.setdefault(trial_id, Doing())
+            doing = self.doing.setdefault(trial_id, TrialProgress())
             match event:
                 case StageStarted():
                     doing.stage, doing.stage_state, doing.waits_for = event.stage, event.state, ""
@@ -238,7 +238,7 @@ class Book:
 
     def waits(self, trial_id: str, message: str) -> None:
         with self.lock:
-            self.doing.setdefault(trial_id, Doing()).waits_for = message
+            self.doing.setdefault(trial_id, TrialProgress()).waits_for = message
 
     def reported(self, trial_id: str, report: Report) -> None:
         with self.lock:
@@ -318,12 +318,14 @@ class Book:
 
     def _stages(self, trial_id: str, results: Mapping[str, Mapping[str, Any]]) -> tuple[StageOfTrial, ...]:
         """What the trial had of its stages, its earlier starts included."""
-        doing, trial = self.doing.get(trial_id, Doing()), self._trials[trial_id]
+        doing, trial = self.doing.get(trial_id, TrialProgress()), self._trials[trial_id]
         before = {stage.name: stage for stage in trial.stages}
         names = list(dict.fromkeys([*before, *doing.states, *results]))
         return tuple(self._stage(name, doing, results.get(name, {}), before.get(name)) for name in names)
 
-    def _stage(self, name: str, doing: Doing, result: Mapping[str, Any], before: StageOfTrial | None) -> StageOfTrial:
+    def _stage(
+        self, name: str, doing: TrialProgress, result: Mapping[str, Any], before: StageOfTrial | None
+    ) -> StageOfTrial:
         state = doing.states.get(name, result.get("state", "run"))
         trained = doing.steps(name)
         return StageOfTrial(

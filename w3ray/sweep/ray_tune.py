@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from w3ray.sweep.book import Book, NotYet
+from w3ray.sweep.book import NotYet, TrialBook
 from w3ray.sweep.records import Report, Trial
 from w3ray.sweep.trial import Task, run_trial
 from w3ray.training.event_channel import EventSender
@@ -45,10 +45,10 @@ class _NotKept:
         return self
 
 
-class _Questions(_NotKept, Searcher):
+class _SearcherOfBook(_NotKept, Searcher):
     """Asks the book for trials. Its state is the book's."""
 
-    def __init__(self, book: Book, task_of: Callable[[Trial], Task]) -> None:
+    def __init__(self, book: TrialBook, task_of: Callable[[Trial], Task]) -> None:
         super().__init__()
         self._book, self._task_of = book, task_of
 
@@ -71,10 +71,10 @@ class _Questions(_NotKept, Searcher):
         raise NotImplementedError("a sweep goes on from its records")
 
 
-class _Answers(_NotKept, tune.Callback):
+class _TellBook(_NotKept, tune.Callback):
     """Tells the book how trials go."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: TrialBook) -> None:
         self._book = book
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -101,7 +101,7 @@ class _Answers(_NotKept, tune.Callback):
 
 
 class _Ending(_NotKept, tune.Stopper):
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: TrialBook) -> None:
         self._book = book
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -112,7 +112,7 @@ class _Ending(_NotKept, tune.Stopper):
 
 
 def run_trials(
-    book: Book,
+    book: TrialBook,
     task_of: Callable[[Trial], Task],
     sender: EventSender,
     scheduler: TrialScheduler,
@@ -133,7 +133,7 @@ def run_trials(
                 # On the driver's node, where the tracking and a local storage are.
                 tune.with_resources(partial(run_trial, sender=sender), tune.PlacementGroupFactory([_bundle(cpus)])),
                 tune_config=tune.TuneConfig(
-                    search_alg=_Questions(book, task_of),
+                    search_alg=_SearcherOfBook(book, task_of),
                     scheduler=scheduler,
                     num_samples=-1,
                     max_concurrent_trials=concurrency,
@@ -144,7 +144,7 @@ def run_trials(
                     storage_path=folder,
                     stop=_Ending(book),
                     failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
-                    callbacks=[_Answers(book)],
+                    callbacks=[_TellBook(book)],
                     verbose=0,
                 ),
             ).fit()

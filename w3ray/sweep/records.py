@@ -25,7 +25,7 @@ from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
 from w3ray.pipeline.stage_store import Lock, take_lock, write_json
 from w3ray.recipe import Recipe, stored_recipe
-from w3ray.storage import Place, place
+from w3ray.storage import StoragePath, storage_path
 from w3ray.sweep.space import Objective, Point, Space
 
 TrialState = Literal["waiting", "running", "finished", "stopped", "failed", "skipped"]
@@ -106,11 +106,11 @@ class SweepFolder:
 
     def __init__(self, storage: str, name: str) -> None:
         self.name = name
-        self.sweeps: Place = place(storage) / "sweeps"
-        self.directory: Place = self.sweeps / name
+        self.sweeps: StoragePath = storage_path(storage) / "sweeps"
+        self.directory: StoragePath = self.sweeps / name
 
     @property
-    def report(self) -> Place:
+    def report(self) -> StoragePath:
         return self.directory / "report"
 
     def open(self, space: Space, base: Recipe) -> Lock:
@@ -177,7 +177,7 @@ class SweepFolder:
         found = [path for path in folder.iterdir() if path.name.endswith(".json")] if folder.is_dir() else []
         return sorted(map(_read, found), key=lambda trial: (trial.number, trial.repeat))
 
-    def _record(self, trial: Trial) -> Place:
+    def _record(self, trial: Trial) -> StoragePath:
         return self.directory / "trials" / f"{trial.id}.json"
 
     def write(self, trial: Trial) -> None:
@@ -192,7 +192,7 @@ def _searched(document: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"space": space, "recipe": stored_recipe(document["recipe"]).deciding()}))
 
 
-def _read(path: Place) -> Trial:
+def _read(path: StoragePath) -> Trial:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["reports"] = tuple(map(_report, values["reports"]))

@@ -18,7 +18,7 @@ from w3ray._text import one_line
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe, stored_recipe
 from w3ray.recipe_file import apply_override, known_recipes
-from w3ray.storage import Place, published
+from w3ray.storage import StoragePath, written_whole
 from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import short_names, show_value
 from w3ray.sweep.records import PointResult, SweepFolder, by_point, pareto_front, ranked
@@ -59,7 +59,7 @@ class _Section:
     best_row: int | None = None
 
 
-def write_report(storage: str, name: str) -> dict[str, Place]:
+def write_report(storage: str, name: str) -> dict[str, StoragePath]:
     """Write the report of a sweep into its folder.
 
     Args:
@@ -82,8 +82,8 @@ def write_report(storage: str, name: str) -> dict[str, Place]:
     if not points:
         raise InputError(f"sweep {name!r}: {folder.directory} has no trials yet")
     page = _Page(space, stored_recipe(document["recipe"]), points)
-    files: dict[str, Place] = {}
-    with published(folder.report, last=HTML) as local:
+    files: dict[str, StoragePath] = {}
+    with written_whole(folder.report, last=HTML) as local:
         local.mkdir(parents=True, exist_ok=True)
         for section in page.sections:
             if section.figure is not None:

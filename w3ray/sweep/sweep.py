@@ -26,8 +26,8 @@ from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
 from w3ray.pipeline.stage_store import require_writable
 from w3ray.ray_internals import EndedTrial
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import place
-from w3ray.sweep.book import Book, points_to_try, searcher_of, short_names, show_value
+from w3ray.storage import storage_path
+from w3ray.sweep.book import TrialBook, points_to_try, searcher_of, short_names, show_value
 from w3ray.sweep.population import Population
 from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked
 from w3ray.sweep.report import write_report
@@ -50,7 +50,7 @@ _FORGET_TIMEOUT_S = 10.0
 class SweepStatus:
     """What a display is told about twice a second."""
 
-    book: Book
+    book: TrialBook
     concurrency: int
     seconds: float
     """Of this start of the sweep."""
@@ -229,12 +229,12 @@ class _Sweep:
     def run(self) -> SweepResult:
         space, base = self.space, self.base
         _check(space, base)
-        require_writable(place(base.storage))
+        require_writable(storage_path(base.storage))
         if self.connection.address is not None:
             self.connection.nodes()
         prepare_data(base)  # what can be wrong with the data is said before anything is written
         with self.folder.open(space, base):
-            book = Book(space, base, self.folder, cost_of=self._cost, warm_start=self._warm_start())
+            book = TrialBook(space, base, self.folder, cost_of=self._cost, warm_start=self._warm_start())
             try:
                 return self._run(book)
             finally:
@@ -243,7 +243,7 @@ class _Sweep:
                 finally:
                     self.connection.close()
 
-    def _run(self, book: Book) -> SweepResult:
+    def _run(self, book: TrialBook) -> SweepResult:
         space = self.space
         self.connection.start()
         with open_tracker(self.base, run_name=f"sweep {space.name}", notify=self.messages.append) as tracker:
@@ -297,7 +297,7 @@ class _Sweep:
             raise InputError(f"sweep {space.name}: the space yields no valid trial; the first one: {reason}")
         return result
 
-    def _search(self, book: Book, task_of: Callable[[Trial], Any], concurrency: int, cpus: float) -> None:
+    def _search(self, book: TrialBook, task_of: Callable[[Trial], Any], concurrency: int, cpus: float) -> None:
         """Run trials until there are no more, the budget is spent, or too many fail."""
         from w3ray.sweep.ray_tune import run_trials
         from w3ray.sweep.trial import TrialEvent
@@ -338,7 +338,7 @@ class _Sweep:
         self.ended = self.ended or "all trials are done"
         self._tell(book, concurrency)
 
-    def _hear(self, book: Book, trial: str, event: Any) -> None:
+    def _hear(self, book: TrialBook, trial: str, event: Any) -> None:
         if isinstance(event, Warned):
             if "another run works on" in event.message:
                 book.waits(trial, event.message)
@@ -347,7 +347,7 @@ class _Sweep:
         else:
             book.heard(trial, event)
 
-    def _watch_budget(self, book: Book) -> None:
+    def _watch_budget(self, book: TrialBook) -> None:
         budget = self.space.budget
         hours = (time.time() - self.started_s) / 3600
         if book.ending:
@@ -362,7 +362,7 @@ class _Sweep:
             return
         book.ending = True
 
-    def _tell(self, book: Book, concurrency: int) -> None:
+    def _tell(self, book: TrialBook, concurrency: int) -> None:
         messages, self.messages[:] = tuple(map(redact, self.messages)), []
         seconds = time.time() - self.started_s
         self.on_status(SweepStatus(book=book, concurrency=concurrency, seconds=seconds, messages=messages))
@@ -438,7 +438,7 @@ class _Sweep:
         named = {self.short.get(name, name): show_value(value) for name, value in trial.point.items()}
         return {**named, "repeat": str(trial.repeat)} if self.space.search.repeats > 1 else named
 
-    def _result(self, book: Book, tracker: Any, run: str | None) -> SweepResult:
+    def _result(self, book: TrialBook, tracker: Any, run: str | None) -> SweepResult:
         points = book.points
         order = ranked(points, self.space.objectives)
         rest = [point for point in points if point not in order]
@@ -481,7 +481,7 @@ class _Sweep:
             parent.log_metrics({f"best/{one.metric}": value for one, value in named}, len(states))
             parent.set_tags({"w3ray.best_trial": best.trials[0].id})
         if result.points:
-            files = write_report(str(place(self.base.storage)), self.space.name)
+            files = write_report(str(storage_path(self.base.storage)), self.space.name)
             for file in files.values():
                 if file.name.endswith((".html", ".md")):
                     parent.log_text(file.read_text("utf-8"), file.name, "report")

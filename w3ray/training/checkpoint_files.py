@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from w3ray.errors import InputError
-from w3ray.storage import Place, fetched, file_digest, file_size, place
+from w3ray.storage import StoragePath, fetched, file_digest, file_size, storage_path
 
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
@@ -25,13 +25,13 @@ class CheckpointError(InputError):
     """A checkpoint that can not be used: damaged, or of another architecture."""
 
 
-def read_index(directory: str | Place) -> dict[str, Any]:
+def read_index(directory: str | StoragePath) -> dict[str, Any]:
     """The checked content of `checkpoint.json`; its `meta` is what was given when saving.
 
     Raises:
         CheckpointError: absent, damaged, or written by a newer format.
     """
-    path = place(directory) / INDEX_FILE
+    path = storage_path(directory) / INDEX_FILE
     try:
         text, seal = path.read_text(encoding="utf-8").rstrip("\n").rsplit("\n", 1)
     except (OSError, ValueError) as error:
@@ -63,7 +63,7 @@ def _check_form(index: dict[str, Any]) -> None:
             raise TypeError(part)
 
 
-def verify_checkpoint(directory: str | Place) -> dict[str, Any]:
+def verify_checkpoint(directory: str | StoragePath) -> dict[str, Any]:
     """Check every file against its size and checksum; returns the index.
 
     Raises:
@@ -71,7 +71,7 @@ def verify_checkpoint(directory: str | Place) -> dict[str, Any]:
     """
     index = read_index(directory)
     for name, expected in index["files"].items():
-        path = place(directory) / name
+        path = storage_path(directory) / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; use another checkpoint")
         if (size := file_size(path)) != expected["bytes"]:
@@ -83,7 +83,7 @@ def verify_checkpoint(directory: str | Place) -> dict[str, Any]:
     return index
 
 
-def by_step(parent: Place, *, among: Iterable[Place] | None = None) -> list[Place]:
+def by_step(parent: StoragePath, *, among: Iterable[StoragePath] | None = None) -> list[StoragePath]:
     """The `step_<number>` folders of `parent`, or those among the given ones, newest first; whole or not."""
     if among is None:
         among = parent.iterdir() if parent.is_dir() else ()
@@ -92,17 +92,17 @@ def by_step(parent: Place, *, among: Iterable[Place] | None = None) -> list[Plac
 
 
 def newest_valid_checkpoint(
-    parent: str | Place,
-    on_damaged: Callable[[Place, str], None] | None = None,
+    parent: str | StoragePath,
+    on_damaged: Callable[[StoragePath, str], None] | None = None,
     *,
-    among: Iterable[Place] | None = None,
-) -> Place | None:
+    among: Iterable[StoragePath] | None = None,
+) -> StoragePath | None:
     """The newest whole checkpoint among the `step_<number>` folders of `parent`, None if there is none.
 
     Damaged ones on the way are reported to `on_damaged(folder, reason)`, newest first, and left where they are.
     `among` looks at these folders only.
     """
-    for path in by_step(place(parent), among=among):
+    for path in by_step(storage_path(parent), among=among):
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
@@ -115,8 +115,8 @@ def newest_valid_checkpoint(
 
 @contextmanager
 def first_whole(
-    folders: Iterable[Place], on_damaged: Callable[[Place, str], None] = lambda path, reason: None
-) -> Iterator[tuple[Place, Path] | None]:
+    folders: Iterable[StoragePath], on_damaged: Callable[[StoragePath, str], None] = lambda path, reason: None
+) -> Iterator[tuple[StoragePath, Path] | None]:
     """The first whole checkpoint of `folders` and a local folder that holds it; None where all are damaged.
 
     One on object storage is copied, and it is the copy that is verified: what is loaded is what was checked.
@@ -133,13 +133,13 @@ def first_whole(
     yield None
 
 
-def is_checkpoint_folder(folder: Place, name: str) -> bool:
+def is_checkpoint_folder(folder: StoragePath, name: str) -> bool:
     """Whether `folder`, known by `name`, is one of a stage's checkpoints and not another place by `..` or a link."""
     is_link = isinstance(folder, Path) and folder.is_symlink()
     return bool(_STEP_FOLDER.fullmatch(name)) and folder.is_dir() and not is_link
 
 
-def steps_done(checkpoints: Place) -> int:
+def steps_done(checkpoints: StoragePath) -> int:
     """The optimiser step at which a stage goes on: that of its newest good checkpoint, or 0."""
     newest = newest_valid_checkpoint(checkpoints)
     return 0 if newest is None else int(read_index(newest)["meta"]["step"])

@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from w3ray.events import CheckpointSaved
 from w3ray.lease import check_intent
 from w3ray.ray_internals import train_storage
-from w3ray.storage import Place, RemotePath, StorageFailing, file_system, upload
+from w3ray.storage import RemotePath, StorageFailing, StoragePath, file_system, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, read_index
 from w3ray.training.event_channel import Sender
 from w3ray.training.heartbeat import Heartbeat
 from w3ray.training.stage_spec import StageSpec
 
 
-def best_first(checkpoints: Place, metric: str) -> list[Place]:
+def best_first(checkpoints: StoragePath, metric: str) -> list[StoragePath]:
     """The checkpoints, whole or not, by validation `metric`, the highest first ("last": by step, the newest first).
 
     Of equal ones the latest comes first, as Ray Train keeps it. One that is known to be damaged, or has no validation,
@@ -31,7 +31,7 @@ def best_first(checkpoints: Place, metric: str) -> list[Place]:
     """
     if metric == "last":
         return by_step(checkpoints)
-    ranked: list[tuple[float, int, Place]] = []
+    ranked: list[tuple[float, int, StoragePath]] = []
     for folder in by_step(checkpoints):
         try:
             meta = read_index(folder)["meta"]

@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.queue import Empty, Queue
 
 _SEND_EVERY_S = 0.5
-_HEARD_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 10.0
 _KEPT_EVENTS = 1000
 """While the queue can not be reached."""
 
@@ -52,7 +52,7 @@ class Sender(Protocol):
 
     def flush(self) -> None: ...
 
-    def heard(self) -> bool:
+    def driver_listens(self) -> bool:
         """Whether the driver's end is still open. Where that can not be told for the moment, it is."""
 
 
@@ -82,10 +82,10 @@ class EventSender:
                 del self._waiting[:-_KEPT_EVENTS]
         self._sent_at = time.monotonic()
 
-    def heard(self) -> bool:
+    def driver_listens(self) -> bool:
         """Whether the driver's end is still open. Where that can not be told for the moment, it is."""
         try:
-            ray.get(self._queue.actor.qsize.remote(), timeout=_HEARD_TIMEOUT_S)
+            ray.get(self._queue.actor.qsize.remote(), timeout=_ANSWER_TIMEOUT_S)
         except ActorDiedError:
             return False
         except RayError:
@@ -93,7 +93,7 @@ class EventSender:
         return True
 
 
-class Unheard(Exception):
+class DriverGone(Exception):
     """Nobody listens to this worker any more: it is to end."""
 
 
@@ -119,15 +119,15 @@ class LocalChannel:
         return batch
 
     def send(self, event: Any) -> None:
-        """Raises: Unheard."""
+        """Raises: DriverGone."""
         if self._closed.is_set():
-            raise Unheard
+            raise DriverGone
         self._queue.put(event)
 
     def flush(self) -> None:
         pass
 
-    def heard(self) -> bool:
+    def driver_listens(self) -> bool:
         return not self._closed.is_set()
 
     def close(self) -> None:

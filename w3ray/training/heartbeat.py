@@ -7,7 +7,7 @@ from contextlib import suppress
 from ray.exceptions import RayError
 
 from w3ray.events import WorkerAlive
-from w3ray.training.event_channel import Sender, Unheard
+from w3ray.training.event_channel import DriverGone, Sender
 
 BEAT_S = 3.0
 """Seconds between two signs of life."""
@@ -35,7 +35,7 @@ class Heartbeat:
         self._items += 1
 
     def _beat(self) -> None:
-        with suppress(RayError, Unheard):  # the driver is gone, or no longer listens
+        with suppress(RayError, DriverGone):  # the driver is gone, or no longer listens
             while True:
                 self._events.send(
                     WorkerAlive(

@@ -25,7 +25,7 @@ from w3ray.data.stream import DecoderPool, build_dataset, read_microbatches
 from w3ray.errors import RunError
 from w3ray.events import Warned
 from w3ray.training.checkpoint_files import steps_done
-from w3ray.training.event_channel import LocalChannel, Unheard
+from w3ray.training.event_channel import DriverGone, LocalChannel
 from w3ray.training.faults import StageLost, is_hopeless, last_line
 from w3ray.training.stage import KEEP_MEMORY, free_resources, outcome_of, relay
 from w3ray.training.stage_spec import StageSpec
@@ -36,8 +36,8 @@ _END_TIMEOUT_S = 60.0
 _MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_ARENA_MAX": -8}
 
 
-class LocalStageRun:
-    """`StageRun` for one CPU worker, in a thread of this process. One at a time in a process.
+class InProcessStage:
+    """`ClusterStage` for one CPU worker, in a thread of this process. One at a time in a process.
 
     Args:
         spec: the stage; it goes on at its newest good checkpoint.
@@ -66,7 +66,7 @@ class LocalStageRun:
             self._answer["error"] = error
 
     def outcome(self, on_event: Callable[[Any], None], watch: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """As `StageRun.outcome`.
+        """As `ClusterStage.outcome`.
 
         Raises:
             StageLost: the stream broke, or nothing moves any more.
@@ -107,7 +107,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
     spec, events = config["stage"], config["events"]
     with closing(_microbatches(spec, config["tables"])) as stream:
-        return run_worker(spec, events, _while_heard(stream, events))
+        return run_worker(spec, events, _while_driver_listens(stream, events))
 
 
 def _microbatches(spec: StageSpec, tables: ClipTables) -> Generator[Microbatch, None, None]:
@@ -138,15 +138,15 @@ def _microbatches(spec: StageSpec, tables: ClipTables) -> Generator[Microbatch, 
     )
 
 
-def _while_heard(stream: Iterator[Microbatch], events: LocalChannel) -> Iterator[Microbatch]:
+def _while_driver_listens(stream: Iterator[Microbatch], events: LocalChannel) -> Iterator[Microbatch]:
     for microbatch in stream:
-        if not events.heard():
-            raise Unheard
+        if not events.driver_listens():
+            raise DriverGone
         yield microbatch
 
 
 def _keep_memory() -> None:
-    """What `StageRun` sets in the environment of its workers; glibc only."""
+    """What `ClusterStage` sets in the environment of its workers; glibc only."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for name, option in _MALLOPT.items():

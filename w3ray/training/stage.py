@@ -28,15 +28,15 @@ from w3ray.ray_internals import (
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
     without_cleaner,
 )
-from w3ray.storage import Place, RemotePath
+from w3ray.storage import RemotePath, StoragePath
+from w3ray.training.actor_handles import ControllerStarted, ReportHandles, WorkersPlaced
 from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
+from w3ray.training.driver_watch import EndWithoutDriver
 from w3ray.training.event_channel import EventChannel
 from w3ray.training.faults import RestartPolicy, StageLost, TeacherMissing, last_line
 from w3ray.training.rendezvous import MeetingConfig
 from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.training.unheard import EndUnheard
 from w3ray.training.watchdog import Watchdog
-from w3ray.training.whereabouts import ControllerStarted, Whereabouts, WorkersPlaced
 
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
@@ -44,7 +44,7 @@ _KILL_TIMEOUT_S = 10.0
 # Ray Train takes an elastic stage's size from what was free up to 20 s ago, on a node that may be gone since: what
 # does not find its place soon is asked for anew, in the size of now.
 _ELASTIC_START_S = 10.0
-_END_TIMEOUT_S = 75.0  # longer than a controller may take to end itself: see `unheard`
+_END_TIMEOUT_S = 75.0  # longer than a controller may take to end itself: see `driver_watch`
 
 # A CPU trainer allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel
 # each time, and touching them anew costs a page fault for every 4 KiB.
@@ -59,7 +59,7 @@ KEEP_MEMORY = {
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 
 
-class StageRun:
+class ClusterStage:
     """One stage on the cluster, from the moment its processes begin to start. Making it starts them.
 
     A stage may be made while its teacher is still being scored: its workers get everything else ready, then wait for
@@ -153,7 +153,7 @@ class StageRun:
         return hear
 
     def end(self) -> None:
-        """End what still runs of the stage, and wait for it: see `EndUnheard`.
+        """End what still runs of the stage, and wait for it: see `EndWithoutDriver`.
 
         The thread must not outlive the connection to the cluster: Ray ends a process that calls it afterwards.
         """
@@ -200,7 +200,7 @@ def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
     return {} if plan.worker_gpus else KEEP_MEMORY
 
 
-def _forget_missing_checkpoints(checkpoints: Place) -> None:
+def _forget_missing_checkpoints(checkpoints: StoragePath) -> None:
     """Ray Train will not start where a checkpoint it knows of was removed; ours are found by looking: let it forget.
 
     The same where it was made to know of anything but checkpoints: what it knows of, it removes when newer ones come.
@@ -236,7 +236,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(late_s)
     start_s = _ELASTIC_START_S if elastic else DEFAULT_WORKER_GROUP_START_TIMEOUT_S
     os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(start_s)
-    # `StageRun.end` clears up after a killed controller. Ray's own process for that would take processor time at a
+    # `ClusterStage.end` clears up after a killed controller. Ray's own process for that would take processor time at a
     # stage's start, where everything waits for it.
     return without_cleaner(TorchTrainer)(
         _work,
@@ -259,8 +259,8 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
             failure_config=FailureConfig(max_failures=-1),  # `RestartPolicy` decides
             callbacks=[
                 RestartPolicy(spec.name, lambda: steps_done(spec.checkpoints), channel.sender()),
-                Whereabouts(channel.sender()),
-                EndUnheard(channel.sender(), own_cluster=own_cluster),
+                ReportHandles(channel.sender()),
+                EndWithoutDriver(channel.sender(), own_cluster=own_cluster),
             ],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},
         ),
@@ -270,7 +270,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, channel: EventChannel, *, ow
     )
 
 
-def _ray_path(directory: Place) -> str:
+def _ray_path(directory: StoragePath) -> str:
     return directory.path if isinstance(directory, RemotePath) else str(directory)
 
 
@@ -308,7 +308,7 @@ def _nothing() -> None:
     """Ray Train asks for a data set by name; ours is built by `StreamConfig`, which knows the world size."""
 
 
-def _cause(error: BaseException, storage: Place) -> str:
+def _cause(error: BaseException, storage: StoragePath) -> str:
     """The first worker's own exception where there is one, in one line."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
     if failures:

@@ -8,7 +8,7 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.heads import Heads
 from w3ray.recipe import Train
-from w3ray.storage import Place, RemotePath
+from w3ray.storage import RemotePath, StoragePath
 from w3ray.training.explained import ExplainedClip
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -27,10 +27,10 @@ class StageSpec:
     """
 
     name: str
-    directory: Place
+    directory: StoragePath
     seed: int
     model: Mapping[str, Any]
-    teacher: Place | None
+    teacher: StoragePath | None
     loss_weights: Mapping[str, float]
     train: Train
     stream: StreamSpec
@@ -45,6 +45,6 @@ class StageSpec:
     explain_every_epochs: int | None = None
 
     @property
-    def checkpoints(self) -> Place:
+    def checkpoints(self) -> StoragePath:
         """The folder in which Ray Train keeps this stage's checkpoints, `step_<steps done>` each."""
         return self.directory / CHECKPOINTS_FOLDER

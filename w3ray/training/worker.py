@@ -33,7 +33,7 @@ from w3ray.models import build_model
 from w3ray.models._common import VideoModel
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
 from w3ray.recipe import Train
-from w3ray.storage import Place, StorageFailing, StorageRefused, fetched
+from w3ray.storage import StorageFailing, StoragePath, StorageRefused, fetched
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
@@ -169,7 +169,7 @@ class StageWorker:
             events=self.events,
         )
 
-    def _load_teacher(self, folder: Place) -> nn.Module:
+    def _load_teacher(self, folder: StoragePath) -> nn.Module:
         """The teacher's model; it may still be on its way, where this stage was started ahead of its turn.
 
         Not for long: the teacher may have lost its workers, and be waiting for the very resources that these hold.
@@ -181,7 +181,9 @@ class StageWorker:
         self.heartbeat.doing("waits for its teacher's model")
         given_up_at = time.monotonic() + _TEACHER_TIMEOUT_S
         whole = folder / DESCRIPTION_NAME  # on object storage it is what is written last
-        while self.rank == 0 and not whole.is_file() and time.monotonic() < given_up_at and self.events.heard():
+        while (
+            self.rank == 0 and not whole.is_file() and time.monotonic() < given_up_at and self.events.driver_listens()
+        ):
             time.sleep(_TEACHER_POLL_S)
         there = torch.tensor([whole.is_file()], dtype=torch.int64)
         if self.world_size > 1:
@@ -203,7 +205,7 @@ class StageWorker:
         self.failed = {(split, clip_id) for split, clip_id in meta["failed"]}
         return int(meta["step"])
 
-    def _warn_damaged(self, path: Place, reason: str) -> None:
+    def _warn_damaged(self, path: StoragePath, reason: str) -> None:
         if self.rank == 0:
             message = f"{path.name} is damaged, going on from the checkpoint before it: {reason}"
             self.events.send(Warned(message=message))

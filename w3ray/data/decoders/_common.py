@@ -14,7 +14,7 @@ import numpy as np
 from w3ray._address import local_path
 from w3ray._redact import redact
 from w3ray.data.video_cache import VideoCache, read_video
-from w3ray.storage import RemotePath, place
+from w3ray.storage import RemotePath, storage_path
 
 # A header's length is off by up to 8 frames in healthy files (measured on the real sets): no damage.
 MAX_MISSING_TAIL_FRAMES = 8
@@ -120,7 +120,7 @@ def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
     """
     scheme, separator, _ = uri.partition("://")
     if separator and scheme != "file":
-        video = place(uri)
+        video = storage_path(uri)
         assert isinstance(video, RemotePath)
         try:
             content = read_video(video, cache)

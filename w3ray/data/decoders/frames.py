@@ -29,7 +29,7 @@ from w3ray.data.decoders._common import ClosingVideo, DecodeError, VideoInfo, ch
 from w3ray.data.manifest import FOLDER_FPS
 from w3ray.data.roots import outside
 from w3ray.data.video_cache import VideoCache, read_video
-from w3ray.storage import Place, RemotePath, place
+from w3ray.storage import RemotePath, StoragePath, storage_path
 
 _JPEG = frozenset({".jpg", ".jpeg"})
 IMAGE_EXTENSIONS = _JPEG | {".png"}
@@ -68,7 +68,7 @@ def frames_uri(folder: str, prefix: str | None) -> str:
 
 def is_frame_folder(uri: str) -> bool:
     """Whether a uri is a folder, and so no video file. Of remote ones only a name without an extension may be one."""
-    where, _ = _folder_and_prefix(place(uri))
+    where, _ = _folder_and_prefix(storage_path(uri))
     if isinstance(where, Path):
         return where.is_dir()
     if os.path.splitext(where.name)[1] or where.uri.startswith(("http://", "https://")):
@@ -81,7 +81,7 @@ def local_path(uri: str) -> str:
     return os.path.dirname(uri) if uri.endswith("*") and not os.path.exists(uri) else uri
 
 
-def _folder_and_prefix(where: Place) -> tuple[Place, str | None]:
+def _folder_and_prefix(where: StoragePath) -> tuple[StoragePath, str | None]:
     """The folder, and what the names of its frames begin with where the uri says so, as in `clips/17/img_*`."""
     if not where.name.endswith("*") or (isinstance(where, Path) and where.exists()):
         return where, None
@@ -109,7 +109,7 @@ def frame_names(uri: str) -> FrameNames:
         DecodeError: it can not be listed, holds no JPEG or PNG image, images of two kinds of names, or one is missing.
         StorageFailing, StorageRefused.
     """
-    where, prefix = _folder_and_prefix(place(uri))
+    where, prefix = _folder_and_prefix(storage_path(uri))
     if isinstance(where, RemotePath):
         return _remote_frame_names(uri, where, prefix)
     try:
@@ -212,7 +212,7 @@ class FrameFolder(ClosingVideo):
     def __init__(self, uri: str, roots: Sequence[str] | None = None, cache: VideoCache | None = None) -> None:
         self.uri = uri
         self._roots, self._cache = roots, cache
-        self._folder = _folder_and_prefix(place(uri))[0]
+        self._folder = _folder_and_prefix(storage_path(uri))[0]
         self._names = frame_names(uri)
         self._height: int | None = None
         self._width: int | None = None

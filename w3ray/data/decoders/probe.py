@@ -20,7 +20,7 @@ from w3ray.data.decoders._orientation import orientation_in
 from w3ray.data.decoders.frames import is_frame_folder
 from w3ray.data.decoders.pyav import failure_reason
 from w3ray.data.roots import outside
-from w3ray.storage import RemotePath, place
+from w3ray.storage import RemotePath, storage_path
 
 FRAME_FOLDER = "jpeg frames"
 """The codec of a folder of images."""
@@ -53,7 +53,7 @@ def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
         raise DecodeError(uri, "it is a link that leads outside the roots")
     if is_frame_folder(uri):
         return _folder(uri, roots)
-    where = place(uri)
+    where = storage_path(uri)
     silence_ffmpeg()
     try:
         with _opened(uri, where) as source, av.open(source) as container:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from w3ray.errors import InputError, RunError
-from w3ray.storage import is_remote, place
+from w3ray.storage import is_remote, storage_path
 
 _AT_ONCE = 16  # threads: a network file system answers many questions in the time of one
 _CLIPS_A_SLICE = 1024
@@ -51,7 +51,7 @@ class Journal:
     """
 
     def __init__(self, location: str) -> None:
-        self._place = place(location)
+        self._place = storage_path(location)
         self._missing: dict[str, list[int]] = {}
         self._written_s = float("-inf")
         try:
@@ -296,7 +296,7 @@ def not_listed(uris: Sequence[str], fits: Callable[[pafs.FileInfo], bool] = lamb
     Raises:
         InputError, StorageFailing, StorageRefused: it does not answer.
     """
-    wanted = [place(uri) for uri in uris]
+    wanted = [storage_path(uri) for uri in uris]
     folder = wanted[0].parent
     assert not isinstance(folder, Path)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from w3ray._table import Table
+from w3ray._registry import Registry
 from w3ray.recipe import Recipe
 from w3ray.sweep.space import Point, Space
 
@@ -42,7 +42,7 @@ class Searcher(Protocol):
         """
 
 
-SEARCHERS: Mapping[str, Any] = Table(
+SEARCHERS: Mapping[str, Any] = Registry(
     {
         "grid": "w3ray.sweep.searchers.grid:Grid",
         "random": "w3ray.sweep.searchers.random:Random",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from w3ray._table import Table, lazy_attributes
+from w3ray._registry import Registry, lazy_attributes
 
 if TYPE_CHECKING:
     from w3ray.training.losses._common import Loss, LossInputs
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from w3ray.training.losses.cross_entropy import CrossEntropy
     from w3ray.training.losses.mfr import MatureFeatures, PooledMatureFeatures, SquaredMatureFeatures
 
-LOSSES: "Table[Callable[..., Loss]]" = Table(
+LOSSES: "Registry[Callable[..., Loss]]" = Registry(
     {
         "cross_entropy": "w3ray.training.losses.cross_entropy:CrossEntropy",
         "mfr": "w3ray.training.losses.mfr:MatureFeatures",

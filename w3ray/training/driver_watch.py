@@ -18,7 +18,7 @@ _LOOK_EVERY_S = 0.5
 _ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers hears of it when they are there
 
 
-class EndUnheard(ControllerCallback):
+class EndWithoutDriver(ControllerCallback):
     """Ends the controller, and with it the stage's workers and its stream, once the driver's end of `events` closed.
 
     Ray Train ends a run at Ctrl-C where its `fit` has the main thread. Ours has a thread of its own, which nothing else
@@ -34,10 +34,10 @@ class EndUnheard(ControllerCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         controller = ray.get_runtime_context().current_actor
-        threading.Thread(target=self._watch, args=(controller,), name="unheard", daemon=True).start()
+        threading.Thread(target=self._watch, args=(controller,), name="driver-watch", daemon=True).start()
 
     def _watch(self, controller: Any) -> None:
-        while self._events.heard():
+        while self._events.driver_listens():
             time.sleep(_LOOK_EVERY_S)
         if not self._own_cluster:
             with suppress(RayError):  # it ends itself while it answers

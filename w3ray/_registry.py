@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Table(Mapping[str, T], Generic[T]):
+class Registry(Mapping[str, T], Generic[T]):
     """Name -> member, from "module:attribute" strings: a recipe's names are checked in no time, without torch."""
 
     def __init__(self, places: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ class WorkersPlaced:
     placement_group: Any
 
 
-class Whereabouts(ControllerCallback, WorkerGroupCallback):
+class ReportHandles(ControllerCallback, WorkerGroupCallback):
     """Tells the driver of the controller and of each placement group of its workers."""
 
     def __init__(self, events: EventSender) -> None:
