@@ -20,7 +20,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# --strict: a package of which nothing is known is a failure too, and so is a database that can not be asked.
+# --strict: a package of which nothing is known is a failure too, and so is a database that cannot be asked.
 audit: install  ## known vulnerabilities of the exact versions in constraints.txt; asks pypi.org (AUDIT="-s osv": osv.dev)
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off $(AUDIT) --requirement constraints.txt \
 		|| { echo "audit: vulnerable, or not audited at all: read the lines above" >&2; exit 1; }

@@ -30,7 +30,7 @@ def refused(reason):
     return Odd(pyav=reason)
 
 
-SMALL = "decord can not handle frames this small (try the decoder pyav)"
+SMALL = "decord cannot handle frames this small (try the decoder pyav)"
 NO_VIDEO = "no video stream (audio only?)"
 NO_DURATION = "its header gives no duration, which decord needs (try the decoder pyav)"
 FILES = {

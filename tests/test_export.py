@@ -151,7 +151,7 @@ class Branching(nn.Module):
 
 def test_a_network_that_can_not_be_exported_says_why(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "load_model", lambda folder: (Branching(), load_model(folder)[1]))
-    with pytest.raises(RunError, match="this network can not be exported to torch: ") as caught:
+    with pytest.raises(RunError, match="this network cannot be exported to torch: ") as caught:
         export_model(model, "torch", tmp_path / "model.pt2")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -168,7 +168,7 @@ def test_without_the_packages_one_line_says_what_to_install(model, tmp_path, mon
 def test_errors(model, tmp_path):
     with pytest.raises(InputError, match="unknown format 'tflite'; known: torch, onnx"):
         export_model(model, "tflite", tmp_path / "a")
-    with pytest.raises(InputError, match="can not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         export_model(model, "torch", tmp_path / "none" / "model.pt2")
     with pytest.raises(InputError, match="no model here; name the folder of a stage"):
         export_model(tmp_path, "torch", tmp_path / "model.pt2")

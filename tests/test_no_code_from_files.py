@@ -136,7 +136,7 @@ class TestModelFolder:
 
     def test_pickled_weights(self, folder: Path, mark: Path) -> None:
         (folder / "model.safetensors").write_bytes(pickle.dumps(Payload(mark)))
-        with pytest.raises(InputError, match="can not be read") as caught:
+        with pytest.raises(InputError, match="cannot be read") as caught:
             load_model(folder)
         one_line(caught.value)
         assert not mark.exists()

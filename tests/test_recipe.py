@@ -217,7 +217,7 @@ class TestFiles:
     def test_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "binary.yaml"
         path.write_bytes(b"\xff\xfe\x00")
-        assert "can not be read" in faults(path)[0]
+        assert "cannot be read" in faults(path)[0]
 
     def test_unknown_name(self) -> None:
         (line,) = faults("quickstrat")

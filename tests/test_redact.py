@@ -68,5 +68,5 @@ def test_errors(kind: type[Exception]) -> None:
 
 
 def test_decode_error() -> None:
-    error = DecodeError("http://me:hunter2@host/a.mp4", "can not be fetched")
+    error = DecodeError("http://me:hunter2@host/a.mp4", "cannot be fetched")
     assert "hunter2" not in str(error)

@@ -189,7 +189,7 @@ def test_a_full_disk_of_temporary_files_is_named(folder, small_disk, monkeypatch
     disk = small_disk("1m")
     (folder / "a").write_bytes(bytes(2 << 20))
     monkeypatch.setattr(storage.tempfile, "tempdir", str(disk))
-    message = rf"its local copy in {disk} can not be kept \(No space left on device\); .*set TMPDIR"
+    message = rf"its local copy in {disk} cannot be kept \(No space left on device\); .*set TMPDIR"
     with pytest.raises(StorageFailing, match=message), fetched(folder):
         pass
 
@@ -223,7 +223,7 @@ def test_videos_are_read_without_a_copy_on_disk(s3, folder, motion_manifest, mon
 
 
 def test_only_an_absent_video_is_the_videos_fault(s3, folder, monkeypatch):
-    with pytest.raises(DecodeError, match="can not be fetched: no such file"):
+    with pytest.raises(DecodeError, match="cannot be fetched: no such file"):
         open_video(f"{folder}/absent.mp4")
     monkeypatch.setenv(DEADLINE_VARIABLE, "1")
     s3.fail("clip.mp4")

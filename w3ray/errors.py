@@ -19,7 +19,7 @@ class _UserError(Exception):
 
 
 class InputError(_UserError):
-    """What the user wrote can not be used: lines that say what, where and what to do (exit code 2)."""
+    """What the user wrote cannot be used: lines that say what, where and what to do (exit code 2)."""
 
 
 class RunError(_UserError):

@@ -119,7 +119,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipsFailed:
-    """Clips that can not be read and are masked out from now on; told once for each clip."""
+    """Clips that cannot be read and are masked out from now on; told once for each clip."""
 
     stage: str
     failures: tuple[dict[str, str | int], ...]

@@ -93,9 +93,9 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
         out: the file; an older one is replaced.
 
     Raises:
-        InputError: no such model, an unknown format, a place that can not be written to, or the format's packages are
+        InputError: no such model, an unknown format, a place that cannot be written to, or the format's packages are
             not installed.
-        RunError: the network can not be exported, or the exported one gives other scores.
+        RunError: the network cannot be exported, or the exported one gives other scores.
     """
     if kind not in FORMATS:
         raise InputError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
@@ -112,15 +112,15 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
         try:
             part.touch()
         except OSError as error:
-            raise InputError(f"{out}: can not be written ({error.strerror})") from error
+            raise InputError(f"{out}: cannot be written ({error.strerror})") from error
         try:
             with _quiet():
                 write(Recogniser(network, description).eval(), description, metadata, part)
         except OSError as error:
-            raise RunError(f"{out}: can not be written ({error.strerror or error})") from error
+            raise RunError(f"{out}: cannot be written ({error.strerror or error})") from error
         # Whatever the exporters throw: they have no error in common.
         except Exception as error:
-            raise RunError(f"this network can not be exported to {kind}: {_cause(error)}") from error
+            raise RunError(f"this network cannot be exported to {kind}: {_cause(error)}") from error
         logits, scores = compare(network, description, open_run(part))
         # `not (a and b)`: a NaN must not pass.
         if not (logits <= LOGITS_TOLERANCE and scores <= SCORES_TOLERANCE):

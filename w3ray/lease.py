@@ -9,7 +9,7 @@ its intent back, pauses for a random time and tries again.
 
 A beat that does not change for `lease_s` of the WAITER's own monotonic clock is a dead holder's: the waiter removes the
 intent. A holder that was only paused finds its intent gone and must stop; since it never writes its intent again, it
-can not take back by accident what another one holds by then.
+cannot take back by accident what another one holds by then.
 """
 
 import os

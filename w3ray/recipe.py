@@ -234,7 +234,7 @@ class Data(Section):
     val_split: str = Field(default="val", description="split that chooses the best checkpoint")
     test_split: str | None = Field(default=None, description="split that is evaluated once, at the end; null: none")
     max_failed_share: float = Field(
-        default=0.01, ge=0, le=1, description="stop when more than this share can not be read"
+        default=0.01, ge=0, le=1, description="stop when more than this share cannot be read"
     )
     cache_gib: Annotated[float | None, Decides.NOTHING] = Field(
         default=None, gt=0, description="disk of each node for videos of object storage, GiB; null: none"

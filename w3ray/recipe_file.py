@@ -105,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise InputError(f"{where}: not valid YAML: {problem}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can not be read: {error}") from None
+        raise InputError(f"{path}: cannot be read: {error}") from None
     except RecursionError:
         raise InputError(f"{path.name}: not a recipe: its values are nested too deeply") from None
     if not isinstance(values, dict):

@@ -277,7 +277,7 @@ def _local_copy_errors(folder: RemotePath) -> Iterator[None]:
         if isinstance(error, _ABSENT) or error.errno is None:
             raise
         raise StorageFailing(
-            f"{folder}: its local copy in {tempfile.gettempdir()} can not be kept ({error.strerror}); "
+            f"{folder}: its local copy in {tempfile.gettempdir()} cannot be kept ({error.strerror}); "
             "make room there or set TMPDIR"
         ) from error
 
@@ -475,7 +475,7 @@ class _PatientFileSystem(pafs.FileSystemHandler):
         return pa.PythonFile(_Writer(self, path), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError("object storage can not append")
+        raise NotImplementedError("object storage cannot append")
 
 
 class _Reader(io.RawIOBase):

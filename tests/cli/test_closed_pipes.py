@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line(tmp_path):
             cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100,
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "error: standard output can not be written (No space left on device)\n"
+    assert done.stderr == "error: standard output cannot be written (No space left on device)\n"
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_seed_epoch_and_stage_draw_anew(motion_manifest, tmp_path, capfd):
     ("words", "message"),
     [
         (["--out", "{tmp}/sheet.bmp"], "ends in .png"),
-        (["--out", "{tmp}/none/sheet.png"], "can not be written"),
+        (["--out", "{tmp}/none/sheet.png"], "cannot be written"),
         (["--out", "{tmp}/a.png", "--split", "dev"], "split 'dev' is empty"),
         (["--out", "{tmp}/a.png", "--recipe", "nosuch"], "unknown recipe"),
         (["--out", "{tmp}/a.png", "--set", "data.sise=48"], "--set: data.sise"),

@@ -75,7 +75,7 @@ ALL: list[Event] = [
     ValidationProgress(stage="teacher", split="val", clips=8, total_clips=80),
     VALIDATED,
     CheckpointSaved(stage="teacher", step=10, path="/x"),
-    Warned(message="clip a.mp4 [bold] can not be read"),
+    Warned(message="clip a.mp4 [bold] cannot be read"),
     FINISHED,
     RunFinished(summary=SUMMARY),
 ]
@@ -141,7 +141,7 @@ class TestPlain:
             "[   3.0s] teacher: epoch 1/3, step 1/30, cross_entropy 1.500, mfr 0.250, lr 0.02, "
             "81.3 clips/s, data wait 10%",
             "[   5.0s] teacher: epoch 1: top-1 75.0%, loss 1.250 (best top-1 so far)",
-            "[   7.0s] warning: clip a.mp4 [bold] can not be read",
+            "[   7.0s] warning: clip a.mp4 [bold] cannot be read",
             "[   8.0s] teacher: done, top-1 90.0%, 1 min 07 s",
         ]
 
@@ -256,7 +256,7 @@ class TestLive:
         picture = stream.getvalue()
         for text in ("quickstart", "running", "waiting", "step 1/30", "81.3 clips/s", "data wait 10%", "mfr 0.250"):
             assert text in picture
-        assert "warning: clip a.mp4 [bold] can not be read" in picture
+        assert "warning: clip a.mp4 [bold] cannot be read" in picture
         assert picture.rstrip().endswith("\x1b[?25h")  # the cursor is given back
 
     def test_a_failure_gives_the_terminal_back(self) -> None:

@@ -1,4 +1,4 @@
-"""Does `w3ray explain` draw what the model says, and say in one line what it can not use?"""
+"""Does `w3ray explain` draw what the model says, and say in one line what it cannot use?"""
 
 import json
 import shutil
@@ -147,7 +147,7 @@ def test_from_object_storage(capsys, tmp_path, model, video, s3):
     assert (document["model"], document["videos"][0]["video"]) == (f"{folder}/model", address)
     here = explain(capsys, model, video, "--out", str(tmp_path / "here"))
     assert document["videos"][0]["models"] == here["videos"][0]["models"]
-    assert "can not be fetched: no such file" in refusal(capsys, str(folder), f"{folder}/absent.mp4")
+    assert "cannot be fetched: no such file" in refusal(capsys, str(folder), f"{folder}/absent.mp4")
     assert "no model here" in refusal(capsys, "s3://bucket/nothing", address)
 
 
@@ -206,7 +206,7 @@ class TestBadInput:
         text.write_text("no video")
         assert f"{text}: " in refusal(capsys, model, str(text), "--out", str(tmp_path / "out"))
         absent = str(tmp_path / "absent.mp4")
-        assert f"{absent}: can not be read: No such file" in refusal(capsys, model, absent, "--out", str(tmp_path))
+        assert f"{absent}: cannot be read: No such file" in refusal(capsys, model, absent, "--out", str(tmp_path))
 
     def test_real_odd_files(self, capsys, tmp_path, model, real_data):
         for name in ("audio_only.mp3", "zero_bytes.webm"):
@@ -238,4 +238,4 @@ class TestBadInput:
 
     def test_a_file_in_the_way(self, capsys, tmp_path, model, video):
         (tmp_path / "out").write_text("")
-        assert f"can not write to {tmp_path / 'out'}" in refusal(capsys, model, video, "--out", str(tmp_path / "out"))
+        assert f"cannot write to {tmp_path / 'out'}" in refusal(capsys, model, video, "--out", str(tmp_path / "out"))

@@ -44,7 +44,7 @@ def test_what_it_prints(model, tmp_path, capfd):
     ("words", "message"),
     [
         (["{tmp}", "--out", "{tmp}/a.pt2"], "no model here; name the folder of a stage"),
-        (["{model}", "--out", "{tmp}/none/a.pt2"], "can not be written"),
+        (["{model}", "--out", "{tmp}/none/a.pt2"], "cannot be written"),
         (["{model}", "--out", "{tmp}/a", "--format", "tflite"], "tflite"),
         (["{model}"], "Missing option '--out'"),
     ],

@@ -1,4 +1,4 @@
-"""Commands work, and say nothing of it, where the user's home can not be written."""
+"""Commands work, and say nothing of it, where the user's home cannot be written."""
 
 import os
 import subprocess

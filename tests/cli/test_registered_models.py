@@ -126,7 +126,7 @@ def test_what_is_raised_speaks_of_the_name(store):
         ("runs:/{run}/studnt", "has no model 'studnt'; did you mean 'student'. its models are student"),
         ("runs:/{run}/notes", "has no model 'notes'"),
         ("runs:/{run}/student/artifacts", "no model that w3ray logged"),
-        ("runs:/{run}/student/nothing", "its files can not be fetched from"),
+        ("runs:/{run}/student/nothing", "its files cannot be fetched from"),
     ],
 )
 def test_names_that_are_not_there(store, location, message, tmp_path, monkeypatch):
@@ -157,7 +157,7 @@ def test_no_mlflow(store, tmp_path):
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     for uri, message in (
-        (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}: can not connect"),
+        (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}: cannot connect"),
         (f"sqlite:///{tmp_path / 'nowhere.db'}", r"no MLflow database at .*nowhere.db; name .* --tracking"),
     ):
         with pytest.raises(InputError, match=message), local_models(["models:/gestures/1"], uri=uri):

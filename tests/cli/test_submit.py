@@ -128,5 +128,5 @@ def test_errors(seen, something, tmp_path, capfd):
     assert not list(tmp_path.glob("out.*"))
     (tmp_path / "folder").mkdir()
     assert main(["submit", str(seen), "--format", "epic-kitchens-55", "--out", str(tmp_path / "folder")]) == 2
-    assert "can not be written" in capfd.readouterr().err
+    assert "cannot be written" in capfd.readouterr().err
     assert not list(tmp_path.glob("*.part"))

@@ -1,4 +1,4 @@
-"""Joining a cluster: what can not work is said in one line, at once."""
+"""Joining a cluster: what cannot work is said in one line, at once."""
 
 import os
 import shutil
@@ -185,4 +185,4 @@ sys.exit(main(["run", "quickstart", "--dry-run"]))
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
-    assert done.stderr.startswith("error: Ray can not be started on this machine: [Errno 27] File too large")
+    assert done.stderr.startswith("error: Ray cannot be started on this machine: [Errno 27] File too large")

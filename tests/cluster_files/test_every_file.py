@@ -56,7 +56,7 @@ def test_which_files_are_shell_scripts() -> None:
 
 
 def test_one_ray_version() -> None:
-    """A node with another Ray can not join: the image's comes from constraints.txt, which KubeRay must be told of."""
+    """A node with another Ray cannot join: the image's comes from constraints.txt, which KubeRay must be told of."""
     for path in (CLUSTER / "kuberay").glob("ray*.yaml"):
         assert re.findall(r"rayVersion: (\S+)", path.read_text()) == [pinned("ray")]
     assert "constraints.txt" in (CLUSTER / "Containerfile").read_text()

@@ -1,4 +1,4 @@
-"""The audit reads every clip on a cluster and reports each one that can not be read, crashed decoders included."""
+"""The audit reads every clip on a cluster and reports each one that cannot be read, crashed decoders included."""
 
 import os
 import sys
@@ -54,7 +54,7 @@ def test_ledger(tmp_path):
     assert (rows[0]["height"], rows[0]["width"], rows[0]["fps"]) == (HEIGHT, WIDTH, 25.0)
     assert all(row["decode_s"] > 0 for row in rows)
     assert reason_counts(ledger) == {
-        "can not be read": 1,
+        "cannot be read": 1,
         "the file is empty (0 bytes)": 1,
         "truncated": 1,
         "only 1 frame": 1,
@@ -133,5 +133,5 @@ def test_writing_the_ledger(tmp_path):
     write_ledger(ledger, tmp_path / "new" / "ledger.parquet")
     assert pq.read_table(tmp_path / "new" / "ledger.parquet").equals(ledger)
     assert os.listdir(tmp_path / "new") == ["ledger.parquet"]
-    with pytest.raises(InputError, match="can not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_ledger(ledger, tmp_path / "new" / "ledger.parquet" / "below.parquet")

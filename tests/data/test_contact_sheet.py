@@ -1,4 +1,4 @@
-"""A sheet shows the clips of the stream: the same ones, with the same pixels; what can not be read says so."""
+"""A sheet shows the clips of the stream: the same ones, with the same pixels; what cannot be read says so."""
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +89,7 @@ def test_unreadable_and_odd_names(tmp_path):
     manifest = build_manifest(columns, ["something " * 40, "наклон 踢\u202e"])
     rows = evaluation_rows(manifest, "val", SPEC, count=2)
     assert (rows[0].reason, rows[1].clip) == (None, None)
-    assert rows[1].reason.startswith("can not be read")
+    assert rows[1].reason.startswith("cannot be read")
     blank = draw_sheet([], manifest.heads, num_frames=4, size=32, title="", subtitle="")
     sheet = draw_sheet(rows, manifest.heads, num_frames=4, size=32, title="t" * 999, subtitle="s" * 999)
     assert sheet.width == blank.width

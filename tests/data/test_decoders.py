@@ -1,4 +1,4 @@
-"""Decoders return exactly the frames asked for, the same ones, and name the reason where they can not."""
+"""Decoders return exactly the frames asked for, the same ones, and name the reason where they cannot."""
 
 import pickle
 import subprocess
@@ -101,7 +101,7 @@ def test_file_uri_and_a_remote_file_system(clip, decoder):
     for uri in (f"file://{clip}", "memory://bucket/clip.mp4"):
         with open_video(uri, decoder) as video:
             assert frame_numbers(video.frames([59, 4])) == [59, 4]
-    with pytest.raises(DecodeError, match="can not be fetched"):
+    with pytest.raises(DecodeError, match="cannot be fetched"):
         open_video("memory://bucket/nothing.mp4", decoder)
 
 

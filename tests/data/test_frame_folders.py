@@ -280,7 +280,7 @@ class TestRemote:
         with open_video("memory://frames/100218") as video:
             assert video.info.num_frames == 60
             assert frame_numbers(video.frames([59, 4])) == [59, 4]
-        with pytest.raises(DecodeError, match="can not be fetched"):
+        with pytest.raises(DecodeError, match="cannot be fetched"):
             open_video("memory://frames/nothing")
 
     def test_object_storage(self, s3, clip, monkeypatch):
@@ -297,7 +297,7 @@ class TestRemote:
             assert frame_numbers(video.frames([5])) == [5]
         # Listed once a process.
         assert all(request.endswith("00006.jpg") for request in s3.requests()), s3.requests()
-        with pytest.raises(DecodeError, match="can not be fetched"):
+        with pytest.raises(DecodeError, match="cannot be fetched"):
             open_video("s3://bucket/set/4")
         monkeypatch.setenv("W3RAY_STORAGE_DEADLINE_S", "0.1")
         s3.fail("00031.jpg")

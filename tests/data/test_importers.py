@@ -1,4 +1,4 @@
-"""Importers find every clip, deal it into the split that was asked for, and refuse what they can not understand."""
+"""Importers find every clip, deal it into the split that was asked for, and refuse what they cannot understand."""
 
 import csv
 import importlib
@@ -95,11 +95,11 @@ def test_list_files(classes_tree, tmp_path):
     with pytest.raises(InputError, match=r"val\.txt:3: 'jump/s4_0\.avi' is listed twice, first in .*val\.txt:1"):
         import_folder(classes_tree, split="list", lists={"train": train, "val": val})
     val.write_bytes(b"jump/s4_0\n\xff\n")
-    with pytest.raises(InputError, match=r"val\.txt:2: the list of split 'val' can not be read: no UTF-8 text"):
+    with pytest.raises(InputError, match=r"val\.txt:2: the list of split 'val' cannot be read: no UTF-8 text"):
         import_folder(classes_tree, split="list", lists={"train": train, "val": val})
     with pytest.raises(InputError, match="needs list files"):
         import_folder(classes_tree, split="list")
-    with pytest.raises(InputError, match="can not be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         import_folder(classes_tree, split="list", lists={"train": tmp_path / "none.txt"})
     touch(classes_tree, "run/s0_0.mp4")
     train.write_text("run/s0_0\n")
@@ -362,7 +362,7 @@ def test_csv_errors_name_the_line_in_later_chunks_too(tmp_path, monkeypatch):
         ("b/3.mp4,\n", r"list\.csv:6: 'label' is empty"),
         ("b/3.mp4\n", r"list\.csv:6: not 2 values"),
         ("c/4.mp4,x\n", r"list\.csv:6: no file .*/c/4\.mp4 \(1 of 3 are missing\)"),
-        ('b/3.mp4,"x"y\n', r"list\.csv:6: can not be read as CSV: ',' expected after"),
+        ('b/3.mp4,"x"y\n', r"list\.csv:6: cannot be read as CSV: ',' expected after"),
     ):
         with pytest.raises(InputError, match=message):
             import_csv(write_csv(tmp_path, head + text))
@@ -389,7 +389,7 @@ def test_csv_clips_of_one_video_are_dealt_in_order_of_their_starts(tmp_path):
 def test_csv_without_text(tmp_path):
     source = write_csv(tmp_path, "")
     source.write_bytes(b"path,label\na/1.mp4,x\n\xff.mp4,x\n")
-    with pytest.raises(InputError, match=r"list\.csv:3: can not be read as CSV: no UTF-8 text"):
+    with pytest.raises(InputError, match=r"list\.csv:3: cannot be read as CSV: no UTF-8 text"):
         import_csv(source)
 
 

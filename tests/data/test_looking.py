@@ -98,7 +98,7 @@ class TestJournal:
     def test_another_file_in_its_place_is_left_alone(self, tmp_path):
         for content in (b"my notes", b"\xff", b"", b"w3ray: which videos an import has looked for\n[1]"):
             (tmp_path / "x.looked").write_bytes(content)
-            with pytest.raises(InputError, match=r"x\.looked: (not the journal of an import|can not be read)"):
+            with pytest.raises(InputError, match=r"x\.looked: (not the journal of an import|cannot be read)"):
                 Journal(str(tmp_path / "x.looked"))
             assert (tmp_path / "x.looked").read_bytes() == content
 

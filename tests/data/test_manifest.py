@@ -264,7 +264,7 @@ def test_missing_column(tmp_path, name):
     [
         ({}, "'w3ray.version' is missing"),
         (METADATA | {"w3ray.version": "7"}, "version 7; this w3ray reads version 1"),
-        (METADATA | {"w3ray.classes": "{"}, "its w3ray metadata can not be read"),
+        (METADATA | {"w3ray.classes": "{"}, "its w3ray metadata cannot be read"),
         (METADATA | {"w3ray.classes": '["a", "a"]'}, "must be different"),
         (METADATA | {"w3ray.flip_map": '{"0": 5}'}, "flip_map 0 -> 5 is outside"),
         (METADATA | {"w3ray.flip_map": '{"0": 1}'}, "flip_map 0 -> 1 but not back"),
@@ -295,7 +295,7 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
     path = tmp_path / "m.parquet"
     write_manifest(in_memory(tmp_path), path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="can not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_manifest(in_memory(tmp_path), path / "below" / "m.parquet")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["m.parquet"]
@@ -332,7 +332,7 @@ def test_folds_partition_the_groups(tmp_path):
 
 @pytest.mark.parametrize(
     ("fold", "folds", "message"),
-    [(5, 5, "fold 5 of 5"), (-1, 5, "fold -1"), (0, 1, "at least 2"), (0, 7, "6 groups can not be dealt into 7 folds")],
+    [(5, 5, "fold 5 of 5"), (-1, 5, "fold -1"), (0, 1, "at least 2"), (0, 7, "6 groups cannot be dealt into 7 folds")],
 )
 def test_impossible_folds(tmp_path, fold, folds, message):
     with pytest.raises(InputError, match=message):
@@ -396,5 +396,5 @@ def test_one_name_may_be_a_class_of_two_heads():
 
 def test_heads_of_a_file_that_can_not_be_read(tmp_path):
     path = write_raw(tmp_path / "m.parquet", metadata=METADATA | {"w3ray.heads": '{"verb": 2}'})
-    with pytest.raises(InputError, match="metadata can not be read"):
+    with pytest.raises(InputError, match="metadata cannot be read"):
         read_manifest(path)

@@ -496,7 +496,7 @@ class TestEgoGesture:
         assert manifest.table["clip_id"].to_pylist() == [
             f"Subject03/Scene1/Color/rgb1@{s}" for s in ("67-112", "296-356")
         ]
-        assert "2080 of 2081 frame folders can not be used; first Subject01/Scene1/Color/rgb1: can not be" in notes[1]
+        assert "2080 of 2081 frame folders cannot be used; first Subject01/Scene1/Color/rgb1: cannot be" in notes[1]
 
     def test_original_files(self, images, tmp_path, capfd):
         source = write_original(tmp_path / "labels-final-revised1")
@@ -547,7 +547,7 @@ class TestEgoGesture:
         notes = Noted()
         with pytest.raises(InputError, match="1 of 4 clips are missing or not whole: Subject01"):
             IMPORTERS["egogesture"](write_original(tmp_path / "l"), videos=str(images), note=notes)
-        assert "1 of 3 frame folders can not be used; first Subject01/Scene2/Color/rgb2: missing images" in notes[-1]
+        assert "1 of 3 frame folders cannot be used; first Subject01/Scene2/Color/rgb2: missing images" in notes[-1]
 
     def test_bad_lists(self, images, tmp_path):
         for text, message in (
@@ -615,7 +615,7 @@ class TestKinetics:
             (HEADER + "a,b,0:01,2,train,0\n", "train.csv:2: not a YouTube id, two whole seconds and a split"),
             (HEADER + "a,../b,1,2,train,0\n", "train.csv:2: not a YouTube id"),
             (HEADER + "abseiling,0wR5jVB-WPk,417,427,train,0\n", "_000417_000427.mkv' is listed twice, first in train"),
-            (HEADER + '"a,b,1,2,train,0\n', "train.csv: can not be read as CSV"),
+            (HEADER + '"a,b,1,2,train,0\n', "train.csv: cannot be read as CSV"),
         ],
     )
     def test_bad_lists(self, tmp_path, videos, train, message):
@@ -624,7 +624,7 @@ class TestKinetics:
     def test_bad_folders(self, tmp_path, videos):
         lists = self.lists(tmp_path / "l")
         assert "no CSV file; give the folder" in refused("kinetics", videos, videos)
-        assert "a web address can not be listed" in refused("kinetics", lists, "https://host/k400")
+        assert "a web address cannot be listed" in refused("kinetics", lists, "https://host/k400")
         assert "none: no such folder" in refused("kinetics", lists, tmp_path / "none")
         touch(videos, "replacement/_4YTwq0-73Y_000008_000018.mp4")
         assert "two videos of one name: replacement/_4YTwq0" in refused("kinetics", lists, videos)

@@ -1,4 +1,4 @@
-"""Statistics of a manifest: rows are counted, videos are looked into, and what can not be read is counted by reason."""
+"""Statistics of a manifest: rows are counted, videos are looked into, and what cannot be read is counted by reason."""
 
 import fsspec
 import pytest
@@ -56,7 +56,7 @@ def test_values(tmp_path):
     assert train["sizes"] == {f"{WIDTH}x{HEIGHT}": 2}
     assert train["codecs"] == {"h264": 1, "vp9": 1}
     assert val["length_s"] == pytest.approx({"known": 1, "min": 4, "median": 4, "mean": 4, "max": 4, "total": 12})
-    assert (val["unreadable"], val["reasons"]) == (2, {"truncated": 1, "can not be read": 1})
+    assert (val["unreadable"], val["reasons"]) == (2, {"truncated": 1, "cannot be read": 1})
     assert (val["sizes"], val["fps"]["min"]) == ({}, None)
 
 
@@ -123,7 +123,7 @@ def test_roots(tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", FILES)
 def test_odd_files(real_data, name):
-    """A header agrees with what decoding finds; what FFmpeg can not begin to read has a reason."""
+    """A header agrees with what decoding finds; what FFmpeg cannot begin to read has a reason."""
     path, odd = str(real_data / "odd" / name), FILES[name]
     if odd.frames == 0 and name not in ("corrupted_after_28_of_50.mp4", "minimal.webm"):  # these fail later
         with pytest.raises(DecodeError) as caught:

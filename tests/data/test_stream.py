@@ -213,7 +213,7 @@ class Watch(ExecutionCallback):
         Watch.most |= Counter(held)
 
 
-# Decoders are told of the class and can not import this file: let it travel whole.
+# Decoders are told of the class and cannot import this file: let it travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

@@ -215,13 +215,13 @@ def test_a_relative_folder_holds_clips_that_are_found(tmp_path, monkeypatch, roo
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_errors_unwritable(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="can not write"):
+    with pytest.raises(InputError, match="cannot write"):
         write_motion_dataset(tmp_path / "set", **SMALL)
 
 
 def test_errors_file_in_the_way(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can not write"):
+    with pytest.raises(InputError, match="cannot write"):
         write_motion_dataset(tmp_path / "file" / "set", **SMALL)
 
 
@@ -239,7 +239,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(synthetic, "write_video", fail)
-    with pytest.raises(InputError, match=r"can not write the synthetic data set to .*: disk full"):
+    with pytest.raises(InputError, match=r"cannot write the synthetic data set to .*: disk full"):
         write_motion_dataset(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
 

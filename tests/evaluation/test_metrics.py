@@ -119,7 +119,7 @@ class TestFaults:
     def test_shapes(self) -> None:
         with pytest.raises(ValueError, match=r"scores \(B, 3\)"):
             Counts(3).update(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
-        with pytest.raises(ValueError, match="can not add"):
+        with pytest.raises(ValueError, match="cannot add"):
             Counts(3).merge(Counts(4))
         with pytest.raises(ValueError, match="need int64"):
             Counts(3).load_state(torch.zeros(2, dtype=torch.int64))

@@ -104,7 +104,7 @@ def test_errors_of_the_set(motion_manifest, tmp_path):
     for wrong in ("nonsense", "00000000" + clip_id[8:], clip_id[:-5] + "99999", clip_id.replace("train", "dev")):
         with pytest.raises(InputError, match="holds no clip"):
             acting_cover(motion_manifest.parent, wrong)
-    with pytest.raises(InputError, match="can not be read; name the folder of a generated data set"):
+    with pytest.raises(InputError, match="cannot be read; name the folder of a generated data set"):
         acting_cover(tmp_path, clip_id)
     (tmp_path / "synthetic.json").write_text('{"version": 1}')
     with pytest.raises(InputError, match="another version"):

@@ -108,7 +108,7 @@ def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(
         assert reason in reasons[name]
     assert len(ledger) == len(BAD), "each once"
     told = json.loads((tmp_path / "told.json").read_text())
-    assert any("can not be read and is left out" in line for line in told), told
+    assert any("cannot be read and is left out" in line for line in told), told
 
     plain = short(manifest_with(motion_manifest, tmp_path / "plain", readable=False), tmp_path / "plain-runs")
     run(plain)

@@ -15,7 +15,7 @@ def test_the_run_ends_with_one_line_and_resumes_when_there_is_room(undisturbed, 
     recipe = faulty_recipe(motion_manifest, disk)
     # Of the checkpoint, or of Ray Train's record of it: whichever is written when the last byte is used.
     with pytest.raises(
-        RunError, match=r"teacher-.*: can not be written \(No space left on device\); make room"
+        RunError, match=r"teacher-.*: cannot be written \(No space left on device\); make room"
     ) as caught:
         run(recipe)
     assert "\n" not in str(caught.value)

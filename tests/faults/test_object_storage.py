@@ -242,7 +242,7 @@ def test_a_store_that_fails_in_the_middle_ends_the_stage_and_leaves_no_clip_out(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["storage=s3://absent/runs"], "storage s3://absent/runs: can not be written"),
+        (["storage=s3://absent/runs"], "storage s3://absent/runs: cannot be written"),
         (["data.manifest=s3://bucket/absent.parquet"], "manifest s3://bucket/absent.parquet: no such file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A model folder gives back the same network, and says what is wrong where it can not."""
+"""A model folder gives back the same network, and says what is wrong where it cannot."""
 
 import json
 import subprocess
@@ -91,7 +91,7 @@ def test_absent_folder(tmp_path: Path) -> None:
 def test_damaged_files(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"model\.safetensors: can not be read"):
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
         load_model(folder)
     (folder / "model.json").write_text("{")
     with pytest.raises(InputError, match="not a description of a model"):

@@ -281,14 +281,14 @@ def test_unreadable_clips_within_the_share_are_masked_and_written_down(motion_ma
     directory = Path(result.stages[0].model).parent
     ledger = [json.loads(line) for line in (directory / "failures.jsonl").read_text().splitlines()]
     assert len(ledger) == 2, "each clip once, not once an epoch"
-    assert any(isinstance(event, Warned) and "can not be read" in event.message for event in events)
+    assert any(isinstance(event, Warned) and "cannot be read" in event.message for event in events)
     seen = [sample for pairs in samples(directory).values() for _, sample in pairs]
     assert len(seen) == 2 * (24 - 2)
 
 
 def test_too_many_unreadable_clips_stop_the_run(motion_manifest, tmp_path):
     path = with_broken_clips(motion_manifest, tmp_path, 3)
-    with pytest.raises(RunError, match=r"clips can not be read, more than data\.max_failed_share=0\.01"):
+    with pytest.raises(RunError, match=r"clips cannot be read, more than data\.max_failed_share=0\.01"):
         run(one_stage(path, tmp_path / "runs"))
     assert list((tmp_path / "runs").glob("stages/*/failures.jsonl"))
     assert not list((tmp_path / "runs").glob("stages/*/result.json"))
@@ -337,5 +337,5 @@ def test_flipping_without_a_flip_map_is_refused(motion_manifest, tmp_path):
 
 def test_unwritable_storage_is_refused(motion_manifest, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="can not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         run(recipe(motion_manifest, tmp_path / "file" / "runs"))

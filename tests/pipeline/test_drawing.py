@@ -56,7 +56,7 @@ def test_failure_is_told(tmp_path):
     (tmp_path / "data").write_text("a file where the folder should be")
     drawing = Drawing(tmp_path / "data" / "motion", ARGUMENTS)
     drawing.abandon()  # it has nothing left to do
-    with pytest.raises(InputError, match="can not write the synthetic data set"):
+    with pytest.raises(InputError, match="cannot write the synthetic data set"):
         drawing.check()
 
 

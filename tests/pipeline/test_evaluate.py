@@ -195,7 +195,7 @@ def test_a_clip_that_can_not_be_read_is_named_and_counts_nowhere(model, manifest
     rows[3]["uri"] = str(tmp_path / "empty.mp4")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     broken = write_manifest(build_manifest(columns, manifest.classes), tmp_path / "broken.parquet")
-    with pytest.raises(RunError, match=r"1 of 16 clips can not be read.*the file is empty"):
+    with pytest.raises(RunError, match=r"1 of 16 clips cannot be read.*the file is empty"):
         evaluate([model], broken.location, storage=str(tmp_path / "runs"))
     found = evaluate([model], broken.location, storage=str(tmp_path / "runs"), max_failed_share=0.1)
     assert (found.unreadable, found.metrics["rows"], found.reused) == (1, 15, 16)

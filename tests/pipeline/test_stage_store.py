@@ -68,7 +68,7 @@ def test_a_damaged_result_is_named(tmp_path):
 def test_unwritable_storage_is_named(tmp_path):
     (tmp_path / "stages").write_text("a file, not a folder")
     stage, determinants = store(tmp_path)
-    with pytest.raises(InputError, match="can not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         stage.create(determinants)
 
 

@@ -131,5 +131,5 @@ def test_the_best_comes_first(root, tmp_path):
 
 def test_storage_that_can_not_be_written_is_named(root, s3):
     require_writable(root)
-    with pytest.raises(InputError, match="storage s3://absent/runs: can not be written"):
+    with pytest.raises(InputError, match="storage s3://absent/runs: cannot be written"):
         require_writable(storage_path("s3://absent/runs"))

@@ -172,7 +172,7 @@ def test_stopped_interrupted_and_failed_trials(make):
     stopped, failed, interrupted = book.next(), book.next(), book.next()
     book.reported(stopped.id, Report(epoch=2, metrics={"top1": 0.4}, best=0.4, time_s=1.0))
     book.left(stopped.id)
-    book.failed(failed.id, "24 of 32 clips can not be read")
+    book.failed(failed.id, "24 of 32 clips cannot be read")
     book.left(failed.id)
     book.ending = True
     book.left(interrupted.id)

@@ -134,7 +134,7 @@ class TestFaults:
             ),
             ({MFR: {"choice": [0.1]}}, {"objective": {"stage": "pupil"}}, "objective.stage: no stage 'pupil'"),
             ({MFR: {"choice": [0.1]}}, {"objective": {"metric": "gmac"}}, "says nothing of what is learnt"),
-            ({"storage": {"choice": ["a", "b"]}}, {}, "trials can not differ in this"),
+            ({"storage": {"choice": ["a", "b"]}}, {}, "trials cannot differ in this"),
             ({MFR: {"choice": [0.1]}}, {"fixed": {MFR: 0.2}}, "is a parameter, too"),
             (
                 {MFR: {"choice": [0.1]}},

@@ -82,4 +82,4 @@ def test_a_model_goes_there_and_comes_back(tmp_path, monkeypatch):
     finally:
         mlflow.set_tracking_uri(before)
     (row,) = loaded.predict(["absent.mp4"]).to_dict("records")
-    assert "can not be read" in row["reason"]
+    assert "cannot be read" in row["reason"]

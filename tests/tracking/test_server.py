@@ -90,7 +90,7 @@ def test_unreachable_at_start_is_said_at_once(tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     started = time.perf_counter()
-    with pytest.raises(InputError, match=rf"tracking.uri http://127.0.0.1:{port}: can not connect; start the server"):
+    with pytest.raises(InputError, match=rf"tracking.uri http://127.0.0.1:{port}: cannot connect; start the server"):
         Tracker.open(f"http://127.0.0.1:{port}", "actions", buffer_dir=tmp_path / "buffer")
     assert time.perf_counter() - started < 5
     assert list(tmp_path.iterdir()) == []

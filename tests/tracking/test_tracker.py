@@ -220,11 +220,11 @@ def test_bad_uris(tmp_path: Path) -> None:
     text.write_text("this is no database")
     with pytest.raises(InputError, match="is no SQLite database"):
         check_uri(f"sqlite:///{text}")
-    with pytest.raises(InputError, match="can not write"):
+    with pytest.raises(InputError, match="cannot write"):
         check_uri(f"sqlite:///{text}/mlflow.db")
     with pytest.raises(InputError, match="not a URI"):
         check_uri("mlflow.db")
-    with pytest.raises(InputError, match="can not connect"):
+    with pytest.raises(InputError, match="cannot connect"):
         check_uri("http://127.0.0.1:9")
 
 

@@ -1,4 +1,4 @@
-"""Which MLflow is it? The recipe's, else the environment's, else the local one; and one line where it can not work."""
+"""Which MLflow is it? The recipe's, else the environment's, else the local one; and one line where it cannot work."""
 
 import socket
 from pathlib import Path
@@ -105,8 +105,8 @@ def test_names_are_chosen_in_the_same_order(monkeypatch):
         ("foo://host/x", "no address that MLflow takes"),
         ("sqlite://", "its database is in no file"),
         ("sqlite:///:memory:", "its database is in no file"),
-        ("http://[::1", "can not connect"),
-        ("http://me:" + PASSWORD + "@127.0.0.1:{port}", "can not connect; start the server"),
+        ("http://[::1", "cannot connect"),
+        ("http://me:" + PASSWORD + "@127.0.0.1:{port}", "cannot connect; start the server"),
     ],
 )
 def test_an_address_that_can_not_work_is_one_line(address, message, tmp_path, monkeypatch, capsys):
@@ -131,7 +131,7 @@ def test_a_database_without_its_driver_is_one_line(capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"mssql+nosuchdriver://me:{PASSWORD}@127.0.0.1/x")
     assert main(["predict", "models:/a/1", "x.mp4"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "can not be asked" in line
+    assert "cannot be asked" in line
     assert PASSWORD not in line
 
 

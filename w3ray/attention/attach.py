@@ -43,7 +43,7 @@ def add_attention(
         model: a TSM or TSN of ours, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision
             VideoResNet ([B, 3, T, H, W]), or any model with `residual_stages()`.
         kind: a key of `w3ray.attention.ATTENTION`, or a config, which holds its options.
-        num_frames: T of the folded clips; needed for a bare torchvision ResNet, which can not pass it on.
+        num_frames: T of the folded clips; needed for a bare torchvision ResNet, which cannot pass it on.
         options: the options of that attention: the fields of `W3Config`, `CBAMConfig` or `NonLocalConfig`.
 
     Returns:

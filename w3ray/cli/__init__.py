@@ -57,7 +57,7 @@ def build_app(command: str | None) -> typer.Typer:
     """The command line with `command` loaded and every other command only listed.
 
     Raises:
-        ImportError: the module of `command` can not be imported.
+        ImportError: the module of `command` cannot be imported.
     """
     # Plain tracebacks: a bug report needs the frames, and typer's boxes hide the exception's own text.
     app = typer.Typer(
@@ -94,7 +94,7 @@ def _main(words: list[str]) -> int:
     app = build_app(command)
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="w3ray", standalone_mode=False)
-    except RunError as error:  # help that can not be written
+    except RunError as error:  # help that cannot be written
         write_error(f"error: {error}")
         return EXIT_FAILED
     except Exception as error:

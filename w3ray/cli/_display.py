@@ -243,7 +243,7 @@ class _Live:
             )
             self._live.start()
         if isinstance(event, Warned):
-            # Not folded by us: a path with a line break in it can not be copied.
+            # Not folded by us: a path with a line break in it cannot be copied.
             self._console.print(Line(f"warning: {event.message}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:

@@ -92,7 +92,7 @@ class _Pipe(io.FileIO):
         except OSError as error:
             if not self._lossy:
                 self._lossy = True
-                raise RunError(f"standard output can not be written ({error.strerror})") from error
+                raise RunError(f"standard output cannot be written ({error.strerror})") from error
         return memoryview(data).nbytes
 
 

@@ -18,7 +18,7 @@ def print_closing_report(console: RichConsole, summary: RunSummary) -> None:
     lines = {"model": summary.folder, "registered": summary.model, "open MLflow": summary.mlflow_command}
     for label, text in lines.items():
         if text is not None:
-            # Never folded by us: a command with a line break in it can not be copied.
+            # Never folded by us: a command with a line break in it cannot be copied.
             console.print(Line(f"{label:<13}{text}"), soft_wrap=True)
     if summary.overhead is not None:
         text = f"{'overhead':<13}{overhead_text(summary.overhead)}"

@@ -300,10 +300,10 @@ def check(
     exact: Annotated[
         bool, typer.Option("--exact", help="Also hold every frame against a decode of the whole video. Slow.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip can not be read.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip cannot be read.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every clip on the cluster; say which can not be read and why."""
+    """Read every clip on the cluster; say which cannot be read and why."""
     from w3ray.cluster.connect import connect, disconnect, job_address
     from w3ray.data.audit import check_clips, reason_counts, write_ledger
     from w3ray.data.decoders import require_decoder

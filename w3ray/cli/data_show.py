@@ -77,7 +77,7 @@ def show(
     try:
         sheet.save(out)
     except OSError as error:
-        raise InputError(f"--out {out}: can not be written ({error.strerror or error})") from error
+        raise InputError(f"--out {out}: cannot be written ({error.strerror or error})") from error
     unreadable = sum(row.clip is None for row in rows)
     document = {
         "picture": out,

@@ -37,7 +37,7 @@ def evaluate(
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); else a local one.")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
     max_failed_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Fail where more than this share of the clips can not be read.")
+        float, typer.Option(min=0, max=1, help="Fail where more than this share of the clips cannot be read.")
     ] = 0.01,
     as_json: JsonOption = False,
 ) -> None:

@@ -76,7 +76,7 @@ def _opened(path: str) -> TextIO:
     try:
         return Path(path).open("w", encoding="utf-8", errors="backslashreplace")  # a path may be no text
     except OSError as error:
-        raise InputError(f"--out {path}: can not be written ({error.strerror})") from error
+        raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
 
 
 def shown(found: Sequence["Prediction"]) -> RenderableType:

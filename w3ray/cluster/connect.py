@@ -74,7 +74,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
                 try:
                     ray.init(address="local", num_cpus=num_cpus, _temp_dir=folder, **options)
                 except Exception as error:  # Ray has no error of its own for this: OSError, RuntimeError, Exception
-                    raise RunError(f"Ray can not be started on this machine: {_first_line(error)}") from error
+                    raise RunError(f"Ray cannot be started on this machine: {_first_line(error)}") from error
             _keep_token_private()
         else:
             _check_reachable(address)
@@ -158,8 +158,8 @@ def _ray_folder() -> str | None:
             _folders_made.append(folder)
             return folder
     raise InputError(
-        "no folder for Ray's sockets: TMPDIR can not be written, is too long, or has letters other than A-Z a-z 0-9 "
-        "_ . -, and /tmp can not be written; set RAY_TMPDIR to a short folder"
+        "no folder for Ray's sockets: TMPDIR cannot be written, is too long, or has letters other than A-Z a-z 0-9 "
+        "_ . -, and /tmp cannot be written; set RAY_TMPDIR to a short folder"
     )
 
 

@@ -1,7 +1,7 @@
 """Can this run fit on this cluster, and who gets which CPUs?
 
 Decided before anything starts, from numbers alone. A decoder pool that takes every CPU starves Ray Data's read tasks
-and the run hangs without a word; so a share is always left for them, and a run that can not fit is refused with the
+and the run hangs without a word; so a share is always left for them, and a run that cannot fit is refused with the
 numbers.
 """
 
@@ -80,7 +80,7 @@ def plan_resources(
         read_cpus: CPUs to leave for reading.
 
     Raises:
-        InputError: the run can not fit; the message holds the numbers.
+        InputError: the run cannot fit; the message holds the numbers.
     """
     least, most = workers
     worker_extra, decoder_extra = dict(worker_resources or {}), dict(decoder_resources or {})

@@ -1,4 +1,4 @@
-"""Which clips of a manifest can not be read, and why? Reads every one of them on the cluster and writes a ledger."""
+"""Which clips of a manifest cannot be read, and why? Reads every one of them on the cluster and writes a ledger."""
 
 import logging
 import math
@@ -204,7 +204,7 @@ def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
     """Write a ledger as Parquet in one step, without the passwords and keys that its uris and reasons may hold.
 
     Raises:
-        InputError: the place can not be written to.
+        InputError: the place cannot be written to.
     """
     path = os.path.abspath(location)
     part = f"{path}.{uuid.uuid4().hex}.part"
@@ -213,7 +213,7 @@ def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
         pq.write_table(_without_secrets(ledger), part)
         os.replace(part, path)
     except OSError as error:
-        raise InputError(f"ledger {path}: can not be written ({error.strerror or error})") from error
+        raise InputError(f"ledger {path}: cannot be written ({error.strerror or error})") from error
     finally:
         if os.path.exists(part):
             os.remove(part)

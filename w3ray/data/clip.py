@@ -27,7 +27,7 @@ from w3ray.errors import InputError
 class ClipSpec:
     """What a clip is, in training and in evaluation.
 
-    Raises: ValueError naming the field, where a value can not be used.
+    Raises: ValueError naming the field, where a value cannot be used.
     """
 
     num_frames: int = 8
@@ -119,7 +119,7 @@ def load_clip(
         reversed: play backwards. The frames are the same as forwards; only their order turns round.
 
     Returns: (uint8 [T, S, S, 3], label).
-    Raises: DecodeError where the video can not be read; InputError where `spec.flip` has no flip map.
+    Raises: DecodeError where the video cannot be read; InputError where `spec.flip` has no flip map.
     """
     clip = read_clip(
         uri, label=label, spec=spec, rng=rng, start_s=start_s, end_s=end_s, reversed=reversed, flip_map=flip_map,

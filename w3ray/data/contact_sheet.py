@@ -48,7 +48,7 @@ class SheetRow:
     """As the manifest has it."""
     reversed: bool
     clip: Clip | None
-    """None where the video can not be read."""
+    """None where the video cannot be read."""
     reason: str | None = None
     """Why not."""
 

@@ -187,7 +187,7 @@ class Manifest:
             raise InputError(f"{where}: folds need a group for every clip; import with --group or a group column")
         names = sorted(pc.unique(groups.filter(dealt)).to_pylist())
         if len(names) < folds:
-            raise InputError(f"{where}: {len(names)} groups can not be dealt into {folds} folds")
+            raise InputError(f"{where}: {len(names)} groups cannot be dealt into {folds} folds")
         if seed:
             names = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
         held_out = pc.is_in(groups, pa.array(names[fold::folds], pa.string()))
@@ -241,7 +241,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
     except pa.ArrowInvalid as error:
         raise InputError(f"manifest {location}: not a readable Parquet file ({_first_line(error)})") from error
     except OSError as error:
-        raise InputError(f"manifest {location}: can not be read ({_first_line(error)})") from error
+        raise InputError(f"manifest {location}: cannot be read ({_first_line(error)})") from error
     metadata = {key.decode(): value for key, value in (table.schema.metadata or {}).items()}
     try:
         version = json.loads(metadata["w3ray.version"])
@@ -256,7 +256,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
             "make one with `w3ray data import`"
         ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"manifest {location}: its w3ray metadata can not be read ({error})") from error
+        raise InputError(f"manifest {location}: its w3ray metadata cannot be read ({error})") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"manifest {location}: version {version}; this w3ray reads version {MANIFEST_VERSION}")
     return _checked(table, tuple(classes), flip_map, location, head_sizes)
@@ -268,7 +268,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     Videos beneath the manifest's new folder are named relative to it, so that the folder can be moved as a whole.
 
     Raises:
-        InputError: the place can not be written to.
+        InputError: the place cannot be written to.
     """
     location = _absolute(os.fspath(location))
     folder = _folder(location) + "/"
@@ -294,7 +294,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
         else:
             pq.write_table(stored, path, filesystem=filesystem)  # an object appears whole, on close
     except OSError as error:
-        raise InputError(f"manifest {location}: can not be written ({_first_line(error)})") from error
+        raise InputError(f"manifest {location}: cannot be written ({_first_line(error)})") from error
     return written
 
 

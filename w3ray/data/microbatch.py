@@ -1,6 +1,6 @@
 """What does one item of the stream become? The microbatch, and the decoder that makes it.
 
-A video that can not be read is never replaced by another: it is tried again, then masked out, and the reason travels
+A video that cannot be read is never replaced by another: it is tried again, then masked out, and the reason travels
 with the batch to the failure ledger.
 """
 

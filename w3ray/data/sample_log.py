@@ -14,7 +14,7 @@ from w3ray.storage import RemotePath, StoragePath
 class SampleLog:
     """What one rank writes: a line for each of its microbatches, in `samples-<rank>.jsonl`.
 
-    Object storage can not add to a file: there a file holds the lines between two checkpoints, and its name the first
+    Object storage cannot add to a file: there a file holds the lines between two checkpoints, and its name the first
     item and when it was read, so that what is done again takes nothing away.
     """
 

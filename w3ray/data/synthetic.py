@@ -322,7 +322,7 @@ def write_motion_dataset(
         threads: drawing threads; None = one a core.
         stop: when set, the drawing ends before the next clip and leaves nothing.
 
-    Raises: InputError for an argument that can not be used, and where `root` holds something else or can not be
+    Raises: InputError for an argument that cannot be used, and where `root` holds something else or cannot be
         written; DrawingStopped.
     """
     root, arguments = _plan(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty)
@@ -333,7 +333,7 @@ def write_motion_dataset(
         partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     except OSError as error:
         raise InputError(
-            f"can not write the synthetic data set to {root}: {error.strerror}; choose another folder"
+            f"cannot write the synthetic data set to {root}: {error.strerror}; choose another folder"
         ) from error
     try:
         _write_clips(partial, arguments, _difficulty(difficulty), threads, stop or threading.Event())
@@ -348,7 +348,7 @@ def write_motion_dataset(
             if not _holds_same_set(root, arguments):
                 raise
     except OSError as error:
-        raise InputError(f"can not write the synthetic data set to {root}: {error.strerror or error}") from error
+        raise InputError(f"cannot write the synthetic data set to {root}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_manifest(str(root / "manifest.parquet"))
@@ -367,7 +367,7 @@ def motion_manifest(
 ) -> Manifest:
     """The manifest that `write_motion_dataset` would write below `root`: it is known before a pixel is drawn.
 
-    Raises: InputError for an argument that can not be used.
+    Raises: InputError for an argument that cannot be used.
     """
     return _manifest(*_plan(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty))
 
@@ -381,7 +381,7 @@ def acting_cover(root: str | Path, clip_id: str) -> FloatArray:
     try:
         arguments = json.loads(description.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{description}: can not be read; name the folder of a generated data set") from error
+        raise InputError(f"{description}: cannot be read; name the folder of a generated data set") from error
     if arguments.get("version") != SYNTHETIC_VERSION:
         raise InputError(f"{root} was drawn by another version of w3ray; draw it again")
     digest, _, place = clip_id.partition("-")

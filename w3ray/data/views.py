@@ -89,7 +89,7 @@ def load_views(
     """Decode a clip once and cut out all its views. The arguments are those of `w3ray.data.clip.load_clip`.
 
     Returns: uint8 [V, T, S, S, 3], or [V, T, H, W, 3] of the whole frame, whose shape then depends on the video.
-    Raises: DecodeError where the video can not be read.
+    Raises: DecodeError where the video cannot be read.
     """
     with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:
         first, stop = video.frame_span(start_s, end_s)

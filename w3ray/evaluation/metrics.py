@@ -85,7 +85,7 @@ class Counts:
     def merge(self, other: "Counts") -> Self:
         """Add another's counts."""
         if (other.num_classes, other.top) != (self.num_classes, self.top):
-            raise ValueError(f"can not add counts of {other.num_classes} classes to {self.num_classes}")
+            raise ValueError(f"cannot add counts of {other.num_classes} classes to {self.num_classes}")
         self._flat += other._flat.to(self._flat.device)
         return self
 

@@ -38,7 +38,7 @@ class Explainer:
             an address of object storage.
 
     Raises:
-        InputError: there is no such folder, or it can not be used.
+        InputError: there is no such folder, or it cannot be used.
     """
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
@@ -65,7 +65,7 @@ class Explainer:
         """The clip that evaluation takes of a video, uint8 [T, S, S, 3].
 
         Raises:
-            InputError: it can not be read.
+            InputError: it cannot be read.
         """
         if os.path.isdir(video) and holds_video(video):
             raise InputError(f"{video}: a folder of videos; name the videos to explain")
@@ -112,7 +112,7 @@ def explain_videos(
         "attention": [{"name", "stages", "faults"}]}`; the last is what each model's gates did over these clips.
 
     Raises:
-        InputError: a model or video can not be used, or `out` not be written.
+        InputError: a model or video cannot be used, or `out` not be written.
     """
     explainers = [Explainer(model)]
     if not explainers[0].has_attention:
@@ -236,4 +236,4 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"can not write to {folder}: {error.strerror or error}; choose another --out") from error
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error

@@ -50,7 +50,7 @@ class Comparison:
     published: Recipe
     """The recipe of `row`."""
     manifest: Manifest | None
-    """Of the recipe's data, with its folds dealt; None where it can not be read."""
+    """Of the recipe's data, with its folds dealt; None where it cannot be read."""
 
     @property
     def pairs(self) -> list[tuple[ResolvedStage, ResolvedStage]]:

@@ -64,7 +64,7 @@ def build_model(
 
     Raises:
         ValueError: a name or option is unknown or out of range.
-        InputError: the weights can not be read or do not fit.
+        InputError: the weights cannot be read or do not fit.
     """
     if name not in MODELS:
         raise ValueError(f"build_model: unknown model {name!r}; known: {', '.join(MODELS)}")

@@ -109,7 +109,7 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
     try:
         state = load_file(folder / WEIGHTS_NAME)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS_NAME}: can not be read ({error}); make the model again") from error
+        raise InputError(f"{folder / WEIGHTS_NAME}: cannot be read ({error}); make the model again") from error
     expected = model.state_dict()
     if message := other_gates(state, expected):
         raise InputError(f"{folder / WEIGHTS_NAME}: {message}")

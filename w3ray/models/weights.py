@@ -101,7 +101,7 @@ def _read_enum(name: str) -> dict[str, Tensor]:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"weights {name}: can not be downloaded from {weights.url} ({error}); give the path of a local copy instead"
+            f"weights {name}: cannot be downloaded from {weights.url} ({error}); give the path of a local copy instead"
         ) from error
 
 

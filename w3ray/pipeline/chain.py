@@ -146,7 +146,7 @@ def run(
         Each stage's result, the registered model, and where the time went.
 
     Raises:
-        InputError: something the user wrote can not be used (recipe, data, storage, tracking, address, resources).
+        InputError: something the user wrote cannot be used (recipe, data, storage, tracking, address, resources).
         RunError: a stage failed while running.
     """
     clock = Clock(time.time() if started_s is None else started_s)
@@ -606,7 +606,7 @@ def describe_tracking(recipe: Recipe) -> dict[str, Any]:
 def tracking_root(storage: str) -> Path:
     """Where a run's tracking lies unless `tracking.uri` says otherwise, and what is on its way to the tracking server.
 
-    A database can not lie on object storage: there it is `runs` in the current folder, as where no storage is set.
+    A database cannot lie on object storage: there it is `runs` in the current folder, as where no storage is set.
     """
     root = storage_path(storage)
     return root if isinstance(root, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()

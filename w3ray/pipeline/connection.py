@@ -62,7 +62,7 @@ class Connection:
         self._ready.wait()
         if self._error is not None:
             raise self._error
-        keep_sigterm()  # Ray joined in a thread, which can not do it
+        keep_sigterm()  # Ray joined in a thread, which cannot do it
         return self._nodes
 
     @property

@@ -52,7 +52,7 @@ class Drawing:
         """Raise what went wrong so far.
 
         Raises:
-            InputError: the set can not be written.
+            InputError: the set cannot be written.
         """
         if self._error is not None:
             raise self._error

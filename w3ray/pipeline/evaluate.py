@@ -93,14 +93,14 @@ def evaluate(
         storage: where evaluations are kept, below `evaluations/`.
         address: of a Ray cluster; None starts one here where clips are left to score.
         roots: where videos may lie; None: anywhere.
-        max_failed_share: end with the reasons where more clips than this share can not be read.
+        max_failed_share: end with the reasons where more clips than this share cannot be read.
         on_progress: called with (clips done, clips) of all models together.
         names: what the models are called in the result where that is not their folders.
 
     Raises:
-        InputError: no model, no such split or fold, other classes, an unknown protocol, a storage that can not be
+        InputError: no model, no such split or fold, other classes, an unknown protocol, a storage that cannot be
             written.
-        RunError: too many clips can not be read.
+        RunError: too many clips cannot be read.
     """
     started = time.monotonic()
     check_average(average)
@@ -185,7 +185,7 @@ def _check_readable(result: ClipScores, max_failed_share: float, directory: Stor
     if unreadable > max_failed_share * clips:
         shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(result.reasons.items())[:3])
         raise RunError(
-            f"{unreadable} of {clips} clips can not be read, more than --max-failed-share {max_failed_share:g} "
+            f"{unreadable} of {clips} clips cannot be read, more than --max-failed-share {max_failed_share:g} "
             f"({shown}); all reasons are in {directory}"
         )
 

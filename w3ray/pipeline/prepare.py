@@ -214,7 +214,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
     """The stages in order, each with its identity and what is already done of it.
 
     Raises:
-        InputError: initial weights that can not be read or do not fit the model of a stage that has yet to start.
+        InputError: initial weights that cannot be read or do not fit the model of a stage that has yet to start.
     """
     planned: dict[str, PlannedStage] = {}
     for stage in recipe.resolved_stages():

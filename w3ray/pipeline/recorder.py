@@ -65,7 +65,7 @@ class StageRecorder:
                 first = event.failures[0]
                 more = f" (and {len(event.failures) - 1} more)" if len(event.failures) > 1 else ""
                 self._on_event(
-                    Warned(message=f"{first['uri']} can not be read and is left out: {first['reason']}{more}")
+                    Warned(message=f"{first['uri']} cannot be read and is left out: {first['reason']}{more}")
                 )
         self._on_event(event)
 
@@ -75,7 +75,7 @@ class StageRecorder:
             self._run.log_bytes(event.picture, f"step-{event.step:06d}.png", folder)
         except OSError as error:  # a full disk; the training goes on without a picture
             what = f"stage {event.stage}: the picture of {event.clip_id} at step {event.step}"
-            self._on_event(Warned(message=f"{what} can not be kept on its way to MLflow ({error.strerror or error})"))
+            self._on_event(Warned(message=f"{what} cannot be kept on its way to MLflow ({error.strerror or error})"))
 
 
 def _step_metrics(event: StepDone) -> dict[str, Any]:

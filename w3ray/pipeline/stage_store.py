@@ -127,7 +127,7 @@ class StageStore:
         """Make the folder and say what it is.
 
         Raises:
-            InputError: the storage can not be written.
+            InputError: the storage cannot be written.
         """
         try:
             if isinstance(self.directory, Path):
@@ -138,7 +138,7 @@ class StageStore:
             )
         except OSError as error:
             raise InputError(
-                f"storage {self.directory}: can not be written ({error.strerror}); set another --storage"
+                f"storage {self.directory}: cannot be written ({error.strerror}); set another --storage"
             ) from error
 
     def take(self) -> Lock | None:
@@ -202,7 +202,7 @@ class StageStore:
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
         lines = "".join(json.dumps(redacted(dict(failure)), ensure_ascii=False) + "\n" for failure in failures)
         ledger = self.ledger
-        if isinstance(ledger, RemotePath):  # an object can not be added to; only the lock's holder writes it
+        if isinstance(ledger, RemotePath):  # an object cannot be added to; only the lock's holder writes it
             ledger.write_text((ledger.read_text() if ledger.is_file() else "") + lines)
         else:
             with ledger.open("a", encoding="utf-8") as file:
@@ -296,7 +296,7 @@ def require_writable(storage: StoragePath) -> None:
     """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind.
 
     Raises:
-        InputError: it can not be written.
+        InputError: it cannot be written.
         StorageFailing: it does not answer.
     """
     try:
@@ -309,6 +309,6 @@ def require_writable(storage: StoragePath) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except StorageRefused as error:
-        raise InputError(f"storage {storage}: can not be written; {error}") from error
+        raise InputError(f"storage {storage}: cannot be written; {error}") from error
     except OSError as error:
-        raise InputError(f"storage {storage}: can not be written ({error.strerror}); set another --storage") from error
+        raise InputError(f"storage {storage}: cannot be written ({error.strerror}); set another --storage") from error

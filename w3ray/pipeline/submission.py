@@ -58,7 +58,7 @@ def write_submission(
             file itself.
 
     Raises:
-        InputError: no finished evaluation, of another data set, a clip without scores, or `out` can not be written.
+        InputError: no finished evaluation, of another data set, a clip without scores, or `out` cannot be written.
     """
     if format not in FORMATS:
         raise InputError(f"--format {format}: unknown; known: {', '.join(FORMATS)}")
@@ -153,4 +153,4 @@ def _write(out: str, content: bytes) -> None:
             if os.path.exists(part):
                 os.remove(part)
     except OSError as error:
-        raise InputError(f"{out}: can not be written ({error.strerror})") from error
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error

@@ -63,7 +63,7 @@ def searcher_of(space: Space, base: Recipe) -> Searcher:
     """Who proposes the points of a space.
 
     Raises:
-        InputError: the space can not be searched so.
+        InputError: the space cannot be searched so.
     """
     searcher: Searcher = SEARCHERS[space.search.searcher](space, base)
     return Population(space, base, searcher) if space.scheduling.scheduler == PBT else searcher

@@ -33,7 +33,7 @@ class Population:
         first: proposes the first generation.
 
     Raises:
-        InputError: the space can not be searched so.
+        InputError: the space cannot be searched so.
     """
 
     def __init__(self, space: Space, base: Recipe, first: Searcher) -> None:

@@ -1,7 +1,7 @@
 """How many trials run at once, and what does each one get?
 
 Each trial has a share of the cluster to itself, from its first process to its last. So no trial ever holds what another
-one waits for, whatever is nested in it, and a sweep can not wedge itself.
+one waits for, whatever is nested in it, and a sweep cannot wedge itself.
 """
 
 import math

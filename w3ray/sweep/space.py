@@ -391,7 +391,7 @@ def _settings(space: Space) -> Iterator[tuple[str, str, tuple[Any, ...], Mapping
 def _field_faults(space: Space) -> Iterator[str]:
     for where, name, _, _ in _settings(space):
         if name.partition(".")[0] in _OWN_FIELDS:
-            yield f"{where}.{name}: trials can not differ in this; set it in the recipe"
+            yield f"{where}.{name}: trials cannot differ in this; set it in the recipe"
     for name in space.parameters:
         if name in space.fixed:
             yield f"fixed.{name}: is a parameter, too; remove one"

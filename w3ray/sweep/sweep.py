@@ -146,7 +146,7 @@ def tune(
         The ranking, the best recipe, the registered model.
 
     Raises:
-        InputError: something the user wrote can not be used (space, recipe, name, data, storage, tracking, resources).
+        InputError: something the user wrote cannot be used (space, recipe, name, data, storage, tracking, resources).
         RunError: too many trials failed.
     """
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -203,7 +203,7 @@ def _check(space: Space, base: Recipe) -> None:
             f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, and "
             "there are several; set it to none"
         )
-    searcher_of(space, base)  # what it can not search it refuses
+    searcher_of(space, base)  # what it cannot search it refuses
 
 
 class _Sweep:

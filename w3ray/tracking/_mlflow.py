@@ -23,7 +23,7 @@ SETTINGS = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
-# The store answered, and a second identical request can not end better.
+# The store answered, and a second identical request cannot end better.
 _FINAL_CODES = frozenset(
     {
         "INVALID_PARAMETER_VALUE",
@@ -75,7 +75,7 @@ def sorted_errors() -> Iterator[None]:
         raise kind(_one_line(error)) from error
     except (OSError, SQLAlchemyError) as error:
         raise Unreachable(_one_line(error)) from error
-    except (ImportError, ValueError) as error:  # no driver of that database; an address that can not be parsed
+    except (ImportError, ValueError) as error:  # no driver of that database; an address that cannot be parsed
         raise Refused(_one_line(error)) from error
 
 

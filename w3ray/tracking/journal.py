@@ -54,7 +54,7 @@ class Journal:
     """The journal of this driver; made locked, removed by `close(keep=False)`.
 
     Raises:
-        OSError: the folder can not be written.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, uri: str) -> None:

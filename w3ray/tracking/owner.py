@@ -45,7 +45,7 @@ def this_process() -> Owner:
 
 
 def state(owner: Owner, last_seen_s: float | None) -> Literal["alive", "dead", "unknown"]:
-    """Is the process alive? `last_seen_s` (Unix time of the last heartbeat) decides where it can not be looked up."""
+    """Is the process alive? `last_seen_s` (Unix time of the last heartbeat) decides where it cannot be looked up."""
     here = this_process()
     if (owner.host, owner.space) == (here.host, here.space):
         return "alive" if _is_alive(owner) else "dead"

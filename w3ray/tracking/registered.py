@@ -87,7 +87,7 @@ def _fetched(location: str, uri: str, option: str, target: Path) -> LocalModel:
             name, source = _resolved(MlflowClient(tracking_uri=uri), location)
     except (Refused, Unreachable) as error:  # MLflow has no code of its own for each thing that is not there
         hint = _what_is_there(uri, location)
-        raise InputError(f"{location}: {hint or f'MLflow at {uri} can not be asked ({error})'}") from error
+        raise InputError(f"{location}: {hint or f'MLflow at {uri} cannot be asked ({error})'}") from error
     return LocalModel(str(_model_in(_downloaded(location, source, uri, target), location)), name)
 
 
@@ -139,7 +139,7 @@ def _downloaded(location: str, source: str, uri: str, target: Path) -> Path:
     # Whatever the client of an artifact store throws: they have no error in common.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{location}: its files can not be fetched from {source} ({reason})") from error
+        raise InputError(f"{location}: its files cannot be fetched from {source} ({reason})") from error
 
 
 def _model_in(folder: Path, location: str) -> Path:
@@ -164,7 +164,7 @@ def _model_in(folder: Path, location: str) -> Path:
 
 
 def _what_is_there(uri: str, location: str) -> str | None:
-    """What MLflow has instead of what was asked for; None where that can not be told."""
+    """What MLflow has instead of what was asked for; None where that cannot be told."""
     from mlflow import MlflowClient
 
     try:

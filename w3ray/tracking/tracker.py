@@ -109,7 +109,7 @@ class Tracker:
             must_answer: a server has to answer now; False: it answered before, and is waited for if it does not.
 
         Raises:
-            InputError: the server does not answer, or the database or `buffer_dir` can not be written.
+            InputError: the server does not answer, or the database or `buffer_dir` cannot be written.
         """
         if uri is not None:
             if must_answer:
@@ -128,7 +128,7 @@ class Tracker:
                 setting=setting,
             )
         except OSError as error:
-            raise InputError(f"{buffer_dir}: can not keep tracking data here ({error}); set another storage") from error
+            raise InputError(f"{buffer_dir}: cannot keep tracking data here ({error}); set another storage") from error
 
     @property
     def enabled(self) -> bool:
@@ -163,7 +163,7 @@ class Tracker:
         """Wait until the store is open.
 
         Raises:
-            InputError: the store can not be used (no database, wrong password, deleted experiment ...).
+            InputError: the store cannot be used (no database, wrong password, deleted experiment ...).
         """
         if self._outbox is None:
             return

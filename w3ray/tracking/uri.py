@@ -79,7 +79,7 @@ def check_readable(uri: str, option: str = "tracking.uri") -> None:
 
 
 def check_uri(uri: str, option: str = "tracking.uri") -> None:
-    """Find out within seconds that a tracking URI can not work.
+    """Find out within seconds that a tracking URI cannot work.
 
     Args:
         option: by which it was given, for the error.
@@ -124,7 +124,7 @@ def _check_database(said: str, path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise InputError(f"{said}: can not write {path} ({error.strerror}); set another one") from error
+        raise InputError(f"{said}: cannot write {path} ({error.strerror}); set another one") from error
     if head and head != b"SQLite format 3\0":
         raise InputError(f"{said}: {path} is no SQLite database; set another path")
 
@@ -138,7 +138,7 @@ def _check_server(said: str, uri: str) -> None:
     except requests.exceptions.SSLError:
         pass  # it answers; whether its certificate will do is for MLflow's own settings to say
     except requests.exceptions.RequestException as error:
-        kind = "no answer" if isinstance(error, requests.exceptions.Timeout) else "can not connect"
+        kind = "no answer" if isinstance(error, requests.exceptions.Timeout) else "cannot connect"
         raise InputError(f"{said}: {kind}; start the server (`mlflow server`) or set another address") from error
     with suppress(requests.exceptions.RequestException):  # it answers: slow ones are waited for later
         answer = requests.get(f"{base}/api/2.0/mlflow/experiments/search?max_results=1", timeout=PROBE_S)
@@ -174,6 +174,6 @@ def check_artifacts(uri: str) -> None:
         raise InputError(f"{uri}: MLflow cuts an address off at #; set another storage, or tracking.uri to a server")
     if uri.startswith("s3://") and find_spec("boto3") is None:
         raise InputError(
-            f"{uri}: MLflow's files can not be written there without boto3; pip install 'w3ray[s3]', set tracking.uri "
+            f"{uri}: MLflow's files cannot be written there without boto3; pip install 'w3ray[s3]', set tracking.uri "
             "or tracking.enabled=false"
         )

@@ -1,7 +1,7 @@
 """Which batch norms learn from the batch, with whom do they share it, and which rows must they not see?
 
 A mode changes the class of the batch-norm modules in place: parameter and buffer names stay (checkpoints fit any mode),
-the parameters stay the same objects, copies keep the mode, and a later `model.train()` can not undo it.
+the parameters stay the same objects, copies keep the mode, and a later `model.train()` cannot undo it.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ class _SumOverRanks(torch.autograd.Function):
 class SyncedBatchNorm(_BatchNorm):
     """Batch norm over the clips of all ranks.
 
-    torch's SyncBatchNorm runs on accelerators only and can not leave a rank's rows out; this one runs wherever
+    torch's SyncBatchNorm runs on accelerators only and cannot leave a rank's rows out; this one runs wherever
     torch.distributed does. A rank whose rows are padding (`ignore_rows`) still takes part in every reduction, with
     count 0, so that no other rank waits for it.
     """
@@ -143,9 +143,7 @@ def apply_batch_norm_mode(model: nn.Module, mode: BatchNormMode = "train") -> nn
         raise ValueError(f"batch-norm mode {mode!r} has no effect: {type(model).__name__} has no batch norm")
     unknown = [module for module in modules if type(module) not in _FROZEN]
     if unknown:
-        raise ValueError(
-            f"batch-norm mode {mode!r} can not be set: the model already has a {type(unknown[0]).__name__}"
-        )
+        raise ValueError(f"batch-norm mode {mode!r} cannot be set: the model already has a {type(unknown[0]).__name__}")
     if mode == "sync":
         for module in modules:
             module.__class__ = SyncedBatchNorm

@@ -22,7 +22,7 @@ _STEP_FOLDER = re.compile(r"step_(\d+)")
 
 
 class CheckpointError(InputError):
-    """A checkpoint that can not be used: damaged, or of another architecture."""
+    """A checkpoint that cannot be used: damaged, or of another architecture."""
 
 
 def read_index(directory: str | StoragePath) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class CheckpointKeeper:
             write(folder)
         except (OSError, SafetensorError) as error:
             raise StorageFailing(
-                f"stage {self._stage.name}: checkpoint {name} can not be written to {folder.parent} "
+                f"stage {self._stage.name}: checkpoint {name} cannot be written to {folder.parent} "
                 f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
             ) from error
         self._send(folder, name, report)
@@ -132,7 +132,7 @@ class CheckpointKeeper:
             stored: Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
         except OSError as error:
             raise StorageFailing(
-                f"{target}: can not be written ({os.strerror(error.errno) if error.errno else error}); "
+                f"{target}: cannot be written ({os.strerror(error.errno) if error.errno else error}); "
                 "make room and run again: it goes on at its newest checkpoint"
             ) from error
         return stored

@@ -13,7 +13,7 @@ from ray.util.queue import Empty, Queue
 _SEND_EVERY_S = 0.5
 _ANSWER_TIMEOUT_S = 10.0
 _KEPT_EVENTS = 1000
-"""While the queue can not be reached."""
+"""While the queue cannot be reached."""
 
 
 class EventChannel:
@@ -28,7 +28,7 @@ class EventChannel:
         return EventSender(self._queue)
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """The next batch of events; empty if none came within `timeout_s`, or the queue can not be reached for now."""
+        """The next batch of events; empty if none came within `timeout_s`, or the queue cannot be reached for now."""
         try:
             batch: list[Any] = self._queue.get(timeout=timeout_s)
         except Empty:
@@ -53,7 +53,7 @@ class Sender(Protocol):
     def flush(self) -> None: ...
 
     def driver_listens(self) -> bool:
-        """Whether the driver's end is still open. Where that can not be told for the moment, it is."""
+        """Whether the driver's end is still open. Where that cannot be told for the moment, it is."""
 
 
 class EventSender:
@@ -83,7 +83,7 @@ class EventSender:
         self._sent_at = time.monotonic()
 
     def driver_listens(self) -> bool:
-        """Whether the driver's end is still open. Where that can not be told for the moment, it is."""
+        """Whether the driver's end is still open. Where that cannot be told for the moment, it is."""
         try:
             ray.get(self._queue.actor.qsize.remote(), timeout=_ANSWER_TIMEOUT_S)
         except ActorDiedError:

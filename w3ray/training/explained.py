@@ -39,7 +39,7 @@ class ClipPictures:
     """Draws the chosen clips of one stage.
 
     Args:
-        clips: chosen; one that can not be decoded is named once and left out.
+        clips: chosen; one that cannot be decoded is named once and left out.
         spec: what a clip is.
         stage, heads: whose pictures they are, and what its scores are.
         roots: where videos may lie.

@@ -317,5 +317,5 @@ def _cause(error: BaseException, storage: StoragePath) -> str:
     controller_failure = getattr(error, "controller_failure", None)
     if isinstance(controller_failure, OSError) and controller_failure.errno:  # its record of the checkpoints
         reason = os.strerror(controller_failure.errno)
-        return f"{storage}: can not be written ({reason}); make room and run again: it goes on at its newest checkpoint"
+        return f"{storage}: cannot be written ({reason}); make room and run again: it goes on at its newest checkpoint"
     return last_line(controller_failure if isinstance(controller_failure, BaseException) else error)

@@ -466,7 +466,7 @@ class StageWorker:
         Returns: how many rows were masked over all ranks, and whether to leave.
 
         Raises:
-            RunError: more than the allowed share of the data set's clips can not be read.
+            RunError: more than the allowed share of the data set's clips cannot be read.
         """
         sums = torch.tensor([len(mine), int(not self.is_local and ray_internals.is_preempted())])
         self._all_reduce(sums)
@@ -486,7 +486,7 @@ class StageWorker:
         if len(self.failed) > limit:
             examples = "; ".join(f"{failure.uri}: {failure.reason}" for failure in new[:2])
             raise RunError(
-                f"{len(self.failed)} of {self.stage.num_clips} clips can not be read, more than "
+                f"{len(self.failed)} of {self.stage.num_clips} clips cannot be read, more than "
                 f"data.max_failed_share={self.stage.max_failed_share:g} allows ({examples}); "
                 f"see {self.stage.directory / 'failures.jsonl'}, or run `w3ray data check`"
             )

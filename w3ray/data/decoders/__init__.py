@@ -44,7 +44,7 @@ def open_video(
 
     Raises:
         InputError: no decoder has that name.
-        DecodeError: the video can not be read, or is one still frame, in which nothing can be recognised as an
+        DecodeError: the video cannot be read, or is one still frame, in which nothing can be recognised as an
             action; the reason says why.
     """
     if decoder not in DECODERS:

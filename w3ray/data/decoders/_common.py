@@ -24,7 +24,7 @@ NO_VIDEO_STREAM = "no video stream (audio only?)"
 
 
 class DecodeError(Exception):
-    """A video, or the frames asked of it, can not be read. Carries `uri` and a one-line `reason`; survives pickling."""
+    """A video, or the frames asked of it, cannot be read. Carries `uri` and a one-line `reason`; survives pickling."""
 
     def __init__(self, uri: str, reason: str) -> None:
         super().__init__(uri, reason)
@@ -63,7 +63,7 @@ class Video(Protocol):
 
         Raises:
             IndexError: an index lies outside the video (the caller's mistake).
-            DecodeError: a frame can not be decoded.
+            DecodeError: a frame cannot be decoded.
         """
 
     def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
     """A local path as it is, anything with another scheme (`s3://...`) read into memory, through `cache`.
 
     Raises:
-        DecodeError: the file is missing, empty or can not be read.
+        DecodeError: the file is missing, empty or cannot be read.
         StorageFailing, StorageRefused: that says nothing of the video: it must not be left out for it.
     """
     scheme, separator, _ = uri.partition("://")
@@ -125,7 +125,7 @@ def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
         try:
             content = read_video(video, cache)
         except FileNotFoundError as error:
-            raise DecodeError(uri, "can not be fetched: no such file") from error
+            raise DecodeError(uri, "cannot be fetched: no such file") from error
         if not content:
             raise DecodeError(uri, "the file is empty (0 bytes)")
         return BytesIO(content)
@@ -136,7 +136,7 @@ def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
         with open(path, "rb"):
             pass
     except OSError as error:
-        raise DecodeError(uri, f"can not be read: {error.strerror}") from error
+        raise DecodeError(uri, f"cannot be read: {error.strerror}") from error
     if size_bytes == 0:
         raise DecodeError(uri, "the file is empty (0 bytes)")
     if "%" in path:  # FFmpeg could take `a%d.gif` for a series of files and open those: it gets no name

@@ -70,7 +70,7 @@ class DecordVideo(ProvenVideo):
                 return NO_VIDEO_STREAM
             return f"decord does not know its codec: {codec} (try the decoder pyav)"
         if "from_size" in text:
-            return "decord can not handle frames this small (try the decoder pyav)"
+            return "decord cannot handle frames this small (try the decoder pyav)"
         if "avcodec_send_packet" in text:
             return "a frame is damaged: FFmpeg refuses its packet"
         if "measure duration" in text:
@@ -78,5 +78,5 @@ class DecordVideo(ProvenVideo):
         if "Cannot create buffer source" in text:
             return "decord finds no frame whose size and colours are known (does the video hold any?)"
         if text.startswith("Error reading"):
-            return "not a video, or damaged at its start (decord can not open it)"
-        return f"decord can not decode it: {text}"
+            return "not a video, or damaged at its start (decord cannot open it)"
+        return f"decord cannot decode it: {text}"

@@ -106,7 +106,7 @@ def frame_names(uri: str) -> FrameNames:
     """How the images of a folder are named, and how many there are.
 
     Raises:
-        DecodeError: it can not be listed, holds no JPEG or PNG image, images of two kinds of names, or one is missing.
+        DecodeError: it cannot be listed, holds no JPEG or PNG image, images of two kinds of names, or one is missing.
         StorageFailing, StorageRefused.
     """
     where, prefix = _folder_and_prefix(storage_path(uri))
@@ -116,7 +116,7 @@ def frame_names(uri: str) -> FrameNames:
         # Another image in the folder changes its time: what was found before is asked for again only then.
         return _local_frame_names(uri, str(where), prefix, os.stat(where).st_mtime_ns)
     except OSError as error:
-        raise DecodeError(uri, f"can not be read: {error.strerror}") from error
+        raise DecodeError(uri, f"cannot be read: {error.strerror}") from error
 
 
 def whole_frame_names(uri: str) -> FrameNames:
@@ -278,7 +278,7 @@ class FrameFolder(ClosingVideo):
             try:
                 content = path.read_bytes()
             except OSError as error:
-                raise DecodeError(self.uri, f"an image can not be read: {_shown(name)} ({error.strerror})") from error
+                raise DecodeError(self.uri, f"an image cannot be read: {_shown(name)} ({error.strerror})") from error
         if not content:
             raise DecodeError(self.uri, f"a damaged image: {_shown(name)} is empty (0 bytes)")
         return content

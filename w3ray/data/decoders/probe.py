@@ -44,7 +44,7 @@ def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
     """Read a video's header and first frame; of object storage no more is fetched than that takes.
 
     Raises:
-        DecodeError: it can not be read, or (of a file on this disk) was visibly cut off; the reason says why.
+        DecodeError: it cannot be read, or (of a file on this disk) was visibly cut off; the reason says why.
         StorageFailing, StorageRefused: that says nothing of the video.
     """
     import av
@@ -92,7 +92,7 @@ def _opened(uri: str, where: Path | RemotePath) -> Iterator[str | BytesIO | Buff
     try:
         stream = where.open()
     except FileNotFoundError as error:
-        raise DecodeError(uri, "can not be fetched: no such file") from error
+        raise DecodeError(uri, "cannot be fetched: no such file") from error
     with stream:
         head = stream.read(HEAD_BYTES)
         if not head:

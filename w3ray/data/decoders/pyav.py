@@ -59,7 +59,7 @@ class PyavVideo(ClosingVideo):
     """A video opened by PyAV; of several video streams the one FFmpeg calls best, which is decord's choice too.
 
     Raises:
-        DecodeError: the file can not be opened, holds no video or no picture of it, or was cut off.
+        DecodeError: the file cannot be opened, holds no video or no picture of it, or was cut off.
     """
 
     def __init__(self, uri: str, cache: VideoCache | None = None) -> None:
@@ -344,7 +344,7 @@ class PyavVideo(ClosingVideo):
         if start_s is None and end_s is None:
             return 0, self._index.num_frames
         if np.isnan(self._index.starts_s_N).any():
-            raise DecodeError(self.uri, "has neither time stamps nor a frame rate, so it can not be cut by time")
+            raise DecodeError(self.uri, "has neither time stamps nor a frame rate, so it cannot be cut by time")
         return span_of(self._index.starts_s_N, self.uri, start_s, end_s)
 
     def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -383,4 +383,4 @@ def failure_reason(error: Exception, source: object) -> str:
         return "a frame is damaged: FFmpeg refuses its packet"
     if isinstance(error, av.EOFError):
         return "the file ends before its first frame"
-    return "pyav can not decode it: " + re.sub(r"^\[Errno \d+\] ", "", text)
+    return "pyav cannot decode it: " + re.sub(r"^\[Errno \d+\] ", "", text)

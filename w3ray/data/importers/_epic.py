@@ -304,7 +304,7 @@ def _rows(file: Path, columns: Sequence[str], version: Version) -> Iterator[tupl
                 raise InputError(f"{file}:{reader.line_num}: not {len(header)} values, as the header has")
             yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"{file}: can not be read as CSV: {error}") from error
+        raise InputError(f"{file}: cannot be read as CSV: {error}") from error
 
 
 def _segment(
@@ -399,7 +399,7 @@ def _found(base: str, wanted: Mapping[str, tuple[list[str], list[str]]], note: N
 
 
 def _with_frames(placed: Mapping[str, Placed], note: Note) -> dict[str, Placed]:
-    """With the images of each folder, and a note where they can not be used."""
+    """With the images of each folder, and a note where they cannot be used."""
 
     def look(place: Placed) -> FrameNames | DecodeError | None:
         try:
@@ -411,7 +411,7 @@ def _with_frames(placed: Mapping[str, Placed], note: Note) -> dict[str, Placed]:
         answers = dict(zip(placed, pool.map(look, placed.values()), strict=True))
     for video, answer in answers.items():
         if isinstance(answer, DecodeError):
-            note(f"{placed[video].uri}: can not be used: {answer.reason}")
+            note(f"{placed[video].uri}: cannot be used: {answer.reason}")
     return {
         video: replace(place, frames=answer)
         if isinstance(answer := answers[video], FrameNames)

@@ -59,7 +59,7 @@ class Journal:
         except FileNotFoundError:
             return
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{location}: can not be read, the import would note there what it has found") from error
+            raise InputError(f"{location}: cannot be read, the import would note there what it has found") from error
         head, *lines = text.split("\n")
         try:
             if head != _JOURNAL_HEAD:
@@ -90,7 +90,7 @@ class Journal:
                 part.write_text(text, encoding="utf-8")
                 os.replace(part, self._place)
             except OSError as error:
-                raise InputError(f"{self._place}: can not be written ({error.strerror})") from error
+                raise InputError(f"{self._place}: cannot be written ({error.strerror})") from error
         else:
             self._place.write_text(text)
         self._written_s = time.monotonic()
@@ -139,7 +139,7 @@ class Slice:
 
 
 def slices_of(uris: Iterable[str]) -> Iterator[Slice]:
-    """All clips but those at web addresses, whose folders can not be listed."""
+    """All clips but those at web addresses, whose folders cannot be listed."""
     local: list[int] = []
     folders: dict[tuple[str, str], list[int]] = {}
     for at, uri in enumerate(uris):

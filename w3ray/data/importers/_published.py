@@ -57,11 +57,11 @@ def find_file(folder: str | os.PathLike[str], names: Sequence[str], what: str) -
 
 
 def read_text(path: Path) -> str:
-    """Raises: InputError where a file can not be read, or is no UTF-8."""
+    """Raises: InputError where a file cannot be read, or is no UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is no UTF-8 text") from error
 

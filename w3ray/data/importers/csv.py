@@ -373,18 +373,18 @@ class _Rows:
 
 @contextmanager
 def _opened(table: Path, delimiter: str | None, header: Sequence[str] | None, path: str) -> Iterator[_Rows]:
-    """Raises: InputError where the file can not be read, and for what is no CSV in it."""
+    """Raises: InputError where the file cannot be read, and for what is no CSV in it."""
     rows = None
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
             rows = _Rows(stream, table, delimiter, header, path)
             yield rows
     except UnicodeDecodeError as error:
-        raise InputError(f"{table}:{line_without_text(table)}: can not be read as CSV: no UTF-8 text") from error
+        raise InputError(f"{table}:{line_without_text(table)}: cannot be read as CSV: no UTF-8 text") from error
     except csv.Error as error:
-        raise InputError(f"{table}:{rows.line if rows else 1}: can not be read as CSV: {error}") from error
+        raise InputError(f"{table}:{rows.line if rows else 1}: cannot be read as CSV: {error}") from error
     except OSError as error:
-        raise InputError(f"{table}: can not be read as CSV: {error}") from error
+        raise InputError(f"{table}: cannot be read as CSV: {error}") from error
 
 
 class _ToBatch:

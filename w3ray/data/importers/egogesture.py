@@ -214,7 +214,7 @@ def _frame_names(folders: list[str], videos: str, note: Note) -> Mapping[str, Fr
     bad = {folder: answer.reason for folder, answer in answers.items() if isinstance(answer, DecodeError)}
     if bad:
         first, reason = next(iter(bad.items()))
-        note(f"{videos}: {len(bad)} of {len(folders)} frame folders can not be used; first {first}: {reason}")
+        note(f"{videos}: {len(bad)} of {len(folders)} frame folders cannot be used; first {first}: {reason}")
     return {folder: answer for folder, answer in answers.items() if isinstance(answer, FrameNames)}
 
 

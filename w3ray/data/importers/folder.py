@@ -168,10 +168,10 @@ def _lines(listing: str | os.PathLike[str], split: str) -> Iterator[tuple[int, s
     try:
         text = Path(listing).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"list file {listing} of split {split!r} can not be read: {error}") from error
+        raise InputError(f"list file {listing} of split {split!r} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{listing}:{line_without_text(listing)}: the list of split {split!r} can not be read: no UTF-8 text"
+            f"{listing}:{line_without_text(listing)}: the list of split {split!r} cannot be read: no UTF-8 text"
         ) from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -81,7 +81,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Clip]]:
             clip = Clip(path=name, uri="", label=row.get("label", ""), split=split_name(row["split"]), group=video)
             yield reader.line_num, clip
     except csv.Error as error:
-        raise InputError(f"{file}: can not be read as CSV: {error}") from error
+        raise InputError(f"{file}: cannot be read as CSV: {error}") from error
 
 
 def _videos(top: str) -> dict[str, str]:
@@ -109,7 +109,7 @@ def _remote_files(top: str) -> Iterator[str]:
     """Lists the whole of it: 1,000 names a request."""
     filesystem, folder = file_system(top.rstrip("/"))
     if top.startswith(("http://", "https://")):
-        raise InputError(f"{top}: the clips of Kinetics lie in no fixed folders, and a web address can not be listed")
+        raise InputError(f"{top}: the clips of Kinetics lie in no fixed folders, and a web address cannot be listed")
     for info in filesystem.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
         if info.type == pafs.FileType.File:
             yield info.path.removeprefix(f"{folder}/")
