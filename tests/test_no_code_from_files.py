@@ -82,7 +82,7 @@ class TestRules:
     # File -> the calls it may make, each for a reason that stands beside it there.
     ALLOWED: ClassVar = {
         "models/weights.py": {"torch.load"},  # weights_only=True, see below
-        "recipe_file.py": {"yaml.load"},  # a SafeLoader, see below
+        "recipe/load.py": {"yaml.load"},  # a SafeLoader, see below
         "training/worker.py": {"dist.all_gather_object"},  # among the workers of one run, not from storage
     }
     MODULES = frozenset({"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})
@@ -108,7 +108,7 @@ class TestRules:
                 assert options["Loader"] == "_Loader", file
             assert options.get("shell", "False") == "False", file
             assert options.get("allow_pickle", "False") == "False", file
-        from w3ray.recipe_file import _Loader
+        from w3ray.recipe.load import _Loader
 
         assert issubclass(_Loader, yaml.SafeLoader)
 

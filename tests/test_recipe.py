@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from w3ray.attention import NonLocalConfig, W3Config
 from w3ray.errors import InputError
 from w3ray.recipe import Model, Recipe, load_recipe
-from w3ray.recipe_file import PIPELINES, known_recipes
+from w3ray.recipe.load import PIPELINES, known_recipes
 
 GOOD: dict[str, Any] = {
     "name": "good",

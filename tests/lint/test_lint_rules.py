@@ -10,7 +10,7 @@ import pytest
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
 from w3ray.lint import ATTENTION_RULES, DATA_RULES, NO_FIGURE, PUBLISHED_RULES, ROWS, Finding, lint
 from w3ray.recipe import load_recipe
-from w3ray.recipe_file import known_recipes
+from w3ray.recipe.load import known_recipes
 
 W3 = "ssv1-w3-8f"
 ONE_STAGE = "stages=[{name: teacher}]"

@@ -30,7 +30,7 @@ from w3ray.recipe import (
     fields_that_decide,
     load_recipe,
 )
-from w3ray.recipe_file import known_recipes
+from w3ray.recipe.load import known_recipes
 
 OLDER = Path(__file__).parent / "older_stages"
 CHAIN: dict[str, Any] = {

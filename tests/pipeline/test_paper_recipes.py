@@ -15,7 +15,7 @@ from w3ray.models.resnet_small import resnet_small
 from w3ray.pipeline import run
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.recipe_file import known_recipes
+from w3ray.recipe.load import known_recipes
 
 # Name -> frames, classes of the data set (of EPIC-Kitchens, 125 verbs and 352 nouns), split whose result is reported.
 ROWS = {

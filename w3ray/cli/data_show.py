@@ -109,7 +109,7 @@ def _settings(manifest: str, recipe: str | None, overrides: list[str], seed: int
 
     Raises: InputError for what is wrong with it.
     """
-    from w3ray.recipe_file import checked, find_recipe, read_yaml
+    from w3ray.recipe.load import checked, find_recipe, read_yaml
 
     path = None if recipe is None else find_recipe(recipe)
     values: dict[str, Any] = {"name": "show", "stages": [{"name": "show"}]} if path is None else read_yaml(path)

@@ -17,7 +17,7 @@ from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray._text import one_line
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe, stored_recipe
-from w3ray.recipe_file import apply_override, known_recipes
+from w3ray.recipe.load import apply_override, known_recipes
 from w3ray.storage import StoragePath, written_whole
 from w3ray.sweep.analysis import complete_values, effect, importances, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import short_names, show_value

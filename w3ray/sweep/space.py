@@ -24,8 +24,8 @@ from w3ray._nearest import did_you_mean
 from w3ray.attention import attention_config
 from w3ray.errors import InputError
 from w3ray.recipe import NAME_PATTERN, Recipe, ResolvedStage, Section
-from w3ray.recipe_faults import fault_lines
-from w3ray.recipe_file import put_value, read_yaml
+from w3ray.recipe.faults import fault_lines
+from w3ray.recipe.load import put_value, read_yaml
 
 TUNE_SPACES = Path(__file__).resolve().parent.parent / "_tune_spaces"
 """The shipped spaces: in a checkout a link to `tune_spaces/`, in a wheel its copy."""

@@ -1,36 +1,19 @@
-"""What is a recipe? The types that a page of YAML in `pipelines/` becomes.
-
-A recipe names data, model, training and a chain of stages; each stage may override parts of `train` and `model`, and
-nothing else is inherited: what a run does is on its recipe's page (`w3ray run RECIPE --dry-run` prints every value).
-Sections are frozen, refuse unknown keys and do not guess types. `load_recipe` reads one from YAML.
+"""The sections of a recipe. Frozen, refuse unknown keys and do not guess types.
 
 Names of models, decoders, losses and attentions are looked up in their tables when a recipe names them, so that
 importing this module needs no torch.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from w3ray._nearest import did_you_mean
-from w3ray._text import one_line
 from w3ray.attention.options import AttentionConfig, W3Config
-from w3ray.errors import InputError
+from w3ray.recipe._marks import AsBefore, Decides, Section, without_as_before
 
 if TYPE_CHECKING:
     from w3ray.data.clip import ClipSpec
@@ -42,59 +25,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 STAGE_OVERRIDES = ("train", "model")
 """The sections of which a stage may override parts."""
-
-
-@dataclass(frozen=True, slots=True)
-class AsBefore:
-    """Mark of a field that was added later: what its absence means in recipes and stages of older versions."""
-
-    value: Any
-
-
-class Decides(Enum):
-    """Mark of a field on which less depends than the whole result of a stage."""
-
-    NOTHING = "where things are kept and what is written down"
-    CHECKPOINTS = "which checkpoints there are to choose from; not how the network is trained"
-
-
-def fields_that_decide(section: "type[BaseModel]", *less: Decides) -> list[str]:
-    """The names of a section's fields without those that are marked as deciding no more than `less`."""
-    return [
-        name
-        for name, field in section.model_fields.items()
-        if not any(mark in field.metadata for mark in less or (Decides.NOTHING,))
-    ]
-
-
-def as_before(section: "type[BaseModel]") -> dict[str, Any]:
-    """Field -> what its absence means, of the fields that were added later."""
-    marks = {name: field.metadata for name, field in section.model_fields.items()}
-    return {name: mark.value for name, found in marks.items() for mark in found if isinstance(mark, AsBefore)}
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, no unknown keys, no guessed types ("3" is no number), lists become tuples."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_to_tuples(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
-def without_as_before(section: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` of a section without what their absence would mean: as versions without these fields wrote them."""
-    absent = object()
-    before = {name: _jsonable(value) for name, value in as_before(section).items()}
-    return {name: value for name, value in values.items() if before.get(name, absent) != value}
-
-
-def _jsonable(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _known(what: str, table: Callable[[], Mapping[str, Any]]) -> AfterValidator:
@@ -572,97 +502,6 @@ class ResolvedStage(Section):
     model: Model
 
 
-class Recipe(Section):
-    """A whole run."""
-
-    name: str = Field(pattern=NAME_PATTERN, description="name of the recipe, its runs and its registered model")
-    seed: int = Field(default=0, ge=0, description="seed of weights, order, augmentation and dropout")
-    storage: Annotated[str, Decides.NOTHING] = Field(
-        default="runs", min_length=1, description="folder for stages, checkpoints, tracking, synthetic data"
-    )
-    data: Data
-    model: Model = Model()
-    train: Train = Train()
-    stages: tuple[Stage, ...] = Field(min_length=1, description="the chain, in order")
-    evaluation: Evaluation = Evaluation()
-    tracking: Annotated[Tracking, Decides.NOTHING] = Tracking()
-    resources: Annotated[Resources, Decides.NOTHING] = Resources()
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        from w3ray.recipe_faults import recipe_faults
-
-        if faults := recipe_faults(self):
-            raise ValueError("\n".join(map(one_line, faults)))
-        return self
-
-    def resolved_stages(self) -> tuple[ResolvedStage, ...]:
-        """Each stage with its whole `train` and `model`."""
-        train, model = self.train.model_dump(), self.model.model_dump()
-        return tuple(
-            ResolvedStage(
-                index=index,
-                name=stage.name,
-                seed=self.seed + (index if stage.seed_offset is None else stage.seed_offset),
-                teacher=stage.teacher,
-                loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
-                train=Train.model_validate(merge(train, stage.train)),
-                model=Model.model_validate(merge(model, stage.model)),
-            )
-            for index, stage in enumerate(self.stages)
-        )
-
-    def with_plain(self) -> "Recipe":
-        """The recipe with one more stage, `plain`, before the others: the first one without attention, all else equal.
-
-        The other stages keep their seeds, and so their identities.
-
-        Raises:
-            InputError: the first stage has no attention, a stage is named so, or masks are to be drawn while training.
-        """
-        resolved = self.resolved_stages()
-        if resolved[0].model.attention is None:
-            raise InputError(f"compare: stage {resolved[0].name} has no attention; there is nothing to compare it with")
-        if any(stage.name == PLAIN_STAGE for stage in self.stages):
-            raise InputError(f"compare: the recipe has a stage {PLAIN_STAGE!r} already; rename it")
-        if self.tracking.explain_clips:
-            raise InputError("compare: tracking.explain_clips draws masks, and plain stages have none; remove it")
-        kept = [
-            stage.model_copy(update={"seed_offset": its.seed - self.seed})
-            for stage, its in zip(self.stages, resolved, strict=True)
-        ]
-        plain = kept[0].model_copy(update={"name": PLAIN_STAGE, "model": {**kept[0].model, "attention": None}})
-        return Recipe.model_validate(self.to_dict() | {"stages": [stage.model_dump() for stage in (plain, *kept)]})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON knows them; `Recipe.model_validate` takes them back."""
-        return self.model_dump(mode="json")
-
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of all that decides results: everything but where things are kept and what they run on."""
-        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
-
-    def deciding(self) -> dict[str, Any]:
-        """`to_dict` without where things are kept and what they run on."""
-        values = self.to_dict()
-        values["data"] = {name: values["data"][name] for name in fields_that_decide(Data)}
-        return {name: values[name] for name in fields_that_decide(Recipe)}
-
-
-def stored_recipe(values: Mapping[str, Any]) -> Recipe:
-    """The recipe of `Recipe.to_dict`, or of a part of it, that any version wrote: what is absent is as it was then.
-
-    Raises:
-        ValueError: it is damaged, or of a newer version.
-    """
-    from w3ray.attention import attention_from_before
-
-    model = dict(values["model"])
-    if model["attention"] is not None:
-        model["attention"] = attention_from_before(model["attention"])
-    return Recipe.model_validate({**values, "model": model})
-
-
 _OTHER_NAMES = {"identity_start": "start", "start": "identity_start"}
 """An option of attentions has two names; the one that is given replaces the other one below it."""
 
@@ -679,18 +518,3 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
         else:
             merged[key] = value
     return merged
-
-
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file, or of a shipped one by name.
-
-    Args:
-        name_or_path: "quickstart", or a path that ends with .yaml or .yml.
-        overrides: "train.epochs=3", "model.attention=null", "stages.student.loss_weights.mfr=0.3" (YAML values).
-
-    Raises:
-        InputError: the recipe is absent or wrong; one line for each fault, all at once.
-    """
-    from w3ray.recipe_file import load
-
-    return load(name_or_path, overrides)

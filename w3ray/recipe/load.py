@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError
-from w3ray.recipe import Recipe
-from w3ray.recipe_faults import fault_lines, override_faults, show
+from w3ray.recipe._recipe import Recipe
+from w3ray.recipe.faults import fault_lines, override_faults, show
 
-PIPELINES = Path(__file__).resolve().parent / "_pipelines"
+PIPELINES = Path(__file__).resolve().parent.parent / "_pipelines"
 """The shipped recipes: in a checkout a link to `pipelines/`, in a wheel its copy."""
 
 
@@ -53,8 +53,16 @@ def known_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(PIPELINES.glob("*.yaml"))}
 
 
-def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """See `w3ray.recipe.load_recipe`."""
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or of a shipped one by name.
+
+    Args:
+        name_or_path: "quickstart", or a path that ends with .yaml or .yml.
+        overrides: "train.epochs=3", "model.attention=null", "stages.student.loss_weights.mfr=0.3" (YAML values).
+
+    Raises:
+        InputError: the recipe is absent or wrong; one line for each fault, all at once.
+    """
     path = find_recipe(name_or_path)
     return checked(read_yaml(path), overrides, path.name)
 
@@ -71,7 +79,7 @@ def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Re
     except ValidationError as error:
         lines = fault_lines(error, Recipe, (), stage_names=_stage_names(values))
         if not any(detail["loc"] == () for detail in error.errors()):
-            lines += override_faults(values)
+            lines += override_faults(values, Recipe)
         raise InputError(*(_with_source(line, source, overridden) for line in lines)) from None
 
 

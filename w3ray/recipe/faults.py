@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from w3ray._nearest import did_you_mean, nearest
-from w3ray.recipe import Model, Recipe, ResolvedStage, Train, merge
+from w3ray.recipe.sections import Model, ResolvedStage, Train, merge
 from w3ray.training.losses import TEACHER_LOSSES
 
 # What pydantic calls a fault -> what to say of it; {input} is the value given.
@@ -27,14 +27,18 @@ _MESSAGES = {
 }
 
 
-def recipe_faults(recipe: Recipe) -> list[str]:
-    """What is wrong between the parts of a recipe whose parts are each good."""
-    faults = override_faults(recipe.model_dump())
+def recipe_faults(recipe: Any) -> list[str]:
+    """What is wrong between the parts of a `Recipe` whose parts are each good."""
+    faults = override_faults(recipe.model_dump(), type(recipe))
     return faults or [*_chain_faults(recipe.resolved_stages()), *_evaluation_faults(recipe), *_explain_faults(recipe)]
 
 
-def override_faults(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the stages' overrides in a recipe's plain values, one line each; ignores all other faults."""
+def override_faults(values: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
+    """What is wrong with the stages' overrides in a recipe's plain values, one line each; ignores all other faults.
+
+    Args:
+        root: the type of a recipe, in all of which a key is looked for that its section does not know.
+    """
     faults = []
     stages = values.get("stages")
     for stage in stages if isinstance(stages, list | tuple) else ():
@@ -44,19 +48,21 @@ def override_faults(values: Mapping[str, Any]) -> list[str]:
             if not isinstance(override, Mapping) or not isinstance(base, Mapping):
                 continue
             prefix = ("stages", str(stage.get("name")), section)
-            inherited = _faults_of(base, kind, prefix)
-            for line in _faults_of(merge(base, override), kind, prefix):
+            inherited = _faults_of(base, kind, prefix, root)
+            for line in _faults_of(merge(base, override), kind, prefix, root):
                 key = line.partition(": ")[0].split(".")[len(prefix) :]
                 if line not in inherited or _gives(override, key):
                     faults.append(line)
     return faults
 
 
-def _faults_of(values: Mapping[str, Any], section: type[BaseModel], prefix: tuple[str, ...]) -> list[str]:
+def _faults_of(
+    values: Mapping[str, Any], section: type[BaseModel], prefix: tuple[str, ...], root: type[BaseModel]
+) -> list[str]:
     try:
         section.model_validate(values)
     except ValidationError as error:
-        return fault_lines(error, section, prefix)
+        return fault_lines(error, section, prefix, root=root)
     return []
 
 
@@ -102,13 +108,13 @@ def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
     return faults
 
 
-def _evaluation_faults(recipe: Recipe) -> list[str]:
+def _evaluation_faults(recipe: Any) -> list[str]:
     if recipe.evaluation.split == "test" and recipe.data.test_split is None:
         return ["evaluation.split: 'test' needs data.test_split; set it, or set evaluation.split to 'val'"]
     return []
 
 
-def _explain_faults(recipe: Recipe) -> list[str]:
+def _explain_faults(recipe: Any) -> list[str]:
     """As of `w3ray explain`, which refuses a model without attention, too."""
     if not recipe.tracking.explain_clips:
         return []
@@ -126,6 +132,7 @@ def fault_lines(
     prefix: tuple[str, ...],
     *,
     stage_names: Sequence[str] = (),
+    root: type[BaseModel] | None = None,
 ) -> list[str]:
     """One line for each fault: where, what, and what to do.
 
@@ -134,6 +141,7 @@ def fault_lines(
         section: the type that was validated.
         prefix: where the section sits in the recipe.
         stage_names: names that stand for the numbers of `stages`.
+        root: the type of the whole recipe, where `section` is a part of it.
     """
     lines: dict[str, list[str]] = {}
     for detail in error.errors():
@@ -143,7 +151,7 @@ def fault_lines(
         if len(location) > 1 and location[0] == "stages" and int(location[1]) < len(stage_names):
             location = ("stages", stage_names[int(location[1])], *location[2:])
         where = ".".join((*prefix, *location))
-        lines.setdefault(where, []).append(_say(detail, section, location, prefix))
+        lines.setdefault(where, []).append(_say(detail, section, location, prefix, root or section))
     # A fault of the whole recipe names its own place, one line for each.
     return [
         line
@@ -181,10 +189,16 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def _say(detail: ErrorDetails, section: type[BaseModel], location: tuple[str, ...], prefix: tuple[str, ...]) -> str:
+def _say(
+    detail: ErrorDetails,
+    section: type[BaseModel],
+    location: tuple[str, ...],
+    prefix: tuple[str, ...],
+    root: type[BaseModel],
+) -> str:
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        return f"unknown key; {_suggest_key(section, location, prefix)}"
+        return f"unknown key; {_suggest_key(section, location, prefix, root)}"
     if kind == "missing":
         return "is missing; " + (_description(section, location) or "give it")
     if kind == "value_error":
@@ -222,16 +236,18 @@ def _description(section: type[BaseModel], location: tuple[str, ...]) -> str:
     return (field.description or "") if field is not None else ""
 
 
-def _suggest_key(section: type[BaseModel], location: tuple[str, ...], prefix: tuple[str, ...]) -> str:
+def _suggest_key(
+    section: type[BaseModel], location: tuple[str, ...], prefix: tuple[str, ...], root: type[BaseModel]
+) -> str:
     holder, _ = _field(section, location)
     siblings = list(holder.model_fields) if holder is not None else []
     above = (*prefix, *location[:-1])
     if (match := nearest(location[-1], siblings)) is not None:
         return f"did you mean {'.'.join((*above, match))!r}?"
-    elsewhere = [path for path in _all_keys(Recipe) if path[-1] == location[-1]]
+    elsewhere = [path for path in _all_keys(root) if path[-1] == location[-1]]
     if elsewhere:
         return f"did you mean {'.'.join(elsewhere[0])!r}?"
-    distant = {path[-1]: path for path in reversed(list(_all_keys(Recipe)))}
+    distant = {path[-1]: path for path in reversed(list(_all_keys(root)))}
     if (match := nearest(location[-1], distant)) is not None:
         return f"did you mean {'.'.join(distant[match])!r}?"
     return f"known: {', '.join(siblings)}"

@@ -1,0 +1,115 @@
+"""A whole recipe: its sections, its stages resolved, and what of it decides results."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from w3ray._text import one_line
+from w3ray.errors import InputError
+from w3ray.recipe._marks import Decides, Section, fields_that_decide
+from w3ray.recipe.faults import recipe_faults
+from w3ray.recipe.sections import (
+    NAME_PATTERN,
+    PLAIN_STAGE,
+    Data,
+    Evaluation,
+    Model,
+    ResolvedStage,
+    Resources,
+    Stage,
+    Tracking,
+    Train,
+    merge,
+)
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="name of the recipe, its runs and its registered model")
+    seed: int = Field(default=0, ge=0, description="seed of weights, order, augmentation and dropout")
+    storage: Annotated[str, Decides.NOTHING] = Field(
+        default="runs", min_length=1, description="folder for stages, checkpoints, tracking, synthetic data"
+    )
+    data: Data
+    model: Model = Model()
+    train: Train = Train()
+    stages: tuple[Stage, ...] = Field(min_length=1, description="the chain, in order")
+    evaluation: Evaluation = Evaluation()
+    tracking: Annotated[Tracking, Decides.NOTHING] = Tracking()
+    resources: Annotated[Resources, Decides.NOTHING] = Resources()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if faults := recipe_faults(self):
+            raise ValueError("\n".join(map(one_line, faults)))
+        return self
+
+    def resolved_stages(self) -> tuple[ResolvedStage, ...]:
+        """Each stage with its whole `train` and `model`."""
+        train, model = self.train.model_dump(), self.model.model_dump()
+        return tuple(
+            ResolvedStage(
+                index=index,
+                name=stage.name,
+                seed=self.seed + (index if stage.seed_offset is None else stage.seed_offset),
+                teacher=stage.teacher,
+                loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
+                train=Train.model_validate(merge(train, stage.train)),
+                model=Model.model_validate(merge(model, stage.model)),
+            )
+            for index, stage in enumerate(self.stages)
+        )
+
+    def with_plain(self) -> "Recipe":
+        """The recipe with one more stage, `plain`, before the others: the first one without attention, all else equal.
+
+        The other stages keep their seeds, and so their identities.
+
+        Raises:
+            InputError: the first stage has no attention, a stage is named so, or masks are to be drawn while training.
+        """
+        resolved = self.resolved_stages()
+        if resolved[0].model.attention is None:
+            raise InputError(f"compare: stage {resolved[0].name} has no attention; there is nothing to compare it with")
+        if any(stage.name == PLAIN_STAGE for stage in self.stages):
+            raise InputError(f"compare: the recipe has a stage {PLAIN_STAGE!r} already; rename it")
+        if self.tracking.explain_clips:
+            raise InputError("compare: tracking.explain_clips draws masks, and plain stages have none; remove it")
+        kept = [
+            stage.model_copy(update={"seed_offset": its.seed - self.seed})
+            for stage, its in zip(self.stages, resolved, strict=True)
+        ]
+        plain = kept[0].model_copy(update={"name": PLAIN_STAGE, "model": {**kept[0].model, "attention": None}})
+        return Recipe.model_validate(self.to_dict() | {"stages": [stage.model_dump() for stage in (plain, *kept)]})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON knows them; `Recipe.model_validate` takes them back."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of all that decides results: everything but where things are kept and what they run on."""
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
+
+    def deciding(self) -> dict[str, Any]:
+        """`to_dict` without where things are kept and what they run on."""
+        values = self.to_dict()
+        values["data"] = {name: values["data"][name] for name in fields_that_decide(Data)}
+        return {name: values[name] for name in fields_that_decide(Recipe)}
+
+
+def stored_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of `Recipe.to_dict`, or of a part of it, that any version wrote: what is absent is as it was then.
+
+    Raises:
+        ValueError: it is damaged, or of a newer version.
+    """
+    from w3ray.attention import attention_from_before
+
+    model = dict(values["model"])
+    if model["attention"] is not None:
+        model["attention"] = attention_from_before(model["attention"])
+    return Recipe.model_validate({**values, "model": model})
