@@ -38,13 +38,13 @@ def test_nearly_done_is_by_the_seconds_that_are_left():
     assert at(100, clips_per_s=0.1)
 
 
-def load_teacher(folder: Path, heard=lambda: True):
+def load_teacher(folder: Path, driver_listens=lambda: True):
     rank = SimpleNamespace(
         rank=0,
         world_size=1,
         device="cpu",
         stage=SimpleNamespace(name="student"),
-        events=SimpleNamespace(heard=heard),
+        events=SimpleNamespace(driver_listens=heard),
         heartbeat=SimpleNamespace(doing=lambda what: None),
     )
     return StageWorker._load_teacher(rank, folder)
@@ -63,7 +63,7 @@ def test_worker_waits_for_its_teacher(tmp_path):
 
 def test_worker_gives_up_when_nobody_listens(tmp_path):
     with pytest.raises(TeacherMissing, match="its teacher's model"):
-        load_teacher(tmp_path / "model", heard=lambda: False)
+        load_teacher(tmp_path / "model", driver_listens=lambda: False)
 
 
 def test_worker_gives_up_in_time(tmp_path, monkeypatch):
