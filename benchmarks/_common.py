@@ -55,18 +55,49 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def write_result(name: str, figures: Any, command: str) -> Path:
-    """Write `results/<name>.json`."""
+def rounded(value: Any, digits: int = 4) -> Any:
+    """`value` with all floats in it rounded."""
+    if isinstance(value, dict):
+        return {key: rounded(one, digits) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one, digits) for one in value]
+    return round(value, digits) if isinstance(value, float) else value
+
+
+def compact_json(value: Any, indent: int = 0) -> str:
+    """JSON as `indent=1` makes it, but what holds no further object stands on one line: a row of figures is a line."""
+    line = json.dumps(value)
+    if not _holds_objects(value):
+        return line
+    names = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    inner = [
+        " " * (indent + 1) + name + compact_json(one, indent + 1) for name, one in zip(names, _in(value), strict=True)
+    ]
+    return "\n".join([line[0], ",\n".join(inner), " " * indent + line[-1]])
+
+
+def _in(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _holds_objects(value: Any) -> bool:
+    return any(isinstance(one, dict) or _holds_objects(one) for one in _in(value))
+
+
+def write_result(name: str, figures: Any, command: str, *, compact: bool = False) -> Path:
+    """Write `results/<name>.json`. `compact`: of many figures, with four digits and a line for each row of them."""
     document = {
         "command": command,
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
-        "figures": figures,
+        "figures": rounded(figures) if compact else figures,
     }
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text((compact_json(document) if compact else json.dumps(document, indent=1)) + "\n")
     return path
 
 

@@ -178,8 +178,8 @@ def main() -> None:
             print(
                 f"{name:<16}{map_name:<30}hits {row['hit_rate']['mean']:.3f} ({by_seed})  mass {mass:+.3f}", flush=True
             )
-    command = f"python benchmarks/pointing_game.py{' NAME=FOLDER ...' if options.models else ''}"
-    print(write_result("pointing_game", figures, command))
+    asked = "--clips FOLDER NAME=FOLDER ..." if options.models else "--study RUNS/attention-study"
+    print(write_result("pointing_game", figures, f"python benchmarks/pointing_game.py {asked}", compact=True))
 
 
 if __name__ == "__main__":

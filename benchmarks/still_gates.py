@@ -104,7 +104,7 @@ def main() -> None:
         "by_model": models,
     }
     print(json.dumps({name: value for name, value in figures.items() if name != "by_model"}, indent=1))
-    print(write_result("still_gates", figures, "python benchmarks/still_gates.py RUNS/attention-study"))
+    print(write_result("still_gates", figures, "python benchmarks/still_gates.py RUNS/attention-study", compact=True))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def load_teacher(folder: Path, driver_listens=lambda: True):
         world_size=1,
         device="cpu",
         stage=SimpleNamespace(name="student"),
-        events=SimpleNamespace(driver_listens=heard),
+        events=SimpleNamespace(driver_listens=driver_listens),
         heartbeat=SimpleNamespace(doing=lambda what: None),
     )
     return StageWorker._load_teacher(rank, folder)
