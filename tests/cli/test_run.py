@@ -55,6 +55,7 @@ class TestDryRun:
             {
                 "recipe": recipe.to_dict(),
                 "stages": [{"name": "teacher", "state": "run", "why": "new"}],
+                "videos": {"changed": ["a.mp4"], "touched": []},
                 "resources": {"workers": 1, "decoder_cpus": 0.5},
                 "tracking": describe_tracking(recipe),
             }
@@ -62,6 +63,7 @@ class TestDryRun:
         assert Recipe.model_validate(yaml.safe_load(text)) == recipe
         assert "# stage teacher  run     new" in text
         assert "# resources: workers 1, decoder_cpus 0.5" in text
+        assert "# videos: a.mp4 was changed since the import: stages that saw the old content are not reused" in text
         assert "# tracking: sqlite:///" in text
 
     @pytest.mark.ray
