@@ -12,18 +12,17 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from decoders_here import each_decoder
 from PIL import Image
 from videos import HEIGHT, WIDTH, cut, frame_numbers, numbered_image, write_frames
 
 from w3ray.data.clip import ClipSpec, load_clip
-from w3ray.data.decoders import DECODERS, DecodeError, open_video
+from w3ray.data.decoders import DecodeError, open_video
 from w3ray.data.decoders.frames import FrameFolder, frame_names, whole_frame_names
 from w3ray.data.importers import import_csv, import_folder
 from w3ray.data.manifest import FOLDER_FPS
 from w3ray.data.shared_clips import ClipFolder
 from w3ray.storage import StorageFailing
-
-both = pytest.mark.parametrize("decoder", list(DECODERS))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def clip(tmp_path_factory):
     return write_frames(tmp_path_factory.mktemp("clips") / "100218", 60)
 
 
-@both
+@each_decoder
 @pytest.mark.parametrize("indices", [[0], [59], list(range(60)), [5, 17, 30, 44, 58], [58, 3, 3, 40, 0, 58]])
 def test_exactly_the_frames_asked_for(clip, decoder, indices):
     with open_video(str(clip), decoder) as video:

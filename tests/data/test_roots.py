@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from decoders_here import each_decoder
 from videos import write_video
 
 from w3ray.cli import main
 from w3ray.data.clip import ClipSpec, load_clip
-from w3ray.data.decoders import DECODERS, DecodeError, open_video
+from w3ray.data.decoders import DecodeError, open_video
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
 from w3ray.data.roots import check_roots, outside
 from w3ray.errors import InputError
 from w3ray.recipe import load_recipe
-
-both = pytest.mark.parametrize("decoder", list(DECODERS))
 
 
 def manifest(uris: list[str], location: str = "/data/m.parquet") -> Manifest:
@@ -143,7 +142,7 @@ class TestFiles:
         (tmp_path / "other").symlink_to(tmp_path / "root")
         return tmp_path
 
-    @both
+    @each_decoder
     @pytest.mark.parametrize("name", ["link.mp4", "folder/a.mp4"])
     def test_links_that_lead_out_are_not_opened(self, place: Path, decoder: str, name: str) -> None:
         roots = [str(place / "root")]
@@ -157,7 +156,7 @@ class TestFiles:
         with open_video(uri, decoder):
             pass  # without roots it is a video like any other
 
-    @both
+    @each_decoder
     def test_a_root_that_is_a_link(self, place: Path, decoder: str) -> None:
         for root, folder in (("root", "other"), ("other", "root"), ("other", "other")):
             uri = str(place / folder / "good.mp4")
@@ -208,7 +207,7 @@ class TestLists:
         "\x1aE\xdf\xa3\x01" + DASH, "RIFFxxxxAVI LIST" + DASH, "GIF89a" + SDP, "\ufeff" + HLS, "x" * 188 + "G" + DASH,
     )  # fmt: skip
 
-    @both
+    @each_decoder
     @pytest.mark.parametrize("text", TEXTS)
     @pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.ffconcat", "a.mpd", "a.sdp"])
     def test_are_not_followed(self, tmp_path: Path, decoder: str, text: str, name: str) -> None:
@@ -230,7 +229,7 @@ class TestLists:
         with av.open(str(path)) as container:
             assert sum(1 for _ in container.decode(video=0)) == 20
 
-    @both
+    @each_decoder
     def test_from_memory(self, decoder: str) -> None:
         import fsspec
 
@@ -239,7 +238,7 @@ class TestLists:
         with pytest.raises(DecodeError, match="not a video"):
             open_video("memory://lists/a.mp4", decoder)
 
-    @both
+    @each_decoder
     def test_numbered_pictures(self, tmp_path: Path, decoder: str) -> None:
         """A file whose name FFmpeg takes for a pattern stands for itself alone."""
         for number in range(1, 4):
@@ -248,7 +247,7 @@ class TestLists:
         with open_video(str(tmp_path / "a%d.gif"), decoder) as video:
             assert video.info.num_frames == 20
 
-    @both
+    @each_decoder
     @pytest.mark.parametrize(
         ("name", "codec"),
         [("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.ts", "libx264"),

@@ -7,9 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from decoders_here import each_decoder
 
 from w3ray.data import synthetic
-from w3ray.data.decoders import DECODERS, open_video
+from w3ray.data.decoders import open_video
 from w3ray.data.synthetic import ACTIONS, CLASSES, FLIP_MAP, Difficulty, draw_clip, write_motion_dataset
 from w3ray.errors import InputError
 
@@ -123,7 +124,7 @@ def test_manifest(dataset):
     assert len(list(root.rglob("*.mp4"))) == len(rows) == 32
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@each_decoder
 def test_files_hold_what_was_drawn(dataset, decoder):
     _, manifest = dataset
     row = manifest.table.to_pylist()[5]

@@ -12,10 +12,11 @@ import psutil
 
 def install() -> None:
     from w3ray.data.decoders import DECODERS, DEFAULT_DECODER
+    from w3ray.data.video_cache import VideoCache
 
     good = DECODERS[DEFAULT_DECODER]
 
-    def bad(uri: str):
+    def bad(uri: str, cache: VideoCache | None = None):
         name = os.path.basename(uri)
         if name.startswith("hangs"):
             ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock: no other thread of Python's runs
@@ -33,7 +34,7 @@ def install() -> None:
                 _take_memory(1 << 30)
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        return good(uri)
+        return good(uri, cache)
 
     DECODERS[DEFAULT_DECODER] = bad
 
