@@ -199,7 +199,8 @@ def test_faults_say_which_stages_and_what_to_do() -> None:
         "the channel gates of stage 4 have not moved from their start at 1 (they deviate by 0.001 at most) and do "
         "nothing; train longer, or raise the learning rate of the attention",
         "the spatial gates of stage 4 are constant (they deviate by 0.002 at most): they scale features and choose "
-        "nothing; train longer, or raise the learning rate of the attention",
+        "nothing; in W3 the ReLU of Eq. 6 lets nothing through then; temporal_norm: batch prevents that, but made no "
+        "network better (docs/attention.md)",
     ]
     assert deviations(stages) == "0.005 0.005 0.001 (channel), 0.100 0.100 0.002 (spatial)"
     assert faults([StageHealth(stage=1, channel=gate(), spatial=gate()), StageHealth(stage=2, grad_norm=0.1)]) == []

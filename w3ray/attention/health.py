@@ -28,6 +28,10 @@ MOST_AT_THE_ENDS = 0.95
 """Share of values near 0 or saturated from which on gates are stuck."""
 
 _LEARN_MORE = "train longer, or raise the learning rate of the attention"
+_REVIVE = (
+    "in W3 the ReLU of Eq. 6 lets nothing through then; temporal_norm: batch prevents that, but made no network better "
+    "(docs/attention.md)"
+)
 _START_UNIT = "set model.attention.start to unit, where a gate learns fastest"
 
 
@@ -101,16 +105,19 @@ def faults(stages: Iterable[StageHealth]) -> list[str]:
     for stage in stages:
         for kind, gate in stage.gates().items():
             if gate.verdict != "fine":
-                found.setdefault((kind, gate.verdict, _remedy(gate)), []).append((stage.stage, gate))
+                found.setdefault((kind, gate.verdict, _remedy(kind, gate)), []).append((stage.stage, gate))
     return [_sentence(kind, verdict, remedy, off) for (kind, verdict, remedy), off in found.items()]
 
 
-def _remedy(gate: GateHealth) -> str:
+def _remedy(kind: GateKind, gate: GateHealth) -> str:
     if gate.verdict == "stuck":
         return "lower the learning rate of the attention"
     # In the middle of its range a sigmoid is steepest: the start is not to blame.
     at_middle = gate.start is not None and abs(gate.start - gate.greatest / 2) < LEAST_MOVE
-    return _LEARN_MORE if at_middle else _START_UNIT
+    if not at_middle:
+        return _START_UNIT
+    # A higher learning rate leaves more of the spatial gates still, not fewer (part "screen" of the attention study).
+    return _REVIVE if kind == "spatial" else _LEARN_MORE
 
 
 def _sentence(kind: GateKind, verdict: Verdict, remedy: str, off: Sequence[tuple[int, GateHealth]]) -> str:
