@@ -80,7 +80,7 @@ SETS: dict[str, dict[str, Any]] = {
         "recipe": "reversed-twin",
         "import": ["--reversed-twin"],
         "set": {"train.validate_every_epochs": 1000, "train.checkpoint_every_epochs": 1000},
-        "split": "test",
+        "split": "val",
         "of": "ut-interaction",
         "short_side": 120,
     },

@@ -177,7 +177,15 @@ class Scorer:
         spec = ClipSpec(**{**description.clip, "scales": tuple(description.clip["scales"])})
         table = rows.to_pylist()
         clips = [
-            load_clip(uri, label=row["label"], spec=spec, rng=None, start_s=row["start_s"], end_s=row["end_s"])
+            load_clip(
+                uri,
+                label=row["label"],
+                spec=spec,
+                rng=None,
+                start_s=row["start_s"],
+                end_s=row["end_s"],
+                reversed=row["reversed"],
+            )
             for row, uri in zip(table, read.resolved_uris(rows), strict=True)
         ]
         self.clips = torch.from_numpy(np.stack([clip for clip, _ in clips]))

@@ -4,12 +4,18 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from videos import write_video
+
+from w3ray.data.clip import ClipSpec
+from w3ray.data.importers import reversed_twin
+from w3ray.data.manifest import read_manifest, write_manifest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -171,3 +177,16 @@ def test_the_committed_analysis_is_that_of_the_committed_records(study, analysis
     figures = analysis.analyse()
     assert json.loads(json.dumps(figures)) == document["figures"]
     assert analysis.tables(figures) in analysis.PAGE.read_text()
+
+
+def test_a_clip_that_is_played_backwards_is_scored_backwards(study, motion_manifest, tmp_path):
+    manifest = write_manifest(reversed_twin(read_manifest(motion_manifest)), tmp_path / "twins.parquet")
+    clip = asdict(ClipSpec(num_frames=4, size=32))
+    scorer = study.Scorer({"split": "test"}, Path(manifest.location), None, SimpleNamespace(clip=clip))
+    assert len(scorer.clips) == 16
+    forward, backward = (
+        scorer.clips[[row["reversed"] is wanted for row in manifest.split("test").to_pylist()]]
+        for wanted in (False, True)
+    )
+    assert torch.equal(forward.flip(1), backward)
+    assert not torch.equal(forward, backward)
