@@ -245,6 +245,7 @@ WRONG = [
     (["data.fold=5", "data.folds=5"], "fold 5 does not exist: 5 folds are 0 to 4"),
     (["model.name=tsmm"], "model.name: unknown model 'tsmm'; did you mean 'tsm'?"),
     (["model.backbone=resnet_smal"], "did you mean 'resnet_small'?"),
+    (["model.attention={kind: [w3]}"], "model.attention: unknown kind ['w3']; known: w3"),
     (["model.attention.kind=w33"], "model.attention: unknown kind 'w33'; did you mean 'w3'? known: w3"),
     (["model.attention.spatial_kernel=4"], "model.attention: W3: spatial_kernel=4: must be odd"),
     (["model.attention.reducton=4"], "model.attention: W3: unknown option reducton"),

@@ -2,10 +2,14 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from w3ray.cli import main
+from w3ray.data import stamps
 from w3ray.data.manifest import STAMPS, Manifest, build_manifest, read_manifest, write_manifest
 from w3ray.data.stamps import FileChanges, changes_since_import, stamped
 from w3ray.pipeline.prepare import plan_stages, prepare_data
@@ -144,3 +148,22 @@ def test_a_replaced_video_is_another_stage_and_the_old_one_comes_back(tmp_path, 
     assert after != before
     first.write_bytes(kept)
     assert planned() == ((), before)
+
+
+def test_a_table_of_several_pieces_and_many_files(tmp_path, monkeypatch):
+    """Looked at in slices; each row has the stamp of its own file."""
+    monkeypatch.setattr(stamps, "_AT_ONCE", 2)
+    manifest = files(tmp_path)
+    pieces = pa.concat_tables([manifest.table.slice(i, 1) for i in range(4)])
+    rows = stamped(replace(manifest, table=pieces)).table.to_pylist()
+    assert [row["size"] for row in rows] == [5, 5, 5, 2]
+    assert rows[2]["modified_ns"] == (tmp_path / "b.mp4").stat().st_mtime_ns
+
+
+def test_nothing_is_looked_at_that_is_not_looked_for(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path,label,split\na.mp4,x,train\nb.mp4,y,val\n")
+    words = ["data", "import", "csv", str(tmp_path / "list.csv"), "--out", str(tmp_path / "m.parquet"), "--missing-ok"]
+    assert main(words) == 0
+    assert not set(STAMPS.names) & set(read_manifest(tmp_path / "m.parquet").table.column_names)
+    assert main([*words, "--hash"]) == 2
+    assert "--hash has no effect with --missing-ok" in capsys.readouterr().err

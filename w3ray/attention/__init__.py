@@ -51,7 +51,7 @@ def attention_kind(kind: Any) -> type[AttentionConfig]:
     Raises:
         ValueError: the kind is unknown.
     """
-    if kind not in ATTENTION:
+    if not isinstance(kind, str) or kind not in ATTENTION:
         raise ValueError(f"unknown kind {kind!r}; {did_you_mean(str(kind), ATTENTION)}known: {', '.join(ATTENTION)}")
     return ATTENTION[kind].config
 

@@ -192,7 +192,7 @@ def import_csv_command(
     names = _pairs(",".join(name for name in _names(columns) if "=" in name), "--columns")
     if unknown := set(names) - set(Columns.__slots__):
         raise InputError(f"--columns: no {sorted(unknown)[0]!r}; known: {', '.join(Columns.__slots__)}")
-    with _looked_for(out, address, missing_ok) as journal:
+    with _looked_for(out, address, missing_ok, content_hash) as journal:
         manifest = import_csv(
             source,
             root=root,
@@ -213,7 +213,9 @@ def import_csv_command(
             frame_prefix=frame_prefix,
             note=write_error,
         )
-    _write(manifest, out, twin=reversed_twin, content=content_hash, as_json=as_json, journal=journal)
+    _write(
+        manifest, out, twin=reversed_twin, content=content_hash, as_json=as_json, look=not missing_ok, journal=journal
+    )
 
 
 def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
@@ -248,17 +250,19 @@ def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
         options: dict[str, Any] = {} if fold is None else {"fold": fold}
         if val_groups:
             options["val_groups"] = [] if val_groups == "none" else _names(val_groups)
-        with _looked_for(out, address, missing_ok) as journal:
+        with _looked_for(out, address, missing_ok, content_hash) as journal:
             manifest = importer(annotations, videos=videos, partial=partial, note=write_error, **options)
-        _write(manifest, out, twin=False, content=content_hash, as_json=as_json, journal=journal)
+        _write(manifest, out, twin=False, content=content_hash, as_json=as_json, look=not missing_ok, journal=journal)
 
 
 @contextmanager
-def _looked_for(out: str, address: str | None, missing_ok: bool) -> Iterator["Journal"]:
+def _looked_for(out: str, address: str | None, missing_ok: bool, content: bool) -> Iterator["Journal"]:
     """Imports in here look for videos with progress, on a cluster where there is an address, and with this journal."""
     from w3ray.cluster.connect import connect, disconnect, job_address
     from w3ray.data.importers._looking import Journal, Looking, looking
 
+    if missing_ok and content:
+        raise InputError("--hash has no effect with --missing-ok: no video is looked at")
     if missing_ok and address:
         raise InputError("--address has no effect with --missing-ok: nothing is looked for")
     journal = Journal(f"{out}.looked")
@@ -370,12 +374,20 @@ def synth(
 
 
 def _write(
-    manifest: Manifest, out: str, *, twin: bool, content: bool, as_json: bool, journal: "Journal | None" = None
+    manifest: Manifest,
+    out: str,
+    *,
+    twin: bool,
+    content: bool,
+    as_json: bool,
+    look: bool = True,
+    journal: "Journal | None" = None,
 ) -> None:
     from w3ray.data.importers import reversed_twin
     from w3ray.data.stamps import stamped
 
-    written = write_manifest(stamped(reversed_twin(manifest) if twin else manifest, content=content), out)
+    manifest = reversed_twin(manifest) if twin else manifest
+    written = write_manifest(stamped(manifest, content=content) if look else manifest, out)
     if journal is not None:
         journal.remove()
     finish(_summary(written), as_json=as_json, text=_manifest_text(written))

@@ -19,8 +19,9 @@ Videos of object storage have no stamps, nor has a file that the import did not 
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from w3ray.data.manifest import STAMPS, Manifest
 _THREADS = 16
 """Looking at a file waits for the disk or the network, not for the processor."""
 _AT_ONCE = 4096
+"""Files in one slice: a manifest may name a hundred million, and a Python object for each would hold gigabytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +78,20 @@ def stamped(manifest: Manifest, *, content: bool = False) -> Manifest:
     Args:
         content: hash the files, too; reads all of them.
     """
-    uris = manifest.table["uri"].combine_chunks().dictionary_encode()
-    stamps = list(_each([_local(manifest, uri) for uri in uris.dictionary.to_pylist()], content))
+    encoded = manifest.table["uri"].dictionary_encode().unify_dictionaries()
+    uris = encoded.chunk(0).dictionary
+    columns: dict[str, list[pa.Array]] = {field.name: [] for field in STAMPS}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(uris), _AT_ONCE):
+            paths = [_local(manifest, uri) for uri in uris.slice(start, _AT_ONCE).to_pylist()]
+            stamps = list(pool.map(lambda path: _stamp(path, content), paths))
+            for field in STAMPS:
+                columns[field.name].append(pa.array([getattr(stamp, field.name) for stamp in stamps], field.type))
     table = manifest.table
     for field in STAMPS:
-        values = pa.array([getattr(stamp, field.name) for stamp in stamps], field.type)
-        table = _with(table, field, values.take(uris.indices))
+        of_uri = pa.concat_arrays(columns[field.name])
+        of_row = pa.chunked_array([of_uri.take(chunk.indices) for chunk in encoded.chunks], field.type)
+        table = _with(table, field, of_row)
     return replace(manifest, table=table)
 
 
@@ -93,22 +103,17 @@ def changes_since_import(manifest: Manifest, splits: Iterable[str]) -> FileChang
     wanted = pc.is_in(manifest.table["split"], pa.array(list(splits), pa.string()))
     rows = manifest.table.select(["uri", *names]).filter(pc.and_(wanted, pc.is_valid(manifest.table["modified_ns"])))
     rows = rows.group_by("uri").aggregate([(name, "min") for name in names])
-    old = {
-        uri: Stamp(size=size, modified_ns=modified_ns, sha256=sha256)
-        for uri, size, modified_ns, sha256 in zip(
-            *(rows[name].to_pylist() for name in ("uri", *(f"{name}_min" for name in names))), strict=True
-        )
-    }
     changed: dict[str, str] = {}
     touched = []
-    for uri, now in zip(old, _each([_local(manifest, uri) for uri in old], content=False), strict=True):
-        before, path = old[uri], _local(manifest, uri)
-        if path is None or now.modified_ns is None or now.modified_ns == before.modified_ns:
+    for uri, path, before, now in _looked_at(manifest, rows):
+        if now.modified_ns is None or now.modified_ns == before.modified_ns:
             continue
         if now.size == before.size and before.sha256 is None:
             touched.append(uri)
-        elif (sha256 := _sha256(path)) != before.sha256:
-            changed[uri] = sha256
+            continue
+        with suppress(OSError):  # whoever decodes it will say that it cannot be read
+            if (sha256 := _sha256(path)) != before.sha256:
+                changed[uri] = sha256
     text = "".join(f"{uri}\0{changed[uri]}\n" for uri in sorted(changed))
     return FileChanges(
         changed=tuple(sorted(changed)),
@@ -117,10 +122,16 @@ def changes_since_import(manifest: Manifest, splits: Iterable[str]) -> FileChang
     )
 
 
-def _each(paths: list[Path | None], content: bool) -> Iterable[Stamp]:
+def _looked_at(manifest: Manifest, rows: pa.Table) -> Iterator[tuple[str, Path, Stamp, Stamp]]:
+    """(uri, file, its stamp in the manifest, its stamp now) of each row that names a file of this machine."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(paths), _AT_ONCE):  # a task for each of millions of files would hold gigabytes
-            yield from pool.map(lambda path: _stamp(path, content), paths[start : start + _AT_ONCE])
+        for start in range(0, rows.num_rows, _AT_ONCE):
+            part = rows.slice(start, _AT_ONCE).to_pylist()
+            local = [(row, path) for row in part if (path := _local(manifest, row["uri"])) is not None]
+            now = pool.map(lambda path: _stamp(path, content=False), [path for _, path in local])
+            for (row, path), stamp in zip(local, now, strict=True):
+                before = Stamp(**{field.name: row[f"{field.name}_min"] for field in STAMPS})
+                yield row["uri"], path, before, stamp
 
 
 def _stamp(path: Path | None, content: bool) -> Stamp:
@@ -128,13 +139,13 @@ def _stamp(path: Path | None, content: bool) -> Stamp:
         return Stamp()
     try:
         status = path.stat()
-    except OSError:
+        return Stamp(
+            size=len(os.listdir(path)) if path.is_dir() else status.st_size,
+            modified_ns=status.st_mtime_ns,
+            sha256=_sha256(path) if content else None,
+        )
+    except OSError:  # an audit, and every run, says what cannot be read
         return Stamp()
-    return Stamp(
-        size=len(os.listdir(path)) if path.is_dir() else status.st_size,
-        modified_ns=status.st_mtime_ns,
-        sha256=_sha256(path) if content else None,
-    )
 
 
 def _sha256(path: Path) -> str:
