@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from w3ray.attention import NonLocalConfig, W3Config
 from w3ray.errors import InputError
+from w3ray.models.options import TSMOptions
 from w3ray.recipe import Model, Recipe, load_recipe
 from w3ray.recipe.load import PIPELINES, known_recipes
 
@@ -153,10 +154,28 @@ class TestOverrides:
         attention = load_recipe(good, ["model.attention.hidden=2"]).model.attention
         assert attention == W3Config(reduction=8, hidden=2)
 
+    def test_a_models_options_are_typed_and_written_whole(self, good: Path) -> None:
+        model = load_recipe(good, ["model.options.shift_div=4"]).model
+        assert model.options == TSMOptions(shift_div=4)
+        assert model.model_dump(mode="json")["options"] == {"shift_div": 4, "shift_mode": "bidirectional"}
+        assert Model.model_validate(model.model_dump()) == model
+        assert load_recipe(good, ["model.shift_div=4"]).model == model  # as recipes used to say it
+
+    def test_the_options_of_another_model_are_not_inherited(self, good: Path) -> None:
+        overrides = ["model.options.shift_div=4", "stages.0.model={name: tsn}", "stages.1.model={shift_mode: online}"]
+        first, second = load_recipe(
+            good, [*overrides, "stages.1.loss_weights={}", "stages.1.teacher=null"]
+        ).resolved_stages()
+        assert first.model.options.values() == {}
+        assert second.model.options == TSMOptions(shift_div=4, shift_mode="online")
+        assert load_recipe(good, ["model.options.shift_div=4", "model.name=tsn"]).model.options.values() == {}
+
     def test_an_attention_is_a_typed_section_and_is_written_whole(self, good: Path) -> None:
         model = load_recipe(good, ["model.attention={kind: nonlocal}"]).model
         assert model.attention == NonLocalConfig()
-        assert model.model_dump(mode="json")["attention"] == {"kind": "nonlocal", "reduction": 2, "subsample": True}
+        assert model.model_dump(mode="json")["attention"] == {
+            "kind": "nonlocal", "reduction": 2, "subsample": True, "stages": [2, 3], "every": 2, "first": 1,
+        }  # fmt: skip
         assert Model.model_validate(model.model_dump()) == model
 
     def test_a_stage_may_say_the_start_by_either_name(self, good: Path) -> None:
@@ -251,6 +270,14 @@ WRONG = [
     (["model.attention.reducton=4"], "model.attention: W3: unknown option reducton"),
     (["model.attention=7"], "model.attention: must be a section of keys, got 7"),
     (["model.shift_mode=onlin"], "did you mean 'online'?"),
+    (["model.options.shift_dev=4"], "model.options: TSM: unknown option shift_dev; did you mean 'shift_div'?"),
+    (["model.options.shift_div=1"], "model.options: TSM: shift_div=1: must be a whole number >= 2"),
+    (["model.options=7"], "model.options: must be a section of keys, got 7"),
+    (["model.name=r3d_18", "model.shift_div=4"], "model.options: model: unknown option shift_div; known: none"),
+    (["model.shift_div=4", "model.options.shift_div=8"], "model: shift_div is the old name of options.shift_div"),
+    (["model.attention.stages=2"], "model.attention: W3: stages=2: must list stages, such as [2, 3], or be null"),
+    (["model.attention.stages=[0]"], "model.attention: W3: stages=0: must be a whole number >= 1"),
+    (["model.attention.every=0"], "model.attention: W3: every=0: must be a whole number >= 1"),
     (["train.optimizer=sdg"], "train.optimizer: must be 'sgd' or 'adamw', got 'sdg' (text); did you mean 'sgd'?"),
     (["train.lr=.nan"], "train.lr: must be a finite number"),
     (["train.microbatch_size=16"], "microbatch_size 16 is larger than batch_size 8"),

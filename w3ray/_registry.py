@@ -7,6 +7,12 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
+def attribute(place: str) -> Any:
+    """What "module:attribute" names; the module is imported."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> member, from "module:attribute" strings: a recipe's names are checked in no time, without torch."""
 
@@ -14,9 +20,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._places = dict(places)
 
     def __getitem__(self, name: str) -> T:
-        module, _, attribute = self._places[name].partition(":")
-        member: T = getattr(import_module(module), attribute)
-        return member
+        return attribute(self._places[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

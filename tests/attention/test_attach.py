@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from w3ray.attention import add_attention
-from w3ray.attention.blocks import AttentiveBlock
+from w3ray.attention.blocks import ResidualBlock
 from w3ray.models import build_model
 
 NETWORKS_2D = {"resnet18": 8, "resnet34": 16, "resnet50": 16, "resnet101": 33}
@@ -23,7 +23,7 @@ def _seed() -> None:
 def silence(model: nn.Module) -> None:
     """Open all gates fully, so that attention changes nothing."""
     for block in model.modules():
-        if isinstance(block, AttentiveBlock):
+        if isinstance(block, ResidualBlock):
             for gate in (block.attention.channel.time2, block.attention.spatial.time2):
                 nn.init.zeros_(gate.weight)
                 nn.init.constant_(gate.bias, 100.0)
@@ -39,7 +39,7 @@ def test_torchvision_2d(name: str) -> None:
         assert add_attention(model, "w3", num_frames=2, start="near_open") is model
         assert [key for key in model.state_dict() if ".attention." not in key] == names
         assert "layer1.0.attention.channel.reduce.weight" in model.state_dict()
-        blocks = [module for module in model.modules() if isinstance(module, AttentiveBlock)]
+        blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
         assert len(blocks) == NETWORKS_2D[name]
         assert not torch.allclose(model(clips_NCHW), expected, rtol=1e-3, atol=1e-3)
         silence(model)
@@ -56,7 +56,7 @@ def test_torchvision_3d(name: str, placement: str) -> None:
         names = list(model.state_dict())
         add_attention(model, placement=placement, start="near_open")
         assert [key for key in model.state_dict() if ".attention." not in key] == names
-        assert len([m for m in model.modules() if isinstance(m, AttentiveBlock)]) == NETWORKS_3D[name]
+        assert len([m for m in model.modules() if isinstance(m, ResidualBlock)]) == NETWORKS_3D[name]
         assert not torch.allclose(model(clips_BCTHW), expected, rtol=1e-3, atol=1e-3)
         silence(model)
         torch.testing.assert_close(model(clips_BCTHW), expected, rtol=1e-4, atol=1e-4)
@@ -103,7 +103,7 @@ def test_deepcopy_and_sync_batch_norm() -> None:
     twin = copy.deepcopy(model)
     torch.testing.assert_close(twin(x_BTCHW), model(x_BTCHW))
     nn.init.constant_(twin.backbone.layer1[0].attention.channel.time2.bias, -9.0)
-    assert not torch.allclose(twin(x_BTCHW).features_BTCHW, model(x_BTCHW).features_BTCHW)
+    assert not torch.allclose(twin(x_BTCHW).features[0], model(x_BTCHW).features[0])
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     assert list(synced.state_dict()) == list(model.state_dict())
     torch.testing.assert_close(synced(x_BTCHW), model(x_BTCHW))
@@ -116,7 +116,7 @@ def test_device_type_and_mode_follow_the_model() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"torchvision.models.vgg.VGG has no residual stages .* known: torchvision"):
+    with pytest.raises(ValueError, match=r"torchvision.models.vgg.VGG has no sites known here; known: torchvision"):
         add_attention(torchvision.models.vgg11())
     with pytest.raises(ValueError, match="pass num_frames"):
         add_attention(torchvision.models.resnet18())
@@ -138,11 +138,11 @@ def test_unknown_block_changes_nothing() -> None:
         ValueError, match=r"unknown residual block torch.nn.modules.linear.Identity; known: .*BasicBlock"
     ):
         add_attention(model, num_frames=2)
-    assert not any(isinstance(module, AttentiveBlock) for module in model.modules())
+    assert not any(isinstance(module, ResidualBlock) for module in model.modules())
 
 
 def test_wrong_option_changes_nothing() -> None:
     model = torchvision.models.resnet18()
     with pytest.raises(ValueError, match="reduction=0"):
         add_attention(model, num_frames=2, reduction=0)
-    assert not any(isinstance(module, AttentiveBlock) for module in model.modules())
+    assert not any(isinstance(module, ResidualBlock) for module in model.modules())

@@ -37,7 +37,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(nn.Sequential(*(self._block() for _ in range(count))) for count in (2, 1))
+        self.parts = nn.ModuleList(nn.Sequential(*(self._block() for _ in range(count))) for count in (2, 1))
 
     def _block(self) -> nn.Module:
         block, attention = nn.Module(), nn.Module()
@@ -46,12 +46,12 @@ class Network(nn.Module):
         block.attention = attention
         return block
 
-    def residual_stages(self) -> list[Any]:
-        return list(self.stages)
+    def stages(self) -> list[Any]:
+        return list(self.parts)
 
     def forward(self, gates: dict[tuple[int, int, str], np.ndarray]) -> None:
         for (stage, block, kind), values in gates.items():
-            getattr(self.stages[stage][block].attention, kind)(torch.from_numpy(values))
+            getattr(self.parts[stage][block].attention, kind)(torch.from_numpy(values))
 
 
 def random_gates(rng: np.random.Generator, clips: int, frames: int) -> dict[tuple[int, int, str], np.ndarray]:

@@ -46,7 +46,7 @@ def test_a_fresh_network_is_the_plain_one(attention: dict[str, Any], refinement:
     for training in (True, False):
         first, second = (model.train(training)(clips_BTCHW) for model in (plain, attended))
         assert torch.equal(first.logits_BK, second.logits_BK)
-        assert torch.equal(first.features_BTCHW, second.features_BTCHW)
+        assert torch.equal(first.features[0], second.features[0])
     gradients = []
     for model in (plain, attended):
         model.train()(clips_BTCHW).logits_BK.square().sum().backward()
@@ -64,7 +64,7 @@ def test_a_fresh_3d_network_is_the_plain_one(name: str, gain: str) -> None:
     with torch.no_grad():
         first, second = (model.eval()(clips_BTCHW) for model in (plain, attended))
     assert torch.equal(first.logits_BK, second.logits_BK)
-    assert torch.equal(first.features_BTCHW, second.features_BTCHW)
+    assert torch.equal(first.features[0], second.features[0])
 
 
 @pytest.mark.parametrize("gain", ["gate", "norm"])

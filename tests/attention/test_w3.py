@@ -193,7 +193,7 @@ def test_compile_fullgraph() -> None:
         ({"depthwise": "yes"}, "depthwise='yes'"),
         ({"placement": "inside"}, "placement='inside': must be one of before, after"),
         ({"channel": False, "spatial": False}, "nothing is left"),
-        ({"reductoin": 8}, "unknown option reductoin; known: reduction"),
+        ({"reductoin": 8}, "unknown option reductoin; did you mean 'reduction'\\? known: reduction"),
         ({"start": "open"}, "start='open': must be one of unit, near_open, plain"),
         ({"start": "unit", "identity_start": True}, "start and identity_start are both given; .* remove it"),
         ({"identity_start": 1}, "identity_start=1: must be true or false"),

@@ -28,7 +28,7 @@ def planted_model() -> nn.Module:
             module.weight.zero_()
             centre = module.kernel_size[0] // 2
             module.weight[:, :, centre, centre] = 1 / module.in_channels
-    for stage in model.residual_stages():
+    for stage in model.stages():
         gate = stage[0].attention.spatial.frame
         gate.weight.zero_()
         gate.weight[0, 0, 3, 3] = 20  # of the mean over channels, at the place itself

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from explain_parts import PLANTED_SIDE, moving_square, planted_model
 
 from w3ray.attention.nonlocal_block import NonLocal
@@ -64,7 +65,7 @@ def test_a_half_that_is_off_is_none(off):
 
 def test_masks_are_those_that_gate_the_features():
     model = small({"kind": "w3", "channel": False, "start": "plain"})
-    attention = model.residual_stages()[1][0].attention
+    attention = model.stages()[1][0].attention
     seen = []
     handle = attention.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
     with torch.no_grad():
@@ -131,7 +132,7 @@ def test_grad_cam_of_a_linear_head():
     model = small(None, dropout=0.0)
     x_BTCHW = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
-        features_TCHW = model(x_BTCHW).features_BTCHW[0]
+        features_TCHW = model(x_BTCHW).features[0][0]
     _, _, H, W = features_TCHW.shape
     greatest = []
     for label in range(5):
@@ -148,10 +149,13 @@ def test_grad_cam_of_a_linear_head():
 def test_grad_cam_of_a_head_that_is_not_linear(name):
     """Squares before the mean: the gradient is 2 w A / Z' then, and differs from place to place and frame to frame."""
     model = small(OPTIONS["w3"], name, refinement=False)
-    model.head = lambda features_BTCHW: model.classifier(features_BTCHW.square().mean(dim=(1, 3, 4)))
+    weight, bias = model.classifier.weight, model.classifier.bias
+    model.classifier.forward = lambda features_BTCHW: F.linear(
+        features_BTCHW.square().mean(dim=(1, 3, 4)), weight, bias
+    )
     x_BTCHW = torch.randn(1, 16, 3, 32, 32)
     with torch.no_grad():
-        a_TCHW = model(x_BTCHW).features_BTCHW[0]
+        a_TCHW = model(x_BTCHW).features[0][0]
     T, C, H, W = a_TCHW.shape
     gradient_TCHW = 2 * model.classifier.weight[1].detach().view(1, C, 1, 1) * a_TCHW / (T * H * W)
     alpha_TC11 = gradient_TCHW.mean(dim=(2, 3), keepdim=True)
@@ -165,7 +169,7 @@ def test_grad_cam_is_taken_before_refinement():
     model = small(OPTIONS["w3"], dropout=0.0)
     x_BTCHW = torch.randn(1, 4, 3, 32, 32)
     kept = []
-    handle = model.residual_stages()[-1][-1].register_forward_hook(lambda m, inputs, output: kept.append(output[0]))
+    handle = model.stages()[-1][-1].register_forward_hook(lambda m, inputs, output: kept.append(output[0]))
     with torch.no_grad():
         model(x_BTCHW)
     handle.remove()

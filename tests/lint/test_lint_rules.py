@@ -34,7 +34,7 @@ PUBLISHED = {
     "scales": Case(["data.scales=[1.0]"], "data.scales", "note", ["data.scales=[1, 0.875, 0.75, 0.66]"]),
     "flip": Case(["data.flip=true"], "data.flip", "note", []),
     "rows_together": Case(["train.rows_together=2"], "train.rows_together", "note", []),
-    "model": Case(["model.name=tsn"], "model.name", "warning", ["model.shift_div=4"]),
+    "model": Case(["model.name=tsn"], "model.name", "warning", ["model.options.shift_div=4"]),
     "backbone": Case(["model.backbone=resnet101"], "model.backbone", "warning", ["model.weights=resnet50.pth"]),
     "attention": Case(["model.attention={kind: cbam}"], "model.attention.kind", "warning", ["model.attention=null"]),
     "reduction": Case(["model.attention.reduction=8"], "model.attention.reduction", "note", ["model.attention=null"]),
@@ -75,8 +75,10 @@ PUBLISHED = {
         ["model.refinement=false", "model.attention.spatial=false"],
     ),
     "dropout": Case(["model.dropout=0.8"], "model.dropout", "note", ["model.dropout=0.5"]),
-    "shift_div": Case(["model.shift_div=4"], "model.shift_div", "note", ["model.shift_div=8"]),
-    "shift_mode": Case(["model.shift_mode=online"], "model.shift_mode", "warning", ["model.shift_div=4"]),
+    "shift_div": Case(["model.options.shift_div=4"], "model.options.shift_div", "note", ["model.options.shift_div=8"]),
+    "shift_mode": Case(
+        ["model.options.shift_mode=online"], "model.options.shift_mode", "warning", ["model.options.shift_div=4"]
+    ),
     "initial_weights": Case(["model.weights=null"], "model.weights", "warning", ["model.weights=resnet50.pth"]),
     "teacher_alike": Case(
         ["stages.student.train.epochs=25"], "stages.student.train.epochs", "note", ["train.epochs=25"]

@@ -42,7 +42,7 @@ def test_parts_add_up(name: str) -> None:
     model = build_model(name, backbone="resnet_small", num_classes=10, attention={"kind": "w3"})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     result = profile(model, 8, 64)
-    names = ["stem", "layer1", "layer2", "layer3", "layer4", "attention", "refinement", "classifier"]
+    names = ["stem", "stage1", "stage2", "stage3", "stage4", "attention", "refinement", "classifier"]
     assert [part.name for part in result.parts] == names
     assert sum(part.macs for part in result.parts) == result.macs
     assert sum(part.parameters for part in result.parts) == result.parameters
@@ -56,7 +56,7 @@ def test_a_convolution_by_hand() -> None:
     model = build_model("tsn", backbone="resnet_small", num_classes=10)
     parts = {part.name: part for part in profile(model, 3, 48).parts}
     assert parts["stem"].macs == 3 * (3 * 9 * 16) * 24 * 24
-    assert parts["layer1"].macs == 3 * 2 * (16 * 9 * 16) * 24 * 24
+    assert parts["stage1"].macs == 3 * 2 * (16 * 9 * 16) * 24 * 24
     assert parts["classifier"].macs == 3 * 128 * 10
 
 

@@ -27,11 +27,11 @@ def test_forward_and_backward(name: str, kind: str | None) -> None:
         out = model(torch.randn(batch, frames, 3, height, width).contiguous())
         assert isinstance(out, VideoOutput)
         assert out.logits_BK.shape == (batch, 4)
-        assert out.features_BTCHW.shape[0] == batch
-        assert out.features_BTCHW.shape[2] == model.num_features
+        assert out.features[0].shape[0] == batch
+        assert out.features[0].shape[2] == model.num_features
         if name in ("tsm", "tsn"):
-            assert out.features_BTCHW.shape[1] == frames
-    (out.logits_BK.sum() + out.features_BTCHW.square().sum()).backward()
+            assert out.features[0].shape[1] == frames
+    (out.logits_BK.sum() + out.features[0].square().sum()).backward()
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
@@ -40,7 +40,10 @@ def test_forward_and_backward(name: str, kind: str | None) -> None:
 def test_logits_are_the_mean_of_frame_scores(name: str) -> None:
     model = build_model(name, **W3_SMALL, dropout=0.0).eval()
     out = model(torch.randn(2, 4, 3, 32, 32))
-    frames = [model.classifier(out.features_BTCHW[:, t].mean(dim=(2, 3))) for t in range(out.features_BTCHW.shape[1])]
+    frames = [
+        F.linear(out.features[0][:, t].mean(dim=(2, 3)), model.classifier.weight, model.classifier.bias)
+        for t in range(out.features[0].shape[1])
+    ]
     torch.testing.assert_close(out.logits_BK, torch.stack(frames).mean(dim=0))
 
 
@@ -71,13 +74,12 @@ def test_shift_values_and_gradient(mode: str, num_frames: int) -> None:
 
 
 def test_online_shift_never_looks_ahead() -> None:
-    model = build_model("tsm", **SMALL, shift_mode="online").eval()
+    model = build_model("tsm", **SMALL, options={"shift_mode": "online"}).eval()
     x_BTCHW = torch.randn(1, 5, 3, 32, 32)
     other_BTCHW = x_BTCHW.clone()
     other_BTCHW[:, 3:] = 0
     same = [
-        torch.equal(a, b)
-        for a, b in zip(model(x_BTCHW).features_BTCHW[0], model(other_BTCHW).features_BTCHW[0], strict=True)
+        torch.equal(a, b) for a, b in zip(model(x_BTCHW).features[0][0], model(other_BTCHW).features[0][0], strict=True)
     ]
     assert same == [True, True, True, False, False]
 
@@ -106,11 +108,11 @@ def test_refinement_equations_7_and_8() -> None:
 def test_refinement_takes_the_last_blocks_mask_of_each_stage() -> None:
     model = build_model("tsm", backbone="resnet18", num_classes=4, attention={"kind": "w3", "start": "plain"}).eval()
     seen: list[Tensor] = []
-    for stage in model.residual_stages():
+    for stage in model.stages():
         stage[-1].attention.register_forward_hook(lambda module, inputs, out: seen.append(out.mask_BTHW))
     plain: list[Tensor] = []
-    model.residual_stages()[-1][-1].register_forward_hook(lambda module, inputs, out: plain.append(out[0]))
-    features_BTCHW = model(torch.randn(1, 3, 3, 64, 64)).features_BTCHW
+    model.stages()[-1][-1].register_forward_hook(lambda module, inputs, out: plain.append(out[0]))
+    features_BTCHW = model(torch.randn(1, 3, 3, 64, 64)).features[0]
     assert [tuple(mask.shape) for mask in seen] == [(1, 3, 16, 16), (1, 3, 8, 8), (1, 3, 4, 4), (1, 3, 2, 2)]
     expected = model.refinement(plain[0].unflatten(0, (1, 3)), seen)
     torch.testing.assert_close(features_BTCHW, expected)
@@ -138,7 +140,7 @@ def test_classifier() -> None:
 def test_dropout_is_per_frame() -> None:
     model = build_model("tsn", **SMALL, dropout=0.5).train()
     seen: list[Tensor] = []
-    model.dropout.register_forward_hook(lambda module, inputs, out: seen.append(out))
+    model.classifier.dropout.register_forward_hook(lambda module, inputs, out: seen.append(out))
     model(torch.randn(2, 4, 3, 32, 32))
     assert seen[0].shape == (2, 4, 128)
 
@@ -159,7 +161,7 @@ def test_channels_last_gives_the_same() -> None:
     x_BTCHW = x_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (2, 4))
     out = last(x_BTCHW)
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
-    assert out.features_BTCHW.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert out.features[0].flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.slow
@@ -181,12 +183,12 @@ def test_compile_fullgraph() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("tsx", {}, "unknown model 'tsx'; known: tsm, tsn, r3d_18, mc3_18, r2plus1d_18"),
+        ("tsx", {}, "unknown model 'tsx'; did you mean 'tsn'\\? known: tsm, tsn, r3d_18, mc3_18, r2plus1d_18"),
         ("tsm", {"backbone": "vgg"}, "unknown backbone 'vgg'; known: resnet18"),
         ("tsm", {"num_classes": 0}, "num_classes=0"),
         ("tsm", {"dropout": 1.0}, "dropout=1.0"),
-        ("tsm", {"shift_div": 1}, "shift_div=1"),
-        ("tsm", {"shift_mode": "both"}, "shift_mode='both': must be one of bidirectional, online"),
+        ("tsm", {"options": {"shift_div": 1}}, "shift_div=1"),
+        ("tsm", {"options": {"shift_mode": "both"}}, "shift_mode='both': must be one of bidirectional, online"),
         ("tsm", {"attention": {"kind": "w4"}}, "unknown kind 'w4'"),
         ("tsm", {"attention": {"kind": "w3", "r": 2}}, "unknown option r; known: reduction"),
     ],

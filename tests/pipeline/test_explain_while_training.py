@@ -167,7 +167,7 @@ def test_drawing_leaves_the_network_and_the_random_numbers_as_they_were(motion_m
     pictures._frames = {clip: _load(clip, data.clip, None) for clip in data.explained}
     model = build_model("tsm", backbone="resnet_small", num_classes=data.heads.num_scores, attention={"kind": kind})
     model.train()
-    model.residual_stages()[0].eval()  # as frozen norms are
+    model.backbone.layer1.eval()  # as frozen norms are
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()

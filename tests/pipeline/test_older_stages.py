@@ -14,6 +14,7 @@ import pytest
 
 from w3ray.attention import ATTENTION
 from w3ray.errors import InputError
+from w3ray.models import MODELS
 from w3ray.pipeline import stage_store
 from w3ray.pipeline.identity import stage_determinants, stage_identity
 from w3ray.pipeline.prepare import _weights_key, data_determinants, synthetic_root
@@ -164,3 +165,35 @@ def test_a_later_option_of_an_attention_has_a_value_that_means_as_before(kind):
     """`AttentionConfig` takes the default where the field names no other value: it must be what networks did."""
     options = {field.name for field in fields(ATTENTION[kind].config)}
     assert options == set(FIRST_FIELDS[kind]), "add the option to first_fields.json with the test of its old meaning"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_later_option_of_a_model_has_a_value_that_means_as_before(name):
+    options = {field.name for field in fields(MODELS[name].options)}
+    assert options == set(FIRST_FIELDS.get(name, ())), "as above"
+
+
+def identities(overrides: list[str]) -> list[str]:
+    recipe = load_recipe("quickstart", overrides)
+    return [stage_identity(found) for found in determinants_of(recipe).values()]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (["model.shift_div=4"], ["model.options.shift_div=4"]),
+        (["model.options.shift_div=8", "model.options.shift_mode=bidirectional"], []),
+        (["model.name=tsn", "model.options={}"], ["model.name=tsn"]),
+        (["model.name=r3d_18", "model.backbone=resnet18"], ["model.name=r3d_18"]),
+        (["model.attention.every=1", "model.attention.stages=null"], []),
+    ],
+)
+def test_two_ways_to_write_a_model_are_one_identity(ours, theirs):
+    assert identities(ours) == identities(theirs)
+
+
+@pytest.mark.parametrize(
+    "override", ["model.options.shift_div=4", "model.attention.every=2", "model.attention.stages=[2]"]
+)
+def test_another_option_is_another_identity(override):
+    assert not set(identities([override])) & set(identities([]))

@@ -67,7 +67,7 @@ class TestPage:
         for stage in load_recipe(name).resolved_stages():
             train, model = stage.train, stage.model
             assert model.backbone == options["arch"]
-            assert (model.dropout, model.shift_div) == (float(options["dropout"]), int(options["shift_div"]))
+            assert (model.dropout, model.options.shift_div) == (float(options["dropout"]), int(options["shift_div"]))
             assert (train.lr, train.epochs) == (float(options["lr"]), int(options["epochs"]))
             assert train.batch_size == train.lr_batch_size == int(options["batch-size"])
             assert train.schedule.milestones == tuple(map(int, options["lr_steps"].split()))

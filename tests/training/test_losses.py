@@ -1,5 +1,7 @@
 """Losses against direct formulas; sums over clips whatever the split."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,11 +27,20 @@ def inputs(num_clips: int = 3, *, dtype: torch.dtype = torch.float64, seed: int 
     features = torch.randn(num_clips, 2, 4, 3, 3, generator=generator, dtype=torch.float64).to(dtype)
     teacher = torch.randn(num_clips, 2, 4, 3, 3, generator=generator, dtype=torch.float64).to(dtype)
     labels = torch.randint(0, 5, (num_clips,), generator=generator)
-    return LossInputs(logits.requires_grad_(), features.requires_grad_(), labels, teacher)
+    return LossInputs(logits.requires_grad_(), (features.requires_grad_(),), labels, (teacher,))
 
 
 def rows(whole: LossInputs, chosen: list[int]) -> LossInputs:
-    return LossInputs(*(None if value is None else value[chosen] for value in whole))
+    return on_each(whole, lambda value: value[chosen])
+
+
+def on_each(whole: LossInputs, change: Callable[[Tensor], Tensor]) -> LossInputs:
+    return LossInputs(
+        change(whole.logits_BK),
+        tuple(map(change, whole.features)),
+        change(whole.labels_B),
+        None if whole.teacher_features is None else tuple(map(change, whole.teacher_features)),
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -41,14 +52,14 @@ class TestEveryLoss:
 
     def test_gradient_only_to_the_student(self, name: str) -> None:
         whole = inputs()
-        teacher = whole.teacher_features_BTCHW.clone().requires_grad_()
-        LOSSES[name]()(whole._replace(teacher_features_BTCHW=teacher)).backward()
+        teacher = whole.teacher_features[0].clone().requires_grad_()
+        LOSSES[name]()(whole._replace(teacher_features=(teacher,))).backward()
         assert teacher.grad is None
-        assert whole.logits_BK.grad is not None or whole.features_BTCHW.grad is not None
+        assert whole.logits_BK.grad is not None or whole.features[0].grad is not None
 
     def test_bf16_is_summed_in_float32(self, name: str) -> None:
         low = inputs(64, dtype=torch.bfloat16)
-        high = LossInputs(*(value.double() if value.is_floating_point() else value for value in low))
+        high = on_each(low, lambda value: value.double() if value.is_floating_point() else value)
         value = LOSSES[name]()(low)
         assert value.dtype == torch.float32
         torch.testing.assert_close(value.double(), LOSSES[name]()(high), rtol=1e-5, atol=1e-4)
@@ -57,9 +68,9 @@ class TestEveryLoss:
         whole = inputs(2)
 
         def loss(logits: Tensor, features: Tensor) -> Tensor:
-            return LOSSES[name]()(whole._replace(logits_BK=logits, features_BTCHW=features))
+            return LOSSES[name]()(whole._replace(logits_BK=logits, features=(features,)))
 
-        assert torch.autograd.gradcheck(loss, (whole.logits_BK, whole.features_BTCHW))
+        assert torch.autograd.gradcheck(loss, (whole.logits_BK, whole.features[0]))
 
     def test_the_table_knows_which_need_a_teacher(self, name: str) -> None:
         assert LOSSES[name]().needs_teacher == (name in TEACHER_LOSSES)
@@ -83,7 +94,7 @@ class TestCrossEntropy:
 class TestMatureFeatures:
     def test_equation_9_written_as_loops(self) -> None:
         whole = inputs()
-        student, teacher = whole.features_BTCHW.tolist(), whole.teacher_features_BTCHW.tolist()
+        student, teacher = whole.features[0].tolist(), whole.teacher_features[0].tolist()
         expected = 0.0
         for clip in range(3):
             for frame in range(2):
@@ -99,36 +110,49 @@ class TestMatureFeatures:
     def test_gradient_is_zero_at_zero_difference_and_a_unit_vector_elsewhere(self) -> None:
         whole = inputs(2)
         with torch.no_grad():
-            whole.features_BTCHW[0, 1] = whole.teacher_features_BTCHW[0, 1]
+            whole.features[0][0, 1] = whole.teacher_features[0][0, 1]
         MatureFeatures()(whole).backward()
-        norms_BT = whole.features_BTCHW.grad.flatten(2).norm(dim=2)
+        norms_BT = whole.features[0].grad.flatten(2).norm(dim=2)
         torch.testing.assert_close(norms_BT, torch.tensor([[0.5, 0.0], [0.5, 0.5]], dtype=torch.float64))
 
     @pytest.mark.parametrize("gap", [1e-30, 1e-18, 1e18])
     def test_finite_at_tiny_and_huge_differences(self, gap: float) -> None:
         features = torch.full((1, 1, 2, 2, 2), gap, requires_grad=True)
-        whole = LossInputs(torch.zeros(1, 5), features, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 2, 2, 2))
+        whole = LossInputs(
+            torch.zeros(1, 5), (features,), torch.zeros(1, dtype=torch.int64), (torch.zeros(1, 1, 2, 2, 2),)
+        )
         MatureFeatures()(whole).backward()
         assert features.grad.isfinite().all()
 
     def test_other_architecture_is_refused(self) -> None:
         whole = inputs()
         with pytest.raises(ValueError, match=r"\(3, 1, 4, 3, 3\)"):
-            MatureFeatures()(whole._replace(teacher_features_BTCHW=whole.teacher_features_BTCHW[:, :1]))
+            MatureFeatures()(whole._replace(teacher_features=(whole.teacher_features[0][:, :1],)))
         with pytest.raises(ValueError, match="teacher"):
-            MatureFeatures()(whole._replace(teacher_features_BTCHW=None))
+            MatureFeatures()(whole._replace(teacher_features=None))
+
+    def test_of_several_maps_it_is_the_mean_of_their_norms(self) -> None:
+        one, other = inputs(seed=0), inputs(seed=1)
+        pair = one._replace(
+            features=(one.features[0], other.features[0].roll(1, dims=3)[..., :2]),
+            teacher_features=(one.teacher_features[0], other.teacher_features[0][..., :2]),
+        )
+        second = pair._replace(features=pair.features[1:], teacher_features=pair.teacher_features[1:])
+        torch.testing.assert_close(MatureFeatures()(pair), (MatureFeatures()(one) + MatureFeatures()(second)) / 2)
+        with pytest.raises(ValueError, match=r"are \(3, 2, 4, 3, 3\) and \(3, 2, 4, 3, 2\), the teacher's \(3, 2, 4"):
+            MatureFeatures()(pair._replace(teacher_features=one.teacher_features))
 
     def test_the_square_is_of_each_frame(self) -> None:
         whole = inputs()
-        gap_BTCHW = whole.features_BTCHW - whole.teacher_features_BTCHW
+        gap_BTCHW = whole.features[0] - whole.teacher_features[0]
         expected = sum(gap_BTCHW[clip, frame].norm() ** 2 / 2 for clip in range(3) for frame in range(2))
         torch.testing.assert_close(SquaredMatureFeatures()(whole), expected)
 
     def test_pooled_does_not_see_where_the_features_are(self) -> None:
         whole = inputs()
-        moved = whole._replace(features_BTCHW=whole.features_BTCHW.roll(1, dims=4))
+        moved = whole._replace(features=(whole.features[0].roll(1, dims=4),))
         torch.testing.assert_close(PooledMatureFeatures()(moved), PooledMatureFeatures()(whole))
-        gap_BTC = (whole.features_BTCHW - whole.teacher_features_BTCHW).sum(dim=(3, 4)) / 9
+        gap_BTC = (whole.features[0] - whole.teacher_features[0]).sum(dim=(3, 4)) / 9
         expected = sum(gap_BTC[clip, frame].norm() / 2 for clip in range(3) for frame in range(2))
         torch.testing.assert_close(PooledMatureFeatures()(whole), expected)
 

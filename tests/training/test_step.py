@@ -36,7 +36,7 @@ class OneConv(nn.Module):
 
     def forward(self, x_BTCHW: torch.Tensor) -> VideoOutput:
         features = self.norm(self.conv(x_BTCHW.flatten(0, 1))).relu().unflatten(0, x_BTCHW.shape[:2])
-        return VideoOutput(self.classifier(features.mean((3, 4))).mean(1), features)
+        return VideoOutput(self.classifier(features.mean((3, 4))).mean(1), (features,))
 
 
 class TestNormalize:

@@ -23,7 +23,7 @@ SCHEDULE = Schedule(
 
 
 class Model(torch.nn.Module):
-    def residual_stages(self) -> list[torch.nn.Sequential]:
+    def stages(self) -> list[list[torch.nn.Module]]:
         return []
 
     def forward(self, clips: torch.Tensor) -> Any:

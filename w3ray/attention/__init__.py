@@ -5,17 +5,16 @@ A new attention is a file here and a row in the table, which needs no torch, as 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from w3ray._nearest import did_you_mean
-from w3ray._registry import lazy_attributes
+from w3ray._registry import attribute, lazy_attributes
 from w3ray.attention.options import AttentionConfig, CBAMConfig, NonLocalConfig, W3Config
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from w3ray.attention.attach import add_attention, residual_stages
+    from w3ray.attention.attach import add_attention, network_stages
     from w3ray.attention.w3 import W3
 
 
@@ -29,9 +28,7 @@ class AttentionKind:
     @property
     def module(self) -> "Callable[[int, Any], nn.Module]":
         """The class, built as `module(channels, config)`; `_common.Attention` is the interface."""
-        name, _, attribute = self.place.partition(":")
-        found: Callable[[int, Any], nn.Module] = getattr(import_module(name), attribute)
-        return found
+        return attribute(self.place)
 
 
 ATTENTION: dict[str, AttentionKind] = {
@@ -84,7 +81,7 @@ __all__ = [
     "attention_config",
     "attention_from_before",
     "attention_kind",
-    "residual_stages",
+    "network_stages",
 ]
 
 __getattr__ = lazy_attributes(
@@ -92,6 +89,6 @@ __getattr__ = lazy_attributes(
     {
         "W3": "w3ray.attention.w3",
         "add_attention": "w3ray.attention.attach",
-        "residual_stages": "w3ray.attention.attach",
+        "network_stages": "w3ray.attention.attach",
     },
 )

@@ -1,47 +1,50 @@
-"""How is an attention put into the residual blocks of a network?"""
+"""How is an attention put into the sites of a network?"""
 
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.video import VideoResNet
 
 from w3ray.attention import ATTENTION, AttentionConfig, attention_kind
-from w3ray.attention.blocks import ClipBasicBlock, ClipBottleneck, adopt_blocks
+from w3ray.attention.blocks import adopt_blocks
+from w3ray.attention.sites import Site, Stages
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def residual_stages(model: nn.Module) -> list[nn.Sequential]:
-    """The stages of residual blocks of a network that attention can enter, first to last.
+def network_stages(model: nn.Module) -> Stages:
+    """The sites of a network by stage, first to last.
 
-    Known are torchvision's ResNet and VideoResNet, and every model with a method `residual_stages()` (ours have it).
+    Known are every model with a method `stages()` that returns them, as all of ours have, and torchvision's ResNet and
+    VideoResNet, whose residual blocks become sites in place.
 
     Raises:
         ValueError: another model.
     """
-    own = getattr(model, "residual_stages", None)
+    own = getattr(model, "stages", None)
     if callable(own):
         return own()
     if isinstance(model, ResNet | VideoResNet):
-        return [model.layer1, model.layer2, model.layer3, model.layer4]
+        return adopt_blocks([model.layer1, model.layer2, model.layer3, model.layer4])
     found = f"{type(model).__module__}.{type(model).__name__}"
     raise ValueError(
-        f"add_attention: {found} has no residual stages known here; known: torchvision's ResNet (resnet18/34/50/101) "
-        "and VideoResNet (r3d_18, mc3_18, r2plus1d_18), w3ray's models, any model with residual_stages()"
+        f"add_attention: {found} has no sites known here; known: torchvision's ResNet (resnet18/34/50/101) and "
+        "VideoResNet (r3d_18, mc3_18, r2plus1d_18), w3ray's models, any model with stages() (w3ray.attention.sites)"
     )
 
 
 def add_attention(
     model: Model, kind: str | AttentionConfig = "w3", *, num_frames: int | None = None, **options: Any
 ) -> Model:
-    """Put an attention into the residual blocks of a model, in place: all of them, or those that its kind enters.
+    """Put an attention into the sites of a model, in place: all of them, or those that its config enters.
 
-    Existing parameters keep their names; the attention's are `<block>.attention.*`.
+    Existing parameters keep their names; the attention's are `<site>.attention.*`.
 
     Args:
-        model: a TSM or TSN of ours, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision
-            VideoResNet ([B, 3, T, H, W]), or any model with `residual_stages()`.
+        model: a model of ours, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision VideoResNet
+            ([B, 3, T, H, W]), or any model with `stages()`.
         kind: a key of `w3ray.attention.ATTENTION`, or a config, which holds its options.
         num_frames: T of the folded clips; needed for a bare torchvision ResNet, which cannot pass it on.
         options: the options of that attention: the fields of `W3Config`, `CBAMConfig` or `NonLocalConfig`.
@@ -50,7 +53,7 @@ def add_attention(
         The same model.
 
     Raises:
-        ValueError: unknown kind, option or model; attention already there; num_frames missing.
+        ValueError: unknown kind, option or model; attention already there; num_frames missing; no site is entered.
     """
     if isinstance(kind, AttentionConfig):
         if options:
@@ -58,26 +61,33 @@ def add_attention(
         config = kind
     else:
         config = attention_kind(kind).from_options(options)  # before the first block is replaced
-    stages = residual_stages(model)
-    if any(getattr(block, "attention", None) is not None for stage in stages for block in stage):
-        raise ValueError(f"add_attention: this {type(model).__name__} already has attention in its blocks")
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"add_attention: num_frames={num_frames}: must be >= 1")
     if isinstance(model, ResNet) and num_frames is None:
         raise ValueError(
             "add_attention: a bare ResNet does not know its clips: pass num_frames (batch = clips * num_frames)"
         )
-    places = [(i, j) for i, stage in enumerate(stages) for j in range(len(stage))]
-    blocks = [block for place, block in zip(places, adopt_blocks(stages), strict=True) if config.enters(*place)]
+    stages = network_stages(model)
+    if any(site.attention is not None for stage in stages for site in stage):
+        raise ValueError(f"add_attention: this {type(model).__name__} already has attention at its sites")
+    entered = [site for i, stage in enumerate(stages) for j, site in enumerate(stage) if config.enters(i, j)]
+    if not entered:
+        counts = ", ".join(str(len(stage)) for stage in stages)
+        raise ValueError(
+            f"add_attention: {config.label} enters no site of this {type(model).__name__}, whose {len(stages)} stages "
+            f"have {counts} sites; change its stages, every or first"
+        )
     if getattr(config, "gain", "gate") == "norm":
-        for block in blocks:
-            block.check_last_norm()
-    for block in blocks:
-        attention = ATTENTION[config.kind].module(block.channels, config)
-        reference = next(block.parameters())
-        block.attention = attention.to(device=reference.device, dtype=reference.dtype).train(block.training)
-        if not isinstance(block, ClipBasicBlock | ClipBottleneck):
-            block.num_frames = num_frames
+        for site in entered:
+            _check_norm(site)
+    for site in entered:
+        attention = ATTENTION[config.kind].module(site.channels, config)
+        reference = next(site.parameters(), None)
+        if reference is not None:
+            attention = attention.to(device=reference.device, dtype=reference.dtype)
+        site.attention = attention.train(site.training)
+        if site.layout == "frames":
+            site.num_frames = num_frames
     scale_norms(model)
     return model
 
@@ -87,7 +97,35 @@ def scale_norms(model: nn.Module) -> None:
 
     To be called when the norms have got weights of a network without attention.
     """
-    blocks: list[Any] = [block for stage in residual_stages(model) for block in stage]
-    for block in blocks:
-        if (gain := getattr(block.attention, "norm_gain", 1.0)) != 1.0:
-            block.scale_last_norm(gain)
+    for stage in network_stages(model):
+        for site in stage:
+            if (gain := getattr(site.attention, "norm_gain", 1.0)) != 1.0:
+                scale_last_norm(site, gain)
+
+
+@torch.no_grad()
+def scale_last_norm(site: Site, factor: float) -> None:
+    """Multiply scale and shift of the norm before a site's attention.
+
+    Raises:
+        ValueError: there is no such norm.
+    """
+    for parameter in _check_norm(site):
+        parameter.mul_(factor)
+
+
+def _check_norm(site: Site) -> tuple[Tensor, Tensor]:
+    """Scale and shift of the norm before a site's attention. Raises ValueError unless they can hold a gain."""
+    norm = site.last_norm
+    if norm is None:
+        raise ValueError(
+            f"attention with gain=norm: {type(site).__name__} has no norm right before its attention; use gain=gate"
+        )
+    scale, shift = (getattr(norm, name, None) for name in ("weight", "bias"))
+    is_norm = not isinstance(norm, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if not (is_norm and isinstance(scale, Tensor) and isinstance(shift, Tensor)):
+        raise ValueError(
+            f"attention with gain=norm: the residual branch ends in {type(norm).__name__}, which has no scale and "
+            "shift to hold the gain; use gain=gate"
+        )
+    return scale, shift

@@ -1,9 +1,8 @@
-"""How do a temporal shift and an attention enter torchvision's residual blocks?
+"""How does an attention enter torchvision's residual blocks?
 
-Each known block class has a subclass here that adopts a finished block's children under their own names (so that
-`layer1.0.conv1.weight` stays what it was) and has two more places: `shift`, before the first convolution, and
-`attention`, after the last norm. Nothing is stored between calls: the number of frames comes in with the call, the
-spatial mask goes out with the result, so blocks can be deep-copied, compiled and shared between threads.
+Each known block class has a subclass here, a site, that adopts a finished block's children under their own names (so
+that `layer1.0.conv1.weight` stays what it was). Its attention works on the residual branch, before the shortcut is
+added, or on the finished block.
 
 Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 """
@@ -11,25 +10,19 @@ Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.video import resnet as video_resnet
 
 from w3ray.attention._common import Attention
-
-Shift = Callable[[Tensor, int], Tensor]
-"""A temporal shift: (x_NCHW, num_frames) -> x_NCHW."""
+from w3ray.attention.sites import Site, Stages
 
 
-class AttentiveBlock(nn.Module):
-    """A residual block with places for a shift and an attention; subclasses say what its branch is."""
+class ResidualBlock(Site):
+    """A residual block as a site; subclasses say what its branch is."""
 
-    shift: nn.Module | None
-    attention: nn.Module | None
     relu: nn.Module
     downsample: nn.Module | None
-    num_frames: int | None
 
     def adopt(self, block: nn.Module) -> None:
         """Take over the children and plain settings of a finished torchvision block."""
@@ -40,73 +33,19 @@ class AttentiveBlock(nn.Module):
         self.training = block.training
         if block.downsample is None:  # torchvision keeps an absent one as a plain attribute
             self.register_module("downsample", None)
-        self.register_module("shift", None)
-        self.register_module("attention", None)
-        self.num_frames = None
-
-    @property
-    def channels(self) -> int:
-        """C of the block's output."""
-        raise NotImplementedError
+        self.make_places()
 
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch, up to and including its last norm."""
         raise NotImplementedError
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch."""
-        raise NotImplementedError
-
-    def check_last_norm(self) -> None:
-        """Raise ValueError unless the last norm has a scale and a shift that can hold a gain."""
-        norm = self.last_norm
-        is_norm = not isinstance(norm, nn.Linear | nn.modules.conv._ConvNd)
-        if not (is_norm and all(isinstance(getattr(norm, name, None), Tensor) for name in ("weight", "bias"))):
-            raise ValueError(
-                f"attention with gain=norm: the residual branch ends in {type(norm).__name__}, which has no scale and "
-                "shift to hold the gain; use gain=gate"
-            )
-
-    @torch.no_grad()
-    def scale_last_norm(self, factor: float) -> None:
-        """Multiply scale and shift of the last norm."""
-        cast(Tensor, self.last_norm.weight).mul_(factor)
-        cast(Tensor, self.last_norm.bias).mul_(factor)
-
-    def to_clips(self, x: Tensor, num_frames: int | None) -> Tensor:
-        """The block's own layout -> a view [B, T, C, H, W]."""
-        raise NotImplementedError
-
-    def from_clips(self, x_BTCHW: Tensor) -> Tensor:
-        """[B, T, C, H, W] -> a view in the block's own layout."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, num_frames: int | None = None, *, return_mask: bool = False) -> Any:
-        """Run the block.
-
-        Args:
-            x: [B*T, C, H, W] in 2D blocks, [B, C, T, H, W] in 3D blocks.
-            num_frames: T of folded frames; None: the number given to `add_attention`.
-            return_mask: also return the spatial mask [B, T, H, W] (None without one).
-
-        Returns:
-            The output in the layout of `x`, or (output, mask).
-        """
-        num_frames = self.num_frames if num_frames is None else num_frames
-        entry = x if self.shift is None else self.shift(x, num_frames)
+    def run(self, entry: Tensor, x: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor | None]:
         branch = self.branch(entry)
         identity = x if self.downsample is None else self.downsample(x)
         if self.attention is None:
             branch += identity
-            out, mask = self.relu(branch), None
-        else:
-            out, mask = self._attend(cast(Attention, self.attention), branch, identity, num_frames)
-        return (out, mask) if return_mask else out
-
-    def _attend(
-        self, attention: Attention, branch: Tensor, identity: Tensor, num_frames: int | None
-    ) -> tuple[Tensor, Tensor | None]:
+            return self.relu(branch), None
+        attention = cast(Attention, self.attention)
         if attention.placement == "before":
             out_BTCHW, mask_BTHW = attention(self.to_clips(branch, num_frames), self.to_clips(identity, num_frames))
             # The ReLU works in place: on the fresh tensor, not on a view of it, whose gradient would cost copies.
@@ -116,32 +55,10 @@ class AttentiveBlock(nn.Module):
         return self.from_clips(out_BTCHW), mask_BTHW
 
 
-class _FrameBlock(AttentiveBlock):
-    """2D blocks: clips folded into the batch."""
+class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
+    """torchvision's 2D BasicBlock as a site."""
 
-    def to_clips(self, x: Tensor, num_frames: int | None) -> Tensor:
-        if num_frames is None:
-            raise ValueError("attention in a 2D network: number of frames unknown; pass num_frames to add_attention")
-        if x.shape[0] % num_frames:
-            raise ValueError(f"attention: {x.shape[0]} frames in the batch do not divide into clips of {num_frames}")
-        return x.unflatten(0, (-1, num_frames))
-
-    def from_clips(self, x_BTCHW: Tensor) -> Tensor:
-        return x_BTCHW.flatten(0, 1)
-
-
-class _ClipBlock(AttentiveBlock):
-    """3D blocks: the time axis is the tensor's own."""
-
-    def to_clips(self, x: Tensor, num_frames: int | None) -> Tensor:
-        return x.transpose(1, 2)
-
-    def from_clips(self, x_BTCHW: Tensor) -> Tensor:
-        return x_BTCHW.transpose(1, 2)
-
-
-class FrameBasicBlock(_FrameBlock, resnet.BasicBlock):
-    """torchvision's 2D BasicBlock with the two places."""
+    layout = "frames"
 
     conv1: nn.Module
     bn1: nn.Module
@@ -163,8 +80,10 @@ class FrameBasicBlock(_FrameBlock, resnet.BasicBlock):
         return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
 
 
-class FrameBottleneck(_FrameBlock, resnet.Bottleneck):
-    """torchvision's 2D Bottleneck with the two places."""
+class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
+    """torchvision's 2D Bottleneck as a site."""
+
+    layout = "frames"
 
     conv1: nn.Module
     bn1: nn.Module
@@ -189,8 +108,10 @@ class FrameBottleneck(_FrameBlock, resnet.Bottleneck):
         return self.bn3(self.conv3(self.relu(self.bn2(self.conv2(out)))))
 
 
-class ClipBasicBlock(_ClipBlock, video_resnet.BasicBlock):
-    """torchvision's 3D BasicBlock with the two places."""
+class ClipBasicBlock(ResidualBlock, video_resnet.BasicBlock):
+    """torchvision's 3D BasicBlock as a site."""
+
+    layout = "clips"
 
     conv1: nn.Sequential
     conv2: nn.Sequential
@@ -210,8 +131,10 @@ class ClipBasicBlock(_ClipBlock, video_resnet.BasicBlock):
         return self.conv2(self.conv1(x))
 
 
-class ClipBottleneck(_ClipBlock, video_resnet.Bottleneck):
-    """torchvision's 3D Bottleneck with the two places."""
+class ClipBottleneck(ResidualBlock, video_resnet.Bottleneck):
+    """torchvision's 3D Bottleneck as a site."""
+
+    layout = "clips"
 
     conv1: nn.Sequential
     conv2: nn.Sequential
@@ -232,7 +155,7 @@ class ClipBottleneck(_ClipBlock, video_resnet.Bottleneck):
         return self.conv3(self.conv2(self.conv1(x)))
 
 
-ADOPTERS: dict[type[nn.Module], type[AttentiveBlock]] = {
+ADOPTERS: dict[type[nn.Module], Callable[[Any], ResidualBlock]] = {
     resnet.BasicBlock: FrameBasicBlock,
     resnet.Bottleneck: FrameBottleneck,
     video_resnet.BasicBlock: ClipBasicBlock,
@@ -241,25 +164,22 @@ ADOPTERS: dict[type[nn.Module], type[AttentiveBlock]] = {
 """Which block class is replaced by which."""
 
 
-def adopt_blocks(stages: list[nn.Sequential]) -> list[AttentiveBlock]:
-    """Replace, in place, each torchvision block of the stages by its subclass with places; return all blocks.
+def adopt_blocks(stages: list[nn.Sequential]) -> Stages:
+    """Replace, in place, each torchvision block of the stages by its subclass with places; return them by stage.
 
     Raises:
-        ValueError: a stage holds a module that is no known residual block.
+        ValueError: a stage holds a module that is no known residual block; nothing was replaced then.
     """
     for stage in stages:
         for block in stage:
-            if not isinstance(block, AttentiveBlock) and type(block) not in ADOPTERS:
+            if not isinstance(block, Site) and type(block) not in ADOPTERS:
                 known = ", ".join(_where(kind) for kind in ADOPTERS)
                 raise ValueError(f"add_attention: unknown residual block {_where(type(block))}; known: {known}")
-    blocks: list[AttentiveBlock] = []
     for stage in stages:
         for name, block in stage.named_children():
-            if not isinstance(block, AttentiveBlock):
-                block = ADOPTERS[type(block)](block)
-                setattr(stage, name, block)
-            blocks.append(block)
-    return blocks
+            if not isinstance(block, Site):
+                setattr(stage, name, ADOPTERS[type(block)](block))
+    return [[cast(Site, block) for block in stage] for stage in stages]
 
 
 def _norm_width(layers: nn.Sequential) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from w3ray.attention.health import GATE_KINDS, GateHealth, GateKind, StageHealth
+from w3ray.attention.sites import Stages
 
 _END = 0.05
 """Share of a gate's range at either end that counts as near 0, or saturated."""
@@ -22,7 +23,7 @@ _NUM_SUMS = 7
 
 
 class _Network(Protocol):
-    def residual_stages(self) -> list[nn.Sequential]: ...
+    def stages(self) -> Stages: ...
 
 
 def gate_sums(gate_BTX: Tensor, greatest: float = 1.0) -> Tensor:
@@ -77,9 +78,9 @@ class GateMeter:
     def __init__(self, model: _Network) -> None:
         self._attentions: list[tuple[int, nn.Module]] = [
             (i, attention)
-            for i, stage in enumerate(model.residual_stages())
-            for block in stage
-            if isinstance(attention := block.attention, nn.Module)
+            for i, stage in enumerate(model.stages())
+            for site in stage
+            if isinstance(attention := site.attention, nn.Module)
         ]
         self._sums: dict[tuple[int, GateKind], Tensor] = {}
 

@@ -1,13 +1,10 @@
-"""Which options does each attention take? Checked here without torch, so that a wrong recipe is answered at once.
+"""Which options does each attention take? Checked here without torch, so that a wrong recipe is answered at once."""
 
-A config is a frozen dataclass; recipes, models on disk and modules hold it whole. A field whose default was changed, or
-is not what networks did before there was the field, names the old value (`AS_BEFORE`): finished stages keep their
-identities.
-"""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal, Self, get_args
+from w3ray._options import AS_BEFORE, Options, check_flag, check_one_of, check_whole
 
 Placement = Literal["before", "after"]
 Start = Literal["unit", "near_open", "plain"]
@@ -28,81 +25,74 @@ TemporalNorm = Literal["none", "batch"]
 """What normalises the hidden activations between the two temporal convolutions."""
 
 
-AS_BEFORE = "as_before"
-"""Metadata of a field: what its absence means in what older versions wrote; where absent, the default."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionConfig:
+class AttentionConfig(Options):
     """Base of every attention's options: what is known of it by these alone. Raises ValueError that names a field."""
 
     kind: ClassVar[str]
     """Its name in recipes, and in `w3ray.attention.ATTENTION`."""
-    label: ClassVar[str]
-    """Its name in messages."""
+    stages: tuple[int, ...] | None = None
+    """Stages of the network that it enters, counted from 1; None: all."""
+    every: int = 1
+    """It enters every so many sites of a stage (2: every second one) ..."""
+    first: int = 1
+    """... from this one on, counted from 1."""
+
+    def __post_init__(self) -> None:
+        check_whole(self.label, "every", self.every)
+        check_whole(self.label, "first", self.first)
+        if self.stages is None:
+            return
+        if isinstance(self.stages, str) or not isinstance(self.stages, Sequence) or not self.stages:
+            raise ValueError(f"{self.label}: stages={self.stages!r}: must list stages, such as [2, 3], or be null")
+        for stage in self.stages:
+            check_whole(self.label, "stages", stage)
+        object.__setattr__(self, "stages", tuple(self.stages))  # files hold lists
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """The config of a recipe's options. Raises ValueError that names an unknown one."""
         known = [field.name for field in fields(cls)]
-        options = _start_of(cls.label, options) if "start" in known else dict(options)
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"{cls.label}: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
-        return cls(**options)
+        return super(AttentionConfig, cls).from_options(
+            _start_of(cls.label, options) if "start" in known else dict(options)
+        )
 
     @classmethod
     def from_before(cls, options: Mapping[str, Any]) -> Self:
-        """The config of options that an older version wrote: what is absent is as it was then.
-
-        Raises:
-            ValueError: an option is unknown or out of range.
-        """
-        before = cls._before()
+        before = cls.before()
         if "identity_start" in options:
             del before["start"]
         return cls.from_options({**before, **options})
 
-    @classmethod
-    def _before(cls) -> dict[str, Any]:
-        """Option -> what its absence meant in the first recipes."""
-        return {field.name: field.metadata.get(AS_BEFORE, field.default) for field in fields(cls)}
-
     def written_out(self) -> dict[str, Any]:
         """Kind and all options, as recipes and models on disk hold them."""
-        return {"kind": self.kind, **asdict(self)}
+        return {"kind": self.kind, **self.values()}
 
     def as_before(self) -> dict[str, Any]:
         """Kind and the options that say more than their absence did: what identities are hashes of."""
-        before = self._before()
-        return {"kind": self.kind} | {name: value for name, value in asdict(self).items() if value != before[name]}
+        return {"kind": self.kind, **self.shortest()}
 
     @property
     def has_spatial_mask(self) -> bool:
         """Whether it has a spatial mask, which refinement needs."""
         return False
 
-    def enters(self, stage: int, block: int) -> bool:
-        """Whether it enters this block of this stage of residual blocks, both counted from 0."""
-        return True
+    def enters(self, stage: int, site: int) -> bool:
+        """Whether it enters this site of this stage of the network, both counted from 0."""
+        chosen = self.stages is None or stage + 1 in self.stages
+        return chosen and site + 1 >= self.first and (site + 1 - self.first) % self.every == 0
 
 
-def _check_whole(kind: str, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{kind}: {name}={value!r}: must be a whole number >= 1")
-    if name.endswith("_kernel") and value % 2 == 0:
+def _check_odd(kind: str, name: str, value: Any) -> None:
+    check_whole(kind, name, value)
+    if value % 2 == 0:
         raise ValueError(f"{kind}: {name}={value}: must be odd, so that the mask keeps the size of its input")
 
 
-def _check_one_of(kind: str, name: str, value: Any, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{kind}: {name}={value!r}: must be one of {', '.join(get_args(choices))}")
-
-
 def _check_gates(kind: str, config: "W3Config | CBAMConfig") -> None:
-    _check_one_of(kind, "placement", config.placement, Placement)
-    _check_one_of(kind, "start", config.start, Start)
-    _check_one_of(kind, "gain", config.gain, Gain)
-    _check_one_of(kind, "borders", config.borders, Borders)
+    check_one_of(kind, "placement", config.placement, Placement)
+    check_one_of(kind, "start", config.start, Start)
+    check_one_of(kind, "gain", config.gain, Gain)
+    check_one_of(kind, "borders", config.borders, Borders)
     if config.gain == "norm" and config.start != "unit":
         raise ValueError(f"{kind}: gain=norm holds the factor of start=unit, but start={config.start}; remove one")
     if config.gain == "norm" and config.placement == "after":
@@ -175,13 +165,15 @@ class W3Config(AttentionConfig):
         return self.spatial
 
     def __post_init__(self) -> None:
-        for name in ("reduction", "hidden", "channel_kernel", "spatial_kernel", "temporal_kernel"):
-            _check_whole("W3", name, getattr(self, name))
+        AttentionConfig.__post_init__(self)
+        for name in ("reduction", "hidden"):
+            check_whole("W3", name, getattr(self, name))
+        for name in ("channel_kernel", "spatial_kernel", "temporal_kernel"):
+            _check_odd("W3", name, getattr(self, name))
         for name in ("depthwise", "channel", "spatial", "temporal"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"W3: {name}={getattr(self, name)!r}: must be true or false")
+            check_flag("W3", name, getattr(self, name))
         _check_gates("W3", self)
-        _check_one_of("W3", "temporal_norm", self.temporal_norm, TemporalNorm)
+        check_one_of("W3", "temporal_norm", self.temporal_norm, TemporalNorm)
         if not (self.channel or self.spatial):
             raise ValueError("W3: channel=False with spatial=False: nothing is left; use no attention instead")
 
@@ -210,8 +202,9 @@ class CBAMConfig(AttentionConfig):
         return True
 
     def __post_init__(self) -> None:
-        for name in ("reduction", "spatial_kernel"):
-            _check_whole("CBAM", name, getattr(self, name))
+        AttentionConfig.__post_init__(self)
+        check_whole("CBAM", "reduction", self.reduction)
+        _check_odd("CBAM", "spatial_kernel", self.spatial_kernel)
         _check_gates("CBAM", self)
 
 
@@ -226,11 +219,11 @@ class NonLocalConfig(AttentionConfig):
     subsample: bool = True
     """Keys and values are max-pooled 2x2 over space."""
 
-    def enters(self, stage: int, block: int) -> bool:
-        """Every second block of the second and third stage, as in the paper's 5-block network."""
-        return stage in (1, 2) and block % 2 == 0
+    stages: tuple[int, ...] | None = (2, 3)
+    """With `every`: the five blocks of the paper's network on ResNet-50, as TSM's code has them."""
+    every: int = 2
 
     def __post_init__(self) -> None:
-        _check_whole("non-local", "reduction", self.reduction)
-        if not isinstance(self.subsample, bool):
-            raise ValueError(f"non-local: subsample={self.subsample!r}: must be true or false")
+        AttentionConfig.__post_init__(self)
+        check_whole("non-local", "reduction", self.reduction)
+        check_flag("non-local", "subsample", self.subsample)

@@ -10,7 +10,7 @@ from w3ray.errors import InputError
 
 @run_command
 def profile(
-    model: Annotated[str, typer.Option(help="tsm, tsn, r3d_18, mc3_18 or r2plus1d_18.")] = "tsm",
+    model: Annotated[str, typer.Option(help="Name of a model: tsm, tsn, r3d_18, mc3_18, r2plus1d_18, ...")] = "tsm",
     backbone: Annotated[str, typer.Option(help="2D backbone of tsm and tsn.")] = "resnet50",
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
     size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 224,
@@ -49,7 +49,7 @@ def measure(
     """
     import torch
 
-    from w3ray.models import BACKBONES_3D, build_model
+    from w3ray.models import MODELS, build_model
     from w3ray.models import profile as profile_model
 
     if dense and attention != "w3":
@@ -84,7 +84,7 @@ def measure(
         )
     return {
         "model": model,
-        "backbone": None if model in BACKBONES_3D else backbone,
+        "backbone": backbone if MODELS[model].takes_backbone else None,
         "num_frames": num_frames,
         "size": size,
         "num_classes": num_classes,

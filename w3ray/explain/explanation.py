@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from w3ray.evaluation.head_scores import combined_scores
-from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
+from w3ray.evaluation.normalize import normalize_clips
 from w3ray.explain.gradcam import grad_cam
 from w3ray.explain.maps import last_of_stages, mean_map, stretch
 from w3ray.explain.record import FloatArray, Look, record
@@ -95,8 +95,8 @@ def explain_clip(
     classes: Sequence[str],
     head_sizes: Sequence[tuple[str, int]] = (),
     name: str = "model",
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Explanation:
     """Run one clip through a model, in eval mode, and keep what can be shown. The model's mode is as before afterwards.
 
@@ -106,7 +106,7 @@ def explain_clip(
         classes: names in the order of the scores.
         head_sizes: as in `w3ray.heads.Heads`; of several heads the explanation is of their combinations.
         name: what the model is called in pictures.
-        mean, std: as in training.
+        mean, std: of the pixels; None: the model's own.
     """
     heads = Heads(tuple(classes), tuple(head_sizes))
     device = next(model.parameters()).device
@@ -115,7 +115,7 @@ def explain_clip(
     try:
         with torch.no_grad():
             clip_BTHWC = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None].to(device)
-            x_BTCHW = normalize_clips(clip_BTHWC, mean=mean, std=std)
+            x_BTCHW = normalize_clips(clip_BTHWC, mean=mean or model.pixels.mean, std=std or model.pixels.std)
             output, looks = record(model, x_BTCHW)
             logits_BS = output.logits_BK.float()
             scores_BK = combined_scores(logits_BS, heads).exp() if heads.several else logits_BS.softmax(dim=1)

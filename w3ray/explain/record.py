@@ -57,9 +57,9 @@ def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]
         raise ValueError(f"record: {len(x_BTCHW)} clips: must be one")
     kept: list[tuple[int, int, nn.Module, dict[str, Tensor]]] = []
     with ExitStack() as stack:
-        for i, stage in enumerate(model.residual_stages(), 1):
-            for j, block in enumerate(stage, 1):
-                if isinstance(attention := block.attention, nn.Module):
+        for i, stage in enumerate(model.stages(), 1):
+            for j, site in enumerate(stage, 1):
+                if isinstance(attention := site.attention, nn.Module):
                     kept.append((i, j, attention, stack.enter_context(_kept(attention))))
         output = model(x_BTCHW)
     looks = []

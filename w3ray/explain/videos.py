@@ -59,7 +59,7 @@ class Explainer:
     @property
     def has_attention(self) -> bool:
         """Whether there is anything to show of it beside Grad-CAM."""
-        return any(block.attention is not None for stage in self.model.residual_stages() for block in stage)
+        return any(site.attention is not None for stage in self.model.stages() for site in stage)
 
     def load(self, video: str) -> Frames:
         """The clip that evaluation takes of a video, uint8 [T, S, S, 3].

@@ -120,7 +120,7 @@ def plain(
 
     def read(part: Any) -> Any:
         for name in rest.split("."):
-            part = getattr(part, name)
+            part = getattr(part, name, None)  # another model may not have the option
         return part
 
     def rule(comparison: Comparison) -> Iterator[Finding]:

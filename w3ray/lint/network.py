@@ -135,9 +135,9 @@ RULES: dict[str, Rule] = {
     ),
     "refinement": refinement,
     "dropout": plain("model.dropout", "TSM's command for Something-Something (--dropout 0.5)"),
-    "shift_div": plain("model.shift_div", "TSM's command for Something-Something (--shift_div=8)"),
+    "shift_div": plain("model.options.shift_div", "TSM's command for Something-Something (--shift_div=8)"),
     "shift_mode": plain(
-        "model.shift_mode",
+        "model.options.shift_mode",
         "TSM ops/temporal_shift.py",
         severity="warning",
         cost="TSM's paper (arXiv:1811.08383) compares the two; its figures are not repeated here",

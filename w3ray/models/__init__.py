@@ -4,22 +4,25 @@ The tables need no torch: their members are imported when they are taken out.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from w3ray._registry import Registry, lazy_attributes
+from w3ray._nearest import did_you_mean
+from w3ray._registry import Registry, attribute, lazy_attributes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from w3ray.models._common import VideoModel, VideoOutput
     from w3ray.models.build import build_model
+    from w3ray.models.options import ModelOptions
     from w3ray.models.profiling import Part, Profile, profile
     from w3ray.models.weights import LoadedWeights, load_weights
 
 MODEL_VERSION: int = 1
 """Raised whenever the same parameters would give other numbers; part of a stage's identity."""
 
-BACKBONES: "Registry[Callable[..., nn.Module]]" = Registry(
+BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
     {
         "resnet18": "torchvision.models:resnet18",
         "resnet34": "torchvision.models:resnet34",
@@ -29,38 +32,63 @@ BACKBONES: "Registry[Callable[..., nn.Module]]" = Registry(
         "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
     }
 )
-"""2D backbones of TSM and TSN."""
+"""2D networks under the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`."""
 
-BACKBONES_3D: "Registry[Callable[..., nn.Module]]" = Registry(
-    {
-        "r3d_18": "torchvision.models.video:r3d_18",
-        "mc3_18": "torchvision.models.video:mc3_18",
-        "r2plus1d_18": "torchvision.models.video:r2plus1d_18",
-    }
-)
-"""3D networks: model and backbone in one name."""
 
-MODELS: "Registry[Callable[..., VideoModel]]" = Registry(
-    {
-        "tsm": "w3ray.models.build:build_tsm",
-        "tsn": "w3ray.models.build:build_tsn",
-        **dict.fromkeys(BACKBONES_3D, "w3ray.models.build:build_3d"),
-    }
-)
-"""Name -> function that builds the model without attention and weights."""
+@dataclass(frozen=True, slots=True)
+class ModelFamily:
+    """A row of the table: a network and its options, each as "module:name", imported when it is asked for."""
+
+    place: str
+    options_place: str = "w3ray.models.options:ModelOptions"
+    takes_backbone: bool = False
+    """Whether it is built around one of `BACKBONES`."""
+
+    @property
+    def build(self) -> "Callable[..., VideoModel]":
+        """Builds the model without attention and weights: `build([backbone,] options, num_classes=K, dropout=p)`."""
+        return attribute(self.place)
+
+    @property
+    def options(self) -> "type[ModelOptions]":
+        """The class of its options."""
+        return attribute(self.options_place)
+
+
+MODELS: dict[str, ModelFamily] = {
+    "tsm": ModelFamily("w3ray.models.tsm:TSM", "w3ray.models.options:TSMOptions", takes_backbone=True),
+    "tsn": ModelFamily("w3ray.models.tsn:TSN", takes_backbone=True),
+    "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
+    "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
+    "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
+}
+"""Name -> what a recipe and `build_model` need of it."""
+
+
+def model_family(name: Any) -> ModelFamily:
+    """The row of a name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if not isinstance(name, str) or name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; {did_you_mean(str(name), MODELS)}known: {', '.join(MODELS)}")
+    return MODELS[name]
+
 
 __all__ = [
     "BACKBONES",
-    "BACKBONES_3D",
     "MODELS",
     "MODEL_VERSION",
     "LoadedWeights",
+    "ModelFamily",
     "Part",
     "Profile",
     "VideoModel",
     "VideoOutput",
     "build_model",
     "load_weights",
+    "model_family",
     "profile",
 ]
 

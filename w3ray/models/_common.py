@@ -1,4 +1,4 @@
-"""What do all video models share: their output, their head, the walk through their blocks?
+"""What does the platform need of a video model?
 
 Axes: B clips, T frames, C channels, H height, W width, K classes.
 """
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from w3ray.attention import residual_stages
-from w3ray.attention.blocks import adopt_blocks
+from w3ray.attention.sites import Site, Stages
+from w3ray.models.pixels import IMAGENET, Pixels
 from w3ray.models.refinement import AttentionGuidedRefinement
 
 
@@ -19,82 +19,92 @@ class VideoOutput(NamedTuple):
 
     logits_BK: Tensor
     """Class scores of the clip (before softmax)."""
-    features_BTCHW: Tensor
-    """y_i of Eq. 8: the last feature maps, per frame, after AFR where the model has it (3D networks: T' < T)."""
+    features: tuple[Tensor, ...]
+    """y_i of Eq. 8: the last feature maps [B, T', C, H', W'], after AFR where the model has it.
+
+    One for each path of the network that the head pools. T' is smaller than T where the network strides over time.
+    """
 
 
 class VideoModel(nn.Module):
-    """A backbone with residual stages, AFR where asked for, and one linear classifier.
+    """A network over clips. A subclass gives `stages`, `forward`, the head `classifier` and `num_features`.
 
-    Subclasses fold clips into the backbone's layout. `classifier` is the last linear layer of every model.
+    Its attention-guided refinement (AFR), where asked for, is one over the masks of all stages.
     """
 
-    backbone: Any
+    pixels: Pixels = IMAGENET
+    """What its input is: channels, and how they are normalised."""
+    classifier: Any
+    """The head (`w3ray.models.heads`)."""
     refinement: AttentionGuidedRefinement | None
+    num_features: int
+    """C of the last feature maps."""
 
-    def __init__(self, backbone: nn.Module, *, num_classes: int, dropout: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes!r}: must be a whole number >= 1")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
-        self.backbone = backbone
-        blocks = adopt_blocks(residual_stages(backbone))
-        self.num_features = blocks[-1].channels
-        backbone.fc = nn.Identity()
         self.register_module("refinement", None)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(self.num_features, num_classes)
-        nn.init.normal_(self.classifier.weight, 0.0, 0.001)
-        nn.init.zeros_(self.classifier.bias)
 
-    def residual_stages(self) -> list[nn.Sequential]:
-        """The backbone's stages, first to last: where `add_attention` works."""
-        return residual_stages(self.backbone)
+    def forward(self, x_BTCHW: Tensor) -> VideoOutput:
+        """[B, T, C, H, W], normalised with `pixels` -> class scores and last feature maps."""
+        raise NotImplementedError
+
+    def stages(self) -> Stages:
+        """The sites by stage, in the order in which they run: where `add_attention` works."""
+        raise NotImplementedError
 
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
-        """Weight and bias of the classifier alone, for its learning-rate multipliers."""
-        return self.classifier.parameters()
+        """Those of the last linear layers, for their learning-rate multipliers."""
+        return self.classifier.classifier_parameters()
 
     def has_spatial_masks(self) -> bool:
-        """Whether every stage's last block has an attention that yields a spatial mask."""
-        last_blocks: list[Any] = [stage[-1] for stage in self.residual_stages()]
-        return all(getattr(block.attention, "has_spatial_mask", False) for block in last_blocks)
+        """Whether an attention in it yields spatial masks."""
+        return bool(self._masked_sites())
+
+    def _masked_sites(self) -> list[Site]:
+        """The last site with a spatial mask of each stage that has one."""
+        masked = [
+            [site for site in stage if getattr(site.attention, "has_spatial_mask", False)] for stage in self.stages()
+        ]
+        return [sites[-1] for sites in masked if sites]
 
     def add_refinement(self) -> None:
         """Add AFR (Eq. 7-8).
 
         Raises:
-            ValueError: the attention in the blocks gives no spatial mask, or there is none.
+            ValueError: the attention gives no spatial mask, or there is none.
         """
-        stages = self.residual_stages()
-        if not self.has_spatial_masks():
-            raise ValueError("refinement (AFR, Eq. 7): needs an attention with spatial masks in every stage")
-        last_blocks: list[Any] = [stage[-1] for stage in stages]
-        starts: set[float | None] = {block.attention.constant_start for block in last_blocks}
+        sites: list[Any] = self._masked_sites()
+        if not sites:
+            raise ValueError("refinement (AFR, Eq. 7): needs an attention with spatial masks")
+        starts: set[float | None] = {site.attention.constant_start for site in sites}
         mask_start = starts.pop() if len(starts) == 1 else None
-        self.refinement = AttentionGuidedRefinement(len(stages), self.num_features, mask_start)
+        self.refinement = AttentionGuidedRefinement(len(sites), self.num_features, mask_start)
 
     def run_stages(self, x: Tensor, num_frames: int | None) -> tuple[Tensor, list[Tensor]]:
-        """Run all residual stages; return the last features and each stage's last spatial mask [B, T, H, W]."""
+        """Run all stages one after the other; return the last features and each stage's last mask [B, T, H, W].
+
+        A stage without a spatial mask is left out.
+        """
         masks: list[Tensor] = []
-        for stage in self.residual_stages():
-            mask = None
-            for block in stage:
-                x, mask = block(x, num_frames, return_mask=True)
-            if mask is not None:
-                masks.append(mask)
+        for stage in self.stages():
+            stage_mask = None
+            for site in stage:
+                x, mask = site(x, num_frames, return_mask=True)
+                stage_mask = stage_mask if mask is None else mask
+            if stage_mask is not None:
+                masks.append(stage_mask)
         return x, masks
 
-    def head(self, features_BTCHW: Tensor) -> Tensor:
-        """Mean of the frames' class scores: [B, T, C, H, W] -> [B, K]."""
-        pooled_BTC = self.dropout(features_BTCHW.mean(dim=(3, 4)))
-        return self.classifier(pooled_BTC).mean(dim=1)
+    def finish(self, features_BTCHW: Tensor, masks_BTHW: list[Tensor]) -> VideoOutput:
+        """The output of a network with one last map: AFR where the model has it, then the head."""
+        if self.refinement is not None:
+            features_BTCHW = self.refinement(features_BTCHW, masks_BTHW)
+        return VideoOutput(self.classifier(features_BTCHW), (features_BTCHW,))
 
-
-def check_clips(x_BTCHW: Tensor) -> None:
-    """Raise ValueError unless `x_BTCHW` is a float batch of RGB clips."""
-    if x_BTCHW.dim() != 5 or x_BTCHW.shape[2] != 3:
-        raise ValueError(f"video model: input of shape {tuple(x_BTCHW.shape)}: must be [B, T, 3, H, W]")
-    if not torch.is_floating_point(x_BTCHW):
-        raise ValueError(f"video model: input of type {x_BTCHW.dtype}: must be float; normalise the clips first")
+    def check_clips(self, x_BTCHW: Tensor) -> None:
+        """Raise ValueError unless `x_BTCHW` is a float batch of clips with the model's channels."""
+        channels = self.pixels.channels
+        if x_BTCHW.dim() != 5 or x_BTCHW.shape[2] != channels:
+            raise ValueError(f"video model: input of shape {tuple(x_BTCHW.shape)}: must be [B, T, {channels}, H, W]")
+        if not torch.is_floating_point(x_BTCHW):
+            raise ValueError(f"video model: input of type {x_BTCHW.dtype}: must be float; normalise the clips first")

@@ -1,7 +1,7 @@
 """How is a finished model kept in a folder, so that it can be rebuilt without its recipe?
 
     model.safetensors   the weights, under the model's own state names
-    model.json          {"format": 2, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
+    model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
                         and "head_sizes" where a clip has several labels
 
 `model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may
@@ -25,11 +25,12 @@ from w3ray.attention import attention_from_before
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.models.build import build_model
+from w3ray.models.options import model_from_before
 from w3ray.models.weights import other_gates
 from w3ray.storage import StoragePath, storage_path
 
-FORMAT = 2
-"""Format 1 knew no start of an attention's gates: it is written out when such a file is read."""
+FORMAT = 3
+"""Format 1 knew no start of an attention's gates, format 2 no options of a model: written out when they are read."""
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "model.json"
 
@@ -46,9 +47,9 @@ class ModelDescription:
     """Class names in the order of the scores."""
     head_sizes: tuple[tuple[str, int], ...] = ()
     """Name and number of classes of each head where there are several, as in `w3ray.heads.Heads`."""
-    mean: tuple[float, float, float]
-    """Subtracted from RGB in [0, 1]."""
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """Of each channel: subtracted from pixels in [0, 1]."""
+    std: tuple[float, ...]
     """Divides after that."""
     stage: str = ""
     """Name of the stage that made it."""
@@ -150,9 +151,9 @@ def read_description(folder: Path | str) -> ModelDescription:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found = document["format"]
-        if found not in (1, FORMAT):
-            raise InputError(f"{path}: format {found}, but this version of w3ray reads formats 1 and {FORMAT}")
-        model = dict(document["model"])
+        if found not in (1, 2, FORMAT):
+            raise InputError(f"{path}: format {found}, but this version of w3ray reads formats 1 to {FORMAT}")
+        model = model_from_before(document["model"])
         if found == 1 and model.get("attention") is not None:
             model["attention"] = attention_from_before(model["attention"]).written_out()
         return ModelDescription(

@@ -15,8 +15,9 @@ from typing import Any, cast, get_args
 
 import torch
 
-from w3ray.attention.blocks import AttentiveBlock
+from w3ray.attention.attach import scale_last_norm
 from w3ray.attention.options import Gain
+from w3ray.attention.sites import Site
 from w3ray.attention.w3 import W3
 from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
@@ -51,19 +52,19 @@ def convert_gain(model: VideoModel, description: ModelDescription, gain: Gain) -
     converted.load_state_dict(model.state_dict(), strict=False)  # the mark of the gates is all that differs
     factor = 2.0 if gain == "norm" else 0.5
     with torch.no_grad():
-        blocks: list[Any] = [block for stage in converted.residual_stages() for block in stage]
-        for block in blocks:
-            if isinstance(block.attention, W3):
-                _scale(block, factor)
+        for stage in converted.stages():
+            for site in stage:
+                if isinstance(site.attention, W3):
+                    _scale(site, factor)
         if converted.refinement is not None:
             converted.refinement.conv.weight.mul_(factor)
     return converted, replace(description, model=arguments)
 
 
-def _scale(block: AttentiveBlock, factor: float) -> None:
-    attention = cast(W3, block.attention)
+def _scale(site: Site, factor: float) -> None:
+    attention = cast(W3, site.attention)
     gates = [gate for gate in (attention.channel, attention.spatial) if gate is not None]
-    block.scale_last_norm(factor ** len(gates))
+    scale_last_norm(site, factor ** len(gates))
     if attention.channel is not None:
         attention.channel.reduce.weight.div_(factor ** len(gates))
     if attention.spatial is not None:

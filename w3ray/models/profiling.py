@@ -4,7 +4,6 @@ Counted are convolutions and matrix products (as in the literature's GFLOPs, whi
 activations and element-wise products are not.
 """
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-_BLOCK = re.compile(r"^backbone\.(layer\d+)\.\d+$")
-_ATTENTION = re.compile(r"^backbone\.(layer\d+)\.\d+\.attention$")
+from w3ray.attention.sites import Site
+from w3ray.models._common import VideoModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +32,10 @@ class Profile:
     """Multiply-adds of a forward pass of one clip."""
     parameters: int
     parts: tuple[Part, ...]
-    """stem, layer1 to layer4 (without their attention), attention, refinement, classifier; they add up to the whole."""
+    """stem, stage1, stage2, ... (without their attention), attention, refinement, classifier: together the whole."""
 
 
-def profile(model: nn.Module, num_frames: int, size: int) -> Profile:
+def profile(model: VideoModel, num_frames: int, size: int) -> Profile:
     """Count a model's multiply-adds and parameters, without computing (meta device) and without changing it.
 
     Args:
@@ -54,7 +53,7 @@ def profile(model: nn.Module, num_frames: int, size: int) -> Profile:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
     dtype = next(model.parameters()).dtype
-    clip_BTCHW = torch.empty(1, num_frames, 3, size, size, device="meta", dtype=dtype)
+    clip_BTCHW = torch.empty(1, num_frames, model.pixels.channels, size, size, device="meta", dtype=dtype)
     was_training = model.training
     # Evaluation mode: batch norm in training refuses a single value per channel, which tiny sizes end in.
     model.eval()
@@ -73,21 +72,26 @@ def profile(model: nn.Module, num_frames: int, size: int) -> Profile:
     return Profile(macs=total, parameters=parameters, parts=_parts(model, macs, total, parameters))
 
 
-def _parts(model: nn.Module, macs: dict[str, int], total: int, parameters: int) -> tuple[Part, ...]:
+def _parts(model: VideoModel, macs: dict[str, int], total: int, parameters: int) -> tuple[Part, ...]:
     """Sort the counts of the modules into rows; the stem is what is left."""
+    row_of: dict[nn.Module, str] = {
+        site: f"stage{number}" for number, stage in enumerate(model.stages(), 1) for site in stage
+    }
+    attention_of = {site.attention: row for site, row in row_of.items() if isinstance(site, Site) and site.attention}
+    ends = {model.refinement: "refinement", model.classifier: "classifier"}
     rows: dict[str, list[int]] = {}
     for name, module in model.named_modules():
         numel = sum(parameter.numel() for parameter in module.parameters())
         count = macs.get(name, 0)
-        if block := _BLOCK.match(name):
-            _add(rows, block[1], count, numel)
-        elif attention := _ATTENTION.match(name):
-            _add(rows, attention[1], -count, -numel)
+        if module in row_of:
+            _add(rows, row_of[module], count, numel)
+        elif module in attention_of:
+            _add(rows, attention_of[module], -count, -numel)
             _add(rows, "attention", count, numel)
-        elif name in ("refinement", "classifier"):
-            _add(rows, name, count, numel)
+        elif module in ends:
+            _add(rows, ends[module], count, numel)
     stem = [total - sum(row[0] for row in rows.values()), parameters - sum(row[1] for row in rows.values())]
-    order = sorted(name for name in rows if name.startswith("layer"))
+    order = [f"stage{number}" for number in range(1, len(model.stages()) + 1)]
     order += [name for name in ("attention", "refinement", "classifier") if name in rows]
     return (
         Part(name="stem", macs=stem[0], parameters=stem[1]),

@@ -3,12 +3,12 @@
 Axes: N = B*T folded frames, T frames, C channels, H height, W width.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ShiftMode = Literal["bidirectional", "online"]
+from w3ray.models.options import ShiftMode, TSMOptions
 
 
 def _shift(x_BTCHW: Tensor, *, past: slice, future: slice) -> Tensor:
@@ -60,10 +60,7 @@ class TemporalShift(nn.Module):
 
     def __init__(self, shift_div: int = 8, mode: ShiftMode = "bidirectional") -> None:
         super().__init__()
-        if isinstance(shift_div, bool) or not isinstance(shift_div, int) or shift_div < 2:
-            raise ValueError(f"TSM: shift_div={shift_div!r}: must be a whole number >= 2")
-        if mode not in get_args(ShiftMode):
-            raise ValueError(f"TSM: shift_mode={mode!r}: must be one of {', '.join(get_args(ShiftMode))}")
+        TSMOptions(shift_div=shift_div, shift_mode=mode)
         self.shift_div = shift_div
         self.mode = mode
 

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from w3ray.models.shift import ShiftMode, TemporalShift
+from w3ray.models.options import TSMOptions
+from w3ray.models.shift import TemporalShift
 from w3ray.models.tsn import TSN
 
 LONG_STAGE = 23
@@ -11,20 +12,14 @@ published models do."""
 
 
 class TSM(TSN):
-    """TSN with a temporal shift on the residual branch of the blocks, before their first convolution."""
+    """TSN with a temporal shift at the entry of the blocks: on the residual branch, before its first convolution."""
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        num_classes: int,
-        dropout: float = 0.5,
-        shift_div: int = 8,
-        shift_mode: ShiftMode = "bidirectional",
+        self, backbone: nn.Module, options: TSMOptions | None = None, *, num_classes: int, dropout: float = 0.5
     ) -> None:
         super().__init__(backbone, num_classes=num_classes, dropout=dropout)
-        stages = self.residual_stages()
-        every = 2 if len(stages[2]) >= LONG_STAGE else 1
-        for stage in stages:
-            for block in list(stage)[::every]:
-                block.shift = TemporalShift(shift_div, shift_mode)
+        options = TSMOptions() if options is None else options
+        every = 2 if len(self.stages()[2]) >= LONG_STAGE else 1
+        for stage in self.backbone.temporal_stages():
+            for site in stage[::every]:
+                site.temporal = TemporalShift(options.shift_div, options.shift_mode)

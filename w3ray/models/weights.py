@@ -1,6 +1,6 @@
 """Which weights can a model start from, and which key goes where?
 
-Three layouts are known by their keys, whatever the file is called:
+Three layouts are known by their keys, whatever the file is called; a backbone may know more (`FrameBackbone.layouts`):
 
 - torchvision: `layer1.0.conv1.weight`, `fc.weight` -> `backbone.*`, `classifier.*`
 - reference TSM (mit-han-lab/temporal-shift-module, `.pth.tar`): `module.base_model.layer1.0.conv1.net.weight`,
@@ -25,9 +25,12 @@ from torchvision import models as torchvision_models
 from torchvision.models import WeightsEnum
 
 from w3ray.attention.attach import scale_norms
+from w3ray.attention.sites import Site
 from w3ray.attention.w3 import GATE_SCALE
 from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
+from w3ray.models.layouts import KeyLayout
+from w3ray.models.shift import TemporalShift
 
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
@@ -48,7 +51,7 @@ class LoadedWeights:
     """What `load_weights` did."""
 
     layout: str
-    """"torchvision", "tsm" or "w3ray"."""
+    """"torchvision", "tsm", "w3ray", or one that the model's backbone knows."""
     loaded: int
     """Number of tensors taken over."""
     left_out: tuple[str, ...]
@@ -73,7 +76,7 @@ def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
         state = _read_enum(weights)
     else:
         state = _read_file(path)
-    mapped = _map_keys(state, weights)
+    mapped = _map_keys(state, weights, model)
     if mapped.shifted_blocks is not None:
         _check_shift(model, mapped.shifted_blocks, weights)
     return _fit(model, mapped, weights)
@@ -132,8 +135,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _map_keys(state: dict[str, Tensor], source: str) -> _Mapped:
+def _map_keys(state: dict[str, Tensor], source: str, model: VideoModel) -> _Mapped:
     """Rename a file's keys to ours; which layout it is follows from the keys."""
+    layouts: tuple[KeyLayout, ...] = getattr(getattr(model, "backbone", None), "layouts", ())
+    for layout in layouts:
+        if layout.matches(state):
+            return _Mapped(layout.name, layout.rename(state), None)
     if any(_TSM_PREFIX.match(key) for key in state):
         renamed, shifted_blocks = {}, set()
         for key, value in state.items():
@@ -150,6 +157,7 @@ def _map_keys(state: dict[str, Tensor], source: str) -> _Mapped:
     raise InputError(
         f"weights {source}: unknown layout (first keys: {_some(list(state))}); known: torchvision (layer1.0...), "
         "reference TSM (module.base_model.layer1.0...), w3ray (backbone.layer1.0...)"
+        + "".join(f", {layout.name} ({layout.example}...)" for layout in layouts)
     )
 
 
@@ -162,7 +170,7 @@ def _check_shift(model: VideoModel, shifted_blocks: set[str], source: str) -> No
     own = {
         name.removeprefix("backbone.")
         for name, module in model.named_modules()
-        if getattr(module, "shift", None) is not None
+        if isinstance(module, Site) and isinstance(module.temporal, TemporalShift)
     }
     if own != shifted_blocks:
         raise InputError(

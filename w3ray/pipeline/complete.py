@@ -9,7 +9,6 @@ import torch
 
 from w3ray.attention.health import HEALTH_NAME, from_document
 from w3ray.evaluation.head_counts import HeadCounts
-from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, write_model
@@ -37,8 +36,8 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         clip=asdict(data.clip),
         classes=data.heads.classes,
         head_sizes=data.heads.sizes,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=model.pixels.mean,
+        std=model.pixels.std,
         stage=item.stage.name,
         metrics=dict(outcome["test"]),
     )

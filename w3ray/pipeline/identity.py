@@ -17,6 +17,7 @@ from w3ray.attention import attention_config, attention_from_before
 from w3ray.data import STREAM_VERSION
 from w3ray.data.clip import ClipSpec
 from w3ray.models import MODEL_VERSION
+from w3ray.models.options import model_as_before, model_from_before
 from w3ray.recipe import ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
 from w3ray.training.version import TRAINING_VERSION
 
@@ -56,7 +57,7 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError, KeyError, TypeError: they are damaged, or of a newer version.
     """
-    model, data = dict(determinants["model"]), dict(determinants["data"])
+    model, data = model_from_before(determinants["model"]), dict(determinants["data"])
     if model["attention"] is not None:
         model["attention"] = attention_from_before(model["attention"]).written_out()
     if data.get("synthetic") is not None:
@@ -69,7 +70,7 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
 
 def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
     """Whole determinants without what says nothing: what their hash is made of."""
-    model, data = dict(determinants["model"]), dict(determinants["data"])
+    model, data = model_as_before(determinants["model"]), dict(determinants["data"])
     if model["attention"] is not None:
         model["attention"] = attention_config(model["attention"]).as_before()
     if data.get("synthetic") is not None:

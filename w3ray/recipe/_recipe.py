@@ -23,6 +23,7 @@ from w3ray.recipe.sections import (
     Tracking,
     Train,
     merge,
+    merge_model,
 )
 
 
@@ -59,7 +60,7 @@ class Recipe(Section):
                 teacher=stage.teacher,
                 loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
                 train=Train.model_validate(merge(train, stage.train)),
-                model=Model.model_validate(merge(model, stage.model)),
+                model=Model.model_validate(merge_model(model, stage.model)),
             )
             for index, stage in enumerate(self.stages)
         )
@@ -108,8 +109,11 @@ def stored_recipe(values: Mapping[str, Any]) -> Recipe:
         ValueError: it is damaged, or of a newer version.
     """
     from w3ray.attention import attention_from_before
+    from w3ray.models.options import model_from_before
 
-    model = dict(values["model"])
+    model = model_from_before(values["model"])
+    if model["backbone"] is None:  # of a network that has none: a recipe names one all the same
+        del model["backbone"]
     if model["attention"] is not None:
         model["attention"] = attention_from_before(model["attention"])
     return Recipe.model_validate({**values, "model": model})

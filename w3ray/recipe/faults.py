@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from w3ray._nearest import did_you_mean, nearest
-from w3ray.recipe.sections import Model, ResolvedStage, Train, merge
+from w3ray.recipe.sections import Model, ResolvedStage, Train, merge, merge_model
 from w3ray.training.losses import TEACHER_LOSSES
 
 # What pydantic calls a fault -> what to say of it; {input} is the value given.
@@ -49,7 +49,12 @@ def override_faults(values: Mapping[str, Any], root: type[BaseModel]) -> list[st
                 continue
             prefix = ("stages", str(stage.get("name")), section)
             inherited = _faults_of(base, kind, prefix, root)
-            for line in _faults_of(merge(base, override), kind, prefix, root):
+            try:
+                merged = merge_model(base, override) if kind is Model else merge(base, override)
+            except ValueError as error:
+                faults.append(f"{'.'.join(prefix)}: {error}")
+                continue
+            for line in _faults_of(merged, kind, prefix, root):
                 key = line.partition(": ")[0].split(".")[len(prefix) :]
                 if line not in inherited or _gives(override, key):
                     faults.append(line)

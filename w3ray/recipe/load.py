@@ -12,6 +12,7 @@ from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError
 from w3ray.recipe._recipe import Recipe
 from w3ray.recipe.faults import fault_lines, override_faults, show
+from w3ray.recipe.sections import SHIFT_OPTIONS
 
 PIPELINES = Path(__file__).resolve().parent.parent / "_pipelines"
 """The shipped recipes: in a checkout a link to `pipelines/`, in a wheel its copy."""
@@ -163,6 +164,9 @@ def put_value(values: dict[str, Any], parts: Sequence[str], value: Any, said: st
         if not isinstance(place, dict | list):
             where = ".".join(parts[: depth + 1])
             raise InputError(f"{said}: {where} is {show(place)}, which has no keys; set {where} itself")
+    if isinstance(place, dict) and tuple(parts[-2:]) == ("model", "name") and place.get("name") != value:
+        for option in ("options", *SHIFT_OPTIONS):  # of the model before
+            place.pop(option, None)
     if isinstance(place, list):
         place[_list_index(place, parts[-1], said)] = value
     else:

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from w3ray._nearest import did_you_mean
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from w3ray.data.clip import ClipSpec
     from w3ray.data.shared_clips import SharedClips
     from w3ray.data.video_cache import VideoCache
+    from w3ray.models.options import ModelOptions
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names become folders, run names and parts of a command line."""
@@ -93,6 +102,39 @@ def _read_attention(value: Any) -> AttentionConfig | None:
 
 def _write_attention(config: AttentionConfig | None) -> dict[str, Any] | None:
     return None if config is None else config.written_out()
+
+
+def _write_options(options: Any) -> dict[str, Any] | None:
+    return None if options is None else options.values()
+
+
+SHIFT_OPTIONS = ("shift_div", "shift_mode")
+"""Options of TSM that used to be keys of `model`."""
+
+
+def options_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe's `model`, or of a part of it, with options under `options`.
+
+    Raises:
+        ValueError: an option is given under both names.
+    """
+    values = dict(model)
+    old = {name: values.pop(name) for name in SHIFT_OPTIONS if name in values}
+    if not old:
+        return values
+    options = values.get("options") or {}
+    if twice := sorted(set(old) & set(options)):
+        raise ValueError(f"{twice[0]} is the old name of options.{twice[0]}, which is given too; remove one")
+    values["options"] = {**options, **old}
+    return values
+
+
+def merge_model(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """As `merge`, of the keys of a recipe's `model`; the options of another model are not inherited."""
+    base, override = options_of_before(base), options_of_before(override)
+    if override.get("name", base.get("name")) != base.get("name"):
+        base.pop("options", None)
+    return merge(base, override)
 
 
 class Synthetic(Section):
@@ -232,7 +274,10 @@ class Model(Section):
 
     name: Annotated[str, _known("model", _models)] = Field(default="tsm", description="temporal model")
     backbone: Annotated[str, _known("backbone", _backbones)] = Field(
-        default="resnet50", description="2D network under it"
+        default="resnet50", description="2D network under it; of frame networks only"
+    )
+    options: Annotated[Any, AsBefore(None), PlainSerializer(_write_options)] = Field(
+        default=None, validate_default=True, description="options of that temporal model, such as TSM's shift_div"
     )
     attention: Annotated[AttentionConfig | None, PlainValidator(_read_attention), PlainSerializer(_write_attention)] = (
         Field(
@@ -245,13 +290,36 @@ class Model(Section):
         description="attention-guided feature refinement; off without attention and without its spatial masks",
     )
     dropout: float = Field(default=0.5, ge=0, lt=1, description="share of features dropped before the classifier")
-    shift_div: int = Field(default=8, ge=2, description="TSM shifts 1/shift_div of the channels each way")
-    shift_mode: Literal["bidirectional", "online"] = Field(
-        default="bidirectional", description="TSM: both ways or past only"
-    )
     weights: str | None = Field(
         default=None, description="initial weights: torchvision enum or local file; null: random"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        return options_of_before(values) if isinstance(values, Mapping) else values
+
+    @field_validator("options", mode="plain")
+    @classmethod
+    def _read_options(cls, value: Any, info: ValidationInfo) -> "ModelOptions | None":
+        from w3ray.models import model_family
+        from w3ray.models.options import ModelOptions
+
+        if "name" not in info.data:
+            return None  # which is the fault that is told
+        family = model_family(info.data["name"])
+        if isinstance(value, ModelOptions):
+            value = value.values()
+        if value is not None and not isinstance(value, Mapping):
+            raise PydanticCustomError("dict_type", "must be a section of keys")
+        return family.options.from_options(value or {})
+
+    @property
+    def takes_backbone(self) -> bool:
+        """Whether there is a 2D network under it."""
+        from w3ray.models import model_family
+
+        return model_family(self.name).takes_backbone
 
     @property
     def refines(self) -> bool:
@@ -260,7 +328,8 @@ class Model(Section):
 
     def build_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `build_model` but `num_classes`; equal for recipes that mean the same model."""
-        return {**self.model_dump(), "refinement": self.refines}
+        backbone = self.backbone if self.takes_backbone else None
+        return {**self.model_dump(), "backbone": backbone, "refinement": self.refines}
 
     def architecture(self) -> dict[str, Any]:
         """What decides the shapes of the parameters and features."""

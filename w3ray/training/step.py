@@ -51,7 +51,7 @@ class TrainingStep:
 
     Args:
         model: student, plain or wrapped in DistributedDataParallel; returns an object with `logits_BK` and
-            `features_BTCHW`.
+            `features`.
         optimizer: over the model's parameters; see `parameter_groups`.
         loss_weights: loss name to weight, for example {"cross_entropy": 1, "mfr": 0.5}.
         teacher: needed by "mfr"; put in eval mode, never trained, and only run where a loss asks for it.
@@ -155,13 +155,13 @@ class TrainingStep:
         self._num_valid += rows.numel()
 
     def _weighted_losses(self, x_BTCHW: Tensor, labels_B: Tensor) -> Tensor:
-        teacher_features_BTCHW = None
+        teacher_features = None
         with self.autocast():
             if self.teacher is not None:
                 with torch.no_grad():
-                    teacher_features_BTCHW = self.teacher(x_BTCHW).features_BTCHW
+                    teacher_features = self.teacher(x_BTCHW).features
             output = self.model(x_BTCHW)
-        inputs = LossInputs(output.logits_BK, output.features_BTCHW, labels_B, teacher_features_BTCHW)
+        inputs = LossInputs(output.logits_BK, output.features, labels_B, teacher_features)
         sums = {name: loss(inputs) for name, (_, loss) in self.losses.items()}
         for name, value in sums.items():
             self._sums[name] += value.detach()
@@ -178,7 +178,7 @@ class TrainingStep:
                 output = self.model(self.prepare(blank))
             nothing = output.logits_BK.float().sum() * 0.0
             if any(loss.needs_teacher for _, loss in self.losses.values()):
-                nothing = nothing + output.features_BTCHW.float().sum() * 0.0
+                nothing = nothing + sum(map_BTCHW.float().sum() for map_BTCHW in output.features) * 0.0
             self._scaler.scale(nothing).backward()
 
     def update(self, lr: float, norms_of: Mapping[int, Sequence[nn.Parameter]] | None = None) -> StepResult:

@@ -110,6 +110,8 @@ class StageWorker:
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
             heads=stage.heads,
+            mean=self.model.pixels.mean,
+            std=self.model.pixels.std,
         )
         keeper = LocalCheckpointKeeper if self.is_local else CheckpointKeeper
         self.keeper = keeper(stage, self.rank, events.twin(), self.heartbeat)
@@ -124,10 +126,11 @@ class StageWorker:
 
     # Building.
 
-    def _build_model(self) -> nn.Module:
+    def _build_model(self) -> VideoModel:
         torch.manual_seed(microbatch_seed(self.stage.seed, "init"))
         model = build_model(**self.stage.model).to(self.device)
-        return apply_batch_norm_mode(model, self.stage.train.batch_norm)
+        apply_batch_norm_mode(model, self.stage.train.batch_norm)
+        return model
 
     def _base_lr(self, train: Train) -> float:
         return scaled_lr(train.lr, batch_size=train.batch_size, lr_batch_size=train.lr_batch_size)
@@ -367,7 +370,6 @@ class StageWorker:
         # Behind the checkpoint, and not while the node is about to be taken away: they are no result.
         if self.pictures is not None and not save and self._pictures_due(epoch, validated=metrics is not None):
             self.heartbeat.doing("draws pictures of the clips of tracking.explain_clips")
-            assert isinstance(self.model, VideoModel)
             self.pictures.draw(self.model, steps_done)
         self.times = _StepTimes(time.perf_counter())
 

@@ -8,14 +8,14 @@ from torch import Tensor
 class LossInputs(NamedTuple):
     """One microbatch, valid clips only.  B clips, K classes (of all heads),  T frames, C channels, H x W positions.
 
-    `teacher_features_BTCHW` is None where the stage has no teacher; else it has the shape of `features_BTCHW`
-    and no gradient.
+    `features` are the model's last maps, one [B, T', C, H, W] for each path of the network. `teacher_features` is None
+    where the stage has no teacher; else it has the shapes of `features` and no gradient.
     """
 
     logits_BK: Tensor
-    features_BTCHW: Tensor
+    features: tuple[Tensor, ...]
     labels_B: Tensor
-    teacher_features_BTCHW: Tensor | None = None
+    teacher_features: tuple[Tensor, ...] | None = None
 
 
 class Loss(Protocol):

@@ -11,20 +11,25 @@ class MatureFeatures:
 
     y are the last feature maps after the refinement of Eq. 8, Q the student, P the frozen teacher. The norm runs over
     C x H x W and is not squared, as in Eq. 9; its gradient has length 1 whatever the distance, and is taken as 0 at
-    zero difference, where it is undefined. A sum over the T frames instead is this with T times the weight.
+    zero difference, where it is undefined. A sum over the T frames instead is this with T times the
+    weight. A network with several last maps has the mean of their norms: our decision, the paper has no such network.
     """
 
     needs_teacher = True
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        student_BTCHW, teacher_BTCHW = inputs.features_BTCHW, inputs.teacher_features_BTCHW
-        if teacher_BTCHW is None:
+        if inputs.teacher_features is None:
             raise ValueError("the mfr losses need the teacher's features: give the training step a teacher")
-        if teacher_BTCHW.shape != student_BTCHW.shape:
+        ours, theirs = ([tuple(one.shape) for one in maps] for maps in (inputs.features, inputs.teacher_features))
+        if ours != theirs:
             raise ValueError(
-                f"the mfr losses compare equal architectures (Eq. 9): the student's features are "
-                f"{tuple(student_BTCHW.shape)}, the teacher's {tuple(teacher_BTCHW.shape)}"
+                f"the mfr losses compare equal architectures (Eq. 9): the student's features are {_listed(ours)}, "
+                f"the teacher's {_listed(theirs)}"
             )
+        pairs = zip(inputs.features, inputs.teacher_features, strict=True)
+        return torch.stack([self._between(*pair) for pair in pairs]).mean()
+
+    def _between(self, student_BTCHW: Tensor, teacher_BTCHW: Tensor) -> Tensor:
         dtype = torch.promote_types(student_BTCHW.dtype, torch.float32)
         difference_BTCHW = student_BTCHW.to(dtype) - teacher_BTCHW.detach().to(dtype)
         return self._distance(difference_BTCHW).mean(dim=1).sum()
@@ -33,6 +38,10 @@ class MatureFeatures:
         """Distance of each frame's maps [B, T]."""
         # vector_norm's derivative is masked to 0 where the norm is 0; sqrt of a sum of squares would give nan there.
         return torch.linalg.vector_norm(difference_BTCHW.flatten(2), dim=2)
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))
 
 
 class SquaredMatureFeatures(MatureFeatures):

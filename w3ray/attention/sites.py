@@ -1,0 +1,142 @@
+"""Where can an attention work in a network? At its sites.
+
+A site is a module of the network that runs one part of it (a residual block, an inception module, the convolutions
+between two poolings) and has two places: `temporal` at its entry, for a module that mixes frames (TSM's shift), and
+`attention` on what it computes. All that works on attentions - `add_attention`, AFR, explain, Grad-CAM, profile, the
+gates' health - walks the sites of a network and knows nothing else of it.
+
+Nothing is stored between calls: the number of frames comes in with the call, the spatial mask goes out with the result,
+so sites can be deep-copied, compiled and shared between threads.
+
+Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from w3ray.attention._common import Attention
+
+Layout = Literal["frames", "clips"]
+"""How a network holds clips. "frames": [B*T, C, H, W], as 2D networks do; "clips": [B, C, T, H, W], as 3D ones do."""
+
+Temporal = Callable[[Tensor, int], Tensor]
+"""What a module at the entry of a site does: (x_NCHW, num_frames) -> x_NCHW."""
+
+
+class Site(nn.Module):
+    """One part of a network with a place for an attention. Subclasses say what it computes: `run`.
+
+    A subclass whose computation ends without a shortcut only gives `channels` and `body`; see also `OutputSite`.
+    """
+
+    layout: Layout
+    attention: nn.Module | None
+    temporal: nn.Module | None
+    num_frames: int | None
+    """T of folded frames where the caller does not pass it; set by `add_attention`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make_places()
+
+    def make_places(self) -> None:
+        """Make the two places, both empty."""
+        self.register_module("temporal", None)
+        self.register_module("attention", None)
+        self.num_frames = None
+
+    @property
+    def channels(self) -> int:
+        """C of what the attention reads."""
+        raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        """The norm right before the attention, which can hold a gain (`gain: norm`); None: there is none."""
+        return None
+
+    def body(self, entry: Tensor, x: Tensor) -> Tensor:
+        """What a site without a shortcut computes.
+
+        Args:
+            entry: `x` behind the temporal module; `x` itself where there is none.
+            x: the site's input.
+        """
+        raise NotImplementedError
+
+    def run(self, entry: Tensor, x: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor | None]:
+        """The site's output in its own layout, and the spatial mask [B, T, H, W] where there is one.
+
+        Args:
+            entry: `x` behind the temporal module; `x` itself where there is none.
+            x: the site's input.
+            num_frames: T of folded frames.
+        """
+        out = self.body(entry, x)
+        if self.attention is None:
+            return out, None
+        out_BTCHW, mask_BTHW = cast(Attention, self.attention)(self.to_clips(out, num_frames))
+        return self.from_clips(out_BTCHW), mask_BTHW
+
+    def forward(self, x: Tensor, num_frames: int | None = None, *, return_mask: bool = False) -> Any:
+        """Run this part of the network.
+
+        Args:
+            x: features in the site's layout.
+            num_frames: T of folded frames; None: the number given to `add_attention`.
+            return_mask: also return the spatial mask [B, T, H, W] (None without one).
+
+        Returns:
+            The output in the layout of `x`, or (output, mask).
+        """
+        num_frames = self.num_frames if num_frames is None else num_frames
+        entry = x if self.temporal is None else self.temporal(x, num_frames)
+        out, mask_BTHW = self.run(entry, x, num_frames)
+        return (out, mask_BTHW) if return_mask else out
+
+    def to_clips(self, x: Tensor, num_frames: int | None) -> Tensor:
+        """The site's own layout -> a view [B, T, C, H, W].
+
+        Raises:
+            ValueError: folded frames whose number is unknown, or that do not divide into clips.
+        """
+        if self.layout == "clips":
+            return x.transpose(1, 2)
+        if num_frames is None:
+            raise ValueError("attention in a 2D network: number of frames unknown; pass num_frames to add_attention")
+        if x.shape[0] % num_frames:
+            raise ValueError(f"attention: {x.shape[0]} frames in the batch do not divide into clips of {num_frames}")
+        return x.unflatten(0, (-1, num_frames))
+
+    def from_clips(self, x_BTCHW: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> a view in the site's own layout."""
+        return x_BTCHW.transpose(1, 2) if self.layout == "clips" else x_BTCHW.flatten(0, 1)
+
+
+class OutputSite(Site):
+    """Makes a site of any module without a shortcut: the attention works on its output.
+
+    Args:
+        module: takes and returns features in `layout`.
+        channels: C of its output.
+        layout: how it holds clips.
+    """
+
+    def __init__(self, module: nn.Module, channels: int, layout: Layout = "frames") -> None:
+        super().__init__()
+        self.module = module
+        self.layout = layout
+        self._channels = channels
+
+    @property
+    def channels(self) -> int:
+        return self._channels
+
+    def body(self, entry: Tensor, x: Tensor) -> Tensor:
+        return self.module(entry)
+
+
+Stages = list[list[Site]]
+"""The sites of a network by stage, in the order in which it runs them. A stage ends where the size changes."""

@@ -1,0 +1,89 @@
+"""What does a frame network (TSN, TSM) need of the 2D network under it?
+
+Axes: N = B*T folded frames, C channels, H height, W width.
+"""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torchvision.models import ResNet
+
+from w3ray.attention.blocks import adopt_blocks
+from w3ray.attention.sites import Stages
+from w3ray.models.layouts import KeyLayout
+from w3ray.models.pixels import IMAGENET, Pixels
+
+
+class FrameBackbone(nn.Module):
+    """A 2D network as a stem and stages of sites, without its classifier."""
+
+    pixels: Pixels = IMAGENET
+    layouts: ClassVar[tuple[KeyLayout, ...]] = ()
+    """Layouts of public files of its weights, beside torchvision's and the reference TSM's."""
+
+    @property
+    def num_features(self) -> int:
+        """C of the last stage."""
+        return self.stages()[-1][-1].channels
+
+    def stem(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        """All before the first stage: frames [N, 3, H, W] -> features [N, C, H', W']."""
+        raise NotImplementedError
+
+    def stages(self) -> Stages:
+        """The sites by stage, first to last."""
+        raise NotImplementedError
+
+    def temporal_stages(self) -> Stages:
+        """The sites that a temporal module may enter, by stage; those of the stem, if any, are a stage before."""
+        return self.stages()
+
+
+class ResNetBackbone(FrameBackbone):
+    """torchvision's ResNet; its children keep their names.
+
+    Args:
+        network: taken apart: its blocks become sites, its classifier is dropped.
+    """
+
+    def __init__(self, network: ResNet) -> None:
+        super().__init__()
+        adopt_blocks([network.layer1, network.layer2, network.layer3, network.layer4])
+        for name, child in network.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, child)
+
+    def stem(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
+        return residual_stem(self, x_NCHW)
+
+    def stages(self) -> Stages:
+        return residual_stages(self)
+
+
+def residual_stem(network: Any, x_NCHW: Tensor) -> Tensor:
+    """The stem of a network, a module whose children are named as torchvision's ResNet's."""
+    return network.maxpool(network.relu(network.bn1(network.conv1(x_NCHW))))
+
+
+def residual_stages(network: Any) -> Stages:
+    """The stages of such a network."""
+    return adopt_blocks([network.layer1, network.layer2, network.layer3, network.layer4])
+
+
+def frame_backbone(network: nn.Module) -> FrameBackbone:
+    """A network as a frame backbone.
+
+    Args:
+        network: one already, or a ResNet of torchvision, which is taken apart.
+
+    Raises:
+        ValueError: another network.
+    """
+    if isinstance(network, FrameBackbone):
+        return network
+    if isinstance(network, ResNet):
+        return ResNetBackbone(network)
+    raise ValueError(
+        f"frame network: {type(network).__name__} is no backbone; it must be a FrameBackbone "
+        "(w3ray.models.frame_backbone) or a ResNet of torchvision"
+    )

@@ -1,0 +1,46 @@
+"""How do a clip's last feature maps become its class scores?
+
+A head is the module `classifier` of a model. It takes the maps [B, T, C, H, W] and returns logits [B, K]. The
+parameters of its last linear layers are `classifier_parameters()`.
+
+Axes: B clips, T frames, C channels, H height, W width, K classes.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+
+class MeanHead(nn.Linear):
+    """Mean of the frames' class scores: each frame's maps are averaged over space, then one linear layer.
+
+    It is the linear layer itself, so its parameters are `classifier.weight` and `classifier.bias` in every file.
+    The layer starts as N(0, 0.001) with bias 0 (TSN's code).
+
+    Args:
+        channels: C of the maps.
+        num_classes: K.
+        dropout: share of the averaged features that is dropped before the layer.
+
+    Raises:
+        ValueError: num_classes below 1, or dropout not in [0, 1).
+    """
+
+    def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes={num_classes!r}: must be a whole number >= 1")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        super().__init__(channels, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.weight, 0.0, 0.001)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features_BTCHW: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> [B, K]."""
+        pooled_BTC = self.dropout(features_BTCHW.mean(dim=(3, 4)))
+        return super().forward(pooled_BTC).mean(dim=1)
+
+    def classifier_parameters(self) -> Iterator[nn.Parameter]:
+        """Weight and bias of the layer."""
+        return self.parameters()

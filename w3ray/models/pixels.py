@@ -1,0 +1,24 @@
+"""What does a network expect its pixels to be?"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """Mean and standard deviation of each channel, of values in [0, 1]: a network reads (x - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"pixels: mean has {len(self.mean)} values, std {len(self.std)}: one each a channel")
+
+    @property
+    def channels(self) -> int:
+        """C of a frame."""
+        return len(self.mean)
+
+
+IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""RGB, as torchvision's weights expect it."""
