@@ -7,8 +7,7 @@ from w3ray.models.shift import TemporalShift
 from w3ray.models.tsn import TSN
 
 LONG_STAGE = 23
-"""From this many blocks in its third stage on (ResNet-101), a network shifts in every second block only, as the
-published models do."""
+"""A network with a stage of so many sites (ResNet-101's third) shifts at every second one only, as published."""
 
 
 class TSM(TSN):
@@ -19,7 +18,7 @@ class TSM(TSN):
     ) -> None:
         super().__init__(backbone, num_classes=num_classes, dropout=dropout)
         options = TSMOptions() if options is None else options
-        every = 2 if len(self.stages()[2]) >= LONG_STAGE else 1
+        every = 2 if any(len(stage) >= LONG_STAGE for stage in self.stages()) else 1
         for stage in self.backbone.temporal_stages():
             for site in stage[::every]:
                 site.temporal = TemporalShift(options.shift_div, options.shift_mode)
