@@ -30,6 +30,7 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
         "resnet101": "torchvision.models:resnet101",
         "resnet_small": "w3ray.models.resnet_small:resnet_small",
         "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
+        "bninception": "w3ray.models.bninception:BNInception",
     }
 )
 """2D networks under the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`."""
