@@ -76,6 +76,20 @@ def test_the_attention_works_on_the_output() -> None:
     torch.testing.assert_close(mask_BTHW, expected.mask_BTHW)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "bninception", "r3d_18", "r2plus1d_18"])
+def test_a_site_says_how_many_channels_it_reads_and_writes(name: str) -> None:
+    model = build_model(name, num_classes=2) if "_18" in name else build_model("tsn", backbone=name, num_classes=2)
+    seen: dict[nn.Module, tuple[int, int]] = {}
+    for stage in model.stages():
+        for site in stage:
+            site.register_forward_hook(
+                lambda module, inputs, out: seen.__setitem__(module, (inputs[0].shape[1], out[0].shape[1]))
+            )
+    model(torch.randn(1, 8, 3, 64, 64))
+    sites = [site for stage in model.stages() for site in stage]
+    assert [(site.in_channels, site.channels) for site in sites] == [seen[site] for site in sites]
+
+
 def test_a_site_without_a_norm_cannot_hold_a_gain() -> None:
     with pytest.raises(ValueError, match="OutputSite has no norm right before its attention; use gain=gate"):
         add_attention(PlainNetwork("frames"), W3Config(gain="norm"))

@@ -60,13 +60,17 @@ class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
 
     layout = "frames"
 
-    conv1: nn.Module
+    conv1: nn.Conv2d
     bn1: nn.Module
     conv2: nn.Conv2d
     bn2: nn.Module
 
     def __init__(self, block: resnet.BasicBlock) -> None:
         self.adopt(block)
+
+    @property
+    def in_channels(self) -> int:
+        return self.conv1.in_channels
 
     @property
     def channels(self) -> int:
@@ -85,7 +89,7 @@ class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
 
     layout = "frames"
 
-    conv1: nn.Module
+    conv1: nn.Conv2d
     bn1: nn.Module
     conv2: nn.Module
     bn2: nn.Module
@@ -94,6 +98,10 @@ class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
 
     def __init__(self, block: resnet.Bottleneck) -> None:
         self.adopt(block)
+
+    @property
+    def in_channels(self) -> int:
+        return self.conv1.in_channels
 
     @property
     def channels(self) -> int:
@@ -120,6 +128,10 @@ class ClipBasicBlock(ResidualBlock, video_resnet.BasicBlock):
         self.adopt(block)
 
     @property
+    def in_channels(self) -> int:
+        return _width_in(self.conv1)
+
+    @property
     def channels(self) -> int:
         return _norm_width(self.conv2)
 
@@ -142,6 +154,10 @@ class ClipBottleneck(ResidualBlock, video_resnet.Bottleneck):
 
     def __init__(self, block: video_resnet.Bottleneck) -> None:
         self.adopt(block)
+
+    @property
+    def in_channels(self) -> int:
+        return _width_in(self.conv1)
 
     @property
     def channels(self) -> int:
@@ -180,6 +196,11 @@ def adopt_blocks(stages: list[nn.Sequential]) -> Stages:
             if not isinstance(block, Site):
                 setattr(stage, name, ADOPTERS[type(block)](block))
     return [[cast(Site, block) for block in stage] for stage in stages]
+
+
+def _width_in(layers: nn.Sequential) -> int:
+    # Of R(2+1)D the first layer is a pair of convolutions.
+    return next(module for module in layers.modules() if isinstance(module, nn.Conv3d)).in_channels
 
 
 def _norm_width(layers: nn.Sequential) -> int:

@@ -28,7 +28,8 @@ Temporal = Callable[[Tensor, int], Tensor]
 class Site(nn.Module):
     """One part of a network with a place for an attention. Subclasses say what it computes: `run`.
 
-    A subclass whose computation ends without a shortcut only gives `channels` and `body`; see also `OutputSite`.
+    A subclass whose computation ends without a shortcut only gives `channels` and `body`; see also `OutputSite`. It
+    gives `in_channels`, too, where temporal modules with weights may enter.
     """
 
     layout: Layout
@@ -50,6 +51,11 @@ class Site(nn.Module):
     @property
     def channels(self) -> int:
         """C of what the attention reads."""
+        raise NotImplementedError
+
+    @property
+    def in_channels(self) -> int:
+        """C of the site's input, which a temporal module reads."""
         raise NotImplementedError
 
     @property

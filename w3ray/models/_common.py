@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from w3ray.attention.sites import Site, Stages
+from w3ray.models.layouts import KeyLayout
 from w3ray.models.pixels import IMAGENET, Pixels
 from w3ray.models.refinement import AttentionGuidedRefinement
 
@@ -39,6 +40,8 @@ class VideoModel(nn.Module):
     refinement: AttentionGuidedRefinement | None
     num_features: int
     """C of the last feature maps."""
+    layouts: tuple[KeyLayout, ...] = ()
+    """Layouts of public files of its weights, beside torchvision's and the reference TSM's."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -58,6 +58,10 @@ class Convolutions(Site):
         self.reduce, self.conv = _conv(64, 64, 1), _conv(64, 192, 3)
 
     @property
+    def in_channels(self) -> int:
+        return 64
+
+    @property
     def channels(self) -> int:
         return 192
 
@@ -92,7 +96,12 @@ class InceptionModule(Site):
         else:
             self.pool = nn.MaxPool2d(3, stride, 1 if stride == 1 else 0, ceil_mode=True)
         self.branch_pool = _conv(num_in, project, 1) if project else None
+        self._in_channels = num_in
         self._channels = one + three[1] + double[2] + (project or num_in)
+
+    @property
+    def in_channels(self) -> int:
+        return self._in_channels
 
     @property
     def channels(self) -> int:

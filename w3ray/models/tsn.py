@@ -24,7 +24,7 @@ class TSN(VideoModel):
     ) -> None:
         super().__init__()
         self.backbone = frame_backbone(backbone)
-        self.pixels = self.backbone.pixels
+        self.pixels, self.layouts = self.backbone.pixels, self.backbone.layouts
         self.num_features = self.backbone.num_features
         self.classifier = MeanHead(self.num_features, num_classes, dropout)
 

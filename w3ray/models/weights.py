@@ -1,6 +1,6 @@
 """Which weights can a model start from, and which key goes where?
 
-Three layouts are known by their keys, whatever the file is called; a backbone may know more (`FrameBackbone.layouts`):
+Three layouts are known by their keys, whatever the file is called; a model may know more (`VideoModel.layouts`):
 
 - torchvision: `layer1.0.conv1.weight`, `fc.weight` -> `backbone.*`, `classifier.*`
 - reference TSM (mit-han-lab/temporal-shift-module, `.pth.tar`): `module.base_model.layer1.0.conv1.net.weight`,
@@ -29,7 +29,6 @@ from w3ray.attention.sites import Site
 from w3ray.attention.w3 import GATE_SCALE
 from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
-from w3ray.models.layouts import KeyLayout
 from w3ray.models.shift import TemporalShift
 
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
@@ -51,7 +50,7 @@ class LoadedWeights:
     """What `load_weights` did."""
 
     layout: str
-    """"torchvision", "tsm", "w3ray", or one that the model's backbone knows."""
+    """"torchvision", "tsm", "w3ray", or one that the model knows."""
     loaded: int
     """Number of tensors taken over."""
     left_out: tuple[str, ...]
@@ -137,8 +136,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _map_keys(state: dict[str, Tensor], source: str, model: VideoModel) -> _Mapped:
     """Rename a file's keys to ours; which layout it is follows from the keys."""
-    layouts: tuple[KeyLayout, ...] = getattr(getattr(model, "backbone", None), "layouts", ())
-    for layout in layouts:
+    for layout in model.layouts:
         if layout.matches(state):
             return _Mapped(layout.name, layout.rename(state), None)
     if any(_TSM_PREFIX.match(key) for key in state):
@@ -157,7 +155,7 @@ def _map_keys(state: dict[str, Tensor], source: str, model: VideoModel) -> _Mapp
     raise InputError(
         f"weights {source}: unknown layout (first keys: {_some(list(state))}); known: torchvision (layer1.0...), "
         "reference TSM (module.base_model.layer1.0...), w3ray (backbone.layer1.0...)"
-        + "".join(f", {layout.name} ({layout.example}...)" for layout in layouts)
+        + "".join(f", {layout.name} ({layout.example}...)" for layout in model.layouts)
     )
 
 
