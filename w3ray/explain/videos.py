@@ -11,7 +11,7 @@ import torch
 
 from w3ray._file_names import unique_stems
 from w3ray._nearest import did_you_mean
-from w3ray.attention import health
+from w3ray.attention import attention_config, health
 from w3ray.attention.meter import GateMeter
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.clip_files import holds_video
@@ -20,6 +20,7 @@ from w3ray.errors import InputError
 from w3ray.explain.explanation import Explanation, explain_clip
 from w3ray.explain.film import write_film
 from w3ray.explain.pictures import Frames, film_images, stages_figure, strip_figure
+from w3ray.models import model_family
 from w3ray.models._common import VideoModel
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder
 from w3ray.storage import fetched
@@ -191,14 +192,9 @@ def _check_comparable(first: Explainer, second: Explainer) -> None:
 
 def _model_name(description: ModelDescription) -> str:
     """Such as "TSM + W3"."""
-    shown = {"w3": "W3", "cbam": "CBAM", "nonlocal": "non-local"}
-    name = str(description.model.get("name", "model"))
-    attention = description.model.get("attention")
-    base = name.upper() if name in ("tsm", "tsn") else name
-    if not attention:
-        return base
-    kind = str(attention.get("kind", "w3"))
-    return f"{base} + {shown.get(kind, kind)}"
+    name, attention = description.model["name"], description.model.get("attention")
+    base = name.upper() if model_family(name).takes_backbone else name
+    return f"{base} + {attention_config(attention).label}" if attention else base
 
 
 def _tell_apart(explainers: Sequence[Explainer]) -> None:

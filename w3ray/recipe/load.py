@@ -197,10 +197,8 @@ def _stage_names(values: Mapping[str, Any]) -> list[str]:
 
 
 def _with_source(line: str, file_name: str, overridden: Sequence[str]) -> str:
-    """The line after the file it is about, or after --set where an override brought the fault."""
+    """The line after the file it is about, or after --set where an override set what the fault is about."""
     where = line.partition(":")[0]
-    return (
-        f"--set: {line}"
-        if any(where == key or where.startswith(f"{key}.") for key in overridden)
-        else (f"{file_name}: {line}")
-    )
+    # Options are checked as a whole: their fault is said of the section, the override is of a key in it.
+    by_override = any(f"{where}.".startswith(f"{key}.") or f"{key}.".startswith(f"{where}.") for key in overridden)
+    return f"--set: {line}" if by_override else f"{file_name}: {line}"
