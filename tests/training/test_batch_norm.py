@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from training_parts import buffers, small_model
 
 from w3ray.training.batch_norm import (
+    BATCH_NORMS,
     SyncedBatchNorm,
     apply_batch_norm_mode,
     average_buffers,
@@ -26,7 +26,7 @@ def train_forward(model: nn.Module) -> list[str]:
 
 
 def norm_names(model: nn.Module) -> list[str]:
-    return [f"{name}.running_mean" for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [f"{name}.running_mean" for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)]
 
 
 class TestModes:
@@ -41,7 +41,7 @@ class TestModes:
         trained = {
             name
             for name, module in model.named_modules()
-            if isinstance(module, _BatchNorm) and module.weight.requires_grad
+            if isinstance(module, BATCH_NORMS) and module.weight.requires_grad
         }
         assert trained == {name.removesuffix(".running_mean") for name in expected}
 

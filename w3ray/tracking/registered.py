@@ -2,7 +2,7 @@
 
     models:/NAME@ALIAS    models:/NAME/VERSION    models:/NAME/latest    models:/MODEL_ID    runs:/RUN_ID/NAME
 
-MLflow's own resolver says which version it is. Of what is downloaded only our files are read: no code in it runs.
+MLflow is asked which version it is. Of what is downloaded only our files are read: no code in it runs.
 """
 
 import tempfile
@@ -93,20 +93,33 @@ def _fetched(location: str, uri: str, option: str, target: Path) -> LocalModel:
 
 def _resolved(client: "MlflowClient", location: str) -> tuple[str, str]:
     """The model's lasting name, and the address of its files."""
-    from mlflow.store.artifact.utils.models import get_model_name_and_version
-
     if location.startswith("runs:"):
         return location, _made_by_run(client, location)
-    found = get_model_name_and_version(client, location)
-    if len(found) == 1:
-        return location, str(client.get_logged_model(found[0]).artifact_location)
-    name, version = found
-    model_id = client.get_model_version(name, version).model_id
-    if model_id is not None:
-        source = client.get_logged_model(model_id).artifact_location
+    name, alias, version = _name_and_version(location)
+    if not alias and not version:
+        return location, str(client.get_logged_model(name).artifact_location)
+    found = _version(client, name, alias, version)
+    if found.model_id is not None:
+        source = client.get_logged_model(found.model_id).artifact_location
     else:
-        source = client.get_model_version_download_uri(name, version)
-    return f"models:/{name}/{version}", str(source)
+        source = client.get_model_version_download_uri(name, found.version)
+    return f"models:/{name}/{found.version}", str(source)
+
+
+def _version(client: "MlflowClient", name: str, alias: str, version: str) -> Any:
+    """MLflow's record of a version of a registered model.
+
+    Raises:
+        Refused: there is no such version.
+    """
+    if alias:
+        return client.get_model_version_by_alias(name, alias)
+    if version == "latest":
+        known = client.search_model_versions(f"name='{name}'")
+        if not known:
+            raise Refused(f"no version of {name!r}")
+        return max(known, key=lambda one: int(one.version))
+    return client.get_model_version(name, version)
 
 
 def _made_by_run(client: "MlflowClient", location: str) -> str:
@@ -176,8 +189,7 @@ def _what_is_there(uri: str, location: str) -> str | None:
 
 
 def _about(client: "MlflowClient", location: str, uri: str) -> str | None:
-    first, second = _parts(location)
-    name, _, alias = first.rpartition("@") if "@" in first and not second else (first, "", "")
+    name, alias, second = _name_and_version(location)
     known = {model.name: model for model in client.search_registered_models(max_results=1000)}
     if name not in known:
         return f"no registered model {name!r} in {uri}; {did_you_mean(name, known)}{_listed('it has', known)}"
@@ -211,6 +223,13 @@ def _about_run(client: "MlflowClient", location: str, uri: str) -> str | None:
     if name in models:
         return None
     return f"run {run_id} has no model {name!r}; {did_you_mean(name, models)}{_listed('its models are', models)}"
+
+
+def _name_and_version(location: str) -> tuple[str, str, str]:
+    """Name, alias and version of `models:/...`; alias or version is "", or both are."""
+    first, version = _parts(location)
+    name, _, alias = first.rpartition("@") if "@" in first and not version else (first, "", "")
+    return name, alias, version
 
 
 def _parts(location: str) -> tuple[str, str]:

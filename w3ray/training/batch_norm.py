@@ -11,13 +11,17 @@ from typing import Any, Literal, Self, get_args
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 BatchNormMode = Literal["train", "partial", "frozen", "sync"]
 BATCH_NORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
 
 
-class _Frozen(_BatchNorm):
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""torch's; ours are subclasses of them."""
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+
+class _Frozen(nn.Module):
     """Uses its running statistics as they are, whatever mode the model is put in."""
 
     def train(self, mode: bool = True) -> Self:
@@ -52,12 +56,12 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
-class SyncedBatchNorm(_BatchNorm):
+class SyncedBatchNorm(nn.BatchNorm1d):
     """Batch norm over the clips of all ranks.
 
     torch's SyncBatchNorm runs on accelerators only and cannot leave a rank's rows out; this one runs wherever
     torch.distributed does. A rank whose rows are padding (`ignore_rows`) still takes part in every reduction, with
-    count 0, so that no other rank waits for it.
+    count 0, so that no other rank waits for it. For inputs of any number of axes: BatchNorm1d lends it its parameters.
     """
 
     ignore_rows = False
@@ -110,13 +114,13 @@ class SyncedBatchNorm(_BatchNorm):
         self.running_var += factor * (unbiased_C - self.running_var)
 
 
-def _normalize_with_running(module: _BatchNorm, input: Tensor) -> Tensor:
+def _normalize_with_running(module: BatchNorm, input: Tensor) -> Tensor:
     return nn.functional.batch_norm(
         input, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps
     )
 
 
-_FROZEN: dict[type[nn.Module], type[_BatchNorm]] = {
+_FROZEN: dict[type[nn.Module], Any] = {
     nn.BatchNorm1d: FrozenBatchNorm1d,
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.BatchNorm3d: FrozenBatchNorm3d,
@@ -138,7 +142,7 @@ def apply_batch_norm_mode(model: nn.Module, mode: BatchNormMode = "train") -> nn
         raise ValueError(f"unknown batch-norm mode {mode!r}: known are {', '.join(BATCH_NORM_MODES)}")
     if mode == "train":
         return model
-    modules = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    modules = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     if not modules:
         raise ValueError(f"batch-norm mode {mode!r} has no effect: {type(model).__name__} has no batch norm")
     unknown = [module for module in modules if type(module) not in _FROZEN]
@@ -164,7 +168,7 @@ def rows_hidden_from_batch_norm(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         if isinstance(module, SyncedBatchNorm):
             synced.append(module)
-        elif isinstance(module, _BatchNorm) and module.training:
+        elif isinstance(module, BATCH_NORMS) and module.training:
             plain.append(module)
     for module in plain:
         module.training = False
@@ -191,7 +195,7 @@ def average_buffers(model: nn.Module) -> None:
     buffers = [
         buffer
         for module in model.modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, BATCH_NORMS)
         for buffer in module.buffers(recurse=False)
     ]
     if not buffers:

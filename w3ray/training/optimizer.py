@@ -10,11 +10,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from w3ray.training.batch_norm import BATCH_NORMS
+
 OptimizerKind = Literal["sgd", "adamw"]
 OPTIMIZERS: tuple[str, ...] = get_args(OptimizerKind)
 
 _NORMS = (
-    nn.modules.batchnorm._NormBase,
+    *BATCH_NORMS,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
     nn.GroupNorm,
     nn.LayerNorm,
 )
