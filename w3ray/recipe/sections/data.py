@@ -1,0 +1,147 @@
+"""Which clips does a run read, and which frames and pixels of them?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from w3ray.recipe._marks import AsBefore, Decides, Section, without_as_before
+from w3ray.recipe.sections._known import decoders, known_in, samplers
+
+if TYPE_CHECKING:
+    from w3ray.data.clip import ClipSpec
+    from w3ray.data.shared_clips import SharedClips
+    from w3ray.data.video_cache import VideoCache
+
+
+class Synthetic(Section):
+    """A data set of generated motion clips, written below `storage` on first use (`w3ray data synth`)."""
+
+    clips: int = Field(default=320, ge=1, description="training clips")
+    val_clips: int | None = Field(default=None, ge=1, description="validation clips; null: a quarter of `clips`")
+    test_clips: int | None = Field(default=None, ge=1, description="held-out clips; null: half of `clips`")
+    seed: int = Field(default=0, ge=0, description="seed of everything that is drawn")
+    size: int = Field(default=64, ge=16, description="side of the square frames, pixels, even")
+    difficulty: Annotated[Literal["easy", "medium", "hard"], AsBefore("easy")] = Field(
+        default="easy", description="how much else moves, and how much noise and background there is"
+    )
+
+    def determinants(self) -> dict[str, Any]:
+        """What decides the clips, as JSON values; the number of clips of each split is written out."""
+        from w3ray.data.synthetic import split_counts
+
+        counts = split_counts(self.clips, self.val_clips, self.test_clips)
+        return self.model_dump(mode="json") | {"val_clips": counts["val"], "test_clips": counts["test"]}
+
+    @classmethod
+    def shortest(cls, determinants: Mapping[str, Any]) -> dict[str, Any]:
+        """`determinants` as the first versions wrote them, which the names of folders and identities are hashes of."""
+        from w3ray.data.synthetic import split_counts
+
+        derived = split_counts(determinants["clips"], None, None)
+        values = without_as_before(cls, determinants)
+        for name, split in (("val_clips", "val"), ("test_clips", "test")):
+            if values[name] == derived[split]:
+                values[name] = None
+        return values
+
+
+class Data(Section):
+    """Which clips, and which frames and pixels of them."""
+
+    manifest: str | None = Field(
+        default=None, description="manifest file; a relative path counts from the current folder"
+    )
+    synthetic: Synthetic | None = Field(default=None, description="generate the clips instead of reading a manifest")
+    roots: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, Decides.NOTHING] = Field(
+        default=None,
+        description="videos must lie below one of these folders or s3:// addresses; null: anywhere",
+    )
+    fold: int | None = Field(default=None, ge=0, description="cross-validation by group: which fold validates, from 0")
+    folds: int | None = Field(default=None, ge=2, description="cross-validation by group: number of folds")
+    num_frames: int = Field(default=8, ge=1, description="frames of a clip")
+    sampling: Annotated[str, known_in("sampling", samplers)] = Field(
+        default="segment", description="how frames are chosen"
+    )
+    stride_frames: int = Field(default=2, ge=1, description="frames between two samples of dense sampling")
+    size: int = Field(default=224, ge=16, description="side of the square crop, pixels")
+    short_side: int | None = Field(
+        default=None, ge=16, description="evaluation: short side before the centre crop, pixels; null: size * 256 / 224"
+    )
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0, 0.875, 0.75, 0.66),
+        min_length=1,
+        description="training: sides of the random crop, share of short side",
+    )
+    flip: bool = Field(
+        default=False, description="training: mirror half of the clips; the manifest must have a flip map"
+    )
+    decoder: Annotated[str, known_in("decoder", decoders)] = Field(
+        default="pyav", description="library that reads video files; only pyav reads them all, frame by frame as shown"
+    )
+    train_split: str = Field(default="train", description="split to train on")
+    val_split: str = Field(default="val", description="split that chooses the best checkpoint")
+    test_split: str | None = Field(default=None, description="split that is evaluated once, at the end; null: none")
+    max_failed_share: float = Field(
+        default=0.01, ge=0, le=1, description="stop when more than this share cannot be read"
+    )
+    cache_gib: Annotated[float | None, Decides.NOTHING] = Field(
+        default=None, gt=0, description="disk of each node for videos of object storage, GiB; null: none"
+    )
+    cache_dir: Annotated[str | None, Decides.NOTHING] = Field(
+        default=None, min_length=1, description="folder of that cache on each node; null: below the temporary files"
+    )
+
+    shared_clips_gib: Annotated[float, Decides.NOTHING] = Field(
+        default=4.0,
+        ge=0,
+        description="sweeps: disk of each node for decoded clips that trials share, GiB; 0: each decodes for itself",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.manifest is None) == (self.synthetic is None):
+            raise ValueError("give either 'manifest' or 'synthetic' (exactly one)")
+        if self.roots is not None and self.manifest is None:
+            raise ValueError("'roots' is about the videos of a manifest; remove it")
+        if (self.fold is None) != (self.folds is None):
+            raise ValueError("'fold' and 'folds' go together; give both or neither")
+        if self.fold is not None and self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} does not exist: {self.folds} folds are 0 to {self.folds - 1}")
+        if self.cache_dir is not None and self.cache_gib is None:
+            raise ValueError("'cache_dir' needs 'cache_gib': how much may be kept there")
+        if self.short_side is not None and self.short_side < self.size:
+            raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, which is cut from it")
+        return self
+
+    def video_cache(self) -> "VideoCache | None":
+        """Where decoders keep videos of object storage; None: nowhere."""
+        from w3ray.data.video_cache import VideoCache, default_folder
+
+        if self.cache_gib is None:
+            return None
+        folder = default_folder() if self.cache_dir is None else Path(self.cache_dir).expanduser().absolute()
+        return VideoCache(folder=folder, limit_bytes=int(self.cache_gib * 2**30))
+
+    def shared_clips(self, sweep: str) -> "SharedClips | None":
+        """Where the trials of `sweep` (a file name) share decoded clips; None: nowhere."""
+        from w3ray.data.shared_clips import SharedClips, default_root
+
+        limit = int(self.shared_clips_gib * 2**30)
+        return SharedClips(folder=default_root() / sweep, limit_bytes=limit) if limit else None
+
+    def clip_spec(self) -> "ClipSpec":
+        """What `w3ray.data.clip.load_clip` needs of this section."""
+        from w3ray.data.clip import ClipSpec
+
+        return ClipSpec(
+            num_frames=self.num_frames,
+            sampling=self.sampling,
+            stride_frames=self.stride_frames,
+            size=self.size,
+            short_side=self.short_side,
+            scales=self.scales,
+            flip=self.flip,
+            decoder=self.decoder,
+        )

@@ -1,0 +1,132 @@
+"""Which network does a stage train?"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from w3ray.attention.options import AttentionConfig, W3Config
+from w3ray.recipe._marks import AsBefore, Section
+from w3ray.recipe.sections._known import backbones, known_in, models
+from w3ray.recipe.sections._merge import merge
+
+if TYPE_CHECKING:
+    from w3ray.models.options import ModelOptions
+
+
+def _read_attention(value: Any) -> AttentionConfig | None:
+    """The typed options of an attention: what a recipe writes, or a config."""
+    from w3ray.attention import attention_config
+
+    if value is None or isinstance(value, AttentionConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("dict_type", "must be a section of keys")
+    return attention_config(value)
+
+
+def _write_attention(config: AttentionConfig | None) -> dict[str, Any] | None:
+    return None if config is None else config.written_out()
+
+
+def _write_options(options: Any) -> dict[str, Any] | None:
+    return None if options is None else options.values()
+
+
+SHIFT_OPTIONS = ("shift_div", "shift_mode")
+"""Options of TSM that used to be keys of `model`."""
+
+
+def options_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe's `model`, or of a part of it, with options under `options`.
+
+    Raises:
+        ValueError: an option is given under both names.
+    """
+    values = dict(model)
+    old = {name: values.pop(name) for name in SHIFT_OPTIONS if name in values}
+    if not old:
+        return values
+    options = values.get("options") or {}
+    if twice := sorted(set(old) & set(options)):
+        raise ValueError(f"{twice[0]} is the old name of options.{twice[0]}, which is given too; remove one")
+    values["options"] = {**options, **old}
+    return values
+
+
+def merge_model(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """As `merge`, of the keys of a recipe's `model`; the options of another model are not inherited."""
+    base, override = options_of_before(base), options_of_before(override)
+    if override.get("name", base.get("name")) != base.get("name"):
+        base.pop("options", None)
+    return merge(base, override)
+
+
+class Model(Section):
+    """Which network. `attention: null` is the plain one."""
+
+    name: Annotated[str, known_in("model", models)] = Field(default="tsm", description="temporal model")
+    backbone: Annotated[str, known_in("backbone", backbones)] = Field(
+        default="resnet50", description="2D network under it; of frame networks only"
+    )
+    options: Annotated[Any, AsBefore(None), PlainSerializer(_write_options)] = Field(
+        default=None, validate_default=True, description="options of that temporal model, such as TSM's shift_div"
+    )
+    attention: Annotated[AttentionConfig | None, PlainValidator(_read_attention), PlainSerializer(_write_attention)] = (
+        Field(
+            default=W3Config(),
+            description="kind and options of the attention in the residual blocks; null: none",
+        )
+    )
+    refinement: bool = Field(
+        default=True,
+        description="attention-guided feature refinement; off without attention and without its spatial masks",
+    )
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="share of features dropped before the classifier")
+    weights: str | None = Field(
+        default=None, description="initial weights: torchvision enum or local file; null: random"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        return options_of_before(values) if isinstance(values, Mapping) else values
+
+    @field_validator("options", mode="plain")
+    @classmethod
+    def _read_options(cls, value: Any, info: ValidationInfo) -> "ModelOptions | None":
+        from w3ray.models import model_family
+        from w3ray.models.options import ModelOptions
+
+        if "name" not in info.data:
+            return None  # which is the fault that is told
+        family = model_family(info.data["name"])
+        if isinstance(value, ModelOptions):
+            value = value.values()
+        if value is not None and not isinstance(value, Mapping):
+            raise PydanticCustomError("dict_type", "must be a section of keys")
+        return family.options.from_options(value or {})
+
+    @property
+    def takes_backbone(self) -> bool:
+        """Whether there is a 2D network under it."""
+        from w3ray.models import model_family
+
+        return model_family(self.name).takes_backbone
+
+    @property
+    def refines(self) -> bool:
+        """Whether the model has the refinement: asked for, and there are spatial masks to refine with."""
+        return self.refinement and self.attention is not None and self.attention.has_spatial_mask
+
+    def build_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `build_model` but `num_classes`; equal for recipes that mean the same model."""
+        backbone = self.backbone if self.takes_backbone else None
+        return {**self.model_dump(), "backbone": backbone, "refinement": self.refines}
+
+    def architecture(self) -> dict[str, Any]:
+        """What decides the shapes of the parameters and features."""
+        arguments = self.build_arguments()
+        del arguments["weights"], arguments["dropout"]
+        return arguments
