@@ -83,7 +83,7 @@ class TestRules:
     ALLOWED: ClassVar = {
         "models/weights.py": {"torch.load"},  # weights_only=True, see below
         "recipe/load.py": {"yaml.load"},  # a SafeLoader, see below
-        "training/worker.py": {"dist.all_gather_object"},  # among the workers of one run, not from storage
+        "runtime/worker.py": {"dist.all_gather_object"},  # among the workers of one run, not from storage
     }
     MODULES = frozenset({"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})
 
@@ -252,7 +252,7 @@ class TestCheckpoint:
     )
     def test_ray_trains_own_list_can_not_name_other_folders(self, folder: Path, content: str) -> None:
         """What is on it, Ray Train deletes when newer checkpoints come."""
-        from w3ray.training.stage import _forget_missing_checkpoints
+        from w3ray.runtime.cluster_stage import _forget_missing_checkpoints
 
         precious = folder.parent.parent / "precious"
         precious.mkdir()

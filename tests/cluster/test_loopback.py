@@ -53,7 +53,7 @@ def test_two_training_workers(tmp_path: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from w3ray.training.rendezvous import MeetingConfig
+    from w3ray.runtime.rendezvous import MeetingConfig
 
     def work(config: dict[str, Any]) -> None:
         import ray.train

@@ -17,9 +17,9 @@ from w3ray.pipeline import ahead, complete, run
 from w3ray.pipeline.ahead import LEAD_S, nearly_done
 from w3ray.pipeline.chain import _Chain
 from w3ray.recipe import Recipe
-from w3ray.training import worker
-from w3ray.training.faults import TeacherMissing
-from w3ray.training.worker import StageWorker
+from w3ray.runtime import worker
+from w3ray.runtime.faults import TeacherMissing
+from w3ray.runtime.worker import StageWorker
 
 MODEL = {"name": "tsn", "backbone": "resnet_small", "attention": None, "num_classes": 3}
 

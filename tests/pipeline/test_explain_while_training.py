@@ -154,8 +154,8 @@ def test_what_is_drawn_decides_no_identity(motion_manifest, chosen, tmp_path):
 @pytest.mark.parametrize("kind", ["w3", "cbam", "nonlocal"])
 def test_drawing_leaves_the_network_and_the_random_numbers_as_they_were(motion_manifest, chosen, tmp_path, kind):
     from w3ray.models import build_model
-    from w3ray.training.event_channel import LocalChannel
-    from w3ray.training.explained import ClipPictures, _load
+    from w3ray.runtime.event_channel import LocalChannel
+    from w3ray.runtime.explained import ClipPictures, _load
 
     one = recipe(motion_manifest, tmp_path, {"explain_clips": chosen})
     data = prepare_data(one)

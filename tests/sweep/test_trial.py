@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from w3ray.events import CheckpointSaved, Validated
+from w3ray.runtime.event_channel import LocalChannel
 from w3ray.sweep.records import Report
 from w3ray.sweep.schedulers import BEST, EPOCH, SCHEDULERS, standing
 from w3ray.sweep.space import Scheduling
 from w3ray.sweep.trial import Task, _Enough, _Reporter
-from w3ray.training.event_channel import LocalChannel
 
 
 def reporter(told: list, **more) -> _Reporter:

@@ -371,7 +371,7 @@ class _Chain:
 
         One that was started too far ahead of its turn is started again, and so is one whose processes are lost.
         """
-        from w3ray.training.faults import RestartBudget, StageLost, TeacherMissing
+        from w3ray.runtime.faults import RestartBudget, StageLost, TeacherMissing
 
         budget = RestartBudget(item.status.step)
         while True:
@@ -396,16 +396,16 @@ class _Chain:
     def _stage_run(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
         spec = self._spec(item, data, lock)
         if self._in_process:
-            from w3ray.training.local_stage import InProcessStage
+            from w3ray.runtime.in_process_stage import InProcessStage
 
             return InProcessStage(spec, data.splits)
-        from w3ray.training.stage import ClusterStage
+        from w3ray.runtime.cluster_stage import ClusterStage
 
         return ClusterStage(spec, data.splits, own_cluster=self.connection.is_own)
 
     def _spec(self, item: PlannedStage, data: PreparedData, lock: Lock) -> Any:
         from w3ray.data.stream_spec import StreamSpec
-        from w3ray.training.stage_spec import StageSpec
+        from w3ray.runtime.stage_spec import StageSpec
 
         assert self.plan is not None
         stage = item.stage

@@ -21,7 +21,7 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     """Write the best checkpoint as a model, with what its gates do, and the test split's counts as a report.
 
     Args:
-        outcome: what `w3ray.training.stage.run_stage` returned.
+        outcome: what `ClusterStage.outcome` returned.
 
     Returns:
         `metrics` of the test split, `validation` of the best checkpoint, its path `checkpoint` and its `step`.

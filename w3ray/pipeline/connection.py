@@ -17,7 +17,10 @@ class Connection:
         self.address = address or job_address()
         # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
         self._imports = threading.Thread(
-            target=import_module, args=("w3ray.training.stage" if imports else "ray",), name="imports", daemon=True
+            target=import_module,
+            args=("w3ray.runtime.cluster_stage" if imports else "ray",),
+            name="imports",
+            daemon=True,
         )
         self._thread: threading.Thread | None = None
         self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()

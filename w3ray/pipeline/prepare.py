@@ -22,8 +22,8 @@ from w3ray.heads import Heads
 from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
 from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import Data, Recipe, ResolvedStage, Synthetic
+from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import StoragePath, storage_path
-from w3ray.training.explained import ExplainedClip
 from w3ray.training.losses import weights_by_head
 
 _ROWS_AT_ONCE = 100_000

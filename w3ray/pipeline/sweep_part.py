@@ -22,7 +22,7 @@ class SweepPart:
     plan: ResourcePlan
     """Its share of the cluster, which other trials do not touch."""
     in_process: bool = False
-    """Stages train in this process, not in processes of their own: see `w3ray.training.local_stage`."""
+    """Stages train in this process, not in processes of their own: see `w3ray.runtime.in_process_stage`."""
     shared: SharedClips | None = None
     """Where decoded clips are shared with other trials; None: nowhere."""
     parent_run_id: str | None = None

@@ -16,10 +16,10 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from w3ray.runtime.event_channel import EventSender
 from w3ray.sweep.book import NotYet, TrialBook
 from w3ray.sweep.records import Report, Trial
 from w3ray.sweep.trial import Task, run_trial
-from w3ray.training.event_channel import EventSender
 
 MAX_DEATHS = 2
 """How often a trial whose process died is started again."""

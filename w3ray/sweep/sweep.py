@@ -299,9 +299,9 @@ class _Sweep:
 
     def _search(self, book: TrialBook, task_of: Callable[[Trial], Any], concurrency: int, cpus: float) -> None:
         """Run trials until there are no more, the budget is spent, or too many fail."""
+        from w3ray.runtime.event_channel import EventChannel
         from w3ray.sweep.ray_tune import run_trials
         from w3ray.sweep.trial import TrialEvent
-        from w3ray.training.event_channel import EventChannel
 
         lower_is_better = self.space.objectives[0].lower_is_better
         mode = "min" if lower_is_better else "max"

@@ -15,9 +15,9 @@ from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import CheckpointSaved, Event, StageFinished, StageStarted, StepDone, Validated, Warned
 from w3ray.recipe import Recipe
+from w3ray.runtime.event_channel import EventSender
 from w3ray.sweep.records import Report
 from w3ray.sweep.schedulers import BEST, EPOCH, standing
-from w3ray.training.event_channel import EventSender
 
 _STEP_EVERY_S = 1.0
 _CLEAN_UP_S = 120

@@ -5,8 +5,8 @@ import pytest
 from w3ray.cluster.plan import plan_resources
 from w3ray.errors import RunError
 from w3ray.events import StepDone, WorkerAlive
-from w3ray.training.faults import MAX_FAILURES, RestartBudget, StageLost
-from w3ray.training.watchdog import Watchdog
+from w3ray.runtime.faults import MAX_FAILURES, RestartBudget, StageLost
+from w3ray.runtime.watchdog import Watchdog
 
 PLAN = plan_resources(
     nodes=[{"CPU": 4}], workers=(2, 2), use_gpu=False, decoders=1, cpus_per_worker=1.0, decoder_resources=None

@@ -33,19 +33,19 @@ from w3ray.models import build_model
 from w3ray.models._common import VideoModel
 from w3ray.models.bundle import DESCRIPTION_NAME, load_model
 from w3ray.recipe import Train
+from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
+from w3ray.runtime.event_channel import Sender
+from w3ray.runtime.explained import ClipPictures
+from w3ray.runtime.faults import Preempted, TeacherMissing
+from w3ray.runtime.heartbeat import Heartbeat
+from w3ray.runtime.stage_spec import StageSpec
 from w3ray.storage import StorageFailing, StoragePath, StorageRefused, fetched
 from w3ray.training.batch_norm import apply_batch_norm_mode, average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
-from w3ray.training.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
-from w3ray.training.event_channel import Sender
-from w3ray.training.explained import ClipPictures
-from w3ray.training.faults import Preempted, TeacherMissing
-from w3ray.training.heartbeat import Heartbeat
 from w3ray.training.lr_schedule import lr_factor
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr, set_phase
 from w3ray.training.randomness import microbatch_seed
-from w3ray.training.stage_spec import StageSpec
 from w3ray.training.step import TrainingStep
 
 _PROGRESS_EVERY_S = 1.0

@@ -28,15 +28,15 @@ from w3ray.ray_internals import (
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
     without_cleaner,
 )
+from w3ray.runtime.actor_handles import ControllerStarted, ReportHandles, WorkersPlaced
+from w3ray.runtime.driver_watch import EndWithoutDriver
+from w3ray.runtime.event_channel import EventChannel
+from w3ray.runtime.faults import RestartPolicy, StageLost, TeacherMissing, last_line
+from w3ray.runtime.rendezvous import MeetingConfig
+from w3ray.runtime.stage_spec import CHECKPOINTS_FOLDER, StageSpec
+from w3ray.runtime.watchdog import Watchdog
 from w3ray.storage import RemotePath, StoragePath
-from w3ray.training.actor_handles import ControllerStarted, ReportHandles, WorkersPlaced
 from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
-from w3ray.training.driver_watch import EndWithoutDriver
-from w3ray.training.event_channel import EventChannel
-from w3ray.training.faults import RestartPolicy, StageLost, TeacherMissing, last_line
-from w3ray.training.rendezvous import MeetingConfig
-from w3ray.training.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.training.watchdog import Watchdog
 
 _POLL_S = 0.5
 _DRAIN_S = 0.2  # not 0: an asyncio queue gives nothing to who does not wait at all
@@ -278,7 +278,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's loop."""
     stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
     first = _ahead(stream)  # the decoders start while this process imports and builds its model
-    from w3ray.training.worker import run_worker
+    from w3ray.runtime.worker import run_worker
 
     return run_worker(config["stage"], config["events"], _with_first(first, stream))
 

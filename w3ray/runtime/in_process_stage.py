@@ -24,12 +24,12 @@ from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder
 from w3ray.data.stream import DecoderPool, build_dataset, read_microbatches
 from w3ray.errors import RunError
 from w3ray.events import Warned
+from w3ray.runtime.cluster_stage import KEEP_MEMORY, free_resources, outcome_of, relay
+from w3ray.runtime.event_channel import DriverGone, LocalChannel
+from w3ray.runtime.faults import StageLost, is_hopeless, last_line
+from w3ray.runtime.stage_spec import StageSpec
+from w3ray.runtime.watchdog import Watchdog
 from w3ray.training.checkpoint_files import steps_done
-from w3ray.training.event_channel import DriverGone, LocalChannel
-from w3ray.training.faults import StageLost, is_hopeless, last_line
-from w3ray.training.stage import KEEP_MEMORY, free_resources, outcome_of, relay
-from w3ray.training.stage_spec import StageSpec
-from w3ray.training.watchdog import Watchdog
 
 _POLL_S = 0.2
 _END_TIMEOUT_S = 60.0
@@ -103,7 +103,7 @@ class InProcessStage:
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's loop."""
-    from w3ray.training.worker import run_worker
+    from w3ray.runtime.worker import run_worker
 
     spec, events = config["stage"], config["events"]
     with closing(_microbatches(spec, config["tables"])) as stream:

@@ -20,7 +20,7 @@ from w3ray.heads import Heads
 
 if TYPE_CHECKING:  # the driver reads this module before it needs Ray or torch
     from w3ray.models._common import VideoModel
-    from w3ray.training.event_channel import Sender
+    from w3ray.runtime.event_channel import Sender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class ClipPictures:
         return found
 
     def _warn(self, clip: ExplainedClip, error: Exception) -> None:
-        from w3ray.training.faults import last_line
+        from w3ray.runtime.faults import last_line
 
         self._events.send(
             Warned(

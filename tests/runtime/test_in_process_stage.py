@@ -14,9 +14,9 @@ from w3ray.pipeline import run
 from w3ray.pipeline.chain import plan_recipe
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe
+from w3ray.runtime.event_channel import DriverGone, LocalChannel
+from w3ray.runtime.heartbeat import Heartbeat
 from w3ray.training.checkpoint_files import by_step, read_index
-from w3ray.training.event_channel import DriverGone, LocalChannel
-from w3ray.training.heartbeat import Heartbeat
 
 
 def recipe(manifest, storage, **train) -> Recipe:
@@ -104,7 +104,7 @@ def test_clips_that_another_trial_decoded_make_the_same_bits(motion_manifest, tm
         streams.append(first_item)
         return build_dataset(*arguments, first_item=first_item)
 
-    monkeypatch.setattr("w3ray.training.local_stage.build_dataset", built)
+    monkeypatch.setattr("w3ray.runtime.in_process_stage.build_dataset", built)
 
     def interrupt(event):
         if isinstance(event, StepDone) and event.step == 8:
@@ -141,7 +141,7 @@ def test_what_is_sent_comes_in_order_until_nobody_listens():
 
 
 def test_signs_of_life_end_with_the_channel(monkeypatch):
-    monkeypatch.setattr("w3ray.training.heartbeat.BEAT_S", 0.01)
+    monkeypatch.setattr("w3ray.runtime.heartbeat.BEAT_S", 0.01)
     channel = LocalChannel()
     Heartbeat(channel, stage="teacher", rank=0, world_size=1)
     assert isinstance(channel.receive(5.0)[0], WorkerAlive)

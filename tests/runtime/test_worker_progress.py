@@ -13,8 +13,8 @@ from w3ray.data.microbatch import Microbatch
 from w3ray.data.schedule import Schedule
 from w3ray.events import ValidationProgress
 from w3ray.heads import Heads
-from w3ray.training import worker
-from w3ray.training.worker import StageWorker
+from w3ray.runtime import worker
+from w3ray.runtime.worker import StageWorker
 
 SCHEDULE = Schedule(
     num_train=8, num_val=10, num_test=20, batch_size=2, microbatch_size=2, epochs=1, validate_every_epochs=1, seed=0,

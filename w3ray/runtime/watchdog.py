@@ -11,8 +11,8 @@ from typing import Any
 from w3ray.cluster.plan import ResourcePlan, show_resources
 from w3ray.errors import RunError
 from w3ray.events import CheckpointSaved, StepDone, Validated, ValidationProgress, WorkerAlive
-from w3ray.training.faults import StageLost
-from w3ray.training.heartbeat import BEAT_S
+from w3ray.runtime.faults import StageLost
+from w3ray.runtime.heartbeat import BEAT_S
 
 _TELL_AFTER_S = 60.0
 """Seconds without progress after which the user is told what is waited for."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from ray.exceptions import RayError
 
 from w3ray.events import WorkerAlive
-from w3ray.training.event_channel import DriverGone, Sender
+from w3ray.runtime.event_channel import DriverGone, Sender
 
 BEAT_S = 3.0
 """Seconds between two signs of life."""

@@ -8,8 +8,8 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.heads import Heads
 from w3ray.recipe import Train
+from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import RemotePath, StoragePath
-from w3ray.training.explained import ExplainedClip
 
 CHECKPOINTS_FOLDER = "checkpoints"
 

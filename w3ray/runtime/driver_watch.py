@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from w3ray.ray_internals import ControllerCallback
-from w3ray.training.event_channel import EventSender
+from w3ray.runtime.event_channel import EventSender
 
 _LOOK_EVERY_S = 0.5
 _ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers hears of it when they are there

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from w3ray.ray_internals import ControllerCallback, WorkerGroupCallback
-from w3ray.training.event_channel import EventSender
+from w3ray.runtime.event_channel import EventSender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

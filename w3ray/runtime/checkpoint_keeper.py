@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from w3ray.events import CheckpointSaved
 from w3ray.lease import check_intent
 from w3ray.ray_internals import train_storage
+from w3ray.runtime.event_channel import Sender
+from w3ray.runtime.heartbeat import Heartbeat
+from w3ray.runtime.stage_spec import StageSpec
 from w3ray.storage import RemotePath, StorageFailing, StoragePath, file_system, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, read_index
-from w3ray.training.event_channel import Sender
-from w3ray.training.heartbeat import Heartbeat
-from w3ray.training.stage_spec import StageSpec
 
 
 def best_first(checkpoints: StoragePath, metric: str) -> list[StoragePath]:

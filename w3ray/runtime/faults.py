@@ -12,8 +12,8 @@ from ray.train import UserCallback
 from w3ray.errors import RunError
 from w3ray.events import Restarted
 from w3ray.lease import LeaseLost
+from w3ray.runtime.event_channel import EventSender
 from w3ray.storage import StorageFailing, StorageRefused
-from w3ray.training.event_channel import EventSender
 
 MAX_FAILURES = 3
 """How often a stage's processes are started again without a new checkpoint in between."""
