@@ -11,6 +11,8 @@ from w3ray.data.manifest import read_manifest
 from w3ray.errors import InputError
 
 if TYPE_CHECKING:
+    from w3ray.data.contact_sheet import SheetRow
+    from w3ray.heads import Heads
     from w3ray.recipe import Recipe, ResolvedStage
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -85,23 +87,25 @@ def show(
         "stage": chosen.name if trains else None,
         "epoch": epoch if trains else None,
         "seed": settings.seed if trains else None,
-        "clips": [
-            {
-                "position": row.position,
-                "clip_id": row.clip_id,
-                "uri": row.uri,
-                "label": clips.heads.class_name(row.label if row.clip is None else row.clip.label),
-                "mirrored": row.clip is not None and row.clip.mirrored,
-                "reversed": row.reversed,
-                "times_s": None if row.clip is None else [round(float(time_s), 4) for time_s in row.clip.times_s],
-                "box": None if row.clip is None else row.clip.box._asdict(),
-                "reason": row.reason,
-            }
-            for row in rows
-        ],
+        "clips": [_about(row, clips.heads) for row in rows],
     }
     text = f"{len(rows)} clips of {split} in {out}" + (f", {unreadable} of them unreadable" if unreadable else "")
     finish(redacted(document), as_json=as_json, text=text)
+
+
+def _about(row: "SheetRow", heads: "Heads") -> dict[str, Any]:
+    """What a row of the picture shows, as JSON values."""
+    return {
+        "position": row.position,
+        "clip_id": row.clip_id,
+        "uri": row.uri,
+        "label": heads.class_name(row.label if row.clip is None else row.clip.label),
+        "mirrored": row.clip is not None and row.clip.mirrored,
+        "reversed": row.reversed,
+        "times_s": None if row.clip is None else [round(float(time_s), 4) for time_s in row.clip.times_s],
+        "box": None if row.clip is None else row.clip.box._asdict(),
+        "reason": row.reason,
+    }
 
 
 def _settings(manifest: str, recipe: str | None, overrides: list[str], seed: int | None) -> "Recipe":

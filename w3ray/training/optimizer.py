@@ -69,33 +69,10 @@ def parameter_groups(
                 f"the classifier's learning rate"
             )
         classifier_parameters = ask()
-    classifier_ids = {id(parameter) for parameter in classifier_parameters}
-    known = {id(parameter) for parameter in model.parameters()}
-    if not classifier_ids or not classifier_ids <= known:
-        raise ValueError(f"classifier_parameters must be parameters of the {type(model).__name__}, and not none of it")
-    norm_ids = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, _NORMS)
-        for parameter in module.parameters(recurse=False)
-    }
-
-    def group_of(name: str, parameter: nn.Parameter) -> str:
-        is_bias = name.rpartition(".")[2] == "bias"
-        if attention_multiplier != 1.0 and "attention" in name.split("."):
-            return f"attention_{plain_group(parameter, is_bias)}"
-        if id(parameter) in classifier_ids:
-            return "classifier_bias" if is_bias else "classifier_weight"
-        return plain_group(parameter, is_bias)
-
-    def plain_group(parameter: nn.Parameter, is_bias: bool) -> str:
-        if id(parameter) in norm_ids:
-            return "norm"
-        if is_bias:
-            return "bias"
-        # A scale or gate that is a bare parameter is no weight matrix: decaying it to 0 would switch it off.
-        return "weight" if parameter.ndim > 1 else "norm"
-
+    group_of = _Sorter(model, list(classifier_parameters), apart=attention_multiplier != 1.0)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
     settings = {
         "classifier_weight": (classifier_weight_multiplier, weight_decay),
         "classifier_bias": (classifier_bias_multiplier, 0.0),
@@ -107,9 +84,6 @@ def parameter_groups(
         multiplier, decay = settings[name]
         settings[f"attention_{name}"] = (attention_multiplier * multiplier, decay)
     groups = []
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not trained:
-        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
     for group_name, (multiplier, decay) in settings.items():
         members = [(name, parameter) for name, parameter in trained if group_of(name, parameter) == group_name]
         if members:
@@ -124,6 +98,47 @@ def parameter_groups(
                 }
             )
     return groups
+
+
+class _Sorter:
+    """Says which group a parameter belongs to.
+
+    Args:
+        apart: attention has groups of its own.
+
+    Raises:
+        ValueError: the classifier is none of the model's parameters.
+    """
+
+    def __init__(self, model: nn.Module, classifier_parameters: list[nn.Parameter], *, apart: bool) -> None:
+        self._classifier = {id(parameter) for parameter in classifier_parameters}
+        if not self._classifier or not self._classifier <= {id(parameter) for parameter in model.parameters()}:
+            raise ValueError(
+                f"classifier_parameters must be parameters of the {type(model).__name__}, and not none of it"
+            )
+        self._norms = {
+            id(parameter)
+            for module in model.modules()
+            if isinstance(module, _NORMS)
+            for parameter in module.parameters(recurse=False)
+        }
+        self._apart = apart
+
+    def __call__(self, name: str, parameter: nn.Parameter) -> str:
+        is_bias = name.rpartition(".")[2] == "bias"
+        if self._apart and "attention" in name.split("."):
+            return f"attention_{self._plain(parameter, is_bias)}"
+        if id(parameter) in self._classifier:
+            return "classifier_bias" if is_bias else "classifier_weight"
+        return self._plain(parameter, is_bias)
+
+    def _plain(self, parameter: nn.Parameter, is_bias: bool) -> str:
+        if id(parameter) in self._norms:
+            return "norm"
+        if is_bias:
+            return "bias"
+        # A scale or gate that is a bare parameter is no weight matrix: decaying it to 0 would switch it off.
+        return "weight" if parameter.ndim > 1 else "norm"
 
 
 def build_optimizer(
