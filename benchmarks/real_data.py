@@ -26,8 +26,8 @@ from _common import W3RAY, run_recipe, spread, write_result
 
 from w3ray.data.manifest import read_manifest
 from w3ray.evaluation.uncertainty import bootstrap_interval, calibration, paired_difference
-from w3ray.pipeline.clip_scores import read_scores
-from w3ray.pipeline.evaluate import right
+from w3ray.scoring.clip_scores import read_scores
+from w3ray.scoring.measure import right
 
 IMPORT_OPTIONS = {
     "ut-interaction": [

@@ -45,9 +45,9 @@ from w3ray.evaluation.report import confusion_figure
 from w3ray.events import RunStarted, StageStarted, Warned
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, write_model
-from w3ray.pipeline.clip_scores import ClipScores, KeptScores, write_scores
-from w3ray.pipeline.evaluate import SCORING_VERSION
 from w3ray.recipe import load_recipe
+from w3ray.scoring.clip_scores import ClipScores, KeptScores, write_scores
+from w3ray.scoring.question import Question
 from w3ray.storage import storage_path
 from w3ray.sweep.book import TrialBook
 from w3ray.sweep.records import Report, SweepFolder, Trial
@@ -133,15 +133,16 @@ class World:
                 classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, stage="student",
             )  # fmt: skip
             write_model(self.root / f"model {number} [/b]", model, description)
-            self.add_scores(number)
+            self.add_scores(number, description)
 
-    def add_scores(self, number: int) -> None:
+    def add_scores(self, number: int, description: ModelDescription) -> None:
         """What an evaluation of each model would find in its storage, so that none needs Ray: all right, all wrong."""
-        manifest = read_manifest(self.manifest)
-        rows = manifest.split("val")
-        about = {"version": SCORING_VERSION, "manifest": manifest.fingerprint(), "split": "val",
-                 "protocol": "1clip-center", "average": "scores"}  # fmt: skip
-        kept = KeptScores(storage_path(self.path("runs [/b]")), storage_path(self.path(f"model {number} [/b]")), about)
+        question = Question.of(
+            self.manifest, "val", protocol="1clip-center", average="scores", fold=None, folds=None
+        )  # fmt: skip
+        manifest, rows = question.clips, question.rows
+        model = storage_path(self.path(f"model {number} [/b]"))
+        kept = KeptScores(storage_path(self.path("runs [/b]")), model, description, question)
         labels = np.array(rows["label"].to_pylist())
         scores = np.eye(len(manifest.classes), dtype=np.float32)[(labels + number) % len(manifest.classes)]
         write_scores(

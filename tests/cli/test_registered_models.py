@@ -212,7 +212,7 @@ def test_evaluating_the_name_reuses_what_was_evaluated_of_the_folder(store, mani
     def refuse(*arguments, **more):
         raise AssertionError("nothing is left to score")
 
-    monkeypatch.setattr("w3ray.pipeline.scoring.score_clips", refuse)
+    monkeypatch.setattr("w3ray.scoring.score_clips.score_clips", refuse)
     again = answer(capsys, "evaluate", "models:/gestures@champion", *asked, "--tracking", store.uri)
     assert (again["directory"], again["reused"]) == (first["directory"], first["clips"])
     assert (again["models"], again["metrics"]) == (["models:/gestures/1"], first["metrics"])

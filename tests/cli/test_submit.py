@@ -9,7 +9,7 @@ import pytest
 
 from w3ray.cli import main
 from w3ray.evaluation.submission import EPIC_HEADS
-from w3ray.pipeline.clip_scores import RESULT_NAME, ClipScores, write_scores
+from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, write_scores
 
 
 def evaluation(folder: Path, split: str, names: tuple[str, ...], sizes, reasons=None) -> Path:

@@ -15,7 +15,7 @@ from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.data.shared_clips import ClipFolder
 from w3ray.errors import InputError
 from w3ray.explain.videos import Explainer
-from w3ray.pipeline.predict import _videos
+from w3ray.scoring.videos import videos_of
 from w3ray.storage import storage_path
 
 
@@ -28,7 +28,7 @@ def touch(root, *paths):
 
 def below(root):
     """What `predict` looks at, as paths below the folder."""
-    return [os.path.relpath(path, root) for path in _videos(str(root))]
+    return [os.path.relpath(path, root) for path in videos_of(str(root))]
 
 
 def imported(root, **options):
@@ -59,7 +59,7 @@ def test_videos_win(tmp_path):
     assert below(root) == CLIPS
     assert imported(root.parent) == [f"class/{path}" for path in CLIPS]
     assert below(root / "frames") == ["."]  # a folder that is itself a clip
-    assert [os.path.relpath(path, root) for path in _videos(f"{root}/*")] == ["a.mp4", "b.mp4", "frames"]
+    assert [os.path.relpath(path, root) for path in videos_of(f"{root}/*")] == ["a.mp4", "b.mp4", "frames"]
 
 
 def test_at_an_address():
@@ -69,8 +69,8 @@ def test_at_an_address():
     try:
         found = remote_clips_below(storage_path("memory://clip-files"))
         assert found == [f"memory://clip-files/{path}" for path in CLIPS]
-        assert _videos("memory://clip-files") == found
-        assert _videos("memory://clip-files/frames") == ["memory://clip-files/frames"]
+        assert videos_of("memory://clip-files") == found
+        assert videos_of("memory://clip-files/frames") == ["memory://clip-files/frames"]
     finally:
         files.rm("/clip-files", recursive=True)
 
@@ -89,7 +89,7 @@ class TestLinks:
         (root / "back").symlink_to(root)
         assert imported(root) == ["a/1.mp4", "a/2.mp4", "b/3.mp4"]
         assert below(root) == ["a/1.mp4", "a/2.mp4", "b/3.mp4"]
-        assert sorted(os.path.relpath(path, root) for path in _videos(f"{root}/**/*.mp4")) == below(root)
+        assert sorted(os.path.relpath(path, root) for path in videos_of(f"{root}/**/*.mp4")) == below(root)
 
     def test_in_a_circle(self, tmp_path):
         root = touch(tmp_path / "set", "a/1.mp4", "b/2.mp4")
@@ -188,9 +188,9 @@ class TestFramePrefix:
         assert shared.key(row, 7, {}, None) != before
 
     def test_named_to_predict(self, root):
-        assert _videos(f"{root}/wave/1/rgb_*") == [f"{root}/wave/1/rgb_*"]
+        assert videos_of(f"{root}/wave/1/rgb_*") == [f"{root}/wave/1/rgb_*"]
         with pytest.raises(InputError, match="no video matches"):
-            _videos(f"{root}/wave/1/none_*")
+            videos_of(f"{root}/wave/1/none_*")
 
     def test_without_it(self, root):
         with pytest.raises(Exception, match=r"images of two kinds: .*; name one kind as FOLDER/PREFIX"):

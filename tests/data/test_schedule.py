@@ -229,3 +229,18 @@ def test_errors_name_the_field(field, value):
     )  # fmt: skip
     with pytest.raises(ValueError, match=field):
         Schedule(**{**fields, field: value})
+
+
+def test_items_carry_the_seeds_of_their_training_samples():
+    schedule = Schedule(
+        num_train=10, num_val=3, num_test=0, batch_size=4, microbatch_size=4, epochs=2, validate_every_epochs=1, seed=3,
+        world_size=1, rows_together=2,
+    )  # fmt: skip
+    for number in range(schedule.total_items):
+        item = schedule.item(number)
+        wanted = [
+            schedule.augmentation_key(item.epoch, position) if item.kind == "train" and position != PADDING else 0
+            for position in item.positions.tolist()
+        ]
+        assert item.draws.dtype == np.uint64
+        assert item.draws.tolist() == wanted

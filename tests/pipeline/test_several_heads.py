@@ -20,11 +20,11 @@ from w3ray.explain.videos import explain_videos
 from w3ray.export import export_model
 from w3ray.models.bundle import load_model
 from w3ray.pipeline import run
-from w3ray.pipeline.clip_scores import heads_of, read_scores
-from w3ray.pipeline.compare import compare
-from w3ray.pipeline.evaluate import evaluate
-from w3ray.pipeline.predict import predict
 from w3ray.recipe import Recipe
+from w3ray.scoring.clip_scores import heads_of, read_scores
+from w3ray.scoring.compare import compare
+from w3ray.scoring.evaluate import evaluate
+from w3ray.scoring.predict import predict
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

@@ -22,8 +22,8 @@ from videos import cut, write_frames
 from w3ray.data.manifest import read_manifest
 from w3ray.models.bundle import read_description
 from w3ray.pipeline import run
-from w3ray.pipeline.predict import predict
 from w3ray.recipe import Recipe
+from w3ray.scoring.predict import predict
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 

@@ -20,7 +20,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Hold evaluations of the same clips against the first one."""
-    from w3ray.pipeline.compare import compare as run
+    from w3ray.scoring.compare import compare as run
 
     found = run(evaluations, classes=classes)
     finish({"compared": [one.document() for one in found]}, as_json, shown(found))

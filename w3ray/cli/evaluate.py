@@ -42,7 +42,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score every clip of a split once, and report; asked again, what is scored is read."""
-    from w3ray.pipeline.evaluate import evaluate as run
+    from w3ray.scoring.evaluate import evaluate as run
 
     with opened_models(models, tracking, storage) as found:
         result = run(

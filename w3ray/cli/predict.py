@@ -18,7 +18,7 @@ from w3ray.cli._progress import Progress
 from w3ray.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from w3ray.pipeline.predict import Prediction
+    from w3ray.scoring.predict import Prediction
 
 
 @run_command
@@ -41,8 +41,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Tell the best classes of each video, with their scores."""
-    from w3ray.pipeline.predict import FEW
-    from w3ray.pipeline.predict import predict as run
+    from w3ray.scoring.predict import FEW
+    from w3ray.scoring.predict import predict as run
 
     total = 0
 

@@ -29,7 +29,7 @@ def submit(
 ) -> None:
     """Write scores of an unlabelled test split in the form that its challenge wants."""
     from w3ray.evaluation.submission import Supervision
-    from w3ray.pipeline.submission import write_submission
+    from w3ray.scoring.submit import write_submission
 
     named = {"pretraining": sls_pt, "training_labels": sls_tl, "training_data": sls_td}
     levels = {name: level for name, level in named.items() if level is not None}

@@ -23,16 +23,15 @@ import ray
 from w3ray.data.clip import load_clip
 from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
-from w3ray.data.schedule import PADDING, Item, Kind
+from w3ray.data.schedule import PADDING, Item, Kind, Order, draw_generator
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.views import load_views
 from w3ray.errors import RunError
 from w3ray.heads import UNLABELLED
 from w3ray.storage import StoragePath
 
-_Load = Callable[[Item, int, int, dict[str, Any]], tuple[np.ndarray, int]]
-
-_KINDS: tuple[Kind, ...] = ("train", "val", "test")
+_Load = Callable[[Item, int, dict[str, Any]], tuple[np.ndarray, int]]
+"""Of an item, a place in it, and the row of the sample there: the clip and its label."""
 
 _ATTEMPTS = 2
 
@@ -50,14 +49,16 @@ class ClipTables:
     The tables travel as references into Ray's object store, so that decoders on a node share one copy.
     """
 
-    train: "ray.ObjectRef[pa.Table]"
-    val: "ray.ObjectRef[pa.Table]"
-    test: "ray.ObjectRef[pa.Table]"
+    splits: "Mapping[str, ray.ObjectRef[pa.Table]]"
 
     @classmethod
     def of(cls, splits: Mapping[str, pa.Table]) -> Self:
-        """Put the tables of all three splits into the object store."""
-        return cls(**{kind: ray.put(splits[kind]) for kind in _KINDS})
+        """Put the tables of the splits that a stream reads into the object store."""
+        return cls(splits={kind: ray.put(table) for kind, table in splits.items()})
+
+    def fetched(self) -> dict[str, pa.Table]:
+        """The tables, in memory that all processes of a node share."""
+        return {kind: ray.get(table) for kind, table in self.splits.items()}
 
 
 class ClipFailure(NamedTuple):
@@ -112,7 +113,7 @@ class MicrobatchDecoder:
 
     def __init__(
         self,
-        spec: StreamSpec,
+        spec: StreamSpec[Order],
         tables: ClipTables,
         watch: WatchSpec | None = None,
         *,
@@ -122,7 +123,7 @@ class MicrobatchDecoder:
         # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
         self._spec = spec
-        self._tables: dict[Kind, pa.Table] = {kind: ray.get(getattr(tables, kind)) for kind in _KINDS}
+        self._tables = tables.fetched()
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
@@ -162,16 +163,12 @@ class MicrobatchDecoder:
         clips: np.ndarray | None = None
         labels = np.zeros(size, dtype=np.int64)
         valid = item.samples != PADDING
-        clip_ids, draws = [""] * size, np.zeros(size, dtype=np.uint64)
-        failures = []
+        clip_ids, failures = [""] * size, []
         for place in np.flatnonzero(valid):
             row = self._tables[item.kind].slice(int(item.samples[place]), 1).to_pylist()[0]
-            position = int(item.positions[place])
             clip_ids[place] = row["clip_id"]
-            if item.kind == "train":
-                draws[place] = self._spec.schedule.augmentation_key(item.epoch, position)
             try:
-                clip, labels[place] = load(item, position, int(item.samples[place]), row)
+                clip, labels[place] = load(item, int(place), row)
             except DecodeError as error:
                 valid[place] = False
                 failures.append(ClipFailure(item.kind, row["clip_id"], row["uri"], error.reason, number))
@@ -184,40 +181,40 @@ class MicrobatchDecoder:
             clips = np.zeros((size, *views, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
         return Microbatch(
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
-            tuple(clip_ids), draws, tuple(failures),
+            tuple(clip_ids), item.draws, tuple(failures),
         )  # fmt: skip
 
-    def _load_shared(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _load_shared(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
         assert self._shared is not None
-        if (found := self._shared.get(self._key(item, position, row))) is None:
+        if (found := self._shared.get(self._key(item, place, row))) is None:
             raise _NotShared
         return found
 
-    def _key(self, item: Item, position: int, row: dict[str, Any]) -> str:
+    def _key(self, item: Item, place: int, row: dict[str, Any]) -> str:
         assert self._shared is not None
-        draw = self._spec.schedule.augmentation_key(item.epoch, position) if item.kind == "train" else None
+        draw = int(item.draws[place]) if item.kind == "train" else None
         return self._shared.key(row, draw, self._spec.flip_map, self._spec.roots)
 
-    def _load(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _load(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
         if self._shared is None:
-            return self._read(item, position, sample, row)
-        key = self._key(item, position, row)
+            return self._read(item, place, row)
+        key = self._key(item, place, row)
         if (found := self._shared.get(key)) is not None:
             return found
         with self._shared.alone(key):
             if (found := self._shared.get(key)) is not None:  # made while this one waited
                 return found
-            clip, label = self._read(item, position, sample, row)
+            clip, label = self._read(item, place, row)
             self._shared.keep(key, clip, label)
             return clip, label
 
-    def _read(self, item: Item, position: int, sample: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
-        clip, spec = f"{item.kind}-{sample}", self._spec
+    def _read(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+        clip, spec = f"{item.kind}-{item.samples[place]}", self._spec
         if self._watch is not None and (reason := self._watch.given_up(clip)):
             raise DecodeError(row["uri"], reason)
         for attempt in range(1, _ATTEMPTS + 1):
             # A new generator for each attempt: a second try must draw what the first one drew.
-            rng = spec.schedule.augmentation_generator(item.epoch, position) if item.kind == "train" else None
+            rng = draw_generator(item.draws[place]) if item.kind == "train" else None
             try:
                 with nullcontext() if self._watch is None else self._watch.at(clip):
                     if spec.protocol is not None:
@@ -244,7 +241,7 @@ _warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the one
 
 
 def decode_in_task(
-    batch: dict[str, np.ndarray], spec: StreamSpec, tables: ClipTables, watch: WatchSpec
+    batch: dict[str, np.ndarray], spec: StreamSpec[Order], tables: ClipTables, watch: WatchSpec
 ) -> dict[str, np.ndarray]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 

@@ -18,7 +18,7 @@ cancels in its gradient.
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -89,7 +89,8 @@ class Item:
 
     `step` is the number of the optimiser step a train item belongs to, and the number of steps already done when a
     val or test item is read. `positions` int64 [M] are places in the epoch's (or split's) order, `samples` int64 [M]
-    the row numbers in the split's table; both are PADDING where the microbatch holds no sample.
+    the row numbers in the split's table; both are PADDING where the microbatch holds no sample. `draws` uint64 [M] is
+    the seed of the random numbers of each training sample, 0 at padding and in evaluation.
     """
 
     number: int
@@ -99,6 +100,27 @@ class Item:
     slot: int
     positions: np.ndarray
     samples: np.ndarray
+    draws: np.ndarray
+
+
+class Order(Protocol):
+    """What a stream reads: numbered items, from 0 on. `Schedule` is the order of a stage."""
+
+    @property
+    def world_size(self) -> int:
+        """Consumers; consumer i of n takes items i, i+n, i+2n, ..."""
+
+    @property
+    def total_items(self) -> int:
+        """Of all consumers together."""
+
+    def item(self, number: int) -> Item:
+        """What the item of this number holds: a pure function, the same in every process."""
+
+
+def draw_generator(draw: int) -> np.random.Generator:
+    """The random numbers of a training sample, of its seed in `Item.draws`."""
+    return np.random.Generator(np.random.Philox(key=int(draw)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +232,16 @@ class Schedule:
         samples = np.full(self.microbatch_size, PADDING, dtype=np.int64)
         samples[valid] = self._shuffled(epoch, positions[valid])
         step = epoch * self.steps_per_epoch + step_in_epoch
-        return Item(number, "train", epoch, step, slot, np.where(valid, positions, PADDING), samples)
+        draws = np.zeros(self.microbatch_size, dtype=np.uint64)
+        draws[valid] = [self.augmentation_key(epoch, int(position)) for position in positions[valid]]
+        return Item(number, "train", epoch, step, slot, np.where(valid, positions, PADDING), samples, draws)
 
     def augmentation_generator(self, epoch: int, position: int) -> np.random.Generator:
         """The random numbers of one training sample: a function of (seed, epoch, position) and of nothing else.
 
         Rows that stay together draw the same.
         """
-        return np.random.Generator(np.random.Philox(key=self.augmentation_key(epoch, position)))
+        return draw_generator(self.augmentation_key(epoch, position))
 
     def augmentation_key(self, epoch: int, position: int) -> int:
         """The 64-bit seed of `augmentation_generator`."""
@@ -232,7 +256,8 @@ class Schedule:
         size = self.num_val if kind == "val" else self.num_test
         rows = slot * self.microbatch_size + np.arange(self.microbatch_size)
         rows = np.where(rows < size, rows, PADDING).astype(np.int64)
-        return Item(number, kind, epoch, (epoch + 1) * self.steps_per_epoch, slot, rows, rows)
+        draws = np.zeros(self.microbatch_size, dtype=np.uint64)
+        return Item(number, kind, epoch, (epoch + 1) * self.steps_per_epoch, slot, rows, rows, draws)
 
     @property
     def _first_test_item(self) -> int:

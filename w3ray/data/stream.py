@@ -27,6 +27,7 @@ from ray.data.block import BlockMetadata
 
 from w3ray.data.decode_watch import WatchSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, decode_in_task, from_row
+from w3ray.data.schedule import Order, Schedule
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.ray_internals import (
     ENABLED_BACKPRESSURE_POLICIES,
@@ -143,7 +144,7 @@ def blocks(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[dic
 
 
 def build_dataset(
-    spec: StreamSpec,
+    spec: StreamSpec[Order],
     tables: ClipTables,
     pool: DecoderPool,
     *,
@@ -218,7 +219,7 @@ class StreamConfig(ray.train.DataConfig):
 
     def __init__(
         self,
-        spec: StreamSpec,
+        spec: StreamSpec[Schedule],
         tables: ClipTables,
         pool: DecoderPool,
         *,

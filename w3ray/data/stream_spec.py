@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Generic, TypeVar
 
 from w3ray.data.clip import ClipSpec
-from w3ray.data.schedule import Schedule
+from w3ray.data.schedule import Order, Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
@@ -15,11 +15,14 @@ CLIP_TIMEOUT_S = 120.0
 """Seconds that a decoder may spend on one clip, unless told otherwise."""
 
 
+AnyOrder = TypeVar("AnyOrder", bound=Order, covariant=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamSpec:
+class StreamSpec(Generic[AnyOrder]):
     """Everything that decides the microbatches of a stream, but the rows. A plain value: it travels to any process."""
 
-    schedule: Schedule
+    schedule: AnyOrder
     """Which samples each item holds, and what is drawn for them."""
     clip: ClipSpec
     """What a clip is."""
@@ -39,6 +42,6 @@ class StreamSpec:
     clip_timeout_s: float = CLIP_TIMEOUT_S
     """Seconds that a decoder may spend on one clip before it is started again (`w3ray.data.decode_watch`)."""
 
-    def for_world_size(self, world_size: int) -> Self:
+    def for_world_size(self: "StreamSpec[Schedule]", world_size: int) -> "StreamSpec[Schedule]":
         """The same stream for so many consumers."""
         return replace(self, schedule=self.schedule.for_world_size(world_size))

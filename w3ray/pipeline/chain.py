@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from w3ray._redact import redact, redacted
 from w3ray.attention.health import StageHealth, faults, read_health
+from w3ray.cluster.connection import Connection
 from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
 from w3ray.errors import InputError
 from w3ray.events import (
@@ -31,7 +32,6 @@ from w3ray.events import (
 from w3ray.events import StageState as EventState
 from w3ray.lease import Lease
 from w3ray.pipeline.ahead import AheadStage, nearly_done
-from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.prefix import take_prefix
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
@@ -93,7 +93,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         InputError: as `run`.
     """
     recipe = _loaded(recipe)
-    connection = Connection(address, imports=False)
+    connection = Connection(address)
     try:
         plan = plan_recipe(recipe, connection.nodes())
     finally:
@@ -191,7 +191,7 @@ class _Chain:
         self.recipe, self.clock, self.part_of = recipe, clock, part_of
         # What is told is shown, and kept in logs.
         self.on_event: OnEvent = lambda event: on_event(redacted(event))
-        self.connection = Connection(address)
+        self.connection = Connection(address, needs="w3ray.runtime.cluster_stage", needs_later="w3ray.pipeline.complete")
         self.plan: ResourcePlan | None = None
         self.results: dict[str, StageResult] = {}
         self.logged: dict[str, Any] = {}

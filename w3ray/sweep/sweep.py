@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w3ray._redact import redact, redacted
+from w3ray.cluster.connection import Connection
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned
 from w3ray.pipeline.chain import describe_tracking, open_tracker, tracked_here
-from w3ray.pipeline.connection import Connection
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
 from w3ray.pipeline.stage_store import require_writable
@@ -162,7 +162,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
         InputError: as `tune`.
     """
     _check(space, base)
-    connection = Connection(address, imports=False)
+    connection = Connection(address)
     try:
         nodes = connection.nodes()
     finally:
@@ -213,7 +213,7 @@ class _Sweep:
         self, space: Space, base: Recipe, address: str | None, on_status: Callable[[SweepStatus], None]
     ) -> None:
         self.space, self.base, self.on_status = space, base, on_status
-        self.connection = Connection(address, imports=False)  # trials train, not this process
+        self.connection = Connection(address)  # trials train, not this process
         self.started_s = time.time()
         self.messages: list[str] = []
         self.ended = ""

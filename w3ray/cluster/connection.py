@@ -1,4 +1,4 @@
-"""When does a run join its Ray cluster, and what is imported beside that?"""
+"""When does a driver join its Ray cluster, and what is imported beside that?"""
 
 import threading
 from importlib import import_module
@@ -11,17 +11,17 @@ class Connection:
 
     The thread that started a local cluster must outlive it: the kernel ends Ray's processes with the thread that made
     them (PR_SET_PDEATHSIG), not with the process.
+
+    Args:
+        address: of a running cluster; None: that of the job this process is, or a local one that is started here.
+        needs: a module that is imported while the cluster starts: that is mostly waiting for its processes.
+        needs_later: a module that is imported once training takes steps (`training`); None: none.
     """
 
-    def __init__(self, address: str | None, *, imports: bool = True) -> None:
+    def __init__(self, address: str | None, *, needs: str = "ray", needs_later: str | None = None) -> None:
         self.address = address or job_address()
-        # What the stages need is imported meanwhile: starting a cluster is mostly waiting for its processes.
-        self._imports = threading.Thread(
-            target=import_module,
-            args=("w3ray.runtime.cluster_stage" if imports else "ray",),
-            name="imports",
-            daemon=True,
-        )
+        self._needs_later = needs_later
+        self._imports = threading.Thread(target=import_module, args=(needs,), name="imports", daemon=True)
         self._thread: threading.Thread | None = None
         self._ready, self._training, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._nodes: list[dict[str, float]] = []
@@ -49,8 +49,8 @@ class Connection:
             self._error = error
         self._ready.set()
         self._training.wait()
-        if not self._closing.is_set():
-            import_module("w3ray.pipeline.complete")
+        if not self._closing.is_set() and self._needs_later is not None:
+            import_module(self._needs_later)
         self._closing.wait()
         if not callers_own:
             disconnect()

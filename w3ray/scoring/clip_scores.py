@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from w3ray._file_names import file_stem
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
-from w3ray.data.manifest import Manifest, known_labels
-from w3ray.data.views import Protocol
+from w3ray.data.manifest import known_labels
 from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
 from w3ray.pipeline.identity import identity_of
+from w3ray.scoring.question import Question
 from w3ray.storage import StoragePath, fetched, storage_path
 
 SCORES_FOLDER, RESULT_NAME = "scores", "result.json"
@@ -85,50 +85,61 @@ def heads_of(document: Mapping[str, Any]) -> Heads:
 
 
 class KeptScores:
-    """One model's scores of a split, in a folder of their own."""
+    """One model's scores of a split, in a folder of their own.
 
-    def __init__(self, root: StoragePath, model: StoragePath, about: Mapping[str, Any]) -> None:
+    Args:
+        root: the storage.
+        model: folder of the model.
+        description: of that model.
+        question: what is scored.
+    """
+
+    def __init__(
+        self, root: StoragePath, model: StoragePath, description: ModelDescription, question: Question
+    ) -> None:
+        self.model, self.question, self._description = model, question, description
         with fetched(model) as local:
             weights = hashlib.sha256()
             for name in (WEIGHTS_NAME, DESCRIPTION_NAME):
                 weights.update((local / name).read_bytes())
-        self.about = {**about, "model": weights.hexdigest()}
-        self.identity = identity_of(self.about)
-        self.directory = root / "evaluations" / f"{file_stem(about['split'])}-{about['protocol']}-{self.identity[:12]}"
-        self.folder = self.directory / SCORES_FOLDER
+        self.identity = identity_of({**question.about, "model": weights.hexdigest()})
+        name = f"{file_stem(question.split)}-{question.protocol.name}-{self.identity[:12]}"
+        self.directory = root / "evaluations" / name
+        self._folder = self.directory / SCORES_FOLDER
         self.done = self._count()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row has scores."""
+        return self.done == self.question.rows.num_rows
 
     def _count(self) -> int:
         """Rows of the parts that follow each other from the first row on."""
-        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
         return max((stop for _, _, stop in _in_order(names)), default=0)
 
-    def score(
-        self,
-        model: StoragePath,
-        description: ModelDescription,
-        clips: Manifest,
-        rows: pa.Table,
-        protocol: Protocol,
-        average: Any,
-        plan: ResourcePlan,
-        roots: Sequence[str] | None,
-    ) -> Generator[int, None, None]:
-        """Score what is left; yields the number of rows done. To be closed: it keeps what it has by then."""
-        from w3ray.pipeline.scoring import clips_together, model_files, score_clips
+    def score(self, plan: ResourcePlan, roots: Sequence[str] | None) -> Generator[int, None, None]:
+        """Score what is left; yields the number of rows done. To be closed: it keeps what it has by then.
 
-        resolved = rows.set_column(rows.schema.get_field_index("uri"), "uri", clips.resolved(rows["uri"]))
-        first = self.done - self.done % clips_together(protocol)
+        Args:
+            plan: its workers are the scorers.
+            roots: where videos may lie; None: anywhere.
+        """
+        from w3ray.scoring.score_clips import clips_together, model_files, score_clips
+
+        question = self.question
+        first = self.done - self.done % clips_together(question.protocol)
         waiting: list[pa.Table] = []
         began, written_s = first, time.monotonic()
         scored = score_clips(
-            model_files(model), resolved, spec=ClipSpec(**description.clip), protocol=protocol, average=average,
-            plan=plan, flip_map=clips.flip_map, first_row=first, roots=roots,
+            model_files(self.model), question.resolved_rows(), spec=ClipSpec(**self._description.clip),
+            protocol=question.protocol, average=question.average, plan=plan, flip_map=question.clips.flip_map,
+            first_row=first, roots=roots,
         )  # fmt: skip
         try:
             with closing(scored):
                 for some in scored:
-                    waiting.append(_table(rows, some))
+                    waiting.append(_table(question.rows, some))
                     self.done = some.first_row + len(some.scores)
                     if self.done - began >= _PART_ROWS or time.monotonic() - written_s > _PART_EVERY_S:
                         began, written_s = self._keep(waiting, began), time.monotonic()
@@ -142,14 +153,19 @@ class KeptScores:
             return began
         table = pa.concat_tables(waiting)
         stop = began + table.num_rows
-        _write(self.folder, began, table)
+        _write(self._folder, began, table)
         waiting.clear()
         return stop
 
-    def scores(self, rows: pa.Table) -> ClipScores:
-        with fetched(self.folder) as local:
+    def scores(self) -> ClipScores:
+        """What is there.
+
+        Raises:
+            RunError: it is of other clips.
+        """
+        with fetched(self._folder) as local:
             result = _scores_of(_read_parts(local))
-        if list(result.clip_ids) != rows["clip_id"].to_pylist():
+        if list(result.clip_ids) != self.question.rows["clip_id"].to_pylist():
             raise RunError(f"{self.directory}: holds other clips than the manifest; remove it and run again")
         return result
 

@@ -22,10 +22,10 @@ from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.evaluation.scorer import Scorer
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
-from w3ray.pipeline.clip_scores import _in_order, read_scores
-from w3ray.pipeline.compare import compare
-from w3ray.pipeline.evaluate import evaluate
-from w3ray.pipeline.predict import predict
+from w3ray.scoring.clip_scores import _in_order, read_scores
+from w3ray.scoring.compare import compare
+from w3ray.scoring.evaluate import evaluate
+from w3ray.scoring.predict import predict
 
 SPEC = ClipSpec(num_frames=4, size=32)
 
@@ -134,7 +134,7 @@ def test_what_was_interrupted_goes_on_and_what_is_there_is_read(model, manifest,
     def refuse(*arguments, **more):
         raise AssertionError("nothing is left to score")
 
-    monkeypatch.setattr("w3ray.pipeline.scoring.score_clips", refuse)
+    monkeypatch.setattr("w3ray.scoring.score_clips.score_clips", refuse)
     third = evaluate([model], **again)
     assert (third.reused, third.metrics) == (24, later.metrics)
 
@@ -288,7 +288,7 @@ def test_a_folder_of_frames_is_one_video(model, tmp_path):
 @pytest.mark.usefixtures("ray_session")
 def test_many_videos_are_looked_at_on_the_cluster(model, manifest, monkeypatch):
     here = list(predict(model, manifest=manifest.location, split="val"))
-    monkeypatch.setattr("w3ray.pipeline.predict.FEW", 3)
+    monkeypatch.setattr("w3ray.scoring.predict.FEW", 3)
     there = list(predict(model, manifest=manifest.location, split="val"))
     assert [one.video for one in there] == manifest.split("val")["clip_id"].to_pylist()
     for mine, theirs in zip(here, there, strict=True):

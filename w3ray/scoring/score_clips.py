@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +22,14 @@ from ray.data import ActorPoolStrategy
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
 from w3ray.data.microbatch import ClipFailure, ClipTables, from_row
-from w3ray.data.schedule import Schedule
 from w3ray.data.stream import DecoderPool, blocks, build_dataset
 from w3ray.data.stream_spec import CLIP_TIMEOUT_S, StreamSpec
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
-from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
-from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, read_description
+from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average, Scorer
+from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, load_model, read_description
 from w3ray.ray_internals import stream_coordinator
+from w3ray.scoring.items import RowsInOrder
 from w3ray.storage import StoragePath, fetched
 
 ModelFiles = Mapping[str, bytes]
@@ -91,25 +90,18 @@ def score_clips(
         RunError: the processes that decode or score are gone for good.
     """
     together = clips_together(protocol)
-    # The test split of a stage that trains nothing: the items of a schedule are what decoders know.
-    schedule = Schedule(
-        num_train=1, num_val=0, num_test=rows.num_rows, batch_size=together, microbatch_size=together, epochs=1,
-        validate_every_epochs=1, seed=0, world_size=1,
-    )  # fmt: skip
-    first_test = schedule.first_item(schedule.total_steps)
-    empty = rows.slice(0, 0)
     dataset = build_dataset(
         StreamSpec(
-            schedule=schedule,
+            schedule=RowsInOrder(num_rows=rows.num_rows, together=together),
             clip=spec,
             roots=None if roots is None else tuple(roots),
             protocol=protocol,
             cache=cache,
             clip_timeout_s=clip_timeout_s,
         ),
-        ClipTables.of({"train": empty, "val": empty, "test": rows}),
+        ClipTables.of({"test": rows}),
         DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
-        first_item=first_test + first_row // together,
+        first_item=first_row // together,
     ).map_batches(
         _ScorerActor,
         fn_constructor_args=(ray.put(dict(files)), protocol, average, dict(flip_map or {}), plan.trainer_threads),
@@ -156,10 +148,8 @@ class _ScorerActor:
     ) -> None:
         import torch
 
-        from w3ray.evaluation.scorer import Scorer
-
         torch.set_num_threads(threads)
-        self._scorer: Scorer = scorer_of(ray.get(files), protocol, average, flip_map)
+        self._scorer = scorer_of(ray.get(files), protocol, average, flip_map)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         microbatch = from_row(batch)
@@ -171,12 +161,9 @@ class _ScorerActor:
         }
 
 
-def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map: Mapping[int, int]) -> Any:
+def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map: Mapping[int, int]) -> Scorer:
     """A `Scorer` of a model's files, on this process's GPU where it has one."""
     import torch
-
-    from w3ray.evaluation.scorer import Scorer
-    from w3ray.models.bundle import load_model
 
     with _unpacked(files) as folder:
         model, description = load_model(folder)

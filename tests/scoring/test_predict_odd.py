@@ -20,7 +20,7 @@ from w3ray.data.manifest import build_manifest, write_manifest
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, write_model
-from w3ray.pipeline.predict import Prediction, predict
+from w3ray.scoring.predict import Prediction, predict
 
 pytestmark = pytest.mark.real_data
 CLASSES = ("opens", "closes", "turns", "rests")
@@ -79,7 +79,7 @@ def test_each_file_has_scores_or_a_reason(real_data, models, decoder):
 def test_the_same_on_a_cluster(real_data, models, monkeypatch):
     asked = [str(real_data / "odd" / name) for name in FILES]
     here = list(predict(models["pyav"], asked))
-    monkeypatch.setattr("w3ray.pipeline.predict.FEW", 3)
+    monkeypatch.setattr("w3ray.scoring.predict.FEW", 3)
     there = list(predict(models["pyav"], asked))
     check(there, "pyav", list(FILES))
     for mine, theirs in zip(here, there, strict=True):

@@ -3,30 +3,28 @@
 A few are looked at in this process; many on a Ray cluster, by the same code and with the same scores.
 """
 
-import glob
-import os
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from w3ray._address import local_path
 from w3ray.data.clip import ClipSpec
-from w3ray.data.clip_files import clips_below, folders_once, is_image, is_video, remote_clips_below
 from w3ray.data.decoders import DecodeError
-from w3ray.data.decoders.frames import is_frame_folder
 from w3ray.data.manifest import CLIP_COLUMNS, SCHEMA, read_manifest
 from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import model_folder
-from w3ray.pipeline.evaluate import check_average, plan_scoring
-from w3ray.storage import RemotePath, is_remote, storage_path
+from w3ray.scoring.question import check_average, plan_scoring
+from w3ray.scoring.videos import videos_of
+
+if TYPE_CHECKING:
+    from w3ray.evaluation.scorer import Average, Scorer
+    from w3ray.scoring.score_clips import ModelFiles
 
 FEW = 32
 """Videos that are looked at without a Ray of their own: starting one takes longer than looking at them."""
@@ -75,33 +73,32 @@ def predict(
         videos: files, folders (all videos below them), patterns such as `clips/*.mp4`, `s3://...` of either kind.
         manifest, split: the clips of a manifest, or of one of its splits, instead.
         top: best classes to tell.
-        protocol, average, roots: as `w3ray.pipeline.evaluate.evaluate`.
+        protocol, average, roots: as `w3ray.scoring.evaluate.evaluate`.
         address: of a Ray cluster; None: a local one, where there are more than `FEW` videos.
         on_start: called with the number of videos before the first one.
 
     Raises:
         InputError: no model, nothing that matches, an unknown protocol.
     """
-    from w3ray.pipeline.scoring import model_files, scorer_of
+    from w3ray.scoring.score_clips import model_files, scorer_of
 
-    looks = parse_protocol(protocol)
-    check_average(average)
+    looks, averaged = parse_protocol(protocol), check_average(average)
     if top < 1:
         raise InputError(f"--top must be at least 1, not {top}")
     files = model_files(model_folder(model))
     rows, flip_map = _rows(videos, manifest, split)
     on_start(rows.num_rows)
     if rows.num_rows <= FEW and address is None:
-        scorer = scorer_of(files, looks, average, flip_map)  # type: ignore[arg-type]
+        scorer = scorer_of(files, looks, averaged, flip_map)
         spec = ClipSpec(**scorer.description.clip)
         for row in rows.to_pylist():
             yield _look(row, scorer, spec, looks, top, roots)
         return
-    yield from _on_cluster(files, rows, flip_map, looks, average, top, address, roots)
+    yield from _on_cluster(files, rows, flip_map, looks, averaged, top, address, roots)
 
 
 def _look(
-    row: dict[str, Any], scorer: Any, spec: ClipSpec, protocol: Protocol, top: int, roots: Sequence[str] | None
+    row: dict[str, Any], scorer: "Scorer", spec: ClipSpec, protocol: Protocol, top: int, roots: Sequence[str] | None
 ) -> Prediction:
     try:
         views = load_views(
@@ -114,20 +111,20 @@ def _look(
 
 
 def _on_cluster(
-    files: Any,
+    files: "ModelFiles",
     rows: pa.Table,
     flip_map: dict[int, int],
     protocol: Protocol,
-    average: Any,
+    average: "Average",
     top: int,
     address: str | None,
     roots: Sequence[str] | None,
 ) -> Iterator[Prediction]:
-    from w3ray.pipeline.connection import Connection
-    from w3ray.pipeline.scoring import description_of, score_clips
+    from w3ray.cluster.connection import Connection
+    from w3ray.scoring.score_clips import description_of, score_clips
 
     description = description_of(files)
-    connection = Connection(address, imports=False)
+    connection = Connection(address)
     try:
         plan = plan_scoring(connection.nodes())
         scored = score_clips(
@@ -162,54 +159,10 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
         return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map
     if split is not None:
         raise InputError("--split is about a manifest; add --manifest")
-    found = sorted({video for name in videos for video in _videos(name)})
+    found = sorted({video for name in videos for video in videos_of(name)})
     count = len(found)
     columns = {
         "clip_id": found, "uri": found, "start_s": [None] * count, "end_s": [None] * count,
         "reversed": [False] * count, "label": [0] * count,
     }  # fmt: skip
     return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in CLIP_COLUMNS}), {}
-
-
-def _videos(name: str) -> list[str]:
-    """The videos that an argument stands for; links that lead nowhere among them, so that they are told.
-
-    Raises:
-        InputError: nothing matches.
-    """
-    name = local_path(name)
-    if is_remote(name):
-        remote = storage_path(name)
-        assert isinstance(remote, RemotePath)
-        found = remote_clips_below(remote) if remote.is_dir() else [name]
-    elif os.path.lexists(name):
-        found = _in_folder(os.path.abspath(name)) if os.path.isdir(name) else [os.path.abspath(name)]
-    else:
-        found = _matching(name)
-    if not found:
-        raise InputError(f"{name}: no such file, and no video matches it")
-    return found
-
-
-def _in_folder(folder: str) -> list[str]:
-    found = clips_below([folder], tops_are_clips=True)[folder]
-    return [*found.clips, *found.broken]
-
-
-def _matching(pattern: str) -> list[str]:
-    matching = sorted(map(os.path.abspath, _glob(pattern)))
-    found = [path for path in matching if (_in_folder(path) == [path] if os.path.isdir(path) else is_video(path))]
-    if not found and is_frame_folder(pattern) and any(map(is_image, matching)):
-        return [os.path.abspath(pattern)]  # one clip: a folder with the prefix of its frames, as `clips/17/img_*`
-    return found
-
-
-def _glob(pattern: str) -> list[str]:
-    """`glob.glob(pattern, recursive=True)`, which would follow links in circles, for ever: here each folder is once."""
-    deep = re.search(r"(^|(?<=/))\*\*(/|$)", pattern)
-    if deep is None:
-        return glob.glob(pattern)
-    head, tail = pattern[: deep.start()], pattern[deep.end() :]
-    bases = [os.path.abspath(base) for base in glob.glob(head or ".") if os.path.isdir(base)]
-    folders = [listing.folder for base in bases for listing in folders_once([base])]
-    return [path for folder in folders for path in _glob(os.path.join(glob.escape(folder), tail or "*"))]

@@ -9,8 +9,8 @@ import numpy as np
 from w3ray.errors import InputError
 from w3ray.evaluation.uncertainty import paired_difference
 from w3ray.heads import Heads
-from w3ray.pipeline.clip_scores import ClipScores, heads_of, read_scores
-from w3ray.pipeline.evaluate import right
+from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores
+from w3ray.scoring.measure import right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def compare(directories: Sequence[str], *, classes: int = 5) -> list[Compared]:
     """Hold evaluations against the first one.
 
     Args:
-        directories: what `w3ray.pipeline.evaluate.evaluate` wrote: the folders that it ended with.
+        directories: what `w3ray.scoring.evaluate.evaluate` wrote: the folders that it ended with.
         classes: how many classes to name.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from w3ray.errors import InputError
 from w3ray.evaluation.submission import Supervision, epic_submission, something_submission
 from w3ray.heads import Heads
-from w3ray.pipeline.clip_scores import ClipScores, read_scores
+from w3ray.scoring.clip_scores import ClipScores, read_scores
 
 FORMATS = ("epic-kitchens-55", "epic-kitchens-100", "something-something-v2", "something-something-v1", "jester")
 """`something-something` is version 2."""

@@ -1,0 +1,196 @@
+"""What does a finished model reach on any manifest, by any test protocol?
+
+    model + manifest + protocol -> scores of every clip (kept, a part at a time) -> metrics, tables, pictures
+
+An evaluation that was interrupted goes on where it stopped, and one that is asked for again only reads its scores: see
+`w3ray.scoring.clip_scores`.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from w3ray._file_names import file_stem
+from w3ray.attention.health import StageHealth, read_health
+from w3ray.cluster.connection import Connection
+from w3ray.errors import InputError, RunError
+from w3ray.heads import UNLABELLED, Heads
+from w3ray.models.bundle import model_folder, read_description
+from w3ray.pipeline.identity import identity_of
+from w3ray.pipeline.stage_store import require_writable
+from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
+from w3ray.scoring.measure import calibrations, counted, ensemble, measure
+from w3ray.scoring.question import Question, plan_scoring
+from w3ray.storage import StoragePath, fetched, storage_path, written_whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What `evaluate` returns; `metrics` are over the clips that could be read and have a label ({} where none has)."""
+
+    directory: str
+    models: tuple[str, ...]
+    manifest: str
+    split: str
+    fold: int | None
+    folds: int | None
+    protocol: str
+    average: str
+    clips: int
+    unreadable: int
+    unlabelled: int
+    metrics: Mapping[str, Any]
+    reused: int
+    """Clips whose scores were there already."""
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    models: Sequence[str],
+    manifest: str,
+    *,
+    split: str = "val",
+    fold: int | None = None,
+    folds: int | None = None,
+    protocol: str = "1clip-center",
+    average: str = "scores",
+    storage: str = "runs",
+    address: str | None = None,
+    roots: Sequence[str] | None = None,
+    max_failed_share: float = 0.01,
+    on_progress: Callable[[int, int], None] | None = None,
+    names: Sequence[str] | None = None,
+) -> Evaluated:
+    """Score a split of a manifest and write its report; several models are an ensemble, whose scores are averaged.
+
+    Args:
+        models: folders of models.
+        manifest: path or `s3://...`; it must have the models' classes, in their order.
+        split: name of the split.
+        fold, folds: deal train and val anew by group first, as `data.fold` and `data.folds` did for the run: val is
+            then what that run did not train on. None: the manifest's own splits.
+        protocol: a name of `w3ray.data.views`.
+        average: "scores" or "logits": see `w3ray.evaluation.scorer.Scorer`.
+        storage: where evaluations are kept, below `evaluations/`.
+        address: of a Ray cluster; None starts one here where clips are left to score.
+        roots: where videos may lie; None: anywhere.
+        max_failed_share: end with the reasons where more clips than this share cannot be read.
+        on_progress: called with (clips done, clips) of all models together.
+        names: what the models are called in the result where that is not their folders.
+
+    Raises:
+        InputError: no model, no such split or fold, other classes, an unknown protocol, a storage that cannot be
+            written.
+        RunError: too many clips cannot be read.
+    """
+    started = time.monotonic()
+    if not models:
+        raise InputError("name at least one model")
+    root = storage_path(storage)
+    question = Question.of(manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
+    require_writable(root)
+    parts = [_kept(root, name, question) for name in models]
+    reused = sum(part.done for part in parts)
+    _score(parts, address, roots, on_progress)
+    result = ensemble([part.scores() for part in parts])
+    _check_readable(result, max_failed_share, parts[0].directory)
+    directory = parts[0].directory if len(parts) == 1 else _keep_ensemble(root, parts, result)
+    folders = [str(part.model) for part in parts]
+    answer = Evaluated(
+        directory=str(directory),
+        models=tuple(
+            folder if name == given else name
+            for folder, name, given in zip(folders, names or models, models, strict=True)
+        ),
+        manifest=question.clips.location,
+        split=question.split,
+        fold=fold,
+        folds=folds,
+        protocol=question.protocol.name,
+        average=average,
+        clips=question.rows.num_rows,
+        unreadable=len(result.reasons),
+        unlabelled=int((result.labels == UNLABELLED).sum()),
+        metrics=measure(result, question.clips.heads),
+        reused=reused,
+        seconds=time.monotonic() - started,
+    )
+    attention = {name: read_health(part.model) for name, part in zip(answer.models, parts, strict=True)}
+    _write_report(directory, result, question.clips.heads, answer, attention)
+    return answer
+
+
+def _kept(root: StoragePath, name: str, question: Question) -> KeptScores:
+    """The scores of a model's folder, as far as they are there."""
+    folder = model_folder(name)
+    with fetched(folder) as local:
+        description = read_description(local)
+    question.require_classes(name, description)
+    return KeptScores(root, folder, description, question)
+
+
+def _score(
+    parts: Sequence[KeptScores],
+    address: str | None,
+    roots: Sequence[str] | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Score what is not there yet."""
+    total = sum(part.question.rows.num_rows for part in parts)
+    connection = Connection(address)
+    try:
+        for part in parts:
+            if part.whole:
+                continue
+            plan = plan_scoring(connection.nodes())
+            with closing(part.score(plan, roots)) as counts:
+                for _ in counts:
+                    if on_progress is not None:
+                        on_progress(sum(one.done for one in parts), total)
+    finally:
+        connection.close()
+
+
+def _keep_ensemble(root: StoragePath, parts: Sequence[KeptScores], result: ClipScores) -> StoragePath:
+    """Write the averaged scores into a folder of their own."""
+    question = parts[0].question
+    key = identity_of({"ensemble": [part.identity for part in parts]})
+    name = f"ensemble-{file_stem(question.split)}-{question.protocol.name}-{key[:12]}"
+    write_scores(root / "evaluations" / name, result)
+    return root / "evaluations" / name
+
+
+def _check_readable(result: ClipScores, max_failed_share: float, directory: StoragePath) -> None:
+    clips, unreadable = len(result.clip_ids), len(result.reasons)
+    if unreadable > max_failed_share * clips:
+        shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(result.reasons.items())[:3])
+        raise RunError(
+            f"{unreadable} of {clips} clips cannot be read, more than --max-failed-share {max_failed_share:g} "
+            f"({shown}); all reasons are in {directory}"
+        )
+
+
+def _write_report(
+    directory: StoragePath,
+    result: ClipScores,
+    heads: Heads,
+    answer: Evaluated,
+    attention: Mapping[str, Sequence[StageHealth]],
+) -> None:
+    from w3ray.evaluation.reliability import write_calibration
+    from w3ray.evaluation.report import PER_CLASS_JSON, write_report
+
+    if answer.metrics:
+        with written_whole(directory / "report", last=PER_CLASS_JSON) as folder:
+            write_report(folder, counted(result, heads), attention)
+            for prefix, found in calibrations(result, heads).items():
+                write_calibration(folder, found, prefix)
+    document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}
+    text = json.dumps(document, indent=1, allow_nan=True)
+    (directory / RESULT_NAME).write_text(text + "\n", encoding="utf-8")

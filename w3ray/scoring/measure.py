@@ -1,0 +1,111 @@
+"""What do the scores of clips say: accuracies with their intervals, calibration, and which clips are right?"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w3ray.errors import RunError
+from w3ray.heads import Heads
+from w3ray.scoring.clip_scores import ClipScores
+
+if TYPE_CHECKING:
+    from w3ray.evaluation.head_counts import HeadCounts
+    from w3ray.evaluation.uncertainty import Calibration
+
+_SCORES_AT_ONCE = 1 << 24
+
+
+def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
+    """Accuracies with their intervals, loss, and calibration, over the clips that could be read and have a label.
+
+    Of several heads: `top1` and the like of their combinations, and `verb_top1` and the like of each; the loss is the
+    sum over the heads. {} where not one clip has a label.
+
+    Raises:
+        RunError: no clip could be read.
+    """
+    from w3ray.evaluation.uncertainty import accuracy_interval
+
+    if not result.readable.any():
+        raise RunError("not one clip of the split can be read")
+    known = result.measurable
+    if not known.any():
+        return {}
+    metrics: dict[str, Any] = dict(counted(result, heads).result())
+    scores, labels = result.scores[known], result.labels[known]
+    for name, rank_N in _ranks(scores, labels, heads).items():
+        for top in (1, 5):
+            metrics[f"{name}top{top}_interval"] = accuracy_interval(rank_N < top)
+    metrics |= {f"{name}calibration_error": one.expected_error for name, one in calibrations(result, heads).items()}
+    return metrics
+
+
+def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
+    """By the prefix of its metrics: of all heads together "", of each of several "verb_" and the like."""
+    from w3ray.evaluation.uncertainty import calibration_of
+
+    known = result.measurable
+    scores, labels = result.scores[known], result.labels[known]
+    sure_N, right_N = np.ones(len(scores)), np.ones(len(scores), dtype=bool)
+    found = {}
+    for head in heads.each():
+        own_NK = scores[:, head.scores]
+        own_sure_N, own_right_N = own_NK.max(1), own_NK.argmax(1) == head.label(labels)
+        sure_N, right_N = sure_N * own_sure_N, right_N & own_right_N
+        if heads.several:
+            found[head.metric("")] = calibration_of(own_sure_N, own_right_N)
+    return {"": calibration_of(sure_N, right_N), **found}
+
+
+def counted(result: ClipScores, heads: Heads) -> "HeadCounts":
+    """Counts of `measurable` clips; of averaged scores, the loss is that of their logarithms."""
+    import torch
+
+    from w3ray.evaluation.head_counts import HeadCounts
+
+    known = result.measurable
+    scores = torch.from_numpy(result.scores[known].astype(np.float64))
+    counts = HeadCounts(heads)
+    counts.update(scores.clamp(min=1e-30).log(), torch.from_numpy(result.labels[known]).long())
+    return counts
+
+
+def right(result: ClipScores, heads: Heads) -> np.ndarray:
+    """bool [N]: whether the best class (of several heads: of each) is the clip's own; False where nobody knows."""
+    hits = np.zeros(len(result.labels), dtype=bool)
+    known = result.measurable
+    hits[known] = _ranks(result.scores[known], result.labels[known], heads)[""] == 0
+    return hits
+
+
+def ensemble(results: Sequence[ClipScores]) -> ClipScores:
+    """The mean of several models' scores; a clip that one of them could not read has none."""
+    first = results[0]
+    reasons = {clip: reason for result in results for clip, reason in result.reasons.items()}
+    scores = np.mean([result.scores.astype(np.float64) for result in results], axis=0).astype(np.float32)
+    return ClipScores(clip_ids=first.clip_ids, labels=first.labels, scores=scores, reasons=reasons)
+
+
+def _ranks(scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads) -> dict[str, np.ndarray]:
+    """int [N]: how many classes come before the clip's own, equal ones ranked by class number; by metrics' prefix."""
+    import torch
+
+    from w3ray.evaluation.head_scores import combined_scores
+
+    ranks = {head.metric(""): _rank(scores_NS[:, head.scores], head.label(labels_N)) for head in heads.each()}
+    if not heads.several:
+        return ranks
+    logarithms = torch.from_numpy(scores_NS.astype(np.float64)).clamp(min=1e-30).log()
+    at_once = max(1, _SCORES_AT_ONCE // heads.num_labels)
+    parts = zip(logarithms.split(at_once), range(0, len(scores_NS), at_once), strict=True)
+    combined = [_rank(combined_scores(part, heads).numpy(), labels_N[i : i + at_once]) for part, i in parts]
+    return {"": np.concatenate(combined), **ranks}
+
+
+def _rank(scores_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    true_N1 = np.take_along_axis(scores_NK, labels_N[:, None].astype(np.int64), 1)
+    classes_K = np.arange(scores_NK.shape[1])
+    ahead = (scores_NK > true_N1) | ((scores_NK == true_N1) & (classes_K < labels_N[:, None]))
+    rank: np.ndarray = np.where(np.isfinite(scores_NK).all(1), ahead.sum(1), scores_NK.shape[1])
+    return rank

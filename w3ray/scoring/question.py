@@ -1,0 +1,103 @@
+"""Which clips are scored, and how are they looked at? What of it decides the scores, and what models it fits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self, cast, get_args
+
+import pyarrow as pa
+
+from w3ray.cluster.plan import ResourcePlan, plan_resources
+from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
+from w3ray.data.stamps import changes_since_import
+from w3ray.data.views import Protocol, parse_protocol
+from w3ray.errors import InputError
+from w3ray.evaluation.scorer import Average
+from w3ray.models.bundle import ModelDescription
+
+SCORING_VERSION = 2
+"""Raised where the same model, clips and protocol get other scores than before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A split of a manifest, looked at by a protocol."""
+
+    clips: Manifest
+    split: str
+    """As the manifest calls it."""
+    fold: int | None
+    folds: int | None
+    protocol: Protocol
+    average: Average
+    rows: pa.Table
+    """Of the split: `CLIP_COLUMNS`."""
+
+    @classmethod
+    def of(cls, manifest: str, split: str, *, protocol: str, average: str, fold: int | None, folds: int | None) -> Self:
+        """Read the manifest, with its folds dealt where they are asked for: its fingerprint is then the fold's.
+
+        Raises:
+            InputError: no such manifest, split or fold, an unknown protocol or average.
+        """
+        checked, looks = check_average(average), parse_protocol(protocol)
+        if (fold is None) != (folds is None):
+            raise InputError("--fold and --folds go together: give both or neither")
+        clips = read_manifest(manifest)
+        if fold is not None and folds is not None:
+            clips = clips.with_fold(fold, folds)
+        split = clips.split_named(split)
+        rows = clips.split(split, CLIP_COLUMNS)
+        return cls(clips=clips, split=split, fold=fold, folds=folds, protocol=looks, average=checked, rows=rows)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What decides the scores beside the model, as JSON values."""
+        about = {
+            "version": SCORING_VERSION, "manifest": self.clips.fingerprint(), "split": self.split,
+            "protocol": self.protocol.name, "average": self.average,
+        }  # fmt: skip
+        if (changed := changes_since_import(self.clips, [self.split]).digest) is not None:
+            about["changed_videos"] = changed  # scores of what the files were before are not used
+        return about
+
+    def resolved_rows(self) -> pa.Table:
+        """The rows, with uris that can be opened from anywhere."""
+        place = self.rows.schema.get_field_index("uri")
+        return self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
+
+    def require_classes(self, name: str, description: ModelDescription) -> None:
+        """Raises: InputError where the model `name` has other classes than the clips."""
+        clips = self.clips
+        if description.heads == clips.heads:
+            return
+        if description.classes == clips.classes:
+            raise InputError(
+                f"{clips.location}: has the heads {dict(clips.head_sizes)}, {name} {dict(description.head_sizes)}"
+            )
+        theirs, ours = set(description.classes), set(clips.classes)
+        if theirs == ours:
+            what = "the same classes in another order"
+        else:
+            unknown = sorted(ours ^ theirs)
+            what = f"other classes: {len(unknown)} are in one of them only, such as {unknown[0]!r}"
+        raise InputError(
+            f"{clips.location}: has {what} than {name} was trained for; import the clips with its class names"
+        )
+
+
+def check_average(average: str) -> Average:
+    """What is averaged over views. Raises: InputError where nothing can be averaged so."""
+    for known in get_args(Average):
+        if average == known:
+            return cast("Average", known)
+    raise InputError(f"--average must be scores or logits, not {average!r}")
+
+
+def plan_scoring(nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
+    """A scorer on each GPU, or one for each node where there are none; decoders get the rest."""
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    scorers = gpus or sum(1 for node in nodes if node.get("CPU", 0) >= 1)
+    return plan_resources(
+        nodes=nodes, workers=(max(1, scorers),) * 2, use_gpu="auto", decoders="auto", cpus_per_worker=None
+    )
