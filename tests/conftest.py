@@ -71,14 +71,14 @@ def motion_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     """A real S3 API with the empty bucket `bucket`; this process and those it starts find it in their environment."""
-    from w3ray import storage
+    from w3ray.storage import _systems
 
     with running() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():
             patch.setenv(name, value)
-        storage._inner.cache_clear()
+        _systems.inner.cache_clear()
         yield server
-    storage._inner.cache_clear()
+    _systems.inner.cache_clear()
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server
 
-from w3ray.lease import LeaseLost, LeaseQueue, check_intent
 from w3ray.storage import RemotePath
+from w3ray.storage.lease import LeaseLost, LeaseQueue, check_intent
 
 LEASE = {"lease_s": 3.0, "beat_s": 0.5}
 SPAWN = multiprocessing.get_context("spawn")

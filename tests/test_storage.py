@@ -3,6 +3,7 @@
 import http.server
 import os
 import pickle
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from w3ray import storage
 from w3ray.data.decoders import DecodeError, open_video
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -19,8 +19,10 @@ from w3ray.storage import (
     RemotePath,
     StorageFailing,
     StorageRefused,
+    _systems,
     fetched,
     file_digest,
+    file_system,
     storage_path,
     upload,
     written_whole,
@@ -77,15 +79,15 @@ def test_passing_faults_are_not_seen(s3, folder, action):
 
 def test_a_stalled_answer_is_given_up_and_asked_for_again(s3, folder, monkeypatch):
     monkeypatch.setenv(DEADLINE_VARIABLE, "60")
-    monkeypatch.setattr(storage, "_REQUEST_TIMEOUT_S", 1.0)
-    storage._inner.cache_clear()
+    monkeypatch.setattr(_systems, "_REQUEST_TIMEOUT_S", 1.0)
+    _systems.inner.cache_clear()
     path = folder / "a.txt"
     path.write_text("hello")
     s3.fail("a.txt", "stall", method="GET", times=1)
     started = time.monotonic()
     assert path.read_text() == "hello"
     assert time.monotonic() - started < 30
-    storage._inner.cache_clear()
+    _systems.inner.cache_clear()
 
 
 def test_a_failing_store_is_named_within_the_deadline(s3, folder, monkeypatch):
@@ -188,7 +190,7 @@ def test_an_upload_ends_where_its_check_says_so(folder, tmp_path):
 def test_a_full_disk_of_temporary_files_is_named(folder, small_disk, monkeypatch):
     disk = small_disk("1m")
     (folder / "a").write_bytes(bytes(2 << 20))
-    monkeypatch.setattr(storage.tempfile, "tempdir", str(disk))
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
     message = rf"its local copy in {disk} cannot be kept \(No space left on device\); .*set TMPDIR"
     with pytest.raises(StorageFailing, match=message), fetched(folder):
         pass
@@ -203,7 +205,7 @@ def test_a_manifest_lies_there_too(s3, folder, tmp_path):
     manifest = read_manifest(location)
     assert manifest.table["uri"].to_pylist() == ["videos/a.mp4"], "it moves with the folder"
     assert manifest.resolved_uris() == columns["uri"]
-    filesystem, path = storage.file_system(location)
+    filesystem, path = file_system(location)
     assert pq.read_table(path, filesystem=filesystem).num_rows == 1
     with pytest.raises(InputError, match="no such file"):
         read_manifest(f"{folder}/absent.parquet")
@@ -215,7 +217,7 @@ def test_videos_are_read_without_a_copy_on_disk(s3, folder, motion_manifest, mon
     video = folder / "clip.mp4"
     video.upload(Path(local))
     opened: list[str] = []
-    monkeypatch.setattr(storage.tempfile, "mkdtemp", lambda *_, **__: opened.append("mkdtemp"))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda *_, **__: opened.append("mkdtemp"))
     s3.fail("clip.mp4", times=2, method="GET")
     with open_video(str(video)) as remote, open_video(local) as here:
         assert (remote.frames([3, 1]) == here.frames([3, 1])).all()

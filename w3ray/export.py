@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -36,7 +35,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_scores import softmax_by_head
 from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder
-from w3ray.storage import fetched
+from w3ray.storage import PART_SUFFIX, fetched, replacing
 
 METADATA = "w3ray.json"
 """Name of the metadata in both kinds of file: an extra file of PyTorch's, a property of ONNX's."""
@@ -99,39 +98,28 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
     """
     if kind not in FORMATS:
         raise InputError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
-    write, open_run = FORMATS[kind]
+    _, open_run = FORMATS[kind]
     require_packages(kind)
     with fetched(model_folder(folder)) as local:
         network, description = load_model(local)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     out = Path(out).absolute()
-    part = out.with_name(f".{uuid.uuid4().hex}.part{out.suffix}")
     metadata = describe(description)
     try:
-        try:
-            part.touch()
-        except OSError as error:
-            raise InputError(f"{out}: cannot be written ({error.strerror})") from error
-        try:
-            with _quiet():
-                write(Recogniser(network, description).eval(), description, metadata, part)
-        except OSError as error:
-            raise RunError(f"{out}: cannot be written ({error.strerror or error})") from error
-        # Whatever the exporters throw: they have no error in common.
-        except Exception as error:
-            raise RunError(f"this network cannot be exported to {kind}: {_cause(error)}") from error
-        logits, scores = compare(network, description, open_run(part))
-        # `not (a and b)`: a NaN must not pass.
-        if not (logits <= LOGITS_TOLERANCE and scores <= SCORES_TOLERANCE):
-            raise RunError(
-                f"the exported network gives other scores than the model: they differ by up to {scores:.2g} (allowed "
-                f"{SCORES_TOLERANCE:g}), logits by {logits:.2%} of their spread (allowed {LOGITS_TOLERANCE:.1%}); "
-                "no file was written"
-            )
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+        with replacing(out, parents=False, suffix=f"{PART_SUFFIX}{out.suffix}") as part:
+            part.touch()  # what cannot be written is said before the network is traced
+            _write(part, out, kind, network, description, metadata)
+            logits, scores = compare(network, description, open_run(part))
+            # `not (a and b)`: a NaN must not pass.
+            if not (logits <= LOGITS_TOLERANCE and scores <= SCORES_TOLERANCE):
+                raise RunError(
+                    f"the exported network gives other scores than the model: they differ by up to {scores:.2g} "
+                    f"(allowed {SCORES_TOLERANCE:g}), logits by {logits:.2%} of their spread (allowed "
+                    f"{LOGITS_TOLERANCE:.1%}); no file was written"
+                )
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     return Exported(
         path=out,
         metadata=metadata,
@@ -139,6 +127,21 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
         logits_difference=logits,
         scores_difference=scores,
     )
+
+
+def _write(
+    part: Path, out: Path, kind: str, network: nn.Module, description: ModelDescription, metadata: dict[str, Any]
+) -> None:
+    """Write what will be `out` as `part`. Raises: RunError where that fails."""
+    write, _ = FORMATS[kind]
+    try:
+        with _quiet():
+            write(Recogniser(network, description).eval(), description, metadata, part)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror or error})") from error
+    # Whatever the exporters throw: they have no error in common.
+    except Exception as error:
+        raise RunError(f"this network cannot be exported to {kind}: {_cause(error)}") from error
 
 
 def require_packages(kind: str) -> None:

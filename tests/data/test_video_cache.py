@@ -110,7 +110,7 @@ def test_what_is_damaged_is_not_served(s3, videos, tmp_path, damage):
 
 def test_what_a_killed_process_left_is_cleared_away(videos, tmp_path):
     cache = VideoCache(folder=tmp_path, limit_bytes=64 * KIB)
-    (tmp_path / "left.partial").write_bytes(bytes(50 * KIB))
+    (tmp_path / "left.part").write_bytes(bytes(50 * KIB))
     (tmp_path / "lock").write_text("9999999")
     cache.read(videos[0])
     assert held(tmp_path) < 21 * KIB

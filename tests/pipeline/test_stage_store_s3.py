@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from w3ray.errors import InputError
-from w3ray.lease import Lease, LeaseLost
 from w3ray.pipeline.identity import identity_of
-from w3ray.pipeline.stage_store import StageStore, require_writable
+from w3ray.pipeline.stage_store import StageStore
 from w3ray.runtime.checkpoint_keeper import best_first
-from w3ray.storage import DEADLINE_VARIABLE, RemotePath, StorageFailing, storage_path, upload
+from w3ray.storage import DEADLINE_VARIABLE, RemotePath, StorageFailing, require_writable, storage_path, upload
+from w3ray.storage.lease import Lease, LeaseLost
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import INDEX_FILE, by_step, first_whole, newest_valid_checkpoint, steps_done
 

@@ -117,7 +117,7 @@ def test_failure_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: p
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("w3ray.training.checkpoint._sync", no_space)
+    monkeypatch.setattr("w3ray.storage.writing._to_disk", no_space)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path / "step_1", model=step.model, meta={"second": True})
     assert verify_checkpoint(tmp_path / "step_1")["meta"] == META

@@ -13,7 +13,7 @@ from w3ray.cli._summary import tracking_lines
 from w3ray.cli._sweep_display import SweepDisplay
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import StoragePath, storage_path
+from w3ray.storage import StoragePath, storage_path, write_text
 
 
 @run_command
@@ -108,9 +108,9 @@ def _report(sweep: str | None, storage: str | None, as_json: bool) -> None:
 
 def _write_recipe(recipe: Recipe, path: Path, sweep: str) -> None:
     header = [f"# The best trial of sweep {sweep}.", "#", f"# command: w3ray run {shlex.quote(str(path))}", ""]
-    path.write_text(
+    write_text(
+        path,
         "\n".join(map(one_line, header)) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, width=120),
-        encoding="utf-8",
     )
 
 

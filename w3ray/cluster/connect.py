@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from w3ray.errors import InputError, RunError
+from w3ray.storage import probe_folder, remove_tree
 
 _CONNECT_TIMEOUT_S = 5.0
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
@@ -168,8 +168,8 @@ def _can_hold_sockets(folder: str) -> bool:
         return False
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
+        probe_folder(Path(folder))
+        return True
     except OSError:
         return False
 
@@ -186,8 +186,7 @@ def _provide_token() -> None:
         token = Path.home() / ".ray" / "auth_token"
         if not os.access(token, os.R_OK):
             token.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=token.parent):
-                pass
+            probe_folder(token.parent)
     except (OSError, RuntimeError):  # the latter: nobody knows where this user's home is
         from w3ray.ray_internals import AuthenticationTokenLoader
 
@@ -225,7 +224,7 @@ def disconnect() -> None:
     while _set_here:  # the next cluster may be one of other machines
         os.environ.pop(_set_here.pop(), None)
     while _folders_made:
-        shutil.rmtree(_folders_made.pop(), ignore_errors=True)
+        remove_tree(Path(_folders_made.pop()))
 
 
 def quiet() -> None:

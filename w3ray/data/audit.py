@@ -4,12 +4,12 @@ import logging
 import math
 import os
 import time
-import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from w3ray.data.decoders.prove import prove_exact
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
-from w3ray.storage import StorageFailing, StorageRefused
+from w3ray.storage import StorageFailing, StorageRefused, replacing
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -206,14 +206,9 @@ def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
     Raises:
         InputError: the place cannot be written to.
     """
-    path = os.path.abspath(location)
-    part = f"{path}.{uuid.uuid4().hex}.part"
+    path = Path(location).absolute()
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        pq.write_table(_without_secrets(ledger), part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            pq.write_table(_without_secrets(ledger), part)
     except OSError as error:
         raise InputError(f"ledger {path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if os.path.exists(part):
-            os.remove(part)

@@ -32,7 +32,6 @@ the combination (`w3ray.heads` says how it is counted), and a mirror image keeps
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,7 +45,7 @@ from w3ray._address import local_path
 from w3ray.data.split_names import split_among
 from w3ray.errors import InputError
 from w3ray.heads import UNLABELLED, Heads
-from w3ray.storage import file_system
+from w3ray.storage import file_system, replacing, storage_path
 
 MANIFEST_VERSION = 1
 FOLDER_FPS = 30
@@ -280,19 +279,9 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in _metadata(written).items()}
     )
-    filesystem, path = file_system(location)
     try:
-        if isinstance(filesystem, pafs.LocalFileSystem):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            part = f"{path}.{uuid.uuid4().hex}.part"
-            try:
-                pq.write_table(stored, part)
-                os.replace(part, path)
-            finally:
-                if os.path.exists(part):
-                    os.remove(part)
-        else:
-            pq.write_table(stored, path, filesystem=filesystem)  # an object appears whole, on close
+        with replacing(storage_path(location)) as part:
+            pq.write_table(stored, part)
     except OSError as error:
         raise InputError(f"manifest {location}: cannot be written ({_first_line(error)})") from error
     return written

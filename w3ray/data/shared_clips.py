@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import math
 import os
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ import numpy as np
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders.frames import local_path
+from w3ray.storage import remove_tree, replacing
 
 _CHECKSUM_BYTES, _LABEL_BYTES = 4, 8
 _HEAD_BYTES = _CHECKSUM_BYTES + _LABEL_BYTES
@@ -60,7 +60,7 @@ class SharedClips:
 
     def remove(self) -> None:
         """Forget the clips of this node."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
 
 class ClipFolder:
@@ -130,16 +130,13 @@ class ClipFolder:
         if self._full:
             return
         file = self._folder / (key + _SUFFIX)
-        partial = file.with_suffix(f".{os.getpid()}")
         told, pixels = int(label).to_bytes(_LABEL_BYTES, "little", signed=True), np.ascontiguousarray(clip).data
         try:
-            with partial.open("wb") as out:
+            with replacing(file) as partial, partial.open("wb") as out:
                 out.write(_checksum(zlib.crc32(pixels, zlib.crc32(told))))
                 out.write(told)
                 out.write(pixels)
-            partial.rename(file)
         except OSError:  # a full disk makes it slower, no more
-            partial.unlink(missing_ok=True)
             return
         self._count += 1
         self._kept += 1
@@ -195,6 +192,6 @@ def _remove_unused(folder: Path) -> None:
         descriptor = os.open(folder / "lock", os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         finally:
             os.close(descriptor)

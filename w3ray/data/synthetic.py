@@ -15,8 +15,6 @@ Letters: T frames, S side of the square frame, C = 3 colours. Lengths inside a p
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +31,7 @@ import pyarrow as pa
 
 from w3ray.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
+from w3ray.storage import replacing_folder
 
 SYNTHETIC_VERSION = 6
 """Raised whenever the same arguments would give other videos."""
@@ -329,28 +328,17 @@ def write_motion_dataset(
     if _holds_same_set(root, arguments):
         return read_manifest(str(root / "manifest.parquet"))
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        with replacing_folder(root, over=False) as partial:
+            _write_clips(partial, arguments, _difficulty(difficulty), threads, stop or threading.Event())
+            manifest = _manifest(partial, arguments)
+            write_manifest(manifest, str(partial / "manifest.parquet"))
+            (partial / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
     except OSError as error:
-        raise InputError(
-            f"cannot write the synthetic data set to {root}: {error.strerror}; choose another folder"
-        ) from error
-    try:
-        _write_clips(partial, arguments, _difficulty(difficulty), threads, stop or threading.Event())
-        manifest = _manifest(partial, arguments)
-        write_manifest(manifest, str(partial / "manifest.parquet"))
-        (partial / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
-        partial.chmod(0o755)
-        try:
-            os.replace(partial, root)
-        except OSError:
-            # Another process may have finished the same set first; anything else there is refused.
-            if not _holds_same_set(root, arguments):
-                raise
-    except OSError as error:
-        raise InputError(f"cannot write the synthetic data set to {root}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        # Another process may have finished the same set first; anything else there is refused.
+        if not _holds_same_set(root, arguments):
+            raise InputError(
+                f"cannot write the synthetic data set to {root}: {error.strerror or error}; choose another folder"
+            ) from error
     return read_manifest(str(root / "manifest.parquet"))
 
 

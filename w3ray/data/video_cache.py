@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from w3ray.data.decode_watch import unhurried
-from w3ray.storage import RemotePath
+from w3ray.storage import PART_SUFFIX, RemotePath, write_bytes
 
 _DIGEST_BYTES = 32
 _SUFFIX = ".video"
@@ -74,19 +74,13 @@ class VideoCache:
             # Counted before it is there: whoever is killed in between leaves too high a count, which the next look
             # through the folder corrects.
             _write_total(lock, total + size)
-            partial = file.with_suffix(".partial")
-            try:
-                partial.write_bytes(hashlib.sha256(content).digest() + content)
-                partial.rename(file)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+            write_bytes(file, hashlib.sha256(content).digest() + content)
 
     def _make_room(self, size: int) -> int:
         """Remove what was not read for longest, and what a killed process left; returns the bytes that are left."""
         found = []
         for path in self.folder.iterdir():
-            if path.suffix == ".partial":
+            if path.suffix == PART_SUFFIX:
                 path.unlink()  # whoever wrote it is dead: the lock is ours
             elif path.suffix == _SUFFIX:
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))

@@ -2,8 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from w3ray._text import one_line
 from w3ray.attention import health
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
+from w3ray.storage import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,7 +140,7 @@ def write_report(
         prefix = head.metric("") and file_stem(head.metric(""))
         written += _write_tables(directory, prefix, content)
         picture = directory / f"{prefix}{CONFUSION_PNG}"
-        with _replacing(picture) as partial:
+        with replacing(picture) as partial:
             confusion_figure(own, head.classes).savefig(partial, dpi=110)
         written.append(picture)
     if several:
@@ -165,22 +165,13 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:
 def _write_tables(directory: Path, prefix: str, content: dict[str, Any]) -> list[Path]:
     table, document = directory / f"{prefix}{PER_CLASS_CSV}", directory / f"{prefix}{PER_CLASS_JSON}"
     _write_csv(table, content["classes"])
-    with _replacing(document) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(document, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return [table, document]
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    with _replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file that appears whole."""
-    partial = path.with_name(f".partial-{path.name}")
-    yield partial
-    partial.replace(path)

@@ -8,9 +8,8 @@ from w3ray.attention import CBAMConfig, W3Config
 from w3ray.attention.health import HEALTH_NAME, faults, read_health
 from w3ray.lint._common import Comparison, Finding, Rule
 from w3ray.pipeline.identity import completed, stage_determinants
-from w3ray.pipeline.stage_store import modified_s
 from w3ray.recipe import ResolvedStage
-from w3ray.storage import storage_path
+from w3ray.storage import modified_s, storage_path
 
 _SCREENING = "benchmarks/results/attention-study/screen.json (generated clips, 240 steps, mean of 3 seeds)"
 

@@ -10,8 +10,6 @@ come from anyone.
 
 import json
 import os
-import shutil
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from w3ray.heads import Heads
 from w3ray.models.build import build_model
 from w3ray.models.options import model_from_before
 from w3ray.models.weights import other_gates
-from w3ray.storage import StoragePath, storage_path
+from w3ray.storage import StoragePath, replacing_folder, storage_path
 
 FORMAT = 3
 """Format 1 knew no start of an attention's gates, format 2 no options of a model: written out when they are read."""
@@ -75,23 +73,9 @@ def write_model(folder: Path | str, model: nn.Module, description: ModelDescript
         del document["head_sizes"]
     document["model"] = {name: value for name, value in description.model.items() if name != "weights"}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    new.mkdir()
-    try:
+    with replacing_folder(folder, durable=True) as new:
         save_file(state, new / WEIGHTS_NAME, metadata={"format": "pt"})
         (new / DESCRIPTION_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        for path in new.iterdir():
-            _to_disk(path)
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-            folder.rename(old)
-            new.rename(folder)
-            shutil.rmtree(old)
-        else:
-            new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
@@ -170,8 +154,3 @@ def read_description(folder: Path | str) -> ModelDescription:
         raise InputError(f"{path}: {error.strerror}; name the folder of a trained model") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a description of a model ({error!r}); make the model again") from error
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

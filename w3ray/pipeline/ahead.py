@@ -9,7 +9,8 @@ from typing import Any
 
 from w3ray.events import StepDone
 from w3ray.pipeline.prepare import PlannedStage
-from w3ray.pipeline.stage_store import Lock, StageStatus
+from w3ray.pipeline.stage_store import StageStatus
+from w3ray.storage import Lock
 
 LEAD_S = 12.0
 """Seconds of training that are left when the next stage begins to start: about what its controller needs."""

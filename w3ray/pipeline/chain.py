@@ -30,16 +30,15 @@ from w3ray.events import (
     Warned,
 )
 from w3ray.events import StageState as EventState
-from w3ray.lease import Lease
 from w3ray.pipeline.ahead import AheadStage, nearly_done
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.prefix import take_prefix
 from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock, StageRecorder
-from w3ray.pipeline.stage_store import Lock, require_writable
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import RemotePath, fetched, storage_path
+from w3ray.storage import Lock, RemotePath, fetched, require_writable, storage_path
+from w3ray.storage.lease import Lease
 
 if TYPE_CHECKING:
     from w3ray.tracking.uri import Chosen
@@ -191,7 +190,9 @@ class _Chain:
         self.recipe, self.clock, self.part_of = recipe, clock, part_of
         # What is told is shown, and kept in logs.
         self.on_event: OnEvent = lambda event: on_event(redacted(event))
-        self.connection = Connection(address, needs="w3ray.runtime.cluster_stage", needs_later="w3ray.pipeline.complete")
+        self.connection = Connection(
+            address, needs="w3ray.runtime.cluster_stage", needs_later="w3ray.pipeline.complete"
+        )
         self.plan: ResourcePlan | None = None
         self.results: dict[str, StageResult] = {}
         self.logged: dict[str, Any] = {}

@@ -3,13 +3,12 @@
 What the set will hold is known before a pixel is drawn, so nothing waits for it but the decoders.
 """
 
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from w3ray.storage import StoragePath, upload
+from w3ray.storage import StoragePath, written_whole
 
 
 class Drawing:
@@ -31,13 +30,8 @@ class Drawing:
                 raise DrawingStopped
 
         try:
-            if isinstance(self._root, Path):
-                write_motion_dataset(self._root, **self._arguments, stop=self._stop)
-                return
-            with tempfile.TemporaryDirectory(prefix="w3ray-drawing-") as temporary:
-                drawn = Path(temporary) / self._root.name
-                write_motion_dataset(drawn, **self._arguments, stop=self._stop)
-                upload(drawn, self._root, last="manifest.parquet", check=check)
+            with written_whole(self._root, last="manifest.parquet", check=check) as folder:
+                write_motion_dataset(folder, **self._arguments, stop=self._stop)
         except DrawingStopped:
             pass
         except BaseException as error:

@@ -13,7 +13,7 @@ from typing import Any
 from w3ray.pipeline.identity import stage_identity
 from w3ray.pipeline.prepare import PlannedStage
 from w3ray.pipeline.stage_store import StageStore
-from w3ray.storage import StoragePath, fetched, upload
+from w3ray.storage import StoragePath, fetched, replacing_folder, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, verify_checkpoint
 
 
@@ -53,9 +53,7 @@ def _step(folder: StoragePath) -> int:
 def _copy(source: StoragePath, target: StoragePath) -> None:
     with fetched(source) as local:
         if isinstance(target, Path):
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(local, partial)
-            partial.rename(target)
+            with replacing_folder(target) as partial:
+                shutil.copytree(local, partial, dirs_exist_ok=True)
         else:
             upload(local, target, last=INDEX_FILE)

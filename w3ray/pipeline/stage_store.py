@@ -10,29 +10,22 @@
     lock              held by the one process that works on the stage; on object storage a folder: see `lease`
 """
 
-import fcntl
 import json
-import os
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal
 
 from w3ray._redact import redacted
 from w3ray.errors import InputError
-from w3ray.lease import Lease, LeaseQueue
 from w3ray.pipeline.identity import completed, difference, stage_identity
-from w3ray.storage import RemotePath, StoragePath, StorageRefused
+from w3ray.storage import Lock, StoragePath, append_text, modified_s, take_lock, wait_for_lock, write_json
 from w3ray.training.checkpoint_files import CheckpointError, is_checkpoint_folder, newest_valid_checkpoint, read_index
 
 StageState = Literal["run", "resume", "reuse"]
 
-_LOCK_POLL_S = 0.5
 _FORMAT = 2
 """Of stage.json. The first had none, and held determinants as the recipe wrote them, without defaults."""
 _RESULT_KEYS = {"metrics", "validation", "checkpoint", "tracking_run", "logged_model", "finished"}
@@ -45,30 +38,6 @@ class StageStatus:
     state: StageState
     why: str
     step: int = 0
-
-
-class FileLock:
-    """A stage's lock on a disk. It is the operating system's: it ends with the process that holds it, however."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def check(self) -> None:
-        """Nothing: such a lock is never lost."""
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-Lock = FileLock | Lease
 
 
 class StageStore:
@@ -151,15 +120,7 @@ class StageStore:
         def tell() -> None:
             on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
 
-        if isinstance(self.directory, RemotePath):
-            return LeaseQueue(self.directory / "lock").wait(tell)
-        told = False
-        while (lock := self.take()) is None:
-            if not told:
-                tell()
-                told = True
-            time.sleep(_LOCK_POLL_S)
-        return lock
+        return wait_for_lock(self.directory, tell)
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, None before that.
@@ -201,12 +162,7 @@ class StageStore:
 
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
         lines = "".join(json.dumps(redacted(dict(failure)), ensure_ascii=False) + "\n" for failure in failures)
-        ledger = self.ledger
-        if isinstance(ledger, RemotePath):  # an object cannot be added to; only the lock's holder writes it
-            ledger.write_text((ledger.read_text() if ledger.is_file() else "") + lines)
-        else:
-            with ledger.open("a", encoding="utf-8") as file:
-                file.write(lines)
+        append_text(self.ledger, lines)  # only the lock's holder writes it
 
     def checkpoint(self, name: str) -> StoragePath:
         """A checkpoint's folder.
@@ -259,56 +215,3 @@ def _identity_of_older(folder: StoragePath) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         _identities[key] = None
     return _identities[key]
-
-
-def take_lock(directory: StoragePath) -> Lock | None:
-    """The lock of a folder that is there, None where another process holds it. It is held until it is closed."""
-    if isinstance(directory, RemotePath):
-        return LeaseQueue(directory / "lock").take()
-    lock = (directory / "lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return FileLock(lock)
-
-
-def write_json(path: StoragePath, document: Mapping[str, Any]) -> None:
-    """Write a whole document: a reader sees the old one or the new one, also after a power cut."""
-    if isinstance(path, RemotePath):
-        path.write_text(json.dumps(document, indent=2))
-        return
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-
-
-def modified_s(path: StoragePath) -> float:
-    """When a file was written last, seconds of the clock of where it lies."""
-    return path.stat().st_mtime if isinstance(path, Path) else float(path.info().mtime.timestamp())
-
-
-def require_writable(storage: StoragePath) -> None:
-    """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind.
-
-    Raises:
-        InputError: it cannot be written.
-        StorageFailing: it does not answer.
-    """
-    try:
-        if isinstance(storage, RemotePath):
-            probe = storage / f".w3ray-{uuid.uuid4().hex}"
-            probe.write_bytes(b"")
-            probe.unlink(missing_ok=True)
-            return
-        existing = next(folder for folder in (storage, *storage.parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except StorageRefused as error:
-        raise InputError(f"storage {storage}: cannot be written; {error}") from error
-    except OSError as error:
-        raise InputError(f"storage {storage}: cannot be written ({error.strerror}); set another --storage") from error

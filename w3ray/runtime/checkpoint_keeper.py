@@ -1,7 +1,6 @@
 """How does a checkpoint get from the training loop to the storage, while training goes on?"""
 
 import os
-import shutil
 import tempfile
 import threading
 import uuid
@@ -14,12 +13,11 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from safetensors import SafetensorError
 
 from w3ray.events import CheckpointSaved
-from w3ray.lease import check_intent
 from w3ray.ray_internals import train_storage
 from w3ray.runtime.event_channel import Sender
 from w3ray.runtime.heartbeat import Heartbeat
 from w3ray.runtime.stage_spec import StageSpec
-from w3ray.storage import RemotePath, StorageFailing, StoragePath, file_system, upload
+from w3ray.storage import RemotePath, StorageFailing, StoragePath, check_intent, remove_tree, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, read_index
 
 
@@ -161,7 +159,7 @@ class LocalCheckpointKeeper(CheckpointKeeper):
             try:
                 upload(folder, target, last=INDEX_FILE, check=self._check_lease)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
         self._forget()
         self._tell_saved(name)
 
@@ -172,5 +170,4 @@ class LocalCheckpointKeeper(CheckpointKeeper):
         kept = {*found[:1], *best_first(self._stage.checkpoints, train.best_metric)[: train.keep_checkpoints]}
         for folder in found:
             if folder not in kept:
-                system, path = file_system(str(folder))
-                system.delete_dir(path)
+                remove_tree(folder)

@@ -11,9 +11,8 @@ from ray.train import UserCallback
 
 from w3ray.errors import RunError
 from w3ray.events import Restarted
-from w3ray.lease import LeaseLost
 from w3ray.runtime.event_channel import EventSender
-from w3ray.storage import StorageFailing, StorageRefused
+from w3ray.storage import LeaseLost, StorageFailing, StorageRefused
 
 MAX_FAILURES = 3
 """How often a stage's processes are started again without a new checkpoint in between."""
@@ -99,7 +98,8 @@ _BUGS = (
 )
 
 
-_STORAGE_LINE = re.compile(r"^(?:.*\)\s*)?w3ray\.storage\.(?:StorageFailing|StorageRefused): (.+)$", re.MULTILINE)
+_STORAGE_NAMES = "|".join(re.escape(f"{one.__module__}.{one.__qualname__}") for one in (StorageFailing, StorageRefused))
+_STORAGE_LINE = re.compile(rf"^(?:.*\)\s*)?(?:{_STORAGE_NAMES}): (.+)$", re.MULTILINE)
 
 
 def is_hopeless(error: BaseException) -> bool:

@@ -21,8 +21,8 @@ class StageSpec:
     `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
     teacher's model (`w3ray.models.bundle`), `stream` is for one worker, `heads` says what scores and labels are,
     `num_clips` counts the clips of all splits that the stage reads (the base of `max_failed_share`), `lease` is the
-    driver's intent in object storage (`w3ray.lease`), without which nothing may be written any more, pictures are drawn
-    of the clips `explained` at each validation or every `explain_every_epochs`. The times are of the recipe's
+    driver's intent in object storage (`w3ray.storage.lease`), without which nothing may be written any more, pictures
+    are drawn of the clips `explained` at each validation or every `explain_every_epochs`. The times are of the recipe's
     `resources`.
     """
 

@@ -29,7 +29,7 @@ from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
 from w3ray.pipeline.identity import identity_of
 from w3ray.scoring.question import Question
-from w3ray.storage import StoragePath, fetched, storage_path
+from w3ray.storage import StoragePath, fetched, storage_path, write_bytes
 
 SCORES_FOLDER, RESULT_NAME = "scores", "result.json"
 
@@ -179,14 +179,7 @@ def _write(folder: StoragePath, first: int, table: pa.Table) -> None:
     target = folder / f"{first:09d}-{first + table.num_rows:09d}.parquet"
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    content = sink.getvalue().to_pybytes()
-    if isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.rename(target)
-    else:
-        target.write_bytes(content)
+    write_bytes(target, sink.getvalue().to_pybytes())
 
 
 def _table(rows: pa.Table, some: Any) -> pa.Table:

@@ -20,11 +20,10 @@ from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import model_folder, read_description
 from w3ray.pipeline.identity import identity_of
-from w3ray.pipeline.stage_store import require_writable
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.scoring.measure import calibrations, counted, ensemble, measure
 from w3ray.scoring.question import Question, plan_scoring
-from w3ray.storage import StoragePath, fetched, storage_path, written_whole
+from w3ray.storage import StoragePath, fetched, require_writable, storage_path, write_text, written_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,4 +192,4 @@ def _write_report(
                 write_calibration(folder, found, prefix)
     document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}
     text = json.dumps(document, indent=1, allow_nan=True)
-    (directory / RESULT_NAME).write_text(text + "\n", encoding="utf-8")
+    write_text(directory / RESULT_NAME, text + "\n")

@@ -2,18 +2,18 @@
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from w3ray.errors import InputError
 from w3ray.evaluation.submission import Supervision, epic_submission, something_submission
-from w3ray.heads import Heads
-from w3ray.scoring.clip_scores import ClipScores, read_scores
+from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores
+from w3ray.storage import write_bytes
 
 FORMATS = ("epic-kitchens-55", "epic-kitchens-100", "something-something-v2", "something-something-v1", "jester")
 """`something-something` is version 2."""
@@ -108,9 +108,7 @@ def _content(
     _check_readable(directory, scores)
     scores_NS = np.asarray(scores.scores)
     try:
-        heads = Heads(
-            tuple(document["classes"]), tuple((str(name), int(size)) for name, size in document.get("heads") or ())
-        )
+        heads = heads_of(document)
         if format.startswith("epic-"):
             version: Literal["55", "100"] = "55" if format == "epic-kitchens-55" else "100"
             return json.dumps(epic_submission(scores.clip_ids, scores_NS, heads, version, supervision))
@@ -142,15 +140,7 @@ def _zipped(contents: Mapping[str, str]) -> bytes:
 
 
 def _write(out: str, content: bytes) -> None:
-    part = f"{out}.part"
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        try:
-            with open(part, "wb") as stream:
-                stream.write(content)
-            os.replace(part, out)
-        finally:
-            if os.path.exists(part):
-                os.remove(part)
+        write_bytes(Path(out).absolute(), content)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error

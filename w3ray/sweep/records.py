@@ -23,9 +23,8 @@ from w3ray._format import without_nan
 from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
-from w3ray.pipeline.stage_store import Lock, take_lock, write_json
 from w3ray.recipe import Recipe, stored_recipe
-from w3ray.storage import StoragePath, storage_path
+from w3ray.storage import Lock, StoragePath, storage_path, take_lock, write_json
 from w3ray.sweep.space import Objective, Point, Space
 
 TrialState = Literal["waiting", "running", "finished", "stopped", "failed", "skipped"]

@@ -23,10 +23,9 @@ from w3ray.events import Warned
 from w3ray.pipeline.chain import describe_tracking, open_tracker, tracked_here
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
-from w3ray.pipeline.stage_store import require_writable
 from w3ray.ray_internals import EndedTrial
 from w3ray.recipe import Recipe, load_recipe
-from w3ray.storage import storage_path
+from w3ray.storage import require_writable, storage_path
 from w3ray.sweep.book import TrialBook, points_to_try, searcher_of, short_names, show_value
 from w3ray.sweep.population import Population
 from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from w3ray._redact import redact
+from w3ray.storage import modified_s
 
 FORMAT = 1
 
@@ -97,7 +98,7 @@ class Journal:
         """Take over what dead drivers could not deliver to `uri`: copied here first, then removed there."""
         operations: list[Operation] = []
         facts = Facts()
-        for path in sorted(self.folder.glob("journal-*.jsonl"), key=lambda file: file.stat().st_mtime_ns):
+        for path in sorted(self.folder.glob("journal-*.jsonl"), key=modified_s):
             if path == self.path:
                 continue
             with path.open(encoding="utf-8") as other:

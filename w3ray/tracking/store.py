@@ -7,7 +7,6 @@ points at or below a run's highest step are left out, models are found again by 
 
 import fcntl
 import json
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w3ray._address import sqlite_path
+from w3ray.storage import remove_tree
 from w3ray.tracking import _mlflow, logged_models, owner
 from w3ray.tracking.journal import Facts, Operation
 from w3ray.tracking.logged_models import IDENTITY_TAG
@@ -282,7 +282,7 @@ class MlflowStore:
         if not path.exists():
             return  # its copy is removed only after it was delivered: the driver ended just before it could note that
         self.client.log_artifact(self._run(operation.run).run_id, str(path), operation.data["folder"] or None)
-        shutil.rmtree(path.parent)  # each copy has a folder of its own
+        remove_tree(path.parent)  # each copy has a folder of its own
 
     def _inputs(self, operation: Operation) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -303,7 +303,7 @@ class MlflowStore:
             self._models[data["key"]] = model_id
             self._news.setdefault("model_ids", {})[data["key"]] = model_id
         if data.get("is_copy"):
-            shutil.rmtree(Path(data["folder"]).parent, ignore_errors=True)  # each copy has a folder of its own
+            remove_tree(Path(data["folder"]).parent)  # each copy has a folder of its own
         return self._models[data["key"]]
 
     def _register(self, operation: Operation) -> str:

@@ -6,8 +6,6 @@ and holds the size and SHA-256 of the others. No pickle anywhere. The folder app
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from w3ray.storage import file_digest
+from w3ray.storage import file_digest, replacing_folder
 from w3ray.training.checkpoint_files import (
     FORMAT_VERSION,
     INDEX_FILE,
@@ -112,11 +110,7 @@ def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
 def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
     """Write the folder `directory`, replacing one that is there; returns it. Complete or absent, never in between."""
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with replacing_folder(directory, durable=True) as partial:
         save_file(snapshot.model, partial / MODEL_FILE)
         save_file(snapshot.optimizer, partial / OPTIMIZER_FILE)
         files = {name: file_digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
@@ -131,30 +125,7 @@ def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
         # The index vouches for the other files; this line of its own lets a cut or edited index be noticed too.
         sealed = text + "\n" + hashlib.sha256(text.encode()).hexdigest() + "\n"
         (partial / INDEX_FILE).write_text(sealed, encoding="utf-8")
-        for path in (partial / MODEL_FILE, partial / OPTIMIZER_FILE, partial / INDEX_FILE, partial):
-            _sync(path)
-        _put_in_place(partial, directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return directory
-
-
-def _put_in_place(partial: Path, directory: Path) -> None:
-    replaced = directory.parent / f".{directory.name}.replaced-{os.getpid()}"
-    if directory.exists():
-        directory.rename(replaced)
-    partial.rename(directory)
-    _sync(directory.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +24,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from w3ray.errors import InputError, RunError
-from w3ray.storage import is_remote, storage_path
+from w3ray.storage import is_remote, storage_path, write_text
 
 _AT_ONCE = 16  # threads: a network file system answers many questions in the time of one
 _CLIPS_A_SLICE = 1024
@@ -83,16 +82,10 @@ class Journal:
     def write(self) -> None:
         """Raises: InputError where that is impossible."""
         text = "\n".join([_JOURNAL_HEAD, *(json.dumps(entry) for entry in self._missing.items())])
-        if isinstance(self._place, Path):
-            part = self._place.with_name(f"{self._place.name}.{uuid.uuid4().hex}.part")
-            try:
-                part.parent.mkdir(parents=True, exist_ok=True)
-                part.write_text(text, encoding="utf-8")
-                os.replace(part, self._place)
-            except OSError as error:
-                raise InputError(f"{self._place}: cannot be written ({error.strerror})") from error
-        else:
-            self._place.write_text(text)
+        try:
+            write_text(self._place, text)
+        except OSError as error:
+            raise InputError(f"{self._place}: cannot be written ({error.strerror})") from error
         self._written_s = time.monotonic()
 
     def remove(self) -> None:

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Self
 
 from w3ray.errors import InputError, RunError
-from w3ray.storage import RemotePath, StorageFailing, StorageRefused
+from w3ray.storage.errors import StorageFailing, StorageRefused
+from w3ray.storage.paths import RemotePath
 
 BEAT_S = 4.0
 LEASE_S = 24.0
