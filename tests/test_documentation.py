@@ -1,0 +1,283 @@
+"""The pages for people: are the links, commands, names and figures of README, `docs/` and the other pages right?"""
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import w3ray
+from w3ray.cli import COMMANDS, build_app
+from w3ray.recipe import Recipe, load_recipe
+from w3ray.recipe.load import known_recipes
+from w3ray.sweep.space import known_spaces, load_space
+
+REPO = Path(__file__).resolve().parent.parent
+README = REPO / "README.md"
+DOCS = sorted((REPO / "docs").glob("*.md"))
+PAGES = [README, *DOCS, REPO / "cluster" / "README.md", REPO / "benchmarks" / "README.md"]
+OWN_RECIPE = "my-recipe.yaml"
+"""What pages call a recipe of the reader's own."""
+MADE_BY_COMMANDS = {"best.yaml", "your.yaml", OWN_RECIPE}
+
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", flags=re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPO))
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The language and text of each fenced block."""
+    return FENCE.findall(page.read_text())
+
+
+def inline_code(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+
+
+def shell_lines(page: Path) -> Iterator[list[str]]:
+    """The words of each line of the blocks without a language, without comments."""
+    for language, text in blocks(page):
+        if not language:
+            for line in text.replace("\\\n", " ").splitlines():
+                try:
+                    yield shlex.split(line, comments=True)
+                except ValueError:  # a drawing, or a line of a quoted text
+                    continue
+
+
+def commands(page: Path) -> list[list[str]]:
+    """What follows `w3ray` on each line of shell that begins with it, also behind `ray job submit ... --`."""
+    found = []
+    for words in shell_lines(page):
+        if words[:1] == ["w3ray"]:
+            found.append(words[1:])
+        elif "--" in words and words[words.index("--") + 1 :][:1] == ["w3ray"]:
+            found.append(words[words.index("--") + 2 :])
+    return found
+
+
+def leaf(words: list[str]) -> tuple[Any, str, list[str]]:
+    """The command that the words name, its whole name, and its arguments."""
+    assert words[0] in COMMANDS, f"w3ray has no command {words[0]!r}"
+    command: Any = typer.main.get_command(build_app(words[0]))
+    rest, names = list(words), ["w3ray"]
+    while hasattr(command, "commands"):
+        assert rest[:1], f"{' '.join(names)} needs a command"
+        assert rest[0] in command.commands, f"{' '.join(names)} has no command {rest[0]!r}"
+        command = command.commands[rest[0]]
+        names.append(rest.pop(0))
+    return command, " ".join(names), rest
+
+
+ALL_COMMANDS = [
+    pytest.param(words, id=f"{name_of(page)}: {' '.join(words)}") for page in PAGES for words in commands(page)
+]
+
+
+def test_commands_were_found() -> None:
+    assert len(ALL_COMMANDS) >= 30
+    assert [words[0] for words in commands(README)] == ["data", "run", "evaluate"]
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS)
+def test_a_command_is_one_that_w3ray_understands(words: list[str]) -> None:
+    command, name, arguments = leaf(words)
+    command.make_context(name, list(arguments))  # raises a usage error that names what is wrong
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS)
+def test_recipes_and_spaces_of_a_command_are_there(words: list[str]) -> None:
+    command, name, arguments = leaf(words)
+    given = command.make_context(name, list(arguments)).params
+    recipe = given.get("recipe") or given.get("pipeline")
+    changes = list(given.get("overrides") or [])
+    if recipe is not None:
+        if recipe in MADE_BY_COMMANDS:
+            recipe = "my-clips"
+        load_recipe(recipe, changes)
+    if words[0] == "tune" and given["space"] != "report":
+        load_space(given["space"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_on_lines_of_their_own_are_of_a_recipe(page: Path) -> None:
+    lines = [words for words in shell_lines(page) if words[:1] == ["--set"]]
+    for words in lines:
+        load_recipe("my-clips", [value for word, value in pairwise(words) if word == "--set"])
+    assert lines or page.name != "cluster.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_the_text_are_there(page: Path) -> None:
+    for code in inline_code(page):
+        if code.startswith("w3ray ") and "..." not in code:
+            command, _, arguments = leaf(shlex.split(code)[1:])
+            options = {option for parameter in command.params for option in parameter.opts}
+            unknown = [word for word in arguments if word.startswith("--") and word not in options]
+            assert not unknown, code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_make_targets_are_there(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE))
+    words = list(shell_lines(page)) + [code.split() for code in inline_code(page)]
+    named = {line[1] for line in words if line[:1] == ["make"] and len(line) > 1}
+    assert named <= targets
+    assert named or page != README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(([^)#\s]+)", README.read_text()))
+    assert {name_of(page) for page in PAGES} - {"README.md"} <= linked
+
+
+FOLDERS = ("w3ray", "docs", "benchmarks", "pipelines", "tune_spaces", "cluster", "tests")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    for code in inline_code(page):
+        if code.partition("/")[0] in FOLDERS and re.fullmatch(r"[\w./*-]+", code) and code != "cluster/mlflow.env":
+            assert list(REPO.glob(code.rstrip("/"))), code
+
+
+FIELD = re.compile(r"(?:data|model|train|evaluation|tracking|resources)(?:\.[a-z]\w*)+(?==|$)")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "scale.md"], ids=name_of)
+def test_fields_that_are_named_are_of_a_recipe(page: Path) -> None:
+    values = load_recipe("my-clips").to_dict()
+    for code in inline_code(page):
+        for word in code.split(" "):
+            if found := FIELD.match(word):
+                place: Any = values
+                for part in found[0].split("."):
+                    assert isinstance(place, Mapping), code
+                    assert part in place, code
+                    place = place[part]
+
+
+def test_scale_names_figures_of_its_file() -> None:
+    parts = figures("scale")
+    keys = [code for code in inline_code(REPO / "docs" / "scale.md") if code.partition(".")[0] in parts and "." in code]
+    assert len(keys) >= 10
+    for part, _, key in (code.partition(".") for code in keys):
+        assert key in {"*", *parts[part]}, f"{part}.{key}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_is_python_and_names_what_w3ray_has(page: Path) -> None:
+    for language, text in blocks(page):
+        if language == "python":
+            ast.parse(text)
+            for name in re.findall(r"\bw3ray\.(\w+)", text):
+                assert hasattr(w3ray, name), name
+
+
+def test_all_recipes_and_spaces_are_described() -> None:
+    training, sweeps = (set(inline_code(REPO / "docs" / name)) for name in ("training.md", "sweeps.md"))
+    assert set(known_recipes()) <= training
+    assert set(known_spaces()) <= sweeps
+    sections = set(Recipe.model_fields) - {"name", "seed"}
+    assert sections >= {"data", "model", "train", "stages", "evaluation", "tracking", "resources", "storage"}
+
+
+class TestReadme:
+    def test_it_is_short(self) -> None:
+        assert len(README.read_text().splitlines()) <= 120
+
+    def test_every_folder_is_there_and_named(self) -> None:
+        named = {
+            code for code in inline_code(README) if code.endswith("/") and code.count("/") <= 2 and code != "clips/"
+        }
+        packages = {f"w3ray/{path.parent.name}/" for path in (REPO / "w3ray").glob("*/__init__.py")}
+        assert {name for name in named if name.startswith("w3ray/")} == packages
+        assert {"pipelines/", "tune_spaces/", "cluster/", "benchmarks/", "docs/", "tests/"} <= named
+
+    def test_results_are_those_of_the_files(self) -> None:
+        rows = [line for line in README.read_text().splitlines() if line.startswith("| ") and line.endswith(".json` |")]
+        said = "\n".join(rows)
+        for text in results():
+            assert text in said, text
+        named = {re.findall(r"`([\w-]+\.json)` \|$", row)[0] for row in rows}
+        assert all((REPO / "benchmarks" / "results" / name).is_file() for name in named)
+
+
+def figures(name: str) -> Any:
+    return json.loads((REPO / "benchmarks" / "results" / f"{name}.json").read_text())["figures"]
+
+
+def three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def results() -> list[str]:
+    """What the README's table of results must say, made from the files."""
+    study = figures("attention-study")
+    parts, confirmed = study["parts"], study["confirmation"]
+
+    def top1(part: str, arm: str) -> str:
+        return three(parts[part][arm]["top1"])
+
+    faults = figures("faults")
+    same = [row["identical"] for row in faults if row["identical"] is not None]
+    assert all(row["ended"] for row in faults)
+    assert all(same)
+    assert sum(row["lost"] + row["doubled"] for row in faults) == 0
+    assert set(study["verdict"]["better_on"]) == {"easy-few", "medium-few", "hard-few"}
+    assert parts["quickstart"]["w3-unit, teacher"]["minus_plain"]["p"] > 0.05
+    assert parts["other-clips"]["w3-unit, teacher"]["minus_plain"]["p"] > 0.05
+    assert confirmed["ut-interaction"]["p"] > 0.05 < confirmed["tank-state"]["p"]
+    real, sweep = figures("decoders")["real"], figures("sweep")
+    wrong = real["ut-interaction"]["wrong_frames"]
+    ratios = [row["ratio_to_torchcodec"]["pyav"]["median"] for row in real.values()]
+    resume = figures("scale")["resume"]["ratio_far_to_near"]["mean"]
+    few, wide, quick = "confirm-hard-few", "wide", "quickstart"
+    ut, tank = ([top1(f"confirm-{name}", f"{arm}, teacher") for arm in ("w3-unit", "plain")] for name in REAL)
+    return [
+        f"plain TSM {top1(quick, 'plain, teacher')}, with W3 {top1(quick, 'w3-unit, teacher')} "
+        f"(difference not significant), student {top1(quick, 'w3-unit, student')}",
+        f"{top1(few, 'w3-unit, teacher')} against {top1(few, 'plain, teacher')} on the hardest "
+        f"(+{three(confirmed['hard-few']['difference'])})",
+        f"+{three(parts['other-clips']['w3-unit, teacher']['minus_plain']['difference'])}, not significant",
+        f"{top1(wide, 'w3-unit, teacher')} and {top1(wide, 'plain-wide, teacher')}",
+        f"{ut[0]} and {ut[1]}, {tank[0]} and {tank[1]}",
+        f"TSM {top1('twice', 'plain-twice, teacher')}, its student {top1('twice', 'plain, student')}",
+        f"{len(faults)} faults",
+        f"at most {max(row['steps_again'] for row in faults)} steps",
+        f"in all {len(same)} cases",
+        f"default reader {wrong['pyav']}, decord {wrong['decord']}, torchcodec {wrong['torchcodec']}",
+        f"{min(ratios):.2f} to {max(ratios):.2f} of torchcodec's",
+        f"{resume:.2f} of the time",
+        f"{sweep['overhead']['as_it_is']['ratio']:.2f} times the seconds",
+        f"{sweep['sharing']['alone']['share_of_naive']:.2f} of the steps",
+    ]
+
+
+REAL = ("ut-interaction", "tank-state")
