@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from w3ray.tracking._values import flatten, metric_name, model_name
 from w3ray.tracking.logged_models import IDENTITY_TAG, STAGE_TAG, LoggedModel
+from w3ray.tracking.operations import OperationQueue
 from w3ray.tracking.outbox import Ticket
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from w3ray.tracking.tracker import Tracker
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -23,8 +22,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class StageRun:
     """One MLflow run: a stage, or the parent of the stages. Made by `Tracker.start_run` and `Tracker.stage_run`."""
 
-    def __init__(self, tracker: "Tracker", name: str, identity: str | None) -> None:
-        self.tracker, self.name, self.identity = tracker, name, identity
+    def __init__(self, queue: OperationQueue, name: str, identity: str | None) -> None:
+        self._queue, self.name, self.identity = queue, name, identity
         self.key = uuid.uuid4().hex
         self.status: Status | None = None
         self.started = Ticket()
@@ -37,7 +36,7 @@ class StageRun:
 
     def wait_run_id(self, timeout_s: float = 30.0) -> str | None:
         """The run id, or None if the store did not make the run within `timeout_s`."""
-        self.tracker.wait(self.started, timeout_s)
+        self._queue.wait(self.started, timeout_s)
         return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -45,16 +44,16 @@ class StageRun:
         at_ms = now_ms()
         points = [[metric_name(name), float(value), int(step), at_ms] for name, value in metrics.items()]
         if points:
-            self.tracker.put("metrics", self.key, {"points": points})
+            self._queue.put("metrics", self.key, {"points": points})
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested parameters with dotted names; those that the run already has are left alone."""
         if params:
-            self.tracker.put("params", self.key, {"params": flatten(params)})
+            self._queue.put("params", self.key, {"params": flatten(params)})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         if tags:
-            self.tracker.put("tags", self.key, {"tags": {name: str(value) for name, value in tags.items()}})
+            self._queue.put("tags", self.key, {"tags": {name: str(value) for name, value in tags.items()}})
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Name the data set that the run read.
@@ -66,7 +65,7 @@ class StageRun:
             context: what it was used for: `training`, `validation`, `test`.
         """
         data = {"name": name, "digest": digest[:36], "source": source, "context": context}
-        self.tracker.put("inputs", self.key, data)
+        self._queue.put("inputs", self.key, data)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Attach a copy of a file under `folder`; the original may be removed afterwards.
@@ -76,8 +75,8 @@ class StageRun:
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        if self.tracker.enabled:
-            self._put_staged(Path(shutil.copy2(path, self.tracker.stage_file(path.name))), folder)
+        if self._queue.enabled:
+            self._put_staged(Path(shutil.copy2(path, self._queue.new_file(path.name))), folder)
 
     def log_text(self, text: str, name: str, folder: str = "") -> None:
         """Attach `text` as the file `name`."""
@@ -85,8 +84,8 @@ class StageRun:
 
     def log_bytes(self, content: bytes, name: str, folder: str = "") -> None:
         """Attach `content` as the file `name`."""
-        if self.tracker.enabled:
-            path = self.tracker.stage_file(name)
+        if self._queue.enabled:
+            path = self._queue.new_file(name)
             path.write_bytes(content)
             self._put_staged(path, folder)
 
@@ -96,13 +95,13 @@ class StageRun:
 
     def log_figure(self, figure: "Figure", name: str, folder: str = "") -> None:
         """Attach a matplotlib figure as the file `name` (its suffix chooses the format)."""
-        if self.tracker.enabled:
-            path = self.tracker.stage_file(name)
+        if self._queue.enabled:
+            path = self._queue.new_file(name)
             figure.savefig(path)
             self._put_staged(path, folder)
 
     def _put_staged(self, path: Path, folder: str) -> None:
-        self.tracker.put("artifact", self.key, {"path": str(path), "folder": folder})
+        self._queue.put("artifact", self.key, {"path": str(path), "folder": folder})
 
     def log_model(
         self,
@@ -136,43 +135,49 @@ class StageRun:
             keep_copy: a copy is kept until it is delivered, and the folder may be removed at once.
             timeout_s: longest wait.
         """
-        if keep_copy and self.tracker.enabled:
-            folder = Path(shutil.copytree(folder, self.tracker.stage_file(folder.name)))
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        all_tags = {STAGE_TAG: self.name, **(tags or {})}
-        if self.identity is not None:
-            all_tags[IDENTITY_TAG] = self.identity
+        if keep_copy and self._queue.enabled:
+            folder = Path(shutil.copytree(folder, self._queue.new_file(folder.name)))
         model = LoggedModel(uuid.uuid4().hex, Ticket())
-        data = {
+        data = self._described(folder) | {
             "key": model.key,
-            "experiment": self.tracker.experiment,
-            "name": model_name(self.name),
-            "folder": str(folder.absolute()),
             "is_copy": keep_copy,
-            "classes": list(description["classes"]),
-            "params": flatten({"model": description["model"], "clip": description["clip"]}),
             "metrics": {metric_name(name): float(value) for name, value in metrics.items()},
             "step": step,
-            "dataset": None
-            if dataset is None
-            else {"name": dataset[0], "digest": dataset[1][:36], "source": json.dumps({"uri": dataset[2]})},
+            "dataset": None if dataset is None else _dataset(*dataset),
             "teacher_key": teacher.key if isinstance(teacher, LoggedModel) else None,
             "teacher_model_id": teacher if isinstance(teacher, str) else None,
             "teacher_identity": teacher_identity,
             "example": example_video,
-            "tags": all_tags,
         }
-        model.ticket = self.tracker.put("model", self.key, data)
-        self.tracker.wait(model.ticket, timeout_s)
+        data["tags"] |= tags or {}
+        model.ticket = self._queue.put("model", self.key, data)
+        self._queue.wait(model.ticket, timeout_s)
         return model
+
+    def _described(self, folder: Path) -> dict[str, Any]:
+        """What this run and the model's own description say of a model."""
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        return {
+            "experiment": self._queue.experiment,
+            "name": model_name(self.name),
+            "folder": str(folder.absolute()),
+            "classes": list(description["classes"]),
+            "params": flatten({"model": description["model"], "clip": description["clip"]}),
+            "tags": {STAGE_TAG: self.name} | ({} if self.identity is None else {IDENTITY_TAG: self.identity}),
+        }
 
     def finish(self, status: Status = "FINISHED") -> None:
         """End the run; a second call changes nothing."""
         if self.status is None:
             self.status = status
-            self.tracker.put("finish", self.key, {"status": status, "ended_ms": now_ms()})
+            self._queue.put("finish", self.key, {"status": status, "ended_ms": now_ms()})
 
 
 def now_ms() -> int:
     """Unix time, milliseconds."""
     return int(time.time() * 1000)
+
+
+def _dataset(name: str, digest: str, source: str) -> dict[str, str]:
+    """MLflow keeps the first 36 characters of a digest."""
+    return {"name": name, "digest": digest[:36], "source": json.dumps({"uri": source})}

@@ -15,26 +15,23 @@ import contextlib
 import getpass
 import logging
 import shlex
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from w3ray._address import file_address, sqlite_path
-from w3ray._redact import redact, redacted
+from w3ray._redact import redact
 from w3ray.errors import InputError
 from w3ray.tracking import owner
 from w3ray.tracking._values import model_name
 from w3ray.tracking.journal import Facts, Journal
 from w3ray.tracking.logged_models import IDENTITY_TAG, STAGE_TAG, LoggedModel
-from w3ray.tracking.outbox import Delivery, Notify, Outbox, Ticket
+from w3ray.tracking.operations import OperationQueue
+from w3ray.tracking.outbox import Delivery, Notify, Outbox
 from w3ray.tracking.stage_run import StageRun, Status, now_ms
 from w3ray.tracking.store import MlflowStore
 from w3ray.tracking.uri import check_artifacts, check_uri
-
-# Values that the delivery works with.
-_PLACES = frozenset({"path", "folder", "experiment"})
 
 
 class Tracker:
@@ -71,7 +68,7 @@ class Tracker:
         self.parent: StageRun | None = None
         self._runs: list[StageRun] = []
         self._delivery: Delivery | None = None
-        self._outbox: Outbox | None = None
+        self._queue = OperationQueue(None, experiment, self.buffer_dir)
         if uri is None:
             return
         journal = Journal(self.buffer_dir, uri)
@@ -81,8 +78,9 @@ class Tracker:
         artifact_root = None if database is None else artifacts or beside
         store = MlflowStore(uri, experiment, artifact_root=artifact_root, facts=facts or Facts())
         tell = notify or logging.getLogger("w3ray.tracking").warning
-        self._outbox = Outbox(store, journal, lambda message: tell(redact(message)))
-        self._outbox.start(adopted)
+        outbox = Outbox(store, journal, lambda message: tell(redact(message)))
+        outbox.start(adopted)
+        self._queue = OperationQueue(outbox, experiment, self.buffer_dir)
         self.reap()
         atexit.register(self._at_exit)
 
@@ -132,7 +130,11 @@ class Tracker:
 
     @property
     def enabled(self) -> bool:
-        return self._outbox is not None
+        return self._queue.enabled
+
+    @property
+    def _outbox(self) -> Outbox | None:
+        return self._queue.outbox
 
     @property
     def ui_command(self) -> str | None:
@@ -148,7 +150,7 @@ class Tracker:
 
     def reap(self) -> None:
         """Runs of this experiment that are still marked RUNNING although their driver is dead end as KILLED."""
-        self.put("reap", "", {"experiment": self.experiment})
+        self._queue.put("reap", "", {"experiment": self.experiment})
 
     def check(self) -> None:
         """Raise what stopped the store from being opened, if that is known by now; never waits.
@@ -227,10 +229,10 @@ class Tracker:
         resume_run_id: str | None,
         also_ended: bool = False,
     ) -> StageRun:
-        run = StageRun(self, name, identity)
+        run = StageRun(self._queue, name, identity)
         if identity is not None:
             tags[IDENTITY_TAG] = identity
-        run.started = self.put(
+        run.started = self._queue.put(
             "start",
             run.key,
             {
@@ -272,28 +274,9 @@ class Tracker:
         key = model.key if isinstance(model, LoggedModel) else None
         model_id = None if isinstance(model, LoggedModel) else model.removeprefix("models:/")
         data = {"key": key, "model_id": model_id, "name": model_name(name), "alias": alias, "tags": dict(tags or {})}
-        ticket = self.put("register", "", data)
-        self.wait(ticket, timeout_s)
+        ticket = self._queue.put("register", "", data)
+        self._queue.wait(ticket, timeout_s)
         return None if ticket.result is None else str(ticket.result)
-
-    def put(self, kind: str, run: str, data: dict[str, Any]) -> Ticket:
-        """Queue one operation (for this package; see `store.py` for the kinds)."""
-        if self._outbox is None:
-            return Ticket(settled=True)
-        # It is kept on disk, then on the server: without secrets. Metrics are names and numbers, and many.
-        if kind != "metrics":
-            data = {name: value if name in _PLACES else redacted(value) for name, value in data.items()}
-        return self._outbox.put(kind, run, data)
-
-    def wait(self, ticket: Ticket, timeout_s: float) -> bool:
-        """Wait for one operation, though not for a server that is down. Returns whether its outcome is known."""
-        return ticket.settled or (self._outbox is not None and self._outbox.wait(ticket, timeout_s))
-
-    def stage_file(self, name: str) -> Path:
-        """A new file path that `name` can be written to and kept until it is delivered."""
-        folder = self.buffer_dir / "files" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder / name
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until everything so far is delivered or refused; False: not in time, or the server is down."""
