@@ -149,6 +149,13 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageWaits(Warned):
+    """Another run works on a stage; this one waits until that one is done or dead."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restarted(Warned):
     """The workers of the stage at work failed and are started again."""
 

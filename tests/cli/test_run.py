@@ -8,7 +8,7 @@ import yaml
 
 from w3ray.cli import main
 from w3ray.cli.run import plan_text
-from w3ray.pipeline.chain import describe_tracking
+from w3ray.pipeline.tracked import describe_tracking
 from w3ray.recipe import Recipe, load_recipe
 
 

@@ -15,7 +15,7 @@ from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.pipeline import ahead, complete, run
 from w3ray.pipeline.ahead import LEAD_S, nearly_done
-from w3ray.pipeline.chain import _Chain
+from w3ray.pipeline.stage_processes import follow
 from w3ray.recipe import Recipe
 from w3ray.runtime import worker
 from w3ray.runtime.faults import TeacherMissing
@@ -83,10 +83,25 @@ def test_a_stage_that_gave_up_is_started_again():
         def outcome(self, on_event, watch):
             raise TeacherMissing("not there")
 
-    chain = SimpleNamespace(_stage_run=lambda item, data, lock: Run())
-    item = SimpleNamespace(status=SimpleNamespace(step=0))
-    arguments = (item, SimpleNamespace(splits={}), None, GaveUp(), lambda event: None, lambda: None)
-    assert _Chain._outcome(chain, *arguments) == {"best_checkpoint": "step_00000001"}
+    lost = []
+    outcome = follow(
+        SimpleNamespace(status=SimpleNamespace(step=0)), Run, started=GaveUp(), on_event=lambda event: None,
+        watch=lambda: None, on_lost=lost.append,
+    )  # fmt: skip
+    assert outcome == {"best_checkpoint": "step_00000001"}
+    assert lost == []
+
+
+def test_a_stage_in_its_turn_is_not_started_again_for_its_teacher():
+    class GaveUp:
+        def outcome(self, on_event, watch):
+            raise TeacherMissing("not there")
+
+    with pytest.raises(TeacherMissing):
+        follow(
+            SimpleNamespace(status=SimpleNamespace(step=0)), GaveUp, started=None, on_event=lambda event: None,
+            watch=lambda: None, on_lost=lambda message: None,
+        )  # fmt: skip
 
 
 def recipe(manifest: Path, storage: Path) -> Recipe:

@@ -15,7 +15,7 @@ from w3ray.cluster.connect import node_resources
 from w3ray.events import AttentionHealth, StepDone
 from w3ray.lint import lint
 from w3ray.pipeline import run
-from w3ray.pipeline.chain import plan_recipe
+from w3ray.pipeline.plan import plan_recipe
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe
 

@@ -14,7 +14,7 @@ from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.events import Explained, Warned
 from w3ray.pipeline import run
-from w3ray.pipeline.chain import plan_recipe
+from w3ray.pipeline.plan import plan_recipe
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe

@@ -8,7 +8,7 @@ from w3ray.data.importers import import_csv, reversed_twin
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.pipeline import plan_run, run
-from w3ray.pipeline.chain import StageResult
+from w3ray.pipeline.results import StageResult
 from w3ray.recipe import Recipe, load_recipe
 
 pytestmark = [pytest.mark.real_data]

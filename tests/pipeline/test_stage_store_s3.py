@@ -68,7 +68,7 @@ def test_lock_is_taken_once_and_missed_when_it_is_gone(root):
     assert stage.take() is None
     lock.check()
     lock.close()
-    with stage.wait(lambda message: None) as again:
+    with stage.wait(lambda: None) as again:
         again.intent.unlink()
         again._confirmed -= 1000
         with pytest.raises(LeaseLost, match=rf"{stage.directory}: .*it stops here"):

@@ -11,7 +11,7 @@ from w3ray.data.stream import build_dataset
 from w3ray.errors import RunError
 from w3ray.events import CheckpointSaved, StepDone, WorkerAlive
 from w3ray.pipeline import run
-from w3ray.pipeline.chain import plan_recipe
+from w3ray.pipeline.plan import plan_recipe
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe
 from w3ray.runtime.event_channel import DriverGone, LocalChannel

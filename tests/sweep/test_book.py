@@ -2,11 +2,12 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from w3ray.errors import InputError
-from w3ray.events import StageFinished, StageStarted, StepDone, Validated
+from w3ray.events import StageFinished, StageStarted, StageWaits, StepDone, Validated, Warned
 from w3ray.ray_internals import EndedTrial
 from w3ray.recipe import load_recipe
 from w3ray.sweep.analysis import complete_values, effect, noise, savings, values_at_common_epoch
@@ -69,6 +70,17 @@ def end_all(book, values):
         book.finished(trial.id, document(value))
         ids.append(trial.id)
     return ids
+
+
+def test_a_trial_that_waits_for_another_run_is_shown_so_and_any_other_warning_is_a_message(make):
+    book, sweep = make(), SimpleNamespace(messages=[])
+    trial = book.next().id
+    _Sweep._hear(sweep, book, trial, Warned(message="another run works on something"))
+    assert (book.doing[trial].waits_for, sweep.messages) == ("", [f"trial {trial}: another run works on something"])
+    _Sweep._hear(sweep, book, trial, StageWaits(stage="teacher", message="stage teacher: waiting"))
+    assert (book.doing[trial].waits_for, len(sweep.messages)) == ("stage teacher: waiting", 1)
+    book.heard(trial, StageStarted(stage="teacher", state="run", why="new", total_steps=4, epochs=1))
+    assert book.doing[trial].waits_for == ""
 
 
 def test_trials_come_once_each_and_then_no_more(make):

@@ -9,7 +9,7 @@ from tracking_server import Server
 
 from w3ray.cli import main
 from w3ray.errors import InputError
-from w3ray.pipeline.chain import open_tracker
+from w3ray.pipeline.tracked import open_tracker
 from w3ray.recipe import load_recipe
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 from w3ray.cli import main
 from w3ray.cli._summary import tracking_lines
 from w3ray.errors import InputError
-from w3ray.pipeline.chain import _artifacts, describe_tracking, open_tracker, tracked_here
 from w3ray.pipeline.prepare import plan_stages, prepare_data
+from w3ray.pipeline.tracked import _artifacts, describe_tracking, open_tracker, tracked_here
 from w3ray.recipe import load_recipe
 from w3ray.tracking import check_uri, choose_experiment, choose_uri
 from w3ray.tracking.uri import check_artifacts

@@ -31,7 +31,7 @@ def opened_models(
         tracking: of `TrackingOption`.
         storage: of the command, beside which runs are tracked; None: a recipe's own default.
     """
-    from w3ray.pipeline.chain import tracking_root
+    from w3ray.pipeline.tracked import tracking_root
     from w3ray.recipe import Recipe
     from w3ray.tracking import choose_uri, local_models
 

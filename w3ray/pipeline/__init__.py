@@ -1,5 +1,7 @@
 """The chain of stages: `run` a recipe, or see with `plan_run` what it would do."""
 
-from w3ray.pipeline.chain import RunResult, StageResult, plan_run, run
+from w3ray.pipeline.chain import run
+from w3ray.pipeline.plan import plan_run
+from w3ray.pipeline.results import RunResult, StageResult
 
 __all__ = ["RunResult", "StageResult", "plan_run", "run"]

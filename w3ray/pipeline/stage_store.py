@@ -114,13 +114,9 @@ class StageStore:
         """The stage's lock, None where another one holds it. It is held until it is closed."""
         return take_lock(self.directory)
 
-    def wait(self, on_wait: Callable[[str], None]) -> Lock:
-        """The stage's lock; where another one holds it, say so and wait until that one is done or dead."""
-
-        def tell() -> None:
-            on_wait(f"stage {self.name}: another run works on {self.directory.name}; waiting for it")
-
-        return wait_for_lock(self.directory, tell)
+    def wait(self, on_wait: Callable[[], None]) -> Lock:
+        """The stage's lock; where another one holds it, say so (once) and wait until that one is done or dead."""
+        return wait_for_lock(self.directory, on_wait)
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, None before that.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from w3ray.errors import InputError
-from w3ray.events import Event, StageFinished, StageStarted, StepDone, Validated
+from w3ray.events import Event, StageFinished, StageStarted, StageWaits, StepDone, Validated
 from w3ray.recipe import Recipe
 from w3ray.sweep.population import Population
 from w3ray.sweep.records import PointResult, Report, StageOfTrial, SweepFolder, Trial, as_number, by_point
@@ -223,6 +223,8 @@ class TrialBook:
                     doing.states.setdefault(event.stage, event.state)
                     doing.totals[event.stage] = event.total_steps
                     doing.first_steps[event.stage] = doing.last_steps[event.stage] = event.step
+                case StageWaits():
+                    doing.waits_for = event.message
                 case StepDone():
                     doing.step = event.step
                     doing.clips_per_s.append(event.clips_per_s)
@@ -235,10 +237,6 @@ class TrialBook:
                 case StageFinished():
                     if doing.stage_state != "reuse":
                         doing.last_steps[event.stage] = doing.total_steps
-
-    def waits(self, trial_id: str, message: str) -> None:
-        with self.lock:
-            self.doing.setdefault(trial_id, TrialProgress()).waits_for = message
 
     def reported(self, trial_id: str, report: Report) -> None:
         with self.lock:

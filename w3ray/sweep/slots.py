@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from w3ray.cluster.plan import READ_CPUS, ResourcePlan, first_without_place
 from w3ray.errors import InputError
-from w3ray.pipeline.chain import plan_recipe
+from w3ray.pipeline.plan import plan_recipe
 from w3ray.recipe import Recipe
 
 _MIN_CPUS = 0.05

@@ -19,10 +19,10 @@ from w3ray._redact import redact, redacted
 from w3ray.cluster.connection import Connection
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
-from w3ray.events import Warned
-from w3ray.pipeline.chain import describe_tracking, open_tracker, tracked_here
+from w3ray.events import Event, StageWaits, Warned
 from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
+from w3ray.pipeline.tracked import describe_tracking, open_tracker, tracked_here
 from w3ray.ray_internals import EndedTrial
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import require_writable, storage_path
@@ -337,12 +337,9 @@ class _Sweep:
         self.ended = self.ended or "all trials are done"
         self._tell(book, concurrency)
 
-    def _hear(self, book: TrialBook, trial: str, event: Any) -> None:
-        if isinstance(event, Warned):
-            if "another run works on" in event.message:
-                book.waits(trial, event.message)
-            else:
-                self.messages.append(f"trial {trial}: {event.message}")
+    def _hear(self, book: TrialBook, trial: str, event: Event) -> None:
+        if isinstance(event, Warned) and not isinstance(event, StageWaits):
+            self.messages.append(f"trial {trial}: {event.message}")
         else:
             book.heard(trial, event)
 

@@ -1,0 +1,79 @@
+"""What would a run do, and what of the cluster would it get? Nothing is started or written."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from w3ray._redact import redacted
+from w3ray.cluster.connection import Connection
+from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
+from w3ray.errors import InputError
+from w3ray.pipeline.prepare import plan_stages, prepare_data
+from w3ray.pipeline.tracked import describe_tracking
+from w3ray.recipe import Recipe, load_recipe
+
+
+def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict[str, Any]:
+    """What `run` would do, without doing it: the resolved recipe, each stage with its state, the resource plan.
+
+    Raises:
+        InputError: as `run`.
+    """
+    recipe = loaded(recipe)
+    connection = Connection(address)
+    try:
+        plan = plan_recipe(recipe, connection.nodes())
+    finally:
+        connection.close()
+    data = prepare_data(recipe)
+    planned = plan_stages(recipe, data)
+    stages = [
+        {
+            "name": item.stage.name,
+            "state": item.status.state,
+            "why": item.status.why,
+            "identity": item.identity,
+            "directory": str(item.store.directory),
+            "steps_done": item.status.step,
+            "total_steps": item.schedule.total_steps,
+        }
+        for item in planned
+    ]
+    return redacted(
+        {
+            "recipe": recipe.to_dict(),
+            "stages": stages,
+            "videos": {"changed": list(data.files.changed), "touched": list(data.files.touched)},
+            "resources": plan.describe(),
+            "tracking": describe_tracking(recipe),
+        }
+    )
+
+
+def loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe of what a caller gave. Raises: InputError as `load_recipe`."""
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise InputError("overrides need a recipe's name or path: a Recipe object is already resolved")
+        return recipe
+    return load_recipe(recipe, overrides)
+
+
+def plan_recipe(recipe: Recipe, nodes: Sequence[Mapping[str, float]], *, read_cpus: float = READ_CPUS) -> ResourcePlan:
+    """Who gets what of a cluster's nodes.
+
+    Raises:
+        InputError: the run does not fit.
+    """
+    resources = recipe.resources
+    return plan_resources(
+        nodes=nodes,
+        workers=resources.workers_range,
+        use_gpu=resources.use_gpu,
+        decoders=resources.decoders,
+        cpus_per_worker=resources.cpus_per_worker,
+        worker_resources=resources.worker_resources,
+        decoder_resources=resources.decoder_resources,
+        may_grow=resources.may_grow,
+        read_cpus=read_cpus,
+    )

@@ -1,0 +1,95 @@
+"""What does a run end with?"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from w3ray.attention.health import StageHealth, faults, read_health
+from w3ray.events import Overhead, RunSummary, StageState, StageSummary
+from w3ray.pipeline.prepare import PlannedStage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a stage ended with. `metrics` are of the evaluation split, `validation` of the best checkpoint.
+
+    `attention` is what the model's gates did in that evaluation (empty without attention, and for stages finished
+    before it was measured), `attention_faults` says what is wrong with it.
+    """
+
+    name: str
+    state: StageState
+    why: str
+    identity: str
+    metrics: Mapping[str, float]
+    validation: Mapping[str, float]
+    checkpoint: str
+    model: str
+    tracking_run: str | None
+    logged_model: str | None
+    seconds: float
+    attention: tuple[StageHealth, ...] = ()
+    attention_faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What `run` returns; `document()` is the same as JSON values."""
+
+    recipe: str
+    stages: tuple[StageResult, ...]
+    model: Mapping[str, Any]
+    tracking: Mapping[str, Any]
+    overhead: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self, metric: str) -> RunSummary:
+        """What the closing table shows.
+
+        Args:
+            metric: by which stages are compared.
+        """
+        stages = tuple(
+            StageSummary(
+                name=stage.name,
+                state=stage.state,
+                metrics=dict(stage.metrics),
+                seconds=stage.seconds,
+                attention=stage.attention,
+            )
+            for stage in self.stages
+        )
+        model = self.model
+        return RunSummary(
+            recipe=self.recipe,
+            stages=stages,
+            metric=metric,
+            model=f"{model['name']} version {model['version']}" if model["version"] else None,
+            folder=str(model["folder"]),
+            mlflow_command=self.tracking["command"] or self.tracking["uri"],
+            overhead=Overhead(**self.overhead) if self.overhead else None,
+        )
+
+
+def finished_stage(item: PlannedStage, state: StageState, why: str, seconds: float) -> StageResult:
+    """The result of a stage that was run or reused, of its folder."""
+    stored = item.store.result()
+    assert stored is not None, "a stage that was run or reused has a result"
+    attention = read_health(item.store.model)
+    return StageResult(
+        name=item.stage.name,
+        state=state,
+        why=why,
+        identity=item.identity,
+        metrics=stored["metrics"],
+        validation=stored["validation"],
+        checkpoint=stored["checkpoint"],
+        model=str(item.store.model),
+        tracking_run=stored["tracking_run"],
+        logged_model=stored["logged_model"],
+        seconds=seconds,
+        attention=attention,
+        attention_faults=tuple(faults(attention)),
+    )

@@ -1,0 +1,147 @@
+"""What does MLflow learn of a run? The chain tells this object, which tells the tracker; the chain knows no more."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from w3ray._redact import redact
+from w3ray.cluster.plan import ResourcePlan
+from w3ray.events import Overhead, StageState
+from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.pipeline.results import StageResult
+from w3ray.pipeline.sweep_part import SweepPart
+from w3ray.pipeline.tracked import open_tracker
+from w3ray.recipe import Recipe
+from w3ray.storage import fetched
+from w3ray.tracking import LoggedModel, StageRun, Tracker
+
+_DELIVERY_TIMEOUT_S = 120.0
+
+
+@contextmanager
+def recorded_run(
+    recipe: Recipe, data: PreparedData, part: SweepPart | None, notify: Callable[[str], None]
+) -> Iterator["RunRecord"]:
+    """Begin the record of a run, and end it as what is raised says.
+
+    Args:
+        part: the sweep whose trial the run is; None: it stands for itself.
+        notify: called with a line when the tracking server goes away, comes back or refuses something.
+    """
+    name = recipe.name if part is None else part.name
+    # Of a trial the sweep has looked, and goes on without it.
+    with open_tracker(recipe, run_name=name, notify=notify, must_answer=part is None) as tracker:
+        yield RunRecord(tracker, recipe, data, part)
+
+
+class RunRecord:
+    """A run, a child run for each stage, their models, and the registered one."""
+
+    def __init__(self, tracker: Tracker, recipe: Recipe, data: PreparedData, part: SweepPart | None) -> None:
+        self._tracker, self._recipe, self._data, self._part = tracker, recipe, data, part
+        self._models: dict[str, LoggedModel] = {}
+        self._run = tracker.start_run(
+            recipe.to_dict(),
+            identity=recipe.fingerprint() if part is None else part.identity,
+            parent_run_id=None if part is None else part.parent_run_id,
+        )
+        if part is not None:
+            self._run.log_params(part.params)
+            self._run.set_tags(part.tags)
+
+    def begin(self) -> None:
+        """Open the store now: a stage takes steps, so that nobody waits for the processor."""
+        self._tracker.begin()
+
+    def check(self) -> None:
+        """Raises: InputError where the store cannot be used."""
+        self._tracker.check()
+
+    @contextmanager
+    def stage(self, item: PlannedStage, state: StageState, plan: ResourcePlan | None) -> Iterator[StageRun]:
+        """The run of a stage that trains; it ends as what is raised says."""
+        params = {"stage": item.determinants, "state": state, "resources": plan.describe() if plan else {}}
+        run = self._tracker.stage_run(item.stage.name, item.identity, params)
+        run.log_dataset(self._recipe.name, self._data.fingerprint, self._data.location, "training")
+        try:
+            yield run
+        except (KeyboardInterrupt, SystemExit):
+            run.finish("KILLED")
+            raise
+        except BaseException:
+            run.finish("FAILED")
+            raise
+        run.finish("FINISHED")
+
+    def log_stage(
+        self, run: StageRun, item: PlannedStage, result: Mapping[str, Any], teacher: StageResult | None
+    ) -> None:
+        """Hand report and model of a finished stage to the tracker, which delivers them while the next one starts.
+
+        Args:
+            run: of `stage`.
+            result: of `complete_stage`.
+            teacher: what the stage's teacher ended with.
+        """
+        with fetched(item.store.report) as report:
+            for path in sorted(report.iterdir()):
+                run.log_artifact(path, "report")
+        ledger = item.store.ledger
+        if ledger.is_file():
+            if isinstance(ledger, Path):
+                run.log_artifact(ledger)
+            else:
+                run.log_text(ledger.read_text(), ledger.name)
+        with fetched(item.store.model) as folder:
+            self._models[item.stage.name] = run.log_model(
+                folder,
+                keep_copy=folder != item.store.model,
+                metrics={f"best/{name}": value for name, value in result["metrics"].items()},
+                step=result["step"],
+                dataset=(self._recipe.name, self._data.fingerprint, self._data.location),
+                teacher=None if teacher is None else self._models.get(teacher.name, teacher.logged_model),
+                teacher_identity=None if teacher is None else teacher.identity,
+                example_video=str(self._data.splits["test"]["uri"][0]),
+                timeout_s=0.0,
+            )
+
+    def delivered_models(self) -> dict[str, str]:
+        """Stage -> id of its logged model, of those that were logged by this run; waits until they are delivered."""
+        self._tracker.flush(_DELIVERY_TIMEOUT_S)
+        return {name: model.model_id for name, model in self._models.items() if model.model_id is not None}
+
+    def tell_trial(self, results: Sequence[StageResult]) -> None:
+        """What a sweep compares, at the trial's own run; and which run made a stage that this trial took over."""
+        if self._part is None:
+            return
+        last = results[-1]
+        self._run.log_metrics({f"best/{name}": value for name, value in last.validation.items()}, 0)
+        self._run.log_metrics({f"evaluation/{name}": value for name, value in last.metrics.items()}, 0)
+        for result in results:
+            if result.state == "reuse" and result.tracking_run is not None:
+                self._run.set_tags({f"w3ray.reused.{result.name}": result.tracking_run})
+
+    def register(self, last: StageResult) -> dict[str, Any]:
+        """Register the last stage's model, but of a trial: the sweep registers the best one. Returns: the model."""
+        name = self._recipe.tracking.registered_model or self._recipe.name
+        model: dict[str, Any] = {"folder": last.model, "name": None, "version": None, "uri": None}
+        if self._tracker.enabled and last.logged_model is not None and self._part is None:
+            version = self._tracker.register(last.logged_model, name, alias="current")
+            model.update(name=name, version=version, uri=f"models:/{name}/{version}" if version else None)
+        self._run.set_tags({"w3ray.model": str(model["name"] or model["folder"])})
+        return model
+
+    def log_overhead(self, overhead: Overhead) -> None:
+        for name in ("to_first_step_s", "outside_steps_s", "total_s"):
+            if (value := getattr(overhead, name)) is not None:
+                self._run.log_metrics({f"overhead/{name}": value}, 0)
+
+    def describe(self) -> dict[str, Any]:
+        """Where the run is recorded."""
+        return {
+            "uri": None if self._tracker.uri is None else redact(self._tracker.uri),
+            "experiment": self._tracker.experiment,
+            "run": self._run.wait_run_id(),
+            "command": self._tracker.ui_command,
+        }

@@ -1,0 +1,129 @@
+"""How do a stage's processes start, and who follows them to the stage's end?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from w3ray.cluster.plan import ResourcePlan
+from w3ray.events import Event
+from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.pipeline.sweep_part import SweepPart
+from w3ray.recipe import Recipe
+from w3ray.storage import Lease, Lock
+
+if TYPE_CHECKING:
+    from w3ray.runtime.stage_spec import StageSpec
+
+OnEvent = Callable[[Event], None]
+
+
+class RunningStage(Protocol):
+    """A stage whose processes were started: `w3ray.runtime` has one on a cluster and one in this process."""
+
+    def outcome(self, on_event: OnEvent, watch: Callable[[], None] = ...) -> dict[str, Any]:
+        """Wait for its end, and hand its events on; `watch` is called about twice a second."""
+
+    def end(self) -> None:
+        """End it, and wait until it is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarter:
+    """What the processes of all stages of a run have in common."""
+
+    recipe: Recipe
+    data: PreparedData
+    planned: Mapping[str, PlannedStage]
+    plan: ResourcePlan
+    part: SweepPart | None
+    own_cluster: bool
+    """The cluster was started for this run, and ends with it."""
+
+    def start(self, item: PlannedStage, lock: Lock) -> RunningStage:
+        """Start a stage whose lock is held."""
+        spec = self._spec(item, lock)
+        if self.in_process:
+            from w3ray.runtime.in_process_stage import InProcessStage
+
+            return InProcessStage(spec, self.data.splits)
+        from w3ray.runtime.cluster_stage import ClusterStage
+
+        return ClusterStage(spec, self.data.splits, own_cluster=self.own_cluster)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether stages train in this process, one at a time."""
+        return self.part is not None and self.part.in_process
+
+    def _spec(self, item: PlannedStage, lock: Lock) -> "StageSpec":
+        from w3ray.data.stream_spec import StreamSpec
+        from w3ray.runtime.stage_spec import StageSpec
+
+        recipe, data, stage = self.recipe, self.data, item.stage
+        return StageSpec(
+            name=stage.name,
+            directory=item.store.directory,
+            seed=item.seed,
+            model=item.model_arguments(data),
+            teacher=None if item.teacher is None else self.planned[item.teacher].store.model,
+            loss_weights=dict(stage.loss_weights),
+            train=stage.train,
+            stream=StreamSpec(
+                schedule=item.schedule,
+                clip=data.clip,
+                flip_map=data.flip_map,
+                roots=recipe.data.roots,
+                clips_ready=None if data.to_generate is None else data.to_generate / "manifest.parquet",
+                cache=recipe.data.video_cache(),
+                shared=None if self.part is None else self.part.shared,
+                clip_timeout_s=recipe.resources.clip_timeout_s,
+            ),
+            heads=data.heads,
+            plan=self.plan,
+            num_clips=data.num_clips,
+            max_failed_share=recipe.data.max_failed_share,
+            lease=lock.intent if isinstance(lock, Lease) else None,
+            stall_timeout_s=recipe.resources.stall_timeout_s,
+            resize_every_s=recipe.resources.resize_every_s,
+            explained=data.explained,
+            explain_every_epochs=recipe.tracking.explain_every_epochs,
+        )
+
+
+def follow(
+    item: PlannedStage,
+    start: Callable[[], RunningStage],
+    *,
+    started: RunningStage | None,
+    on_event: OnEvent,
+    watch: Callable[[], None],
+    on_lost: Callable[[str], None],
+) -> dict[str, Any]:
+    """Follow a stage to its end, and start its processes again where they are lost.
+
+    Args:
+        start: starts its processes.
+        started: those that were started ahead of the stage's turn; None: there are none yet. Where they waited for
+            the teacher for too long, they are started again.
+        on_lost: called with a line before processes that were lost are started again.
+
+    Raises:
+        StageLost: they are lost again and again, without a new checkpoint.
+        InputError, RunError: with the cause.
+    """
+    from w3ray.runtime.faults import RestartBudget, StageLost, TeacherMissing
+
+    budget = RestartBudget(item.status.step)
+    while True:
+        running = started or start()
+        try:
+            return running.outcome(on_event, watch)
+        except TeacherMissing:
+            if started is None:
+                raise
+        except StageLost as error:
+            step = item.store.status(item.determinants).step
+            if not budget.spend(step):
+                raise
+            on_lost(f"{error}; starting its processes again, from step {step}")
+        started = None
