@@ -21,41 +21,41 @@ _CONNECT_TIMEOUT_S = 5.0
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 _LOCAL_ENVIRONMENT = {
-    # Nobody takes a local machine away with notice, and nothing scrapes its metrics: Ray Train's processes for those
-    # would cost each stage seconds of start-up on few cores.
+    # A local machine is not preempted, and nothing scrapes its metrics. Ray Train's processes for these two would cost
+    # each stage seconds of start-up on few cores.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # Ray would start workers at niceness 15: beside two busy processes on two cores, minutes to a first step.
+    # Ray would start workers at niceness 15. Beside two busy processes on two cores, the first step takes minutes then.
     "RAY_worker_niceness": "0",
-    # Ray would end a process that has no task for a second: a sweep's next trial has one for it, and another to start
+    # Ray would end a process that has no task for a second. The next trial of a sweep can use it; starting a new one
     # takes seconds.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
-    # torch.distributed would pick the interface that the machine's name leads to.
+    # torch.distributed would pick the interface that the host name resolves to.
     "GLOO_SOCKET_IFNAME": _LOOPBACK_INTERFACE,
     "NCCL_SOCKET_IFNAME": _LOOPBACK_INTERFACE,
 }
-"""What a cluster that is started here finds in its environment, unless the user set it."""
+"""Environment variables of a cluster that is started here. A variable that the user has set is kept."""
 _set_here: list[str] = []
 _folders_made: list[str] = []
-"""Of local clusters, to be removed after them."""
+"""Folders of local clusters, to be removed when the clusters have ended."""
 
 _TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 _MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 _SOCKET_BYTES = len("/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store.99")
-"""What Ray puts behind its folder: the kernel allows a socket's whole path no more than the above."""
+"""Length of what Ray appends to its folder. The kernel allows the whole path of a socket `_MAX_SOCKET_BYTES`."""
 
 
 def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[dict[str, float]]:
-    """Joins the cluster at `address`, or starts one on this machine; returns what each of its nodes has.
+    """Join the cluster at `address`, or start one on this machine. Returns the resources of each of its nodes.
 
     Args:
         address: `host:port`, `auto`, or `ray://host:port`; None starts a local cluster that ends with the process and
-            listens on loopback alone. A process that is connected already stays where it is.
-        num_cpus: of a local cluster; None takes the machine's.
+            listens only on loopback. A process that is already connected keeps its connection.
+        num_cpus: CPUs of a local cluster; None takes all of the machine.
 
     Raises:
-        InputError: nothing answers at `address`, or no folder is there for what a local cluster keeps.
-        RunError: Ray does not start on this machine.
+        InputError: nothing answers at `address`, or there is no folder for the files of a local cluster.
+        RunError: Ray cannot be started on this machine.
     """
     quiet()
     import ray
@@ -87,7 +87,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
 
 
 def node_resources() -> list[dict[str, float]]:
-    """CPU, GPU and custom resources of each living node, by Ray's names; without Ray's own marks and memory."""
+    """CPU, GPU and custom resources of each living node, by Ray's names. Ray's own markers and memory are left out."""
     import ray
 
     own = ("memory", "object_store_memory")
@@ -101,7 +101,7 @@ def node_resources() -> list[dict[str, float]]:
 def job_address() -> str | None:
     """The cluster that this process was submitted to (`ray job submit`); None for any other process.
 
-    A job without `--address` would otherwise start a Ray of its own, on the head, beside the cluster it was sent to.
+    Otherwise a job without `--address` would start a second Ray on the head node, beside the cluster it was sent to.
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return None
@@ -109,13 +109,13 @@ def job_address() -> str | None:
 
 
 def keep_sigterm(handler: Any = None) -> None:
-    """Give SIGTERM back to this process, in the main thread; elsewhere nothing happens.
+    """Let this process handle SIGTERM again. Works in the main thread; does nothing in other threads.
 
-    Ray's core takes the signal for itself as it joins a cluster, to abort the process with a stack trace: then a run
-    that is told to stop (`ray job stop`, Slurm, Kubernetes) would not end its stage, nor its record in the tracking.
+    When Ray's core joins a cluster, it takes over the signal and aborts the process with a stack trace. Then a run that
+    is told to stop (`ray job stop`, Slurm, Kubernetes) could end neither its stage nor its record in the tracking.
 
     Args:
-        handler: whose the signal was; None: whose Python believes it still is.
+        handler: the handler before Ray took over; None: the handler that Python still knows.
     """
     handler = signal.getsignal(signal.SIGTERM) if handler is None else handler
     if handler is not None and threading.current_thread() is threading.main_thread():
@@ -124,10 +124,10 @@ def keep_sigterm(handler: Any = None) -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A cluster that is started in here listens on 127.0.0.1 alone: whoever reaches its ports could run anything.
+    """A cluster that is started inside this context listens only on 127.0.0.1: whoever reaches its ports can run code.
 
-    Ray has this for desktop systems, under a variable that it reads when it is imported. An address given to `ray.init`
-    would not do: Ray turns a local one into the machine's outer one.
+    Ray does this on desktop systems. A variable that Ray reads when it is imported controls it. Giving `ray.init` a
+    local address does not help: Ray uses the machine's outer address instead.
     """
     from w3ray.ray_internals import ray_constants
 
@@ -144,9 +144,9 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _ray_folder() -> str | None:
-    """The folder of a local cluster's sockets and logs; None: Ray's own choice will do.
+    """The folder for the sockets and logs of a local cluster; None: Ray's own choice works.
 
-    Ray takes TMPDIR, whose name may be too long for a socket, or such that Ray does not find its way back.
+    Ray takes TMPDIR. Its path may be too long for a socket, or have characters that Ray cannot handle.
     """
     from w3ray.ray_internals import get_default_ray_temp_dir
 
@@ -158,7 +158,7 @@ def _ray_folder() -> str | None:
             _folders_made.append(folder)
             return folder
     raise InputError(
-        "no folder for Ray's sockets: TMPDIR cannot be written, is too long, or has letters other than A-Z a-z 0-9 "
+        "no folder for Ray's sockets: TMPDIR cannot be written, is too long, or has characters other than A-Z a-z 0-9 "
         "_ . -, and /tmp cannot be written; set RAY_TMPDIR to a short folder"
     )
 
@@ -175,9 +175,9 @@ def _can_hold_sockets(folder: str) -> bool:
 
 
 def _provide_token() -> None:
-    """A token where Ray could not make one: it writes that into the user's home, which may not be there to be written.
+    """Make a token if Ray could not make one. Ray writes it to the user's home, which may be missing or read-only.
 
-    Such a token is known to the processes of this cluster alone, and ends with it.
+    Only the processes of this cluster know such a token, and it ends with the cluster.
     """
     asked = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
     if not asked or any(name in os.environ for name in (_TOKEN_VARIABLE, "RAY_AUTH_TOKEN_PATH")):
@@ -187,7 +187,7 @@ def _provide_token() -> None:
         if not os.access(token, os.R_OK):
             token.parent.mkdir(parents=True, exist_ok=True)
             probe_folder(token.parent)
-    except (OSError, RuntimeError):  # the latter: nobody knows where this user's home is
+    except (OSError, RuntimeError):  # RuntimeError: the home of this user is not known
         from w3ray.ray_internals import AuthenticationTokenLoader
 
         os.environ[_TOKEN_VARIABLE] = secrets.token_hex(32)
@@ -196,18 +196,17 @@ def _provide_token() -> None:
 
 
 def _keep_token_private() -> None:
-    """Ray lets a local cluster be used by whoever shows its token, and writes that for all of the machine to read."""
-    # None is there where the token comes from elsewhere, or is asked of nobody; or there is no home.
+    """Make the token readable for this user only. Ray lets everybody on the machine read it, and so use the cluster."""
+    # There is no file if the token comes from elsewhere, if no token is used, or if there is no home.
     with suppress(OSError, RuntimeError):
         token = Path.home() / ".ray" / "auth_token"
         token.chmod(token.stat().st_mode & 0o700)
 
 
 def start_helpers() -> None:
-    """Begin to start what the first stage would otherwise start itself, and wait for, while all else waits.
+    """Start early some actors that the first stage would otherwise start and wait for.
 
-    These are the actors in which Ray Train and Ray Data note resources, statistics and places; one of each serves the
-    whole cluster.
+    Ray Train and Ray Data keep resources, statistics and locations in them. One of each serves the whole cluster.
     """
     from w3ray import ray_internals
 
@@ -221,32 +220,32 @@ def disconnect() -> None:
 
     if ray.is_initialized():
         ray.shutdown()
-    while _set_here:  # the next cluster may be one of other machines
+    while _set_here:  # the next cluster may be on other machines
         os.environ.pop(_set_here.pop(), None)
     while _folders_made:
         remove_tree(Path(_folders_made.pop()))
 
 
 def quiet() -> None:
-    """Ray's own messages go to its log files; its usage report stays off unless the user chose otherwise.
+    """Keep Ray's own messages in its log files, and its usage report off unless the user chose otherwise.
 
-    To be called before Ray is imported: it reads its environment then.
+    Call it before Ray is imported, because Ray reads its environment then.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # Ray Train's controller looks so often what its workers report, and they wait for it at each checkpoint and
-    # validation. Two seconds unless told otherwise; a look is one small call to each worker.
+    # How often Ray Train's controller asks its workers for reports. They wait for it at each checkpoint and validation.
+    # Ray's default is two seconds; asking is one small call to each worker.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # A run has some ten helper processes (controller, coordinator, queue ...) that hold no CPU. Ray would start them no
-    # faster than one a core, and warn that there are more than cores.
+    # A run has about ten helper processes (controller, coordinator, queue ...) that hold no CPU. Ray would start
+    # only as many at once as there are cores, and warn that there are more processes than cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
 def _check_reachable(address: str) -> None:
-    """Ray waits a minute for an address where nothing listens; one connection attempt tells at once."""
+    """Raise InputError if nothing listens at an address. One connection attempt tells; Ray would wait for a minute."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -263,9 +262,9 @@ def _check_reachable(address: str) -> None:
 
 
 def _check_token(address: str) -> None:
-    """Ray tries for twenty seconds to join a cluster that wants a token, then says only that it failed.
+    """Raise InputError if a cluster asks for a token. Ray would try for twenty seconds, then say only that it failed.
 
-    It shows its token unasked to the machine's own cluster (`auto`) alone: whom to trust with it is the user's choice.
+    Ray sends its token unasked only to the machine's own cluster (`auto`). The user decides who else may get it.
     """
     from ray.exceptions import AuthenticationError, RayError
 
@@ -276,10 +275,10 @@ def _check_token(address: str) -> None:
     except AuthenticationError as error:
         raise InputError(
             f"--address {address}: this Ray cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
-            "where the token is not in ~/.ray/auth_token (or, on the cluster's own machine, use --address auto)"
+            "if the token is not in ~/.ray/auth_token (or, on the cluster's own machine, use --address auto)"
         ) from error
     except (RayError, RuntimeError) as error:
-        # Something listens there, but not Ray: `ray.init` would try once more for as long.
+        # Something listens there, but it is not Ray. `ray.init` would try again for the same time.
         raise InputError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
 
 

@@ -1,8 +1,8 @@
 """Can this run fit on this cluster, and who gets which CPUs?
 
-Decided before anything starts, from numbers alone. A decoder pool that takes every CPU starves Ray Data's read tasks
-and the run hangs without a word; so a share is always left for them, and a run that cannot fit is refused with the
-numbers.
+This is decided before anything starts, from numbers alone. A decoder pool that takes every CPU starves Ray Data's read
+tasks, and the run hangs without a message. So a share of the CPUs is always left for reading, and a run that cannot fit
+is refused with the numbers.
 """
 
 import math
@@ -18,14 +18,14 @@ READ_CPUS = 0.25
 _MIN_CPUS = 0.1
 
 _OWN_NODE_CPUS = 0.9
-"""CPUs of a decoder on nodes that only decode: it leaves some there for reading, whatever other nodes come and go."""
+"""CPUs of a decoder on nodes that only decode. The rest is for reading there, whatever other nodes come and go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcePlan:
     """Who gets what, in Ray's logical CPUs and GPUs. `trainer_threads` is what each trainer gives to torch.
 
-    `workers` is the most there will be; with `least_workers` below it, as many run as the cluster has room for.
+    `workers` is the maximum. If `least_workers` is lower, as many workers run as the cluster has room for.
     """
 
     least_workers: int
@@ -65,18 +65,19 @@ def plan_resources(
     may_grow: bool = False,
     read_cpus: float = READ_CPUS,
 ) -> ResourcePlan:
-    """Shares a cluster between trainers, decoders and reading.
+    """Share a cluster between trainers, decoders and reading.
 
     Args:
         nodes: what each node of the Ray cluster has: CPU, GPU and custom resources by Ray's names.
-        workers: least and most training workers, at least 1. Where they differ, a worker has whole CPUs, and where not
-            all that the cluster has room for leave enough for decoders, the plan's most are as many as do.
-        use_gpu: True, False, or "auto" (a GPU for each worker where there are enough).
-        decoders: decoder actors, or "auto": what the trainers leave, or a quarter of the CPUs where trainers compute
-            on CPUs themselves; on nodes of their own (`decoder_resources`), all that those hold.
+        workers: minimum and maximum of training workers, at least 1. If they differ, each worker has whole CPUs, and
+            the maximum is lowered until the decoders fit.
+        use_gpu: True, False, or "auto" (a GPU for each worker if there are enough).
+        decoders: number of decoder actors, or "auto": one for each CPU that GPU trainers leave, or for each fourth CPU
+            if trainers compute on CPUs; with `decoder_resources`, as many as the nodes with these resources hold.
         cpus_per_worker: CPUs for each worker, or None to derive them.
-        worker_resources, decoder_resources: custom resources of each one; only nodes that have them are taken.
-        may_grow: nodes come as they are asked for, so what there is now decides nothing.
+        worker_resources, decoder_resources: custom resources of each worker or decoder; only nodes that have them are
+            used.
+        may_grow: the cluster adds nodes on request, so the present nodes decide nothing.
         read_cpus: CPUs to leave for reading.
 
     Raises:
@@ -87,7 +88,7 @@ def plan_resources(
     if may_grow:
         if decoders == "auto" or use_gpu == "auto":
             raise InputError(
-                "resources.may_grow: nodes come as they are asked for, so say what to ask for: set resources.decoders "
+                "resources.may_grow: the cluster adds nodes on request, so say what to request: set resources.decoders "
                 "and resources.use_gpu"
             )
         gpu = bool(use_gpu)
@@ -102,13 +103,13 @@ def plan_resources(
             expected, shares = _share_of_most(
                 nodes, range(room, least - 1, -1), gpu, decoders, cpus_per_worker, decoder_extra, read_cpus
             )
-            if expected < room:  # more of them would take what decoders need, and wait for these for ever
+            if expected < room:  # more workers would take the CPUs of the decoders, and wait for them for ever
                 most = expected
         else:
             expected = least
             shares = _share(nodes, expected, gpu, decoders, cpus_per_worker, decoder_extra, read_cpus)
         if cpus_per_worker is None and shares.worker_cpus > 1:
-            # All CPUs shared out evenly may be more than any node that can hold a worker has.
+            # An even share of all CPUs may be more than any node that can hold a worker has.
             fits = _cpus_that_fit(nodes, expected, shares, {**({"GPU": 1.0} if gpu else {}), **worker_extra})
             shares = replace(shares, worker_cpus=fits)
     plan = ResourcePlan(
@@ -116,8 +117,8 @@ def plan_resources(
         workers=most,
         worker_cpus=shares.worker_cpus,
         worker_gpus=1.0 if gpu else 0.0,
-        # A thread more than the trainer has cores makes all of them wait at each operator's barrier for the one that a
-        # decoder pushed aside.
+        # With more threads than cores, all threads wait at the barrier of each operator for the one that a decoder has
+        # displaced.
         trainer_threads=max(1, int(shares.worker_cpus)),
         decoders=shares.decoders,
         decoder_cpus=shares.decoder_cpus,
@@ -149,7 +150,7 @@ def _check_custom(nodes: Sequence[Mapping[str, float]], **sections: Mapping[str,
 
 
 def _gpu_for_each(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu: bool | str) -> bool:
-    """Whether workers have GPUs; refuses more workers than there are CPUs or wanted GPUs."""
+    """Whether workers have GPUs. Raises InputError if there are fewer CPUs, or fewer wanted GPUs, than workers."""
     cpus, gpus = _total(nodes, "CPU"), _total(nodes, "GPU")
     if workers > cpus:
         raise InputError(
@@ -168,7 +169,7 @@ def _gpu_for_each(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu: b
 def _share_of_most(nodes: Sequence[Mapping[str, float]], workers: Sequence[int], *needs: Any) -> tuple[int, _Shares]:
     """The first of these numbers of workers that leaves enough for decoders and reading, and the shares.
 
-    Raises: InputError where even the last one does not.
+    Raises: InputError if even the last one does not.
     """
     for number in workers[:-1]:
         try:
@@ -187,7 +188,7 @@ def _share(
     decoder_extra: Mapping[str, float],
     read_cpus: float,
 ) -> _Shares:
-    """The CPUs between so many workers, decoders, and reading."""
+    """Divide the CPUs between this number of workers, the decoders, and reading."""
     cpus = _total(nodes, "CPU")
     spare = cpus - read_cpus
     if decoders != "auto":
@@ -198,7 +199,7 @@ def _share(
     else:
         wish = int(spare - workers * (cpus_per_worker or 1)) if gpu else int(cpus) // 4
         num_decoders = max(1, wish)
-    # On few CPUs everything shares the cores: whole CPUs for each part would refuse a laptop what it can do well.
+    # On few CPUs all parts share the cores. With whole CPUs for each, a run that a laptop can do well would be refused.
     whole = _OWN_NODE_CPUS if decoder_extra else 1.0
     fits = num_decoders * whole + workers <= spare
     decoder_cpus = whole if fits else _round_down(0.5 * spare / (num_decoders + workers))
@@ -216,7 +217,7 @@ def _share(
 def _cpus_that_fit(
     nodes: Sequence[Mapping[str, float]], workers: int, shares: _Shares, extra: Mapping[str, float]
 ) -> float:
-    """The most whole CPUs, up to its share, for which each worker finds a node; 1 where that is too much, too."""
+    """The largest whole number of CPUs, up to its share, with which each worker finds a node; at least 1."""
     for cpus in range(int(shares.worker_cpus), 1, -1):
         if sum(_room(node, {"CPU": float(cpus), **extra}) for node in nodes) >= workers:
             return float(cpus)
@@ -224,7 +225,7 @@ def _cpus_that_fit(
 
 
 def _check_places(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> None:
-    """The sums fit; does each process fit on one node, too?"""
+    """Raise InputError unless each process fits on one node. That the sums fit is not enough."""
     if (stuck := first_without_place(nodes, plan)) is not None:
         what, number, count, bundle = stuck
         there = "; ".join(show_resources(node) for node in nodes)
@@ -237,9 +238,10 @@ def _check_places(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> N
 def first_without_place(
     nodes: Sequence[Mapping[str, float]], plan: ResourcePlan, runs: int = 1
 ) -> tuple[str, int, int, Mapping[str, float]] | None:
-    """The first process of `runs` runs of a plan that no node has room for: what, its number, of how many, its bundle.
+    """The first process of `runs` runs of a plan that no node has room for; None if there is room for all.
 
-    First fit, workers before decoders, as Ray starts them. None: all have a place.
+    Returns what it is, its number, how many there are of its kind, and its bundle. Processes are placed first fit,
+    workers before decoders, in the order in which Ray starts them.
     """
     left = [dict(node) for node in nodes]
     for what, count, bundle in (
@@ -256,7 +258,7 @@ def first_without_place(
 
 
 def _room(node: Mapping[str, float], bundle: Mapping[str, float]) -> int:
-    """How many such processes a node holds."""
+    """How many processes with this bundle a node holds."""
     return min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in bundle.items())
 
 
@@ -265,12 +267,12 @@ def _total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def show_resources(resources: Mapping[str, float]) -> str:
-    """As in "2 CPU, 1 GPU"."""
+    """Text such as "2 CPU, 1 GPU"."""
     return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items()))
 
 
 def _worker_share(share: float, gpu: bool) -> float:
-    """Ray takes fractions below one CPU and whole numbers above; a trainer on a GPU needs no more than one."""
+    """CPUs of a worker. Ray takes fractions below one CPU and whole numbers above. A trainer on a GPU needs one CPU."""
     if share < 1:
         return _round_down(share)
     return 1.0 if gpu else float(int(share))
