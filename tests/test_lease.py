@@ -104,7 +104,7 @@ def test_a_holder_that_slept_too_long_stops(folder):
     with LeaseQueue(folder, **LEASE).wait(lambda: None) as lease:
         os.kill(process.pid, signal.SIGCONT)
         go_on.set()
-        assert "another one may work on the stage now; it stops here" in answer.get(timeout=60)
+        assert "another run may work on the stage now, so this run stops" in answer.get(timeout=60)
         process.join()
         lease.check()
         check_intent(lease.intent)
@@ -119,7 +119,7 @@ def test_a_worker_sees_that_the_lease_is_gone(folder):
     assert json.loads(lease.intent.read_text())["pid"] == os.getpid()
     check_intent(lease.intent)
     lease.close()
-    with pytest.raises(LeaseLost, match="it stops here"):
+    with pytest.raises(LeaseLost, match="this run stops"):
         check_intent(lease.intent)
 
 

@@ -1,6 +1,7 @@
 """How does a path become an address, and an address a path again?
 
-Nobody else puts the two together: `%`, `?` and `#` in the name of a folder mean something in an address.
+Only this module converts between the two: `%`, `?` and `#` may be in the name of a folder, but mean something else in
+an address.
 """
 
 import os
@@ -17,7 +18,7 @@ def file_address(path: str | os.PathLike[str]) -> str:
 
 
 def local_path(location: str) -> str:
-    """The path of a location on this machine: that of a `file://` address, else the location itself."""
+    """The path of a location on this machine: the path in a `file://` address; any other location unchanged."""
     if not location.startswith(_FILE):
         return location
     rest = location.removeprefix(_FILE)
@@ -25,23 +26,23 @@ def local_path(location: str) -> str:
 
 
 def sqlite_address(path: str | os.PathLike[str]) -> str:
-    """The address by which MLflow knows a SQLite file: for most paths just `sqlite:///` before it."""
+    """The address of a SQLite file for MLflow: for most paths `sqlite:///` and the path."""
     text = str(path)
     return quoted_sqlite(_SQLITE + text.replace("%", quote("%")).replace("?", quote("?")))
 
 
 def quoted_sqlite(address: str) -> str:
-    """A SQLite address with escapes so that MLflow keeps to it: another one as it is.
+    """A SQLite address in a form whose escapes MLflow understands. Any other address is returned unchanged.
 
-    SQLAlchemy resolves the escapes. MLflow makes the folder first, and there takes them for letters of its name, unless
-    the address names the driver, too.
+    SQLAlchemy resolves the escapes. But MLflow makes the folder first and takes the escapes for letters of its name,
+    unless the address also names the driver.
     """
     escaped = address.startswith(_SQLITE) and "%" in address
     return _SQLITE_QUOTED + address.removeprefix(_SQLITE) if escaped else address
 
 
 def sqlite_path(address: str) -> Path | None:
-    """The file of a SQLite address; None for another one, and for a database that is in no file."""
+    """The file of a SQLite address. None for any other address, and for a database that is not in a file."""
     for prefix in (_SQLITE, _SQLITE_QUOTED):
         if address.startswith(prefix):
             path = unquote(address.removeprefix(prefix).partition("?")[0])

@@ -1,18 +1,18 @@
-"""What is a file called that belongs to something with a name of its own, such as a video, a split or a head?"""
+"""How is a file named after something that has its own name, such as a video, a split or a head?"""
 
 import hashlib
 import re
 from collections.abc import Sequence
 
 _ODD = re.compile(r"[^\w.\-+@ ]")
-_LONGEST = 150  # bytes: file systems take 255, and endings and names of unfinished files come on top
+_LONGEST = 150  # bytes: file systems allow 255, and endings and marks of unfinished files are added
 
 
 def file_stem(name: str) -> str:
-    """A name as (the beginning of) a file's.
+    """A file name, or the beginning of one, made from a name.
 
-    A plain one stays as it is. One that has slashes, control characters and the like, is too long or is no name of a
-    file at all ends with its digest instead, so that two that differ stay different.
+    A plain name stays as it is. A name that has slashes, control characters and the like, is too long, or is not a
+    valid file name ends with its digest instead. So two different names stay different.
     """
     content = name.encode("utf-8", "surrogateescape")
     plain = _ODD.sub("_", name)
@@ -23,10 +23,10 @@ def file_stem(name: str) -> str:
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:
-    """A stem for each name, no two of which are equal, even where a file system knows no case.
+    """A stem for each name. No two are equal, even on a file system that ignores case.
 
-    A name that is there once keeps its own, and so does the first of several; the others are numbered in their order,
-    "a", "a-2", "a-3", past names that are taken.
+    The first of several equal stems stays as it is. The others are numbered in order, "a", "a-2", "a-3"; numbers that
+    would give a stem that is already taken are skipped.
     """
     plain = [file_stem(name) for name in names]
     taken = {stem.casefold() for stem in plain}

@@ -1,4 +1,4 @@
-"""How do numbers look to a person, on screens and in reports, and to a reader of JSON?"""
+"""How are numbers shown to a person, on screens and in reports, and how are they written as JSON?"""
 
 import math
 from collections.abc import Mapping

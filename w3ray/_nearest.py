@@ -11,6 +11,6 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'? " to be put before what else is said, or nothing."""
+    """The beginning of a message: "did you mean 'x'? ", or nothing if no known name is like it."""
     match = nearest(name, known)
     return f"did you mean {match!r}? " if match else ""

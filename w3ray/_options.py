@@ -1,8 +1,9 @@
-"""What is common to the options of a part that a recipe chooses by name: an attention's, a model's?
+"""What do all options have in common of the parts that a recipe chooses by name, such as an attention or a model?
 
-Options are a frozen dataclass that checks itself; recipes, models on disk and modules hold it whole, so that a default
-that is written out means the same as one that is not. A field whose default was changed, or is not what networks did
-before there was the field, names the old value (`AS_BEFORE`): finished stages keep their identities.
+Options are a frozen dataclass that checks itself. Recipes, models on disk and modules hold all of its fields, so a
+default that is written out means the same as one that is left out. A field names its old value (`AS_BEFORE`) if its
+default was changed, or if networks did something else before the field existed. So finished stages keep their
+identities.
 """
 
 from collections.abc import Mapping
@@ -12,20 +13,20 @@ from typing import Any, ClassVar, Self, get_args
 from w3ray._nearest import did_you_mean, nearest
 
 AS_BEFORE = "as_before"
-"""Metadata of a field: what its absence means in what older versions wrote; where absent, the default."""
+"""Metadata of a field: the value that its absence means in files of older versions; without it, the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Base of all options. Subclasses raise ValueError that names the field for a value out of range."""
+    """Base of all options. Subclasses raise ValueError for a value out of range; the message names the field."""
 
     label: ClassVar[str]
-    """Whose options they are, in messages."""
+    """Name of the part that has these options, for messages."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """The options that a recipe writes. Raises ValueError that names an unknown one."""
-        # Its own options before those that all of its kind have.
+        """The options that a recipe gives. Raises ValueError for unknown ones; the message names them."""
+        # The part's own options come before the ones that all parts of its kind have.
         known = sorted((field.name for field in fields(cls)), key=lambda name: name not in cls.__annotations__)
         if unknown := sorted(set(options) - set(known)):
             hint = did_you_mean(str(unknown[0]), known)
@@ -36,7 +37,7 @@ class Options:
 
     @classmethod
     def from_before(cls, options: Mapping[str, Any]) -> Self:
-        """The options that an older version wrote: what is absent is as it was then.
+        """The options that an older version wrote. An absent option has the value that it had then.
 
         Raises:
             ValueError: an option is unknown or out of range.
@@ -45,7 +46,7 @@ class Options:
 
     @classmethod
     def before(cls) -> dict[str, Any]:
-        """Option -> what its absence meant in the first recipes, as JSON values."""
+        """Option -> the value that its absence meant in the first recipes, as JSON."""
         return {field.name: _plain(field.metadata.get(AS_BEFORE, field.default)) for field in fields(cls)}
 
     def values(self) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class Options:
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     def shortest(self) -> dict[str, Any]:
-        """The options that say more than their absence did, as JSON values: what identities are hashes of."""
+        """The options that differ from what their absence means, as JSON values. Identities are hashes of them."""
         before = self.before()
         return {name: value for name, value in self.values().items() if value != before[name]}
 
@@ -69,7 +70,7 @@ def check_whole(label: str, name: str, value: Any, *, least: int = 1) -> None:
 
 
 def check_one_of(label: str, name: str, value: Any, choices: Any) -> None:
-    """Raise ValueError unless `value` is one of a Literal's."""
+    """Raise ValueError unless `value` is one of the values of a Literal type."""
     known = get_args(choices)
     if value not in known:
         meant = nearest(str(value), [str(one) for one in known])

@@ -1,7 +1,8 @@
-"""What may not be seen of a text: passwords in addresses, keys in their queries, secrets of the environment.
+"""Which parts of a text must be hidden? Passwords in addresses, keys in their queries, secrets from the environment.
 
-Applied where values leave the process: errors, the terminal, JSON documents, events, the tracking store and its files
-on the way there, the stages' own files. What connects uses the values as they are.
+They are hidden where values leave the process: in errors, on the terminal, in JSON documents, in events, in the
+tracking store and the files on the way to it, and in the files of stages. Code that connects to a service uses the
+values as they are.
 """
 
 import dataclasses
@@ -21,14 +22,14 @@ _QUERY = re.compile(
 _SECRET_NAME = re.compile(
     r"SECRET|PASSWORD|PASSWD|TOKEN(?![A-Z])|ACCESS_KEY|API_KEY|PRIVATE_KEY|CREDENTIAL", re.IGNORECASE
 )
-# These hold where a secret is, not the secret; or say how one is used.
+# Such a variable says where a secret is or how it is used; it does not hold the secret.
 _NO_SECRET = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL|_MODE|APPLICATION_CREDENTIALS)$", re.IGNORECASE)
 _SHORTEST = 6
-"""Characters. Shorter values would be found in words that have nothing to do with them."""
+"""Characters. A shorter value would match parts of unrelated words."""
 
 
 def redact(text: str) -> str:
-    """`text` with each secret in it as `***`."""
+    """`text` with each secret replaced by `***`."""
     if "://" in text:
         text = _USER.sub(f"{HIDDEN}@", text)
     if "=" in text:
@@ -55,7 +56,7 @@ def redacted(value: Any) -> Any:
 
 
 def _environment_secrets() -> list[str]:
-    """The longest first: one may be a part of another."""
+    """The secrets in the environment, the longest first: one may be a part of another."""
     found = {
         value
         for name, value in os.environ.items()

@@ -1,7 +1,7 @@
-"""How is text that users gave (names, paths, what they wrote) shown so that it can do nothing but be read?
+"""How is text from users (names, paths, what they wrote) shown so that it cannot harm the terminal or mislead a reader?
 
-Characters that act instead of being seen, such as line ends, terminal escapes and marks that turn the direction of
-writing, are shown as the escapes of Python's own strings. All else stays as it is.
+Characters that act instead of being seen, such as line ends, terminal escapes and marks that change the direction of
+writing, are shown as the escapes of Python strings. All other characters stay as they are.
 """
 
 import re
@@ -17,12 +17,12 @@ _ACTS_IN_A_LINE = re.compile(f"(?!\n)[{_ACTING}]")
 
 
 def one_line(text: str) -> str:
-    """`text` as one line that shows every character that acts as an escape: a line end as `\\n`."""
+    """`text` as one line. Each character that acts is shown as an escape, such as `\\n` for a line end."""
     return _ACTS.sub(_escape, text)
 
 
 def plain_lines(text: str) -> str:
-    """As `one_line`, for a text whose line ends are meant as such."""
+    """As `one_line`, but line ends stay."""
     return _ACTS_IN_A_LINE.sub(_escape, text)
 
 

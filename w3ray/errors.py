@@ -5,10 +5,10 @@ from w3ray._text import one_line
 
 
 class _UserError(Exception):
-    """Its text goes to terminals, logs and files: what is secret in it is hidden as soon as it is made.
+    """The text of an error goes to terminals, logs and files, so secrets are hidden when the error is made.
 
     Args:
-        lines: of its text; a line end inside of one, such as that of a file's name, is shown as an escape.
+        lines: the lines of the text; a line end inside one of them, such as in a file name, is shown as an escape.
     """
 
     def __init__(self, *lines: str) -> None:

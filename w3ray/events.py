@@ -1,7 +1,7 @@
-"""What happens during a run, as told by training workers and the driver to the display?
+"""Which events do training workers and the driver send to the display during a run?
 
-Small, frozen and picklable: workers send them through an actor, and a display (or a test, or a script) consumes them
-in order. Nothing here is state: a lost event costs a line on the screen, never a result.
+Events are small, frozen and picklable. Workers send them through an actor, and a display (or a test, or a script)
+reads them in order. They hold no state: a lost event costs a line on the screen, never a result.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
-    """One optimiser step is done. Sent for every step or for some; numbers are of the steps since the last one sent."""
+    """One optimiser step is done. Sent for every step or for some; the numbers cover the steps since the last event."""
 
     stage: str
     step: int
@@ -56,21 +56,21 @@ class StepDone:
     """Seconds of the step, the wait included."""
     valid_clips: int
     accuracy: float = 0.0
-    """Share of the last step's clips whose best score was right, in training mode."""
+    """Share of the clips of the last step whose highest score was the right class, in training mode."""
     grad_norm: float = 0.0
     """Norm of the global gradient before clipping."""
     time_s: float = 0.0
-    """When it ended, seconds since the epoch of the system clock."""
+    """When it ended, in seconds of Unix time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationProgress:
-    """A part of a validation (or of the evaluation) is done. Sent about once a second, so never for a short one."""
+    """A part of a validation (or of the evaluation) is done. Sent about once a second; a short one sends none."""
 
     stage: str
     split: Literal["val", "test"]
     clips: int
-    """Clips done by all workers together, as the first one sees it: the others are taken to be as far."""
+    """Clips done by all workers together. An estimate of the first worker: it assumes that the others are as far."""
     total_clips: int
 
 
@@ -84,22 +84,22 @@ class Validated:
     metrics: dict[str, float]
     split: Literal["val", "test"] = "val"
     time_s: float = 0.0
-    """When it ended, seconds since the epoch of the system clock."""
+    """When it ended, in seconds of Unix time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionHealth:
-    """What the gates of a stage's network did in a validation; nothing for a display."""
+    """What the gates of a stage's network did in a validation. The display ignores it."""
 
     stage: str
     step: int
     stages: tuple[StageHealth, ...]
-    """By stage of the network."""
+    """One for each stage of the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """What a stage's network looks at in a chosen clip, as a picture; meant for its tracking run alone."""
+    """A picture of what a stage's network looks at in a chosen clip. Only the tracking run of the stage uses it."""
 
     stage: str
     step: int
@@ -119,7 +119,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipsFailed:
-    """Clips that cannot be read and are masked out from now on; told once for each clip."""
+    """Clips that cannot be read and are masked out from now on. Sent once for each clip."""
 
     stage: str
     failures: tuple[dict[str, str | int], ...]
@@ -128,7 +128,7 @@ class ClipsFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAlive:
-    """A training worker is there; sent every few seconds, and meant for the watchdog alone."""
+    """A training worker is alive. Sent every few seconds; only the watchdog uses it."""
 
     stage: str
     rank: int
@@ -136,9 +136,9 @@ class WorkerAlive:
     doing: str
     """What it does at the moment, such as "waits for item 7 of the stream"."""
     doing_s: float
-    """For how long, seconds."""
+    """How long it has done that, in seconds."""
     items: int
-    """Items of the stream that it has read: as long as they grow, it makes progress."""
+    """Items of the stream that it has read. The worker makes progress as long as this number grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ class StageWaits(Warned):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restarted(Warned):
-    """The workers of the stage at work failed and are started again."""
+    """The workers of the running stage failed and are started again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,22 +177,22 @@ class StageSummary:
     name: str
     state: StageState
     metrics: dict[str, float]
-    """Of the evaluation split where it was evaluated, else of validation."""
+    """Metrics on the evaluation split if the stage was evaluated, else on the validation split."""
     seconds: float
     attention: tuple[StageHealth, ...] = ()
-    """What its gates did in its evaluation, by stage of the network; empty without attention."""
+    """What the gates did in the evaluation, one for each stage of the network; empty without attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overhead:
-    """Seconds the platform took beside training; None where it does not apply (a reused stage has no first step)."""
+    """Seconds that the platform took besides training. None: does not apply (a reused stage has no first step)."""
 
     to_first_step_s: float | None
-    """From the command to the end of data and worker start-up, where the first step begins."""
+    """From the command to the beginning of the first step, when data and workers have started."""
     between_stages_s: dict[str, float] = field(default_factory=dict)
-    """For each stage but the first: from the last step of the stage before to the first step of this one."""
+    """For each stage except the first: from the last step of the previous stage to its own first step."""
     outside_steps_s: float
-    """Of the whole run, all that was not spent inside training steps."""
+    """Time of the whole run that was not spent inside training steps."""
     total_s: float
 
 
@@ -203,11 +203,11 @@ class RunSummary:
     recipe: str
     stages: tuple[StageSummary, ...]
     metric: str
-    """Which metric compares the stages, such as top1."""
+    """The metric by which stages are compared, such as top1."""
     model: str | None
-    """Registered name and version of the model; None where it is not registered."""
+    """Registered name and version of the model; None if it is not registered."""
     folder: str
-    """Where it lies: what `w3ray evaluate`, `predict` and the like take."""
+    """The folder of the model, as `w3ray evaluate`, `predict` and the like take it."""
     mlflow_command: str | None
     """The command that opens MLflow, or the address of the server; None without tracking."""
     overhead: Overhead | None

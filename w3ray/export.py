@@ -1,14 +1,14 @@
-"""How does a trained model leave w3ray, for a program that has PyTorch or ONNX Runtime and nothing else?
+"""How is a trained model exported for a program that has only PyTorch or ONNX Runtime?
 
-The exported graph takes frames as a decoder gives them and returns scores: the normalisation is inside, so that nobody
-can get it wrong. Choosing and cropping frames stays outside; the file's metadata says how the model was trained to see
-them. Only the number of clips is free.
+The exported graph takes frames as a decoder gives them and returns scores. The normalisation is inside, so that nobody
+can get it wrong. Choosing and cropping frames stays outside; the metadata in the file says how it was done in training.
+Only the number of clips is free.
 
     clips   uint8   [batch, T, S, S, 3]   RGB, 0 to 255
     logits  float32 [batch, K]            before the softmax: to average views or models, or to calibrate
     scores  float32 [batch, K]            softmax, in the order of the classes (of each head, where there are several)
 
-A file is what was asked for only if it says so itself: it is read back and run on a few clips beside the model.
+Every file is checked: it is read back and run on a few clips, and its scores are compared with the model's.
 """
 
 import importlib.util
@@ -38,10 +38,10 @@ from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, 
 from w3ray.storage import PART_SUFFIX, fetched, replacing
 
 METADATA = "w3ray.json"
-"""Name of the metadata in both kinds of file: an extra file of PyTorch's, a property of ONNX's."""
+"""Name of the metadata inside the file: an extra file in PyTorch's format, a property in ONNX."""
 
 CHECK_BATCHES = (1, 4)
-"""Clips at once in the check."""
+"""Batch sizes of the check, in clips."""
 LOGITS_TOLERANCE = 1e-3
 """Largest difference of a logit, as a share of how much logits differ between the clips of the check."""
 SCORES_TOLERANCE = 1e-4
@@ -58,13 +58,13 @@ class Exported:
     metadata: dict[str, Any]
     size_bytes: int
     logits_difference: float
-    """The largest one found, as a share of how much logits differ between clips."""
+    """The largest difference of a logit that was found, as a share of how much logits differ between clips."""
     scores_difference: float
-    """The largest one found."""
+    """The largest difference of a score that was found."""
 
 
 class Recogniser(nn.Module):
-    """A network from raw frames to logits and scores. The arithmetic is that of `normalize_clips` and the softmax."""
+    """A network from raw frames to logits and scores. It does what `normalize_clips` and the softmax do."""
 
     scale_C: Tensor
     shift_C: Tensor
@@ -84,17 +84,17 @@ class Recogniser(nn.Module):
 
 
 def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLike[str]) -> Exported:
-    """Export a model folder to one file and check it. The file appears only if its scores are the model's.
+    """Export a model folder to one file and check it. The file appears only if it gives the scores of the model.
 
     Args:
-        folder: of a model (`w3ray.models.bundle`), or of the stage that made it.
+        folder: the folder of a model (`w3ray.models.bundle`), or of the stage that trained it.
         kind: a name in FORMATS.
         out: the file; an older one is replaced.
 
     Raises:
-        InputError: no such model, an unknown format, a place that cannot be written to, or the format's packages are
-            not installed.
-        RunError: the network cannot be exported, or the exported one gives other scores.
+        InputError: there is no such model, the format is unknown, the file cannot be written, or packages that the
+            format needs are not installed.
+        RunError: the network cannot be exported, or the exported network gives other scores.
     """
     if kind not in FORMATS:
         raise InputError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
@@ -114,7 +114,7 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
             # `not (a and b)`: a NaN must not pass.
             if not (logits <= LOGITS_TOLERANCE and scores <= SCORES_TOLERANCE):
                 raise RunError(
-                    f"the exported network gives other scores than the model: they differ by up to {scores:.2g} "
+                    f"the exported network gives other scores than the model: scores differ by up to {scores:.2g} "
                     f"(allowed {SCORES_TOLERANCE:g}), logits by {logits:.2%} of their spread (allowed "
                     f"{LOGITS_TOLERANCE:.1%}); no file was written"
                 )
@@ -139,7 +139,7 @@ def _write(
             write(Recogniser(network, description).eval(), description, metadata, part)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror or error})") from error
-    # Whatever the exporters throw: they have no error in common.
+    # Catch everything: the exporters have no common error class.
     except Exception as error:
         raise RunError(f"this network cannot be exported to {kind}: {_cause(error)}") from error
 
@@ -155,7 +155,7 @@ def require_packages(kind: str) -> None:
 
 
 def describe(description: ModelDescription) -> dict[str, Any]:
-    """What somebody needs to use the file: goes into it as JSON."""
+    """What somebody needs to know to use the file. It is written into the file as JSON."""
     clip, num_classes = clip_of(description), len(description.classes)
     return {
         "w3ray_version": __version__,
@@ -170,12 +170,12 @@ def describe(description: ModelDescription) -> dict[str, Any]:
             "logits": {
                 "dtype": "float32",
                 "shape": ["batch", num_classes],
-                "meaning": "of each class, before the softmax",
+                "meaning": "logit of each class, before the softmax",
             },
             "scores": {
                 "dtype": "float32",
                 "shape": ["batch", num_classes],
-                "meaning": "of each class, between 0 and 1; those of a head add up to 1",
+                "meaning": "score of each class, between 0 and 1; the scores of one head add up to 1",
             },
         },
         "classes": list(description.classes),
@@ -196,10 +196,10 @@ def describe(description: ModelDescription) -> dict[str, Any]:
 
 
 def clip_of(description: ModelDescription) -> ClipSpec:
-    """The clips that a model takes.
+    """What the clips are that a model takes.
 
     Raises:
-        InputError: the description does not say.
+        InputError: the description does not hold it.
     """
     try:
         return ClipSpec(**description.clip)
@@ -208,16 +208,17 @@ def clip_of(description: ModelDescription) -> ClipSpec:
 
 
 def compare(network: nn.Module, description: ModelDescription, run: _Run) -> tuple[float, float]:
-    """The largest differences of an exported network's logits (as a share of their spread) and scores from the model's.
+    """How much logits (as a share of their spread) and scores of an exported network differ from the model's.
 
-    The clips are drawn, always the same ones: smooth colours of several contrasts that move, and noise.
+    Returns the largest difference of each. The clips are synthetic and always the same: moving smooth colours of
+    several contrasts, and noise.
     """
     clips = check_clips(max(CHECK_BATCHES), clip_of(description))
     x_BTCHW = normalize_clips(clips, mean=description.mean, std=description.std)
     with torch.inference_mode():
         expected_BK = network(x_BTCHW).logits_BK.float()
     spread = float((expected_BK.amax(dim=0) - expected_BK.amin(dim=0)).max())
-    # For a network that gives the same for all clips: what float32 can tell apart.
+    # A network may give the same logits for all clips. Then their size sets the scale, because the spread is zero.
     spread = max(spread, 1e-3 * float(expected_BK.abs().max()), 1e-9)
     logits_difference = scores_difference = 0.0
     for batch in CHECK_BATCHES:
@@ -226,7 +227,7 @@ def compare(network: nn.Module, description: ModelDescription, run: _Run) -> tup
             return float("inf"), float("inf")
         logits = (logits_BK - expected_BK[:batch]).abs().max() / spread
         scores = (scores_BK - softmax_by_head(expected_BK[:batch], description.heads)).abs().max()
-        # In this order a NaN of the exported network is kept.
+        # torch.maximum keeps a NaN of the exported network; Python's max would drop it.
         logits_difference = float(torch.maximum(logits, torch.tensor(logits_difference)))
         scores_difference = float(torch.maximum(scores, torch.tensor(scores_difference)))
     return logits_difference, scores_difference
@@ -245,7 +246,7 @@ def check_clips(num_clips: int, spec: ClipSpec) -> Tensor:
 
 
 def _program(recogniser: nn.Module, description: ModelDescription) -> torch.export.ExportedProgram:
-    # Two clips: torch.export takes a batch of one for a constant.
+    # Two clips: torch.export would treat a batch of one as a constant.
     example = check_clips(2, clip_of(description))
     with torch.no_grad():
         return torch.export.export(
@@ -269,7 +270,7 @@ def _open_torch(path: Path) -> _Run:
 
 
 def _pool_3d(x_BCTHW: Tensor, size_THW: list[int]) -> Tensor:
-    """Adaptive pooling over space, then over time: ONNX has none of three dimensions, and this comes to the same."""
+    """Adaptive pooling over space, then over time. The result is that of 3D pooling, which ONNX does not have."""
     channels, num_frames = x_BCTHW.shape[1:3]
     T, H, W = size_THW
     space = F.adaptive_avg_pool2d(x_BCTHW.flatten(1, 2), (H, W)).unflatten(1, (channels, num_frames))
@@ -308,14 +309,14 @@ FORMATS: dict[
     "torch": (_write_torch, _open_torch),
     "onnx": (_write_onnx, _open_onnx),
 }
-"""Name to how a file is written, and how one is opened to be run."""
+"""Name -> (function that writes a file, function that opens a file and returns how to run it)."""
 
 _PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the exporters say of their inner steps off the terminal."""
+    """Keep the exporters' messages about their inner steps off the terminal."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable
@@ -327,7 +328,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """What an exporter stumbled over, on one line: its own error is a page of advice, its first cause is not."""
+    """Why an export failed, on one line. The exporter's own error is a page of advice; its first cause is short."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]

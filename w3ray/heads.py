@@ -1,9 +1,10 @@
-"""What does one label of a clip say where it says several things, such as a verb and a noun?
+"""How can the one label of a clip say several things, such as a verb and a noun?
 
-A HEAD is one question with its own class names. A model has one classifier whose scores are the heads', one behind the
-other; a clip has one whole number as its label, which counts the combinations in row order, as
-`numpy.ravel_multi_index` does: of 125 verbs and 352 nouns, verb 3 with noun 10 is 3 * 352 + 10. So a label travels
-through tables, streams and logs as one number, whatever it stands for. Arithmetic alone: numbers, arrays and tensors.
+A HEAD is one question with its own class names. A model has one classifier; its scores are first those of the first
+head, then those of the second, and so on. A clip has one whole number as its label. The number counts the combinations
+in row order, as `numpy.ravel_multi_index` does: with 125 verbs and 352 nouns, verb 3 with noun 10 is 3 * 352 + 10. So
+tables, streams and logs hold one number for each clip, whatever it stands for. This module holds only arithmetic, for
+numbers, arrays and tensors.
 """
 
 import itertools
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 UNLABELLED = -1
-"""Stands for "not known" where labels are numbers in an array; a manifest leaves the place empty."""
+"""Means "not known" in arrays of labels; a manifest has an empty cell instead."""
 
 MOST_COMBINATIONS = 1_000_000
-"""Each one has counts of its own in every evaluation."""
+"""Every evaluation keeps counts for each combination, so their number is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,11 @@ class Heads:
 
     Args:
         classes: names in the order of the scores, head by head.
-        sizes: (name, number of classes) of each head where there are several; (): one head, which has no name.
+        sizes: (name, number of classes) of each of several heads; () for one head, which has no name.
 
     Raises:
-        ValueError: the sizes do not add up to the classes, a name is empty or there twice, there is only one head
-            with a name, or there are too many combinations.
+        ValueError: the sizes do not add up to the classes, a name is empty or occurs twice, a single head has a name,
+            or there are too many combinations.
     """
 
     classes: tuple[str, ...]
@@ -52,7 +53,7 @@ class Heads:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the heads; () where there is but one."""
+        """Names of the heads; () if there is only one."""
         return tuple(name for name, _ in self.sizes)
 
     @property
@@ -66,7 +67,7 @@ class Heads:
         return math.prod(self._counts())
 
     def each(self) -> Iterator["Head"]:
-        """The heads in order; one without a name where there is but one."""
+        """The heads in order. A single head has an empty name."""
         start, stride = 0, self.num_labels
         for name, size in self.sizes or (("", len(self.classes)),):
             stride //= size
@@ -74,18 +75,18 @@ class Heads:
             start += size
 
     def joined(self, parts: Sequence[Any]) -> Any:
-        """The label of a combination: each head's own label, as numbers, arrays or tensors of one shape."""
+        """The label of a combination. `parts`: the label of each head, as numbers, arrays or tensors of one shape."""
         label = parts[0]
         for part, size in zip(parts[1:], self._counts()[1:], strict=True):
             label = label * size + part
         return label
 
     def label_names(self) -> tuple[str, ...]:
-        """What each label means, in order: the class names of one head, the combinations of several."""
+        """The meaning of each label, in order: the class names of a single head, the combinations of several heads."""
         return tuple(" ".join(names) for names in itertools.product(*(head.classes for head in self.each())))
 
     def class_name(self, label: int | None) -> str:
-        """What a label means, as "take plate"; "?" where it is not known."""
+        """The meaning of a label, such as "take plate"; "?" if the label is not known."""
         if label is None or label == UNLABELLED:
             return "?"
         return " ".join(head.classes[head.label(label)] for head in self.each())
@@ -96,7 +97,7 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One head: its scores are `start` to `start + len(classes)` of the model's."""
+    """One head. Its scores are the model's scores from `start` to `start + len(classes)`."""
 
     name: str
     classes: tuple[str, ...]
@@ -109,9 +110,9 @@ class Head:
         return slice(self.start, self.start + len(self.classes))
 
     def label(self, labels: Any) -> Any:
-        """Its own label, of one or many whole ones (numbers, arrays or tensors, all of them known)."""
+        """The label of this head in one or many labels of clips (numbers, arrays or tensors; all must be known)."""
         return labels // self.stride % len(self.classes)
 
     def metric(self, name: str) -> str:
-        """A metric of this head: `verb_top1`; of the only one just `top1`."""
+        """The name of a metric of this head, such as `verb_top1`; for a single head just `top1`."""
         return f"{self.name}_{name}" if self.name else name

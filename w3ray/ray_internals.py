@@ -1,11 +1,11 @@
-"""The one door to what Ray keeps private.
+"""The only module that uses private names of Ray.
 
-Some things that w3ray promises need names that Ray does not promise to keep. Each is a row of `NAMES`: where Ray has
-it, what it is for, and what would take its place. What hangs on attributes of Ray's objects is a function below.
-`tests/test_ray_internals.py` tries every one of them on the installed Ray and allows such names nowhere else, so a
-new version of Ray (`pyproject.toml` bounds it) is one file to look at.
+w3ray needs some names that Ray does not promise to keep. Each is a row of `NAMES`: where Ray has it, what it is for,
+and what would replace it. Each use of a private attribute of Ray's objects is a function below.
+`tests/test_ray_internals.py` tries every one of them on the installed Ray and allows private names nowhere else. So
+for a new version of Ray (`pyproject.toml` bounds it) only this file has to be checked.
 
-Names are imported when they are asked for: the driver's connection needs no Ray Data, a controller no torch.
+A name is imported when it is asked for: the driver's connection needs no Ray Data, and a controller needs no torch.
 """
 
 from dataclasses import dataclass
@@ -50,10 +50,10 @@ class PrivateName:
     """A row of the table."""
 
     place: str
-    """ "module:attribute"; a module alone where it is itself what is used."""
+    """ "module:attribute", or only a module if the module itself is used."""
     purpose: str
     replacement: str
-    """What public name would do, if Ray had it; or what we would do without."""
+    """The public feature that would replace the name if Ray had it, or what we would lose without the name."""
 
 
 _TRAIN = "ray.train.v2._internal"
@@ -77,8 +77,8 @@ NAMES: dict[str, PrivateName] = {
     ),
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": PrivateName(
         f"{_TRAIN}.constants:CHECKPOINT_MANAGER_SNAPSHOT_FILENAME",
-        "removes Ray Train's list of checkpoints where one of them is gone or damaged, which it does not survive",
-        "a Ray Train that goes on without a checkpoint that is gone",
+        "removes Ray Train's list of checkpoints if one of them is gone or damaged: Ray Train would fail on it",
+        "a Ray Train that copes with a missing checkpoint",
     ),
     "DEFAULT_WORKER_GROUP_START_TIMEOUT_S": PrivateName(
         f"{_TRAIN}.constants:DEFAULT_WORKER_GROUP_START_TIMEOUT_S",
@@ -87,42 +87,42 @@ NAMES: dict[str, PrivateName] = {
     ),
     "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": PrivateName(
         f"{_TRAIN}.constants:WORKER_GROUP_START_TIMEOUT_S_ENV_VAR",
-        "lets an elastic stage ask again soon, in the size that the cluster has now",
+        "lets an elastic stage ask again soon, for as many workers as the cluster has room for now",
         "a timeout in ScalingConfig",
     ),
     "WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR": PrivateName(
         f"{_TRAIN}.constants:WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR",
-        "ends workers that hang where there is no driver left to do it",
+        "ends hanging workers if there is no driver left to do it",
         "a timeout in FailureConfig",
     ),
     "get_train_fn_utils": PrivateName(
         f"{_TRAIN}.execution.train_fn_utils:get_train_fn_utils",
-        "rank and world size within a trial of Ray Tune, where `ray.train.get_context` refuses to answer",
-        "`ray.train.get_context` that answers there",
+        "gives rank and world size within a trial of Ray Tune, where `ray.train.get_context` refuses to answer",
+        "a `ray.train.get_context` that answers there",
     ),
     "get_train_context": PrivateName(
         f"{_TRAIN}.execution.context:get_train_context",
-        "whether a node is being taken away, without a barrier over all ranks at each step",
-        "`ray.train.get_preemption_info` without its barrier",
+        "tells whether a node is about to be taken away, without a barrier over all ranks at each step",
+        "a `ray.train.get_preemption_info` without a barrier",
     ),
     "get_address_and_port": PrivateName(
         "ray.train._internal.utils:get_address_and_port",
-        "recognises the question for a meeting place, to answer it with one on the loopback",
+        "recognises the request for the address of the store, to answer it with one on the loopback interface",
         "a TorchConfig that takes the address of the store",
     ),
     "TorchBackend": PrivateName(
         "ray.train.torch.config:_TorchBackend",
-        "sets up torch.distributed as Ray Train does, but with a store on the loopback where all workers are there",
+        "sets up torch.distributed as Ray Train does, but with a store on loopback if all workers are on one machine",
         "a TorchConfig that takes the address of the store",
     ),
     "BackpressurePolicy": PrivateName(
         f"{_DATA}.execution.backpressure_policy.backpressure_policy:BackpressurePolicy",
-        "reads item numbers no further ahead than decoders need: a number has no bytes that would bound it",
-        "a bound on the blocks that wait, beside the one on their bytes",
+        "limits how far ahead item numbers are read: Ray Data limits bytes, and a number has next to none",
+        "a limit on the number of waiting blocks, besides the one on their bytes",
     ),
     "ENABLED_BACKPRESSURE_POLICIES": PrivateName(
         f"{_DATA}.execution.backpressure_policy:ENABLED_BACKPRESSURE_POLICIES",
-        "keeps Ray Data's own policies beside ours",
+        "keeps Ray Data's own policies next to ours",
         "a public way to add a policy",
     ),
     "ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY": PrivateName(
@@ -133,52 +133,52 @@ NAMES: dict[str, PrivateName] = {
     "InputDataBuffer": PrivateName(
         f"{_DATA}.execution.operators.input_data_buffer:InputDataBuffer",
         "recognises the operator that reads item numbers",
-        "a bound on the blocks that wait, beside the one on their bytes",
+        "a limit on the number of waiting blocks, besides the one on their bytes",
     ),
     "ExecutionCallback": PrivateName(
         f"{_DATA}.execution.execution_callback:ExecutionCallback",
-        "forgets the statistics and queues of blocks that were handed out: a stage has millions of them",
+        "drops the statistics and queues of blocks that were handed out: a stage has millions of blocks",
         "a Ray Data that keeps a bounded history",
     ),
     "ReorderingBundleQueue": PrivateName(
         f"{_DATA}.execution.bundle_queue:ReorderingBundleQueue",
-        "the queues that are forgotten",
+        "recognises the queues that are emptied",
         "a Ray Data that keeps a bounded history",
     ),
     "get_or_create_autoscaling_coordinator": PrivateName(
         f"{_DATA}.cluster_autoscaler.default_autoscaling_coordinator:get_or_create_autoscaling_coordinator",
-        "starts an actor that the first stage waits for while all else starts",
-        "nothing: the first stage would start later by about a second",
+        "starts early an actor that the first stage would wait for",
+        "nothing; without it the first stage would start about a second later",
     ),
     "get_or_create_actor_location_tracker": PrivateName(
         f"{_DATA}.execution.node_trackers:get_or_create_actor_location_tracker",
         "as get_or_create_autoscaling_coordinator",
-        "nothing: the first stage would start later by about a second",
+        "nothing; without it the first stage would start about a second later",
     ),
     "get_or_create_stats_actor": PrivateName(
         f"{_DATA}.stats:get_or_create_stats_actor",
         "as get_or_create_autoscaling_coordinator",
-        "nothing: the first stage would start later by about a second",
+        "nothing; without it the first stage would start about a second later",
     ),
     "ray_constants": PrivateName(
         "ray._private.ray_constants",
-        "keeps a local cluster on the loopback: Ray reads its own variable for that when it is imported",
-        '`ray.init(node_ip_address="127.0.0.1")` that is not turned into the machine\'s outer address',
+        "keeps a local cluster on loopback: Ray reads its own variable for that only when it is imported",
+        'a `ray.init(node_ip_address="127.0.0.1")` that does not use the machine\'s outer address instead',
     ),
     "get_default_ray_temp_dir": PrivateName(
         "ray._common.utils:get_default_ray_temp_dir",
-        "whether the name of Ray's folder is short enough for a socket",
-        "a Ray that takes a shorter folder by itself",
+        "tells whether the path of Ray's folder is short enough for a socket",
+        "a Ray that chooses a shorter folder by itself",
     ),
     "AuthenticationTokenLoader": PrivateName(
         "ray._raylet:AuthenticationTokenLoader",
-        "makes Ray read a token that was put into the environment after it looked",
+        "makes Ray read a token that was set in the environment after Ray looked",
         "`ray.init(auth_token=...)`",
     ),
     "GcsClient": PrivateName(
         "ray._raylet:GcsClient",
-        "tells at once that a cluster asks for a token, or that what answers is no Ray",
-        "`ray.init` with a timeout and an error for each cause",
+        "tells at once that a cluster asks for a token, or that something other than Ray answers",
+        "a `ray.init` with a timeout and an error for each cause",
     ),
 }
 
@@ -191,16 +191,16 @@ def __getattr__(name: str) -> Any:
     return getattr(found, attribute) if attribute else found
 
 
-# What hangs on attributes.
+# Uses of private attributes.
 
 
 def stream_coordinator(shard: Any) -> Any:
-    """The actor that runs the stream of a shard of `streaming_split`: it goes on after its readers are gone."""
+    """The actor that runs the stream of a shard of `streaming_split`. It still runs after its readers are gone."""
     return shard._coord_actor
 
 
 def forget_blocks(executor: Any) -> None:
-    """Drop what a Ray Data executor keeps of blocks that were handed out: statistics, and an empty queue of each."""
+    """Drop what a Ray Data executor keeps about blocks that were handed out: statistics, and an empty queue of each."""
     for op in executor._topology:
         for of_blocks in op.get_stats().values():
             of_blocks.clear()
@@ -212,19 +212,19 @@ def forget_blocks(executor: Any) -> None:
 
 
 def blocks_read_ahead(policy: Any, op: Any) -> int | None:
-    """How many blocks of the reading operator `op` wait for the next one; None: `op` does not read."""
+    """How many blocks of the reading operator `op` wait for the next operator; None if `op` does not read."""
     if not op.input_dependencies or not isinstance(op.input_dependencies[0], __getattr__("InputDataBuffer")):
         return None
     return len(policy._topology[op].output_queue)
 
 
 def policy_setting(policy: Any, key: str) -> Any:
-    """A setting of the data context of a backpressure policy."""
+    """A setting from the data context of a backpressure policy."""
     return policy._data_context.get_config(key)
 
 
 def train_storage() -> Any:
-    """What keeps this worker's checkpoints for Ray Train: `persist_current_checkpoint` and `storage_filesystem`."""
+    """Ray Train's storage for this worker's checkpoints; has `persist_current_checkpoint` and `storage_filesystem`."""
     import ray.train
 
     return ray.train.get_context().get_storage()
@@ -236,7 +236,7 @@ def is_preempted() -> bool:
 
 
 def without_cleaner(trainer: type[T]) -> type[T]:
-    """A kind of Ray Train's trainers without the process that clears up after a killed controller."""
+    """A class of Ray Train's trainers, without the process that cleans up after a killed controller."""
     cleaner = __getattr__("PlacementGroupCleanerCallback")
 
     class Trainer(trainer):  # type: ignore[valid-type, misc]
@@ -248,7 +248,7 @@ def without_cleaner(trainer: type[T]) -> type[T]:
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """Enough of Ray Tune's trial for its schedulers to be told of one that ended before."""
+    """Stands for a trial that ended in an earlier run: the attributes that Ray Tune's schedulers read."""
 
     trial_id: str
     status: str = "TERMINATED"

@@ -71,7 +71,7 @@ def test_lock_is_taken_once_and_missed_when_it_is_gone(root):
     with stage.wait(lambda: None) as again:
         again.intent.unlink()
         again._confirmed -= 1000
-        with pytest.raises(LeaseLost, match=rf"{stage.directory}: .*it stops here"):
+        with pytest.raises(LeaseLost, match=rf"{stage.directory}: .*this run stops"):
             again.check()
 
 

@@ -1,15 +1,17 @@
-"""Who works on a stage, where no operating system watches over a lock? A lease in a folder of object storage.
+"""Who may work on a stage in object storage, which has no file locks? The holder of a lease.
+
+A lease is a folder with two files for each process that holds it or wants it:
 
     <folder>/<holder>.json    intent: made once, before anything else, and never written again
     <folder>/<holder>.beat    rewritten every few seconds for as long as the holder lives
 
-Whoever lists the folder after writing its intent and finds no other one holds the lease. Listings are strongly
-consistent, so of two that try at once at least one sees the other: never are both inside. One that sees another takes
-its intent back, pauses for a random time and tries again.
+A process writes its intent and then lists the folder. It holds the lease if it finds no other intent. Listings are
+strongly consistent, so if two processes try at once, at least one sees the other, and never do both hold the lease. A
+process that sees another intent removes its own, pauses for a random time and tries again.
 
-A beat that does not change for `lease_s` of the WAITER's own monotonic clock is a dead holder's: the waiter removes the
-intent. A holder that was only paused finds its intent gone and must stop; since it never writes its intent again, it
-cannot take back by accident what another one holds by then.
+If a beat does not change for `lease_s` on the WAITER's own monotonic clock, its holder counts as dead and the waiter
+removes the intent. A holder that was only paused finds its intent gone and must stop. It never writes its intent again,
+so it cannot take the lease back by accident while another process holds it.
 """
 
 import os
@@ -35,7 +37,7 @@ _ERRORS = (StorageFailing, StorageRefused)
 
 
 class LeaseLost(RunError):
-    """The lease was taken for a dead one's: another run may be at work."""
+    """The holder of the lease was taken for dead: another run may be at work."""
 
 
 class Lease:
@@ -54,7 +56,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._closed.wait(self._beat_s):
-            with suppress(*_ERRORS):  # it answers again, or whoever works on the stage fails by itself
+            with suppress(*_ERRORS):  # the storage may answer again; if not, the work on the stage fails by itself
                 self._confirm()
                 if self._lost:
                     return
@@ -69,10 +71,10 @@ class Lease:
             self._lost = True
 
     def check(self) -> None:
-        """Must be called before anything is written.
+        """Make sure that the lease is still held. Must be called before anything is written.
 
         Raises:
-            LeaseLost: another one may hold it by now.
+            LeaseLost: another run may hold it by now.
         """
         if not self._lost and time.monotonic() - self._confirmed > 2 * self._beat_s:
             self._confirm()  # this process was paused, or its beats do not reach the storage
@@ -86,7 +88,7 @@ class Lease:
         self._closed.set()
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive():
-            return  # the storage does not answer: it runs out by itself
+            return  # the storage does not answer: the lease expires by itself
         with suppress(*_ERRORS):
             for path in (self.intent, self._beat):
                 path.unlink(missing_ok=True)
@@ -101,26 +103,26 @@ class Lease:
 
 
 def lost(intent: RemotePath) -> LeaseLost:
-    """What is raised where the intent of a holder is gone."""
+    """The error for a holder whose intent is gone."""
     stage = intent.parent.parent
     return LeaseLost(
-        f"{stage}: this run was not heard of for so long that another one may work on the stage now; it stops here, "
-        "and the same command again goes on where the other one is"
+        f"{stage}: this run was silent for so long that another run may work on the stage now, so this run stops; "
+        "the same command resumes the stage where the other run has got to"
     )
 
 
 def check_intent(intent: RemotePath) -> None:
-    """What a worker asks before it writes a checkpoint: its driver may be paused, and the stage another run's.
+    """Called by a worker before it writes a checkpoint: its driver may be paused, and another run may hold the stage.
 
     Raises:
-        LeaseLost: it is.
+        LeaseLost: the intent is gone, so another run may hold the stage.
     """
     if not intent.is_file():
         raise lost(intent)
 
 
 class LeaseQueue:
-    """One that wants a lease; it remembers which of the others still live."""
+    """A process that wants a lease. It remembers when the others last gave a sign of life."""
 
     def __init__(self, folder: RemotePath, *, lease_s: float | None = None, beat_s: float | None = None) -> None:
         self._folder = folder
@@ -129,7 +131,7 @@ class LeaseQueue:
         self._seen: dict[str, tuple[str | None, float]] = {}
 
     def take(self) -> Lease | None:
-        """The lease, None where another one holds or wants it.
+        """Take the lease; None if another process holds or wants it.
 
         Raises:
             StorageFailing, StorageRefused.
@@ -140,7 +142,7 @@ class LeaseQueue:
         intent.write_text(f'{{"host": "{socket.gethostname()}", "pid": {os.getpid()}}}\n')
         try:
             others = self._others(intent.name)
-            # Not there: a waiter took this process, asleep since it wrote, for dead.
+            # The intent is gone if this process slept after it wrote it, and a waiter took the process for dead.
             if not others and intent.is_file():
                 return Lease(intent, self._beat_s)
         except BaseException:
@@ -151,7 +153,7 @@ class LeaseQueue:
         return None
 
     def wait(self, on_wait: Callable[[], None]) -> Lease:
-        """The lease; `on_wait` is called once, where there is one to wait for."""
+        """Wait for the lease. `on_wait` is called once if another process has it."""
         told = False
         while (lease := self.take()) is None:
             self._bury()
@@ -165,9 +167,9 @@ class LeaseQueue:
         return [path for path in self._folder.iterdir() if path.name.endswith(".json") and path.name != own]
 
     def _bury(self) -> None:
-        """Remove the intents of those that did not stir for a lease's time. Only their beats count, no clock but ours.
+        """Remove the intents whose beats did not change for `lease_s`, measured by this process's clock alone.
 
-        Time in which the storage answered late does not count: nobody could stir then.
+        A time in which the storage answered late does not count: no holder could write a beat then.
         """
         asked = time.monotonic()
         stirred = {path: _text(_beat_of(path)) for path in self._others()}
@@ -186,7 +188,8 @@ class LeaseQueue:
             _beat_of(path).unlink(missing_ok=True)
             del self._seen[path.name]
         if dead:
-            time.sleep(2 * self._beat_s)  # one that was only asleep notices: see `Lease.check`
+            # A holder that was only asleep notices in this time that it lost the lease: see `Lease.check`.
+            time.sleep(2 * self._beat_s)
 
 
 def _beat_of(intent: RemotePath) -> RemotePath:
