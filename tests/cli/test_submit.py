@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from w3ray.cli import main
-from w3ray.evaluation.submission import EPIC_HEADS
+from w3ray.published_sets import EPIC_KITCHENS_55, EPIC_KITCHENS_100
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, write_scores
 
 
@@ -30,7 +30,7 @@ def evaluation(folder: Path, split: str, names: tuple[str, ...], sizes, reasons=
 
 @pytest.fixture
 def seen(tmp_path):
-    return evaluation(tmp_path / "seen", "test-s1", ("1924", "1925"), EPIC_HEADS["55"])
+    return evaluation(tmp_path / "seen", "test-s1", ("1924", "1925"), EPIC_KITCHENS_55.heads)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def something(tmp_path):
 
 
 def test_an_archive_of_both_test_splits(seen, tmp_path, capfd):
-    unseen = evaluation(tmp_path / "unseen", "test-s2", ("15582",), EPIC_HEADS["55"])
+    unseen = evaluation(tmp_path / "unseen", "test-s2", ("15582",), EPIC_KITCHENS_55.heads)
     words = [
         "submit",
         str(unseen),
@@ -67,7 +67,7 @@ def test_an_archive_of_both_test_splits(seen, tmp_path, capfd):
 
 
 def test_epic_100(tmp_path):
-    folder = evaluation(tmp_path / "e", "test", ("P01_101_0",), EPIC_HEADS["100"])
+    folder = evaluation(tmp_path / "e", "test", ("P01_101_0",), EPIC_KITCHENS_100.heads)
     words = ["submit", str(folder), "--format", "epic-kitchens-100", "--out"]
     assert main([*words, str(tmp_path / "a.zip"), "--sls-td", "3"]) == 0
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
@@ -88,8 +88,8 @@ def test_something(something, tmp_path):
 
 
 def test_errors(seen, something, tmp_path, capfd):
-    bad = evaluation(tmp_path / "bad", "test-s1", ("1", "2"), EPIC_HEADS["55"], {"2": "cut off"})
-    labelled = evaluation(tmp_path / "val", "val", ("1",), EPIC_HEADS["55"])
+    bad = evaluation(tmp_path / "bad", "test-s1", ("1", "2"), EPIC_KITCHENS_55.heads, {"2": "cut off"})
+    labelled = evaluation(tmp_path / "val", "val", ("1",), EPIC_KITCHENS_55.heads)
     for words, message in (
         ([bad, "--format", "epic-kitchens-55"], "1 of 2 clips have no scores, and the challenge wants all: 2: cut off"),
         (

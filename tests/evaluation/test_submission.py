@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from w3ray.evaluation.submission import EPIC_HEADS, Supervision, epic_submission, something_submission
+from w3ray.evaluation.submission import Supervision, epic_submission, something_submission
 from w3ray.heads import Heads
+from w3ray.published_sets import PUBLISHED_SETS
 
 
 def heads_of(version: str) -> Heads:
-    sizes = EPIC_HEADS[version]
+    sizes = PUBLISHED_SETS[f"epic-kitchens-{version}"].heads
     return Heads(tuple(f"{name} {label}" for name, size in sizes for label in range(size)), sizes)
 
 

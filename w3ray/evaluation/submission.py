@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from w3ray.heads import Heads
+from w3ray.published_sets import EPIC_KITCHENS_55, EPIC_KITCHENS_100
 
 NUM_ACTIONS = 100
-EPIC_HEADS = {"55": (("verb", 125), ("noun", 352)), "100": (("verb", 97), ("noun", 300))}
-EPIC_NAMES = {"55": "EPIC-KITCHENS-55", "100": "EPIC-KITCHENS-100"}
+_EPIC = {"55": EPIC_KITCHENS_55, "100": EPIC_KITCHENS_100}
 _TOP = 5
 
 
@@ -64,8 +64,8 @@ def epic_submission(
     Raises:
         ValueError: other heads than the data set's, a clip twice, or scores that are no probabilities of each head.
     """
-    if heads.sizes != EPIC_HEADS[version]:
-        raise ValueError(f"{EPIC_NAMES[version]} has the heads {dict(EPIC_HEADS[version])}, not {_described(heads)}")
+    if heads.sizes != (wanted := _EPIC[version]).heads:
+        raise ValueError(f"{wanted.title} has the heads {dict(wanted.classes)}, not {_described(heads)}")
     _check(clip_ids, scores_NS, heads)
     verb, noun = heads.each()
     levels = {}

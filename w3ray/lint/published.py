@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from w3ray import published_sets
 from w3ray.data.manifest import Manifest
 from w3ray.recipe import Recipe
 
@@ -50,8 +51,12 @@ _NAMES = {
     EPIC: re.compile(r"epic(?!.*100)", re.IGNORECASE),
 }
 
-# Classes -> sets that have as many, with their clips that have labels: W3 4.1, less the test splits of the two.
-_SIZES = {174: {SSV1: 86_017 + 11_522, SSV2: 168_913 + 24_777}, 83: {EGOGESTURE: 24_161}, 125 + 352: {EPIC: 28_472}}
+_PUBLISHED = {
+    SSV1: published_sets.SOMETHING_SOMETHING_V1,
+    SSV2: published_sets.SOMETHING_SOMETHING_V2,
+    EGOGESTURE: published_sets.EGOGESTURE,
+    EPIC: published_sets.EPIC_KITCHENS_55,
+}
 
 
 def closest_row(recipe: Recipe, manifest: Manifest | None) -> tuple[Row, bool]:
@@ -76,7 +81,8 @@ def data_set_of(recipe: Recipe, manifest: Manifest | None) -> str | None:
     if manifest is None:
         return None
     factors = {
-        data: abs(math.log2(clips / manifest.table.num_rows))
-        for data, clips in _SIZES.get(manifest.num_classes, {}).items()
+        data: abs(math.log2(published.labelled_clips / manifest.table.num_rows))
+        for data, published in _PUBLISHED.items()
+        if published.num_classes == manifest.num_classes
     }
     return min((data for data in factors if factors[data] < 1), key=factors.__getitem__, default=None)

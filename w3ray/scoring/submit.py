@@ -12,21 +12,14 @@ import numpy as np
 
 from w3ray.errors import InputError
 from w3ray.evaluation.submission import Supervision, epic_submission, something_submission
+from w3ray.published_sets import PUBLISHED_SETS
 from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores
 from w3ray.storage import write_bytes
 
 FORMATS = ("epic-kitchens-55", "epic-kitchens-100", "something-something-v2", "something-something-v1", "jester")
-"""`something-something` is version 2."""
 _NAMES_SHOWN = 5
 # What the servers look for in the archive: of EPIC-KITCHENS-55 a file for each test split.
 _MEMBERS = {"test-s1": "seen.json", "test-s2": "unseen.json"}
-_NUM_CLIPS = {
-    "epic-kitchens-55": {"test-s1": 8_047, "test-s2": 2_929},
-    "epic-kitchens-100": {"test": 13_092},
-    "something-something-v2": {"test": 27_157},
-    "something-something-v1": {"test": 10_960},
-    "jester": {"test": 14_743},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +87,7 @@ def _member(format: str, document: Mapping[str, Any], directory: str) -> str:
 
 
 def _warnings(directory: str, split: Any, clips: int, format: str) -> list[str]:
-    wanted = _NUM_CLIPS[format]
+    wanted = PUBLISHED_SETS[format].challenge_clips
     if split not in wanted:
         return [f"{directory}: of the split {split!r}; the challenge is about {' and '.join(wanted)}"]
     if clips != wanted[split]:

@@ -22,6 +22,7 @@ from w3ray.data.importers._common import Clip
 from w3ray.data.importers._published import Note, check_classes, find_file, read_text, video_uri
 from w3ray.data.manifest import FOLDER_FPS
 from w3ray.errors import InputError
+from w3ray.published_sets import EPIC_KITCHENS_55, EPIC_KITCHENS_100, PublishedSet
 from w3ray.storage import is_remote
 
 _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
@@ -51,7 +52,6 @@ _PARTS = ("train", "test")
 class Version:
     """What tells the two data sets apart."""
 
-    name: str
     command: str
     prefix: str
     """Of the files' names."""
@@ -63,10 +63,13 @@ class Version:
     """Of the list of videos."""
     marks: frozenset[str]
     """Columns that the other data set's files do not have."""
-    num_verbs: int
-    num_nouns: int
+    published: PublishedSet
     remote_place: str
     """Where the distribution has a video, for addresses at which nothing is looked for."""
+
+    @property
+    def name(self) -> str:
+        return self.published.title
 
     @property
     def other(self) -> "Version":
@@ -75,14 +78,14 @@ class Version:
 
 
 EPIC_55 = Version(
-    name="EPIC-KITCHENS-55", command="epic-kitchens-55", prefix="EPIC_", key="uid",
+    command="epic-kitchens-55", prefix="EPIC_", key="uid",
     class_columns=("{kind}_id", "class_key"), video_column="video", marks=frozenset({"class_key", "video"}),
-    num_verbs=125, num_nouns=352, remote_place="{part}/{participant}/{video}.MP4",
+    published=EPIC_KITCHENS_55, remote_place="{part}/{participant}/{video}.MP4",
 )  # fmt: skip
 EPIC_100 = Version(
-    name="EPIC-KITCHENS-100", command="epic-kitchens-100", prefix="EPIC_100_", key="narration_id",
+    command="epic-kitchens-100", prefix="EPIC_100_", key="narration_id",
     class_columns=("id", "key"), video_column="video_id", marks=frozenset({"narration_id", "key"}),
-    num_verbs=97, num_nouns=300, remote_place="{participant}/videos/{video}.MP4",
+    published=EPIC_KITCHENS_100, remote_place="{participant}/videos/{video}.MP4",
 )  # fmt: skip
 
 
@@ -145,7 +148,7 @@ def verbs_and_nouns(annotations: str | os.PathLike[str], version: Version) -> tu
     """
     verbs, nouns = (
         _class_names(annotation_file(annotations, f"{kind}_classes", version), kind, official, version)
-        for kind, official in (("verb", version.num_verbs), ("noun", version.num_nouns))
+        for kind, official in version.published.classes.items()
     )
     return verbs, nouns
 

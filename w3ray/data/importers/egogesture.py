@@ -31,6 +31,7 @@ from w3ray.data.importers._published import (
 )
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.errors import InputError
+from w3ray.published_sets import EGOGESTURE
 
 # fmt: off
 CLASSES = (
@@ -53,7 +54,7 @@ CLASSES = (
 )
 # fmt: on
 NO_GESTURE = 84
-NUM_CLIPS = {"train": 14_416, "val": 4_768, "test": 4_977}
+NUM_CLIPS = EGOGESTURE.clips
 VAL_SUBJECTS = frozenset({1, 7, 12, 13, 24, 29, 33, 34, 35, 37})
 TEST_SUBJECTS = frozenset({2, 9, 11, 14, 18, 19, 28, 31, 41, 47})
 NUM_SUBJECTS = 50

@@ -22,8 +22,9 @@ from w3ray.data.importers._epic import (
 from w3ray.data.importers._published import Note, SplitList, published_manifest
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
+from w3ray.published_sets import EPIC_KITCHENS_100
 
-NUM_CLIPS = {"train": 67_217, "val": 9_668, "test": 13_092}
+NUM_CLIPS = EPIC_KITCHENS_100.clips
 _FILES = {"train": "train", "val": "validation", "test": "test_timestamps"}
 
 

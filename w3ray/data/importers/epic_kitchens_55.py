@@ -29,8 +29,9 @@ from w3ray.data.importers._epic import (
 from w3ray.data.importers._published import Note, SplitList, published_manifest, read_lines
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
+from w3ray.published_sets import EPIC_KITCHENS_55
 
-NUM_CLIPS = {"train": 28_472, "test-s1": 8_047, "test-s2": 2_929}
+NUM_CLIPS = EPIC_KITCHENS_55.clips
 VAL_GROUPS = ("P26", "P27", "P28", "P29", "P30", "P31")
 _FILES = {"train": "train_action_labels", "test-s1": "test_s1_timestamps", "test-s2": "test_s2_timestamps"}
 

@@ -9,9 +9,9 @@ import os
 from w3ray.data.importers._published import Note
 from w3ray.data.importers._twentybn import import_frame_lists
 from w3ray.data.manifest import Manifest
+from w3ray.published_sets import JESTER
 
-NUM_CLASSES = 27
-NUM_CLIPS = {"train": 118_562, "val": 14_787, "test": 14_743}
+NUM_CLASSES, NUM_CLIPS = JESTER.num_classes, JESTER.clips
 DIRECTIONS = (("left", "right"), ("clockwise", "counterclockwise"))
 """A mirror exchanges the sides and the sense of rotation as it is seen. "Forward", "Backward", "In", "Out", "Up" and
 "Down" stay, and the hand that does it may be either one."""

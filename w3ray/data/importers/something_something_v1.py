@@ -10,9 +10,9 @@ from w3ray.data.importers._published import Note
 from w3ray.data.importers._twentybn import import_frame_lists
 from w3ray.data.importers.something_something_v2 import DIRECTIONS, NO_DIRECTION
 from w3ray.data.manifest import Manifest
+from w3ray.published_sets import SOMETHING_SOMETHING_V1
 
-NUM_CLASSES = 174
-NUM_CLIPS = {"train": 86_017, "val": 11_522, "test": 10_960}
+NUM_CLASSES, NUM_CLIPS = SOMETHING_SOMETHING_V1.num_classes, SOMETHING_SOMETHING_V1.clips
 
 
 def import_something_something_v1(

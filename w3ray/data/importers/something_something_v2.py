@@ -25,9 +25,9 @@ from w3ray.data.importers._published import (
 )
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
+from w3ray.published_sets import SOMETHING_SOMETHING_V2
 
-NUM_CLASSES = 174
-NUM_CLIPS = {"train": 168_913, "val": 24_777, "test": 27_157}
+NUM_CLASSES, NUM_CLIPS = SOMETHING_SOMETHING_V2.num_classes, SOMETHING_SOMETHING_V2.clips
 _FILES = {"train": "train", "val": "validation", "test": "test"}
 DIRECTIONS = (("left", "right"),)
 """Moving, pushing and filming towards the left are towards the right in a mirror; no class else depends on the side."""
