@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from w3ray._address import file_address, local_path, quoted_sqlite, sqlite_address, sqlite_path
-from w3ray.data.manifest import _absolute
+from w3ray.data.manifest.files import _absolute
 from w3ray.data.roots import outside
 from w3ray.storage import storage_path
 

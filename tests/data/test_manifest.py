@@ -75,7 +75,7 @@ def test_videos_beneath_the_manifest_move_with_it(tmp_path):
 
 
 def test_uris_of_all_kinds_are_resolved_row_by_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("w3ray.data.manifest._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("w3ray.data.manifest._columns._ROWS_AT_ONCE", 2)
     uris = ["a.mp4", "/b.mp4", "s3://bucket/c.mp4", "d/ä.mp4", "e.mp4"]
     manifest = build_manifest(columns(5) | {"uri": uris}, ["a", "b"], location=f"{tmp_path}/m.parquet")
     assert manifest.resolved_uris() == [manifest.resolve(uri) for uri in uris]
@@ -154,7 +154,7 @@ def test_fingerprint_is_that_of_the_rows_however_they_are_stored(rows, chunk):
     pieces = [whole.table.slice(start, chunk) for start in range(0, len(rows), chunk)]
     chunked = replace(whole, table=pa.concat_tables(pieces))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("w3ray.data.manifest._ROWS_AT_ONCE", 3)
+        patch.setattr("w3ray.data.manifest._columns._ROWS_AT_ONCE", 3)
         assert whole.fingerprint() == chunked.fingerprint() == plain_fingerprint(whole)
 
 
@@ -185,7 +185,7 @@ def test_a_clip_id_that_occurs_twice_is_found_in_any_slice(clip_ids, rows_at_onc
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("w3ray.data.manifest._ROWS_AT_ONCE", rows_at_once)
+        patch.setattr("w3ray.data.manifest._columns._ROWS_AT_ONCE", rows_at_once)
         if len(set(clip_ids)) == len(clip_ids):
             assert build().table["clip_id"].to_pylist() == clip_ids
         else:
@@ -194,7 +194,7 @@ def test_a_clip_id_that_occurs_twice_is_found_in_any_slice(clip_ids, rows_at_onc
 
 
 def test_clip_ids_of_one_hash_are_not_taken_for_one(monkeypatch):
-    monkeypatch.setattr("w3ray.data.manifest._hash", lambda texts: np.zeros(len(texts), np.uint64))
+    monkeypatch.setattr("w3ray.data.manifest.checks.hash_of", lambda texts: np.zeros(len(texts), np.uint64))
     assert build_manifest(columns(), ["a", "b"]).table.num_rows == 4
 
 

@@ -11,7 +11,8 @@ from decoders_here import each_decoder
 
 from w3ray.data import synthetic
 from w3ray.data.decoders import open_video
-from w3ray.data.synthetic import ACTIONS, CLASSES, FLIP_MAP, Difficulty, draw_clip, write_motion_dataset
+from w3ray.data.synthetic import ACTIONS, CLASSES, FLIP_MAP, Difficulty, data_set, draw_clip, write_motion_dataset
+from w3ray.data.synthetic.clip import _draw_scene
 from w3ray.errors import InputError
 
 NUM_CLASSES = len(CLASSES)
@@ -67,7 +68,7 @@ def test_first_and_last_frame_look_alike(act):
     ends = []
     for seed in range(1500):
         rng = np.random.default_rng(seed)
-        scene = synthetic._draw_scene(rng, num_frames=24, side=16, difficulty=Difficulty())
+        scene = _draw_scene(rng, num_frames=24, side=16, difficulty=Difficulty())
         ends.append(act(scene)[[0, -1]])
     cover_N2SS = np.stack(ends)
     area_N2 = cover_N2SS.mean(axis=(2, 3))
@@ -239,7 +240,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "write_video", fail)
+    monkeypatch.setattr(data_set, "write_video", fail)
     with pytest.raises(InputError, match=r"cannot write the synthetic data set to .*: disk full"):
         write_motion_dataset(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []

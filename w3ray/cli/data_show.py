@@ -7,13 +7,15 @@ import typer
 
 from w3ray._redact import redacted
 from w3ray.cli._common import JsonOption, finish, run_command
-from w3ray.data.manifest import read_manifest
+from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from w3ray.data.contact_sheet import SheetRow
-    from w3ray.heads import Heads
-    from w3ray.recipe import Recipe, ResolvedStage
+    from w3ray.recipe import Data, Recipe, ResolvedStage
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -44,25 +46,15 @@ def show(
     if Path(out).suffix.lower() not in _PICTURES:
         raise InputError(f"--out {out}: give it a name that ends in {', '.join(_PICTURES)}")
     settings = _settings(manifest, recipe, overrides or [], seed)
-    from w3ray.data.contact_sheet import draw_sheet, evaluation_rows, training_rows
-    from w3ray.data.roots import check_roots
-    from w3ray.pipeline.prepare import stage_schedule
+    from w3ray.data.contact_sheet import draw_sheet, evaluation_rows
 
     data, spec = settings.data, settings.data.clip_spec()
-    clips = read_manifest(manifest)
-    check_roots(clips, data.roots)
-    if data.fold is not None and data.folds is not None:
-        clips = clips.with_fold(data.fold, data.folds)
+    clips = _clips(manifest, data)
     split = clips.split_named(split or data.train_split)
     chosen = _stage(settings, stage)
     trains = split.casefold() == data.train_split.casefold()
     if trains:
-        if epoch >= chosen.train.epochs:
-            raise InputError(f"--epoch {epoch}: stage {chosen.name} has the epochs 0 to {chosen.train.epochs - 1}")
-        # Validations decide nothing about which clips come in which order.
-        num_train = clips.split(split, ["label"]).num_rows
-        schedule = stage_schedule(chosen, num_train=num_train)
-        rows = training_rows(clips, split, spec, schedule, epoch=epoch, count=count, roots=data.roots)
+        rows = _training_rows(clips, split, data, chosen, epoch, count)
         when = f"stage {chosen.name}, epoch {epoch}, seed {settings.seed}"
     else:
         rows = evaluation_rows(clips, split, spec, count=count, roots=data.roots)
@@ -76,34 +68,61 @@ def show(
         title=f"{Path(clips.location).stem}: {split}",
         subtitle=f"{when}; {spec.num_frames} frames of {spec.size}x{spec.size}, {how}, {spec.decoder}",
     )
-    try:
-        sheet.save(out)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+    _save(sheet, out)
     unreadable = sum(row.clip is None for row in rows)
     document = {
         "picture": out,
         "split": split,
-        "stage": chosen.name if trains else None,
-        "epoch": epoch if trains else None,
-        "seed": settings.seed if trains else None,
-        "clips": [_about(row, clips.heads) for row in rows],
+        **dict.fromkeys(("stage", "epoch", "seed")),
+        **({"stage": chosen.name, "epoch": epoch, "seed": settings.seed} if trains else {}),
+        "clips": [_shown(row, clips.heads) for row in rows],
     }
-    text = f"{len(rows)} clips of {split} in {out}" + (f", {unreadable} of them unreadable" if unreadable else "")
-    finish(redacted(document), as_json=as_json, text=text)
+    some = f", {unreadable} of them unreadable" if unreadable else ""
+    finish(redacted(document), as_json=as_json, text=f"{len(rows)} clips of {split} in {out}{some}")
 
 
-def _about(row: "SheetRow", heads: "Heads") -> dict[str, Any]:
-    """What a row of the picture shows, as JSON values."""
+def _clips(manifest: str, data: "Data") -> Manifest:
+    """The manifest, with its folds dealt. Raises: InputError where a video lies elsewhere than it may."""
+    from w3ray.data.roots import check_roots
+
+    clips = read_manifest(manifest)
+    check_roots(clips, data.roots)
+    return clips if data.fold is None or data.folds is None else clips.with_fold(data.fold, data.folds)
+
+
+def _training_rows(
+    clips: Manifest, split: str, data: "Data", stage: "ResolvedStage", epoch: int, count: int
+) -> "list[SheetRow]":
+    """The first clips of an epoch. Raises: InputError where the stage has no such epoch."""
+    from w3ray.data.contact_sheet import training_rows
+    from w3ray.pipeline.prepare import stage_schedule
+
+    if epoch >= stage.train.epochs:
+        raise InputError(f"--epoch {epoch}: stage {stage.name} has the epochs 0 to {stage.train.epochs - 1}")
+    # Validations decide nothing about which clips come in which order.
+    schedule = stage_schedule(stage, num_train=clips.split(split, ["label"]).num_rows)
+    return training_rows(clips, split, data.clip_spec(), schedule, epoch=epoch, count=count, roots=data.roots)
+
+
+def _save(sheet: "Image", out: str) -> None:
+    try:
+        sheet.save(out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+
+
+def _shown(row: "SheetRow", heads: Heads) -> dict[str, Any]:
+    """What of a clip is shown, as JSON values."""
+    clip = row.clip
     return {
         "position": row.position,
         "clip_id": row.clip_id,
         "uri": row.uri,
-        "label": heads.class_name(row.label if row.clip is None else row.clip.label),
-        "mirrored": row.clip is not None and row.clip.mirrored,
+        "label": heads.class_name(row.label if clip is None else clip.label),
+        "mirrored": clip is not None and clip.mirrored,
         "reversed": row.reversed,
-        "times_s": None if row.clip is None else [round(float(time_s), 4) for time_s in row.clip.times_s],
-        "box": None if row.clip is None else row.clip.box._asdict(),
+        "times_s": None if clip is None else [round(float(time_s), 4) for time_s in clip.times_s],
+        "box": None if clip is None else clip.box._asdict(),
         "reason": row.reason,
     }
 

@@ -1,8 +1,9 @@
 """`w3ray tune`: search a space of recipes; `w3ray tune report`: what a sweep found, as a page."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -14,6 +15,9 @@ from w3ray.cli._sweep_display import SweepDisplay
 from w3ray.errors import InputError
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import StoragePath, storage_path, write_text
+
+if TYPE_CHECKING:
+    from w3ray.sweep.space import Space
 
 
 @run_command
@@ -58,22 +62,10 @@ def tune(
         return
     if sweep is not None:
         raise InputError(f"unexpected argument {sweep!r}; the recipe is given by --pipeline")
-    if pipeline is None:
-        raise InputError("--pipeline: say which recipe the trials are made of, as in --pipeline quickstart")
     if write_best is not None and not write_best.parent.is_dir():
         raise InputError(f"--write-best {write_best}: no such folder {write_best.parent}")
-    recipe = load_recipe(pipeline, list(overrides or []))
-    if storage is not None:
-        recipe = recipe.model_copy(update={"storage": storage})
-    from w3ray.sweep.space import load_space
-
-    found = load_space(space)
-    if name is not None:
-        found = found.renamed(name)
-    if trials is not None:
-        found = found.model_copy(update={"search": found.search.model_copy(update={"trials": trials})})
-    if concurrency is not None:
-        found = found.model_copy(update={"concurrency": concurrency})
+    recipe = _recipe(pipeline, list(overrides or []), storage)
+    found = _changed(space, name, trials, concurrency)
     # After space and recipe are known to be good: this imports torch, Ray and MLflow.
     from w3ray.sweep.sweep import plan_sweep
     from w3ray.sweep.sweep import tune as run_sweep
@@ -90,10 +82,30 @@ def tune(
         display.close()
         display.print_end(result)
     if write_best is not None and result.best is not None:
-        _write_recipe(result.best, write_best, result.name)
-        display.say(f"best recipe  {write_best}")
-        display.say(f"rerun it     w3ray run {shlex.quote(str(write_best))}")
+        _write_recipe(result.best, write_best, result.name, display.say)
     finish(result.document(), as_json)
+
+
+def _recipe(pipeline: str | None, overrides: list[str], storage: str | None) -> Recipe:
+    """What trials are made of."""
+    if pipeline is None:
+        raise InputError("--pipeline: say which recipe the trials are made of, as in --pipeline quickstart")
+    recipe = load_recipe(pipeline, overrides)
+    return recipe if storage is None else recipe.model_copy(update={"storage": storage})
+
+
+def _changed(space: str, name: str | None, trials: int | None, concurrency: int | None) -> "Space":
+    """The space, with what the options change."""
+    from w3ray.sweep.space import load_space
+
+    found = load_space(space)
+    if name is not None:
+        found = found.renamed(name)
+    if trials is not None:
+        found = found.model_copy(update={"search": found.search.model_copy(update={"trials": trials})})
+    if concurrency is not None:
+        found = found.model_copy(update={"concurrency": concurrency})
+    return found
 
 
 def _report(sweep: str | None, storage: str | None, as_json: bool) -> None:
@@ -106,12 +118,14 @@ def _report(sweep: str | None, storage: str | None, as_json: bool) -> None:
     finish({name: str(path) for name, path in files.items()}, as_json, [str(path) for path in files.values()])
 
 
-def _write_recipe(recipe: Recipe, path: Path, sweep: str) -> None:
+def _write_recipe(recipe: Recipe, path: Path, sweep: str, say: Callable[[str], None]) -> None:
     header = [f"# The best trial of sweep {sweep}.", "#", f"# command: w3ray run {shlex.quote(str(path))}", ""]
     write_text(
         path,
         "\n".join(map(one_line, header)) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, width=120),
     )
+    say(f"best recipe  {path}")
+    say(f"rerun it     w3ray run {shlex.quote(str(path))}")
 
 
 def _plan_text(plan: dict[str, Any]) -> list[str]:

@@ -11,41 +11,22 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from w3ray.data.decoders._common import DecodeError
-from w3ray.data.decoders.frames import FrameNames, whole_frame_names
-from w3ray.data.importers._common import Clip
-from w3ray.data.importers._published import Note, check_classes, find_file, read_text, video_uri
-from w3ray.data.manifest import FOLDER_FPS
+from w3ray.data.importers._published import Note, check_classes, find_file, read_text
 from w3ray.errors import InputError
 from w3ray.published_sets import EPIC_KITCHENS_55, EPIC_KITCHENS_100, PublishedSet
-from w3ray.storage import is_remote
 
 _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
-_VIDEO = re.compile(r"(P\d\d)_\d{2,3}")
-# Time stamps have two digits; the one segment of each data set that ends behind its video does so by 0.02 s.
-_ROUNDING_S = 0.1
-_FRAMES_PER_S = 60
-_NAMES_SHOWN = 5
-_LOOKS_AT_ONCE = 16
 
-# Below the folder of videos. In EPIC-KITCHENS-55 the videos lie in `train` and `test`; the later downloader sorts those
-# of both data sets by participant.
-_VIDEO_PLACES = (
-    *("{part}/{participant}/{video}", "videos/{part}/{participant}/{video}"),
-    *("{participant}/videos/{video}", "{participant}/{video}", "{video}"),
-)
-_VIDEO_ENDINGS = (".MP4", ".mp4")
-_FRAME_PLACES = (
-    *("{part}/{participant}/{video}", "rgb/{part}/{participant}/{video}"),
-    *("frames_rgb_flow/rgb/{part}/{participant}/{video}", "{participant}/rgb_frames/{video}"),
-    *("rgb_frames/{participant}/{video}", "{participant}/{video}", "{video}"),
-)
-_PARTS = ("train", "test")
+_VIDEO = re.compile(r"(P\d\d)_\d{2,3}")
+
+# Time stamps have two digits; the one segment of each data set that ends behind its video does so by 0.02 s.
+ROUNDING_S = 0.1
+
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +63,7 @@ EPIC_55 = Version(
     class_columns=("{kind}_id", "class_key"), video_column="video", marks=frozenset({"class_key", "video"}),
     published=EPIC_KITCHENS_55, remote_place="{part}/{participant}/{video}.MP4",
 )  # fmt: skip
+
 EPIC_100 = Version(
     command="epic-kitchens-100", prefix="EPIC_100_", key="narration_id",
     class_columns=("id", "key"), video_column="video_id", marks=frozenset({"narration_id", "key"}),
@@ -108,18 +90,6 @@ class Segment:
     @property
     def where(self) -> str:
         return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """A video, or the folder of its frames."""
-
-    path: str
-    uri: str
-    frames: FrameNames | None = None
-    """Of a folder that was looked at."""
-    is_folder: bool = False
-    is_there: bool = True
 
 
 def annotation_file(annotations: str | os.PathLike[str], name: str, version: Version) -> Path:
@@ -188,7 +158,7 @@ def segments(
         if segment.video not in seconds:
             raise InputError(f"{segment.where}: the list of videos has no {segment.video!r}")
         end_s = seconds[segment.video]
-        if segment.start_s >= end_s or segment.stop_s > end_s + _ROUNDING_S:
+        if segment.start_s >= end_s or segment.stop_s > end_s + ROUNDING_S:
             raise InputError(
                 f"{segment.where}: segment {segment.name} lies from {segment.start_s:.10g} to {segment.stop_s:.10g} s, "
                 f"past the end of {segment.video}, which is {end_s:.10g} s long: is the list of another version?"
@@ -198,82 +168,8 @@ def segments(
             segment = replace(segment, stop_s=end_s)
         found.append(segment)
     if cut:
-        note(f"{file}: {_names(cut)} ends less than {_ROUNDING_S:g} s past the end of its video and is cut there")
+        note(f"{file}: {shown_names(cut)} ends less than {ROUNDING_S:g} s past the end of its video and is cut there")
     return found
-
-
-def placed_videos(videos: str, parts: Mapping[str, str], version: Version, note: Note) -> tuple[str, dict[str, Placed]]:
-    """What paths are relative to, and where each video lies below it.
-
-    Args:
-        videos: a folder, in which each place is tried where the data set was distributed; an address, at which nothing
-            is looked for; or a pattern such as `s3://bucket/rgb/{participant}/{video}` (`{part}` is train or test): one
-            without an extension names folders of frames.
-        parts: of each video the part of the distribution that has it, "" where it may be either.
-
-    Raises:
-        InputError: no such folder, a pattern of another form, or there are both videos and folders of frames.
-    """
-    base = videos
-    files: Sequence[str] = ()
-    folders: Sequence[str] = ()
-    if "{" in videos:
-        base, _, rest = videos.partition("{")
-        base, _, begin = base.rpartition("/")
-        pattern = [f"{begin}{{{rest}"]
-        files, folders = (pattern, []) if os.path.splitext(videos)[1] else ([], pattern)
-    elif is_remote(videos):
-        files = [version.remote_place]
-    else:
-        files = [f"{place}{ending}" for ending in _VIDEO_ENDINGS for place in _VIDEO_PLACES]
-        folders = _FRAME_PLACES
-    wanted = {video: (_paths(files, video, part), _paths(folders, video, part)) for video, part in parts.items()}
-    if is_remote(base):
-        placed = {
-            video: Placed(path=(names or others)[0], uri=video_uri(base, (names or others)[0]), is_folder=not names)
-            for video, (names, others) in wanted.items()
-        }
-        note(f"{base}: videos are taken to be {(files or folders)[0]}")
-        return base, placed
-    if not os.path.isdir(base):
-        raise InputError(f"{os.path.abspath(base)}: no such folder; give the folder of the videos or frames")
-    return base, _found(base, wanted, note)
-
-
-def clips_of(found: Sequence[Segment], placed: Mapping[str, Placed], note: Note) -> list[tuple[int, Clip]]:
-    """The clips of segments, without a split: their group is the participant."""
-    clips, cut = [], []
-    for segment in found:
-        place = placed[segment.video]
-        start_s, end_s = segment.start_s, segment.stop_s
-        if place.is_folder:
-            first = 1 if place.frames is None else place.frames.first
-            start, stop = segment.start_frame - first, segment.stop_frame + 1 - first
-            if place.frames is not None and 0 < stop - place.frames.num_frames <= _ROUNDING_S * _FRAMES_PER_S:
-                stop = place.frames.num_frames
-                cut.append(segment.name)
-            start_s, end_s = start / FOLDER_FPS, stop / FOLDER_FPS
-        clip = Clip(
-            path=place.path, uri=place.uri, group=segment.participant, start_s=start_s, end_s=end_s, name=segment.name,
-            labels=segment.labels or (),
-        )  # fmt: skip
-        clips.append((segment.line, clip))
-    if cut:
-        note(f"{found[0].file}: {_names(cut)}: ends a few frames past those of its video and is cut there")
-    return clips
-
-
-def is_whole(placed: Mapping[str, Placed]) -> Callable[[Clip], bool]:
-    """Tells of a clip whether its video is there, and all of its frames where it is a folder."""
-    by_path = {place.path: place for place in placed.values()}
-
-    def answer(clip: Clip) -> bool:
-        place = by_path[clip.path]
-        if not place.is_there or not place.is_folder or place.frames is None or clip.end_s is None:
-            return place.is_there
-        return round(clip.end_s * FOLDER_FPS) <= place.frames.num_frames
-
-    return answer
 
 
 def _class_names(file: Path, kind: str, official: int, version: Version) -> list[str]:
@@ -354,81 +250,5 @@ def _class_name(text: str, names: Sequence[str], kind: str, where: str) -> str:
     return names[int(text)]
 
 
-def _paths(patterns: Sequence[str], video: str, part: str) -> list[str]:
-    """Where a video may lie, the likeliest first."""
-    found = []
-    for pattern in patterns:
-        try:
-            found += [
-                pattern.format(part=known, participant=video.partition("_")[0], video=video)
-                for known in ((part,) if part else _PARTS)
-            ]
-        except (KeyError, IndexError, ValueError) as error:
-            raise InputError(
-                f"{pattern}: a pattern has {{video}}, {{participant}} and {{part}} in it, nothing else in braces"
-            ) from error
-    return list(dict.fromkeys(found))
-
-
-def _found(base: str, wanted: Mapping[str, tuple[list[str], list[str]]], note: Note) -> dict[str, Placed]:
-    """Each video where it is; where it is not, without `is_there`."""
-
-    def look(paths: tuple[list[str], list[str]]) -> tuple[str | None, str | None]:
-        files, folders = paths
-        return (
-            next((path for path in files if _has_content(os.path.join(base, path))), None),
-            next((path for path in folders if os.path.isdir(os.path.join(base, path))), None),
-        )
-
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        answers = dict(zip(wanted, pool.map(look, wanted.values()), strict=True))
-    both = [next((video for video, answer in answers.items() if answer[kind]), None) for kind in (0, 1)]
-    if both[0] and both[1]:
-        raise InputError(
-            f"{os.path.abspath(base)}: holds both videos ({answers[both[0]][0]}) and folders of frames "
-            f"({answers[both[1]][1]}); give the folder that holds one of them, or a pattern with {{video}}"
-        )
-    is_folder = both[1] is not None
-    placed = {}
-    for video, answer in answers.items():
-        likeliest = (wanted[video][is_folder] or wanted[video][not is_folder])[0]
-        path = answer[is_folder]
-        placed[video] = Placed(
-            path=path or likeliest, uri=video_uri(base, path or likeliest), is_folder=is_folder, is_there=bool(path)
-        )
-    if missing := [video for video, place in placed.items() if not place.is_there]:
-        note(f"{os.path.abspath(base)}: {len(missing)} of {len(placed)} videos are not there: {_names(missing)}")
-    return _with_frames(placed, note) if is_folder else placed
-
-
-def _with_frames(placed: Mapping[str, Placed], note: Note) -> dict[str, Placed]:
-    """With the images of each folder, and a note where they cannot be used."""
-
-    def look(place: Placed) -> FrameNames | DecodeError | None:
-        try:
-            return whole_frame_names(place.uri) if place.is_there else None
-        except DecodeError as error:
-            return error
-
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        answers = dict(zip(placed, pool.map(look, placed.values()), strict=True))
-    for video, answer in answers.items():
-        if isinstance(answer, DecodeError):
-            note(f"{placed[video].uri}: cannot be used: {answer.reason}")
-    return {
-        video: replace(place, frames=answer)
-        if isinstance(answer := answers[video], FrameNames)
-        else replace(place, is_there=False)
-        for video, place in placed.items()
-    }
-
-
-def _has_content(path: str) -> bool:
-    try:
-        return os.path.isfile(path) and os.stat(path).st_size > 0
-    except OSError:
-        return False
-
-
-def _names(names: Sequence[str]) -> str:
+def shown_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

@@ -12,13 +12,11 @@ from w3ray.data.importers._epic import (
     EPIC_100,
     Segment,
     annotation_file,
-    clips_of,
-    is_whole,
-    placed_videos,
     segments,
     verbs_and_nouns,
     video_seconds,
 )
+from w3ray.data.importers._epic_videos import clips_of, is_whole, placed_videos
 from w3ray.data.importers._published import Note, SplitList, published_manifest
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError

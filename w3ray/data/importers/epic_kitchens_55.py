@@ -19,13 +19,11 @@ from w3ray.data.importers._epic import (
     EPIC_55,
     Segment,
     annotation_file,
-    clips_of,
-    is_whole,
-    placed_videos,
     segments,
     verbs_and_nouns,
     video_seconds,
 )
+from w3ray.data.importers._epic_videos import clips_of, is_whole, placed_videos
 from w3ray.data.importers._published import Note, SplitList, published_manifest, read_lines
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError

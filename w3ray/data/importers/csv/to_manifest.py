@@ -1,0 +1,132 @@
+"""How do the rows of a CSV file become a manifest?"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from w3ray.data.importers._common import (
+    Dealing,
+    check_text,
+    group_finder,
+)
+from w3ray.data.importers._looking import current, find_missing, not_listed, not_there, slices_of
+from w3ray.data.importers.csv.batches import CLIPS, ToBatch, encoded
+from w3ray.data.importers.csv.columns import Columns, check_header, label_columns, taken_for, what_it_has
+from w3ray.data.importers.csv.labels import labels_of
+from w3ray.data.importers.csv.rows import opened_rows
+from w3ray.data.importers.csv.splits import dealt, one_name_each
+from w3ray.data.manifest import Manifest, build_manifest
+from w3ray.errors import InputError
+
+
+def import_csv(
+    source: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    columns: Columns | None = None,
+    header: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    split: Literal["column", "group", "random"] | None = None,
+    group: str | None = None,
+    dealing: Dealing | None = None,
+    classes: Sequence[str] | None = None,
+    flip_map: Mapping[str, str] | Literal["identity"] | None = None,
+    missing_ok: bool = False,
+    frame_prefix: str | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Every row of a CSV with a header line, or without one where `header` says what its columns are.
+
+    Args:
+        source: the CSV file.
+        root: what paths are relative to, a folder or an address such as `s3://bucket/clips`; None: the CSV's folder.
+        columns: the columns' names.
+        header: the names of all columns in their order, of a file without a header line; "num_frames" and "_" are not
+            read. A first line of just these names is taken for the header that it is.
+        delimiter: the character between two values, " " for any blanks. None: a comma; of a file without a header the
+            comma, tab, semicolon or blanks that give its first line as many values as there are names.
+        split: "column" reads the split column, "group" and "random" deal as `dealing` says; None: the column where
+            there is one, else "random".
+        group: regular expression with one capture on the path; None: the group column where there is one.
+        classes: the class names in label order. None: the names in the CSV, sorted; labels that are all whole numbers
+            are taken as they are and name their classes ("0", "1", ...). So it is for each of several label columns.
+        flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
+        missing_ok: do not look whether the videos exist (those at web addresses are never looked for).
+        frame_prefix: as `import_folder` takes it, of all paths that are no videos by their names.
+        note: told in one line what each column was taken for.
+
+    Raises:
+        InputError: file, column, value or video missing or unusable; names the line.
+    """
+    table = Path(os.path.abspath(source))
+    columns = columns or Columns()
+    if delimiter is not None and len(delimiter) != 1:
+        raise InputError(f"delimiter {delimiter!r} must be one character")
+    if header is not None:
+        check_header(header, columns)
+    find_group = None if group is None else group_finder(group, str(table))
+    with opened_rows(table, delimiter, header, columns.path) as rows:
+        if not rows.header:
+            raise _no_rows(table)
+        for needed in (columns.path, *label_columns(columns.label, rows.header)):
+            if needed not in rows.header:
+                raise InputError(f"{table}: no column {needed!r}; {what_it_has(rows, delimiter)}")
+        if split is None:
+            split = "column" if columns.split in rows.header else "random"
+        if split == "column" and columns.split not in rows.header:
+            raise InputError(f"{table}: no column {columns.split!r}; it has {', '.join(rows.header)}")
+        folder = str(table.parent) if root is None else root if "://" in root else os.path.abspath(root)
+        check_text(folder)
+        to_batch = ToBatch(table, columns, rows.header, folder, split == "column", find_group, frame_prefix)
+        clips = pa.Table.from_batches([to_batch(*chunk) for chunk in rows.chunks()], CLIPS)
+    if not clips.num_rows:
+        raise _no_rows(table)
+    note(taken_for(rows, columns, table, {"split": split == "column", "group": group is None}))
+    names, codes = encoded(clips["label"])
+    if split == "column":
+        splits = one_name_each(clips, table, note)
+    else:
+        splits = dealt(clips, split, names, codes, dealing or Dealing(), table)
+    labelled = labels_of(clips, label_columns(columns.label, rows.header), names, codes, classes, flip_map, table)
+    manifest = build_manifest(
+        {
+            **{name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")},
+            "label": labelled.label,
+            "split": splits,
+        },
+        labelled.heads.classes,
+        labelled.flip_map,
+        head_sizes=labelled.heads.sizes,
+    )
+    if not missing_ok and not current().skip:
+        _check_there(clips, table)
+    return manifest
+
+
+def _no_rows(table: Path) -> InputError:
+    return InputError(f"{table}: it has no rows below its header")
+
+
+def _check_there(clips: pa.Table, table: Path) -> None:
+    uris = clips["uri"]
+    if pc.any(pc.match_substring(uris, "*")).as_py():  # of frames with a prefix the folder is looked for
+        uris = pc.replace_substring_regex(uris, r"/[^/?]*\*(\?|$)", r"\1")
+    missing = find_missing(
+        slices_of(uri for chunk in uris.chunks for uri in chunk.to_pylist()),
+        lambda places: uris.take(pa.array(places)).to_pylist(),
+        len(uris),
+        local=not_there,
+        remote=not_listed,
+        key=str,
+        question="a file or folder",
+    )
+    if len(missing):
+        first = int(missing[0])
+        raise InputError(
+            f"{table}:{clips['line'][first]}: no file or folder {uris[first]} ({len(missing)} of {len(uris)} are "
+            "missing); give the folder of the videos as root, or allow missing ones"
+        )

@@ -1,0 +1,155 @@
+"""What can be asked of a checked manifest?"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from w3ray.data.manifest._columns import json_values, slices_of_rows
+from w3ray.data.manifest.schema import MANIFEST_VERSION, SCHEMA
+from w3ray.data.split_names import split_among
+from w3ray.errors import InputError
+from w3ray.heads import Heads
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked manifest.
+
+    `table` has the columns of SCHEMA, and those of STAMPS that its file has; `location` is the Parquet file it was read
+    from or will be written to, and "" while it has none (then every uri must be absolute). `classes` are the names of
+    all heads, `head_sizes` as in `w3ray.heads.Heads`.
+    """
+
+    table: pa.Table
+    classes: tuple[str, ...]
+    flip_map: dict[int, int]
+    location: str = ""
+    head_sizes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(self.classes, self.head_sizes)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def splits(self) -> dict[str, int]:
+        """Clips in each split, by name."""
+        counted = pc.value_counts(self.table["split"]).to_pylist()
+        return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: row["values"])}
+
+    def split_named(self, name: str) -> str:
+        """The split of this manifest that a name means, in whatever case: "Train" is "train".
+
+        Raises:
+            InputError: the manifest has no clip in that split (the splits it has are listed), or several splits have
+                that name.
+        """
+        splits = self.splits()
+        where = self.location or "manifest"
+        found = split_among(name, splits, where)
+        if found is None:
+            known = ", ".join(f"{known} ({count})" for known, count in splits.items())
+            raise InputError(f"{where}: split {name!r} is empty; it has {known}")
+        return found
+
+    def split(self, name: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
+        """The rows of one split, of `columns` alone where they are given.
+
+        Raises:
+            InputError: as `split_named`.
+        """
+        table = self.table.select(columns)
+        rows = table.filter(pc.equal(self.table["split"], name))
+        return rows if rows.num_rows else table.filter(pc.equal(self.table["split"], self.split_named(name)))
+
+    def resolve(self, uri: str) -> str:
+        """A uri of the table as one that can be opened from anywhere."""
+        if "://" in uri or os.path.isabs(uri):
+            return uri
+        if not self.location:
+            raise InputError(f"the relative uri {uri!r} needs a manifest with a location; write the manifest first")
+        return f"{folder_of(self.location)}/{uri}"
+
+    def resolved(self, uris: pa.ChunkedArray) -> pa.ChunkedArray:
+        """`resolve` for a column of uris."""
+        return pa.chunked_array([self._resolved_slice(piece) for piece in slices_of_rows(uris)], pa.string())
+
+    def resolved_uris(self, rows: pa.Table | None = None) -> list[str]:
+        """`resolve` for every row (of the whole table unless `rows` are given)."""
+        uris: list[str] = self.resolved((self.table if rows is None else rows)["uri"]).to_pylist()
+        return uris
+
+    def _resolved_slice(self, uris: pa.Array) -> pa.Array:
+        as_they_are = pc.or_(pc.match_substring(uris, "://"), pc.starts_with(uris, "/"))
+        relative = pc.index(as_they_are, False).as_py()
+        if relative < 0:
+            return uris
+        if not self.location:
+            self.resolve(uris[relative].as_py())
+        return pc.if_else(as_they_are, uris, pc.binary_join_element_wise(folder_of(self.location), uris, "/"))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows and the metadata, as hex: the same wherever the file lies and however it is compressed.
+
+        It covers the uris as written, not the bytes of the videos or their stamps. Reads every row: a second or two for
+        each million.
+        """
+        digest = hashlib.sha256(json.dumps(metadata_of(self), sort_keys=True).encode())
+        for name in SCHEMA.names:
+            digest.update(f'["{name}",['.encode())
+            for i, piece in enumerate(slices_of_rows(self.table[name])):
+                digest.update(b"," if i else b"")
+                digest.update(json_values(piece))
+            digest.update(b"]]")
+        return digest.hexdigest()
+
+    def with_fold(self, fold: int, folds: int, seed: int = 0) -> "Manifest":
+        """The same clips with train and val dealt anew by group: fold `fold` of `folds` becomes val, the rest train.
+
+        Groups are dealt round robin in sorted order (in an order shuffled by `seed` where it is not 0). Rows of other
+        splits, such as `test`, stay as they are.
+
+        Raises:
+            InputError: `fold` is outside 0..folds-1, a clip has no group, or there are fewer groups than folds.
+        """
+        where = self.location or "manifest"
+        if folds < 2 or not 0 <= fold < folds:
+            raise InputError(f"{where}: fold {fold} of {folds}: needs at least 2 folds and a fold in 0..folds-1")
+        splits, groups = self.table["split"], self.table["group"]
+        anew = [name for name in self.splits() if name.casefold() in ("train", "val")]
+        dealt = pc.is_in(splits, pa.array(anew, pa.string()))
+        if pc.any(pc.and_(dealt, pc.is_null(groups))).as_py():
+            raise InputError(f"{where}: folds need a group for every clip; import with --group or a group column")
+        names = sorted(pc.unique(groups.filter(dealt)).to_pylist())
+        if len(names) < folds:
+            raise InputError(f"{where}: {len(names)} groups cannot be dealt into {folds} folds")
+        if seed:
+            names = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
+        held_out = pc.is_in(groups, pa.array(names[fold::folds], pa.string()))
+        fresh = pc.if_else(dealt, pc.if_else(held_out, "val", "train"), splits)
+        place = SCHEMA.get_field_index("split")
+        table = self.table.set_column(place, SCHEMA.field("split"), fresh)
+        return replace(self, table=table)
+
+
+def metadata_of(manifest: Manifest) -> dict[str, object]:
+    metadata: dict[str, object] = {
+        "w3ray.version": MANIFEST_VERSION,
+        "w3ray.classes": list(manifest.classes),
+        "w3ray.flip_map": {str(label): mirror for label, mirror in sorted(manifest.flip_map.items())},
+    }
+    if manifest.head_sizes:  # absent otherwise: older fingerprints hold
+        metadata["w3ray.heads"] = [list(head) for head in manifest.head_sizes]
+    return metadata
+
+
+def folder_of(location: str) -> str:
+    return location.rpartition("/")[0]

@@ -1,0 +1,40 @@
+"""Which videos can only be told apart by the order of their frames?
+
+`write_motion_dataset` draws them and writes real H.264 files. The classes come in pairs, and a clip of the second
+class of a pair is a clip of the first played backwards: it is drawn by the same process, then its frames are turned
+round. So the unordered set of frames has exactly the same distribution in both classes of a pair.
+
+One frame says nothing either, not even the first: the action repeats with a random phase (what has arrived starts
+anew), so that at any moment every state is as likely in both classes. Background, distractors, drift and noise move in
+directions drawn evenly, and every frame is coded by itself at a fixed quantiser, because prediction between frames
+would leave traces of where things came from.
+"""
+
+from w3ray.data.synthetic.arguments import SYNTHETIC_VERSION, split_counts
+from w3ray.data.synthetic.clip import NUM_ACTORS, draw_clip, draw_cover
+from w3ray.data.synthetic.data_set import (
+    DrawingStopped,
+    acting_cover,
+    motion_manifest,
+    write_motion_dataset,
+    write_video,
+)
+from w3ray.data.synthetic.scene import ACTIONS, CLASSES, DIFFICULTIES, FLIP_MAP, Difficulty
+
+__all__ = [
+    "ACTIONS",
+    "CLASSES",
+    "DIFFICULTIES",
+    "FLIP_MAP",
+    "NUM_ACTORS",
+    "SYNTHETIC_VERSION",
+    "Difficulty",
+    "DrawingStopped",
+    "acting_cover",
+    "draw_clip",
+    "draw_cover",
+    "motion_manifest",
+    "split_counts",
+    "write_motion_dataset",
+    "write_video",
+]
