@@ -13,6 +13,7 @@ import pytest
 import typer
 
 import w3ray
+from w3ray._format import percent
 from w3ray.cli import COMMANDS, build_app
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.recipe.load import known_recipes
@@ -219,6 +220,16 @@ class TestReadme:
         packages = {f"w3ray/{path.parent.name}/" for path in (REPO / "w3ray").glob("*/__init__.py")}
         assert {name for name in named if name.startswith("w3ray/")} == packages
         assert {"pipelines/", "tune_spaces/", "cluster/", "benchmarks/", "docs/", "tests/"} <= named
+
+    def test_the_quickstarts_table_is_that_of_its_file(self) -> None:
+        top1 = figures("quickstart")["runs"]["first"]["0"]["top1"]
+        (block,) = (text for language, text in blocks(README) if language == "text")
+        printed = {line.split()[0]: line.split()[2:] for line in block.splitlines()[1:]}
+        assert {stage: cells[0] for stage, cells in printed.items()} == {
+            stage: percent(value) for stage, value in top1.items()
+        }
+        gains = [f"{100 * (after - before):+.1f}" for before, after in pairwise(top1.values())]
+        assert [cell for cells in printed.values() for cell in cells[1:]] == gains
 
     def test_results_are_those_of_the_files(self) -> None:
         rows = [line for line in README.read_text().splitlines() if line.startswith("| ") and line.endswith(".json` |")]
