@@ -1,4 +1,4 @@
-"""What the records of `attention_study.py` say by the rule at its head: figures, verdict, the tables of the page."""
+"""Analyses the records of `attention_study.py` by the rule at its head: figures, verdict, the tables of the page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ MARKS = ("<!-- figures: made by benchmarks/attention_study.py -->", "<!-- end of
 
 
 def hits_of(records: Sequence[Mapping[str, Any]], arm: str, stage: str) -> tuple[np.ndarray, list[str] | None]:
-    """Hits [S seeds, N clips], folds side by side, and the group of each clip."""
+    """Hits [S seeds, N clips] with the folds side by side, and the group of each clip."""
     by_seed: dict[int, list[Mapping[str, Any]]] = {}
     for record in records:
         if record["arm"] == arm and stage in record["stages"]:
@@ -31,13 +31,13 @@ def hits_of(records: Sequence[Mapping[str, Any]], arm: str, stage: str) -> tuple
         rows.append(np.concatenate(bits))
         if "groups" in parts[0]:
             groups.append([group for p in parts for group in p["groups"].split("|")])
-    # Clips that are drawn anew for each seed have no group over the seeds.
+    # Clips that are drawn again for each seed have no group across seeds.
     same = bool(groups) and all(its == groups[0] for its in groups)
     return np.array(rows, dtype=np.float64), groups[0] if same else None
 
 
 def compare(first: np.ndarray, second: np.ndarray, groups: Sequence[str] | None) -> dict[str, Any]:
-    """Second minus first, [S seeds, N clips] each, of the same seeds and clips (rule 2)."""
+    """Second minus first (rule 2). Both are [S seeds, N clips], of the same seeds and clips."""
     if first.shape != second.shape:
         raise ValueError(f"compare: {first.shape} and {second.shape}: need the same seeds and clips")
     by_seed = (second - first).mean(axis=1)
@@ -70,7 +70,7 @@ def seed_interval(by_seed: np.ndarray) -> tuple[float, float]:
 
 
 def p_of_clips(by_clip: np.ndarray, groups: Sequence[str] | None) -> float:
-    """Two-sided p of a mean of 0, by the bootstrap: twice the smaller share of means on one side of 0."""
+    """Two-sided p for a mean of 0, by the bootstrap: twice the smaller share of means on one side of 0."""
     drawn = np.arange(len(by_clip)) if groups is None else np.unique(groups, return_inverse=True)[1]
     sums, counts = np.bincount(drawn, by_clip), np.bincount(drawn)
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def p_of_clips(by_clip: np.ndarray, groups: Sequence[str] | None) -> float:
 
 
 def holm(p_values: Mapping[str, float], family: int) -> dict[str, float]:
-    """Holm's corrected p values; `family` counts all tests of the family, also those not run (taken as p = 1)."""
+    """Holm's corrected p values. `family` is the number of all tests, also of those not run (they count as p = 1)."""
     corrected, largest = {}, 0.0
     for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (family - place) * p_values[name]))
@@ -115,7 +115,7 @@ def arm_rows(records: Sequence[Mapping[str, Any]], against: str) -> dict[str, An
 
 
 def pair_rows(records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The first minus the second of each pair, over the seeds that both have."""
+    """The first one of each pair minus the second one, over the seeds that both have."""
     rows = []
     for first, second in pairs:
         (arm, stage), (other, other_stage) = first.split(", "), second.split(", ")
@@ -130,7 +130,7 @@ def pair_rows(records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, s
 
 
 def steps_to(records: Sequence[Mapping[str, Any]], arm: str, accuracy: float) -> list[int | None]:
-    """Steps of the last stage until a validation first reached `accuracy`, by seed; None: never."""
+    """Steps of the last stage until a validation first reached `accuracy`, by seed. None: never."""
     found = []
     for record in sorted((r for r in records if r["arm"] == arm), key=lambda r: r["seed"]):
         steps_an_epoch = list(record["stages"].values())[-1]["steps"] / record["curve"][-1][0]
@@ -147,13 +147,13 @@ def mean_gates(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 
 def still_gates(found: Sequence[Mapping[str, Mapping[str, float]]]) -> list[int]:
-    """How many spatial gates of all runs and stages deviate by less than `STILL`, and how many there are."""
+    """The number of spatial gates of all runs and stages that deviate by less than `STILL`, and the number of all."""
     deviations = [values["std"] for one in found for name, values in one.items() if name.endswith("spatial")]
     return [sum(deviation < STILL for deviation in deviations), len(deviations)]
 
 
 def chosen_default(screen: Mapping[str, Any]) -> str:
-    """Rule 1."""
+    """The default start by rule 1."""
     unit = np.array(screen["w3-unit, teacher"]["top1_by_seed"])
     best, best_mean = "w3-unit", unit.mean() + ADOPT_FROM
     for name, row in screen.items():
@@ -165,7 +165,7 @@ def chosen_default(screen: Mapping[str, Any]) -> str:
 
 
 def verdict(differences: Mapping[str, float], corrected: Mapping[str, float]) -> dict[str, Any]:
-    """Rule 4, of the sets that were run."""
+    """The verdict by rule 4, for the sets that were run."""
     significant = [data for data in differences if corrected[data] < 0.05]
     better = [data for data in significant if data not in REAL and differences[data] > 0]
     worse = [data for data in significant if data in REAL and differences[data] < 0]
@@ -178,7 +178,7 @@ def verdict(differences: Mapping[str, float], corrected: Mapping[str, float]) ->
 
 
 def analyse() -> dict[str, Any]:
-    """All that the records say."""
+    """The whole analysis of the records."""
     parts = {path.stem: json.loads(path.read_text())["records"] for path in sorted(FOLDER.glob("*.json"))}
     missing = [name for name in PARTS if name not in parts]
     figures: dict[str, Any] = {"parts": {}, "pairs": {}, "steps_to": {}, "not_run": missing}

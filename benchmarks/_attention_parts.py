@@ -1,4 +1,4 @@
-"""What `attention_study.py` asks: the arms, the sets, the parts in their order, and the numbers of its rule."""
+"""The plan of `attention_study.py`: the arms, the sets, the parts in order, and the numbers of its rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,10 +29,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "cbam-plain-start": {"model.attention": {"kind": "cbam", "start": "plain"}},
     "cbam-unit": {"model.attention": {"kind": "cbam", "start": "unit"}},
     "nonlocal": {"model.attention": {"kind": "nonlocal"}},
-    # Steps of a teacher and its student together, without a teacher.
+    # No teacher, but the steps of teacher and student together.
     "plain-twice": {**PLAIN, "train.epochs": 80},
     "w3-twice": {"model.attention": {"kind": "w3", "start": "unit"}, "train.epochs": 80},
-    # Table 5 and 6 in small; what they hold is the start "unit".
+    # Tables 5 and 6 in small, with the start "unit".
     "without-spatial": {"model.attention": {"kind": "w3", "start": "unit", "spatial": False}},
     "without-temporal": {"model.attention": {"kind": "w3", "start": "unit", "temporal": False}},
 }
@@ -50,7 +50,7 @@ ONCE = {"train.best_metric": "last", "train.validate_every_epochs": 1000, "train
 def generated(
     difficulty: str, clips: int = 160, epochs: int = 12, batch: int = 8, val_clips: int = 32, **train: Any
 ) -> dict[str, Any]:
-    """Clips and epochs were chosen by trial runs of plain TSM alone (seed 100), so that it is wrong on some of them."""
+    """A generated set. Trial runs of plain TSM (seed 100) chose clips and epochs so that it is wrong on some clips."""
     drawn = {"clips": clips, "val_clips": val_clips, "test_clips": 800, "seed": 0, "size": 56, "difficulty": difficulty}
     batches = dict.fromkeys(("train.batch_size", "train.microbatch_size", "train.lr_batch_size"), batch)
     return {
@@ -70,11 +70,11 @@ def generated(
 
 SETS: dict[str, dict[str, Any]] = {
     **{difficulty: generated(difficulty) for difficulty in ("easy", "medium", "hard")},
-    # What decides? The number of clips, of steps, and the size of a batch.
+    # Which matters: the number of clips, the number of steps, or the size of a batch?
     "hard-320-b16": generated("hard", clips=320, batch=16),
     "hard-96-long": generated("hard", clips=96, epochs=40),
     **{f"{difficulty}-few": generated(difficulty, clips=96, epochs=40) for difficulty in ("easy", "medium", "hard")},
-    # Validated now and then, for the steps to an accuracy.
+    # Validated from time to time, to count the steps until an accuracy.
     "hard-few-watched": generated("hard", clips=96, epochs=40, val_clips=160, validate_every_epochs=2),
     "reversed-twins": {
         "recipe": "reversed-twin",
@@ -119,7 +119,7 @@ decode far faster."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One question: arms x seeds on one set."""
+    """One question of the study: arms x seeds on one set."""
 
     data: str
     arms: tuple[str, ...]
@@ -168,15 +168,15 @@ TWICE = (
 MFR_WEIGHTS = {"w3-unit": (0.0, 0.03, 0.1, 0.3, 0.8), "plain": (0.0, 0.1)}
 """0.8 is the sum over the eight frames at 0.1."""
 MFR_FORMS = {
-    # Its gradient is as long as that of the norm at 0.1 where the norm is 25.
+    # At a norm of 25 its gradient is as long as that of the norm with weight 0.1.
     "mfr-squared-0.002": {"mfr": 0.0, "mfr_squared": 0.002},
-    # A change of the 25 places by the same amount moves it as much as the norm at 0.1.
+    # The same change at all 25 places moves it as much as it moves the norm with weight 0.1.
     "mfr-pooled-0.5": {"mfr": 0.0, "mfr_pooled": 0.5},
 }
 
 
 def mfr_cases() -> dict[str, dict[str, Any]]:
-    """Each weight for both networks, each form for W3."""
+    """The cases of MFR: each weight for both networks, each form for W3."""
     cases = {
         f"{arm}-mfr-{weight:g}": {**ARMS[arm], "stages.student.loss_weights.mfr": weight}
         for arm, weights in MFR_WEIGHTS.items()
@@ -237,7 +237,7 @@ PARTS: dict[str, Part] = {
     "confirm-easy-few": Part(data="easy-few", arms=("plain", "w3-unit"), seeds=range(20, 30)),
     "reversed-twins": Part(data="reversed-twins", arms=("plain", "w3-unit"), seeds=range(10, 15)),
     "confirm-easy": Part(data="easy", arms=("plain", "w3-unit"), seeds=range(10, 15)),
-    # The one hidden ReLU of Eq. 6 dies in some gates (`still_gates.py`): does it matter?
+    # The one hidden ReLU of Eq. 6 dies in some gates (`still_gates.py`). Does that matter?
     "still-gates": Part(
         data="hard-few",
         arms=("w3-unit-hidden4", "w3-unit-batch-norm"),
@@ -264,7 +264,7 @@ ADOPT_FROM = 0.02
 
 
 def cases_of(part: Part) -> dict[str, tuple[str, int | None, dict[str, Any]]]:
-    """Case of the sweep -> arm, seed of its clips where the part draws them anew, settings."""
+    """Case of the sweep -> arm, seed of its clips if the part draws new ones, settings."""
     arms = {arm: ARMS[arm] for arm in part.arms} | {arm: dict(values) for arm, values in part.variants.items()}
     if part.draws is None:
         return {arm: (arm, None, values) for arm, values in arms.items()}

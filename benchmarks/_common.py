@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures: command, machine, versions, commit."""
+"""What every benchmark writes with its figures: command, machine, versions, commit."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the code that ran; marked where the tree had changes."""
+    """The commit of the code that ran, with a mark if the tree had changes."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True)
     dirty = subprocess.run(
         ["git", "status", "--porcelain", "w3ray", "pipelines"], cwd=REPO, capture_output=True, text=True, check=True
@@ -45,7 +45,7 @@ def commit() -> str:
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int]:
-    """Mean, standard deviation (of the sample), least, most and number of values."""
+    """Mean, standard deviation (of the sample), minimum, maximum and number of values."""
     return {
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else 0.0,
@@ -56,7 +56,7 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
 
 
 def rounded(value: Any, digits: int = 4) -> Any:
-    """`value` with all floats in it rounded."""
+    """A copy of `value` with all its floats rounded."""
     if isinstance(value, dict):
         return {key: rounded(one, digits) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -65,7 +65,7 @@ def rounded(value: Any, digits: int = 4) -> Any:
 
 
 def compact_json(value: Any, indent: int = 0) -> str:
-    """JSON as `indent=1` makes it, but what holds no further object stands on one line: a row of figures is a line."""
+    """JSON with `indent=1`, but an object without objects in it is on one line. So a row of figures is one line."""
     line = json.dumps(value)
     if not _holds_objects(value):
         return line
@@ -87,7 +87,7 @@ def _holds_objects(value: Any) -> bool:
 
 
 def write_result(name: str, figures: Any, command: str, *, compact: bool = False) -> Path:
-    """Write `results/<name>.json`. `compact`: of many figures, with four digits and a line for each row of them."""
+    """Write `results/<name>.json`. `compact`: four digits, and one line for each row of figures."""
     document = {
         "command": command,
         "commit": commit(),
@@ -102,10 +102,10 @@ def write_result(name: str, figures: Any, command: str, *, compact: bool = False
 
 
 def run_recipe(arguments: Sequence[str], log: Path) -> dict[str, Any]:
-    """`w3ray run ... --json` in a process of its own; adds wall-clock seconds and the peak of resident memory.
+    """Run `w3ray run ... --json` in its own process; adds wall-clock seconds and the peak of resident memory.
 
-    Memory is the sum of what the run's processes hold for themselves and their share of what they have in common
-    (PSS), sampled every fifteen seconds (adding it up costs a third of a second), over the command and all it started.
+    Memory is the proportional set size (PSS), summed over the command and all processes that it started: private memory
+    plus a share of shared memory. It is sampled every fifteen seconds, because a sample takes a third of a second.
     """
     command = [str(W3RAY), "run", *arguments, "--json"]
     started = time.monotonic()
@@ -126,7 +126,7 @@ class _PeakMemory(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pid, self.done = pid, threading.Event()
-        self.gib: float | None = None  # a run that ends before the first sample was not measured
+        self.gib: float | None = None  # the run ended before the first sample, so it was not measured
 
     def run(self) -> None:
         while not self.done.wait(15.0):

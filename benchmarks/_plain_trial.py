@@ -1,10 +1,10 @@
-"""A trial's student as a plain loop: one process, no Ray, no checkpoints, no tracking. The peer of `sweep.py`.
+"""The student of a trial as a plain loop, to compare with `sweep.py`: one process, no Ray, no checkpoints, no tracking.
 
     python benchmarks/_plain_trial.py TIMES STORAGE [SETTING ...]
 
-Trains the quickstart's student that often, from the teacher that a sweep left in STORAGE: the same clips in the same
-order through the same training step, validations and test. Prints a JSON list of seconds, from the first clip to the
-last score.
+Trains the quickstart's student TIMES times, with the teacher that a sweep left in STORAGE. It uses the same clips in
+the same order, and the same training step, validations and test. Prints a JSON list of seconds, each from the first
+clip to the last score.
 """
 
 import json

@@ -1,14 +1,14 @@
-"""Does W3 help, how must its gates start, and what do its parts and its student add? A study in small.
+"""Does W3 help, how must its gates start, and what do its parts and its student add? A small study.
 
-    python benchmarks/attention_study.py DATA                         all parts, in their order
+    python benchmarks/attention_study.py DATA                         all parts, in order
     python benchmarks/attention_study.py DATA --only screen confirm-hard
-    python benchmarks/attention_study.py DATA --analyse               figures and docs from the records alone
+    python benchmarks/attention_study.py DATA --analyse               figures and docs, only from the records
 
-Each part is a sweep of the product (`w3ray.tune`): named cases times seeds on one data set, all else equal, so the arms
-of a seed see the same clips in the same order with the same crops. Every finished model is scored once on the set's
-held-out clips. Records (one a run: hits by clip, accuracy by stage, what the gates do) are written to
-`results/attention-study/<part>.json` after each part and are all that `--analyse` reads; a part that is there is not
-run again, and a part that was interrupted goes on where it stopped.
+Each part is a sweep (`w3ray.tune`): named cases times seeds on one data set, all else equal. So the arms of a seed see
+the same clips in the same order with the same crops. Every finished model is scored once on the held-out clips of the
+set. After each part the records (one per run: hits by clip, accuracy by stage, what the gates do) are written to
+`results/attention-study/<part>.json`. `--analyse` reads only these. A part that is there is not run again. A part that
+was interrupted resumes where it stopped.
 
 DATA is the folder of the real sets (`ut-interaction/list.csv`, `tank-state/list.csv`, `egogestar/list.csv`).
 
@@ -58,7 +58,7 @@ WORK = Path("runs/attention-study").absolute()
 
 
 def run_part(name: str, part: Part, data: Path) -> None:
-    """One sweep for each fold, then a record for each of its runs."""
+    """Run one sweep for each fold, and make a record of each of its runs."""
     about, records, started = SETS[part.data], [], time.monotonic()
     manifest = None if about["recipe"] == "quickstart" else imported(part.data, data)
     for fold in range(about["folds"]) if "folds" in about else [None]:
@@ -74,7 +74,7 @@ def run_part(name: str, part: Part, data: Path) -> None:
         "records": records,
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    # At once: a record that is there is not made again.
+    # Written at once, because a record that is there is not made again.
     partial = FOLDER / f".{name}.partial"
     partial.write_text(json.dumps(document, indent=1) + "\n")
     partial.replace(FOLDER / f"{name}.json")
@@ -92,7 +92,7 @@ def imported(name: str, data: Path) -> Path:
 
 
 def small_copy(source: Path, target: Path, short_side: int) -> Path:
-    """The set with each video at `short_side` pixels, every frame a key frame; the same frames, evenly timed."""
+    """A copy of the set with each video at `short_side` pixels: the same frames, evenly timed, each one a key frame."""
     for path in sorted(path for path in source.rglob("*") if path.suffix in (".avi", ".mp4")):
         small = (target / path.relative_to(source)).with_suffix(".mp4")
         if small.exists():
@@ -160,14 +160,14 @@ def sweep(name: str, part: Part, manifest: Path | None, fold: int | None) -> lis
         seed = part.seeds.start + trial.repeat if draw is None else draw
         record = {"arm": arm, "seed": seed, "fold": fold, "stages": stages}
         if about["set"].get("train.validate_every_epochs", 1000) < 1000:
-            # Of the last stage, by epoch.
+            # of the last stage, by epoch
             record["curve"] = [[report.epoch, round(report.metrics["top1"], 4)] for report in trial.reports]
         records.append(record)
     return records
 
 
 class Scorer:
-    """Scores models of one set and fold on its held-out clips, decoded once."""
+    """Scores models of one set and fold on its held-out clips. The clips are decoded once."""
 
     def __init__(self, about: Mapping[str, Any], manifest: Path, fold: int | None, description: Any) -> None:
         read = read_manifest(str(manifest))
@@ -215,7 +215,7 @@ class Scorer:
 
 
 def gate_figures(meter: GateMeter) -> dict[str, dict[str, float]]:
-    """Mean and deviations of the gates of each stage, by `stage1.channel` and the like."""
+    """Mean and deviations of the gates of each stage, under names such as `stage1.channel`."""
     return {
         f"stage{stage.stage}.{kind}": {
             "mean": round(gate.mean, 4),

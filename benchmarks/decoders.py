@@ -1,16 +1,16 @@
-"""Which of three readers gives the frames that were asked for, and at what price in CPU time?
+"""Which of three readers returns the frames that were asked for, and how much CPU time does it take?
 
     python benchmarks/decoders.py DATA [--clips 60] [--rounds 5]      # in DATA: tank-state, ut-interaction, egogestar
 
-Readers: `pyav` (ours), decord and torchcodec (exact mode) as their own programs would call them, without our check
-of whether they are right. Each opens a file, takes its number of frames, and reads 8 of them, the centres of 8 equal
-segments, as uint8 RGB of full size, with one thread.
+Readers: `pyav` (ours), and decord and torchcodec (exact mode) as their own programs would call them, without our check
+of whether they are right. Each opens a file, asks for its number of frames, and reads 8 of them (the centres of 8 equal
+segments) as full-size uint8 RGB, with one thread.
 
-- Exactness: clips whose frames carry their numbers, a table by codec and container; and on the real sets, frames equal
-  to those of a decode of the whole file (to 16 levels, for rounding).
-- Price: CPU seconds of the process, as a ratio to torchcodec in the same round. In each round every clip is read by the
-  three readers in turn, so that all meet the same machine. What counts was set before: the median ratio of the rounds
-  on the three real sets, at most 1.05. On the generated clips the ratio is informative.
+- Exactness: on clips whose frames carry their numbers, by codec and container. On the real sets, frames must equal
+  those of a decode of the whole file (to 16 levels, for rounding).
+- Price: CPU seconds of the process, as a ratio to torchcodec in the same round. In each round the three readers read
+  every clip in turn, so that all meet the same conditions. The target was set before: the median ratio of the rounds on
+  the three real sets is at most 1.05. On the generated clips the ratio is for information.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def wrong_frames(read: Read, paths: list[str]) -> int | str:
-    """Frames of all clips that are not those of a whole decode."""
+    """The number of frames, over all clips, that differ from those of a whole decode."""
     wrong = 0
     for path in paths:
         whole = list(decode_whole(path))
@@ -121,13 +121,13 @@ def wrong_frames(read: Read, paths: list[str]) -> int | str:
 
 
 def wrong_numbers(path: Path) -> dict[str, int | str]:
-    """Frames, of the 8 asked for, that show another number than those of a whole decode; or why none came."""
+    """How many of the 8 frames show a wrong number, compared with a whole decode; or why no frame came."""
     whole = dict(enumerate(numbered.numbers(list(decode_whole(str(path))))))
     found: dict[str, int | str] = {}
     for reader, read in READERS.items():
         try:
             indices, frames = read(str(path))
-        except Exception as error:  # whatever a library raises is the finding
+        except Exception as error:  # what a library raises is the result
             found[reader] = f"{type(error).__name__}: {one_line(error, str(path), limit=60)}"
             continue
         shown = numbered.numbers(frames)
@@ -136,7 +136,7 @@ def wrong_numbers(path: Path) -> dict[str, int | str]:
 
 
 def price(paths: list[str], rounds: int) -> dict[str, Any]:
-    """CPU time of each reader as a ratio to torchcodec's, by rounds; milliseconds a clip for orientation."""
+    """CPU time of each reader as a ratio to torchcodec's, by rounds, and milliseconds per clip."""
     readers = [(reader, read) for reader, read in READERS.items() if _reads(read, paths[0])]
     times: dict[str, list[float]] = {reader: [] for reader, _ in readers}
     repeats = max(1, 20 // len(paths))

@@ -1,11 +1,11 @@
-"""What does each fault cost a run? Runs the tests in tests/faults, which really do it, and keeps their rows.
+"""What does each fault cost a run? Runs the tests in tests/faults, which cause the faults, and keeps their rows.
 
     python benchmarks/faults.py [pytest's arguments, as -k "controller or decoder"]
 
-A row: did the run end, how many optimiser steps were done again, how many samples of the history that counts are
-missing or there twice, seconds from the fault to the end of the longest pause after it, and whether the final weights
-are bit-identical to the undisturbed run's (null: the number of workers changed), and the commit that was measured. Rows
-of faults that were not asked for are kept as they were.
+A row says: did the run end; how many optimiser steps were done again; how many samples are missing or occur twice in
+the history that counts; seconds from the fault to the end of the longest pause after it; whether the final weights are
+bit-identical to those of the undisturbed run (null: the number of workers changed); and the commit that was measured.
+Rows of faults that were not asked for are kept.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""What an import of a CSV file of 12 million rows takes: seconds and memory.
+"""How many seconds and how much memory does an import of a CSV file with 12 million rows take?
 
     python benchmarks/imports.py [--rows 12000000] [--work FOLDER]
 
-Writes the file (path, label, split, group) into a temporary folder and imports it with the command `w3ray data import
-csv --missing-ok`, with its splits from the column and dealt at random, each in a process of its own. Beside it a
-process that does nothing but read the file with `csv.DictReader` and keeps nothing: the ratios are those of processor
-time, which other work on the machine changes less than seconds. Memory is the greatest that was resident in the
-process, and what the same command takes for two rows. Writes `results/imports.json`.
+Writes the file (path, label, split, group) into a temporary folder. Imports it with the command `w3ray data import csv
+--missing-ok`, once with splits from the column and once with random splits, each in its own process. The comparison is
+a process that only reads the file with `csv.DictReader` and keeps nothing. Ratios are of processor time, because other
+work on the machine changes it less than it changes seconds. Memory is the peak of resident memory of the process; the
+same command with two rows is measured too. Writes `results/imports.json`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _LOOP = "import csv, sys\nfor row in csv.DictReader(open(sys.argv[1], newline=''
 
 
 def write_rows(path: Path, rows: int) -> Path:
-    """A thousand videos a folder, 400 classes, 5,000 groups."""
+    """Write the rows: a thousand videos per folder, 400 classes, 5,000 groups."""
     with path.open("w") as file:
         file.write("path,label,split,group\n")
         for i in range(rows):
@@ -41,7 +41,7 @@ def write_rows(path: Path, rows: int) -> Path:
 
 
 def measured(command: list[str], log: Path) -> dict[str, float]:
-    """Seconds, processor time and the greatest resident memory of a process."""
+    """Seconds, processor time and peak resident memory of a process."""
     began = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -96,7 +96,7 @@ def main() -> None:
             figures[split] = found
             print(split, json.dumps(found), flush=True)
         print(json.dumps(figures, indent=1))
-        if options.rows >= 12_000_000:  # a smaller one is a trial
+        if options.rows >= 12_000_000:  # a smaller run is only a trial
             print(write_result("imports", figures, "python benchmarks/imports.py"))
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -3,16 +3,16 @@
     python benchmarks/pointing_game.py [--study RUNS/attention-study] [--count 128]
     python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
-Scores the students that part `tables` of `attention_study.py` trained (W3 with and without AFR, CBAM, plain TSM; all
-else equal), on its held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what
-is counted. With models given those are scored; a name that comes twice is another seed.
+Scores the students of part `tables` of `attention_study.py` (W3 with and without AFR, CBAM, plain TSM; all else equal)
+on the held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what is counted. If
+models are given, those are scored. A name that is given twice is another seed.
 
-Beside each model: an even map, and Zhang et al.'s other rival that looks at nothing, the middle of the picture (a cone
-for the mass), because the thing is drawn nearer to it than to the borders.
+Each model is compared with two maps that do not look at the picture: an even map, and the middle of the picture (Zhang
+et al.; a cone for the mass), because the thing is drawn nearer to the middle than to the borders.
 
-"Turned round" is a mask that is greatest where the gate is most closed.
+A mask that is "turned round" is greatest where the gate is most closed.
 
-`excess` is what a map gets above an even map, in points of the share; its standard error is over seeds.
+`excess` is how much a map has above an even map, in points of the share. Its standard error is over seeds.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PAIRS = [" / ".join(pair) for pair in ACTIONS]
 
 
 def students(work: Path) -> dict[str, list[str]]:
-    """The students of each arm by seed, as the folders of their models."""
+    """The model folders of the students of each arm, by seed."""
     from w3ray.sweep.records import SweepFolder
 
     folders: dict[str, list[str]] = {arm: [] for arm in ARMS}
@@ -53,7 +53,7 @@ def students(work: Path) -> dict[str, list[str]]:
 
 
 def maps_of(explainer: Explainer, frames_THWC: np.ndarray) -> tuple[int, dict[str, np.ndarray]]:
-    """The predicted class, and every map that is scored: masks as they are, the picture's map, Grad-CAM."""
+    """The predicted class, and all maps to score: masks as they are, the map of the picture, Grad-CAM."""
     one = explainer.explain(frames_THWC)
     num_frames, size = frames_THWC.shape[:2]
     maps = {}
@@ -81,7 +81,7 @@ def middle(num_frames: int, size: int) -> np.ndarray:
 
 
 def figures_of(scores: Sequence[Pointing]) -> dict[str, float]:
-    """Means over clips; a clip counts once, however many of its frames show the thing."""
+    """Means over clips. Each clip counts once, no matter how many of its frames show the thing."""
     seen = [score for score in scores if len(score.mass_F)]
     return {
         "mass_share": float(np.mean([score.mass_F.mean() for score in seen])),
@@ -92,7 +92,7 @@ def figures_of(scores: Sequence[Pointing]) -> dict[str, float]:
 
 
 def over_seeds(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean of each map's figures, their standard errors over seeds, and the values by seed."""
+    """Mean, standard error over seeds, and values by seed of the figures of each map."""
     found: dict[str, Any] = {}
     for name in models[0]["maps"]:
         found[name] = {}

@@ -1,11 +1,11 @@
-"""What the quickstart costs and proves on this machine.
+"""What does the quickstart cost, and what does it reach, on this machine?
 
     python benchmarks/quickstart.py [--seeds 0 1 2]
 
-For each seed: `w3ray run quickstart --compare` from an empty storage (wall-clock, seconds to the first step, between
-stages and outside steps, peak memory, held-out top-1 of plain TSM, teacher and student), then a second time (all stages
-reused). Once: the teacher with TSN, which has no time and must fail on the reversed pairs. Writes
-`results/quickstart.json`. More seeds, of the accuracies alone: part `quickstart` of `attention_study.py`.
+For each seed: `w3ray run quickstart --compare` from an empty storage (wall-clock; seconds to the first step, between
+stages and outside steps; peak memory; held-out top-1 of plain TSM, teacher and student). Then a second time, when all
+stages are reused. Then once the teacher with TSN, which does not see time and must fail on the reversed pairs. Writes
+`results/quickstart.json`. Part `quickstart` of `attention_study.py` has accuracies of more seeds.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""The complete flow on the two real labelled sets, with W3 and without attention: same seed, schedule and clips.
+"""The complete flow on the two real labelled sets, with W3 and without attention, all else equal.
 
     python benchmarks/real_data.py ut-interaction DATA/ut-interaction/list.csv
     python benchmarks/real_data.py tank-state DATA/tank-state/list.csv
 
     import -> for each fold: (run -> evaluate by each protocol) of each arm -> compare the arms
 
-All by the product's own commands, with the shipped recipe. `results/<recipe>.json` is written after every fold and says
-which folds are in it: the arms are the inner loop, so that also a part of the folds is paired. Killed, the same command
-goes on: stages and scores that are there are reused.
+Everything runs by w3ray's own commands, with the shipped recipe. `results/<recipe>.json` is written after every fold
+and says which folds are in it. The arms are the inner loop, so that some of the folds are a paired result, too. If it
+is killed, the same command resumes: stages and scores that are there are reused.
 
-The folds' clips are pooled, each scored by the model that never saw its group. Intervals are by clip and by group:
-clips of a sequence or a camera resemble each other, so the first are too narrow.
+The clips of all folds are pooled. Each clip is scored by the model that never saw its group. Intervals are by clip and
+by group. Clips of a sequence or a camera resemble each other, so intervals by clip are too narrow.
 """
 
 import argparse
@@ -39,7 +39,7 @@ IMPORT_OPTIONS = {
     "tank-state": [],
 }
 FOLDS = {"ut-interaction": 5, "tank-state": None}
-# The first one is what the other is held against.
+# The second one is compared with the first one.
 ARMS = {"plain": ["model.attention=null"], "w3": []}
 PROTOCOLS = ("1clip-center", "3crop-2clip")
 STAGE_METRICS = ("top1", "mean_class_accuracy", "loss")
@@ -47,7 +47,7 @@ EVALUATED = ("top1", "top1_interval", "mean_class_accuracy", "loss", "calibratio
 
 
 def command(log: Path, *arguments: str) -> dict[str, Any]:
-    """A command of the product with `--json`: its document."""
+    """Run a command of w3ray with `--json`, and return its document."""
     with log.open("a") as errors:
         done = subprocess.run([str(W3RAY), *arguments, "--json"], stdout=subprocess.PIPE, stderr=errors, text=True)
     if done.returncode != 0:
@@ -57,7 +57,7 @@ def command(log: Path, *arguments: str) -> dict[str, Any]:
 
 
 def run_arm(recipe: str, manifest: Path, work: Path, settings: Sequence[str], fold: int | None) -> dict[str, Any]:
-    """Run the chain, then score its last model by each protocol; `evaluations` are folders until they are compared."""
+    """Run the chain, and score its last model by each protocol. `evaluations` are folders until they are compared."""
     log, folds = work / f"{recipe}.log", FOLDS[recipe]
     settings = [f"data.manifest={manifest}", *settings]
     if folds:
@@ -73,13 +73,13 @@ def run_arm(recipe: str, manifest: Path, work: Path, settings: Sequence[str], fo
         protocol: command(log, "evaluate", *asked, "--protocol", protocol, "--storage", str(work))
         for protocol in PROTOCOLS
     }
-    # The seconds of a run that found finished stages say nothing.
+    # The seconds of a run that reused finished stages mean nothing.
     wall_s = document["wall_s"] if all(stage["state"] == "run" for stage in document["stages"]) else None
     return {"fold": fold, "stages": stages, "wall_s": wall_s, "evaluations": evaluations}
 
 
 def compared(rows: dict[str, dict[str, Any]], log: Path) -> dict[str, Any]:
-    """What `w3ray compare` says of the arms on one fold, by protocol."""
+    """The result of `w3ray compare` for the arms on one fold, by protocol."""
     answers = {}
     for protocol in PROTOCOLS:
         folders = [row["evaluations"][protocol]["directory"] for row in rows.values()]
@@ -89,7 +89,7 @@ def compared(rows: dict[str, dict[str, Any]], log: Path) -> dict[str, Any]:
 
 
 class Pooled:
-    """One arm's clips of all folds by one protocol."""
+    """The clips of all folds for one arm and one protocol."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], protocol: str, groups: dict[str, str]) -> None:
         parts = [read_scores(row["evaluations"][protocol]["directory"])[1] for row in rows]
@@ -116,7 +116,7 @@ class Pooled:
 
 
 def pooled_difference(first: Pooled, second: Pooled) -> dict[str, Any]:
-    """The second arm minus the first over the clips of all folds; the p value is by clip."""
+    """The second arm minus the first one, over the clips of all folds. The p value is by clip."""
     if first.clip_ids != second.clip_ids:
         raise SystemExit("the arms scored different clips")
     by_clip = paired_difference(first.right_N, second.right_N)
@@ -127,7 +127,7 @@ def pooled_difference(first: Pooled, second: Pooled) -> dict[str, Any]:
 
 
 def figures(done: Sequence[dict[str, Any]], recipe: str, groups: dict[str, str], seed: int) -> dict[str, Any]:
-    """All that the folds done so far say."""
+    """The figures of all folds that are done."""
     rows = {arm: [fold["arms"][arm] for fold in done] for arm in ARMS}
     pooled = {protocol: {arm: Pooled(rows[arm], protocol, groups) for arm in ARMS} for protocol in PROTOCOLS}
     return {
@@ -147,7 +147,7 @@ def figures(done: Sequence[dict[str, Any]], recipe: str, groups: dict[str, str],
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and deviation over folds (clips of a fold count alike: folds differ by a clip or two)."""
+    """Mean and deviation over folds. Folds count equally, because their sizes differ by only a clip or two."""
     return {
         stage: {metric: spread([row["stages"][stage][metric] for row in rows]) for metric in STAGE_METRICS}
         for stage in rows[0]["stages"]
@@ -155,7 +155,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it is kept: of each evaluation its figures alone."""
+    """A row as it is kept: only the figures of each evaluation."""
     evaluations = {
         protocol: {name: found["metrics"][name] for name in EVALUATED} for protocol, found in row["evaluations"].items()
     }

@@ -2,10 +2,10 @@
 
     python benchmarks/real_sweep.py DATA/ut-interaction/list.csv [--work FOLDER]
 
-The clips are copied once at 80 pixels of short side, so that two cores train instead of reading full-size video, and
-split as the list says (by sequence). Then two sweeps by the product's own command: `w3_paper`'s five dimensions, 24
-points; and the recipe's own values with four seeds, which tells how much a seed alone moves the result. Writes
-`results/real-sweep.json`, and the report to `results/real-sweep/`. Called again it goes on with what FOLDER holds.
+The clips are copied once with a short side of 80 pixels, so that two cores train instead of reading full-size video.
+They are split as the list says (by sequence). Then `w3ray tune` runs two sweeps: the five dimensions of `w3_paper` with
+24 points, and the values of the recipe with four seeds, which shows how much a seed alone moves the result. Writes
+`results/real-sweep.json`, and the report to `results/real-sweep/`. Called again, it resumes with what is in FOLDER.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SETTINGS = (
 
 
 def small_copy(source: Path, target: Path) -> None:
-    """The same frames, smaller: MPEG-4 as the original, at a quality that shows no blocks."""
+    """A copy with smaller frames: MPEG-4 like the original, at a quality without visible blocks."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

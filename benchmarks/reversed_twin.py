@@ -1,9 +1,9 @@
-"""Is a clip played forwards or backwards? Real clips both ways, with time and without it, pairs in one batch and apart.
+"""Forwards or backwards? Real clips both ways, models with and without time, pairs in one batch and apart.
 
     python benchmarks/reversed_twin.py DATA/ut-interaction/list.csv
 
-Imports the set with the product's own command, runs the shipped recipe for each arm and seed, and writes
-`results/reversed-twin.json`: top-1 on the clips trained on and on the held-out ones.
+Imports the set with w3ray's own command, runs the shipped recipe for each arm and seed, and writes
+`results/reversed-twin.json`: top-1 on the training clips and on the held-out clips.
 """
 
 import argparse

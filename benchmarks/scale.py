@@ -1,14 +1,20 @@
-"""What does the design cost at sizes that no test reaches? The figures behind `docs/scale.md`.
+"""What does the design cost at sizes that no test reaches? These are the figures of `docs/scale.md`.
 
     python benchmarks/scale.py [--only PART ...] [--clips N]
 
-Parts: `driver` (a manifest of 10 million clips read, checked and prepared), `resume` (from the stream's making to its
-first decoded microbatch at step 10 and at step 1,000,000; memory of coordinator and decoder), `schedule`, `decode`,
-`coordinator` (blocks a second that one coordinator deals out where decoders return at once), `store` (bytes that wait
-in the object store while nobody reads), `tracking` (requests of a real run at a real MLflow server, and how many that
-server takes). Parts that are not named keep the figures they have in `results/scale.json`.
+Parts:
+  driver       a manifest of 10 million clips is read, checked and prepared
+  resume       from the start of the stream to its first decoded microbatch, at step 10 and at step 1,000,000; memory of
+               coordinator and decoder
+  schedule     computing an item
+  decode       decoding a clip
+  coordinator  blocks per second that one coordinator deals out, with decoders that take no time
+  store        bytes that wait in the object store while nobody reads
+  tracking     requests of a real run to a real MLflow server, and how many requests that server can answer
 
-The manifest's uris all lead to a few real clips, so that what is decoded is real. The work folder needs 1 GiB.
+Parts that are not named keep their figures in `results/scale.json`.
+
+The uris of the manifest all lead to a few real clips, so that real videos are decoded. The work folder needs 1 GiB.
 """
 
 import argparse
@@ -54,7 +60,7 @@ from w3ray.data.stream import (
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.synthetic import write_motion_dataset
 
-# A stream that is given up must not start a Ray of its own to say so.
+# A stream that is abandoned must not start its own Ray to report that.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 MIB = 2**20
@@ -64,7 +70,7 @@ EPOCHS, BATCH, MICROBATCH = 50, 64, 8
 
 
 def write_large_manifest(folder: Path, num_clips: int) -> Path:
-    """Clips whose uris lead, by different spellings of a few paths, to a few real videos."""
+    """Write a manifest of clips whose uris are different spellings of the paths of a few real videos."""
     small = write_motion_dataset(folder / "clips", clips=8, val_clips=8, test_clips=8, size=64)
     videos = small.resolved_uris()
     path = folder / f"{num_clips}.parquet"
@@ -90,7 +96,7 @@ def write_large_manifest(folder: Path, num_clips: int) -> Path:
     return path
 
 
-# A peak of memory is a process's own: so the driver's work is done in one that does nothing else.
+# A memory peak belongs to a process, so the work of the driver runs in a process that does nothing else.
 PREPARE = """
 import json, resource, sys, time
 from w3ray.data.manifest import read_manifest
@@ -137,7 +143,7 @@ def schedule_for(num_clips: int, world_size: int = 1) -> Schedule:
 
 
 def schedule(manifest: Path, work: Path) -> dict[str, Any]:
-    """Microseconds of one item and of a jump, at the first step and at the last."""
+    """Microseconds of one item, and of a jump, at the first step and at the last one."""
     figures = {}
     for num_clips in (10**4, 10**6, 10**8):
         one = schedule_for(num_clips)
@@ -153,7 +159,7 @@ def schedule(manifest: Path, work: Path) -> dict[str, Any]:
 
 
 def decode(manifest: Path, work: Path) -> dict[str, Any]:
-    """Processor time of one clip: 8 frames of a 256 x 256 video, for training at 224 and for the quickstart's size."""
+    """Processor time of decoding 8 frames of a 256 x 256 video, for 224 pixels and for the size of the quickstart."""
     small = write_motion_dataset(work / "large", clips=8, val_clips=8, test_clips=8, size=256, gop_frames=12)
     rows = [(uri, label) for uri, label in zip(small.resolved_uris(), small.table["label"].to_pylist(), strict=True)]
     figures = {}
@@ -171,10 +177,10 @@ def decode(manifest: Path, work: Path) -> dict[str, Any]:
 
 
 def processes(name: str) -> list[psutil.Process]:
-    """The processes of this process's own Ray whose title holds `name`."""
+    """The processes of this process's own Ray with `name` in their title."""
     found = []
     for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # gone meanwhile
+        with suppress(psutil.NoSuchProcess):  # it has ended
             if name in " ".join(process.cmdline()):
                 found.append(process)
     return found
@@ -186,7 +192,7 @@ def uss_mib(process: psutil.Process) -> float:
 
 @contextmanager
 def coordinator_of(shards: list[Any]) -> Iterator[None]:
-    """Ends the stream and waits for its processes: they would take the next one's processors."""
+    """End the stream and wait for its processes. Otherwise they would use the processors of the next one."""
     import ray
 
     try:
@@ -215,7 +221,7 @@ def resume(manifest: Path, work: Path) -> dict[str, Any]:
         del data
         one = schedule_for(num_train)
         runs: dict[int, list[dict[str, float]]] = {NEAR: [], FAR: []}
-        _first_microbatch(one, tables, NEAR)  # finds no worker started: not counted
+        _first_microbatch(one, tables, NEAR)  # not counted, because no worker has started yet
         for repeat in range(REPEATS):
             for step in (NEAR, FAR) if repeat % 2 else (FAR, NEAR):
                 runs[step].append(_first_microbatch(one, tables, step))
@@ -280,7 +286,7 @@ def _lookup_us(table: pa.Table) -> dict[str, float | int]:
 
 
 class InstantDecoder:
-    """Stands for a decoder: the same block at once, of the bytes that a real one has."""
+    """Takes the place of a decoder: returns the same block at once, with as many bytes as a real one."""
 
     def __init__(self, spec: StreamSpec, *rest: Any) -> None:
         self.one, clip = spec.schedule, spec.clip
@@ -298,9 +304,9 @@ class InstantDecoder:
 
 
 def coordinator(manifest: Path, work: Path) -> dict[str, Any]:
-    """Blocks dealt out a second where neither decoders nor readers take time; the coordinator's processor time a block.
+    """Blocks dealt out per second if decoders and readers take no time, and the coordinator's processor time per block.
 
-    Its processor time is the figure that can be carried to another machine: on few cores all share them.
+    Only the processor time carries over to another machine, because on few cores all processes share them.
     """
     connect(None, num_cpus=2)
     try:
@@ -381,7 +387,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def store(manifest: Path, work: Path) -> dict[str, Any]:
-    """Bytes in the object store while nobody reads: what decoders run ahead, for two sizes of the store."""
+    """Bytes in the object store while nobody reads (decoders run ahead), for two sizes of the store."""
     import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
@@ -412,7 +418,7 @@ def store(manifest: Path, work: Path) -> dict[str, Any]:
                 microbatches = read_microbatches(shards[0])
                 next(microbatches)
                 seen = [0.0]
-                while len(seen) < 8 or max(seen[-6:]) > max(seen[:-6]):  # until six seconds bring no more
+                while len(seen) < 8 or max(seen[-6:]) > max(seen[:-6]):  # until it has not grown for six seconds
                     time.sleep(1.0)
                     seen.append(used() - before)
                 microbatches.close()
@@ -429,7 +435,7 @@ def store(manifest: Path, work: Path) -> dict[str, Any]:
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A real server over SQLite; its address, and the log in which every request is a line."""
+    """A real server over SQLite: its address, and its log with one line per request."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -458,7 +464,7 @@ def mlflow_server(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def requests_in(text: str) -> Counter[str]:
-    """Requests of a server's log by their path, without what names a run."""
+    """The requests in the log of a server, counted by path, without the names of runs."""
     found: Counter[str] = Counter()
     for method, path in re.findall(r'"(GET|POST|PUT|PATCH|DELETE) (\S+) HTTP', text):
         path = path.split("?")[0].removeprefix("/api/2.0/mlflow")
@@ -502,7 +508,7 @@ def tracking(manifest: Path, work: Path) -> dict[str, Any]:
 
 
 def _capacity(uri: str, clients: int) -> dict[str, float]:
-    """Calls of `log-batch` that one server answers a second: a stage's metrics of a step, from several drivers."""
+    """Calls of `log-batch` per second that one server answers: the metrics of a step, from several drivers."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 

@@ -1,10 +1,10 @@
-"""Why do some spatial gates of W3 stand still? Looks into trained models.
+"""Why do some spatial gates of W3 stand still? Examines trained models.
 
     python benchmarks/still_gates.py RUNS/attention-study
 
-For each spatial gate with temporal layers, over the first clips of the first generated data set of the study: how far
-the finished gate deviates, and in what share of places the one hidden channel of Eq. 6 is at or below 0, where its ReLU
-lets nothing through, neither forward nor backward. Writes `results/still_gates.json`.
+For each spatial gate with temporal layers, over the first clips of the first generated data set of the study: how much
+the finished gate deviates, and in what share of places the one hidden channel of Eq. 6 is at or below 0. There its ReLU
+passes neither values nor gradients. Writes `results/still_gates.json`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CLIPS = 32
 
 
 def test_clips(study: Path, description: ModelDescription) -> Tensor:
-    """uint8 [N, T, S, S, 3]: the first held-out clips of the first data set."""
+    """The first held-out clips of the first data set: uint8 [N, T, S, S, 3]."""
     manifest = read_manifest(str(sorted(study.glob("data/*/manifest.parquet"))[0]))
     rows = manifest.split("test").slice(0, CLIPS)
     spec = ClipSpec(**{**description.clip, "scales": tuple(description.clip["scales"])})
@@ -43,7 +43,7 @@ def test_clips(study: Path, description: ModelDescription) -> Tensor:
 
 @torch.no_grad()
 def gates_of(folder: Path, clips: Tensor) -> list[dict[str, Any]]:
-    """A row a spatial gate, first block to last."""
+    """One row for each spatial gate, from the first block to the last."""
     model, description = load_model(folder)
     rows: list[dict[str, Any]] = []
 

@@ -1,19 +1,19 @@
-"""What does a sweep cost beside its training, and what does it save?
+"""What does a sweep cost in addition to its training, and what does it save?
 
     python benchmarks/sweep.py [--only PART ...]
 
 Parts:
-  overhead   16 trials of a student that trains for about five seconds on two slots: wall-clock of the whole command
-             against the bare training, plain loops (`_plain_trial.py`) in as many processes at once, spread over the
-             slots; and where the rest goes. Once as it is, and once where each trial decodes its clips for itself, as
+  overhead   16 trials on two slots, of a student that trains for about five seconds: wall-clock of the whole command,
+             compared with bare training (plain loops, `_plain_trial.py`, in as many processes at once, spread over the
+             slots); and where the rest goes. Once as it is, and once with trials that each decode their own clips, as
              the plain loops do
-  sharing    `mfr_only` (8 values): optimiser steps against those of the naive sweep (8 teachers and 8 students),
-             without and with ASHA, and whether ASHA finds a value within noise of the best
-  trackers   32 processes that tell one SQLite file, and one MLflow server on PostgreSQL, what a tiny trial tells (they
-             do not train: so many would not fit the machine); points lost, points and runs that are there twice
+  sharing    `mfr_only` (8 values): optimiser steps compared with those of the naive sweep (8 teachers and 8 students),
+             without and with ASHA, and whether ASHA finds a value within noise of the best one
+  trackers   32 processes record what a tiny trial records, in one SQLite file and on one MLflow server on PostgreSQL.
+             They do not train, because so many would not fit the machine. Points lost; points and runs recorded twice
 
-Parts that are not named keep the figures they have in `results/sweep.json`. Each sweep is the command itself, with a
-Ray and a storage of its own.
+Parts that are not named keep their figures in `results/sweep.json`. Each sweep is the real command, with its own Ray
+and storage.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SLOTS = 2
 
 
 def sweep(work: Path, name: str, space: dict[str, Any], *settings: str) -> tuple[dict[str, Any], list[Trial]]:
-    """One `w3ray tune` of the quickstart recipe; its document with `wall_s`, and its trials."""
+    """Run `w3ray tune` once with the quickstart recipe. Returns its document with `wall_s`, and its trials."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"{name}.yaml"
     path.write_text(yaml.safe_dump(space))
@@ -55,7 +55,7 @@ def sweep(work: Path, name: str, space: dict[str, Any], *settings: str) -> tuple
 
 
 def plain_training(work: Path, *settings: str) -> list[float]:
-    """Seconds of a trial's training in a plain loop, several times in each of as many processes as there are slots."""
+    """Seconds that a plain loop takes for the training of a trial, several times, in one process per slot."""
     command = [sys.executable, str(Path(__file__).with_name("_plain_trial.py")), "4", str(work / "runs"), *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(SLOTS)]
@@ -69,14 +69,14 @@ def overhead(work: Path) -> dict[str, Any]:
     values = [round(0.05 * number, 2) for number in range(1, OVERHEAD_TRIALS + 1)]
     short = {"name": "teacher", "parameters": {MFR: {"choice": [0.01]}}, "search": {"searcher": "grid"}}
     settings = ("data.synthetic={clips: 128, val_clips: 32, test_clips: 32, seed: 0, size: 56}", "train.epochs=2")
-    # The teacher is there before the clock starts: it is no part of the question.
+    # The teacher is trained before the clock starts, because it is not part of the question.
     sweep(work, "teacher", short, *settings)
     plain = plain_training(work, *settings)
     each = ("data.shared_clips_gib=0",)
     grid = {"parameters": {MFR: {"choice": values}}, "search": {"searcher": "grid"}}
     sweeps = {
         "as_it_is": sweep(work, "sixteen", {"name": "sixteen", **grid}, *settings),
-        # Of another storage: its trials would find the students there.
+        # In another storage, because its trials would find the students here.
         "each_decodes_for_itself": _apart(work / "apart", short, {"name": "sixteen", **grid}, *settings, *each),
     }
     plain += plain_training(work, *settings)
@@ -149,7 +149,7 @@ def sharing(work: Path) -> dict[str, Any]:
 
 
 def trackers(work: Path) -> dict[str, Any]:
-    """The figures of `tests/sweep/test_many_trackers.py`, which asserts them."""
+    """The figures of `tests/sweep/test_many_trackers.py`, which checks them."""
     figures = work / "figures.json"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "", "tests/sweep/test_many_trackers.py"]
     subprocess.run(command, cwd=REPO, check=True, env={**os.environ, "W3RAY_FIGURES": str(figures)})
