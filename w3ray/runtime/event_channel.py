@@ -10,14 +10,41 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.queue import Empty, Queue
 
+from w3ray.errors import RunError
+
 _SEND_EVERY_S = 0.5
 _ANSWER_TIMEOUT_S = 10.0
 _KEPT_EVENTS = 1000
 """While the queue cannot be reached."""
 
 
+class ChannelLost(RunError):
+    """The driver's end of a channel was closed by no one, and is gone."""
+
+
+class Channel(Protocol):
+    """The driver's end."""
+
+    def receive(self, timeout_s: float) -> list[Any]:
+        """The next events, in order; empty if none came within `timeout_s`.
+
+        Raises:
+            ChannelLost: no event can come any more.
+        """
+
+    def unread(self) -> list[Any]:
+        """All events that are there, in order, without waiting for more; none once the channel is closed.
+
+        Raises:
+            ChannelLost: as `receive`.
+        """
+
+    def close(self) -> None:
+        """Tell the workers that nobody listens any more. Again is harmless."""
+
+
 class EventChannel:
-    """The driver's end: a queue in an actor of the cluster. Close it with `close`."""
+    """The driver's end: a queue in an actor of the cluster."""
 
     def __init__(self) -> None:
         # Beside the driver: other nodes may be taken away. A label, for a soft affinity to a node is no promise.
@@ -28,7 +55,7 @@ class EventChannel:
         return EventSender(self._queue)
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """The next batch of events; empty if none came within `timeout_s`, or the queue cannot be reached for now."""
+        """As `Channel.receive`; empty, too, if the queue cannot be reached for now."""
         try:
             batch: list[Any] = self._queue.get(timeout=timeout_s)
         except Empty:
@@ -36,7 +63,21 @@ class EventChannel:
         except ActorUnavailableError:
             time.sleep(timeout_s)
             return []
+        except ActorDiedError as error:
+            raise ChannelLost("the queue of events is gone") from error
         return batch
+
+    def unread(self) -> list[Any]:
+        """As `Channel.unread`."""
+        if self._queue.actor is None:
+            return []
+        try:
+            batches: list[list[Any]] = self._queue.get_nowait_batch(self._queue.qsize())
+        except ActorUnavailableError:
+            return []
+        except ActorDiedError as error:
+            raise ChannelLost("the queue of events is gone") from error
+        return [event for batch in batches for event in batch]
 
     def close(self) -> None:
         self._queue.shutdown(grace_period_s=1)
@@ -110,13 +151,20 @@ class LocalChannel:
     twin = sender
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """As `EventChannel.receive`."""
-        batch: list[Any] = []
+        """As `Channel.receive`."""
+        try:
+            first = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return []
+        return [first, *self.unread()]
+
+    def unread(self) -> list[Any]:
+        """As `Channel.unread`."""
+        events: list[Any] = []
         with suppress(queue.Empty):
-            batch.append(self._queue.get(timeout=timeout_s))
-            while True:
-                batch.append(self._queue.get_nowait())
-        return batch
+            while not self._closed.is_set():
+                events.append(self._queue.get_nowait())
+        return events
 
     def send(self, event: Any) -> None:
         """Raises: DriverGone."""

@@ -1,0 +1,142 @@
+"""A stage in processes of a cluster leaves nothing behind, however it ends."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from w3ray.cluster.connect import node_resources
+from w3ray.data.stream_spec import StreamSpec
+from w3ray.pipeline.chain import plan_recipe
+from w3ray.pipeline.prepare import plan_stages, prepare_data
+from w3ray.recipe import Recipe
+from w3ray.runtime.cluster_stage import ClusterStage
+from w3ray.runtime.event_channel import ChannelLost, EventChannel
+from w3ray.runtime.faults import StageLost
+from w3ray.runtime.stage_spec import StageSpec
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
+
+CONTROLLER, WORKER = "ray::TrainController", "ray::RayTrainWorker"
+
+
+def started(manifest, storage) -> ClusterStage:
+    """The only stage of a small recipe that would train for long."""
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "storage": str(storage),
+            "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
+            "model": {"name": "tsm", "backbone": "resnet_small"},
+            "train": {"epochs": 1000, "batch_size": 8, "microbatch_size": 8, "lr": 0.05, "log_every_steps": 1},
+            "stages": [{"name": "teacher"}],
+            "evaluation": {"split": "test"},
+            "tracking": {"enabled": False},
+        }
+    )
+    data = prepare_data(recipe)
+    (item,) = plan_stages(recipe, data)
+    item.store.create(item.determinants)
+    spec = StageSpec(
+        name="teacher",
+        directory=item.store.directory,
+        seed=item.seed,
+        model=item.model_arguments(data),
+        teacher=None,
+        loss_weights={"cross_entropy": 1.0},
+        train=item.stage.train,
+        stream=StreamSpec(schedule=item.schedule, clip=data.clip, flip_map=data.flip_map),
+        heads=data.heads,
+        plan=plan_recipe(recipe, node_resources()),
+        num_clips=data.num_clips,
+        max_failed_share=0.0,
+    )
+    return ClusterStage(spec, data.splits)
+
+
+def pids(title: str) -> list[int]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(title) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def eventually(condition, within_s: float = 60.0) -> bool:
+    given_up_at = time.monotonic() + within_s
+    while not condition() and time.monotonic() < given_up_at:
+        time.sleep(0.2)
+    return bool(condition())
+
+
+def all_is_free() -> bool:
+    import ray
+
+    return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+
+
+def test_one_whose_controller_was_killed_before_anyone_listened_frees_its_workers(motion_manifest, tmp_path):
+    """As a stage that was started ahead of its turn and is abandoned."""
+    assert eventually(all_is_free)
+    stage = started(motion_manifest, tmp_path / "runs")
+    assert eventually(lambda: list(tmp_path.glob("runs/stages/*/checkpoints/step_*"))), "it trains"
+    (controller,) = pids(CONTROLLER)
+    os.kill(controller, signal.SIGKILL)
+    stage.end()
+    assert eventually(lambda: all_is_free() and not pids(WORKER))
+    stage.end()  # again is harmless
+
+
+def test_one_that_cannot_be_made_frees_what_it_has(motion_manifest, tmp_path, monkeypatch):
+    def no_trainer(*_, **__):
+        raise ValueError("no trainer")
+
+    monkeypatch.setattr("w3ray.runtime.cluster_stage._trainer", no_trainer)
+    with pytest.raises(ValueError, match="no trainer"):
+        started(motion_manifest, tmp_path / "runs")
+    assert eventually(lambda: all_is_free() and not pids("ray::SplitCoordinator"))
+
+
+def test_a_lost_queue_of_events_is_a_lost_stage(motion_manifest, tmp_path):
+    import ray
+
+    stage = started(motion_manifest, tmp_path / "runs")
+    ray.kill(stage._channel._queue.actor)
+    with pytest.raises(StageLost, match=r"stage teacher: the queue of events is gone \("):
+        stage.outcome(lambda event: None)
+    assert eventually(all_is_free)
+
+
+def test_events_are_read_at_once_or_waited_for():
+    import ray
+
+    channel = EventChannel()
+    sender = ray.get(ray.put(channel.sender()))  # a worker's copy
+    for number in range(3):
+        sender.send(number)
+        sender.flush()
+    assert channel.receive(5.0) == [0]
+    assert channel.unread() == [1, 2]
+    assert channel.unread() == []
+    assert sender.driver_listens()
+    channel.close()
+    assert not sender.driver_listens()
+    assert channel.unread() == []
+    channel.close()
+
+
+def test_a_channel_that_is_gone_says_so():
+    import ray
+
+    channel = EventChannel()
+    channel.sender().send(0)
+    ray.kill(channel._queue.actor)
+    with pytest.raises(ChannelLost, match="is gone"):
+        channel.receive(1.0)
+    with pytest.raises(ChannelLost, match="is gone"):
+        channel.unread()
