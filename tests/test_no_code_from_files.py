@@ -83,7 +83,7 @@ class TestRules:
     ALLOWED: ClassVar = {
         "models/weights.py": {"torch.load"},  # weights_only=True, see below
         "recipe/load.py": {"yaml.load"},  # a SafeLoader, see below
-        "runtime/worker.py": {"dist.all_gather_object"},  # among the workers of one run, not from storage
+        "runtime/ranks.py": {"dist.all_gather_object"},  # among the workers of one run, not from storage
     }
     MODULES = frozenset({"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})
 

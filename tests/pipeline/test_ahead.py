@@ -1,27 +1,18 @@
-"""A stage that starts ahead of its turn: it waits for its teacher, changes no result, and is let go when it must."""
+"""A stage that starts ahead of its turn changes no result, and is let go when it must."""
 
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from w3ray.data.schedule import Schedule
 from w3ray.errors import RunError
 from w3ray.events import StageStarted, StepDone
-from w3ray.models import build_model
-from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.pipeline import ahead, complete, run
 from w3ray.pipeline.ahead import LEAD_S, nearly_done
 from w3ray.pipeline.stage_processes import follow
 from w3ray.recipe import Recipe
-from w3ray.runtime import worker
 from w3ray.runtime.faults import TeacherMissing
-from w3ray.runtime.worker import StageWorker
-
-MODEL = {"name": "tsn", "backbone": "resnet_small", "attention": None, "num_classes": 3}
 
 
 def test_nearly_done_is_by_the_seconds_that_are_left():
@@ -36,42 +27,6 @@ def test_nearly_done_is_by_the_seconds_that_are_left():
     assert not at(50, clips_per_s=500 / LEAD_S - 1)
     assert at(50, clips_per_s=500 / LEAD_S + 1)
     assert at(100, clips_per_s=0.1)
-
-
-def load_teacher(folder: Path, driver_listens=lambda: True):
-    rank = SimpleNamespace(
-        rank=0,
-        world_size=1,
-        device="cpu",
-        stage=SimpleNamespace(name="student"),
-        events=SimpleNamespace(driver_listens=driver_listens),
-        heartbeat=SimpleNamespace(doing=lambda what: None),
-    )
-    return StageWorker._load_teacher(rank, folder)
-
-
-def test_worker_waits_for_its_teacher(tmp_path):
-    torch.manual_seed(0)
-    teacher = build_model(**MODEL)
-    description = ModelDescription(model=MODEL, clip={}, classes=("a", "b", "c"), mean=(0, 0, 0), std=(1, 1, 1))
-    writer = threading.Timer(0.5, write_model, args=(tmp_path / "model", teacher, description))
-    writer.start()
-    loaded = load_teacher(tmp_path / "model")
-    writer.join()
-    assert torch.equal(loaded.classifier.weight, teacher.classifier.weight)
-
-
-def test_worker_gives_up_when_nobody_listens(tmp_path):
-    with pytest.raises(TeacherMissing, match="its teacher's model"):
-        load_teacher(tmp_path / "model", driver_listens=lambda: False)
-
-
-def test_worker_gives_up_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "_TEACHER_TIMEOUT_S", 0.3)
-    started = time.monotonic()
-    with pytest.raises(TeacherMissing, match=r"was not there within 0\.3 s"):
-        load_teacher(tmp_path / "model")
-    assert time.monotonic() - started > 0.3
 
 
 def test_a_stage_that_gave_up_is_started_again():

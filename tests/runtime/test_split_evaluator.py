@@ -1,4 +1,4 @@
-"""A worker tells how far a validation is: now and then, and only the first one."""
+"""The workers tell how far a validation is: now and then, and only the first one."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import Microbatch
 from w3ray.data.schedule import Schedule
 from w3ray.events import ValidationProgress
 from w3ray.heads import Heads
-from w3ray.runtime import worker
-from w3ray.runtime.worker import StageWorker
+from w3ray.runtime import split_evaluator
+from w3ray.runtime.event_channel import LocalChannel
+from w3ray.runtime.split_evaluator import SplitEvaluator
 
 SCHEDULE = Schedule(
     num_train=8, num_val=10, num_test=20, batch_size=2, microbatch_size=2, epochs=1, validate_every_epochs=1, seed=0,
@@ -35,7 +35,7 @@ def sent(
 ) -> list[Any]:
     """The events of one whole validation or test by one rank, when each round takes `round_s`."""
     now_s = 50.0
-    events: list[Any] = []
+    events = LocalChannel()
 
     def read(kind: str) -> Microbatch:
         nonlocal now_s
@@ -46,24 +46,22 @@ def sent(
             0, kind, 0, 0, 0, clips, rows, np.ones(2, dtype=bool), rows, rows, ("a", "b"), np.zeros(2, np.uint64), ()
         )
 
-    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now_s))
-    rank_of_stage = SimpleNamespace(
-        rank=rank,
-        world_size=world_size,
-        schedule=SCHEDULE.for_world_size(world_size),
-        stage=SimpleNamespace(name="teacher", heads=Heads(("a", "b", "c"))),
-        device="cpu",
-        model=Model(),
-        attention_norms={},
+    monkeypatch.setattr(split_evaluator, "time", SimpleNamespace(monotonic=lambda: now_s))
+    # The other ranks are not there: what they would add is nothing.
+    ranks = SimpleNamespace(rank=rank, world_size=world_size, all_reduce=lambda sums: None)
+    evaluator = SplitEvaluator(
+        SimpleNamespace(name="teacher", heads=Heads(("a", "b", "c"))),
+        SCHEDULE.for_world_size(world_size),
         step=SimpleNamespace(autocast=nullcontext, prepare=lambda clips: clips),
-        events=SimpleNamespace(send=events.append),
-        _read=read,
-        _meter=lambda: GateMeter(Model()),
-        _all_reduce=lambda sums: None,
-        _share_failures=lambda failures: 0,
+        reader=SimpleNamespace(read=read),
+        ranks=ranks,
+        failed=SimpleNamespace(share=lambda failures, leaving: (0, False)),
+        events=events,
+        device=torch.device("cpu"),
     )
-    StageWorker._evaluate(rank_of_stage, kind)  # type: ignore[arg-type]
-    return events
+    counts, _ = evaluator.evaluate(Model(), kind, {})
+    assert counts.rows > 0
+    return events.unread()
 
 
 def told(split: Literal["val", "test"], clips: int, total_clips: int) -> ValidationProgress:

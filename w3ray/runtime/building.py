@@ -1,0 +1,71 @@
+"""How do a stage's settings become its network, its optimizer and the learning rate of each step?"""
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from w3ray.data.schedule import Schedule
+from w3ray.models import build_model
+from w3ray.models._common import VideoModel
+from w3ray.recipe import Train
+from w3ray.runtime.ranks import Ranks
+from w3ray.runtime.stage_spec import StageSpec
+from w3ray.training.batch_norm import apply_batch_norm_mode
+from w3ray.training.lr_schedule import lr_factor
+from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
+from w3ray.training.randomness import microbatch_seed
+
+
+def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
+    """The stage's network with its first weights, which depend on the stage's seed alone."""
+    torch.manual_seed(microbatch_seed(stage.seed, "init"))
+    model = build_model(**stage.model).to(device)
+    apply_batch_norm_mode(model, stage.train.batch_norm)
+    return model
+
+
+def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+    """`model` so that its gradients are those of all ranks."""
+    if ranks.world_size == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    # Buffers are averaged after each step instead: rank 0's running statistics alone forget the other ranks' clips.
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def base_lr(train: Train) -> float:
+    """The learning rate for the global batch of these settings."""
+    return scaled_lr(train.lr, batch_size=train.batch_size, lr_batch_size=train.lr_batch_size)
+
+
+def optimizer_of(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """The optimizer of the stage's first phase."""
+    groups = parameter_groups(
+        model,
+        lr=base_lr(train),
+        weight_decay=train.weight_decay,
+        classifier_weight_multiplier=train.classifier_weight_multiplier,
+        classifier_bias_multiplier=train.classifier_bias_multiplier,
+        bias_multiplier=train.bias_multiplier,
+        attention_multiplier=train.attention_lr_multiplier,
+    )
+    return build_optimizer(train.optimizer, groups, momentum=train.momentum)
+
+
+def lr_at(step: int, *, phase_lr: float, train: Train, schedule: Schedule) -> float:
+    """The learning rate of optimizer step `step`, before the factors of the parameter groups.
+
+    Args:
+        phase_lr: `base_lr` of the settings of the step's epoch.
+        train: the stage's settings.
+        schedule: the stage's steps and epochs.
+    """
+    per_epoch, curve = schedule.steps_per_epoch, train.schedule
+    return phase_lr * lr_factor(
+        step,
+        total_steps=schedule.total_steps,
+        warmup_steps=min(round(curve.warmup_epochs * per_epoch), schedule.total_steps),
+        kind=curve.kind,
+        milestones=[round(epoch * per_epoch) for epoch in curve.milestones],
+        gamma=curve.gamma,
+    )

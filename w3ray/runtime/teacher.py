@@ -1,0 +1,42 @@
+"""How does a worker get its teacher's model, which may still be on its way?"""
+
+import time
+
+from torch import nn
+
+from w3ray.models.bundle import DESCRIPTION_NAME, load_model
+from w3ray.runtime.event_channel import Sender
+from w3ray.runtime.faults import TeacherMissing
+from w3ray.runtime.heartbeat import Heartbeat
+from w3ray.runtime.ranks import Ranks
+from w3ray.storage import StoragePath, fetched
+
+_TIMEOUT_S = 60.0
+_POLL_S = 0.2
+
+
+def load_teacher(folder: StoragePath, *, stage: str, ranks: Ranks, events: Sender, heartbeat: Heartbeat) -> nn.Module:
+    """Load the teacher's model; wait for it where this stage was started ahead of its turn.
+
+    The wait is short: the teacher may have lost its workers, and may be waiting for the very resources that these
+    workers hold. All ranks continue or give up together.
+
+    Args:
+        folder: where the teacher's stage writes its model (`w3ray.models.bundle`).
+        stage: the name of the stage that needs it.
+        ranks: who waits; the first rank looks.
+        events: tells whether anybody still wants this stage.
+        heartbeat: is told what this rank waits for.
+
+    Raises:
+        TeacherMissing: it did not come in time, or nobody wants this stage any more.
+    """
+    heartbeat.doing("waits for its teacher's model")
+    given_up_at = time.monotonic() + _TIMEOUT_S
+    whole = folder / DESCRIPTION_NAME  # on object storage it is what is written last
+    while ranks.rank == 0 and not whole.is_file() and time.monotonic() < given_up_at and events.driver_listens():
+        time.sleep(_POLL_S)
+    if not ranks.first_says(whole.is_file()):
+        raise TeacherMissing(f"stage {stage}: its teacher's model {folder} was not there within {_TIMEOUT_S:g} s")
+    with fetched(folder) as local:
+        return load_model(local)[0]
