@@ -23,7 +23,7 @@ class TeacherMissing(RunError):
 
 
 class StageLost(RunError):
-    """A stage's processes are gone or hang; starting them again goes on at the newest checkpoint."""
+    """A stage's processes are gone or hang; started again, they resume from the newest checkpoint."""
 
 
 class Preempted(Exception):
@@ -31,9 +31,9 @@ class Preempted(Exception):
 
 
 class RestartBudget:
-    """Whether one more start is worth it: failures count until there is a new checkpoint.
+    """Counts failures since the last new checkpoint, and says whether one more start is worth it.
 
-    A run of weeks on machines that come and go may fail any number of times, a run that always fails at the same place
+    A run of weeks on machines that come and go may fail any number of times; a run that always fails at the same place
     may not.
     """
 
@@ -49,7 +49,7 @@ class RestartBudget:
 
 
 class RestartPolicy(UserCallback):
-    """Ends the stage at a failure of its workers that another start would meet again, and tells of the others.
+    """Ends the stage at a failure that another start would meet again; tells the driver of every other failure.
 
     Args:
         stage: its name.
@@ -66,7 +66,7 @@ class RestartPolicy(UserCallback):
             if is_hopeless(error):
                 raise RunError(f"worker {rank}: {last_line(error)}")
         step = self._steps_done()
-        again = f"going on from step {step}"
+        again = f"resuming from step {step}"
         if any(isinstance(_original(error), Preempted) for error in worker_exceptions.values()):
             self._tell(f"stage {self._stage}: a node is being taken away, its state is saved; {again} elsewhere")
             return
@@ -91,7 +91,7 @@ _BUGS = (
     NotImplementedError,
     TypeError,
     ValueError,
-    # Tried until the deadline, and what a store refuses it refuses again.
+    # The storage was tried until the deadline; what it refuses once it refuses again.
     StorageFailing,
     StorageRefused,
     LeaseLost,
@@ -117,7 +117,7 @@ def _original(error: BaseException) -> BaseException:
 
 
 def _of_storage(error: BaseException) -> str | None:
-    """What the storage did wrong. Ray Data hides a decoder's exception in the text of its own."""
+    """The storage's error, if it is one. Ray Data hides a decoder's exception in the text of its own."""
     found = _STORAGE_LINE.findall(str(error))
     return found[-1] if found else None
 
