@@ -198,7 +198,7 @@ def test_a_truncated_newest_checkpoint_falls_back_one_and_says_so(s3: S3Server, 
         verify_checkpoint(copy)
     code, result, err = runs.run(storage, files, *ONE_STAGE)
     assert code == 0, err
-    assert "step_00000006 is damaged, going on from the checkpoint before it" in err
+    assert "step_00000006 is damaged, resuming from the checkpoint before it" in err
     assert result["stages"][0]["state"] == "resume"
     cost = Outcome(RemotePath(storage)).cost("the newest checkpoint is truncated", undisturbed, None)
     note(cost)

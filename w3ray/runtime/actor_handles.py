@@ -1,7 +1,7 @@
-"""What must the driver know to clear up after a controller that was killed, or hangs?
+"""What must the driver know to clean up after a controller that was killed, or hangs?
 
-Ray Train has a process for that which asks Ray's dashboard; clusters without one would keep the workers' processors for
-ever. The driver lives as long as the run, and needs only the names.
+Ray Train has a process for that, but it asks Ray's dashboard; a cluster without one would hold the workers' processors
+for ever. The driver lives as long as the run, and needs only the two handles.
 
 Loaded by Ray Train's controller, so it imports no torch.
 """

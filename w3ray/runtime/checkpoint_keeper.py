@@ -1,4 +1,4 @@
-"""How does a checkpoint get from the training loop to the storage, while training goes on?"""
+"""How does a checkpoint get from the training loop to the storage while training continues?"""
 
 import os
 import tempfile
@@ -24,8 +24,8 @@ from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step
 def best_first(checkpoints: StoragePath, metric: str) -> list[StoragePath]:
     """The checkpoints, whole or not, by validation `metric`, the highest first ("last": by step, the newest first).
 
-    Of equal ones the latest comes first, as Ray Train keeps it. One that is known to be damaged, or has no validation,
-    is left out.
+    Of equal ones the latest comes first, as Ray Train keeps it. Checkpoints without a validation or a readable index
+    are left out.
     """
     if metric == "last":
         return by_step(checkpoints)
@@ -41,7 +41,7 @@ def best_first(checkpoints: StoragePath, metric: str) -> list[StoragePath]:
 
 
 class CheckpointKeeper:
-    """Brings the checkpoints of one rank to the stage's storage; one on its way at a time.
+    """Brings the checkpoints of one rank to the stage's storage, one at a time.
 
     Args:
         stage, rank: whose checkpoints they are; rank 0 alone writes them.
@@ -70,7 +70,7 @@ class CheckpointKeeper:
         if self._rank != 0:
             ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
             return
-        # A fault must not cost more than the steps since the one before: that one has to be there first.
+        # The checkpoint before must be stored first: then a fault costs at most the steps since that one.
         self._heartbeat.doing("waits for the storage to take the checkpoint before this one")
         self._arrived.wait()
         self._heartbeat.doing(f"saves the checkpoint of step {step}")
@@ -80,12 +80,12 @@ class CheckpointKeeper:
         except (OSError, SafetensorError) as error:
             raise StorageFailing(
                 f"stage {self._stage.name}: checkpoint {name} cannot be written to {folder.parent} "
-                f"({getattr(error, 'strerror', None) or error}); make room and run again: it goes on at the one before"
+                f"({getattr(error, 'strerror', None) or error}); make room and run again: it resumes at the one before"
             ) from error
         self._send(folder, name, report)
 
     def _folder(self, name: str) -> Path:
-        # Ray removes the folder, and no more than that, once it is uploaded.
+        # Ray removes this folder once it is uploaded, and nothing around it.
         return Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
 
     def _send(self, folder: Path, name: str, report: dict[str, Any]) -> None:
@@ -104,9 +104,9 @@ class CheckpointKeeper:
         ray.train.get_all_reported_checkpoints()
 
     def _bring(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        """In Ray Train's own thread, while training goes on.
+        """Store it; runs in a thread of Ray Train while training continues.
 
-        What is raised here ends the stage; the checkpoint before it is whole, for this one's index was not written.
+        An error raised here ends the stage. The checkpoint before this one stays whole: this one's index comes last.
         """
         try:
             stored = self._store(checkpoint, name)
@@ -131,7 +131,7 @@ class CheckpointKeeper:
         except OSError as error:
             raise StorageFailing(
                 f"{target}: cannot be written ({os.strerror(error.errno) if error.errno else error}); "
-                "make room and run again: it goes on at its newest checkpoint"
+                "make room and run again: it resumes from its newest checkpoint"
             ) from error
         return stored
 

@@ -1,4 +1,4 @@
-"""What ends a stage that nobody listens to any more: its driver was interrupted, failed, or gave the stage up?
+"""What ends a stage that no driver listens to any more: interrupted, failed, or no longer interested in the stage?
 
 Loaded by Ray Train's controller, so it imports no torch.
 """
@@ -15,18 +15,18 @@ from w3ray.ray_internals import ControllerCallback
 from w3ray.runtime.event_channel import EventSender
 
 _LOOK_EVERY_S = 0.5
-_ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers hears of it when they are there
+_ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers answers when they are there
 
 
 class EndWithoutDriver(ControllerCallback):
     """Ends the controller, and with it the stage's workers and its stream, once the driver's end of `events` closed.
 
-    Ray Train ends a run at Ctrl-C where its `fit` has the main thread. Ours has a thread of its own, which nothing else
-    would wake: left waiting, it meets a cluster that is gone, and Ray then ends the whole process.
+    Ray Train ends a run at Ctrl-C if its `fit` has the main thread. Ours has a thread of its own, which nothing else
+    would wake: if it were left waiting, the cluster would go away under it, and Ray then ends the whole process.
 
     Args:
         events: the workers' end of the channel.
-        own_cluster: the cluster ends with the run, so nothing needs to be put in order.
+        own_cluster: the cluster ends with the run, so the controller is killed without cleaning up first.
     """
 
     def __init__(self, events: EventSender, *, own_cluster: bool) -> None:

@@ -1,9 +1,9 @@
 """What does a network look at in the clips that a recipe chose, while it learns?
 
-The first worker draws it with the weights of the moment and tells it as events; the driver hands the pictures to
-MLflow. None of it reaches the training: the network runs in eval mode, no random number is drawn, the clips are decoded
-in a process of their own, once, and whatever goes wrong costs a picture and nothing else. It costs the time of drawing,
-about a second for each clip, in which the other workers wait.
+The first worker draws pictures with the current weights and sends them as events; the driver hands them to MLflow.
+Training is not affected: the network runs in eval mode, no random number is drawn, the clips are decoded once, in a
+process of their own, and any failure costs a picture and nothing else. The price is the time of drawing, about a second
+for each clip, during which the other workers wait.
 """
 
 import io
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # the driver reads this module before it needs Ray or torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedClip:
-    """A clip of a manifest that pictures are drawn of; `true` is its class, where it is known."""
+    """A clip of a manifest of which pictures are drawn; `true` is its class, if it is known."""
 
     clip_id: str
     uri: str
@@ -39,8 +39,8 @@ class ClipPictures:
     """Draws the chosen clips of one stage.
 
     Args:
-        clips: chosen; one that cannot be decoded is named once and left out.
-        spec: what a clip is.
+        clips: the chosen ones; a clip that cannot be decoded is named once and left out.
+        spec: how frames of a clip are chosen and sized.
         stage, heads: whose pictures they are, and what its scores are.
         roots: where videos may lie.
         decode_timeout_s: for all clips together.
@@ -63,8 +63,8 @@ class ClipPictures:
         self._frames: dict[ExplainedClip, np.ndarray] | None = None
 
     def draw(self, model: "VideoModel", step: int) -> None:
-        """Tell a picture of each clip; the model is left as it was."""
-        if self._frames is None:  # not earlier: a generated data set is still being drawn when a stage starts
+        """Send a picture of each clip; the model is left as it was."""
+        if self._frames is None:  # not earlier: when a stage starts, a generated data set may still be in the making
             self._frames = self._decoded()
         for clip, frames_TSSC in list(self._frames.items()):
             try:
@@ -87,10 +87,10 @@ class ClipPictures:
         return content.getvalue()
 
     def _decoded(self) -> dict[ExplainedClip, np.ndarray]:
-        """The clips that can be decoded. Not in this process: a broken video may crash or hang its decoder."""
+        """The clips that can be decoded. Another process decodes them: a broken video may crash or hang its decoder."""
         import ray
 
-        # Without a CPU of its own: the plan has given all of them away.
+        # It asks for no CPU: the plan has given all of them away.
         load = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_load)
         deadline = time.monotonic() + self._decode_timeout_s
         found = {}

@@ -1,4 +1,4 @@
-"""How does the driver know that a worker is there, and what it waits for?"""
+"""How does the driver know that a worker lives, and what it waits for?"""
 
 import threading
 import time
@@ -10,15 +10,15 @@ from w3ray.events import WorkerAlive
 from w3ray.runtime.event_channel import DriverGone, Sender
 
 BEAT_S = 3.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 
 class Heartbeat:
-    """Tells the driver every few seconds what this worker does. Its thread ends with the process, or with the channel.
+    """Tells the driver every few seconds what this worker does. Its thread ends with the process or with the channel.
 
     Args:
-        events: an end of the channel that nobody else uses.
-        stage, rank, world_size: whose signs of life these are.
+        events: an end of the channel that no other thread uses.
+        stage, rank, world_size: whose heartbeat this is.
     """
 
     def __init__(self, events: Sender, *, stage: str, rank: int, world_size: int) -> None:

@@ -1,7 +1,8 @@
 """Where do the training workers of one machine meet?
 
-On its loopback. `torch.distributed` meets at a store in the first worker, which listens on every interface and asks
-nobody who they are. On a cluster of several machines it has to be reached from the others, and stays as Ray makes it.
+On its loopback. The workers of `torch.distributed` meet at a store in the first worker. As Ray Train makes it, the
+store listens on every network interface and asks nobody who they are. On a cluster of several machines the others must
+reach it, so there it stays as Ray Train makes it.
 """
 
 import socket
@@ -13,7 +14,7 @@ from ray.train.torch import TorchConfig
 from w3ray.ray_internals import TorchBackend, get_address_and_port
 
 _STORES: list[Any] = []
-"""Of this process; a store listens as long as somebody holds it."""
+"""The stores of this process: a store listens as long as somebody holds it."""
 
 
 class MeetingConfig(TorchConfig):
@@ -30,7 +31,7 @@ class _Backend(TorchBackend):
 
 
 class _WorkerGroup:
-    """Ray Train's worker group, but what it would have the first worker do for an address is `_meeting_place`."""
+    """Ray Train's worker group, but its first worker answers the question for an address with `_meeting_place`."""
 
     def __init__(self, group: Any) -> None:
         self._group = group
@@ -48,7 +49,7 @@ class _WorkerGroup:
 
 
 def _meeting_place() -> tuple[str, int]:
-    """Address and port of the store; on a node that is on loopback, of one that listens there already."""
+    """Address and port of the store. On a node whose address is the loopback the store is made here."""
     address = ray.util.get_node_ip_address()
     if address != "127.0.0.1":
         place: tuple[str, int] = get_address_and_port()

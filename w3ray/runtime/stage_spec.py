@@ -16,32 +16,33 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
-    """One stage, resolved: everything that a worker reads and nothing that only the driver needs.
-
-    `directory` is the stage's folder, `model` the keyword arguments of `build_model`, `teacher` the folder of the
-    teacher's model (`w3ray.models.bundle`), `stream` is for one worker, `heads` says what scores and labels are,
-    `num_clips` counts the clips of all splits that the stage reads (the base of `max_failed_share`), `lease` is the
-    driver's intent in object storage (`w3ray.storage.lease`), without which nothing may be written any more, pictures
-    are drawn of the clips `explained` at each validation or every `explain_every_epochs`. The times are of the recipe's
-    `resources`.
-    """
+    """One stage, resolved: everything that a worker reads and nothing that only the driver needs."""
 
     name: str
     directory: StoragePath
+    """The stage's folder."""
     seed: int
     model: Mapping[str, Any]
+    """Keyword arguments of `build_model`."""
     teacher: StoragePath | None
+    """The folder of the teacher's model (`w3ray.models.bundle`)."""
     loss_weights: Mapping[str, float]
     train: Train
     stream: StreamSpec
+    """For one worker."""
     heads: Heads
+    """What scores and labels are."""
     plan: ResourcePlan
     num_clips: int
+    """Clips of all splits that the stage reads: the base of `max_failed_share`."""
     max_failed_share: float
     lease: RemotePath | None = None
+    """The driver's intent in object storage (`w3ray.lease`); once it is gone nothing may be written."""
     stall_timeout_s: float = 600.0
+    """As all times here: of the recipe's `resources`."""
     resize_every_s: float = 60.0
     explained: tuple[ExplainedClip, ...] = ()
+    """Clips of which pictures are drawn, at each validation or every `explain_every_epochs`."""
     explain_every_epochs: int | None = None
 
     @property

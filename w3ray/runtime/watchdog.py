@@ -1,7 +1,8 @@
 """Does a stage still move, and if not: who waits for what?
 
-The driver hears steps, validations and each worker's signs of life. Where nothing moves for long, it says who waits for
-what; where that lasts, the stage's processes are given up. Decides from what it was told alone, and starts nothing.
+The driver hears of steps, validations and each worker's heartbeat. If nothing moves for long, it says who waits for
+what; if that lasts, it gives the stage's processes up. The decision depends on events and times alone: nothing is
+started here.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from w3ray.runtime.heartbeat import BEAT_S
 _TELL_AFTER_S = 60.0
 """Seconds without progress after which the user is told what is waited for."""
 _UNHEARD_S = 4 * BEAT_S
-"""Seconds after which a worker that gives no sign of life is taken to hang."""
+"""Seconds without a heartbeat after which a worker is assumed to hang."""
 
 _PROGRESS = (StepDone, Validated, ValidationProgress, CheckpointSaved)
 
@@ -35,7 +36,7 @@ class Watchdog:
         stage: its name.
         plan: what its processes ask of the cluster.
         timeout_s: seconds without progress after which the stage is given up.
-        now: of a monotonic clock, as all times here.
+        now: the time, by a monotonic clock, as are all times here.
         free: what the cluster has free at the moment, by Ray's names.
     """
 
@@ -61,8 +62,8 @@ class Watchdog:
         """What to tell the user now, if anything.
 
         Raises:
-            StageLost: nothing moved for too long, and starting the stage's processes anew may mend it.
-            RunError: the workers could not be started for want of resources.
+            StageLost: nothing moved for too long, and starting the stage's processes again may help.
+            RunError: the workers did not start: the cluster lacks the resources.
         """
         still_s = now - self._moved_at
         if still_s >= self._timeout_s:

@@ -37,7 +37,7 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A copy in CPU memory of all that a checkpoint holds; training may go on while it is written."""
+    """A copy in CPU memory of all that a checkpoint holds; training may continue while it is written."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -84,7 +84,7 @@ def take_snapshot(
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
-    # A clone even on the CPU: safetensors refuses shared memory, and training goes on changing the original.
+    # A clone even on the CPU: safetensors refuses shared memory, and training keeps changing the original.
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 

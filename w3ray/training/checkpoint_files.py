@@ -1,4 +1,4 @@
-"""Is a checkpoint on disk whole, and which one is the newest? Needs no torch: the driver's side asks often.
+"""Is a checkpoint on disk whole, and which one is the newest? Needs no torch: the driver asks this often.
 
 The files' layout is in `w3ray.training.checkpoint`, which writes and loads them.
 """
@@ -140,6 +140,6 @@ def is_checkpoint_folder(folder: StoragePath, name: str) -> bool:
 
 
 def steps_done(checkpoints: StoragePath) -> int:
-    """The optimiser step at which a stage goes on: that of its newest good checkpoint, or 0."""
+    """The optimiser step from which a stage resumes: that of its newest good checkpoint, or 0."""
     newest = newest_valid_checkpoint(checkpoints)
     return 0 if newest is None else int(read_index(newest)["meta"]["step"])
