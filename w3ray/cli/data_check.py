@@ -83,12 +83,14 @@ def _check_text(document: dict[str, Any]) -> RenderableType:
     )
     if not document["unreadable"]:
         return head
+    from w3ray.data.decoders._common import kind_of_reason
+
     kinds = Table(box=None, pad_edge=False)
     kinds.add_column("clips", justify="right")
     kinds.add_column("reason")
     kinds.add_column("for example")
     for kind, count in document["reasons"].items():
-        example = next(row["clip_id"] for row in document["failures"] if row["reason"].split(":")[0] == kind)
+        example = next(row["clip_id"] for row in document["failures"] if kind_of_reason(row["reason"]) == kind)
         kinds.add_row(str(count), kind, example)
     ledger = document["ledger"]
     foot = f"each clip's result: {ledger}" if ledger else "add --ledger FILE.parquet to keep each clip's result"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from w3ray._redact import redact
 from w3ray.data.clip_sampling import segment_indices
 from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video, require_decoder
-from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES
+from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES, kind_of_reason
 from w3ray.data.decoders.frames import FrameFolder
 from w3ray.data.decoders.prove import prove_exact
 from w3ray.data.manifest import FOLDER_FPS, Manifest
@@ -186,9 +186,9 @@ def _quiet(logger_name: str) -> Iterator[None]:
 
 
 def reason_counts(ledger: pa.Table) -> dict[str, int]:
-    """How many clips could not be read, by kind of reason (what stands before the colon), most frequent first."""
+    """How many clips could not be read, by kind of reason, most frequent first."""
     reasons = ledger.filter(pc.invert(ledger["ok"]))["reason"].to_pylist()
-    return dict(Counter(reason.split(":")[0] for reason in reasons).most_common())
+    return dict(Counter(map(kind_of_reason, reasons)).most_common())
 
 
 def _without_secrets(ledger: pa.Table) -> pa.Table:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from w3ray.data.decoders import DecodeError
+from w3ray.data.decoders._common import kind_of_reason
 from w3ray.data.decoders.probe import VideoHeader, probe_video
 from w3ray.data.manifest import Manifest, known_labels
 from w3ray.data.roots import check_roots
@@ -163,7 +164,7 @@ def _lengths(manifest: Manifest, table: pa.Table, found: _Found) -> dict[str, An
 
 def _videos(found: list[VideoHeader | DecodeError]) -> dict[str, Any]:
     read = [one for one in found if isinstance(one, VideoHeader)]
-    reasons = Counter(one.reason.split(":")[0] for one in found if isinstance(one, DecodeError))
+    reasons = Counter(kind_of_reason(one.reason) for one in found if isinstance(one, DecodeError))
     return {
         "videos_read": len(found),
         "unreadable": sum(reasons.values()),

@@ -35,6 +35,11 @@ class DecodeError(Exception):
         return redact(f"{self.uri}: {self.reason}")
 
 
+def kind_of_reason(reason: str) -> str:
+    """What a `DecodeError.reason` has in common with others of its kind: all before its first colon."""
+    return reason.partition(":")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
     """What is known of a video without decoding it all.
