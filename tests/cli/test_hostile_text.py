@@ -52,8 +52,8 @@ from w3ray.storage import storage_path
 from w3ray.sweep.book import TrialBook
 from w3ray.sweep.records import Report, SweepFolder, Trial
 from w3ray.sweep.report import write_report
+from w3ray.sweep.results import SweepStatus
 from w3ray.sweep.space import Space
-from w3ray.sweep.sweep import SweepStatus
 
 # Name -> how it is shown where there are all characters.
 HOSTILE = {

@@ -12,8 +12,8 @@ from w3ray.events import StageStarted, StepDone, Validated
 from w3ray.recipe import load_recipe
 from w3ray.sweep.book import TrialBook
 from w3ray.sweep.records import Report, SweepFolder, ranked
+from w3ray.sweep.results import SweepStatus
 from w3ray.sweep.space import Space
-from w3ray.sweep.sweep import SweepStatus
 
 MFR = "stages.student.loss_weights.mfr"
 

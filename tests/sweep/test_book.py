@@ -13,9 +13,10 @@ from w3ray.recipe import load_recipe
 from w3ray.sweep.analysis import complete_values, effect, noise, savings, values_at_common_epoch
 from w3ray.sweep.book import TrialBook, short_names
 from w3ray.sweep.records import Report, SweepFolder, Trial, by_point, pareto_front, ranked
+from w3ray.sweep.replay import replay
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.space import Scheduling, Space
-from w3ray.sweep.sweep import _Sweep, replay
+from w3ray.sweep.sweep import _Sweep
 
 MFR = "stages.student.loss_weights.mfr"
 REDUCTION = "model.attention.reduction"

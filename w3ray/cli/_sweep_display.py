@@ -11,8 +11,8 @@ from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.cli._console import Group, Line, Live, ProgressBar, RenderableType, RichConsole, Table, error_console
 from w3ray.sweep.book import TrialProgress, short_names, show_value
 from w3ray.sweep.records import PointResult, Trial, by_point, pareto_front, ranked
+from w3ray.sweep.results import SweepResult, SweepStatus
 from w3ray.sweep.space import CASE, Objective, Space
-from w3ray.sweep.sweep import SweepResult, SweepStatus
 
 _ROWS = 14
 _RANKING_ROWS = 12

@@ -67,7 +67,7 @@ def tune(
     recipe = _recipe(pipeline, list(overrides or []), storage)
     found = _changed(space, name, trials, concurrency)
     # After space and recipe are known to be good: this imports torch, Ray and MLflow.
-    from w3ray.sweep.sweep import plan_sweep
+    from w3ray.sweep.plan import plan_sweep
     from w3ray.sweep.sweep import tune as run_sweep
 
     if dry_run:

@@ -4,9 +4,9 @@ from w3ray._registry import lazy_attributes
 
 _PUBLIC = {
     "Space": "w3ray.sweep.space",
-    "SweepResult": "w3ray.sweep.sweep",
+    "SweepResult": "w3ray.sweep.results",
     "load_space": "w3ray.sweep.space",
-    "plan_sweep": "w3ray.sweep.sweep",
+    "plan_sweep": "w3ray.sweep.plan",
     "tune": "w3ray.sweep.sweep",
 }
 

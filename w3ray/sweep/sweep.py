@@ -10,116 +10,38 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from w3ray._redact import redact, redacted
+from w3ray._redact import redact
 from w3ray.cluster.connection import Connection
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Event, StageWaits, Warned
 from w3ray.pipeline.identity import identity_of
-from w3ray.pipeline.prepare import plan_stages, prepare_data, synthetic_root
-from w3ray.pipeline.tracked import describe_tracking, open_tracker, tracked_here
-from w3ray.ray_internals import EndedTrial
+from w3ray.pipeline.prepare import prepare_data
+from w3ray.pipeline.tracked import open_tracker, tracked_here
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import require_writable, storage_path
-from w3ray.sweep.book import TrialBook, points_to_try, searcher_of, short_names, show_value
-from w3ray.sweep.population import Population
-from w3ray.sweep.records import PointResult, SweepFolder, Trial, by_point, pareto_front, ranked
-from w3ray.sweep.report import write_report
+from w3ray.sweep.book import TrialBook, short_names, show_value
+from w3ray.sweep.clips import draw_clips, forget_clips
+from w3ray.sweep.plan import check_sweep
+from w3ray.sweep.records import SweepFolder, Trial, by_point
+from w3ray.sweep.replay import replay
+from w3ray.sweep.results import SweepResult, SweepStatus, sweep_result, track_result
 from w3ray.sweep.schedulers import SCHEDULERS
-from w3ray.sweep.searchers import SEARCHERS, Known
+from w3ray.sweep.searchers import Known
 from w3ray.sweep.slots import plan_trials, trains_in_process
-from w3ray.sweep.space import Space, check_space, load_space, objective_stage, recipe_at, usual_stage
+from w3ray.sweep.space import Space, load_space, objective_stage, usual_stage
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from w3ray.sweep.trial import Task
 
 _POLL_S = 0.5
 _MAX_SEARCHES = 5
 """Ray Tune drops a trial, without a word, where the process it was to use is not free: then it is given it again."""
 _END_TIMEOUT_S = 120.0
-_FORGET_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepStatus:
-    """What a display is told about twice a second."""
-
-    book: TrialBook
-    concurrency: int
-    seconds: float
-    """Of this start of the sweep."""
-    messages: tuple[str, ...] = ()
-    """New ones."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepResult:
-    """What `tune` returns."""
-
-    name: str
-    space: Space
-    directory: str
-    points: tuple[PointResult, ...]
-    """Best first; then those without a value."""
-    front: tuple[PointResult, ...]
-    """With several objectives: the points that no other one beats in all of them."""
-    best: Recipe | None
-    """The best point as a plain recipe; None where no trial reached a value."""
-    model: Mapping[str, Any]
-    tracking: Mapping[str, Any]
-    ended: str
-    """Why no more trials were started."""
-    seconds: float
-
-    @property
-    def frame(self) -> "pd.DataFrame":
-        """A row a trial: its parameters by their dotted names, state, objectives, epochs, seconds and steps."""
-        import pandas as pd
-
-        rows = []
-        for rank, point in enumerate(self.points, start=1):
-            for trial in point.trials:
-                values = dict(zip((one.metric for one in self.space.objectives), trial.values or (), strict=False))
-                rows.append(
-                    {
-                        "rank": rank, "trial": trial.id, "state": trial.state, **trial.point, **values,
-                        "epochs": trial.reports[-1].epoch if trial.reports else 0, "seconds": trial.seconds,
-                        "steps": sum(stage.steps for stage in trial.stages), "reason": trial.reason,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
-
-    def document(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        objectives = [one.metric for one in self.space.objectives]
-        return {
-            "sweep": self.name,
-            "directory": self.directory,
-            "ended": self.ended,
-            "seconds": self.seconds,
-            "objectives": objectives,
-            "points": [_point_document(point) for point in self.points],
-            "front": [point.number for point in self.front],
-            "best": None if self.best is None else self.best.to_dict(),
-            "model": dict(self.model),
-            "tracking": dict(self.tracking),
-        }
-
-
-def _point_document(point: PointResult) -> dict[str, Any]:
-    return {
-        "number": point.number,
-        "point": point.point,
-        "state": point.state,
-        "values": point.values,
-        "deviations": point.deviations,
-        "trials": [{name: value for name, value in asdict(trial).items() if name != "point"} for trial in point.trials],
-    }
 
 
 def tune(
@@ -154,57 +76,6 @@ def tune(
     return _Sweep(found, base, address, on_status or (lambda status: None)).run()
 
 
-def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dict[str, Any]:
-    """What `tune` would do, without doing it: points, trials at once, and what each one gets.
-
-    Raises:
-        InputError: as `tune`.
-    """
-    _check(space, base)
-    connection = Connection(address)
-    try:
-        nodes = connection.nodes()
-    finally:
-        connection.close()
-    searcher = searcher_of(space, base)
-    count = points_to_try(space, searcher)
-    concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
-    known = searcher.members if isinstance(searcher, Population) else count  # later ones depend on results
-    shown = [searcher.propose(number, []) for number in range(min(count, known, 8))]
-    data = prepare_data(base)
-    return redacted(
-        {
-            "space": space.to_dict(),
-            "recipe": base.to_dict(),
-            "points": count,
-            "repeats": space.search.repeats,
-            "first_points": shown,
-            "concurrency": concurrency,
-            "resources": plan.describe(),
-            "tracking": describe_tracking(base),
-            "stages": [
-                {"name": item.stage.name, "steps": item.schedule.total_steps} for item in plan_stages(base, data)
-            ],
-        }
-    )
-
-
-def _check(space: Space, base: Recipe) -> None:
-    for what, known, given in (
-        ("search.searcher", SEARCHERS, space.search.searcher),
-        ("scheduling.scheduler", SCHEDULERS, space.scheduling.scheduler),
-    ):
-        if given not in known:
-            raise InputError(f"{space.name}: {what}: unknown {given!r}; known: {', '.join(known)}")
-    check_space(space, base)
-    if len(space.objectives) > 1 and space.scheduling.scheduler != "none":
-        raise InputError(
-            f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, and "
-            "there are several; set it to none"
-        )
-    searcher_of(space, base)  # what it cannot search it refuses
-
-
 class _Sweep:
     """One call of `tune`."""
 
@@ -227,7 +98,7 @@ class _Sweep:
 
     def run(self) -> SweepResult:
         space, base = self.space, self.base
-        _check(space, base)
+        check_sweep(space, base)
         require_writable(storage_path(base.storage))
         if self.connection.address is not None:
             self.connection.nodes()
@@ -238,7 +109,8 @@ class _Sweep:
                 return self._run(book)
             finally:
                 try:
-                    self._forget_clips()
+                    if self.shared is not None:
+                        forget_clips(self.shared, own_cluster=self.connection.is_own)
                 finally:
                     self.connection.close()
 
@@ -251,7 +123,7 @@ class _Sweep:
             concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
             in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
             book.set_gpus(plan.workers * plan.worker_gpus)
-            self._draw_data()
+            draw_clips(space, self.base)
             identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
             self.shared = self.base.data.shared_clips(identity)
             # The sweep's run, also where it had come to its end: a larger budget, or the same command once more.
@@ -261,7 +133,7 @@ class _Sweep:
             parent.set_tags({"w3ray.sweep": space.name})
             parent_run = parent.wait_run_id(60.0)
 
-            def task_of(trial: Trial) -> Any:
+            def task_of(trial: Trial) -> "Task":
                 from w3ray.sweep.trial import Task
 
                 recipe = tracked_here(book.recipe(trial))
@@ -286,8 +158,10 @@ class _Sweep:
                 )
 
             self._search(book, task_of, concurrency, plan.worker_cpus if in_process else 0.0)
-            result = self._result(book, tracker, parent_run)
-            self._track(result, parent)
+            result = sweep_result(
+                book, self.folder, tracker, run=parent_run, ended=self.ended, seconds=time.time() - self.started_s
+            )
+            track_result(result, str(storage_path(self.base.storage)), parent)
             tracker.reap()  # the last trials that were stopped went without a word
         if (failures := book.too_many_failures()) is not None:
             raise RunError(f"sweep {space.name}: {failures}; see {self.folder.directory}/trials")
@@ -296,7 +170,7 @@ class _Sweep:
             raise InputError(f"sweep {space.name}: the space yields no valid trial; the first one: {reason}")
         return result
 
-    def _search(self, book: TrialBook, task_of: Callable[[Trial], Any], concurrency: int, cpus: float) -> None:
+    def _search(self, book: TrialBook, task_of: "Callable[[Trial], Task]", concurrency: int, cpus: float) -> None:
         """Run trials until there are no more, the budget is spent, or too many fail."""
         from w3ray.runtime.event_channel import EventChannel
         from w3ray.sweep.ray_tune import run_trials
@@ -365,17 +239,6 @@ class _Sweep:
 
     # Before the trials.
 
-    def _draw_data(self) -> None:
-        """Generated clips that all trials need are drawn once, before the first one."""
-        synthetic = self.base.data.synthetic
-        if synthetic is None or any(name.startswith("data.synthetic") for name in self.space.parameters):
-            return
-        root = synthetic_root(self.base)
-        if not (root / "manifest.parquet").is_file():
-            from w3ray.pipeline.drawing import Drawing
-
-            Drawing(root, synthetic.model_dump()).wait()
-
     def _cost(self, recipe: Recipe) -> Mapping[str, float]:
         """gmac, where it is an objective.
 
@@ -408,97 +271,7 @@ class _Sweep:
 
     # The end.
 
-    def _forget_clips(self) -> None:
-        """Remove the decoded clips that trials shared, on every node; what a node keeps, its next sweep removes."""
-        if self.shared is None:
-            return
-        self.shared.remove()
-        import ray
-
-        if self.connection.is_own or not ray.is_initialized():  # nobody else's node; or Ray would look for a cluster
-            return
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        me = ray.get_runtime_context().get_node_id()
-        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != me]
-        remove = ray.remote(num_cpus=0, max_retries=0)(SharedClips.remove)
-        there = [
-            remove.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(self.shared)
-            for node in others
-        ]
-        if there:
-            ray.wait(there, num_returns=len(there), timeout=_FORGET_TIMEOUT_S)
-
     def _shown(self, trial: Trial) -> dict[str, str]:
         """The point by short names, for MLflow's plots."""
         named = {self.short.get(name, name): show_value(value) for name, value in trial.point.items()}
         return {**named, "repeat": str(trial.repeat)} if self.space.search.repeats > 1 else named
-
-    def _result(self, book: TrialBook, tracker: Any, run: str | None) -> SweepResult:
-        points = book.points
-        order = ranked(points, self.space.objectives)
-        rest = [point for point in points if point not in order]
-        best = recipe_at(self.space, self.base, order[0].point) if order else None
-        model: dict[str, Any] = {"folder": None, "name": None, "version": None, "uri": None}
-        if order:
-            trial = _best_trial(order[0], self.space)
-            name = self.base.tracking.registered_model or self.base.name
-            model["folder"] = trial.model
-            if tracker.enabled and trial.logged_model is not None:
-                version = tracker.register(
-                    trial.logged_model, name, alias="best", tags={"w3ray.sweep": self.space.name}
-                )
-                model.update(name=name, version=version, uri=f"models:/{name}/{version}" if version else None)
-        return SweepResult(
-            name=self.space.name,
-            space=self.space,
-            directory=str(self.folder.directory),
-            points=(*order, *rest),
-            front=tuple(pareto_front(points, self.space.objectives)) if len(self.space.objectives) > 1 else (),
-            best=best,
-            model=model,
-            tracking={
-                "uri": None if tracker.uri is None else redact(tracker.uri),
-                "experiment": tracker.experiment,
-                "run": run,
-                "command": tracker.ui_command,
-            },
-            ended=self.ended,
-            seconds=time.time() - self.started_s,
-        )
-
-    def _track(self, result: SweepResult, parent: Any) -> None:
-        states = [trial.state for point in result.points for trial in point.trials]
-        counts = {f"trials/{state}": float(states.count(state)) for state in sorted(set(states))}
-        parent.log_metrics(counts, len(states))
-        best = result.points[0] if result.points else None
-        if best is not None and best.values is not None:
-            named = zip(self.space.objectives, best.values, strict=True)
-            parent.log_metrics({f"best/{one.metric}": value for one, value in named}, len(states))
-            parent.set_tags({"w3ray.best_trial": best.trials[0].id})
-        if result.points:
-            files = write_report(str(storage_path(self.base.storage)), self.space.name)
-            for file in files.values():
-                if file.name.endswith((".html", ".md")):
-                    parent.log_text(file.read_text("utf-8"), file.name, "report")
-                elif isinstance(file, Path):
-                    parent.log_artifact(file, "report")
-
-
-def _best_trial(point: PointResult, space: Space) -> Trial:
-    sign = 1 if space.objectives[0].lower_is_better else -1
-    done = [trial for trial in point.trials if trial.values is not None]
-    return min(done, key=lambda trial: sign * (trial.values or (0.0,))[0])
-
-
-def replay(scheduler: Any, trials: Sequence[Trial], *, lower_is_better: bool) -> None:
-    """Tell a new scheduler what trials that have ended reported, in the order in which they did."""
-    from w3ray.sweep.schedulers import BEST, EPOCH, standing
-
-    ended = {trial.id: EndedTrial(trial.id) for trial in trials if trial.ended and trial.reports}
-    reports = [(report.time_s, trial.id, report) for trial in trials if trial.id in ended for report in trial.reports]
-    for one in ended.values():
-        scheduler.on_trial_add(None, one)
-    for _, name, report in sorted(reports, key=lambda item: item[:2]):
-        compared = standing(report, lower_is_better=lower_is_better)
-        scheduler.on_trial_result(None, ended[name], {EPOCH: report.epoch, BEST: compared})

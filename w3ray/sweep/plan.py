@@ -1,0 +1,68 @@
+"""What would a sweep do? Its points, how many trials at once, and what each one gets."""
+
+from typing import Any
+
+from w3ray._redact import redacted
+from w3ray.cluster.connection import Connection
+from w3ray.errors import InputError
+from w3ray.pipeline.prepare import plan_stages, prepare_data
+from w3ray.pipeline.tracked import describe_tracking
+from w3ray.recipe import Recipe
+from w3ray.sweep.book import points_to_try, searcher_of
+from w3ray.sweep.population import Population
+from w3ray.sweep.schedulers import SCHEDULERS
+from w3ray.sweep.searchers import SEARCHERS
+from w3ray.sweep.slots import plan_trials
+from w3ray.sweep.space import Space, check_space
+
+
+def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dict[str, Any]:
+    """What `tune` would do, without doing it: points, trials at once, and what each one gets.
+
+    Raises:
+        InputError: as `tune`.
+    """
+    check_sweep(space, base)
+    connection = Connection(address)
+    try:
+        nodes = connection.nodes()
+    finally:
+        connection.close()
+    searcher = searcher_of(space, base)
+    count = points_to_try(space, searcher)
+    concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
+    known = searcher.members if isinstance(searcher, Population) else count  # later ones depend on results
+    shown = [searcher.propose(number, []) for number in range(min(count, known, 8))]
+    data = prepare_data(base)
+    return redacted(
+        {
+            "space": space.to_dict(),
+            "recipe": base.to_dict(),
+            "points": count,
+            "repeats": space.search.repeats,
+            "first_points": shown,
+            "concurrency": concurrency,
+            "resources": plan.describe(),
+            "tracking": describe_tracking(base),
+            "stages": [
+                {"name": item.stage.name, "steps": item.schedule.total_steps} for item in plan_stages(base, data)
+            ],
+        }
+    )
+
+
+def check_sweep(space: Space, base: Recipe) -> None:
+    """Raises: InputError where space, searcher and scheduler do not fit the recipe, or each other."""
+    for what, known, given in (
+        ("search.searcher", SEARCHERS, space.search.searcher),
+        ("scheduling.scheduler", SCHEDULERS, space.scheduling.scheduler),
+    ):
+        if given not in known:
+            raise InputError(f"{space.name}: {what}: unknown {given!r}; known: {', '.join(known)}")
+    check_space(space, base)
+    if len(space.objectives) > 1 and space.scheduling.scheduler != "none":
+        raise InputError(
+            f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, and "
+            "there are several; set it to none"
+        )
+    searcher_of(space, base)  # what it cannot search it refuses

@@ -1,0 +1,38 @@
+"""What does a sweep search? The types that a page of YAML in `tune_spaces/` becomes.
+
+    parameters:
+      model.attention.reduction: {choice: [4, 8, 16, 32]}
+      model.attention.temporal_kernel: {choice: [3, 5], when: {model.attention.temporal: true}}
+      stages.student.loss_weights.mfr: {loguniform: [0.01, 1.0]}
+
+A parameter is any field of a recipe by its dotted name; stages are named. A point gives a value to each parameter whose
+conditions hold; `recipe_at` makes a recipe of it. `load_space` reads a space, `check_space` holds it against a recipe.
+"""
+
+from w3ray.sweep.space.check import check_space
+from w3ray.sweep.space.load import TUNE_SPACES, known_spaces, load_space
+from w3ray.sweep.space.parameter import Parameter
+from w3ray.sweep.space.recipes import objective_stage, recipe_at, usual_stage
+from w3ray.sweep.space.settings import COST_METRICS, VALIDATION_METRICS, Budget, Objective, Scheduling, Search
+from w3ray.sweep.space.space import CASE, Point, Space, point_key
+
+__all__ = [
+    "CASE",
+    "COST_METRICS",
+    "TUNE_SPACES",
+    "VALIDATION_METRICS",
+    "Budget",
+    "Objective",
+    "Parameter",
+    "Point",
+    "Scheduling",
+    "Search",
+    "Space",
+    "check_space",
+    "known_spaces",
+    "load_space",
+    "objective_stage",
+    "point_key",
+    "recipe_at",
+    "usual_stage",
+]
