@@ -1,7 +1,9 @@
 """The floors of the design: who may import whom, and what `import w3ray` may cost."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -35,6 +37,7 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_the_arithmetic_needs_no_ray_mlflow_or_decoder():
     code = """
 import sys
+from collections.abc import Collection, Iterator, Mapping
 for name in ("ray", "mlflow", "decord", "av"):
     sys.modules[name] = None  # an import of it raises
 import w3ray.attention, w3ray.models, w3ray.models.profiling, w3ray.models.bundle, w3ray.evaluation.metrics
@@ -47,6 +50,7 @@ print("ok")
 def test_a_recipe_is_checked_without_torch():
     code = """
 import sys
+from collections.abc import Collection, Iterator, Mapping
 from w3ray import InputError
 from w3ray.recipe import load_recipe
 load_recipe("quickstart")
@@ -61,6 +65,7 @@ except InputError as error:
 def test_every_attention_checks_its_options_without_torch():
     code = """
 import sys
+from collections.abc import Collection, Iterator, Mapping
 from w3ray.attention import ATTENTION, attention_config
 for kind in ATTENTION:
     try:
@@ -72,3 +77,102 @@ for kind in ATTENTION:
 print("ok", "torch" in sys.modules)
 """
     assert python(code).strip() == "ok False"
+
+
+def modules() -> dict[str, ast.Module]:
+    """Each module of the package, by its dotted name, as syntax."""
+    found = {}
+    for path in sorted((REPO / "w3ray").rglob("*.py")):
+        name = ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imported_at_once(tree: ast.Module, known: Collection[str]) -> Iterator[str]:
+    """The modules of the package that importing a module imports: not in functions, nor for types alone."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from [one for one in (name, node.module) if one in known][:1]
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+
+
+def circle(imports: Mapping[str, Collection[str]]) -> list[str]:
+    """Modules of which each one imports the next one, and the last one the first one; [] where there are none."""
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        for other in imports[name]:
+            if found := follow(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in imports if (found := follow(name, []))), [])
+
+
+def test_a_circle_is_found():
+    assert circle({"a": ["b"], "b": ["c"], "c": []}) == []
+    assert circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}) == ["b", "d"]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    known = modules()
+    assert len(known) > 200
+    assert circle({name: set(imported_at_once(tree, known)) - {name} for name, tree in known.items()}) == []
+
+
+MOST_LINES, MOST_FUNCTION_LINES = 400, 60
+REASON = "# Long: "
+"""What a file or function says in its first lines that is longer."""
+NOT_YET = ("w3ray/runtime/worker.py",)
+"""To be split."""
+
+
+def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring: what an argument means must not cost a line of code."""
+    lines = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
+
+
+def too_long(name: str, text: str) -> list[str]:
+    lines, tree = text.splitlines(), ast.parse(text)
+    found = []
+    if len(lines) > MOST_LINES and not any(line.startswith(REASON) for line in lines[:30]):
+        found.append(f"{name}: {len(lines)} lines")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and own_lines(node) > MOST_FUNCTION_LINES:
+            head = lines[node.lineno - 1 : node.body[1 if ast.get_docstring(node) else 0].lineno]
+            if not any(line.strip().startswith(REASON) for line in head):
+                found.append(f"{name}: {node.name}: {own_lines(node)} lines")
+    return found
+
+
+def test_what_is_too_long_is_found_and_may_say_why():
+    body = "".join(f"    x{number} = {number}\n" for number in range(MOST_FUNCTION_LINES))
+    assert too_long("a", f"def f():\n{body}") == [f"a: f: {MOST_FUNCTION_LINES + 1} lines"]
+    assert too_long("a", f'def f():\n    """What\n    it does.\n    """\n{body.partition(chr(10))[2]}') == []
+    assert too_long("a", f"def f():\n    # Long: one table.\n{body}") == []
+    many = "x = 1\n" * MOST_LINES
+    assert too_long("a", f'"""What."""\n{many}') == [f"a: {MOST_LINES + 1} lines"]
+    assert too_long("a", f'"""What."""\n# Long: one table.\n{many}') == []
+
+
+def test_files_and_functions_are_short_or_say_why_not():
+    texts = {str(path.relative_to(REPO)): path.read_text("utf-8") for path in (REPO / "w3ray").rglob("*.py")}
+    assert [line for name in sorted(texts) if name not in NOT_YET for line in too_long(name, texts[name])] == []

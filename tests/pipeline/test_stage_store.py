@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from w3ray._digest import digest_of
 from w3ray.errors import InputError
-from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.training.checkpoint import save_checkpoint
 
 
 def store(root: Path, **determinants):
     determinants = {"train": {"epochs": 2}, **determinants}
-    return StageStore(root, "teacher", identity_of(determinants)), determinants
+    return StageStore(root, "teacher", digest_of(determinants)), determinants
 
 
 def test_states_run_resume_reuse(tmp_path):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from w3ray._digest import digest_of
 from w3ray.errors import InputError
-from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.runtime.checkpoint_keeper import best_first
 from w3ray.storage import DEADLINE_VARIABLE, RemotePath, StorageFailing, require_writable, storage_path, upload
@@ -23,7 +23,7 @@ def root(s3, request) -> RemotePath:
 
 def store(root: RemotePath, **determinants) -> tuple[StageStore, dict]:
     determinants = {"train": {"epochs": 2}, **determinants}
-    return StageStore(root, "teacher", identity_of(determinants)), determinants
+    return StageStore(root, "teacher", digest_of(determinants)), determinants
 
 
 def put_checkpoint(checkpoints: RemotePath, tmp_path, step: int, top1: float | None = None) -> torch.nn.Module:

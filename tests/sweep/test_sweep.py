@@ -13,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from w3ray._digest import digest_of
 from w3ray.data.sample_log import read_lines
 from w3ray.data.shared_clips import default_root
-from w3ray.pipeline.identity import identity_of
 from w3ray.recipe import load_recipe
 from w3ray.sweep.records import SweepFolder
 from w3ray.sweep.space import load_space, recipe_at
@@ -94,7 +94,7 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
     assert (sweeps.steps_trained("teacher"), sweeps.steps_trained("student")) == (STEPS, 4 * STEPS)
     states = [stage.state for trial in sweeps.trials("mfr").values() for stage in trial.stages]
     assert (states.count("run"), states.count("reuse")) == (5, 3)
-    clips = default_root() / identity_of({"sweep": "mfr", "directory": document["directory"]})
+    clips = default_root() / digest_of({"sweep": "mfr", "directory": document["directory"]})
     assert not clips.exists(), "what trials shared is removed at the end"
 
     client = mlflow.MlflowClient(document["tracking"]["uri"])

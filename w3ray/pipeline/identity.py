@@ -8,11 +8,11 @@ form, without what older versions did not know or left to a default. So a stage 
 written, and keeps it when an option is added (`AsBefore`).
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from w3ray._digest import digest_of
 from w3ray.attention import attention_config, attention_from_before
 from w3ray.data import STREAM_VERSION
 from w3ray.data.clip import ClipSpec
@@ -87,13 +87,7 @@ def resolved_clip(clip: Mapping[str, Any]) -> dict[str, Any]:
 
 def stage_identity(determinants: Mapping[str, Any]) -> str:
     """The identity of whole determinants: the hash of their shortest form."""
-    return identity_of(shortest(determinants))
-
-
-def identity_of(document: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of JSON values."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of(shortest(determinants))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ class StageSpec:
     """Clips of all splits that the stage reads: the base of `max_failed_share`."""
     max_failed_share: float
     lease: RemotePath | None = None
-    """The driver's intent in object storage (`w3ray.lease`); once it is gone nothing may be written."""
+    """The driver's intent in object storage (`w3ray.storage.lease`); once it is gone nothing may be written."""
     stall_timeout_s: float = 600.0
     """As all times here: of the recipe's `resources`."""
     resize_every_s: float = 60.0

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from w3ray._digest import digest_of
 from w3ray._file_names import file_stem
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
@@ -27,7 +28,6 @@ from w3ray.data.manifest import known_labels
 from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
-from w3ray.pipeline.identity import identity_of
 from w3ray.scoring.question import Question
 from w3ray.storage import StoragePath, fetched, storage_path, write_bytes
 
@@ -102,7 +102,7 @@ class KeptScores:
             weights = hashlib.sha256()
             for name in (WEIGHTS_NAME, DESCRIPTION_NAME):
                 weights.update((local / name).read_bytes())
-        self.identity = identity_of({**question.about, "model": weights.hexdigest()})
+        self.identity = digest_of({**question.about, "model": weights.hexdigest()})
         name = f"{file_stem(question.split)}-{question.protocol.name}-{self.identity[:12]}"
         self.directory = root / "evaluations" / name
         self._folder = self.directory / SCORES_FOLDER

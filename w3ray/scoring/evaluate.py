@@ -13,13 +13,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from w3ray._digest import digest_of
 from w3ray._file_names import file_stem
 from w3ray.attention.health import StageHealth, read_health
 from w3ray.cluster.connection import Connection
 from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import model_folder, read_description
-from w3ray.pipeline.identity import identity_of
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.scoring.measure import calibrations, counted, ensemble, measure
 from w3ray.scoring.question import Question, plan_scoring
@@ -159,7 +159,7 @@ def _score(
 def _keep_ensemble(root: StoragePath, parts: Sequence[KeptScores], result: ClipScores) -> StoragePath:
     """Write the averaged scores into a folder of their own."""
     question = parts[0].question
-    key = identity_of({"ensemble": [part.identity for part in parts]})
+    key = digest_of({"ensemble": [part.identity for part in parts]})
     name = f"ensemble-{file_stem(question.split)}-{question.protocol.name}-{key[:12]}"
     write_scores(root / "evaluations" / name, result)
     return root / "evaluations" / name

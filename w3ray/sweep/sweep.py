@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from w3ray._digest import digest_of
 from w3ray._redact import redact
 from w3ray.cluster.connection import Connection
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Event, StageWaits, Warned
-from w3ray.pipeline.identity import identity_of
 from w3ray.pipeline.prepare import prepare_data
 from w3ray.pipeline.tracked import open_tracker, tracked_here
 from w3ray.recipe import Recipe, load_recipe
@@ -124,7 +124,7 @@ class _Sweep:
             in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
             book.set_gpus(plan.workers * plan.worker_gpus)
             draw_clips(space, self.base)
-            identity = identity_of({"sweep": space.name, "directory": str(self.folder.directory)})
+            identity = digest_of({"sweep": space.name, "directory": str(self.folder.directory)})
             self.shared = self.base.data.shared_clips(identity)
             # The sweep's run, also where it had come to its end: a larger budget, or the same command once more.
             parent = tracker.start_run(
