@@ -116,7 +116,7 @@ def test_device_type_and_mode_follow_the_model() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"torchvision.models.vgg.VGG has no sites known here; known: torchvision"):
+    with pytest.raises(ValueError, match=r"torchvision.models.vgg.VGG has no known sites; supported: torchvision"):
         add_attention(torchvision.models.vgg11())
     with pytest.raises(ValueError, match="pass num_frames"):
         add_attention(torchvision.models.resnet18())

@@ -192,15 +192,15 @@ def test_faults_say_which_stages_and_what_to_do() -> None:
         StageHealth(stage=4, channel=still, spatial=gate(std=0.002, mean=0.5)),
     ]
     assert faults(stages) == [
-        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (they deviate by 0.005 at most) and "
-        "do nothing; set model.attention.start to unit, where a gate learns fastest",
+        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (their standard deviation is at most "
+        "0.005) and do nothing; set model.attention.start to unit: a gate learns fastest there",
         "the spatial gates of stage 2 are stuck: 97% or more of their values are near 0 or saturated; lower the "
         "learning rate of the attention",
-        "the channel gates of stage 4 have not moved from their start at 1 (they deviate by 0.001 at most) and do "
-        "nothing; train longer, or raise the learning rate of the attention",
-        "the spatial gates of stage 4 are constant (they deviate by 0.002 at most): they scale features and choose "
-        "nothing; in W3 the ReLU of Eq. 6 lets nothing through then; temporal_norm: batch prevents that, but made no "
-        "network better (docs/attention.md)",
+        "the channel gates of stage 4 have not moved from their start at 1 (their standard deviation is at most 0.001) "
+        "and do nothing; train longer, or raise the learning rate of the attention",
+        "the spatial gates of stage 4 are constant (their standard deviation is at most 0.002): they scale the features "
+        "but choose nothing; in W3 this means that the ReLU of Eq. 6 outputs only zeros; temporal_norm: batch prevents "
+        "it, but improved no network (docs/attention.md)",
     ]
     assert deviations(stages) == "0.005 0.005 0.001 (channel), 0.100 0.100 0.002 (spatial)"
     assert faults([StageHealth(stage=1, channel=gate(), spatial=gate()), StageHealth(stage=2, grad_norm=0.1)]) == []

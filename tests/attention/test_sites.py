@@ -126,5 +126,5 @@ def test_refinement_reads_the_stages_that_have_a_mask() -> None:
 
 
 def test_a_config_that_enters_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"W3 enters no site of this TSM, whose 4 stages have 1, 1, 1, 1 sites"):
+    with pytest.raises(ValueError, match=r"W3 enters no site of this TSM: its 4 stages have 1, 1, 1, 1 sites"):
         build_model("tsm", backbone="resnet_small", num_classes=2, attention={"kind": "w3", "first": 2})

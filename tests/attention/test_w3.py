@@ -195,12 +195,12 @@ def test_compile_fullgraph() -> None:
         ({"channel": False, "spatial": False}, "nothing is left"),
         ({"reductoin": 8}, "unknown option reductoin; did you mean 'reduction'\\? known: reduction"),
         ({"start": "open"}, "start='open': must be one of unit, near_open, plain"),
-        ({"start": "unit", "identity_start": True}, "start and identity_start are both given; .* remove it"),
+        ({"start": "unit", "identity_start": True}, "start and identity_start are both given; remove identity_start"),
         ({"identity_start": 1}, "identity_start=1: must be true or false"),
         ({"borders": "mirror"}, "borders='mirror': must be one of zeros, replicate"),
         ({"temporal_norm": "layer"}, "temporal_norm='layer': must be one of none, batch"),
         ({"gain": "norm", "start": "near_open"}, "gain=norm holds the factor of start=unit, but start=near_open"),
-        ({"gain": "norm", "placement": "after"}, "no norm lies between the shortcut's sum and the gate; use gain=gate"),
+        ({"gain": "norm", "placement": "after"}, "there is no norm between the sum with the shortcut and the gate"),
     ],
 )
 def test_errors(options: dict, text: str) -> None:

@@ -1,6 +1,6 @@
 """Attention modules: pure torch, one file each, and the function that puts them into a network.
 
-A new attention is a file here and a row in the table, which needs no torch, as the options do not.
+A new attention is one file here and one row in the table `ATTENTION`. The table and the options do not import torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AttentionKind:
-    """A row of the table: its options, and its module as "module:class", imported when it is asked for."""
+    """A row of the table: the options' class, and the module as "module:class", imported on first use."""
 
     config: type[AttentionConfig]
     place: str
@@ -39,7 +39,7 @@ ATTENTION: dict[str, AttentionKind] = {
         AttentionKind(NonLocalConfig, "w3ray.attention.nonlocal_block:NonLocal"),
     )
 }
-"""Kind -> what a recipe and a network need of it."""
+"""Kind -> its row: what a recipe and a network need."""
 
 
 def attention_kind(kind: Any) -> type[AttentionConfig]:
@@ -54,7 +54,7 @@ def attention_kind(kind: Any) -> type[AttentionConfig]:
 
 
 def attention_config(options: Mapping[str, Any]) -> AttentionConfig:
-    """The config of what a recipe writes: `{kind: w3, reduction: 8}`; the kind is w3 unless given.
+    """The config for the options of a recipe, such as `{kind: w3, reduction: 8}`. The default kind is w3.
 
     Raises:
         ValueError: an unknown kind, or an option that is unknown or out of range.
@@ -64,7 +64,7 @@ def attention_config(options: Mapping[str, Any]) -> AttentionConfig:
 
 
 def attention_from_before(options: Mapping[str, Any]) -> AttentionConfig:
-    """As `attention_config`, of what an older version wrote: what is absent is as it was then."""
+    """As `attention_config`, for options written by an older version: absent ones get that version's defaults."""
     kind = attention_kind(options.get("kind", W3Config.kind))
     return kind.from_before({name: value for name, value in options.items() if name != "kind"})
 

@@ -1,8 +1,8 @@
-"""What does an attention module owe the block it sits in?
+"""Which interface do all attention modules have?
 
-Every attention is a module built as `Kind(channels, **options)` with the two attributes below and
-`forward(x_BTCHW, identity_BTCHW=None) -> AttentionOutput`. The input may have any strides: folded 2D networks hand in
-a view of [B*T, C, H, W], 3D networks a transposed view of [B, C, T, H, W], and neither is copied.
+Every attention is a module built as `Kind(channels, config)` with the attributes below and
+`forward(x_BTCHW, identity_BTCHW=None) -> AttentionOutput`. The input may have any strides: 2D networks pass a view of
+[B*T, C, H, W], 3D networks pass a transposed view of [B, C, T, H, W]. Neither is copied.
 
 Axes: B clips, T frames, C channels, H height, W width.
 """
@@ -15,7 +15,7 @@ from w3ray.attention.options import Placement
 
 
 class AttentionOutput(NamedTuple):
-    """The attended features and, where the attention has one, its spatial mask."""
+    """The attended features, and the spatial mask if the attention has one."""
 
     x_BTCHW: Tensor
     mask_BTHW: Tensor | None
@@ -29,10 +29,10 @@ class Attention(Protocol):
     has_spatial_mask: bool
     """Whether `AttentionOutput.mask_BTHW` is a tensor."""
     norm_gain: float
-    """By how much scale and shift of the norm before it are multiplied when it enters a network."""
+    """Factor for the scale and shift of the norm before the attention; applied when the attention enters a network."""
     constant_start: float | None
-    """What each gate of a fresh one is, exactly; None: its gates depend on the features, or it has none."""
+    """The exact value of every gate at the start. None: the gates depend on the features, or there are no gates."""
 
     def __call__(self, x_BTCHW: Tensor, identity_BTCHW: Tensor | None = None) -> AttentionOutput:
-        """Attend to `x_BTCHW`, then add `identity_BTCHW` (the block's shortcut) where it is given."""
+        """Attend to `x_BTCHW`, then add `identity_BTCHW` (the block's shortcut) if given."""
         ...

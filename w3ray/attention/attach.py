@@ -1,4 +1,4 @@
-"""How is an attention put into the sites of a network?"""
+"""How does an attention get into the sites of a network?"""
 
 from typing import Any, TypeVar
 
@@ -17,11 +17,11 @@ Model = TypeVar("Model", bound=nn.Module)
 def network_stages(model: nn.Module) -> Stages:
     """The sites of a network by stage, first to last.
 
-    Known are every model with a method `stages()` that returns them, as all of ours have, and torchvision's ResNet and
-    VideoResNet, whose residual blocks become sites in place.
+    Supported: every model with a method `stages()` that returns its sites (all models of w3ray have one), and
+    torchvision's ResNet and VideoResNet. The residual blocks of these two become sites in place.
 
     Raises:
-        ValueError: another model.
+        ValueError: the model is none of these.
     """
     own = getattr(model, "stages", None)
     if callable(own):
@@ -30,7 +30,7 @@ def network_stages(model: nn.Module) -> Stages:
         return adopt_blocks([model.layer1, model.layer2, model.layer3, model.layer4])
     found = f"{type(model).__module__}.{type(model).__name__}"
     raise ValueError(
-        f"add_attention: {found} has no sites known here; known: torchvision's ResNet (resnet18/34/50/101) and "
+        f"add_attention: {found} has no known sites; supported: torchvision's ResNet (resnet18/34/50/101) and "
         "VideoResNet (r3d_18, mc3_18, r2plus1d_18), w3ray's models, any model with stages() (w3ray.attention.sites)"
     )
 
@@ -38,34 +38,35 @@ def network_stages(model: nn.Module) -> Stages:
 def add_attention(
     model: Model, kind: str | AttentionConfig = "w3", *, num_frames: int | None = None, **options: Any
 ) -> Model:
-    """Put an attention into the sites of a model, in place: all of them, or those that its config enters.
+    """Put an attention into the sites of a model, in place: into all sites, or into those that its config selects.
 
-    Existing parameters keep their names; the attention's are `<site>.attention.*`.
+    Existing parameters keep their names. The attention's parameters are `<site>.attention.*`.
 
     Args:
-        model: a model of ours, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision VideoResNet
+        model: a model of w3ray, a torchvision ResNet over folded clips ([B*T, 3, H, W]), a torchvision VideoResNet
             ([B, 3, T, H, W]), or any model with `stages()`.
-        kind: a key of `w3ray.attention.ATTENTION`, or a config, which holds its options.
-        num_frames: T of the folded clips; needed for a bare torchvision ResNet, which cannot pass it on.
-        options: the options of that attention: the fields of `W3Config`, `CBAMConfig` or `NonLocalConfig`.
+        kind: a key of `w3ray.attention.ATTENTION`, or a config that holds all options.
+        num_frames: T of the folded clips. A bare torchvision ResNet needs it, because it cannot pass T to its sites.
+        options: options of this attention: fields of `W3Config`, `CBAMConfig` or `NonLocalConfig`.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: unknown kind, option or model; attention already there; num_frames missing; no site is entered.
+        ValueError: unknown kind, option or model; the model already has attention; num_frames is missing; the config
+            selects no site.
     """
     if isinstance(kind, AttentionConfig):
         if options:
-            raise ValueError(f"add_attention: {', '.join(options)}: the config holds all options; put them there")
+            raise ValueError(f"add_attention: {', '.join(options)}: set options in the config, not beside it")
         config = kind
     else:
-        config = attention_kind(kind).from_options(options)  # before the first block is replaced
+        config = attention_kind(kind).from_options(options)  # checked before the first block is replaced
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"add_attention: num_frames={num_frames}: must be >= 1")
     if isinstance(model, ResNet) and num_frames is None:
         raise ValueError(
-            "add_attention: a bare ResNet does not know its clips: pass num_frames (batch = clips * num_frames)"
+            "add_attention: a bare ResNet does not know the clip length: pass num_frames (batch = clips * num_frames)"
         )
     stages = network_stages(model)
     if any(site.attention is not None for stage in stages for site in stage):
@@ -74,8 +75,8 @@ def add_attention(
     if not entered:
         counts = ", ".join(str(len(stage)) for stage in stages)
         raise ValueError(
-            f"add_attention: {config.label} enters no site of this {type(model).__name__}, whose {len(stages)} stages "
-            f"have {counts} sites; change its stages, every or first"
+            f"add_attention: {config.label} enters no site of this {type(model).__name__}: its {len(stages)} stages "
+            f"have {counts} sites; change stages, every or first"
         )
     if getattr(config, "gain", "gate") == "norm":
         for site in entered:
@@ -93,9 +94,9 @@ def add_attention(
 
 
 def scale_norms(model: nn.Module) -> None:
-    """Multiply the norms before gates by the gain that these expect of them (`gain: norm`), in place.
+    """Multiply each norm before an attention by the gain that the attention expects (`gain: norm`), in place.
 
-    To be called when the norms have got weights of a network without attention.
+    Call this after the norms got the weights of a network without attention.
     """
     for stage in network_stages(model):
         for site in stage:
@@ -108,14 +109,14 @@ def scale_last_norm(site: Site, factor: float) -> None:
     """Multiply scale and shift of the norm before a site's attention.
 
     Raises:
-        ValueError: there is no such norm.
+        ValueError: there is no norm before the attention.
     """
     for parameter in _check_norm(site):
         parameter.mul_(factor)
 
 
 def _check_norm(site: Site) -> tuple[Tensor, Tensor]:
-    """Scale and shift of the norm before a site's attention. Raises ValueError unless they can hold a gain."""
+    """Scale and shift of the norm before a site's attention. Raises ValueError if they cannot hold a gain."""
     norm = site.last_norm
     if norm is None:
         raise ValueError(

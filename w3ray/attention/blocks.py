@@ -1,8 +1,8 @@
 """How does an attention enter torchvision's residual blocks?
 
-Each known block class has a subclass here, a site, that adopts a finished block's children under their own names (so
-that `layer1.0.conv1.weight` stays what it was). Its attention works on the residual branch, before the shortcut is
-added, or on the finished block.
+Each known block class has a subclass here that is a site. The subclass takes over the children of an existing block
+and keeps their names, so `layer1.0.conv1.weight` keeps its name. The attention works on the residual branch, before
+the shortcut is added, or on the block's output.
 
 Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ from w3ray.attention.sites import Site, Stages
 
 
 class ResidualBlock(Site):
-    """A residual block as a site; subclasses say what its branch is."""
+    """A residual block as a site. Subclasses define the branch."""
 
     relu: nn.Module
     downsample: nn.Module | None
@@ -31,7 +31,7 @@ class ResidualBlock(Site):
             self.register_module(name, child)
         self.stride = block.stride
         self.training = block.training
-        if block.downsample is None:  # torchvision keeps an absent one as a plain attribute
+        if block.downsample is None:  # torchvision stores None as a plain attribute, not as a module
             self.register_module("downsample", None)
         self.make_places()
 
@@ -48,7 +48,7 @@ class ResidualBlock(Site):
         attention = cast(Attention, self.attention)
         if attention.placement == "before":
             out_BTCHW, mask_BTHW = attention(self.to_clips(branch, num_frames), self.to_clips(identity, num_frames))
-            # The ReLU works in place: on the fresh tensor, not on a view of it, whose gradient would cost copies.
+            # The ReLU works in place on the new tensor: on a view of it, the gradient would cost copies.
             return self.from_clips(self.relu(out_BTCHW)), mask_BTHW
         branch += identity
         out_BTCHW, mask_BTHW = attention(self.to_clips(self.relu(branch), num_frames))
@@ -177,14 +177,14 @@ ADOPTERS: dict[type[nn.Module], Callable[[Any], ResidualBlock]] = {
     video_resnet.BasicBlock: ClipBasicBlock,
     video_resnet.Bottleneck: ClipBottleneck,
 }
-"""Which block class is replaced by which."""
+"""torchvision's block class -> the subclass that replaces it."""
 
 
 def adopt_blocks(stages: list[nn.Sequential]) -> Stages:
-    """Replace, in place, each torchvision block of the stages by its subclass with places; return them by stage.
+    """Replace each torchvision block of the stages by its site, in place. Returns the sites by stage.
 
     Raises:
-        ValueError: a stage holds a module that is no known residual block; nothing was replaced then.
+        ValueError: a stage holds a module that is not a known residual block. No block was replaced.
     """
     for stage in stages:
         for block in stage:
@@ -199,7 +199,7 @@ def adopt_blocks(stages: list[nn.Sequential]) -> Stages:
 
 
 def _width_in(layers: nn.Sequential) -> int:
-    # Of R(2+1)D the first layer is a pair of convolutions.
+    # In R(2+1)D the first layer is a pair of convolutions.
     return next(module for module in layers.modules() if isinstance(module, nn.Conv3d)).in_channels
 
 

@@ -1,9 +1,10 @@
 """How are features pooled and gated with little memory traffic?
 
-An attention module does next to no arithmetic: its time goes into reading and writing whole feature maps. Autograd's
-own gradient of a maximum makes boolean maps and integer counts of full size (on a CPU ten times the cost of the pass
-itself), and that of `addcmul` an extra product. The two functions here have hand-written gradients with fewer passes;
-on CPUs they go through the features in parts that stay in cache and allocate nothing large but their result.
+An attention module does little arithmetic. Most of its time is spent reading and writing whole feature maps.
+Autograd's gradient of a maximum makes boolean maps and integer counts of full size: on a CPU, ten times the cost of
+the forward pass. Autograd's gradient of `addcmul` makes an extra product. The two functions here have hand-written
+gradients with fewer passes. On CPUs they process the features in parts that stay in cache, and allocate nothing large
+except the result.
 
 Axes: B clips, T frames, C channels, H height, W width.
 """
@@ -15,14 +16,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 PART_BYTES = 1 << 20
-"""Size of the parts in which a CPU goes through the features; at least one frame."""
+"""Size of the parts in which a CPU processes the features. A part has at least one frame."""
 
 Part = tuple[slice, slice]
 """Clips and frames of a part."""
 
 
 def _parts(x_BTCHW: Tensor) -> list[Part]:
-    """The parts of a pass. Compilers and GPUs get the whole: the ones fuse by themselves, the others pay per launch."""
+    """The parts of a pass. Compilers fuse by themselves, and on GPUs each launch costs time: both get one part."""
     whole = slice(None)
     if torch.compiler.is_compiling() or x_BTCHW.device.type != "cpu":
         return [(whole, whole)]
@@ -55,7 +56,7 @@ class _MeanMax(torch.autograd.Function):
         grad_BTCHW = torch.empty_like(x_BTCHW)
         for part in _parts(x_BTCHW):
             slot = grad_BTCHW[part]
-            # Straight into floats: a boolean result is not vectorised on CPUs, nor is its sum.
+            # The result is written as floats: on CPUs a boolean result and its sum are not vectorised.
             torch.eq(x_BTCHW[part], maximum[part], out=slot)
             # Equal maxima share the gradient, as in torch.amax.
             share = grad_maximum[part] / slot.sum(dim=ctx.dims, keepdim=True)
@@ -85,7 +86,7 @@ class _Gate(torch.autograd.Function):
 
 
 def mean_max(x_BTCHW: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over `dims`, some of (2, 3, 4), which stay with length 1. Differentiable once."""
+    """Mean and maximum over `dims`, a subset of (2, 3, 4). These axes stay, with length 1. Differentiable once."""
     return _MeanMax.apply(x_BTCHW, dims)
 
 
@@ -94,7 +95,7 @@ def apply_gate(x_BTCHW: Tensor, gate: Tensor, shortcut_BTCHW: Tensor | None = No
 
     Args:
         x_BTCHW: features, of any strides.
-        gate: [B, T, C, 1, 1] or [B, T, 1, H, W], of the same type.
-        shortcut_BTCHW: as the features.
+        gate: [B, T, C, 1, 1] or [B, T, 1, H, W], of the same dtype.
+        shortcut_BTCHW: shape and dtype of the features.
     """
     return _Gate.apply(x_BTCHW, gate, shortcut_BTCHW)

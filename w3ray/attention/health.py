@@ -1,6 +1,7 @@
-"""What became of an attention's gates in training: do they still choose anything?
+"""Do the gates of an attention still choose anything after training?
 
-Numbers by stage of the network, and what they mean for a user. Needs no torch: `w3ray.attention.meter` measures them.
+This module holds the numbers by stage of the network, and what they mean for a user. `w3ray.attention.meter` measures
+them. This module does not import torch.
 """
 
 import json
@@ -13,26 +14,26 @@ if TYPE_CHECKING:
     from w3ray.storage import StoragePath
 
 HEALTH_NAME = "attention.json"
-"""Beside a model: what its gates did over the clips of its own evaluation."""
+"""File beside a model: the health of its gates over the clips of the model's own evaluation."""
 
 GateKind = Literal["channel", "spatial"]
 GATE_KINDS: tuple[GateKind, ...] = ("channel", "spatial")
 Verdict = Literal["fine", "not moved", "constant", "stuck"]
 
 LEAST_STD = 0.01
-"""Gates that deviate by less do nothing. In `benchmarks/results/attention-study/screen.json` channel gates that start
-`near_open` deviate by 0.006 to 0.011, those that start at `unit` by 0.057 to 0.088."""
+"""Gates with a smaller standard deviation do nothing. In `benchmarks/results/attention-study/screen.json` it is 0.006
+to 0.011 for channel gates that start as `near_open`, and 0.057 to 0.088 for channel gates that start as `unit`."""
 LEAST_MOVE = 0.02
-"""A mean that is nearer to its start has not moved: our choice."""
+"""A mean that is closer to its start has not moved. This threshold is our choice."""
 MOST_AT_THE_ENDS = 0.95
-"""Share of values near 0 or saturated from which on gates are stuck."""
+"""Gates are stuck if more than this share of their values is near 0 or saturated."""
 
 _LEARN_MORE = "train longer, or raise the learning rate of the attention"
 _REVIVE = (
-    "in W3 the ReLU of Eq. 6 lets nothing through then; temporal_norm: batch prevents that, but made no network better "
-    "(docs/attention.md)"
+    "in W3 this means that the ReLU of Eq. 6 outputs only zeros; temporal_norm: batch prevents it, but improved no "
+    "network (docs/attention.md)"
 )
-_START_UNIT = "set model.attention.start to unit, where a gate learns fastest"
+_START_UNIT = "set model.attention.start to unit: a gate learns fastest there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,11 @@ class GateHealth:
     std: float
     """Over everything: channels or places, frames, clips and blocks."""
     std_time: float
-    """Over the frames of a clip, root mean square over the rest; 0 for clips of one frame."""
+    """Over the frames of a clip, then root mean square over all else. 0 for clips of one frame."""
     std_channels: float | None = None
-    """Over the channels of a frame; of a channel gate only."""
+    """Over the channels of a frame. Only for channel gates."""
     std_space: float | None = None
-    """Over the places of a frame; of a spatial gate only."""
+    """Over the places of a frame. Only for spatial gates."""
     near_zero: float
     """Share of values below 5 % of `greatest`."""
     saturated: float
@@ -55,10 +56,10 @@ class GateHealth:
     greatest: float = 1.0
     """Upper end of a gate's range."""
     start: float | None = None
-    """What a fresh gate is; None where the attention does not say."""
+    """Value of a gate at the start. None: the attention does not tell."""
 
     def numbers(self) -> dict[str, float]:
-        """What was measured, by name."""
+        """The measured numbers, by name."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -67,7 +68,7 @@ class GateHealth:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it chooses anything. Gates near one end that never moved are "not moved", not "stuck"."""
+        """Whether the gates choose anything. Gates that never moved are "not moved", even if they are near one end."""
         if self.std < LEAST_STD:
             moved = self.start is not None and abs(self.mean - self.start) >= LEAST_MOVE
             return "constant" if moved else "not moved"
@@ -83,14 +84,14 @@ class StageHealth:
     channel: GateHealth | None = None
     spatial: GateHealth | None = None
     grad_norm: float | None = None
-    """Of the gradient of all its parameters, before clipping, at the step before the measurement."""
+    """Gradient norm of all parameters of the attention, before clipping, at the step before the measurement."""
 
     def gates(self) -> dict[GateKind, GateHealth]:
         found: dict[GateKind, GateHealth | None] = {"channel": self.channel, "spatial": self.spatial}
         return {kind: gate for kind, gate in found.items() if gate is not None}
 
     def metrics(self) -> dict[str, float]:
-        """Such as `stage1/channel/std`."""
+        """All numbers under names such as `stage1/channel/std`."""
         found = {
             f"stage{self.stage}/{kind}/{name}": value
             for kind, gate in self.gates().items()
@@ -100,7 +101,7 @@ class StageHealth:
 
 
 def faults(stages: Iterable[StageHealth]) -> list[str]:
-    """A sentence for each kind of gate and each fault, which says what to do; none where all is well."""
+    """One sentence for each kind of gate and each fault; it says what to do. Empty if all gates are fine."""
     found: dict[tuple[GateKind, Verdict, str], list[tuple[int, GateHealth]]] = {}
     for stage in stages:
         for kind, gate in stage.gates().items():
@@ -112,29 +113,29 @@ def faults(stages: Iterable[StageHealth]) -> list[str]:
 def _remedy(kind: GateKind, gate: GateHealth) -> str:
     if gate.verdict == "stuck":
         return "lower the learning rate of the attention"
-    # In the middle of its range a sigmoid is steepest: the start is not to blame.
+    # A sigmoid is steepest in the middle of its range, so a start there is not the cause.
     at_middle = gate.start is not None and abs(gate.start - gate.greatest / 2) < LEAST_MOVE
     if not at_middle:
         return _START_UNIT
-    # A higher learning rate leaves more of the spatial gates still, not fewer (part "screen" of the attention study).
+    # With a higher learning rate more spatial gates stop moving, not fewer (part "screen" of the attention study).
     return _REVIVE if kind == "spatial" else _LEARN_MORE
 
 
 def _sentence(kind: GateKind, verdict: Verdict, remedy: str, off: Sequence[tuple[int, GateHealth]]) -> str:
     where = f"the {kind} gates of stage{'s' if len(off) > 1 else ''} {', '.join(str(number) for number, _ in off)}"
     gates = [gate for _, gate in off]
-    deviation = f"they deviate by {max(gate.std for gate in gates):.3f} at most"
+    deviation = f"their standard deviation is at most {max(gate.std for gate in gates):.3f}"
     if verdict == "stuck":
         least = min(gate.near_zero + gate.saturated for gate in gates)
         return f"{where} are stuck: {least:.0%} or more of their values are near 0 or saturated; {remedy}"
     if verdict == "constant":
-        return f"{where} are constant ({deviation}): they scale features and choose nothing; {remedy}"
+        return f"{where} are constant ({deviation}): they scale the features but choose nothing; {remedy}"
     start = "" if gates[0].start is None else f" from their start at {gates[0].start:.3g}"
     return f"{where} have not moved{start} ({deviation}) and do nothing; {remedy}"
 
 
 def deviations(stages: Iterable[StageHealth]) -> str:
-    """Such as "0.12 0.08 0.05 0.04 (channel), 0.10 0.09 0.03 0.02 (spatial)"; empty without gates."""
+    """Text such as "0.12 0.08 0.05 0.04 (channel), 0.10 0.09 0.03 0.02 (spatial)"; empty without gates."""
     stages = list(stages)
     parts = []
     for kind in GATE_KINDS:
@@ -151,7 +152,7 @@ COLUMNS = (
 
 
 def rows(stages: Iterable[StageHealth]) -> list[dict[str, Any]]:
-    """A table with the columns `COLUMNS`: a row a gate, or one for a stage whose attention has no gates."""
+    """A table with the columns `COLUMNS`: one row for each gate, and one row for each stage without gates."""
     table = []
     for stage in stages:
         of_stage: dict[str, Any] = {"stage": stage.stage, "grad_norm": stage.grad_norm}
@@ -163,15 +164,15 @@ def rows(stages: Iterable[StageHealth]) -> list[dict[str, Any]]:
 
 
 def document(stages: Iterable[StageHealth]) -> list[dict[str, Any]]:
-    """As JSON values; `from_document` reads them."""
+    """The stages as JSON values; `from_document` reads them."""
     return [asdict(stage) for stage in stages]
 
 
 def from_document(values: Any) -> tuple[StageHealth, ...]:
-    """What `document` gave.
+    """Read back the values that `document` returned.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the values are something else.
     """
     try:
         return tuple(
@@ -188,12 +189,12 @@ def from_document(values: Any) -> tuple[StageHealth, ...]:
 
 
 def read_health(model: "StoragePath") -> tuple[StageHealth, ...]:
-    """What lies beside a model; nothing for one without attention, or of a version that did not measure."""
+    """Read the health beside a model. Empty for a model without attention, or of a version that did not measure it."""
     path = model / HEALTH_NAME
     try:
         return from_document(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
-        return ()  # it is no reason to refuse the model
+        return ()  # a model without these numbers is still usable
 
 
 _MAY_BE_ABSENT = {"std_channels", "std_space", "start"}

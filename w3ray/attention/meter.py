@@ -1,7 +1,7 @@
 """How are the gates of a network measured while it runs?
 
-Hooks on the gates add up a few sums of what the network computes anyway; nothing else is kept. Sums of several
-workers are added before `stages` reads them, so that any number of workers measures the same.
+Hooks on the gates add up a few sums of values that the network computes anyway. Nothing else is stored. The sums of
+all workers are added before `stages` reads them, so the result does not depend on the number of workers.
 
 Axes: B clips, T frames, X channels or places.
 """
@@ -18,7 +18,7 @@ from w3ray.attention.health import GATE_KINDS, GateHealth, GateKind, StageHealth
 from w3ray.attention.sites import Stages
 
 _END = 0.05
-"""Share of a gate's range at either end that counts as near 0, or saturated."""
+"""A value in the lowest 5 % of a gate's range is near 0; a value in the highest 5 % is saturated."""
 _NUM_SUMS = 7
 
 
@@ -27,10 +27,10 @@ class _Network(Protocol):
 
 
 def gate_sums(gate_BTX: Tensor, greatest: float = 1.0) -> Tensor:
-    """Sums over the values of gates, float64 [7]; further axes of places are welcome.
+    """Sums over the values of gates, float64 [7]. More axes of places may follow X.
 
-    Count, sum, sum of squares, squared distances from the mean over time and from that over X, values near 0 and near
-    `greatest`.
+    The seven: count, sum, sum of squares, sum of squared distances from the mean over time, sum of squared distances
+    from the mean over X, number of values near 0, number of values near `greatest`.
     """
     x_BTX = gate_BTX.detach().double().flatten(2)
     return torch.stack(
@@ -49,7 +49,7 @@ def gate_sums(gate_BTX: Tensor, greatest: float = 1.0) -> Tensor:
 def gate_health(
     kind: GateKind, sums: Sequence[float], *, greatest: float = 1.0, start: float | None = None
 ) -> GateHealth | None:
-    """What sums of `gate_sums` say; None where nothing was measured, or what is no number."""
+    """The health from sums of `gate_sums`. None: nothing was measured, or a sum is not finite."""
     count, total, squares, in_time, in_frame, near_zero, saturated = sums
     if not count or not all(math.isfinite(value) for value in sums):
         return None
@@ -69,10 +69,10 @@ def gate_health(
 
 
 class GateMeter:
-    """Measures the gates of a network while `watching` is open; sums live where the gates do.
+    """Measures the gates of a network while `watching` is open. The sums stay on the device of the gates.
 
     Args:
-        model: of ours; one without attention is measured too, and has no stages.
+        model: a model of w3ray. A model without attention is allowed; its result has no stages.
     """
 
     def __init__(self, model: _Network) -> None:
@@ -85,15 +85,15 @@ class GateMeter:
         self._sums: dict[tuple[int, GateKind], Tensor] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is an attention."""
+        """Whether the model has an attention."""
         return bool(self._attentions)
 
     @contextmanager
     def watching(self, valid_B: Tensor | None = None) -> Iterator[None]:
-        """Measure the network's forward passes meanwhile.
+        """Measure the network's forward passes inside the `with` block.
 
         Args:
-            valid_B: bool on the CPU: which clips count; None: all.
+            valid_B: bool on the CPU: which clips count. None: all.
         """
         rows = None if valid_B is None or bool(valid_B.all()) else valid_B.nonzero().squeeze(1)
         with ExitStack() as stack:
@@ -114,7 +114,7 @@ class GateMeter:
         return add
 
     def sums(self) -> Tensor:
-        """All sums so far, float64 [stages, kinds, 7] on the CPU: to be added up over workers."""
+        """All sums so far, float64 [stages, kinds, 7] on the CPU. The caller adds them up over workers."""
         num_stages = 1 + max((stage for stage, _ in self._attentions), default=-1)
         found = torch.zeros(num_stages, len(GATE_KINDS), _NUM_SUMS, dtype=torch.float64)
         for (stage, kind), sums in self._sums.items():
@@ -124,10 +124,10 @@ class GateMeter:
     def stages(
         self, sums: Tensor | None = None, grad_norms: Mapping[int, float] | None = None
     ) -> tuple[StageHealth, ...]:
-        """What the gates did, by stage of the network that has attention.
+        """The health of the gates, for each stage of the network that has attention.
 
         Args:
-            sums: of all workers; None: of this one.
+            sums: the sums of all workers. None: this worker's own.
             grad_norms: by stage, counted from 1.
         """
         values = (self.sums() if sums is None else sums).tolist()
@@ -149,7 +149,7 @@ class GateMeter:
         return tuple(found)
 
     def parameters(self) -> dict[int, list[nn.Parameter]]:
-        """Those of the attention, by stage, counted from 1."""
+        """The parameters of the attention, by stage, counted from 1."""
         found: dict[int, list[nn.Parameter]] = {}
         for stage, attention in self._attentions:
             found.setdefault(stage + 1, []).extend(attention.parameters())
@@ -157,5 +157,5 @@ class GateMeter:
 
 
 def _greatest(attention: nn.Module) -> float:
-    """An attention of another's may not say where its gates end: a sigmoid's end at 1."""
+    """Upper end of the gates' range. An attention from a plugin may not tell it: then 1, as for a sigmoid."""
     return float(getattr(attention, "gate_max", 1.0))

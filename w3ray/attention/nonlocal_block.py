@@ -4,8 +4,8 @@
     z_i = BN(W y_i) + x_i                                                            (Eq. 6)
 
 As the authors use it: theta, phi, g are 1x1x1 convolutions to half of the channels; phi and g are max-pooled 2x2 over
-space; the norm's scale starts at 0, so that a block starts as the identity; it works on finished blocks, every second
-one of the second and third stage (five in a ResNet-50), not on all of them: its cost grows with the square of T*H*W.
+space; the norm's scale starts at 0, so a block starts as the identity. It works on the output of every second block of
+the second and third stage (five in a ResNet-50), not on all blocks, because its cost grows with the square of T*H*W.
 
 Axes: B clips, T frames, C channels, H height, W width, E inner channels, P places (T*H*W), Q pooled places.
 """
@@ -22,7 +22,7 @@ class NonLocal(nn.Module):
 
     Args:
         channels: C of the features.
-        config: its knobs.
+        config: the options.
     """
 
     placement: Placement = "after"
@@ -42,13 +42,14 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, x_BTCHW: Tensor, identity_BTCHW: Tensor | None = None) -> AttentionOutput:
-        """Attend, then add the shortcut where it is given. Shapes: see `w3ray.attention._common`."""
+        """Attend, then add the shortcut if given. Shapes: see `w3ray.attention._common`."""
         B, T, _, H, W = x_BTCHW.shape
         x_NCHW = x_BTCHW.flatten(0, 1)
         pooled_NCHW = F.max_pool2d(x_NCHW, 2, ceil_mode=True) if self.config.subsample and min(H, W) > 1 else x_NCHW
         theta_BPE = _places(self.theta(x_NCHW), T)
         phi_BQE, g_BQE = _places(self.phi(pooled_NCHW), T), _places(self.g(pooled_NCHW), T)
-        # Eq. 3 has no scale; a head's dimension of its own lets torch choose a kernel that never holds P x Q numbers.
+        # scale=1: Eq. 3 has no scale. unsqueeze: with an axis for heads, torch can choose a kernel that never stores
+        # all P x Q numbers.
         y_BPE = F.scaled_dot_product_attention(
             theta_BPE.unsqueeze(1), phi_BQE.unsqueeze(1), g_BQE.unsqueeze(1), scale=1.0
         ).squeeze(1)

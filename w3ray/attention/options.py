@@ -1,4 +1,4 @@
-"""Which options does each attention take? Checked here without torch, so that a wrong recipe is answered at once."""
+"""Which options does each attention take? The checks here need no torch, so a wrong recipe fails at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,35 +8,35 @@ from w3ray._options import AS_BEFORE, Options, check_flag, check_one_of, check_w
 
 Placement = Literal["before", "after"]
 Start = Literal["unit", "near_open", "plain"]
-"""How a fresh gate lets features pass.
+"""How the gates start.
 
-"unit": a gate is 2 sigmoid(z) with z = 0 at the start, so a fresh network is the network without attention, and the
-gate is where the sigmoid is steepest. "near_open": sigmoid(z) with z near 3. "plain": sigmoid(z) with torch's own
-initial weights, so near 0.5.
+"unit": a gate is 2 sigmoid(z) with z = 0 at the start. A fresh network then computes the same as the network without
+attention, and the sigmoid is at its steepest point. "near_open": sigmoid(z) with z near 3. "plain": sigmoid(z) with
+torch's own initial weights, so near 0.5.
 """
 DEFAULT_START: Start = "unit"
 """`docs/attention.md` says why."""
 Gain = Literal["gate", "norm"]
-"""Where the factor 2 of the start "unit" is. "gate": in the gate. "norm": in scale and shift of the norm before it, so
-that the gate is the sigmoid of the equations; a fresh network computes the same."""
+"""Where the factor 2 of the start "unit" is. "gate": in the gate. "norm": in the scale and shift of the norm before the
+gate, so that the gate is the sigmoid of the equations. A fresh network computes the same with both."""
 Borders = Literal["zeros", "replicate"]
-"""What convolutions read beyond the first and last frame and the picture's edges."""
+"""What convolutions read outside the clip: before the first frame, after the last, and beyond the edges of frames."""
 TemporalNorm = Literal["none", "batch"]
 """What normalises the hidden activations between the two temporal convolutions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionConfig(Options):
-    """Base of every attention's options: what is known of it by these alone. Raises ValueError that names a field."""
+    """Base of every attention's options, and what follows from the options alone. Raises ValueError naming a field."""
 
     kind: ClassVar[str]
-    """Its name in recipes, and in `w3ray.attention.ATTENTION`."""
+    """Name of the attention in recipes and in `w3ray.attention.ATTENTION`."""
     stages: tuple[int, ...] | None = None
-    """Stages of the network that it enters, counted from 1; None: all."""
+    """Stages of the network that the attention enters, counted from 1. None: all."""
     every: int = 1
-    """It enters every so many sites of a stage (2: every second one) ..."""
+    """The attention enters every n-th site of a stage (2: every second site), starting at `first`."""
     first: int = 1
-    """... from this one on, counted from 1."""
+    """The first site of a stage that the attention enters, counted from 1."""
 
     def __post_init__(self) -> None:
         check_whole(self.label, "every", self.every)
@@ -64,20 +64,20 @@ class AttentionConfig(Options):
         return cls.from_options({**before, **options})
 
     def written_out(self) -> dict[str, Any]:
-        """Kind and all options, as recipes and models on disk hold them."""
+        """Kind and all options, as recipes and stored models hold them."""
         return {"kind": self.kind, **self.values()}
 
     def as_before(self) -> dict[str, Any]:
-        """Kind and the options that say more than their absence did: what identities are hashes of."""
+        """Kind, and the options that differ from what their absence meant in older versions. Identities hash this."""
         return {"kind": self.kind, **self.shortest()}
 
     @property
     def has_spatial_mask(self) -> bool:
-        """Whether it has a spatial mask, which refinement needs."""
+        """Whether the attention has a spatial mask. Refinement needs one."""
         return False
 
     def enters(self, stage: int, site: int) -> bool:
-        """Whether it enters this site of this stage of the network, both counted from 0."""
+        """Whether the attention enters this site of this stage of the network. Both are counted from 0."""
         chosen = self.stages is None or stage + 1 in self.stages
         return chosen and site + 1 >= self.first and (site + 1 - self.first) % self.every == 0
 
@@ -97,30 +97,30 @@ def _check_gates(kind: str, config: "W3Config | CBAMConfig") -> None:
         raise ValueError(f"{kind}: gain=norm holds the factor of start=unit, but start={config.start}; remove one")
     if config.gain == "norm" and config.placement == "after":
         raise ValueError(
-            f"{kind}: gain=norm with placement=after: no norm lies between the shortcut's sum and the gate; "
+            f"{kind}: gain=norm with placement=after: there is no norm between the sum with the shortcut and the gate; "
             "use gain=gate"
         )
 
 
 def _start_of(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`identity_start`, the name and meaning of before, as `start`."""
+    """The options with the old name `identity_start` translated to `start`."""
     options = dict(options)
     if "identity_start" not in options:
         return options
     if "start" in options:
         raise ValueError(
-            f"{kind}: start and identity_start are both given; identity_start is the old name, remove it "
+            f"{kind}: start and identity_start are both given; remove identity_start, the old name "
             "(true: start=near_open, false: start=plain)"
         )
     old = options.pop("identity_start")
     if not isinstance(old, bool):
-        raise ValueError(f"{kind}: identity_start={old!r}: must be true or false; better use start")
+        raise ValueError(f"{kind}: identity_start={old!r}: must be true or false; or use start, the new name")
     return {**options, "start": "near_open" if old else "plain"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class W3Config(AttentionConfig):
-    """The knobs of W3. Raises ValueError that names the field."""
+    """The options of W3. Raises ValueError naming the field."""
 
     kind: ClassVar[str] = "w3"
     label: ClassVar[str] = "W3"
@@ -133,19 +133,19 @@ class W3Config(AttentionConfig):
     temporal_kernel: int = 3
     """K_s-vid of Eq. 6, odd; the kernel is cubic."""
     depthwise: bool = True
-    """Eq. 4 by channel; False: dense, C * C weights per tap."""
+    """Eq. 4 works on each channel separately. False: dense, with C * C weights per tap."""
     hidden: int = 1
     """Hidden channels of Eq. 6."""
     placement: Placement = "before"
-    """On the residual branch before the shortcut is added, or after the block."""
+    """"before": on the residual branch, before the shortcut is added. "after": on the block's output."""
     start: Start = field(default=DEFAULT_START, metadata={AS_BEFORE: "near_open"})
-    """How a fresh gate lets features pass. `identity_start` is read as before: true is near_open, false is plain."""
+    """How the gates start. The old name `identity_start` is still read: true is near_open, false is plain."""
     gain: Gain = "gate"
     """Where the factor 2 of the start "unit" is."""
     borders: Borders = "zeros"
-    """What the convolutions of Eq. 4-6 read beyond the borders of time and of the picture."""
+    """What the convolutions of Eq. 4-6 read outside the clip, in time and in space."""
     temporal_norm: TemporalNorm = "none"
-    """What normalises between the two temporal convolutions of Eq. 4 and of Eq. 6."""
+    """The norm between the two temporal convolutions of Eq. 4, and between the two of Eq. 6."""
     channel: bool = True
     """Channel-temporal attention (Eq. 3-4)."""
     spatial: bool = True
@@ -155,7 +155,7 @@ class W3Config(AttentionConfig):
 
     def as_before(self) -> dict[str, Any]:
         options = AttentionConfig.as_before(self)
-        if options.get("start") == "plain":  # under the name that it had then
+        if options.get("start") == "plain":  # under its old name
             del options["start"]
             options["identity_start"] = False
         return options
@@ -175,27 +175,27 @@ class W3Config(AttentionConfig):
         _check_gates("W3", self)
         check_one_of("W3", "temporal_norm", self.temporal_norm, TemporalNorm)
         if not (self.channel or self.spatial):
-            raise ValueError("W3: channel=False with spatial=False: nothing is left; use no attention instead")
+            raise ValueError("W3: channel=False with spatial=False: nothing is left; set no attention instead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CBAMConfig(AttentionConfig):
-    """The knobs of CBAM. Raises ValueError that names the field."""
+    """The options of CBAM. Raises ValueError naming the field."""
 
     kind: ClassVar[str] = "cbam"
     label: ClassVar[str] = "CBAM"
     reduction: int = 16
-    """r of its Eq. 2; the hidden width is max(1, C // r)."""
+    """r of CBAM's Eq. 2; the hidden width is max(1, C // r)."""
     spatial_kernel: int = 7
-    """Of its Eq. 3, in cells of the feature map, odd."""
+    """Kernel of CBAM's Eq. 3, in cells of the feature map, odd."""
     placement: Placement = "before"
-    """On the residual branch before the shortcut is added (its Fig. 3), or after the block."""
+    """"before": on the residual branch, before the shortcut is added (CBAM, Fig. 3). "after": on the block's output."""
     start: Start = field(default=DEFAULT_START, metadata={AS_BEFORE: "plain"})
-    """How a fresh gate lets features pass; its authors start as "plain"."""
+    """How the gates start. CBAM's authors use "plain"."""
     gain: Gain = "gate"
     """Where the factor 2 of the start "unit" is."""
     borders: Borders = "zeros"
-    """What the convolution of its Eq. 3 reads beyond the picture's edges."""
+    """What the convolution of CBAM's Eq. 3 reads beyond the edges of a frame."""
 
     @property
     def has_spatial_mask(self) -> bool:
@@ -210,7 +210,7 @@ class CBAMConfig(AttentionConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NonLocalConfig(AttentionConfig):
-    """The knobs of the non-local block. Raises ValueError that names the field."""
+    """The options of the non-local block. Raises ValueError naming the field."""
 
     kind: ClassVar[str] = "nonlocal"
     label: ClassVar[str] = "non-local"
@@ -220,7 +220,7 @@ class NonLocalConfig(AttentionConfig):
     """Keys and values are max-pooled 2x2 over space."""
 
     stages: tuple[int, ...] | None = (2, 3)
-    """With `every`: the five blocks of the paper's network on ResNet-50, as TSM's code has them."""
+    """With `every`, these are the five blocks of the paper's ResNet-50 network, as in TSM's code."""
     every: int = 2
 
     def __post_init__(self) -> None:

@@ -1,12 +1,12 @@
 """Where can an attention work in a network? At its sites.
 
-A site is a module of the network that runs one part of it (a residual block, an inception module, the convolutions
-between two poolings) and has two places: `temporal` at its entry, for a module that mixes frames (TSM's shift), and
-`attention` on what it computes. All that works on attentions - `add_attention`, AFR, explain, Grad-CAM, profile, the
-gates' health - walks the sites of a network and knows nothing else of it.
+A site is a module that runs one part of the network: a residual block, an inception module, or the convolutions
+between two pools. It has two places. `temporal`, at its entry, takes a module that mixes frames (TSM's shift).
+`attention` works on what the site computes. All code that works on attentions - `add_attention`, AFR, explain,
+Grad-CAM, profile, the gates' health - walks the sites and needs nothing else of the network.
 
-Nothing is stored between calls: the number of frames comes in with the call, the spatial mask goes out with the result,
-so sites can be deep-copied, compiled and shared between threads.
+Sites store nothing between calls: each call passes the number of frames and returns the spatial mask. So sites can be
+deep-copied, compiled and shared between threads.
 
 Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 """
@@ -19,24 +19,24 @@ from torch import Tensor, nn
 from w3ray.attention._common import Attention
 
 Layout = Literal["frames", "clips"]
-"""How a network holds clips. "frames": [B*T, C, H, W], as 2D networks do; "clips": [B, C, T, H, W], as 3D ones do."""
+"""How a network holds clips. "frames": [B*T, C, H, W], in 2D networks; "clips": [B, C, T, H, W], in 3D networks."""
 
 Temporal = Callable[[Tensor, int], Tensor]
-"""What a module at the entry of a site does: (x_NCHW, num_frames) -> x_NCHW."""
+"""A module at the entry of a site: (x_NCHW, num_frames) -> x_NCHW."""
 
 
 class Site(nn.Module):
-    """One part of a network with a place for an attention. Subclasses say what it computes: `run`.
+    """One part of a network with a place for an attention. Subclasses define its computation in `run`.
 
-    A subclass whose computation ends without a shortcut only gives `channels` and `body`; see also `OutputSite`. It
-    gives `in_channels`, too, where temporal modules with weights may enter.
+    A subclass without a shortcut defines only `channels` and `body`; see also `OutputSite`. It defines `in_channels`,
+    too, if temporal modules with weights may enter.
     """
 
     layout: Layout
     attention: nn.Module | None
     temporal: nn.Module | None
     num_frames: int | None
-    """T of folded frames where the caller does not pass it; set by `add_attention`."""
+    """T of folded frames, used if the caller does not pass it. `add_attention` sets it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,33 +50,33 @@ class Site(nn.Module):
 
     @property
     def channels(self) -> int:
-        """C of what the attention reads."""
+        """C of the attention's input."""
         raise NotImplementedError
 
     @property
     def in_channels(self) -> int:
-        """C of the site's input, which a temporal module reads."""
+        """C of the site's input. A temporal module reads this input."""
         raise NotImplementedError
 
     @property
     def last_norm(self) -> nn.Module | None:
-        """The norm right before the attention, which can hold a gain (`gain: norm`); None: there is none."""
+        """The norm right before the attention, which can hold a gain (`gain: norm`). None: there is no such norm."""
         return None
 
     def body(self, entry: Tensor, x: Tensor) -> Tensor:
-        """What a site without a shortcut computes.
+        """The computation of a site without a shortcut.
 
         Args:
-            entry: `x` behind the temporal module; `x` itself where there is none.
+            entry: the temporal module's output for `x`; `x` itself if there is no temporal module.
             x: the site's input.
         """
         raise NotImplementedError
 
     def run(self, entry: Tensor, x: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor | None]:
-        """The site's output in its own layout, and the spatial mask [B, T, H, W] where there is one.
+        """The site's output in its own layout, and the spatial mask [B, T, H, W] or None.
 
         Args:
-            entry: `x` behind the temporal module; `x` itself where there is none.
+            entry: the temporal module's output for `x`; `x` itself if there is no temporal module.
             x: the site's input.
             num_frames: T of folded frames.
         """
@@ -91,8 +91,8 @@ class Site(nn.Module):
 
         Args:
             x: features in the site's layout.
-            num_frames: T of folded frames; None: the number given to `add_attention`.
-            return_mask: also return the spatial mask [B, T, H, W] (None without one).
+            num_frames: T of folded frames. None: the number given to `add_attention`.
+            return_mask: also return the spatial mask [B, T, H, W], or None if there is no mask.
 
         Returns:
             The output in the layout of `x`, or (output, mask).
@@ -106,7 +106,7 @@ class Site(nn.Module):
         """The site's own layout -> a view [B, T, C, H, W].
 
         Raises:
-            ValueError: folded frames whose number is unknown, or that do not divide into clips.
+            ValueError: the number of folded frames is unknown, or the batch does not divide into clips.
         """
         if self.layout == "clips":
             return x.transpose(1, 2)
@@ -122,12 +122,12 @@ class Site(nn.Module):
 
 
 class OutputSite(Site):
-    """Makes a site of any module without a shortcut: the attention works on its output.
+    """Makes a site of any module without a shortcut. The attention works on the module's output.
 
     Args:
         module: takes and returns features in `layout`.
-        channels: C of its output.
-        layout: how it holds clips.
+        channels: C of the module's output.
+        layout: how the module holds clips.
     """
 
     def __init__(self, module: nn.Module, channels: int, layout: Layout = "frames") -> None:
@@ -145,4 +145,4 @@ class OutputSite(Site):
 
 
 Stages = list[list[Site]]
-"""The sites of a network by stage, in the order in which it runs them. A stage ends where the size changes."""
+"""The sites of a network by stage, in running order. A stage ends where the size of the maps changes."""

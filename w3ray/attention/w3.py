@@ -6,13 +6,14 @@
     M^s-frm = sigmoid(conv7x7([avg_C F^c, max_C F^c]))        per frame                   (Eq. 5)
     M^s     = sigmoid(conv3d(relu(conv3d(M^s-frm))))          over T, H, W                (Eq. 6)
 
-The paper leaves open, and we decided: the two temporal convolutions have a ReLU and no norm between them; Eq. 4 is
-depthwise ('per-channel', a knob); Eq. 6 has one hidden channel (a knob); r = 16; all layers have a bias; borders are
-zero-padded (a knob).
+The paper leaves some points open. We decided: the two temporal convolutions have a ReLU and no norm between them;
+Eq. 4 is depthwise ('per-channel'; an option); Eq. 6 has one hidden channel (an option); r = 16; all layers have a
+bias; borders are zero-padded (an option).
 
-How gates start is a knob too (`Start`), because two fresh sigmoids scale each branch by about 0.25. The default gate is
-2 sigmoid(z) with z = 0 at the start: a fresh network is the one without W3. These are still Eq. 2-6, for features F
-that the norm before them has made twice as large for each gate; `gain: norm` keeps the 2 there.
+How gates start is an option too (`Start`), because two fresh sigmoids scale each branch by about 0.25. The default gate
+is 2 sigmoid(z) with z = 0 at the start: a fresh network computes the same as the network without W3. These are still
+Eq. 2-6, for features F that the norm before them makes twice as large for each gate. With `gain: norm` the factor 2 is
+in that norm.
 
 Axes: B clips, T frames, C channels, H height, W width, K a kernel.
 """
@@ -30,9 +31,9 @@ from w3ray.attention.options import Borders, Placement, Start, W3Config
 IDENTITY_BIAS = 3.0
 """Bias of the last gate at the start "near_open": sigmoid(3) = 0.953."""
 GATE_SCALE = "gate_scale"
-"""State name of the mark of a gate that is 2 sigmoid(z)."""
+"""State name of the buffer that marks gates of 2 sigmoid(z)."""
 SMALL = 0.1
-"""Factor on torch's initial weights of the layers that start near a constant."""
+"""Factor on torch's initial weights, for layers that start near a constant."""
 
 
 class ChannelTemporalAttention(nn.Module):
@@ -62,7 +63,7 @@ class ChannelTemporalAttention(nn.Module):
             _start_as_copy(self.time1, config.start)
             _start_gate(self.time2, config.start)
         else:
-            # Eq. 3 applies the layer to both pooled vectors and adds: half the bias each.
+            # Eq. 3 applies the layer to both pooled vectors and adds the results, so each gets half the bias.
             _start_gate(self.expand, config.start, bias=IDENTITY_BIAS / 2)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
@@ -78,11 +79,11 @@ class ChannelTemporalAttention(nn.Module):
 
 
 class FrameWindowConv(nn.Conv2d):
-    """A 3D convolution with a cubic kernel that keeps the size, as a 2D one over windows of K frames.
+    """A size-preserving 3D convolution with a cubic kernel, computed as a 2D convolution over windows of K frames.
 
-    The same numbers as `nn.Conv3d`, whose backward pass is slow on a CPU for so few channels, and whose
-    five-dimensional weight makes `model.to(memory_format=torch.channels_last)` fail. The weight is
-    [out, in * K, K, K], a view of Conv3d's [out, in, K, K, K].
+    It computes the same as `nn.Conv3d`. Conv3d is not used for two reasons: its backward pass is slow on a CPU for so
+    few channels, and its five-dimensional weight makes `model.to(memory_format=torch.channels_last)` fail. The weight
+    here is [out, in * K, K, K], a view of Conv3d's [out, in, K, K, K].
     """
 
     def __init__(self, num_in: int, num_out: int, kernel: int, borders: Borders = "zeros") -> None:
@@ -136,7 +137,7 @@ class W3(nn.Module):
 
     Args:
         channels: C of the features.
-        config: its knobs.
+        config: the options.
     """
 
     def __init__(self, channels: int, config: W3Config | None = None) -> None:
@@ -145,29 +146,29 @@ class W3(nn.Module):
         self.channel = ChannelTemporalAttention(channels, self.config) if self.config.channel else None
         self.spatial = SpatioTemporalAttention(self.config) if self.config.spatial else None
         if self.gate_max == 2.0:
-            # A file of weights alone must tell a gate of 2 sigmoid(z) from one of sigmoid(z): other names are equal.
+            # Marks gates of 2 sigmoid(z) in a file of weights: all other names are the same as for sigmoid(z).
             self.register_buffer(GATE_SCALE, torch.tensor(2.0))
 
     @property
     def gate_max(self) -> float:
-        """Upper bound of the gates: 2 where a gate is 2 sigmoid(z), else 1."""
+        """Upper bound of the gates: 2 if a gate is 2 sigmoid(z), else 1."""
         return gate_scale(self.config)
 
     @property
     def gate_start(self) -> float:
-        """What the gates of a fresh module are, or are near."""
+        """The value of the gates at the start, exact or approximate."""
         if self.config.start == "near_open":
             return 1 / (1 + math.exp(-IDENTITY_BIAS))
         return 0.5 * self.gate_max
 
     @property
     def constant_start(self) -> float | None:
-        """What each gate of a fresh module is, exactly; None: they depend on the features."""
+        """The exact value of every gate at the start. None: the gates depend on the features."""
         return self.gate_start if self.config.start == "unit" else None
 
     @property
     def norm_gain(self) -> float:
-        """By how much the norm before the module must be scaled for a fresh network to be the one without it."""
+        """Factor for the norm before the module, so that a fresh network computes the same as one without W3."""
         return 2.0 ** ((self.channel is not None) + (self.spatial is not None)) if self.config.gain == "norm" else 1.0
 
     @property
@@ -177,11 +178,11 @@ class W3(nn.Module):
 
     @property
     def has_spatial_mask(self) -> bool:
-        """Whether there is an M^s, which AFR (Eq. 7) needs."""
+        """Whether there is an M^s. AFR (Eq. 7) needs it."""
         return self.config.spatial
 
     def forward(self, x_BTCHW: Tensor, identity_BTCHW: Tensor | None = None) -> AttentionOutput:
-        """Attend, then add the shortcut where it is given. Shapes: see `w3ray.attention._common`."""
+        """Attend, then add the shortcut if given. Shapes: see `w3ray.attention._common`."""
         mask_BTHW = None
         if self.channel is not None:
             gate_BTC11 = self.channel(x_BTCHW).to(x_BTCHW.dtype)[..., None, None]
@@ -193,7 +194,7 @@ class W3(nn.Module):
 
 
 def gate_scale(config: W3Config) -> float:
-    """What a gate's sigmoid is multiplied by."""
+    """Factor on a gate's sigmoid."""
     return 2.0 if config.start == "unit" and config.gain == "gate" else 1.0
 
 
@@ -203,7 +204,7 @@ def _gate(z: Tensor, scale: float) -> Tensor:
 
 @torch.no_grad()
 def _start_as_copy(layer: nn.Conv1d | FrameWindowConv, start: Start) -> None:
-    """Let a temporal layer start as a copy of its (positive) input, so that no unit starts behind a dead ReLU."""
+    """Start a temporal layer as a copy of its input. The input is positive, so no ReLU after the layer starts dead."""
     if start == "plain":
         return
     layer.weight.mul_(SMALL)
@@ -219,7 +220,7 @@ def _start_as_copy(layer: nn.Conv1d | FrameWindowConv, start: Start) -> None:
 
 @torch.no_grad()
 def _start_gate(layer: nn.Linear | nn.Conv1d | nn.Conv2d, start: Start, bias: float = IDENTITY_BIAS) -> None:
-    """Let a gate's last layer start at z = 0 ("unit"), or near `bias` with small weights ("near_open")."""
+    """Start a gate's last layer at z = 0 ("unit"), or near `bias` with small weights ("near_open")."""
     if start == "plain":
         return
     assert layer.bias is not None
