@@ -184,7 +184,7 @@ def test_a_converted_model_computes_the_same(tmp_path: Path, attention: dict[str
     state = model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in load_model(tmp_path / "back")[0].state_dict().items())
     refused = subprocess.run([*command, "--gain", second], capture_output=True, text=True)
-    assert (refused.returncode, "is there already; name a new folder" in refused.stderr) == (2, True)
+    assert (refused.returncode, "already exists; name a new folder" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_converted_model_computes_the_same(tmp_path: Path, attention: dict[str
         (None, "no attention with gates"),
         ({"kind": "nonlocal"}, "no attention with gates"),
         ({"kind": "w3"}, r"the gates are 2 sigmoid\(z\) already"),
-        ({"kind": "w3", "placement": "after"}, "where no norm can hold their factor"),
+        ({"kind": "w3", "placement": "after"}, "so no norm can hold their factor"),
     ],
 )
 def test_what_can_not_be_converted(attention: dict[str, Any] | None, text: str) -> None:

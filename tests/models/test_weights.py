@@ -176,7 +176,7 @@ def test_unreadable(tmp_path: Path) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(InputError, match="no such file, and not a torchvision enum"):
         load_weights(model, str(tmp_path / "absent.pth"))
-    with pytest.raises(InputError, match=r"ResNet50_Weights.V9: torchvision knows no such enum"):
+    with pytest.raises(InputError, match=r"ResNet50_Weights.V9: torchvision has no such enum"):
         load_weights(model, "ResNet50_Weights.V9")
     for content in (b"not a checkpoint", b"junk\n", b"", bytes(range(256))):
         (tmp_path / "broken.pth").write_bytes(content)

@@ -138,7 +138,7 @@ def test_a_student_may_write_out_a_default_of_its_teacher():
 def test_two_names_of_the_same_weights_are_one():
     assert _weights_key("ResNet50_Weights.DEFAULT") == _weights_key("ResNet50_Weights.IMAGENET1K_V2")
     assert _weights_key("ResNet50_Weights.IMAGENET1K_V1") == "ResNet50_Weights.IMAGENET1K_V1"
-    with pytest.raises(InputError, match="torchvision knows no such enum"):
+    with pytest.raises(InputError, match="torchvision has no such enum"):
         _weights_key("ResNet5000_Weights.DEFAULT")
 
 

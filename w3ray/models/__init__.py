@@ -1,6 +1,6 @@
-"""Video models: backbones, temporal models, refinement, weights, profile. No Ray, MLflow or recipe in here.
+"""Video models: backbones, temporal models, refinement, weights, profile. Nothing here uses Ray, MLflow or a recipe.
 
-The tables need no torch: their members are imported when they are taken out.
+The tables do not import torch: a member is imported on first use.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from w3ray.models.weights import LoadedWeights, load_weights
 
 MODEL_VERSION: int = 1
-"""Raised whenever the same parameters would give other numbers; part of a stage's identity."""
+"""Increased whenever the same parameters give different numbers than before. Part of a stage's identity."""
 
 BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
     {
@@ -33,17 +33,17 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
         "bninception": "w3ray.models.bninception:BNInception",
     }
 )
-"""2D networks under the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`."""
+"""2D networks inside the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFamily:
-    """A row of the table: a network and its options, each as "module:name", imported when it is asked for."""
+    """A row of the table: a network and its options, each as "module:name", imported on first use."""
 
     place: str
     options_place: str = "w3ray.models.options:ModelOptions"
     takes_backbone: bool = False
-    """Whether it is built around one of `BACKBONES`."""
+    """Whether the network is built around one of `BACKBONES`."""
 
     @property
     def build(self) -> "Callable[..., VideoModel]":
@@ -52,7 +52,7 @@ class ModelFamily:
 
     @property
     def options(self) -> "type[ModelOptions]":
-        """The class of its options."""
+        """The class of the family's options."""
         return attribute(self.options_place)
 
 
@@ -64,11 +64,11 @@ MODELS: dict[str, ModelFamily] = {
     "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
     "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
 }
-"""Name -> what a recipe and `build_model` need of it."""
+"""Name -> its row: what a recipe and `build_model` need."""
 
 
 def model_family(name: Any) -> ModelFamily:
-    """The row of a name.
+    """The row with this name.
 
     Raises:
         ValueError: the name is unknown.

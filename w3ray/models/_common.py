@@ -1,4 +1,4 @@
-"""What does the platform need of a video model?
+"""What must a video model provide?
 
 Axes: B clips, T frames, C channels, H height, W width, K classes.
 """
@@ -21,27 +21,27 @@ class VideoOutput(NamedTuple):
     logits_BK: Tensor
     """Class scores of the clip (before softmax)."""
     features: tuple[Tensor, ...]
-    """y_i of Eq. 8: the last feature maps [B, T', C, H', W'], after AFR where the model has it.
+    """y_i of Eq. 8: the last feature maps [B, T', C, H', W'], after AFR if the model has it.
 
-    One for each path of the network that the head pools. T' is smaller than T where the network strides over time.
+    One tensor for each path of the network that the head pools. T' is smaller than T if the network strides over time.
     """
 
 
 class VideoModel(nn.Module):
-    """A network over clips. A subclass gives `stages`, `forward`, the head `classifier` and `num_features`.
+    """A network over clips. A subclass defines `stages`, `forward`, the head `classifier` and `num_features`.
 
-    Its attention-guided refinement (AFR), where asked for, is one over the masks of all stages.
+    Attention-guided refinement (AFR) is optional. It is one module over the masks of all stages.
     """
 
     pixels: Pixels = IMAGENET
-    """What its input is: channels, and how they are normalised."""
+    """The expected input: its channels, and how they are normalised."""
     classifier: Any
     """The head (`w3ray.models.heads`)."""
     refinement: AttentionGuidedRefinement | None
     num_features: int
     """C of the last feature maps."""
     layouts: tuple[KeyLayout, ...] = ()
-    """Layouts of public files of its weights, beside torchvision's and the reference TSM's."""
+    """Layouts of public weight files of this model, in addition to torchvision's and the reference TSM's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,19 +52,19 @@ class VideoModel(nn.Module):
         raise NotImplementedError
 
     def stages(self) -> Stages:
-        """The sites by stage, in the order in which they run: where `add_attention` works."""
+        """The sites by stage, in running order. `add_attention` works on these sites."""
         raise NotImplementedError
 
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the last linear layers, for their learning-rate multipliers."""
+        """The parameters of the last linear layers; they have their own learning-rate multipliers."""
         return self.classifier.classifier_parameters()
 
     def has_spatial_masks(self) -> bool:
-        """Whether an attention in it yields spatial masks."""
+        """Whether an attention of the model returns spatial masks."""
         return bool(self._masked_sites())
 
     def _masked_sites(self) -> list[Site]:
-        """The last site with a spatial mask of each stage that has one."""
+        """For each stage with spatial masks: its last site that has one."""
         masked = [
             [site for site in stage if getattr(site.attention, "has_spatial_mask", False)] for stage in self.stages()
         ]
@@ -74,7 +74,7 @@ class VideoModel(nn.Module):
         """Add AFR (Eq. 7-8).
 
         Raises:
-            ValueError: the attention gives no spatial mask, or there is none.
+            ValueError: there is no attention, or it returns no spatial mask.
         """
         sites: list[Any] = self._masked_sites()
         if not sites:
@@ -84,9 +84,9 @@ class VideoModel(nn.Module):
         self.refinement = AttentionGuidedRefinement(len(sites), self.num_features, mask_start)
 
     def run_stages(self, x: Tensor, num_frames: int | None) -> tuple[Tensor, list[Tensor]]:
-        """Run all stages one after the other; return the last features and each stage's last mask [B, T, H, W].
+        """Run all stages in order. Returns the last features and the last mask [B, T, H, W] of each stage.
 
-        A stage without a spatial mask is left out.
+        A stage without a spatial mask has no entry.
         """
         masks: list[Tensor] = []
         for stage in self.stages():
@@ -99,13 +99,13 @@ class VideoModel(nn.Module):
         return x, masks
 
     def finish(self, features_BTCHW: Tensor, masks_BTHW: list[Tensor]) -> VideoOutput:
-        """The output of a network with one last map: AFR where the model has it, then the head."""
+        """The output of a network with one last map: AFR if the model has it, then the head."""
         if self.refinement is not None:
             features_BTCHW = self.refinement(features_BTCHW, masks_BTHW)
         return VideoOutput(self.classifier(features_BTCHW), (features_BTCHW,))
 
     def check_clips(self, x_BTCHW: Tensor) -> None:
-        """Raise ValueError unless `x_BTCHW` is a float batch of clips with the model's channels."""
+        """Raise ValueError if `x_BTCHW` is not a float batch of clips with the model's channels."""
         channels = self.pixels.channels
         if x_BTCHW.dim() != 5 or x_BTCHW.shape[2] != channels:
             raise ValueError(f"video model: input of shape {tuple(x_BTCHW.shape)}: must be [B, T, {channels}, H, W]")

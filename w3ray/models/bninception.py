@@ -1,12 +1,12 @@
 """BNInception, the 2D network of TSN, TRN and ECO (Ioffe & Szegedy, arXiv:1502.03167, Fig. 5).
 
-Every convolution has a bias, a batch norm and a ReLU. Max pools round up; average pools are 3x3 of stride 1 and count
-their padding. The outputs of a module's branches are joined in the order 1x1, 3x3, double 3x3, pool. Where a module
-halves the side, the last 3x3 of each branch has the stride, and the pool branch is not projected.
+Every convolution has a bias, a batch norm and a ReLU. Max pools round the size up. Average pools are 3x3 with stride 1
+and count their padding. The outputs of a module's branches are joined in the order 1x1, 3x3, double 3x3, pool. In a
+module that halves the side, the last 3x3 of each branch has the stride, and the pool branch has no projection.
 
-A module has no shortcut: an attention works on what it joins. A temporal shift moves what the convolutions read, and
-leaves the pool branch as it is: our decision, after TSM's shift on the residual branch, for that of TSM's code fails
-wherever a unit changes its width.
+A module has no shortcut, so an attention works on the joined output. A temporal shift moves the input of the
+convolutions and not the input of the pool branch. This is our decision, modelled on TSM's shift on the residual branch:
+the shift in TSM's own code fails where a unit changes its width.
 
 Axes: N = B*T folded frames, C channels, H height, W width.
 """
@@ -23,7 +23,7 @@ from w3ray.models.layouts import KeyLayout
 from w3ray.models.pixels import Pixels
 
 MODULES = {
-    # in, 1x1, 3x3 (reduce, out), double 3x3 (reduce, first, second), pool, its projection (0: as it is); stride
+    # in, 1x1, 3x3 (reduce, out), double 3x3 (reduce, first, second), pool, its projection (0: none), stride
     "3a": (192, 64, (64, 64), (64, 96, 96), "avg", 32, 1),
     "3b": (256, 64, (64, 96), (64, 96, 96), "avg", 64, 1),
     "3c": (320, 0, (128, 160), (64, 96, 96), "max", 0, 2),
@@ -36,20 +36,20 @@ MODULES = {
     "5b": (1024, 352, (192, 320), (192, 224, 224), "max", 128, 1),
 }
 STAGES = (("3a", "3b"), ("3c", "4a", "4b", "4c", "4d"), ("4e", "5a", "5b"))
-"""Cut where the side of the maps changes: 28, 14 and 7 cells at 224 pixels."""
+"""A new stage begins where the side of the maps changes: 28, 14 and 7 cells at 224 pixels."""
 SIDE = 32
-"""Sides of frames must be multiples of it: else the pool that rounds up and the convolutions beside it differ."""
+"""Sides of frames must be multiples of this. Otherwise a pool rounds up and the convolutions beside it round down."""
 
 
 def _conv(num_in: int, num_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU; keeps the side at stride 1."""
+    """Convolution, batch norm, ReLU. Stride 1 keeps the side."""
     return nn.Sequential(
         nn.Conv2d(num_in, num_out, kernel, stride, kernel // 2), nn.BatchNorm2d(num_out), nn.ReLU(inplace=True)
     )
 
 
 class Convolutions(Site):
-    """conv2: a 1x1 convolution, then a 3x3 one. A shift may enter it; an attention does not, it is in the stem."""
+    """conv2: a 1x1 convolution, then a 3x3 one. A shift may enter it. An attention may not: conv2 is in the stem."""
 
     layout = "frames"
 
@@ -70,7 +70,7 @@ class Convolutions(Site):
 
 
 class InceptionModule(Site):
-    """One inception module; `MODULES` says what its numbers are."""
+    """One inception module. `MODULES` explains its numbers."""
 
     layout = "frames"
 
@@ -121,7 +121,7 @@ class InceptionModule(Site):
 class BNInception(FrameBackbone):
     """BNInception without its classifier, for frames whose sides are multiples of 32."""
 
-    # Public weights expect BGR from 0 to 255 less (104, 117, 128); their first layer is turned round when it is read.
+    # Public weights expect BGR in 0 to 255, minus (104, 117, 128). `_rename` flips their first layer to RGB.
     pixels = Pixels(mean=(128 / 255, 117 / 255, 104 / 255), std=(1 / 255, 1 / 255, 1 / 255))
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class BNInception(FrameBackbone):
                 nn.init.zeros_(module.bias)
 
     def stem(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
-        """Frames -> [N, 192, H / 8, W / 8]. Raises ValueError for sides that are no multiples of 32."""
+        """Frames -> [N, 192, H / 8, W / 8]. Raises ValueError if a side is not a multiple of 32."""
         height, width = x_NCHW.shape[2:]
         if height % SIDE or width % SIDE:
             raise ValueError(f"bninception: frames of {height} x {width} pixels: sides must be multiples of {SIDE}")
@@ -170,7 +170,7 @@ def _matches(keys: Collection[str]) -> bool:
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The flat keys of public files: `inception_3a_double_3x3_1_bn.weight`, with `module.base_model.` before them."""
+    """Rename the flat keys of public files: `inception_3a_double_3x3_1_bn.weight`, often after `module.base_model.`."""
     renamed = {}
     for key, value in state.items():
         layer, _, tensor = _PREFIX.sub("", key).rpartition(".")
@@ -184,12 +184,12 @@ def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif inception in MODULES and branch in _BRANCHES:
             place = f"inception_{inception}.{_BRANCHES[branch]}"
         else:
-            renamed[key] = value  # told to be unexpected
+            renamed[key] = value  # reported later as unexpected
             continue
         if part == "conv1_7x7_s2" and not is_norm and tensor == "weight":
-            value = value.flip(1)  # BGR
+            value = value.flip(1)  # BGR -> RGB
         if is_norm and value.ndim == 2:
-            value = value.squeeze(0)  # as older files keep it
+            value = value.squeeze(0)  # older files store [1, C]
         renamed[f"backbone.{place}.{int(is_norm)}.{tensor}"] = value
     return renamed
 

@@ -1,4 +1,4 @@
-"""Which video model does a name stand for?"""
+"""How is a video model built from its name?"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,17 +26,17 @@ def build_model(
 
     Args:
         name: a key of `MODELS`.
-        backbone: a key of `BACKBONES`, for the frame networks; the others have none, and it has no effect.
-        options: of that family of models (`MODELS[name].options`), such as TSM's {"shift_div": 8}.
-        num_classes: K of the new classifier, which starts as N(0, 0.001).
+        backbone: a key of `BACKBONES`, for the frame networks. The other models have no backbone and ignore it.
+        options: options of this family (`MODELS[name].options`), such as {"shift_div": 8} for TSM.
+        num_classes: K of the new classifier. Its weights start as N(0, 0.001).
         attention: None, a config, or {"kind": a key of `ATTENTION`, ...its options}.
-        refinement: AFR (Eq. 7-8); has an effect only with an attention that yields spatial masks.
+        refinement: AFR (Eq. 7-8). It has an effect only with an attention that returns spatial masks.
         dropout: before the classifier, per frame.
         weights: None, a torchvision weights enum ("ResNet50_Weights.IMAGENET1K_V2"), or a local file; see
             `w3ray.models.weights`.
 
     Returns:
-        A model whose forward takes [B, T, C, H, W], C as `model.pixels` says, and returns `VideoOutput`.
+        A model. Its forward takes [B, T, C, H, W], with C = `model.pixels.channels`, and returns `VideoOutput`.
 
     Raises:
         ValueError: a name or option is unknown or out of range.

@@ -2,10 +2,10 @@
 
     model.safetensors   the weights, under the model's own state names
     model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
-                        and "head_sizes" where a clip has several labels
+                        and "head_sizes" if a clip has several labels
 
-`model` holds the arguments of `build_model`, `clip` the fields of `ClipSpec`. No pickle: the folder may
-come from anyone.
+`model` holds the arguments of `build_model`, `clip` holds the fields of `ClipSpec`. No file is a pickle, because the
+folder may come from an untrusted source.
 """
 
 import json
@@ -28,31 +28,31 @@ from w3ray.models.weights import other_gates
 from w3ray.storage import StoragePath, replacing_folder, storage_path
 
 FORMAT = 3
-"""Format 1 knew no start of an attention's gates, format 2 no options of a model: written out when they are read."""
+"""Format 1 had no `start` of an attention's gates, format 2 no `options` of a model. Reading adds what is absent."""
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "model.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
-    """What `model.json` says of the weights beside it."""
+    """The content of `model.json`: it describes the weights beside it."""
 
     model: dict[str, Any]
-    """Arguments of `build_model`; `weights` is dropped, for the folder holds the trained ones."""
+    """Arguments of `build_model`. `weights` is not written, because the folder holds the trained weights."""
     clip: dict[str, Any]
-    """Fields of `ClipSpec`: what the model was trained to see."""
+    """Fields of `ClipSpec`: the clips that the model was trained on."""
     classes: tuple[str, ...]
     """Class names in the order of the scores."""
     head_sizes: tuple[tuple[str, int], ...] = ()
-    """Name and number of classes of each head where there are several, as in `w3ray.heads.Heads`."""
+    """Name and number of classes of each head if there are several, as in `w3ray.heads.Heads`."""
     mean: tuple[float, ...]
-    """Of each channel: subtracted from pixels in [0, 1]."""
+    """One value per channel, subtracted from pixels in [0, 1]."""
     std: tuple[float, ...]
-    """Divides after that."""
+    """One value per channel; divides after the subtraction."""
     stage: str = ""
-    """Name of the stage that made it."""
+    """Name of the stage that trained the model."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Its evaluation."""
+    """The result of the model's evaluation."""
 
     @property
     def heads(self) -> Heads:
@@ -60,12 +60,12 @@ class ModelDescription:
 
 
 def write_model(folder: Path | str, model: nn.Module, description: ModelDescription) -> None:
-    """Write the folder; it appears whole or not at all, and replaces an older one.
+    """Write the folder. It appears complete or not at all, and replaces an older folder.
 
     Args:
-        folder: made, parents too.
+        folder: created, with its parents.
         model: as `build_model` returned it (not wrapped for training).
-        description: what to write beside the weights.
+        description: the description beside the weights.
     """
     folder = Path(folder)
     document = {"format": FORMAT, "w3ray_version": __version__, **asdict(description)}
@@ -82,12 +82,12 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
     """Rebuild the model of a folder, in eval mode, on the CPU.
 
     Raises:
-        InputError: a file is absent, damaged, of another format, or the weights are of another architecture.
+        InputError: a file is absent or damaged or has an unknown format, or the weights have another architecture.
     """
     folder = Path(folder)
     description = read_description(folder)
     try:
-        # Its weights lie beside it; a name of other ones in the description is not followed.
+        # The weights lie beside the description. A `weights` entry in the description is ignored.
         model = build_model(**{**description.model, "weights": None})
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION_NAME}: model: {error}; written by another version?") from error
@@ -102,7 +102,7 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
     wrong += sorted(name for name in set(state) & set(expected) if state[name].shape != expected[name].shape)
     if wrong:
         raise InputError(
-            f"{folder / WEIGHTS_NAME}: another architecture than {DESCRIPTION_NAME} says; {len(wrong)} tensors are "
+            f"{folder / WEIGHTS_NAME}: does not match the architecture in {DESCRIPTION_NAME}; {len(wrong)} tensors are "
             f"missing, unexpected or of another shape: {', '.join(wrong[:5])}"
         )
     model.load_state_dict(state)
@@ -110,10 +110,10 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
 
 
 def model_folder(location: str | os.PathLike[str]) -> StoragePath:
-    """The folder of a model: `location` itself, or `model` in it where it is the folder of a stage.
+    """The folder of a model: `location` itself, or its subfolder `model` if `location` is the folder of a stage.
 
     Raises:
-        InputError: neither holds a model.
+        InputError: neither folder holds a model.
     """
     folder = storage_path(location)
     for candidate in (folder, folder / "model"):
@@ -129,7 +129,7 @@ def read_description(folder: Path | str) -> ModelDescription:
     """Read `model.json` alone.
 
     Raises:
-        InputError: it is absent, damaged or of another format.
+        InputError: the file is absent or damaged, or has an unknown format.
     """
     path = Path(folder) / DESCRIPTION_NAME
     try:

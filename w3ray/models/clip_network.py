@@ -1,4 +1,4 @@
-"""torchvision's 3D residual networks behind the interface of our models.
+"""torchvision's 3D residual networks with the interface of w3ray's models.
 
 Tran et al., arXiv:1711.11248 (R3D, MC3, R(2+1)D).
 """
@@ -14,7 +14,7 @@ from w3ray.models.options import ModelOptions
 
 
 class ClipNetwork(VideoModel):
-    """A VideoResNet over whole clips; its features have fewer frames than the clip (T / 8 in R3D and R(2+1)D)."""
+    """A VideoResNet over whole clips. Its features have fewer frames than the clip (T / 8 in R3D and R(2+1)D)."""
 
     def __init__(self, backbone: video.VideoResNet, *, num_classes: int, dropout: float = 0.5) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ def r3d_18(options: ModelOptions | None = None, *, num_classes: int, dropout: fl
 
 
 def mc3_18(options: ModelOptions | None = None, *, num_classes: int, dropout: float = 0.5) -> ClipNetwork:
-    """3D convolutions in the first stage, 2D ones after it."""
+    """3D convolutions in the first stage, 2D convolutions in the others."""
     return ClipNetwork(video.mc3_18(), num_classes=num_classes, dropout=dropout)
 
 
 def r2plus1d_18(options: ModelOptions | None = None, *, num_classes: int, dropout: float = 0.5) -> ClipNetwork:
-    """Each 3D convolution as one over space and one over time."""
+    """Each 3D convolution is split into one over space and one over time."""
     return ClipNetwork(video.r2plus1d_18(), num_classes=num_classes, dropout=dropout)

@@ -1,11 +1,11 @@
-"""How does a trained model move the factor 2 of its gates between the gates and the norms before them?
+"""How does the factor 2 of a trained model's gates move from the gates to the norms before them, and back?
 
     python -m w3ray.models.convert FOLDER OUT --gain norm     # 2 sigmoid(z) becomes sigmoid(z)
     python -m w3ray.models.convert FOLDER OUT --gain gate     # sigmoid(z) becomes 2 sigmoid(z)
 
-The new model computes the same: with n gates in a block the norm before them is scaled by 2^n, and what reads the
-scaled features (the first layer of each gate, the refinement's masks) by the inverse of what it now sees. All factors
-are powers of two, so no digit is lost.
+The new model computes the same. In a block with n gates, the norm before them is scaled by 2^n. Each layer that reads
+scaled values (the first layer of each gate, and the refinement, which reads the masks) is scaled by the inverse. All
+factors are powers of two, so no precision is lost.
 """
 
 import argparse
@@ -26,22 +26,22 @@ from w3ray.models.bundle import ModelDescription, load_model, write_model
 
 
 def convert_gain(model: VideoModel, description: ModelDescription, gain: Gain) -> tuple[VideoModel, ModelDescription]:
-    """A model that computes the same with its gates' factor 2 in the gates ("gate") or in the norms ("norm").
+    """A model that computes the same, with the factor 2 of its gates in the gates ("gate") or in the norms ("norm").
 
     Args:
-        model: of `load_model`; it is left as it is.
-        description: beside it.
-        gain: where the factor is to be.
+        model: a model from `load_model`. It is not changed.
+        description: the model's description.
+        gain: where the factor shall be.
 
     Raises:
-        InputError: no gates, they are after the shortcut's sum, or the factor is there already.
+        InputError: there are no gates, the gates are after the sum with the shortcut, or the factor is already there.
     """
     attention = dict(description.model.get("attention") or {})
     modules = [module for module in model.modules() if isinstance(module, W3)]
     if not modules:
         raise InputError("convert: the model has no attention with gates; there is nothing to convert")
     if modules[0].placement == "after":
-        raise InputError("convert: the gates are after the shortcut's sum, where no norm can hold their factor")
+        raise InputError("convert: the gates are after the sum with the shortcut, so no norm can hold their factor")
     if (modules[0].gate_max == 2.0) == (gain == "gate"):
         formula = "2 sigmoid(z)" if gain == "gate" else "sigmoid(z)"
         raise InputError(f"convert: the gates are {formula} already; there is nothing to convert")
@@ -49,7 +49,7 @@ def convert_gain(model: VideoModel, description: ModelDescription, gain: Gain) -
         attention.pop(name, None)
     arguments: dict[str, Any] = {**description.model, "attention": {**attention, "start": "unit", "gain": gain}}
     converted = build_model(**{**arguments, "weights": None}).eval()
-    converted.load_state_dict(model.state_dict(), strict=False)  # the mark of the gates is all that differs
+    converted.load_state_dict(model.state_dict(), strict=False)  # the two differ only in the buffer `gate_scale`
     factor = 2.0 if gain == "norm" else 0.5
     with torch.no_grad():
         for stage in converted.stages():
@@ -73,13 +73,13 @@ def _scale(site: Site, factor: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of a model")
-    parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--gain", choices=get_args(Gain), required=True, help="where the factor 2 is to be")
+    parser.add_argument("folder", type=Path, help="folder of the model")
+    parser.add_argument("out", type=Path, help="new folder for the converted model")
+    parser.add_argument("--gain", choices=get_args(Gain), required=True, help="where the factor 2 shall be")
     options = parser.parse_args()
     try:
         if options.out.exists():
-            raise InputError(f"{options.out}: is there already; name a new folder")
+            raise InputError(f"{options.out}: already exists; name a new folder")
         model, description = load_model(options.folder)
         write_model(options.out, *convert_gain(cast(VideoModel, model), description, options.gain))
     except InputError as error:

@@ -1,4 +1,4 @@
-"""What does a frame network (TSN, TSM) need of the 2D network under it?
+"""What must a 2D network provide to be the backbone of a frame network (TSN, TSM)?
 
 Axes: N = B*T folded frames, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ class FrameBackbone(nn.Module):
 
     pixels: Pixels = IMAGENET
     layouts: ClassVar[tuple[KeyLayout, ...]] = ()
-    """Layouts of public files of its weights, beside torchvision's and the reference TSM's."""
+    """Layouts of public weight files of this network, in addition to torchvision's and the reference TSM's."""
 
     @property
     def num_features(self) -> int:
@@ -27,7 +27,7 @@ class FrameBackbone(nn.Module):
         return self.stages()[-1][-1].channels
 
     def stem(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
-        """All before the first stage: frames [N, 3, H, W] -> features [N, C, H', W']."""
+        """Run everything before the first stage: frames [N, 3, H, W] -> features [N, C, H', W']."""
         raise NotImplementedError
 
     def stages(self) -> Stages:
@@ -35,15 +35,15 @@ class FrameBackbone(nn.Module):
         raise NotImplementedError
 
     def temporal_stages(self) -> Stages:
-        """The sites that a temporal module may enter, by stage; those of the stem, if any, are a stage before."""
+        """The sites that a temporal module may enter, by stage. Sites of the stem, if any, are an extra first stage."""
         return self.stages()
 
 
 class ResNetBackbone(FrameBackbone):
-    """torchvision's ResNet; its children keep their names.
+    """torchvision's ResNet. Its children keep their names.
 
     Args:
-        network: taken apart: its blocks become sites, its classifier is dropped.
+        network: is taken apart: its blocks become sites, its classifier is dropped.
     """
 
     def __init__(self, network: ResNet) -> None:
@@ -61,29 +61,29 @@ class ResNetBackbone(FrameBackbone):
 
 
 def residual_stem(network: Any, x_NCHW: Tensor) -> Tensor:
-    """The stem of a network, a module whose children are named as torchvision's ResNet's."""
+    """Run the stem of a network whose children have the names of torchvision's ResNet."""
     return network.maxpool(network.relu(network.bn1(network.conv1(x_NCHW))))
 
 
 def residual_stages(network: Any) -> Stages:
-    """The stages of such a network."""
+    """The stages of a network whose children have the names of torchvision's ResNet."""
     return adopt_blocks([network.layer1, network.layer2, network.layer3, network.layer4])
 
 
 def frame_backbone(network: nn.Module) -> FrameBackbone:
-    """A network as a frame backbone.
+    """Turn a network into a frame backbone.
 
     Args:
-        network: one already, or a ResNet of torchvision, which is taken apart.
+        network: a frame backbone, or a torchvision ResNet, which is taken apart.
 
     Raises:
-        ValueError: another network.
+        ValueError: the network is neither.
     """
     if isinstance(network, FrameBackbone):
         return network
     if isinstance(network, ResNet):
         return ResNetBackbone(network)
     raise ValueError(
-        f"frame network: {type(network).__name__} is no backbone; it must be a FrameBackbone "
-        "(w3ray.models.frame_backbone) or a ResNet of torchvision"
+        f"frame network: {type(network).__name__} is not a backbone; it must be a FrameBackbone "
+        "(w3ray.models.frame_backbone) or a torchvision ResNet"
     )

@@ -1,7 +1,7 @@
 """How do a clip's last feature maps become its class scores?
 
-A head is the module `classifier` of a model. It takes the maps [B, T, C, H, W] and returns logits [B, K]. The
-parameters of its last linear layers are `classifier_parameters()`.
+A head is the module `classifier` of a model. It takes the maps [B, T, C, H, W] and returns logits [B, K].
+`classifier_parameters()` yields the parameters of its last linear layers.
 
 Axes: B clips, T frames, C channels, H height, W width, K classes.
 """
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 class MeanHead(nn.Linear):
     """Mean of the frames' class scores: each frame's maps are averaged over space, then one linear layer.
 
-    It is the linear layer itself, so its parameters are `classifier.weight` and `classifier.bias` in every file.
+    The head is the linear layer itself, so its parameters are `classifier.weight` and `classifier.bias` in every file.
     The layer starts as N(0, 0.001) with bias 0 (TSN's code).
 
     Args:
         channels: C of the maps.
         num_classes: K.
-        dropout: share of the averaged features that is dropped before the layer.
+        dropout: share of the averaged features that is dropped before the linear layer.
 
     Raises:
         ValueError: num_classes below 1, or dropout not in [0, 1).

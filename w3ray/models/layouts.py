@@ -1,4 +1,4 @@
-"""How are the tensors of a public file of weights called in our models?"""
+"""Which names do the tensors of a public weight file have in w3ray's models?"""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class KeyLayout(NamedTuple):
-    """A way in which files name a network's tensors."""
+    """One way in which files name a network's tensors."""
 
     name: str
     example: str
     """A key of such a file, for messages."""
     matches: Callable[[Collection[str]], bool]
-    """Whether these keys are of it."""
+    """Whether a file with these keys has this layout."""
     rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-    """The file's tensors under the names of `model.state_dict()`."""
+    """Renames the file's tensors to the names of `model.state_dict()`."""

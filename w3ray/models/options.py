@@ -1,8 +1,8 @@
 """Which options does each family of models take?
 
-Those here are checked without torch, so that a wrong recipe is answered at once.
+The checks here need no torch, so a wrong recipe fails at once.
 
-A family whose options are in the file of its network is checked with torch; nothing else differs.
+A family may also define its options in the file of its network. Then the check imports torch; nothing else differs.
 """
 
 from collections.abc import Mapping
@@ -12,25 +12,25 @@ from typing import Any, ClassVar, Literal
 from w3ray._options import Options, check_one_of, check_whole
 
 ShiftMode = Literal["bidirectional", "online"]
-"""Where shifted channels come from: both neighbours in time, or the past only."""
+"""Where shifted channels come from: both neighbours in time, or only the past."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions(Options):
-    """The options of a family that has none; base of all others'."""
+    """The options of a family without options, and the base class of all other options."""
 
     label: ClassVar[str] = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TSMOptions(ModelOptions):
-    """The knobs of TSM. Raises ValueError that names the field."""
+    """The options of TSM. Raises ValueError naming the field."""
 
     label: ClassVar[str] = "TSM"
     shift_div: int = 8
-    """1/shift_div of the channels move each way."""
+    """1/shift_div of the channels move in each direction."""
     shift_mode: ShiftMode = "bidirectional"
-    """Both ways, or from the past only ("online")."""
+    """"bidirectional": from both neighbours in time. "online": only from the past."""
 
     def __post_init__(self) -> None:
         check_whole("TSM", "shift_div", self.shift_div, least=2)
@@ -38,14 +38,14 @@ class TSMOptions(ModelOptions):
 
 
 _SHIFT = ("shift_div", "shift_mode")
-"""Options of TSM that were options of all models."""
+"""Options of TSM that all models had in older versions."""
 
 
 def model_from_before(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `build_model`, or a recipe's `model`, that any version wrote, in the present form but for
-    the attention.
+    """Bring the arguments of `build_model`, or a recipe's `model`, of any version to the present form.
 
-    Before `options` there was, every model had a shift and a 2D backbone, most of them without effect.
+    The attention is not changed. Versions without `options` gave every model a shift and a 2D backbone; for most
+    models both had no effect.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -65,8 +65,9 @@ def model_from_before(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole arguments of `build_model` as the first versions wrote them, and what they did not know in its shortest
-    form: what identities are hashes of.
+    """The complete arguments of `build_model` in the form of the first versions. Identities hash this form.
+
+    Options that the first versions did not have are in their shortest form.
     """
     from w3ray.models import model_family
 

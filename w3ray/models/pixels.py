@@ -1,18 +1,20 @@
-"""What does a network expect its pixels to be?"""
+"""How must the pixels of a network's input be normalised?"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """Mean and standard deviation of each channel, of values in [0, 1]: a network reads (x - mean) / std."""
+    """Mean and standard deviation of each channel, for values in [0, 1]. The network's input is (x - mean) / std."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(f"pixels: mean has {len(self.mean)} values, std {len(self.std)}: one each a channel")
+            raise ValueError(
+                f"pixels: mean has {len(self.mean)} values, std has {len(self.std)}: both need one per channel"
+            )
 
     @property
     def channels(self) -> int:
@@ -21,4 +23,4 @@ class Pixels:
 
 
 IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""RGB, as torchvision's weights expect it."""
+"""RGB, as torchvision's weights expect."""

@@ -1,7 +1,7 @@
-"""How many multiply-adds and parameters does a model cost, and where?
+"""How many multiply-adds and parameters does a model have, and where?
 
-Counted are convolutions and matrix products (as in the literature's GFLOPs, which are multiply-adds); pooling, norms,
-activations and element-wise products are not.
+Convolutions and matrix products are counted, as in the literature, where "GFLOPs" means multiply-adds. Pooling, norms,
+activations and element-wise products are not counted.
 """
 
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ class Profile:
     """Multiply-adds of a forward pass of one clip."""
     parameters: int
     parts: tuple[Part, ...]
-    """stem, stage1, stage2, ... (without their attention), attention, refinement, classifier: together the whole."""
+    """stem, stage1, stage2, ... (without attention), attention, refinement, classifier. They sum to the whole model."""
 
 
 def profile(model: VideoModel, num_frames: int, size: int) -> Profile:
-    """Count a model's multiply-adds and parameters, without computing (meta device) and without changing it.
+    """Count a model's multiply-adds and parameters. The model is not changed and nothing is computed (meta device).
 
     Args:
         model: a model of `build_model`, on any device.
@@ -55,7 +55,7 @@ def profile(model: VideoModel, num_frames: int, size: int) -> Profile:
     dtype = next(model.parameters()).dtype
     clip_BTCHW = torch.empty(1, num_frames, model.pixels.channels, size, size, device="meta", dtype=dtype)
     was_training = model.training
-    # Evaluation mode: batch norm in training refuses a single value per channel, which tiny sizes end in.
+    # Evaluation mode: in training mode, batch norm refuses a single value per channel, which tiny sizes end in.
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -73,7 +73,7 @@ def profile(model: VideoModel, num_frames: int, size: int) -> Profile:
 
 
 def _parts(model: VideoModel, macs: dict[str, int], total: int, parameters: int) -> tuple[Part, ...]:
-    """Sort the counts of the modules into rows; the stem is what is left."""
+    """Sort the counts of the modules into rows. The stem gets what is left."""
     row_of: dict[nn.Module, str] = {
         site: f"stage{number}" for number, stage in enumerate(model.stages(), 1) for site in stage
     }

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 class AttentionGuidedRefinement(nn.Module):
     """y_i = x_i + relu(conv1x1([AAP(M_i^s,1), ..., AAP(M_i^s,N)])).
 
-    A stage's mask is that of its last block (the paper says 'stage-wise'). In 3D networks, whose stages differ in T,
-    the adaptive pool also aligns time.
+    A stage's mask is the mask of its last block (the paper says 'stage-wise'). In 3D networks the stages differ in T,
+    so the adaptive pool also aligns time.
 
     Args:
         num_stages: N.
         channels: C.
-        mask_start: what all masks are at the start, where that is one number (the start "unit" of the gates). Biases
-            then start at minus what the convolution makes of such masks, so that a fresh AFR adds exactly 0 and takes
-            part as soon as a mask leaves its start. None: torch's own start.
+        mask_start: the value of all masks at the start, if it is one number (the start "unit" of the gates). The bias
+            then starts at minus the convolution of such masks. So a fresh AFR adds exactly 0, and has an effect as
+            soon as a mask changes. None: torch's own start.
     """
 
     def __init__(self, num_stages: int, channels: int, mask_start: float | None = None) -> None:
@@ -32,7 +32,7 @@ class AttentionGuidedRefinement(nn.Module):
 
     @torch.no_grad()
     def _start_at_zero(self, mask_start: float) -> None:
-        # Few digits, so that the sum over stages is exact in float32 whatever its order.
+        # Weights with few digits: the sum over stages is then exact in float32, in any order.
         self.conv.weight.mul_(2**12).round_().div_(2**12)
         assert self.conv.bias is not None
         self.conv.bias.copy_(-mask_start * self.conv.weight.sum(dim=(1, 2, 3)))

@@ -1,4 +1,4 @@
-"""Which backbone is small enough to be trained from scratch on a CPU?"""
+"""Which backbone is small enough to train from scratch on a CPU?"""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
@@ -11,10 +11,10 @@ WIDE = (16, 32, 64, 130)
 
 
 class SmallResNet(FrameBackbone):
-    """Four stages of one BasicBlock each behind a 3x3 stem, for frames of about 40 to 64 pixels.
+    """A 3x3 stem and four stages of one BasicBlock each, for frames of about 40 to 64 pixels.
 
-    Children are named as in torchvision's ResNet. It has no classifier. Strides are 2 (stem), 1, 2, 2, 2:
-    40 and 48 pixels end as 3x3.
+    The children have the names of torchvision's ResNet. There is no classifier. Strides are 2 (stem), 1, 2, 2, 2: the
+    last maps are 3x3 for frames of 40 or 48 pixels.
     """
 
     def __init__(self, widths: tuple[int, int, int, int] = WIDTHS) -> None:
@@ -27,7 +27,8 @@ class SmallResNet(FrameBackbone):
         self.layer2 = _stage(widths[0], widths[1], stride=2)
         self.layer3 = _stage(widths[1], widths[2], stride=2)
         self.layer4 = _stage(widths[2], widths[3], stride=2)
-        # Drawn and dropped: a seed gives the weights that it gave while this network had a classifier.
+        # An unused layer that draws random numbers: this network once had a classifier, and a seed must still give the
+        # same weights.
         nn.Linear(widths[3], 1000)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -55,5 +56,5 @@ def resnet_small() -> SmallResNet:
 
 
 def resnet_small_wide() -> SmallResNet:
-    """A `SmallResNet` whose last stage is wider by as many parameters as W3 adds: its rival in comparisons."""
+    """A `SmallResNet` with a wider last stage: it adds as many parameters as W3 adds, for fair comparisons."""
     return SmallResNet(widths=WIDE)

@@ -1,4 +1,4 @@
-"""How do features move along time for free? (Lin et al., TSM, arXiv:1811.08383, Fig. 1)
+"""How do features move along time at no cost? (Lin et al., TSM, arXiv:1811.08383, Fig. 1)
 
 Axes: N = B*T folded frames, T frames, C channels, H height, W width.
 """
@@ -12,7 +12,7 @@ from w3ray.models.options import ShiftMode, TSMOptions
 
 
 def _shift(x_BTCHW: Tensor, *, past: slice, future: slice) -> Tensor:
-    """Channels in `past` come from the frame before, those in `future` from the frame after; borders are zero."""
+    """Channels in `past` come from the frame before, channels in `future` from the frame after. Borders are zero."""
     out_BTCHW = x_BTCHW.clone(memory_format=torch.preserve_format)
     out_BTCHW[:, 1:, past] = x_BTCHW[:, :-1, past]
     out_BTCHW[:, :1, past] = 0
@@ -22,7 +22,7 @@ def _shift(x_BTCHW: Tensor, *, past: slice, future: slice) -> Tensor:
 
 
 class _TemporalShift(torch.autograd.Function):
-    """A shift whose gradient is the opposite shift: one copy each way, where slicing would build several zeros."""
+    """A shift with the opposite shift as its gradient. It makes one copy; slicing would make several zero tensors."""
 
     @staticmethod
     def forward(ctx: Any, x_BTCHW: Tensor, past: slice, future: slice) -> Tensor:
@@ -35,17 +35,18 @@ class _TemporalShift(torch.autograd.Function):
 
 
 def temporal_shift(x_NCHW: Tensor, num_frames: int, shift_div: int = 8, mode: ShiftMode = "bidirectional") -> Tensor:
-    """Shift 1/shift_div of the channels to each side in time ("bidirectional"), or only onwards ("online").
+    """Shift 1/shift_div of the channels in each direction of time ("bidirectional"), or only forwards ("online").
 
-    Bidirectional: the first C // shift_div channels come from the next frame, the following ones from the previous
-    (the order of the published checkpoints). Online: the first ones come from the previous frame, none from the next.
+    Bidirectional: the first C // shift_div channels come from the next frame, and the second C // shift_div channels
+    from the previous frame (the order of the published checkpoints). Online: the first C // shift_div channels come
+    from the previous frame, and none from the next.
 
     Args:
         x_NCHW: [B * num_frames, C, H, W].
         num_frames: T.
 
     Returns:
-        A new tensor of the same shape; frames beyond the clip count as zero.
+        A new tensor of the same shape. Frames outside the clip count as zero.
     """
     fold = x_NCHW.shape[1] // shift_div
     if mode == "bidirectional":
@@ -69,5 +70,5 @@ class TemporalShift(nn.Module):
         return temporal_shift(x_NCHW, num_frames, self.shift_div, self.mode)
 
     def extra_repr(self) -> str:
-        """Settings for `print(model)`."""
+        """The settings, for `print(model)`."""
         return f"shift_div={self.shift_div}, mode={self.mode!r}"

@@ -1,10 +1,10 @@
-"""TAM: a TSN whose blocks add up neighbouring frames by channel (Fan et al., arXiv:1912.00869, Sec. 3, Fig. 2).
+"""TAM: a TSN with a weighted sum of neighbouring frames in its blocks (Fan et al., arXiv:1912.00869, Sec. 3, Fig. 2).
 
-    out_t = relu(w_-1 * x_{t-1} + w_0 * x_t + w_1 * x_{t+1})        one w of each kind a channel, no bias
+    out_t = relu(w_-1 * x_{t-1} + w_0 * x_t + w_1 * x_{t+1})        three weights w for each channel, no bias
 
-It works where TSM shifts: at the entry of the residual branch, before its first convolution. Frames beyond the clip
-count as zero. The shortcut takes x itself; in the authors' code one downsampling shortcut takes the module's output,
-which no figure of the paper shows. Not TANet's "temporal adaptive module" (arXiv:2005.06803).
+It works where TSM shifts: at the entry of the residual branch, before its first convolution. Frames outside the clip
+count as zero. The shortcut takes x itself. In the authors' code one downsampling shortcut takes the module's output;
+no figure of the paper shows this. TAM here is not TANet's "temporal adaptive module" (arXiv:2005.06803).
 
 Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 """
@@ -24,33 +24,33 @@ from w3ray.models.tsn import TSN
 
 TemporalStart = Literal["identity", "authors"]
 SMALL = 0.01
-"""Standard deviation of what the start "identity" adds, so that no two channels start alike."""
+"""Standard deviation of the noise of the start "identity". The noise makes all channels start differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TAMOptions(ModelOptions):
-    """The knobs of TAM. Raises ValueError that names the field."""
+    """The options of TAM. Raises ValueError naming the field."""
 
     label: ClassVar[str] = "TAM"
     start: TemporalStart = "identity"
-    """"identity": w_0 = 1, the others 0, and small noise: a fresh network is near the one without TAM. "authors":
-    N(0, 2/C), as their code has it, which starts near zero."""
+    """"identity": w_0 = 1 and the others 0, plus small noise; a fresh network computes almost the same as one without
+    TAM. "authors": N(0, 2/C), as in the authors' code, so all weights start near zero."""
 
     def __post_init__(self) -> None:
         check_one_of("TAM", "start", self.start, TemporalStart)
 
 
 class TemporalAggregation(nn.Module):
-    """The weighted sum of each frame and its two neighbours, behind a ReLU.
+    """The weighted sum of each frame and its two neighbours, then a ReLU.
 
     Args:
         channels: C.
-        start: how its weights start.
+        start: how the weights start.
     """
 
     def __init__(self, channels: int, start: TemporalStart = "identity") -> None:
         super().__init__()
-        # [C, 1, 3, 1]: a depthwise convolution over T, its taps in the order of time.
+        # Weight [C, 1, 3, 1]: a depthwise convolution over T, with its taps in the order of time.
         self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), groups=channels, bias=False)
         with torch.no_grad():
             if start == "authors":
@@ -90,7 +90,7 @@ def _matches(keys: Collection[str]) -> bool:
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' files: `module.layer1.0.tam.prev_se.fc1.weight` of [C, 1, 1, 1], one for each tap."""
+    """Rename the authors' keys: `module.layer1.0.tam.prev_se.fc1.weight` of [C, 1, 1, 1], one key for each tap."""
     renamed: dict[str, Tensor] = {}
     taps: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():
@@ -101,7 +101,7 @@ def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[f"classifier.{name.removeprefix('fc.')}"] = value
         else:
             renamed[f"backbone.{name}"] = value
-    for block, found in taps.items():  # a tap that is absent makes another shape, which is told
+    for block, found in taps.items():  # an absent tap gives a wrong shape, reported later
         renamed[f"backbone.{block}.temporal.conv.weight"] = torch.cat([found[at] for at in sorted(found)], dim=2)
     return renamed
 

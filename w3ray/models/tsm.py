@@ -1,4 +1,4 @@
-"""TSM: a TSN whose blocks shift some channels in time (Lin et al., arXiv:1811.08383)."""
+"""TSM: a TSN with a shift of some channels in time in its blocks (Lin et al., arXiv:1811.08383)."""
 
 from torch import nn
 
@@ -7,11 +7,12 @@ from w3ray.models.shift import TemporalShift
 from w3ray.models.tsn import TSN
 
 LONG_STAGE = 23
-"""A network with a stage of so many sites (ResNet-101's third) shifts at every second one only, as published."""
+"""A network with a stage of at least this many sites (ResNet-101's third) shifts only at every second site, as in the
+authors' code."""
 
 
 class TSM(TSN):
-    """TSN with a temporal shift at the entry of the blocks: on the residual branch, before its first convolution."""
+    """TSN with a temporal shift at the entry of each block: on the residual branch, before its first convolution."""
 
     def __init__(
         self, backbone: nn.Module, options: TSMOptions | None = None, *, num_classes: int, dropout: float = 0.5

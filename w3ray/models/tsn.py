@@ -1,4 +1,4 @@
-"""TSN: frames through a 2D network, class scores averaged (Wang et al., arXiv:1608.00859)."""
+"""TSN: a 2D network scores each frame, and the scores are averaged (Wang et al., arXiv:1608.00859)."""
 
 from torch import Tensor, nn
 
@@ -10,11 +10,11 @@ from w3ray.models.options import ModelOptions
 
 
 class TSN(VideoModel):
-    """A 2D network over each frame of a clip; knows nothing of order unless an attention in it does.
+    """A 2D network over each frame of a clip. It ignores the order of frames, unless its attention uses the order.
 
     Args:
-        backbone: a `FrameBackbone`, or a ResNet of torchvision.
-        options: it has none of its own.
+        backbone: a `FrameBackbone`, or a torchvision ResNet.
+        options: TSN has no options of its own.
         num_classes: K.
         dropout: before the classifier, per frame.
     """

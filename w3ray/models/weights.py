@@ -1,6 +1,7 @@
 """Which weights can a model start from, and which key goes where?
 
-Three layouts are known by their keys, whatever the file is called; a model may know more (`VideoModel.layouts`):
+A file's layout follows from its keys, not from its name. Three layouts are known; a model may add more
+(`VideoModel.layouts`):
 
 - torchvision: `layer1.0.conv1.weight`, `fc.weight` -> `backbone.*`, `classifier.*`
 - reference TSM (mit-han-lab/temporal-shift-module, `.pth.tar`): `module.base_model.layer1.0.conv1.net.weight`,
@@ -8,9 +9,9 @@ Three layouts are known by their keys, whatever the file is called; a model may 
   the shifted blocks must be those of the model
 - w3ray: `backbone.*`, `classifier.*`, as in `model.state_dict()`
 
-A classifier for another number of classes is left out. Attention, refinement and classifier may be absent from the
-file (they then keep their fresh start) except in the w3ray layout, which must be complete. Anything else that is
-missing, unexpected or of another shape is an error that lists it.
+A classifier for another number of classes is ignored. A file may lack attention, refinement and classifier; these then
+keep their initial values. A file in the w3ray layout must be complete. Any other tensor that is missing, unexpected or
+of another shape is an error; the message lists these tensors.
 """
 
 import re
@@ -36,7 +37,7 @@ _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
 _TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
 _FRESH = re.compile(r"(^|\.)(attention|refinement)\.|^classifier\.")
 _LISTED = 5
-"""How many keys an error quotes."""
+"""The maximum number of keys that an error lists."""
 
 
 class _Mapped(NamedTuple):
@@ -50,13 +51,13 @@ class LoadedWeights:
     """What `load_weights` did."""
 
     layout: str
-    """"torchvision", "tsm", "w3ray", or one that the model knows."""
+    """"torchvision", "tsm", "w3ray", or a layout of the model."""
     loaded: int
-    """Number of tensors taken over."""
+    """Number of tensors that were loaded."""
     left_out: tuple[str, ...]
-    """Tensors of the file that were not taken: a classifier for other classes."""
+    """Tensors of the file that were ignored: a classifier for other classes."""
     fresh: tuple[str, ...]
-    """Tensors of the model that the file does not hold and that keep their start."""
+    """Tensors of the model that the file does not hold. They keep their initial values."""
 
 
 def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
@@ -64,8 +65,8 @@ def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
 
     Args:
         model: a model of `build_model`.
-        weights: "ResNet50_Weights.IMAGENET1K_V2", or the path of a `.safetensors` file or a torch file that
-            `torch.load(weights_only=True)` reads.
+        weights: "ResNet50_Weights.IMAGENET1K_V2", or the path of a `.safetensors` file, or of a torch file that
+            `torch.load(weights_only=True)` can read.
 
     Raises:
         InputError: unknown enum, absent or unreadable file, unknown layout, or tensors that do not fit.
@@ -82,7 +83,7 @@ def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
 
 
 def enum_name(name: str) -> str:
-    """The own name of a member of torchvision's weights: "ResNet50_Weights.DEFAULT" is another name of the newest one.
+    """The canonical name of a torchvision weights enum: "ResNet50_Weights.DEFAULT" is an alias of the newest weights.
 
     Raises:
         InputError: unknown enum.
@@ -94,7 +95,7 @@ def _enum(name: str) -> WeightsEnum:
     try:
         return torchvision_models.get_weight(name)
     except (ValueError, KeyError) as error:
-        raise InputError(f"weights {name}: torchvision knows no such enum: {error}") from error
+        raise InputError(f"weights {name}: torchvision has no such enum: {error}") from error
 
 
 def _read_enum(name: str) -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ def _read_enum(name: str) -> dict[str, Tensor]:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"weights {name}: cannot be downloaded from {weights.url} ({error}); give the path of a local copy instead"
+            f"weights {name}: download from {weights.url} failed ({error}); give the path of a local copy instead"
         ) from error
 
 
@@ -122,11 +123,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             raise InputError(f"weights {path}: not a readable safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    # Bytes that are no torch file make the unpickler raise whatever they spell: KeyError, IndexError, ...
+    # If the file is not a torch file, the unpickler can raise any exception: KeyError, IndexError, ...
     except Exception as error:
-        # torch's own text advises to let the file run code.
+        # torch's own message is left out: it advises to let the file run code.
         raise InputError(
-            f"weights {path}: not readable as plain tensors: damaged, no torch file, or it holds Python objects"
+            f"weights {path}: not readable as plain tensors: damaged, not a torch file, or it holds Python objects"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -135,7 +136,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _map_keys(state: dict[str, Tensor], source: str, model: VideoModel) -> _Mapped:
-    """Rename a file's keys to ours; which layout it is follows from the keys."""
+    """Rename a file's keys to w3ray's. The layout follows from the keys."""
     for layout in model.layouts:
         if layout.matches(state):
             return _Mapped(layout.name, layout.rename(state), None)
@@ -164,7 +165,7 @@ def _own_name(key: str) -> str:
 
 
 def _check_shift(model: VideoModel, shifted_blocks: set[str], source: str) -> None:
-    """A TSM checkpoint in a model that shifts elsewhere would load without complaint and score like noise."""
+    """Refuse a TSM checkpoint if the model shifts in other blocks: it would load without error and score like noise."""
     own = {
         name.removeprefix("backbone.")
         for name, module in model.named_modules()
@@ -173,12 +174,12 @@ def _check_shift(model: VideoModel, shifted_blocks: set[str], source: str) -> No
     if own != shifted_blocks:
         raise InputError(
             f"weights {source}: shifts in {len(shifted_blocks)} blocks, the model in {len(own)}; they differ in "
-            f"{_some(sorted(own ^ shifted_blocks))}; use the model (tsm or tsn) and backbone the file was trained with"
+            f"{_some(sorted(own ^ shifted_blocks))}; use the model (tsm or tsn) and the backbone of the training"
         )
 
 
 def other_gates(found: Collection[str], expected: Collection[str]) -> str | None:
-    """What is wrong where a file's gates are sigmoid(z) and the model's 2 sigmoid(z), or the other way; None: nothing.
+    """The error if a file's gates are sigmoid(z) and the model's gates are 2 sigmoid(z), or vice versa. None: no error.
 
     Args:
         found: state names of the file.
@@ -188,10 +189,10 @@ def other_gates(found: Collection[str], expected: Collection[str]) -> str | None
     if theirs == ours or not all(any(".attention." in name for name in names) for names in (found, expected)):
         return None
     formulas = {True: "2 sigmoid(z)", False: "sigmoid(z)"}
-    how = "model.attention.start=unit" if theirs else "model.attention.start=near_open (or plain, as it was trained)"
+    how = "model.attention.start=unit" if theirs else "model.attention.start=near_open (or plain, if trained so)"
     return (
-        f"its attention gates are {formulas[theirs]}, the model's are {formulas[ours]}: the same numbers mean another "
-        f"network. Set {how}, or convert the model's folder: "
+        f"its attention gates are {formulas[theirs]}, the model's are {formulas[ours]}: the same weights would compute "
+        f"something else. Set {how}, or convert the model's folder: "
         f"python -m w3ray.models.convert FOLDER OUT --gain {'norm' if theirs else 'gate'}"
     )
 
@@ -223,7 +224,7 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
         raise InputError(f"weights {source} ({mapped.layout} layout) do not fit the model: {'; '.join(faults)}")
     model.load_state_dict(state, strict=False)
     if mapped.layout != "w3ray":
-        scale_norms(model)  # the file's norms are those of a network without attention
+        scale_norms(model)  # the file's norms come from a network without attention
     return LoadedWeights(layout=mapped.layout, loaded=len(state), left_out=left_out, fresh=fresh)
 
 
