@@ -192,8 +192,8 @@ def test_faults_say_which_stages_and_what_to_do() -> None:
         StageHealth(stage=4, channel=still, spatial=gate(std=0.002, mean=0.5)),
     ]
     assert faults(stages) == [
-        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (their standard deviation is at most "
-        "0.005) and do nothing; set model.attention.start to unit: a gate learns fastest there",
+        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (their standard deviation is at "
+        "most 0.005) and do nothing; set model.attention.start to unit: a gate learns fastest there",
         "the spatial gates of stage 2 are stuck: 97% or more of their values are near 0 or saturated; lower the "
         "learning rate of the attention",
         "the channel gates of stage 4 have not moved from their start at 1 (their standard deviation is at most 0.001) "

@@ -199,7 +199,7 @@ def test_explain_and_export_speak_of_the_name(store, manifest, tmp_path, capsys,
     assert Path(found["videos"][0]["strip"]).is_file()
     assert answer(capsys, "export", "models:/gestures@champion", "--out", str(tmp_path / "a.pt2"))["stage"] == "student"
     assert main(["explain", "models:/gestures@champion", video, "--out", out, "--true", "zebra"]) == 2
-    assert "'zebra' is no class of models:/gestures/1" in capsys.readouterr().err
+    assert "'zebra' is not a class of models:/gestures/1" in capsys.readouterr().err
 
 
 @pytest.mark.ray

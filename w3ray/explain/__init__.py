@@ -1,7 +1,7 @@
-"""What does a model look at? Its masks over the frames of a clip, as numbers and as pictures. No Ray, MLflow or recipe.
+"""What does a model look at? Its masks over the frames of a clip, as numbers and as pictures.
 
-`explain_clip` answers for one clip and any model of ours, `strip_figure` draws the answer, `explain_videos` does both
-for files.
+`explain_clip` answers this for one clip and any model of w3ray, `strip_figure` draws the answer, `explain_videos` does
+both for files. Nothing here uses Ray, MLflow or a recipe.
 """
 
 from typing import TYPE_CHECKING

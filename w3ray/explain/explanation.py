@@ -1,4 +1,4 @@
-"""What did a model see in one clip: its scores, what its attentions did, and one map of where it looked?
+"""What did a model see in one clip: its scores, the output of its attentions, and one map of where it looked?
 
 Axes: T frames, H height, W width, C = 3 colours, S side of the square frames, K classes.
 """
@@ -22,22 +22,22 @@ from w3ray.models._common import VideoModel
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Explanation:
-    """A model's answer for one clip, and what can be shown of how it came to it."""
+    """A model's answer for one clip, with what can be shown about how the model found it."""
 
     name: str
-    """What the model is called in pictures."""
+    """The model's name in pictures."""
     classes: tuple[str, ...]
     """Class names in the order of the scores."""
     scores_K: FloatArray
     """Softmax of the model's class scores."""
     looks: tuple[Look, ...]
-    """What its attentions did, first block to last."""
+    """What the model's attentions did, first block to last."""
     source: Literal["attention", "gradcam"]
-    """What the map is made of: the masks of the stages, or Grad-CAM for the predicted class where there are none."""
+    """What the map is made of: the masks of the stages, or Grad-CAM for the predicted class if there are no masks."""
     map_TSS: FloatArray
-    """Where it looks, [T, S, S] in [0, 1] at the frames' size, stretched over the clip."""
+    """Where the model looks, [T, S, S] at the frames' size, with the values over the clip stretched to [0, 1]."""
     evidence_T: FloatArray | None
-    """Grad-CAM's mean at each frame; None where the map is made of masks."""
+    """Mean of Grad-CAM at each frame. None: the map is made of masks."""
 
     @property
     def predicted(self) -> int:
@@ -52,8 +52,9 @@ class Explanation:
     def activity(self) -> dict[str, tuple[FloatArray, float, float]]:
         """How strong the attention of each stage is over time: name -> ([T'] stretched to [0, 1], least, greatest).
 
-        Of a stage's last attention the mean of the channel gate at each frame, or of its mask where it has no gate; of
-        a model without attention Grad-CAM's mean. T' is the stage's own number of frames.
+        The value at a frame is the mean of the channel gate of the stage's last attention, or the mean of its mask if
+        it has no channel gate. A model without attention has one curve: the mean of Grad-CAM. T' is the stage's own
+        number of frames.
         """
         curves: dict[str, FloatArray] = {}
         for look in self.looks:
@@ -66,7 +67,7 @@ class Explanation:
         return {name: (stretch(curve), float(curve.min()), float(curve.max())) for name, curve in curves.items()}
 
     def document(self, top: int) -> dict[str, Any]:
-        """For JSON: the `top` best classes and, of each block with attention, its activity at each frame."""
+        """For JSON: the `top` best classes, and the activity at each frame for each block with attention."""
         blocks = [
             {
                 "stage": look.stage,
@@ -98,15 +99,15 @@ def explain_clip(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Explanation:
-    """Run one clip through a model, in eval mode, and keep what can be shown. The model's mode is as before afterwards.
+    """Run one clip through a model, in eval mode, and keep what can be shown. Then restore the model's mode.
 
     Args:
-        model: any of ours, on any device.
-        frames_THWC: uint8 [T, S, S, 3], as `load_clip` gives them.
+        model: any model of w3ray, on any device.
+        frames_THWC: uint8 [T, S, S, 3], as `load_clip` returns them.
         classes: names in the order of the scores.
-        head_sizes: as in `w3ray.heads.Heads`; of several heads the explanation is of their combinations.
-        name: what the model is called in pictures.
-        mean, std: of the pixels; None: the model's own.
+        head_sizes: as in `w3ray.heads.Heads`. With several heads, the classes are the combinations of their classes.
+        name: the model's name in pictures.
+        mean, std: of the pixels. None: the model's own.
     """
     heads = Heads(tuple(classes), tuple(head_sizes))
     device = next(model.parameters()).device
@@ -128,7 +129,7 @@ def explain_clip(
                 cam_THW = grad_cam(model, x_BTCHW, *(head.start + head.label(best) for head in heads.each()))
                 masks, evidence_T = [cam_THW], cam_THW.mean(axis=(1, 2))
     finally:
-        for module, training in modes:  # parts of a model in training may be in eval mode, such as frozen norms
+        for module, training in modes:  # a model in training may have parts in eval mode, such as frozen norms
             module.training = training
     return Explanation(
         name=name,

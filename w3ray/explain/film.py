@@ -1,4 +1,4 @@
-"""How do images become a film that a browser plays?"""
+"""How do images become a film that a browser can play?"""
 
 import itertools
 from collections.abc import Iterable
@@ -10,17 +10,17 @@ import numpy.typing as npt
 
 FRAMES_PER_SECOND = 10
 HOLD = 4
-"""Each frame of a clip is shown so many frames of the film: 2.5 of a clip's frames a second, because what is to be
-seen is where each one glows."""
+"""Each frame of a clip is repeated this many times in the film. So the film shows 2.5 frames of the clip per second,
+slow enough to see where each frame glows."""
 
 
 def write_film(path: Path, images: Iterable[npt.NDArray[np.uint8]]) -> int:
-    """Write images [H, W, 3] of one size with even sides as an MP4; returns the number of the film's frames.
+    """Write images [H, W, 3], all of one size and with even sides, as an MP4. Returns the number of frames of the film.
 
-    H.264 where PyAV has libx264 (its wheels do), else MPEG-4 Part 2, which not every browser plays.
+    The codec is H.264 if PyAV has libx264 (its wheels have it), else MPEG-4 Part 2, which some browsers cannot play.
 
     Raises:
-        ValueError: no image.
+        ValueError: there is no image.
     """
     pictures = iter(images)
     first = next(pictures, None)
@@ -29,7 +29,7 @@ def write_film(path: Path, images: Iterable[npt.NDArray[np.uint8]]) -> int:
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     options = {"crf": "20"} if codec == "libx264" else {"qscale": "3"}
     count = 0
-    # faststart: the index stands first, so that a browser begins before it has the whole file.
+    # faststart: the index is at the start of the file, so a browser can play before it has the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(codec, rate=FRAMES_PER_SECOND, options=options)
         stream.height, stream.width, stream.pix_fmt = first.shape[0], first.shape[1], "yuv420p"

@@ -1,11 +1,11 @@
-"""Which places of the last feature maps speak for a class? (Grad-CAM: Selvaraju et al., ICCV 2017, Eq. 1-2)
+"""Which places of the last feature maps support a class? (Grad-CAM: Selvaraju et al., ICCV 2017, Eq. 1-2)
 
     alpha_k = 1/Z sum_ij dy^c / dA^k_ij                                                   (Eq. 1)
     L^c     = relu(sum_k alpha_k A^k)                                                     (Eq. 2)
 
-A are the output of the last site, before refinement; y^c is the class score before softmax. Each frame is an
-image of its own: Z are the places of one frame, so that alpha may change over time. Behind a mean and a linear layer
-alpha is that layer's weight over the number of places, and the map is CAM's.
+A is the output of the last site, before refinement. y^c is the class score before softmax. Each frame is treated as
+an image: Z is the number of places in one frame, so alpha may change over time. If a mean and a linear layer follow the
+site, alpha is the layer's weight divided by the number of places, and the map equals CAM.
 
 Axes: B clips, T frames, C channels, H height, W width.
 """
@@ -24,15 +24,15 @@ def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np
     """Evidence for one class, [T', H', W'] >= 0 at the resolution of the last feature maps.
 
     Args:
-        model: in eval mode; its parameters get no gradients.
+        model: in eval mode. Its parameters get no gradients.
         x_BTCHW: one normalised clip [1, T, 3, H, W].
-        labels: the class c; of several heads the class of each, for whose sum of scores the map then is.
+        labels: the class c. With several heads: one class of each head; the map is then for the sum of their scores.
     """
     site = model.stages()[-1][-1]
     features: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
-        # The graph begins here: all that lies before runs without one.
+        # The autograd graph begins here. All layers before this one run without a graph.
         features.append(output[0].detach().requires_grad_())
         return features[0], output[1]
 

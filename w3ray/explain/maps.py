@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from w3ray.explain.record import FloatArray, Look
 
 FLAT = 1e-6
-"""Values whose range is below this share of the largest are one value."""
+"""If the range of values is below this share of the largest one, all count as equal."""
 
 
 def to_frames(mask_THW: FloatArray, num_frames: int, size: int) -> FloatArray:
-    """Bring a mask to the frames' number and size: [T', H, W] -> [T, S, S], linear in space and, in 3D networks, time.
+    """Resize a mask to the number and size of the frames: [T', H, W] -> [T, S, S].
 
-    A cell of the mask covers the same share of the picture before and after.
+    The interpolation is linear in space and, for 3D networks, in time. A cell of the mask covers the same share of the
+    picture before and after.
     """
     mask_11THW = torch.from_numpy(np.ascontiguousarray(mask_THW))[None, None]
     frames_11TSS = F.interpolate(mask_11THW, size=(num_frames, size, size), mode="trilinear", align_corners=False)
@@ -28,7 +29,7 @@ def to_frames(mask_THW: FloatArray, num_frames: int, size: int) -> FloatArray:
 
 
 def stretch(values: npt.ArrayLike) -> FloatArray:
-    """Least 0, greatest 1, over all frames together, so that quiet frames stay quiet. All 0 where nothing differs."""
+    """Stretch values to [0, 1], over all frames together, so that quiet frames stay quiet. If all are equal: all 0."""
     array = np.asarray(values, np.float32)
     least, greatest = float(array.min()), float(array.max())
     if greatest - least <= FLAT * max(abs(least), abs(greatest)):
@@ -37,11 +38,11 @@ def stretch(values: npt.ArrayLike) -> FloatArray:
 
 
 def last_of_stages(looks: Iterable[Look]) -> list[Look]:
-    """The looks that stand for their stages: in each the last one with a mask, as in refinement (Eq. 7)."""
+    """One look for each stage: its last look with a mask, as in refinement (Eq. 7)."""
     return list({look.stage: look for look in looks if look.mask_THW is not None}.values())
 
 
 def mean_map(masks: Sequence[FloatArray], num_frames: int, size: int) -> FloatArray:
-    """One map [T, S, S] in [0, 1] of several masks: their mean after each was stretched, since their ranges differ."""
+    """One map [T, S, S] in [0, 1]: the mean of several masks. Each is stretched first, because their ranges differ."""
     stretched = [stretch(to_frames(mask_THW, num_frames, size)) for mask_THW in masks]
     return stretch(np.mean(stretched, axis=0))

@@ -1,6 +1,6 @@
-"""How does an explanation look: as a strip of frames (the paper's Fig. 3), stage by stage, and as the frames of a film?
+"""How is an explanation drawn: as a strip of frames (the paper's Fig. 3), stage by stage, or as the frames of a film?
 
-All sizes are in inches on sheets whose parts are placed one below the other, so that nothing covers anything.
+All sizes are in inches. The parts of a sheet are placed one below the other, so that no part covers another.
 
 Axes: T frames, S side of the square frames, C = 3 colours.
 """
@@ -26,7 +26,7 @@ Frames = npt.NDArray[np.uint8]
 DPI = 120
 FILM_DPI = 100
 MAX_COLUMNS = 16
-"""Longer clips show as many evenly spaced frames in a strip; the film has them all."""
+"""The maximum number of frames in a strip. A strip of a longer clip shows evenly spaced frames; the film shows all."""
 
 INK, GREY, RIGHT, WRONG = "#1a1a1a", "#6b6b6b", "#1b7837", "#b2182b"
 COLOURS = ("#3b6fb6", "#e08214", "#35978f", "#c2185b", "#7b5ea7")
@@ -36,10 +36,10 @@ _CELL, _GAP, _LABEL, _MARGIN = 1.1, 0.05, 1.45, 0.2
 
 
 def overlay(frames_TSSC: Frames, map_TSS: FloatArray) -> Frames:
-    """Lay a map in [0, 1] over frames, which turn grey: blue is its least, red its most."""
+    """Lay a map in [0, 1] over the frames in grey. Blue is the map's lowest value, red its highest."""
     from matplotlib import colormaps
 
-    # Not the whole of the colour map: its ends are so dark that the frame would not be seen behind them.
+    # Without the ends of the colour map: they are so dark that they would hide the frame.
     heat_TSSC = colormaps[HEAT](0.08 + 0.84 * map_TSS)[..., :3]
     grey_TSS1 = 0.15 + 0.85 / 255 * (frames_TSSC @ np.array([0.299, 0.587, 0.114]))[..., None]
     strength_TSS1 = 0.25 + 0.45 * map_TSS[..., None]
@@ -50,13 +50,13 @@ def overlay(frames_TSSC: Frames, map_TSS: FloatArray) -> Frames:
 def strip_figure(
     frames_TSSC: Frames, explanations: Sequence[Explanation], *, title: str, true: str | None = None
 ) -> "Figure":
-    """Frames, below them where each model looks, below that the activity of the first one's attention over time.
+    """The frames; below them, where each model looks; below that, the activity of the first model over time.
 
     Args:
         frames_TSSC: the clip, uint8 [T, S, S, 3].
-        explanations: one or more, of that clip.
-        title: what the clip is called.
-        true: its class, where it is known.
+        explanations: one or more, of this clip.
+        title: the clip's name.
+        true: the clip's class, if known.
     """
     shown = _columns(len(frames_TSSC))
     rows: list[tuple[str, str, Frames]] = [("frames", "", frames_TSSC)]
@@ -76,7 +76,7 @@ def stages_figure(
 ) -> "Figure":
     """The mask of each stage of each model over the frames, and the activity of each model's attention over time.
 
-    Arguments as `strip_figure`.
+    Same arguments as `strip_figure`.
     """
     shown = _columns(len(frames_TSSC))
     parts = [_stage_rows(frames_TSSC, one) for one in explanations]
@@ -95,9 +95,9 @@ def stages_figure(
 def film_images(
     frames_TSSC: Frames, explanations: Sequence[Explanation], *, title: str, true: str | None = None
 ) -> Iterator[Frames]:
-    """An image [H, W, 3] with even sides for each frame: the frame, where each model looks, the activity so far.
+    """One image [H, W, 3] with even sides for each frame: the frame, where each model looks, the activity over time.
 
-    Arguments as `strip_figure`.
+    Same arguments as `strip_figure`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -113,7 +113,7 @@ def film_images(
 def film_figure(
     frames_TSSC: Frames, explanations: Sequence[Explanation], *, title: str, true: str | None = None
 ) -> "tuple[Figure, Callable[[int], None]]":
-    """The figure of a film, and the function that makes it show a frame. Arguments as `strip_figure`."""
+    """The figure of a film, and a function that makes it show a given frame. Same arguments as `strip_figure`."""
     from matplotlib.figure import Figure
 
     panel, gap, head, curve, foot = 3.0, 0.2, 1.32, 1.35, 0.62
@@ -148,12 +148,12 @@ def film_figure(
 
 
 class _Sheet:
-    """A page of rows of frames; each method places its part below the ones before."""
+    """A page of rows of frames. Each method places its part below the parts placed before."""
 
     def __init__(self, num_columns: int, rows_of_parts: Sequence[int], *, num_curves: int) -> None:
         from matplotlib.figure import Figure
 
-        # The head needs its width also where there are few frames.
+        # Even with few frames, the head needs this width.
         self.cell = max(_CELL, 6.6 / num_columns)
         self.width = _MARGIN + _LABEL + num_columns * (self.cell + _GAP) + _MARGIN
         height = 0.85 + 0.2 + sum(rows_of_parts) * (self.cell + _GAP) + (len(rows_of_parts) - 1) * 0.15
@@ -208,7 +208,7 @@ class _Sheet:
 
 
 def _write(figure: "Figure", x: float, y: float, text: str, **style: Any) -> "Text":
-    """Names are no formulas, whatever dollar signs they hold."""
+    """Write a text. Dollar signs in it do not start a formula, because it may hold names."""
     style.setdefault("va", "bottom")
     return figure.text(x, y, plain_lines(text), parse_math=False, **style)
 
@@ -222,7 +222,7 @@ def _write_head(
     true: str | None,
     explanations: Sequence[Explanation],
 ) -> None:
-    """The first model's answer in bold, its rivals' behind it; below that the clip and its true class."""
+    """The first model's answer in bold; below it, the clip, its true class, and all answers if there are several."""
     room = int(width * 8)
     first = explanations[0]
     answers = [f"{_short(one.classes[one.predicted], 44)} {_percent(one)}" for one in explanations]
@@ -239,7 +239,7 @@ def _write_head(
 def _draw_curves(axes: "Axes", one: Explanation, num_frames: int, shown: Sequence[int]) -> None:
     activity = one.activity()
     for number, (name, (curve_T, least, greatest)) in enumerate(activity.items()):
-        # A stage of a 3D network has fewer frames than the clip: each stands for the same share of it.
+        # A stage of a 3D network has fewer frames than the clip. Each one stands for an equal share of the clip.
         x_T = (np.arange(len(curve_T)) + 0.5) * (num_frames / len(curve_T)) + 0.5
         label = f"{name}: {least:.4g} to {greatest:.4g}"
         colour = COLOURS[number % len(COLOURS)]
@@ -285,7 +285,7 @@ def _stage_rows(frames_TSSC: Frames, one: Explanation) -> list[tuple[str, str, F
 
 
 def _made_of(one: Explanation) -> str:
-    """What a model's map is made of; the masks' own values tell how much of what is shown is stretching."""
+    """What a model's map is made of. The range of the masks shows how much they were stretched."""
     if one.source == "gradcam":
         return "Grad-CAM"
     masks = [look.mask_THW for look in last_of_stages(one.looks) if look.mask_THW is not None]
@@ -294,7 +294,7 @@ def _made_of(one: Explanation) -> str:
 
 
 def _averaged(one: Explanation) -> str:
-    """What the curves of `Explanation.activity` are the mean of."""
+    """Which values the curves of `Explanation.activity` are means of."""
     if any(look.gate_TC is not None for look in one.looks):
         return "channel gate"
     return "mask" if any(look.mask_THW is not None for look in one.looks) else "Grad-CAM"

@@ -1,11 +1,12 @@
 """How much of a model's attention falls on what moves?
 
-On generated clips the acting thing is known at every pixel (`w3ray.data.synthetic.acting_cover`). Of each frame in
-which it can be seen: the share of the map's mass on it, and the pointing game of Zhang et al., "Top-down Neural
-Attention by Excitation Backprop" (ECCV 2016; IJCV 2018): is the map's maximum on the thing, or no further from it than
-a tolerance? Both beside what a map that knows nothing would get: the share of the picture that counts as right.
+On generated clips, the moving thing is known at every pixel (`w3ray.data.synthetic.acting_cover`). Each frame in which
+the thing is visible gets two scores. One is the share of the map's mass on the thing. The other is the pointing game of
+Zhang et al., "Top-down Neural Attention by Excitation Backprop" (ECCV 2016; IJCV 2018): is the map's maximum on the
+thing, or within a tolerance of it? For comparison, each score comes with the result of an even map, which knows
+nothing: the share of the picture that counts as right.
 
-Axes: T frames, S side of the square frames; F the frames of T in which the thing can be seen.
+Axes: T frames, S side of the square frames; F the frames of T in which the thing is visible.
 """
 
 from dataclasses import dataclass
@@ -20,32 +21,33 @@ from w3ray.data.clip_sampling import SAMPLERS
 from w3ray.explain.record import FloatArray
 
 TOLERANCE = 0.03
-"""Of a hit, share of the frame's side: the 15 pixels that are usual on Pascal VOC's pictures of about 500."""
+"""Tolerance of a hit, as a share of the frame's side. It equals the usual 15 pixels on Pascal VOC's pictures of about
+500 pixels."""
 VISIBLE = 0.25
-"""A pixel belongs to the thing where it covers (or fades over) at least this share of it."""
+"""A pixel belongs to the thing if the thing covers (or fades over) at least this share of the pixel."""
 SAME = 1e-6
-"""Values closer to the maximum than this share of it are the maximum, too: bilinear enlarging makes plateaus."""
+"""Values this close to the maximum, as a share of it, count as the maximum: bilinear enlarging makes plateaus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pointing:
-    """One clip's scores, a value for each frame in which the thing can be seen."""
+    """One clip's scores: one value for each frame in which the thing is visible."""
 
     mass_F: FloatArray
     """Share of the map's mass on the thing."""
     area_F: FloatArray
-    """Share of the picture that is the thing: an even map's mass."""
+    """Share of the picture that the thing covers. An even map has this mass on the thing."""
     hit_F: FloatArray
-    """1 where the maximum is on the thing or within the tolerance; of several maxima the share that is."""
+    """1 if the maximum is on the thing or within the tolerance. With several maxima: the share of them that is."""
     hit_area_F: FloatArray
-    """Share of the picture that counts as a hit: an even map's hits."""
+    """Share of the picture that counts as a hit. An even map scores this share of hits."""
 
 
 def cover_in_clip(cover_NSS: FloatArray, spec: ClipSpec) -> FloatArray:
-    """The acting thing as evaluation shows it: the frames that `load_clip` takes without a generator, and its box.
+    """The cover of the moving thing in the evaluation clip: the frames and the crop of `load_clip` without a generator.
 
     Args:
-        cover_NSS: of all frames of the video, in [0, 1].
+        cover_NSS: the cover in all frames of the video, in [0, 1].
         spec: what a clip is.
 
     Returns: [T, S, S] in [0, 1], in steps of 1/255.
@@ -61,15 +63,15 @@ def pointing(map_TSS: FloatArray, cover_TSS: FloatArray, *, tolerance: float = T
     """Score a map of one clip.
 
     Args:
-        map_TSS: >= 0; a frame without any mass counts as an even map.
+        map_TSS: >= 0. A frame without any mass counts as an even map.
         cover_TSS: where the thing is, in [0, 1], of the same shape.
-        tolerance: of a hit, share of the side.
+        tolerance: tolerance of a hit, as a share of the frame's side.
 
     Raises:
-        ValueError: other shapes, or a negative map.
+        ValueError: the shapes differ, or the map has negative values.
     """
     if map_TSS.shape != cover_TSS.shape:
-        raise ValueError(f"map of shape {map_TSS.shape}, thing of shape {cover_TSS.shape}")
+        raise ValueError(f"map has shape {map_TSS.shape}, cover has shape {cover_TSS.shape}: must be equal")
     if map_TSS.min() < 0:
         raise ValueError("the map must not be negative")
     thing_TSS = cover_TSS >= VISIBLE

@@ -1,9 +1,9 @@
 """What does each attention of a network do with a clip?
 
-Hooks on the attention modules keep what the network's own forward pass computes; nothing is computed a second time but
-the affinities of a non-local block, which it never holds.
+Hooks on the attention modules keep what the network's own forward pass computes. Only the affinities of a non-local
+block are computed again, because the block never stores them.
 
-Axes: B clips, T frames, C channels, H height, W width; of a non-local block E channels, P places, Q pooled places.
+Axes: B clips, T frames, C channels, H height, W width. In a non-local block: E channels, P places, Q pooled places.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ _QUERIES_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Look:
-    """What one attention did with one clip. In 3D networks T and the size are those of its stage."""
+    """What one attention did with one clip. In 3D networks, T and the size are those of the attention's stage."""
 
     kind: str
     """Class of the attention."""
@@ -36,22 +36,23 @@ class Look:
     block: int
     """Within the stage, counted from 1."""
     mask_THW: FloatArray | None
-    """Where it looks: the spatial gate of W3 (M^s, Eq. 6) and CBAM, between 0 and its attention's `gate_max`; of a
-    non-local block how much each place is looked at by all places, on average, where 1 is what each would get of an
-    even look. None: it has no place."""
+    """Where the attention looks. W3 and CBAM: the spatial gate (M^s, Eq. 6), between 0 and the attention's `gate_max`.
+    Non-local block: the mean attention that each place receives from all places; 1 is the value of an even look.
+    None: the attention has no mask."""
     gate_TC: FloatArray | None
-    """Which channels it lets pass when (M^c of W3, Eq. 4), between 0 and `gate_max`; None: it has no channel gate."""
+    """Which channels the attention lets pass at each frame (M^c of W3, Eq. 4), between 0 and `gate_max`. None: it has
+    no channel gate."""
 
 
 def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]:
     """Run one clip through a network and keep what its attentions do, first block to last.
 
     Args:
-        model: in the mode it is to run in.
+        model: already in the mode in which it shall run.
         x_BTCHW: one normalised clip [1, T, 3, H, W].
 
     Raises:
-        ValueError: not one clip.
+        ValueError: the batch does not hold exactly one clip.
     """
     if len(x_BTCHW) != 1:
         raise ValueError(f"record: {len(x_BTCHW)} clips: must be one")
@@ -80,9 +81,10 @@ def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]
 
 
 def received_attention(theta_NEHW: Tensor, phi_NEHW: Tensor, *, num_frames: int) -> Tensor:
-    """How much each place of one clip is looked at by all: Q times the mean of the rows of the affinity matrix.
+    """How much attention each place of one clip receives: Q times the mean of the rows of the affinity matrix.
 
-    softmax_j(theta(x_i) . phi(x_j)) is Eq. 1-4 of Wang et al., CVPR 2018; its rows sum to 1, so the result's mean is 1.
+    The matrix softmax_j(theta(x_i) . phi(x_j)) is Eq. 1-4 of Wang et al., CVPR 2018. Its rows sum to 1, so the mean of
+    the result is 1.
 
     Args:
         theta_NEHW: queries [T, E, H, W].
@@ -95,7 +97,7 @@ def received_attention(theta_NEHW: Tensor, phi_NEHW: Tensor, *, num_frames: int)
     theta_PE = theta_NEHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
     phi_QE = phi_NEHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
     received_Q = theta_PE.new_zeros(len(phi_QE), dtype=torch.float32)
-    for part_PE in theta_PE.split(_QUERIES_AT_ONCE):  # P x Q numbers may be too many
+    for part_PE in theta_PE.split(_QUERIES_AT_ONCE):  # all P x Q numbers at once may need too much memory
         received_Q += (part_PE @ phi_QE.T).float().softmax(dim=1).sum(dim=0)
     received_Q *= len(phi_QE) / len(theta_PE)
     return received_Q.view(1, num_frames, *phi_NEHW.shape[2:])
@@ -103,7 +105,7 @@ def received_attention(theta_NEHW: Tensor, phi_NEHW: Tensor, *, num_frames: int)
 
 @contextmanager
 def _kept(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What an attention computes while this is open, by name."""
+    """Keep what an attention computes inside the `with` block, by name."""
     tensors: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""How do model folders and video files become pictures on a disk?"""
+"""How do model folders and video files become picture files?"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ from w3ray.storage import fetched
 
 _OUTPUTS = {"strip": "strip.png", "stages": "stages.png", "film": "film.mp4"}
 
-# What must be equal so that two models see the same pixels of a video.
+# Two models see the same pixels of a video only if these fields are equal.
 _SAME_CLIP = ("num_frames", "sampling", "stride_frames", "size", "resolved_short_side")
 
 
@@ -35,11 +35,11 @@ class Explainer:
     """A model of a folder, ready to explain clips.
 
     Args:
-        location: a model folder (`w3ray.models.bundle`), or the folder of a finished stage, which holds one; local or
-            an address of object storage.
+        location: a model folder (`w3ray.models.bundle`), or the folder of a finished stage, which holds a model folder.
+            A local path or an address in object storage.
 
     Raises:
-        InputError: there is no such folder, or it cannot be used.
+        InputError: the folder does not exist or cannot be used.
     """
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
@@ -55,21 +55,21 @@ class Explainer:
             raise InputError(f"{self.folder}/{DESCRIPTION_NAME}: clip: {error}; written by another version?") from error
         self.name = _model_name(self.description)
         self.meter = GateMeter(self.model)
-        """Of all clips that were explained."""
+        """Measures the gates over all explained clips."""
 
     @property
     def has_attention(self) -> bool:
-        """Whether there is anything to show of it beside Grad-CAM."""
+        """Whether the model has an attention. Without one, only Grad-CAM can be shown."""
         return any(site.attention is not None for stage in self.model.stages() for site in stage)
 
     def load(self, video: str) -> Frames:
         """The clip that evaluation takes of a video, uint8 [T, S, S, 3].
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the video cannot be read.
         """
         if os.path.isdir(video) and holds_video(video):
-            raise InputError(f"{video}: a folder of videos; name the videos to explain")
+            raise InputError(f"{video}: this is a folder of videos; name the videos to explain")
         try:
             return load_clip(video, label=0, spec=self.spec, rng=None)[0]
         except DecodeError as error:
@@ -99,27 +99,29 @@ def explain_videos(
     true: str | None = None,
     top: int = 5,
 ) -> dict[str, Any]:
-    """Explain videos: of each a strip, its stages and a film in the folder `out`.
+    """Explain videos. For each video, write a strip, a picture of the stages and a film to the folder `out`.
 
     Args:
-        model: see `Explainer`; it must have attention.
+        model: see `Explainer`. The model must have attention.
         videos: paths or addresses.
-        out: made, parents too; `<video>.strip.png`, `<video>.stages.png` and `<video>.film.mp4` are replaced.
-        against: another model of the same classes and clips, shown beside; Grad-CAM where it has no masks.
-        true: the videos' class, where it is known.
+        out: created, with its parents. `<video>.strip.png`, `<video>.stages.png` and `<video>.film.mp4` in it are
+            replaced.
+        against: a second model of the same classes and clips, shown beside the first. If it has no masks, its Grad-CAM
+            is shown.
+        true: the videos' class, if known.
         top: how many classes the answer lists.
 
     Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}],
-        "attention": [{"name", "stages", "faults"}]}`; the last is what each model's gates did over these clips.
+        "attention": [{"name", "stages", "faults"}]}`. "attention" tells what each model's gates did over these clips.
 
     Raises:
-        InputError: a model or video cannot be used, or `out` not be written.
+        InputError: a model or video cannot be used, or `out` cannot be written.
     """
     explainers = [Explainer(model)]
     if not explainers[0].has_attention:
         raise InputError(
-            f"{model}: a model without attention has no masks to show; name one with attention, "
-            "and this one with --against to see its Grad-CAM beside"
+            f"{model}: a model without attention has no masks to show; name a model with attention, "
+            "and pass this one as --against to see its Grad-CAM"
         )
     if against is not None:
         explainers.append(Explainer(against))
@@ -128,7 +130,9 @@ def explain_videos(
     classes = explainers[0].description.heads.label_names()
     if true is not None and true not in classes:
         hint = did_you_mean(true, classes)
-        raise InputError(f"{true!r} is no class of {model}: {hint}it has {len(classes)}: {', '.join(classes[:8])}...")
+        raise InputError(
+            f"{true!r} is not a class of {model}: {hint}it has {len(classes)} classes: {', '.join(classes[:8])}..."
+        )
     folder = Path(out)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,20 +189,20 @@ def _check_comparable(first: Explainer, second: Explainer) -> None:
         ours, theirs = getattr(first.spec, name), getattr(second.spec, name)
         if ours != theirs:
             raise InputError(
-                f"--against {second.folder}: its clips have {name}={theirs}, those of {first.folder} {name}={ours}; "
+                f"--against {second.folder}: its clips have {name}={theirs}, but {first.folder} has {name}={ours}; "
                 "compare models that see the same clips"
             )
 
 
 def _model_name(description: ModelDescription) -> str:
-    """Such as "TSM + W3"."""
+    """A name such as "TSM + W3"."""
     name, attention = description.model["name"], description.model.get("attention")
     base = name.upper() if model_family(name).takes_backbone else name
     return f"{base} + {attention_config(attention).label}" if attention else base
 
 
 def _tell_apart(explainers: Sequence[Explainer]) -> None:
-    """Two models of the same make are told apart by their stages, or else by their order."""
+    """If two models have the same name, add their stages to the names, or "A" and "B"."""
     first, second = explainers
     if first.name == second.name:
         stages = [one.description.stage for one in explainers]
@@ -208,17 +212,17 @@ def _tell_apart(explainers: Sequence[Explainer]) -> None:
 
 
 def _name(video: str) -> str:
-    """The file's name; not what an address holds behind it, which may be a key."""
+    """The file's name, without the query part of an address, which may hold a secret key."""
     return Path(urlsplit(video).path if "://" in video else os.path.abspath(video)).name
 
 
 def _stems(videos: Sequence[str]) -> list[str]:
-    """A name for each video's files: its own, with a number where two are called the same."""
+    """A unique name for each video's files: the video's own name, with a number if two videos have the same name."""
     return unique_stems([Path(_name(video)).stem for video in videos])
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then put it in its place."""
+    """Let `write` make a file beside `path`, then rename it to `path`."""
     partial = path.with_name(f".partial-{path.name}")
     try:
         write(partial)
