@@ -108,7 +108,7 @@ def test_scores_of_each_head_add_up_to_one_and_combine_to_their_products() -> No
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"need scores \(B, 9\)"):
         HeadCounts(KITCHEN).update(torch.zeros(1, 8), torch.zeros(1, dtype=torch.int64))
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="no clip was counted"):
         HeadCounts(KITCHEN).result()
     with pytest.raises(ValueError, match="need int64"):
         HeadCounts(KITCHEN).load_state(torch.zeros(3, dtype=torch.int64))

@@ -72,10 +72,10 @@ def test_epic_errors():
     for names, scores, its_heads, message in (
         (["1", "2"], scores_NS, heads_of("100"), r"EPIC-KITCHENS-55 has the heads .*125.*, not .*97"),
         (["1", "2"], scores_NS, Heads(heads.classes), "not one head of 477 classes"),
-        (["1", "1"], scores_NS, heads, "a clip has scores twice"),
+        (["1", "1"], scores_NS, heads, "a clip appears twice"),
         (["1"], scores_NS, heads, "for 1 clips and 477 classes"),
-        (["1", "2"], scores_NS * [[1], [2]], heads, "'2' are no probabilities: they add up to 2"),
-        (["1", "2"], scores_NS * [[1], [np.nan]], heads, "'2' are no probabilities: they add up to nan"),
+        (["1", "2"], scores_NS * [[1], [2]], heads, "'2' are not probabilities: they sum to 2"),
+        (["1", "2"], scores_NS * [[1], [np.nan]], heads, "'2' are not probabilities: they sum to nan"),
     ):
         with pytest.raises(ValueError, match=message):
             epic_submission(names, scores, its_heads)
@@ -88,7 +88,7 @@ def test_something():
     scores_NK = np.array([[0.1, 0.3, 0.05, 0.2, 0.15, 0.2, 0, 0], [0, 0, 0, 0, 0, 0, 0.25, 0.75]], np.float32)
     assert something_submission(["8.webm", "1420.webm"], scores_NK, classes) == "8;1;3;5;4;0\n1420;7;6;0;1;2\n"
     assert something_submission(["8", "1420"], scores_NK, classes, "name") == "8;class 1\n1420;class 7\n"
-    with pytest.raises(ValueError, match=r"'a\.webm' is not named by the number of a video"):
+    with pytest.raises(ValueError, match=r"'a\.webm': its name must be the number of a video"):
         something_submission(["8.webm", "a.webm"], scores_NK, classes)
     with pytest.raises(ValueError, match="for 2 clips and 7 classes"):
         something_submission(["8.webm", "9.webm"], scores_NK, classes[:7])

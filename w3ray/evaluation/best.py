@@ -1,4 +1,4 @@
-"""Which classes are the best ones by a clip's scores, and of several heads which combinations of them?"""
+"""Which classes have the best scores for a clip? With several heads: which combinations of classes?"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,16 +9,17 @@ from w3ray.heads import Heads
 
 
 class Best(NamedTuple):
-    """(class name, score) from the best on, equal ones by class number."""
+    """Pairs (class name, score), best first. Equal scores are ordered by class number."""
 
     top: tuple[tuple[str, float], ...]
-    """Of one head its classes; of several their combinations, whose score is the product of their classes'."""
+    """The best classes. With several heads: the best combinations. The score of a combination is the product of the
+    scores of its classes."""
     heads: dict[str, tuple[tuple[str, float], ...]]
-    """Of several heads: the classes of each, by its name."""
+    """With several heads: head name -> best classes of this head."""
 
 
 def best_classes(scores_S: np.ndarray, heads: Heads, top: int) -> Best:
-    """The `top` best of a clip's scores, each head's part of which adds up to 1."""
+    """The `top` best classes by a clip's scores. The scores of each head must sum to 1."""
     of_heads = {head.name: _best(scores_S[head.scores], head.classes, top) for head in heads.each()}
     if not heads.several:
         return Best(of_heads[""], {})

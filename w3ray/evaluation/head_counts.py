@@ -14,18 +14,18 @@ from w3ray.evaluation.metrics import Counts
 from w3ray.heads import Heads
 
 _AT_ONCE = 1 << 24
-"""Scores of combinations held at once."""
+"""The maximum number of combinations' scores in memory at once."""
 
 
 class HeadCounts:
-    """`Counts` of each head, and of their combinations; of one head, just its `Counts`.
+    """`Counts` of each head and of the heads' combinations. With one head: only its `Counts`.
 
-    `combinations_3P` is int64 [3, P]: clips, top-1 hits and top-k hits of each combination; no confusion of them is
-    kept, there are too many.
+    `combinations_3P` is int64 [3, P]: clips, top-1 hits and top-k hits of each combination. There is no confusion
+    matrix of combinations, because there are too many.
 
     Args:
-        heads: what the scores and labels are.
-        top, device: as `Counts`.
+        heads: the heads that the scores and labels belong to.
+        top, device: as in `Counts`.
     """
 
     def __init__(self, heads: Heads, *, top: int = 5, device: torch.device | str = "cpu") -> None:
@@ -35,10 +35,10 @@ class HeadCounts:
         self.combinations_3P = torch.zeros(3, combinations, dtype=torch.int64, device=device)
 
     def update(self, logits_BS: Tensor, labels_B: Tensor, valid_B: Tensor | None = None) -> None:
-        """Count a batch; rows where `valid_B` is False are padding and count nowhere.
+        """Count a batch. Rows where `valid_B` is False are padding and are not counted.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: the shapes do not fit.
         """
         if logits_BS.ndim != 2 or logits_BS.shape[1] != self.heads.num_scores:
             raise ValueError(f"need scores (B, {self.heads.num_scores}), got {tuple(logits_BS.shape)}")
@@ -68,14 +68,14 @@ class HeadCounts:
             row.scatter_add_(0, labels_B, counted_B)
 
     def state(self) -> Tensor:
-        """All counts as one int64 vector (a copy); the sum of several states is the state of all their clips."""
+        """All counts as one int64 vector (a copy). Sum the states of several parts to get the state of all clips."""
         return torch.cat([*(counts.state() for counts in self.parts), self.combinations_3P.view(-1)])
 
     def load_state(self, state: Tensor) -> Self:
-        """Take over a vector from `state()`, or a sum of such.
+        """Load a vector from `state()`, or a sum of such vectors.
 
         Raises:
-            ValueError: it is of other heads.
+            ValueError: the vector belongs to other heads.
         """
         sizes = [*(counts.state().numel() for counts in self.parts), self.combinations_3P.numel()]
         if state.shape != (sum(sizes),) or state.dtype != torch.int64:
@@ -87,7 +87,7 @@ class HeadCounts:
         return self
 
     def all_reduce(self) -> Self:
-        """Add up over all ranks, in one reduction; nothing happens outside torch.distributed."""
+        """Add up the counts of all ranks, in one reduction. Outside torch.distributed this does nothing."""
         if dist.is_available() and dist.is_initialized():
             state = self.state()
             dist.all_reduce(state)
@@ -96,19 +96,19 @@ class HeadCounts:
 
     @property
     def rows(self) -> int:
-        """Clips counted."""
+        """Number of counted clips."""
         return self.parts[0].rows
 
     @property
     def not_finite(self) -> int:
-        """Clips of which the scores of a head were not finite (of the head with most of them)."""
+        """Number of clips with scores that are not finite, in the head that has the most of them."""
         return max(counts.not_finite for counts in self.parts)
 
     def result(self) -> dict[str, float | int]:
-        """`Counts.result` of one head.
+        """With one head: its `Counts.result`.
 
-        Of several, `top1`, `top5` and `mean_class_accuracy` are of the combinations, `loss` is the sum over the heads,
-        and each head's own ones have its name before them: `verb_top1`.
+        With several heads: `top1`, `top5` and `mean_class_accuracy` are those of the combinations, `loss` is the sum
+        over the heads, and the names of each head's own results begin with the head's name: `verb_top1`.
 
         Raises:
             ValueError: nothing was counted.

@@ -1,7 +1,7 @@
-"""Do scores mean what they say, as a picture? The reliability diagram (Niculescu-Mizil & Caruana, ICML 2005).
+"""Is a model as accurate as its scores say? A picture: the reliability diagram (Niculescu-Mizil & Caruana, ICML 2005).
 
-Above, for each bin of the best score, how often the best class is right, beside the diagonal on which scores are
-honest; below, how many clips are in the bin, because a bar of three clips says little.
+The upper part shows how often the best class is right, for each bin of the best score. On the diagonal the scores are
+calibrated. The lower part shows the number of clips in each bin, because a bar of three clips says little.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ CALIBRATION_PNG = "calibration.png"
 
 
 def calibration_figure(found: Calibration) -> "Figure":
-    """Bars of accuracy and of counts by bin; a line across each bar at its mean confidence.
+    """Bars of accuracy and bars of counts for each bin, with a line across each bar at the bin's mean confidence.
 
-    The gaps between bars and lines, weighed by the counts, are the expected calibration error in the title.
+    The mean gap between bars and lines, weighted by the counts, is the calibration error in the title.
     """
-    from matplotlib.figure import Figure  # heavy; and without pyplot there is no global state, so threads are safe
+    from matplotlib.figure import Figure  # imported late: it is slow. No pyplot: its global state is not thread-safe
 
     figure = Figure(figsize=(5.6, 6.4), layout="constrained")
     shares, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -33,7 +33,7 @@ def calibration_figure(found: Calibration) -> "Figure":
     shares.bar(left, [found.accuracy[place] for place in filled], label="accuracy", **about)
     confidence = [found.confidence[place] for place in filled]
     shares.hlines(confidence, left, right, colors="#08306b", linewidth=2, label="mean confidence")
-    shares.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="honest scores")
+    shares.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="calibrated scores")
     shares.set_title(f"calibration error {found.expected_error:.3f} of {sum(found.count)} clips")
     shares.set_ylabel("share of right clips")
     shares.set_ylim(0, 1)
@@ -48,7 +48,7 @@ def calibration_figure(found: Calibration) -> "Figure":
 
 
 def write_calibration(directory: str | Path, found: Calibration, prefix: str = "") -> Path:
-    """Write `calibration.png`, of one of several heads with its name before it; returns its path."""
+    """Write `calibration.png` and return its path. With several heads, the file name begins with the head's name."""
     target = Path(directory) / f"{prefix and file_stem(prefix)}{CALIBRATION_PNG}"
     partial = target.with_name(f".partial-{target.name}")
     calibration_figure(found).savefig(partial, dpi=110)

@@ -1,4 +1,4 @@
-"""What does a person read after an evaluation? A table by class, a picture of the confusions, what the gates did."""
+"""What does an evaluation write for people? A table by class, a confusion matrix, and a table of the gates' health."""
 
 import csv
 import json
@@ -20,18 +20,18 @@ PER_CLASS_CSV = "per_class.csv"
 PER_CLASS_JSON = "per_class.json"
 CONFUSION_PNG = "confusion.png"
 ATTENTION_CSV = "attention.csv"
-# Above this many classes the names would cover each other, and numbers in the cells say nothing.
+# With more classes the names would overlap, and the numbers would not fit into the cells.
 _MAX_NAMED, _MAX_NUMBERED = 60, 20
 
 
 def per_class_rows(counts: Counts, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class: label, class, rows, top1_hits, top1, top{k}_hits, top{k}, and what it was most taken for.
+    """One row per class: label, class, rows, top1_hits, top1, top{k}_hits, top{k}, confused_with, confused_count.
 
-    Accuracies are None for a class without clips; `confused_with` is the most frequent wrong class (the first of
-    equals), None where nothing was wrong or the scores were not finite.
+    Accuracies are None for a class without clips. `confused_with` is the most frequent wrong class (the first one if
+    several are equally frequent). It is None if no clip was predicted as another class.
 
     Raises:
-        ValueError: another number of class names than counted classes.
+        ValueError: the number of class names differs from the number of counted classes.
     """
     if len(classes) != counts.num_classes:
         raise ValueError(f"{len(classes)} class names for {counts.num_classes} classes")
@@ -61,8 +61,8 @@ def per_class_rows(counts: Counts, classes: Sequence[str]) -> list[dict[str, Any
 
 
 def confusion_figure(counts: Counts, classes: Sequence[str]) -> "Figure":
-    """Row-normalised confusion matrix, true classes down, predicted ones across; counts in the cells if they fit."""
-    from matplotlib.figure import Figure  # heavy; and without pyplot there is no global state, so threads are safe
+    """Row-normalised confusion matrix: rows are true classes, columns are predicted. Cells show counts if they fit."""
+    from matplotlib.figure import Figure  # imported late: it is slow. No pyplot: its global state is not thread-safe
 
     num_classes = counts.num_classes
     confusion_KK = counts.confusion_KP[:, :-1].cpu()
@@ -78,7 +78,7 @@ def confusion_figure(counts: Counts, classes: Sequence[str]) -> "Figure":
         axes.set_title(f"top-1 {counts.result()['top1']:.1%} of {counts.rows} clips")
     if num_classes <= _MAX_NAMED:
         names = [one_line(name) for name in classes]
-        axes.set_xticks(range(num_classes), names, rotation=90, parse_math=False)  # `$` in a name begins no formula
+        axes.set_xticks(range(num_classes), names, rotation=90, parse_math=False)  # `$` in a name is no formula
         axes.set_yticks(range(num_classes), names, parse_math=False)
     if num_classes <= _MAX_NUMBERED:
         for true, predicted in confusion_KK.nonzero().tolist():
@@ -89,7 +89,7 @@ def confusion_figure(counts: Counts, classes: Sequence[str]) -> "Figure":
 
 
 def combination_rows(counts: HeadCounts) -> list[dict[str, Any]]:
-    """One row a combination of which there are clips: label, class, rows and hits, as `per_class_rows`."""
+    """One row for each combination that has clips: label, class, rows and hits, as in `per_class_rows`."""
     top, combinations_3P = counts.top, counts.combinations_3P.cpu()
     rows = []
     for label in combinations_3P[0].nonzero().flatten().tolist():
@@ -113,18 +113,19 @@ def write_report(
     counts: HeadCounts,
     attention: Mapping[str, Sequence[health.StageHealth]] | None = None,
 ) -> list[Path]:
-    """Write `per_class.csv`, `per_class.json` (with the totals) and `confusion.png`; returns their paths.
+    """Write `per_class.csv`, `per_class.json` (with the totals) and `confusion.png`. Returns their paths.
 
-    Where a model has attention, also `attention.csv`: what its gates did in its own evaluation, a row a gate.
+    If a model has attention, also write `attention.csv`: the health of its gates in its own evaluation, one row per
+    gate.
 
-    Of several heads each has files of its own (`verb_per_class.csv`), and the tables without a head's name are of the
-    combinations, which have no confusion matrix: there are too many.
+    With several heads, each head has its own files (`verb_per_class.csv`). The tables without a head's name are those
+    of the combinations. Combinations have no confusion matrix, because there are too many.
 
     Args:
-        attention: by the models' names.
+        attention: model name -> health of its stages.
 
     Raises:
-        ValueError: nothing counted.
+        ValueError: nothing was counted.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -158,7 +159,7 @@ def write_report(
 
 
 def _finite(result: dict[str, Any]) -> dict[str, Any]:
-    """nan is no JSON: a loss that is not finite is written as null."""
+    """Replace nan by None (null), because JSON has no nan."""
     return {key: value if value == value else None for key, value in result.items()}
 
 

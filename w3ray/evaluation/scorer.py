@@ -1,6 +1,6 @@
-"""What does a model say of clips that are looked at in several views?
+"""How does a model score clips that are evaluated in several views?
 
-Letters: M clips, V views, T frames, H x W pixels, K classes (of all heads, where there are several).
+Letters: M clips, V views, T frames, H x W pixels, K classes (of all heads, if there are several).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,19 @@ from w3ray.models.bundle import ModelDescription
 Average = Literal["scores", "logits"]
 
 VIEWS_AT_ONCE = 8
-"""Views that go through the network together: a bound for memory, and fixed, so that sums are rounded alike."""
+"""Number of views that go through the network together. It limits memory; it is fixed, so that rounding is the same."""
 
 
 class Scorer:
-    """One model, and views of a fixed kind.
+    """Scores clips in a fixed set of views with one model.
 
     Args:
         model, description: as `w3ray.models.bundle.load_model` returns them.
         mirrored_V: which of a clip's views are mirror images (`w3ray.data.views.Protocol.mirrored_V`).
-        average: what is averaged over the views. "scores" (after softmax): each view has one vote. "logits" (before
-            it), as TSM's test program does: a view that is sure outvotes others.
+        average: what is averaged over the views. "scores" (after softmax): each view has an equal vote. "logits"
+            (before softmax), as in TSM's test program: a view with high confidence counts more.
         flip_map: label -> label of its mirror image, for mirrored views.
-        device: where it computes.
+        device: where the model runs.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Scorer:
 
     @torch.inference_mode()
     def __call__(self, clips_MVTHWC: np.ndarray) -> np.ndarray:
-        """Scores of clips, float32 [M, K], those of a head adding up to 1; nan where the network's were not finite.
+        """Scores of clips, float32 [M, K]. The scores of each head sum to 1. They are nan if the logits are not finite.
 
         Args:
             clips_MVTHWC: uint8 [M, V, T, H, W, 3].
 
         Raises:
-            ValueError: another number of views.
+            ValueError: the number of views is wrong.
         """
         clips, views = clips_MVTHWC.shape[:2]
         if views != len(self._order_VK):

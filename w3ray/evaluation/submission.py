@@ -1,15 +1,16 @@
-"""What does a challenge want to be sent? The scores of test clips without labels, in each challenge's own form.
+"""In which form does a challenge want the scores of its test clips, whose labels are not public?
 
-EPIC-KITCHENS: a JSON document with a score of each verb and each noun of a segment, and those of the 100 best actions.
-Its own description (epic-kitchens/epic-kitchens-55-lib, docs/source/submission_format.md; version 0.1) says that the
-server takes the softmax of verb and noun scores, and that the probability of an action is the product of the two; with
-actions, exactly 100 are wanted. So verbs and nouns are written as logarithms, of which a softmax makes the scores
-again, and actions as products. EPIC-KITCHENS-100 (epic-kitchens/C1-Action-Recognition, utils/challenge.py and
-create_submission.py; version 0.2) has three more numbers, the levels of supervision of github.com/epic-kitchens/SLS.
+EPIC-KITCHENS: a JSON document with the scores of all verbs, of all nouns and of the 100 best actions of each segment.
+The challenge's description (epic-kitchens/epic-kitchens-55-lib, docs/source/submission_format.md; version 0.1) says:
+the server takes the softmax of verb and noun scores; the probability of an action is the product of the two; if actions
+are given, there must be exactly 100. So verbs and nouns are written as logarithms, because the softmax of these gives
+the scores back, and actions are written as products. EPIC-KITCHENS-100 (epic-kitchens/C1-Action-Recognition,
+utils/challenge.py and create_submission.py; version 0.2) needs three more numbers: the levels of supervision of
+github.com/epic-kitchens/SLS.
 
-Something-Something and Jester: the archives of these challenges are closed, and what is left of their form are programs
-that wrote it. mit-han-lab/temporal-shift-module, test_models.py: `id;class` a line, and for Something-Something v2 the
-numbers of the five best classes, best first: `id;12;3;77;140;9`.
+Something-Something and Jester: the archives of these challenges are closed. The form is known from a program that wrote
+it, mit-han-lab/temporal-shift-module, test_models.py: one line `id;class` per video. For Something-Something v2 a line
+has the numbers of the five best classes, best first: `id;12;3;77;140;9`.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ _TOP = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervision:
-    """What a model of EPIC-KITCHENS-100 was taught with, each 0 to 5; the defaults are its starter kit's.
+    """Levels of supervision of a model for EPIC-KITCHENS-100, each 0 to 5. The defaults are those of its starter kit.
 
     Raises: ValueError naming the field.
     """
@@ -36,9 +37,9 @@ class Supervision:
     pretraining: int = 2
     """2: public images and videos."""
     training_labels: int = 3
-    """3: where segments begin and end, and their classes."""
+    """3: start, end and class of each segment."""
     training_data: int = 4
-    """3: the training split; 4: training and validation split."""
+    """3: the training split. 4: the training and validation splits."""
 
     def __post_init__(self) -> None:
         for name in ("pretraining", "training_labels", "training_data"):
@@ -56,13 +57,14 @@ def epic_submission(
     """The JSON document of one test split.
 
     Args:
-        clip_ids: the segments: their uid (55) or narration_id (100).
-        scores_NS: of each clip the scores of all verbs, then of all nouns; each head's add up to 1.
-        heads: must be those of the data set.
-        supervision: for version 100.
+        clip_ids: the uid (55) or narration_id (100) of each segment.
+        scores_NS: for each clip the scores of all verbs, then of all nouns. The scores of each head sum to 1.
+        heads: must be the heads of the data set.
+        supervision: only for version 100.
 
     Raises:
-        ValueError: other heads than the data set's, a clip twice, or scores that are no probabilities of each head.
+        ValueError: the heads are not those of the data set, a clip appears twice, or the scores of a head are not
+            probabilities.
     """
     if heads.sizes != (wanted := _EPIC[version]).heads:
         raise ValueError(f"{wanted.title} has the heads {dict(wanted.classes)}, not {_described(heads)}")
@@ -97,20 +99,20 @@ def something_submission(
     classes: Sequence[str],
     form: Literal["numbers", "name"] = "numbers",
 ) -> str:
-    """The lines of Something-Something v2 ("numbers": five best classes) or of v1 and Jester ("name": the best one).
+    """The lines for Something-Something v2 ("numbers": five best classes), or for v1 and Jester ("name": best class).
 
     Args:
         clip_ids: the videos, with or without an extension: `8.webm` is the video 8.
 
     Raises:
-        ValueError: a clip twice, a name that is no number, or scores that are no probabilities.
+        ValueError: a clip appears twice, a name is not a number, or the scores are not probabilities.
     """
     _check(clip_ids, scores_NK, Heads(tuple(classes)))
     lines = []
     for clip_id, scores_K in zip(clip_ids, scores_NK, strict=True):
         video = clip_id.rpartition("/")[2].partition(".")[0]
         if not video.isdecimal():
-            raise ValueError(f"clip {clip_id!r} is not named by the number of a video")
+            raise ValueError(f"clip {clip_id!r}: its name must be the number of a video")
         best = _best(scores_K, _TOP)
         answer = [str(label) for label in best] if form == "numbers" else [classes[best[0]]]
         lines.append(";".join([video, *answer]))
@@ -125,19 +127,17 @@ def _check(clip_ids: Sequence[str], scores_NS: np.ndarray, heads: Heads) -> None
     if scores_NS.shape != (len(clip_ids), heads.num_scores):
         raise ValueError(f"scores of shape {scores_NS.shape} for {len(clip_ids)} clips and {heads.num_scores} classes")
     if len(set(clip_ids)) < len(clip_ids):
-        raise ValueError("a clip has scores twice")
+        raise ValueError("a clip appears twice")
     for head in heads.each():
         sums_N = scores_NS[:, head.scores].sum(axis=1)
         wrong = ~((scores_NS[:, head.scores] >= 0).all(axis=1) & (np.abs(sums_N - 1) < 1e-3))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise ValueError(
-                f"the scores of clip {clip_ids[row]!r} are no probabilities: they add up to {sums_N[row]:g}"
-            )
+            raise ValueError(f"the scores of clip {clip_ids[row]!r} are not probabilities: they sum to {sums_N[row]:g}")
 
 
 def _by_number(scores_K: np.ndarray) -> dict[str, float]:
-    # A score may have become 0 in float32; its logarithm would be no JSON number.
+    # A score may be 0 in float32. JSON has no number for its logarithm.
     logs_K = np.log(np.maximum(scores_K.astype(np.float64), np.finfo(np.float32).tiny))
     return {str(label): float(log) for label, log in enumerate(logs_K)}
 
@@ -151,8 +151,8 @@ def _actions(verbs_V: np.ndarray, nouns_N: np.ndarray) -> dict[str, float]:
 
 
 def _best(scores_K: np.ndarray, count: int) -> list[int]:
-    """The places of the highest scores, best first; of equal ones the first."""
-    # All that may be among them first: sorting 44,000 actions of each of 8,000 clips takes half a minute.
+    """The positions of the highest scores, best first. Of equal scores, the first one wins."""
+    # Select the candidates before sorting: to sort all 44,000 actions of 8,000 clips takes half a minute.
     least = np.partition(scores_K, -count)[-count] if count < len(scores_K) else -np.inf
     candidates = np.flatnonzero(scores_K >= least)
     order = np.argsort(-scores_K[candidates], kind="stable")[:count]

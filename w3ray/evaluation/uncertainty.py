@@ -1,6 +1,6 @@
-"""How sure is an accuracy, is one model better than another on the same clips, and do scores mean what they say?
+"""How certain is an accuracy? Is one model better than another on the same clips? Are scores calibrated?
 
-Letters: N clips, K classes, G things that are drawn again (clips, or groups of them), R times.
+Letters: N clips, K classes, G units that are resampled (clips, or groups of clips), R resamples.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 _RESAMPLES = 10_000
 _AT_ONCE = 1 << 22
-"""Drawn numbers held at once."""
+"""The maximum number of drawn indices in memory at once."""
 
 
 def bootstrap_interval(
@@ -22,18 +22,18 @@ def bootstrap_interval(
     resamples: int = _RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values_N` over clips drawn again (Efron & Tibshirani, 1993, section 13.3).
+    """Bootstrap percentile interval of the mean of `values_N` (Efron & Tibshirani, 1993, section 13.3).
 
-    Clips of one person or scene are no independent draws: for such data the interval is too narrow. With `groups_N`
-    whole groups are drawn again in place of clips (Davison & Hinkley, 1997, section 3.8); a handful of groups still
-    says little.
+    Clips of the same person or scene are not independent; for such data the interval is too narrow. With `groups_N`,
+    whole groups are resampled instead of clips (Davison & Hinkley, 1997, section 3.8). With only a few groups the
+    interval still says little.
 
     Raises:
-        ValueError: no values, or another number of groups than of values.
+        ValueError: there are no values, or the number of groups differs from the number of values.
     """
     values_N = np.asarray(values_N, dtype=np.float64)
     if not len(values_N):
-        raise ValueError("no clip was scored: there is no interval of nothing")
+        raise ValueError("no clip was scored, so there is no interval")
     if groups_N is not None and len(groups_N) != len(values_N):
         raise ValueError(f"{len(groups_N)} groups for {len(values_N)} clips")
     drawn_N = np.arange(len(values_N)) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
@@ -49,12 +49,13 @@ def bootstrap_interval(
 
 
 def accuracy_interval(right_N: np.ndarray, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """`bootstrap_interval` of an accuracy; where all clips are right, or none, the exact binomial one.
+    """`bootstrap_interval` of an accuracy. If all clips are right, or none: the exact binomial interval.
 
-    There drawing clips again shows no doubt at all, however few there are (Clopper & Pearson, Biometrika 1934).
+    In these two cases the bootstrap interval has length 0, however few clips there are. The exact interval is that of
+    Clopper & Pearson (Biometrika 1934).
 
     Raises:
-        ValueError: no clips.
+        ValueError: there are no clips.
     """
     right_N = np.asarray(right_N, dtype=bool)
     if not len(right_N) or not (right_N.all() or not right_N.any()):
@@ -65,7 +66,7 @@ def accuracy_interval(right_N: np.ndarray, *, level: float = 0.95, seed: int = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Clips in bins of the best score: `count`, mean `confidence` and `accuracy` of each (nan where it is empty)."""
+    """Clips in bins of the best score: `count`, mean `confidence` and `accuracy` of each bin (nan for an empty bin)."""
 
     edges: tuple[float, ...]
     count: tuple[int, ...]
@@ -74,27 +75,29 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """Mean distance of confidence and accuracy (Naeini et al., "Obtaining Well Calibrated Probabilities", 2015)."""
+        """Mean gap between confidence and accuracy (Naeini et al., "Obtaining Well Calibrated Probabilities", 2015)."""
         total = sum(self.count)
         gaps = zip(self.count, self.confidence, self.accuracy, strict=True)
         return sum(count / total * abs(sure - right) for count, sure, right in gaps if count)
 
 
 def calibration(scores_NK: np.ndarray, labels_N: np.ndarray, *, bins: int = 15) -> Calibration:
-    """How often the best class is right, by how sure the scores are. Rows that are not finite count nowhere.
+    """How often the best class is right, in bins of its score. Rows that are not finite are ignored.
 
     Raises:
-        ValueError: no finite rows.
+        ValueError: no row is finite.
     """
     sure_N = np.where(np.isfinite(scores_NK).all(1), scores_NK.max(1), np.nan)
     return calibration_of(sure_N, scores_NK.argmax(1) == labels_N, bins=bins)
 
 
 def calibration_of(sure_N: np.ndarray, right_N: np.ndarray, *, bins: int = 15) -> Calibration:
-    """`calibration` of answers that are right or not, by how sure they are in [0, 1]; what is not finite is left out.
+    """`calibration` from the confidence of each answer, in [0, 1], and whether it is right.
+
+    Values of confidence that are not finite are ignored.
 
     Raises:
-        ValueError: no finite ones.
+        ValueError: no confidence is finite.
     """
     finite_N = np.isfinite(sure_N)
     if not finite_N.any():
@@ -119,12 +122,13 @@ class PairedDifference:
     """Two models on the same N clips. `difference` is second minus first, with its bootstrap interval."""
 
     only_first: int
-    """Clips that only the first has right."""
+    """Clips that only the first model has right."""
     only_second: int
     difference: float
     interval: tuple[float, float]
     p_value: float
-    """Two-sided, of the exact McNemar test: how often clips on which they differ fall so unevenly by chance."""
+    """Two-sided p value of the exact McNemar test: the probability that chance alone divides the clips on which the two
+    models differ at least this unevenly."""
 
 
 def paired_difference(
@@ -132,14 +136,14 @@ def paired_difference(
 ) -> PairedDifference:
     """Is the second model better than the first? (McNemar, Psychometrika 1947; the exact binomial form.)
 
-    `groups_N` are for the interval, as in `bootstrap_interval`; the p value takes clips as independent in any case.
+    `groups_N` is only for the interval, as in `bootstrap_interval`. The p value always treats clips as independent.
 
     Raises:
-        ValueError: other numbers of clips, or none.
+        ValueError: the numbers of clips differ, or there are no clips.
     """
     first, second = np.asarray(first_right_N, dtype=bool), np.asarray(second_right_N, dtype=bool)
     if first.shape != second.shape or not len(first):
-        raise ValueError(f"need the same clips of both, got {first.shape} and {second.shape}")
+        raise ValueError(f"need the same clips for both models, got {first.shape} and {second.shape}")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     per_clip_N = second.astype(np.float64) - first
     return PairedDifference(
