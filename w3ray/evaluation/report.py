@@ -142,7 +142,7 @@ def write_report(
         written += _write_tables(directory, prefix, content)
         picture = directory / f"{prefix}{CONFUSION_PNG}"
         with replacing(picture) as partial:
-            confusion_figure(own, head.classes).savefig(partial, dpi=110)
+            confusion_figure(own, head.classes).savefig(partial, dpi=110, format="png")
         written.append(picture)
     if several:
         content = {
