@@ -9,6 +9,7 @@ import pytest
 
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
 from w3ray.lint import ATTENTION_RULES, DATA_RULES, NO_FIGURE, PUBLISHED_RULES, ROWS, Finding, lint
+from w3ray.lint.sources import sources
 from w3ray.recipe import load_recipe
 from w3ray.recipe.load import known_recipes
 
@@ -301,6 +302,25 @@ class TestPaperRecipes:
         report = lint(load_recipe(row.recipe, [f"data.manifest={path}"]))
         assert report.data_unread is None
         assert report.findings == ()
+
+
+class TestSources:
+    def test_a_comment_stands_behind_its_value_or_above_it(self) -> None:
+        found = sources(W3)
+        assert found["data.num_frames"] == "W3 Table 1"
+        assert found["train.schedule.milestones"] == "TSM command (--lr_steps 20 40)"
+        assert found["model.weights"].startswith("W3 4.1: ")
+        assert "stages" not in found
+
+    @pytest.mark.parametrize("row", ROWS, ids=[row.recipe for row in ROWS])
+    def test_each_row_says_of_each_field_that_is_compared(self, row: Any) -> None:
+        attended = {field for field in sources(W3) if field.startswith("model.attention.")}
+        wanted = set(sources(W3)) - (set() if row.attention else attended)
+        assert wanted <= set(sources(row.recipe))
+
+    def test_a_finding_has_the_recipes_own_words(self) -> None:
+        (found,) = findings(W3, ["model.dropout=0.8"], "dropout")
+        assert found.source == sources(W3)["model.dropout"]
 
 
 class TestNearOpenStart:

@@ -39,6 +39,7 @@ def report_text(report: LintReport) -> RenderableType:
     row = report.row
     kind = "TSM+W3" if row.attention else "TSM"
     lines = [f"{report.recipe}, beside {row.recipe}: {kind}, {row.frames} frames, {row.data}, W3 {row.table}"]
+    lines.append("Sources: W3 is arXiv:2004.01278, TSM the repository mit-han-lab/temporal-shift-module.")
     if not report.same_data:
         lines.append("The paper has no row on this data: differences are notes, and figures are of the sets they name.")
     if report.data_unread is not None:

@@ -2,7 +2,8 @@
 
 `lint` compares a recipe with the closest row of the W3 paper's tables, whose values are those of its shipped recipe,
 and looks at the manifest and at finished stages. It reads no video and needs no torch. A rule is one function and one
-entry in a table.
+entry in a table. Where a published value is from, the comment beside it in its recipe says: a rule holds what a
+recipe cannot say, which is how much a difference is known to cost.
 """
 
 from collections.abc import Mapping

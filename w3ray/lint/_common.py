@@ -12,13 +12,12 @@ from w3ray.attention import W3Config
 from w3ray.data.manifest import Manifest
 from w3ray.data.split_names import split_among
 from w3ray.lint.published import Row
+from w3ray.lint.sources import sources
 from w3ray.recipe import Model, Recipe, ResolvedStage
 
 Severity = Literal["warning", "note"]
 
 NO_FIGURE = "no figure is published"
-
-TSM_COMMAND = "TSM's command for Something-Something (its README)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +50,10 @@ class Comparison:
     """The recipe of `row`."""
     manifest: Manifest | None
     """Of the recipe's data, with its folds dealt; None where it cannot be read."""
+
+    def source(self, field: str) -> str:
+        """Where the published value of a field is from. Raises: KeyError where its recipe does not say so."""
+        return sources(self.row.recipe)[field]
 
     @property
     def pairs(self) -> list[tuple[ResolvedStage, ResolvedStage]]:
@@ -99,8 +102,8 @@ Rule = Callable[[Comparison], Iterable[Finding]]
 
 def plain(
     path: str,
-    source: str,
     *,
+    source: str | None = None,
     severity: Severity = "note",
     also: tuple[Any, ...] = (),
     cost: str | Mapping[Any, str] = NO_FIGURE,
@@ -109,6 +112,7 @@ def plain(
     """The rule that a value of `data`, `train` or `model` is the published one.
 
     Args:
+        source: where the published value is from, of one that its recipe leaves to the default; None: its recipe says.
         also: other values that were published.
         cost: what another value is known to cost; by value where a figure is of one value only.
         cost_source: where the figure is from.
@@ -130,20 +134,24 @@ def plain(
         else:
             found = list(comparison.differing(path, lambda stage: read(getattr(stage, section)), agree))
         for field, value, published in found:
-            yield finding(field, value, published, source, severity=severity, cost=cost, cost_source=cost_source)
+            said = source or comparison.source(path)
+            yield finding(field, value, published, said, severity=severity, cost=cost, cost_source=cost_source)
 
     return rule
 
 
 def w3_option(
     name: str,
-    source: str,
     *,
+    source: str | None = None,
     severity: Severity = "note",
     cost: str | Mapping[Any, str] = NO_FIGURE,
     cost_source: str | None = None,
 ) -> Rule:
-    """The rule that an option of W3 is the published one; silent for any other attention, and for none."""
+    """The rule that an option of W3 is the published one; silent for any other attention, and for none.
+
+    The arguments are those of `plain`.
+    """
 
     def rule(comparison: Comparison) -> Iterator[Finding]:
         def read(stage: ResolvedStage) -> Any:
@@ -153,8 +161,10 @@ def w3_option(
         def agree(value: Any, published: Any) -> bool:
             return value is None or published is None or value == published
 
-        for field, value, published in comparison.differing(f"model.attention.{name}", read, agree):
-            yield finding(field, value, published, source, severity=severity, cost=cost, cost_source=cost_source)
+        path = f"model.attention.{name}"
+        for field, value, published in comparison.differing(path, read, agree):
+            said = source or comparison.source(path)
+            yield finding(field, value, published, said, severity=severity, cost=cost, cost_source=cost_source)
 
     return rule
 

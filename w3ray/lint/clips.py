@@ -15,7 +15,7 @@ def flip(comparison: Comparison) -> Iterator[Finding]:
             field="data.flip",
             value=True,
             published=False,
-            source="TSM main.py: none for data sets named something; for EgoGesture our default",
+            source=comparison.source("data.flip"),
             cost="none: with the label map 45.58 became 47.10 (TSM, Something-Something V1, 8 frames), 1.5 points "
             "beside the 3.4 that W3 gains there: the row is no longer compared like for like",
             cost_source="model zoo of mmaction2 0.x (tsm_r50_flip_1x1x8_50e_sthv1_rgb)",
@@ -33,29 +33,27 @@ def short_side(comparison: Comparison) -> Iterator[Finding]:
             field="data.short_side",
             value=f"{ours.resolved_short_side} for a crop of {ours.size}",
             published=f"{theirs.resolved_short_side} for a crop of {theirs.size}",
-            source="W3 4.1; TSM ops/models.py (scale_size)",
+            source=comparison.source("data.short_side"),
         )
 
 
 RULES: dict[str, Rule] = {
     "frames": plain(
         "data.num_frames",
-        "the number of frames of the closest row",
         severity="warning",
         cost="from 16 to 8 frames TSM+W3 goes from 52.6 to 49.0, TSM from 47.2 to 45.6; no figure of other numbers",
         cost_source=_TABLE_1,
     ),
     "sampling": plain(
         "data.sampling",
-        "TSM ops/dataset.py, without --dense_sample",
         severity="warning",
         cost="no figure on Something-Something; on Kinetics-400 dense has 73.39, segments 72.95 (TSM, 8 frames)",
         cost_source="model zoo of mmaction2 1.x, 8 clips x 10 crops, 50 epochs",
     ),
-    "size": plain("data.size", "W3 4.1", severity="warning"),
+    "size": plain("data.size", severity="warning"),
     "short_side": short_side,
-    "scales": plain("data.scales", "TSM ops/models.py (get_augmentation)"),
+    "scales": plain("data.scales"),
     "flip": flip,
-    "rows_together": plain("train.rows_together", "TSM main.py: clips are shuffled one by one"),
+    "rows_together": plain("train.rows_together", source="TSM main.py: clips are shuffled one by one"),
 }
 """Name -> rule."""

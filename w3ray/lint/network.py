@@ -21,7 +21,7 @@ def attention(comparison: Comparison) -> Iterator[Finding]:
             field,
             value,
             published,
-            "W3 3.1, 3.2" if published else f"W3 {comparison.row.table}: the row of plain TSM",
+            comparison.source("model.attention.kind" if published else "model.attention"),
             severity="warning",
             cost={"cbam": "49.1 instead of 52.6, 50.5 with MFR", "nonlocal": "49.8 instead of 52.6"},
             cost_source="W3 Tables 6 and 7 (Something-Something V1, 16 frames)",
@@ -43,7 +43,7 @@ def refinement(comparison: Comparison) -> Iterator[Finding]:
             field,
             value,
             published,
-            "W3 3.4, Eq. 7-8",
+            comparison.source("model.refinement"),
             severity="warning",
             cost="50.1 instead of 52.6",
             cost_source=_TABLE_5,
@@ -65,7 +65,7 @@ def initial_weights(comparison: Comparison) -> Iterator[Finding]:
             field=field,
             value=value,
             published=published,
-            source="W3 4.1: from ImageNet weights on all data sets",
+            source=comparison.source("model.weights"),
             cost=NO_FIGURE
             if value is not None
             else f"{NO_FIGURE}; TSM's author advises ten times the learning rate from scratch",
@@ -100,45 +100,41 @@ def _plain(value: Any) -> Any:
 RULES: dict[str, Rule] = {
     "model": plain(
         "model.name",
-        "W3 3.3",
         severity="warning",
         cost={"tsn": "19.7 instead of 45.6 without attention (Something-Something V1, 8 frames)"},
         cost_source="W3 Table 1",
     ),
     "backbone": plain(
         "model.backbone",
-        "the row's table",
         severity="warning",
         cost={"resnet101": "none: 46.9 instead of 45.6 (TSM, Something-Something V1, 8 frames)"},
         cost_source="TSM's README",
     ),
     "attention": attention,
-    "reduction": w3_option("reduction", "our default: W3 3.1 does not state r; CBAM and SE use 16"),
-    "channel_kernel": w3_option("channel_kernel", "W3 3.1 (K_c-vid)"),
-    "spatial_kernel": w3_option("spatial_kernel", "W3 3.2"),
-    "temporal_kernel": w3_option("temporal_kernel", "W3 3.2"),
+    "reduction": w3_option("reduction"),
+    "channel_kernel": w3_option("channel_kernel"),
+    "spatial_kernel": w3_option("spatial_kernel"),
+    "temporal_kernel": w3_option("temporal_kernel"),
     "depthwise": w3_option(
         "depthwise",
-        "our default: W3 3.1 says per-channel; the GFLOPs of its 16-frame row fit dense convolutions",
         cost={False: "no figure of accuracy; 67.5 instead of 65.5 GMAC and 123 M instead of 2.7 M more parameters"},
         cost_source=_PROFILE,
     ),
-    "hidden": w3_option("hidden", "our default: W3 3.2 says lightweight"),
-    "placement": w3_option("placement", "our default: not stated; CBAM attends before the shortcut is added"),
-    "start": w3_option("start", "our default: not stated; docs/attention.md says what each start reached"),
-    "channel_part": w3_option("channel", "W3 3.1", severity="warning"),
+    "hidden": w3_option("hidden"),
+    "placement": w3_option("placement"),
+    "start": w3_option("start"),
+    "channel_part": w3_option("channel", source="W3 3.1", severity="warning"),
     "spatial_part": w3_option(
-        "spatial", "W3 3.2", severity="warning", cost="49.8 instead of 52.6", cost_source=_TABLE_5
+        "spatial", source="W3 3.2", severity="warning", cost="49.8 instead of 52.6", cost_source=_TABLE_5
     ),
     "temporal_part": w3_option(
-        "temporal", "W3 Eq. 4 and 6", severity="warning", cost="47.2 instead of 52.6", cost_source=_TABLE_5
+        "temporal", source="W3 Eq. 4 and 6", severity="warning", cost="47.2 instead of 52.6", cost_source=_TABLE_5
     ),
     "refinement": refinement,
-    "dropout": plain("model.dropout", "TSM's command for Something-Something (--dropout 0.5)"),
-    "shift_div": plain("model.options.shift_div", "TSM's command for Something-Something (--shift_div=8)"),
+    "dropout": plain("model.dropout"),
+    "shift_div": plain("model.options.shift_div"),
     "shift_mode": plain(
         "model.options.shift_mode",
-        "TSM ops/temporal_shift.py",
         severity="warning",
         cost="TSM's paper (arXiv:1811.08383) compares the two; its figures are not repeated here",
         cost_source="arXiv:1811.08383",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from w3ray.lint._common import NO_FIGURE, TSM_COMMAND, Comparison, Finding, Rule, finding, plain
+from w3ray.lint._common import NO_FIGURE, Comparison, Finding, Rule, finding, plain
 from w3ray.recipe import ResolvedStage
 
 _ISSUE = "mit-han-lab/temporal-shift-module, issue {}"
@@ -44,7 +44,7 @@ def learning_rate(comparison: Comparison) -> Iterator[Finding]:
             field=field.replace("train.lr", "train.lr_batch_size") if unscaled else field,
             value=f"{lr:g} at {at} clips" + (f", not scaled with the batch size {batch}" if unscaled else ""),
             published=f"{published_lr:g} at {published_at} clips, scaled with the batch size",
-            source=f"{TSM_COMMAND}: --lr 0.01 --batch-size 64",
+            source=f"{comparison.source('train.lr')}; {comparison.source('train.lr_batch_size')}",
             cost=cost,
             cost_source=source,
         )
@@ -69,7 +69,8 @@ def warm_up(comparison: Comparison) -> Iterator[Finding]:
             field=field,
             value=f"none at the rate {rate:g}" if missing else epochs,
             published=f"none at the rate {published_rate:g}" if missing else published,
-            source="TSM main.py: none" + ("; the rate is scaled for a much larger batch" if missing else ""),
+            source=comparison.source("train.schedule.warmup_epochs")
+            + ("; the rate is scaled for a much larger batch" if missing else ""),
             cost="1.1 points on ImageNet: an error of 24.84 without and 23.74 with a gradual warm-up of 5 epochs "
             "(ResNet-50, batch 8192, 32 times the rate of batch 256); none is published on video"
             if missing
@@ -91,7 +92,7 @@ def epochs(comparison: Comparison) -> Iterator[Finding]:
             field=field,
             value=value,
             published=published,
-            source=f"{TSM_COMMAND}: --epochs 50; its published checkpoints are named e45",
+            source=comparison.source("train.epochs"),
             cost="45.98 after 25 epochs, at the rate 0.001 and from Kinetics weights, where 47.3 was expected; TSM's "
             "author answers: more epochs, larger batch, larger rate (Something-Something V1, 8 frames)"
             if fewer
@@ -123,7 +124,7 @@ def milestones(comparison: Comparison) -> Iterator[Finding]:
             field=field,
             value=f"{list(ours)} of {total} epochs",
             published=f"{list(theirs)} of {published_total} epochs",
-            source=f"{TSM_COMMAND}: --lr_steps 20 40",
+            source=comparison.source("train.schedule.milestones"),
         )
 
 
@@ -138,7 +139,7 @@ def batch_norm(comparison: Comparison) -> Iterator[Finding]:
             field,
             value,
             published,
-            f"{TSM_COMMAND}: --npb, partial batch norm off",
+            comparison.source("train.batch_norm"),
             severity="note" if value == "sync" else "warning",
             cost={
                 "partial": f"{_ISSUE_96}; 62.26 where 63.1 is published (V2, 16 frames): 40 epochs, batch 256, and on"
@@ -163,7 +164,7 @@ def batch_norm_clips(comparison: Comparison) -> Iterator[Finding]:
                 field=field,
                 value=value,
                 published=f"at least {published}",
-                source=f"TSM's author: 8 clips a GPU, or synchronised batch norm ({_ISSUE.format(22)})",
+                source=f"{comparison.source('train.microbatch_size')}; or batch norm synchronised",
             )
 
 
@@ -226,32 +227,24 @@ def phases(comparison: Comparison) -> Iterator[Finding]:
         )
 
 
-def _multiplier(name: str, source: str) -> Rule:
-    return plain(f"train.{name}", f"TSM ops/models.py ({source})")
-
-
 RULES: dict[str, Rule] = {
     "epochs": epochs,
-    "optimizer": plain("train.optimizer", "TSM main.py", severity="warning"),
+    "optimizer": plain("train.optimizer", severity="warning"),
     "learning_rate": learning_rate,
     "warm_up": warm_up,
-    "schedule": plain("train.schedule.kind", f"{TSM_COMMAND}: --lr_steps 20 40"),
+    "schedule": plain("train.schedule.kind"),
     "milestones": milestones,
-    "gamma": plain("train.schedule.gamma", "TSM main.py (adjust_learning_rate)"),
-    "momentum": plain("train.momentum", "TSM opts.py"),
-    "weight_decay": plain(
-        "train.weight_decay",
-        f"{TSM_COMMAND}, by opts.py's default; TSM's paper has 1e-4, which passes too",
-        also=(1e-4,),
-    ),
-    "clip_grad_norm": plain("train.clip_grad_norm", f"{TSM_COMMAND}: --gd 20"),
-    "precision": plain("train.precision", "TSM main.py"),
-    "label_smoothing": plain("train.label_smoothing", "TSM main.py"),
+    "gamma": plain("train.schedule.gamma"),
+    "momentum": plain("train.momentum"),
+    "weight_decay": plain("train.weight_decay", also=(1e-4,)),  # TSM's paper has it
+    "clip_grad_norm": plain("train.clip_grad_norm"),
+    "precision": plain("train.precision"),
+    "label_smoothing": plain("train.label_smoothing"),
     "batch_norm": batch_norm,
     "batch_norm_clips": batch_norm_clips,
-    "classifier_weight_rate": _multiplier("classifier_weight_multiplier", "lr5_weight"),
-    "classifier_bias_rate": _multiplier("classifier_bias_multiplier", "lr10_bias"),
-    "bias_rate": _multiplier("bias_multiplier", "normal_bias"),
+    "classifier_weight_rate": plain("train.classifier_weight_multiplier"),
+    "classifier_bias_rate": plain("train.classifier_bias_multiplier"),
+    "bias_rate": plain("train.bias_multiplier"),
     "phases": phases,
     "mature_features": mature_features,
     "cross_entropy": cross_entropy,
