@@ -176,3 +176,16 @@ def test_what_is_too_long_is_found_and_may_say_why():
 def test_files_and_functions_are_short_or_say_why_not():
     texts = {str(path.relative_to(REPO)): path.read_text("utf-8") for path in (REPO / "w3ray").rglob("*.py")}
     assert [line for name in sorted(texts) if name not in NOT_YET for line in too_long(name, texts[name])] == []
+
+
+BY_HAND = {"os.fsync", "os.rename", "os.replace", "shutil.move", "shutil.rmtree"}
+
+
+def test_files_take_their_place_and_go_by_way_of_storage_alone():
+    found = [
+        f"{name}: {ast.unparse(node.func)}"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in BY_HAND and not name.startswith("w3ray.storage.")
+    ]
+    assert found == []
