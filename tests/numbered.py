@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 BITS = 10
 BRIGHT, DARK = 230, 20
@@ -248,9 +249,13 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
     return packets + stream.encode()
 
 
+_REFORMATTER = VideoReformatter()
+"""One for all frames: a frame's own would set up the conversion anew, which takes longer than to do it."""
+
+
 def encodable(number: int, at: int, codec: Codec) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(picture(number, codec.height, codec.width), format="rgb24")
-    frame = frame.reformat(format=codec.pix_fmt)
+    frame = _REFORMATTER.reformat(frame, format=codec.pix_fmt)
     frame.pts, frame.time_base = at, 1 / codec.rate
     return frame
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from w3ray.errors import InputError
-from w3ray.models import build_model
+from w3ray.models import build_model, convert
 from w3ray.models.bundle import ModelDescription, load_model, read_description, write_model
 from w3ray.models.convert import convert_gain
 
@@ -162,8 +162,15 @@ def test_a_model_of_format_1_keeps_the_gates_it_was_trained_with(tmp_path: Path,
     ],
     ids=str,
 )
-def test_a_converted_model_computes_the_same(tmp_path: Path, attention: dict[str, Any]) -> None:
+def test_a_converted_model_computes_the_same(
+    tmp_path: Path, attention: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And back again it is the same file."""
+
+    def command(source: str, out: str, gain: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / source), str(tmp_path / out), "--gain", gain])
+        convert.main()
+
     torch.manual_seed(0)
     arguments = {**DESCRIPTION.model, "attention": attention}
     model = build_model(**{**arguments, "weights": None}).eval()
@@ -172,9 +179,8 @@ def test_a_converted_model_computes_the_same(tmp_path: Path, attention: dict[str
     write_model(tmp_path / "model", model, replace(DESCRIPTION, model=arguments))
     first = "norm" if attention["start"] == "unit" and "gain" not in attention else "gate"
     second = {"norm": "gate", "gate": "norm"}[first]
-    for source, out, gain in (("model", "there", first), ("there", "back", second)):
-        command = [sys.executable, "-m", "w3ray.models.convert", str(tmp_path / source), str(tmp_path / out)]
-        subprocess.run([*command, "--gain", gain], check=True)
+    command("model", "there", first)
+    command("there", "back", second)
     x_BTCHW = torch.randn(2, 4, 3, 32, 32)
     there, description = load_model(tmp_path / "there")
     assert description.model["attention"]["gain"] == first
@@ -183,7 +189,14 @@ def test_a_converted_model_computes_the_same(tmp_path: Path, attention: dict[str
     assert torch.equal(ours.features[0], theirs.features[0])
     state = model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in load_model(tmp_path / "back")[0].state_dict().items())
-    refused = subprocess.run([*command, "--gain", second], capture_output=True, text=True)
+    with pytest.raises(SystemExit, match="2"):
+        command("there", "back", second)
+    assert "already exists; name a new folder" in capsys.readouterr().err
+
+
+def test_converting_is_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "w3ray.models.convert", str(tmp_path), str(tmp_path), "--gain", "norm"]
+    refused = subprocess.run(command, capture_output=True, text=True)
     assert (refused.returncode, "already exists; name a new folder" in refused.stderr) == (2, True)
 
 
