@@ -227,7 +227,7 @@ class TestCheckpoint:
     )
     def test_an_index_that_names_other_files(self, folder: Path, change: Any) -> None:
         self.seal(folder, change)
-        with pytest.raises(CheckpointError, match="not a checkpoint's index") as caught:
+        with pytest.raises(CheckpointError, match="not the index of a checkpoint") as caught:
             verify_checkpoint(folder)
         one_line(caught.value)
         assert newest_valid_checkpoint(folder.parent) is None

@@ -200,14 +200,14 @@ class TestMisfit:
     def test_other_optimizer(self, tmp_path: Path) -> None:
         sgd, adamw = small_step("sgd"), small_step("adamw")
         save(sgd, tmp_path / "c")
-        with pytest.raises(CheckpointError, match="its optimizer is SGD, this one AdamW"):
+        with pytest.raises(CheckpointError, match="its optimizer is SGD, but this one is AdamW"):
             load_checkpoint(tmp_path / "c", model=adamw.model, optimizer=adamw.optimizer)
 
     def test_other_groups(self, tmp_path: Path) -> None:
         step = small_step()
         save(step, tmp_path / "c")
         one_group = torch.optim.SGD(step.model.parameters(), lr=0.1)
-        with pytest.raises(CheckpointError, match="parameters by group"):
+        with pytest.raises(CheckpointError, match="the parameter groups of its optimizer have"):
             load_checkpoint(tmp_path / "c", model=step.model, optimizer=one_group)
 
     def test_other_precision(self, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ class TestTeacher:
         assert training_step(small_model(1), teacher=small_model(2)).teacher is None
 
     def test_mfr_without_teacher_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="'mfr' compares with a teacher"):
+        with pytest.raises(ValueError, match="'mfr' needs a teacher"):
             training_step(small_model(1), loss_weights=LOSS_WEIGHTS)
 
     def test_student_equal_to_its_teacher_has_finite_gradients(self) -> None:

@@ -1,7 +1,7 @@
-"""Which batch norms learn from the batch, with whom do they share it, and which rows must they not see?
+"""Which batch norms learn from the batch, do ranks share their statistics, and which rows must they ignore?
 
-A mode changes the class of the batch-norm modules in place: parameter and buffer names stay (checkpoints fit any mode),
-the parameters stay the same objects, copies keep the mode, and a later `model.train()` cannot undo it.
+A mode changes the class of the batch-norm modules in place. So the names of parameters and buffers stay (checkpoints
+fit any mode), the parameters stay the same objects, copies keep the mode, and a later `model.train()` cannot undo it.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ BATCH_NORM_MODES: tuple[str, ...] = get_args(BatchNormMode)
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""torch's; ours are subclasses of them."""
+"""torch's batch norms. The classes of this module are subclasses of them."""
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 class _Frozen(nn.Module):
-    """Uses its running statistics as they are, whatever mode the model is put in."""
+    """Always uses its running statistics and never changes them, in training mode too."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
@@ -41,7 +41,7 @@ class FrozenBatchNorm3d(_Frozen, nn.BatchNorm3d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """All-reduce whose derivative is the all-reduce of the gradients."""
+    """All-reduce. Its derivative is the all-reduce of the gradients."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -59,9 +59,10 @@ class _SumOverRanks(torch.autograd.Function):
 class SyncedBatchNorm(nn.BatchNorm1d):
     """Batch norm over the clips of all ranks.
 
-    torch's SyncBatchNorm runs on accelerators only and cannot leave a rank's rows out; this one runs wherever
-    torch.distributed does. A rank whose rows are padding (`ignore_rows`) still takes part in every reduction, with
-    count 0, so that no other rank waits for it. For inputs of any number of axes: BatchNorm1d lends it its parameters.
+    torch's SyncBatchNorm runs only on accelerators and cannot ignore the rows of a rank. This class runs wherever
+    torch.distributed runs. A rank with only padding (`ignore_rows`) still takes part in every reduction, with count 0,
+    so that no other rank waits for it. Inputs may have any number of axes; BatchNorm1d is the base class only because
+    of its parameters.
     """
 
     ignore_rows = False
@@ -79,7 +80,7 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         dims = [dim for dim in range(input.dim()) if dim != 1]
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         rows = 0 if self.ignore_rows else input.numel() // input.shape[1]
-        # Two small reductions instead of one of sum and sum of squares: their difference loses its digits in float32.
+        # Two small reductions, not one of sum and sum of squares: in float32 their difference would lose precision.
         local_var_C, local_mean_C = torch.var_mean(wide, dims, correction=0)
         count_1 = local_mean_C.new_full((1,), float(rows))
         sums = _SumOverRanks.apply(torch.cat([local_mean_C * rows, count_1]))
@@ -98,7 +99,7 @@ class SyncedBatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _update_running(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
-        """As torch's: exponential average, unbiased variance; untouched where no rank had a row."""
+        """Update as torch does: exponential average, unbiased variance. No change if no rank had a row."""
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         seen = count > 0
@@ -128,15 +129,16 @@ _FROZEN: dict[type[nn.Module], Any] = {
 
 
 def apply_batch_norm_mode(model: nn.Module, mode: BatchNormMode = "train") -> nn.Module:
-    """Set, in place, how the model's batch norms behave in training; returns the model.
+    """Set how the model's batch norms behave in training, in place. Returns the model.
 
-    "train": each rank uses the statistics of its own microbatch. "partial": TSM's partial batch norm, all but the first
-    frozen. "frozen": all frozen. "sync": statistics over the microbatches of all ranks. Frozen ones keep statistics and
-    also weight and bias, as TSM's do. Call it before DDP and before the optimizer is built.
+    "train": each rank uses the statistics of its own microbatch. "partial": TSM's partial batch norm; all batch norms
+    except the first are frozen. "frozen": all are frozen. "sync": statistics over the microbatches of all ranks. A
+    frozen batch norm keeps its statistics, weight and bias, as in TSM. Call this before DDP and before the optimizer is
+    built.
 
     Raises:
-        ValueError: unknown mode, a batch norm that already has another mode, or a model without batch norm where the
-            mode would have no effect.
+        ValueError: the mode is unknown, a batch norm already has another mode, or the mode would have no effect because
+            the model has no batch norm.
     """
     if mode not in BATCH_NORM_MODES:
         raise ValueError(f"unknown batch-norm mode {mode!r}: known are {', '.join(BATCH_NORM_MODES)}")
@@ -162,7 +164,7 @@ def apply_batch_norm_mode(model: nn.Module, mode: BatchNormMode = "train") -> nn
 
 @contextmanager
 def rows_hidden_from_batch_norm(model: nn.Module) -> Iterator[None]:
-    """While this lasts, forward passes leave no trace in any batch norm: for padding that only takes part in DDP."""
+    """Inside the `with` block, forward passes change no batch norm. For padding that only takes part in DDP."""
     plain = []
     synced = []
     for module in model.modules():
@@ -187,8 +189,8 @@ def rows_hidden_from_batch_norm(model: nn.Module) -> Iterator[None]:
 def average_buffers(model: nn.Module) -> None:
     """Replace the running statistics of all batch norms by their mean over ranks, in one all-reduce.
 
-    Ranks see different clips, so without this the saved model would hold the statistics of rank 0 alone, and validation
-    counts would depend on which rank scored which clip. Nothing happens outside torch.distributed or in a world of 1.
+    Ranks see different clips. Without this, the saved model would hold the statistics of rank 0 only, and validation
+    counts would depend on which rank scored which clip. With one rank, or outside torch.distributed, this does nothing.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
@@ -200,7 +202,7 @@ def average_buffers(model: nn.Module) -> None:
     ]
     if not buffers:
         return
-    # float64 so that equal buffers on all ranks come back with the same bits.
+    # In float64, buffers that are equal on all ranks come back with the same bits.
     flat = torch.cat([buffer.reshape(-1).to(torch.float64) for buffer in buffers])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()

@@ -1,7 +1,7 @@
-"""What is a checkpoint on disk, how is it known to be whole, and how does it come back bit for bit?
+"""What is a checkpoint on disk, how is it checked, and how is the same state restored bit for bit?
 
-A checkpoint is a folder of `model.safetensors`, `optimizer.safetensors` and `checkpoint.json`; the JSON is written last
-and holds the size and SHA-256 of the others. No pickle anywhere. The folder appears under its name only when complete.
+A checkpoint is a folder of `model.safetensors`, `optimizer.safetensors` and `checkpoint.json`. The JSON is written last
+and holds the size and SHA-256 of the other files. No file is a pickle. The folder gets its name only when complete.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from w3ray.training.checkpoint_files import (
 
 
 class Stateful(Protocol):
-    """Has JSON-able state, as `TrainingStep` has."""
+    """An object with a state of JSON values, such as `TrainingStep`."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -37,7 +37,7 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A copy in CPU memory of all that a checkpoint holds; training may continue while it is written."""
+    """A copy of a checkpoint's content in CPU memory. Training may continue while the copy is written."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -47,7 +47,7 @@ class Snapshot:
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The module itself, without DistributedDataParallel and torch.compile, whose names must not enter files."""
+    """The module without DistributedDataParallel and torch.compile: files must not hold the names that these add."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
@@ -64,10 +64,10 @@ def take_snapshot(
     step_state: Stateful | None = None,
     meta: Mapping[str, Any],
 ) -> Snapshot:
-    """Copy the state to CPU memory. `meta` must be JSON values (step, epoch, model config, seed, metrics, run id ...).
+    """Copy the state to CPU memory. `meta` holds JSON values (step, epoch, model config, seed, metrics, run id ...).
 
     Raises:
-        TypeError: meta is not JSON.
+        TypeError: `meta` holds a value that is not a JSON value.
     """
     plain = unwrap_model(model)
     tensors: dict[str, Tensor] = {}
@@ -84,12 +84,12 @@ def take_snapshot(
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
-    # A clone even on the CPU: safetensors refuses shared memory, and training keeps changing the original.
+    # A copy even on the CPU: safetensors refuses shared memory, and training continues to change the original.
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by `<parameter name>|<state name>`, and as JSON the groups and the state that is no tensor."""
+    """Tensors by `<parameter name>|<state name>`; and as JSON values, the groups and all state that is not a tensor."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
@@ -108,7 +108,7 @@ def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
 
 
 def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
-    """Write the folder `directory`, replacing one that is there; returns it. Complete or absent, never in between."""
+    """Write the folder `directory` and return it. An existing one is replaced. The folder is never incomplete."""
     directory = Path(directory)
     with replacing_folder(directory, durable=True) as partial:
         save_file(snapshot.model, partial / MODEL_FILE)
@@ -122,7 +122,7 @@ def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
             "optimizer": snapshot.optimizer_index,
         }
         text = json.dumps(index, indent=1)
-        # The index vouches for the other files; this line of its own lets a cut or edited index be noticed too.
+        # The index holds the checksums of the other files. Its own checksum, in the last line, shows cuts and edits.
         sealed = text + "\n" + hashlib.sha256(text.encode()).hexdigest() + "\n"
         (partial / INDEX_FILE).write_text(sealed, encoding="utf-8")
     return directory
@@ -148,12 +148,12 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     step_state: Stateful | None = None,
 ) -> dict[str, Any]:
-    """Verify, then load into the objects given; returns the `meta` it was saved with.
+    """Verify the checkpoint, then load it into the given objects. Returns the `meta` that was saved with it.
 
-    Nothing is changed unless all of it fits. Learning rate, decay and so on stay those of the optimizer given.
+    Nothing is changed unless everything fits. The given optimizer keeps its learning rate, weight decay and so on.
 
     Raises:
-        CheckpointError: damaged, of another architecture, or with another optimizer.
+        CheckpointError: the checkpoint is damaged, or has another architecture or another optimizer.
     """
     index = verify_checkpoint(directory)
     plain = unwrap_model(model)
@@ -193,26 +193,27 @@ def _check_architecture(directory: str | Path, wanted: Mapping[str, Tensor], fou
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(
             f"{directory}: checkpoint of another architecture: {'; '.join(faults[:3])}{more}; "
-            f"use the model settings it was trained with"
+            f"use the model settings of its training"
         )
 
 
 def _fitting_optimizer_state(
     directory: Path, index: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """What `optimizer.load_state_dict` takes, after checking that it is this optimizer's."""
+    """The argument for `optimizer.load_state_dict`, after checking that the state fits this optimizer."""
     if index["kind"] != type(optimizer).__name__:
         raise CheckpointError(
-            f"{directory}: its optimizer is {index['kind']}, this one {type(optimizer).__name__}; "
-            f"resume with the optimizer it was trained with"
+            f"{directory}: its optimizer is {index['kind']}, but this one is {type(optimizer).__name__}; "
+            f"resume with the optimizer of its training"
         )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     wanted = [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
     found = [group["parameters"] for group in index["groups"]]
     if wanted != found:
         raise CheckpointError(
-            f"{directory}: its optimizer has {[len(group) for group in found]} parameters by group, this one "
-            f"{[len(group) for group in wanted]}, or other names; resume with the settings it was trained with"
+            f"{directory}: the parameter groups of its optimizer have {[len(group) for group in found]} parameters, "
+            f"those of this one {[len(group) for group in wanted]}, or other names; "
+            f"resume with the settings of its training"
         )
     saved = _read_tensors(directory / OPTIMIZER_FILE)
     by_name: dict[str, dict[str, Any]] = {name: dict(state) for name, state in index["scalars"].items()}

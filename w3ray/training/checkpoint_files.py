@@ -1,6 +1,7 @@
-"""Is a checkpoint on disk whole, and which one is the newest? Needs no torch: the driver asks this often.
+"""Is a checkpoint on disk complete, and which one is the newest?
 
-The files' layout is in `w3ray.training.checkpoint`, which writes and loads them.
+`w3ray.training.checkpoint` describes, writes and loads the files. This module does not import torch, because the driver
+calls it often.
 """
 
 import hashlib
@@ -22,14 +23,14 @@ _STEP_FOLDER = re.compile(r"step_(\d+)")
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be used: damaged, or of another architecture."""
+    """A checkpoint cannot be used: it is damaged, or has another architecture."""
 
 
 def read_index(directory: str | StoragePath) -> dict[str, Any]:
-    """The checked content of `checkpoint.json`; its `meta` is what was given when saving.
+    """Read and check `checkpoint.json`. Its `meta` is the one that was given to `take_snapshot`.
 
     Raises:
-        CheckpointError: absent, damaged, or written by a newer format.
+        CheckpointError: the file is absent or damaged, or has a newer format.
     """
     path = storage_path(directory) / INDEX_FILE
     try:
@@ -44,15 +45,17 @@ def read_index(directory: str | StoragePath) -> dict[str, Any]:
         if version == FORMAT_VERSION:
             _check_form(index)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's index ({error!r}); use another checkpoint") from error
+        raise CheckpointError(f"{path}: not the index of a checkpoint ({error!r}); use another checkpoint") from error
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: checkpoint format {version!r}, this version of w3ray reads {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path}: checkpoint format {version!r}, but this version of w3ray reads {FORMAT_VERSION}"
+        )
     checked: dict[str, Any] = index
     return checked
 
 
 def _check_form(index: dict[str, Any]) -> None:
-    """The checksum tells damage, not malice: the index may have been made by anyone, and names files."""
+    """Check the form of the index. The checksum shows damage, but an attacker can write a valid one, and file names."""
     if set(index["files"]) != {MODEL_FILE, OPTIMIZER_FILE}:
         raise ValueError(f"files {sorted(index['files'])}")
     for entry in index["files"].values():
@@ -64,10 +67,10 @@ def _check_form(index: dict[str, Any]) -> None:
 
 
 def verify_checkpoint(directory: str | StoragePath) -> dict[str, Any]:
-    """Check every file against its size and checksum; returns the index.
+    """Check the size and checksum of every file. Returns the index.
 
     Raises:
-        CheckpointError: names the file and what is wrong with it.
+        CheckpointError: names the bad file and its fault.
     """
     index = read_index(directory)
     for name, expected in index["files"].items():
@@ -84,7 +87,7 @@ def verify_checkpoint(directory: str | StoragePath) -> dict[str, Any]:
 
 
 def by_step(parent: StoragePath, *, among: Iterable[StoragePath] | None = None) -> list[StoragePath]:
-    """The `step_<number>` folders of `parent`, or those among the given ones, newest first; whole or not."""
+    """The `step_<number>` folders of `parent`, or those in `among`, newest first. Incomplete ones are included."""
     if among is None:
         among = parent.iterdir() if parent.is_dir() else ()
     numbered = [(int(match[1]), path) for path in among if (match := _STEP_FOLDER.fullmatch(path.name))]
@@ -97,10 +100,10 @@ def newest_valid_checkpoint(
     *,
     among: Iterable[StoragePath] | None = None,
 ) -> StoragePath | None:
-    """The newest whole checkpoint among the `step_<number>` folders of `parent`, None if there is none.
+    """The newest complete checkpoint in the `step_<number>` folders of `parent`. None: there is none.
 
-    Damaged ones on the way are reported to `on_damaged(folder, reason)`, newest first, and left where they are.
-    `among` looks at these folders only.
+    Damaged newer ones are reported to `on_damaged(folder, reason)`, newest first, and stay where they are. If `among`
+    is given, only these folders are checked.
     """
     for path in by_step(storage_path(parent), among=among):
         try:
@@ -117,9 +120,9 @@ def newest_valid_checkpoint(
 def first_whole(
     folders: Iterable[StoragePath], on_damaged: Callable[[StoragePath, str], None] = lambda path, reason: None
 ) -> Iterator[tuple[StoragePath, Path] | None]:
-    """The first whole checkpoint of `folders` and a local folder that holds it; None where all are damaged.
+    """The first complete checkpoint of `folders`, and a local folder that holds it. None: all are damaged.
 
-    One on object storage is copied, and it is the copy that is verified: what is loaded is what was checked.
+    A checkpoint in object storage is copied, and the copy is verified. So the loaded files are the verified ones.
     """
     for folder in folders:
         with fetched(folder) as local:
@@ -134,12 +137,12 @@ def first_whole(
 
 
 def is_checkpoint_folder(folder: StoragePath, name: str) -> bool:
-    """Whether `folder`, known by `name`, is one of a stage's checkpoints and not another place by `..` or a link."""
+    """Whether `folder` is a checkpoint of a stage: `name` is a checkpoint's name, not a path, and it is not a link."""
     is_link = isinstance(folder, Path) and folder.is_symlink()
     return bool(_STEP_FOLDER.fullmatch(name)) and folder.is_dir() and not is_link
 
 
 def steps_done(checkpoints: StoragePath) -> int:
-    """The optimiser step from which a stage resumes: that of its newest good checkpoint, or 0."""
+    """The optimiser step from which a stage resumes: the step of its newest valid checkpoint, or 0."""
     newest = newest_valid_checkpoint(checkpoints)
     return 0 if newest is None else int(read_index(newest)["meta"]["step"])

@@ -1,4 +1,4 @@
-"""Which share of the base learning rate does update number `step` use? A pure function, so nothing to save."""
+"""Which share of the base learning rate does update number `step` use? A pure function, so it has no state to save."""
 
 import math
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ def lr_factor(
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
 ) -> float:
-    """Factor on the base learning rate of the update `step` (0-based, counted over the whole stage).
+    """Factor on the base learning rate for the update `step` (0-based, counted over the whole stage).
 
-    Warm-up is linear and never 0: update 0 uses 1 / warmup_steps, update warmup_steps - 1 the full rate. After it,
-    "step" multiplies by `gamma` at each milestone (in steps, counted from the start of the stage), "cosine" falls from
-    1 at the end of the warm-up to 0 at total_steps, "constant" stays.
+    Warm-up is linear and never 0: update 0 uses the factor 1 / warmup_steps, update warmup_steps - 1 uses 1. After the
+    warm-up, "step" multiplies by `gamma` at each milestone (in steps, counted from the start of the stage), "cosine"
+    falls from 1 at the end of the warm-up to 0 at total_steps, and "constant" stays at 1.
 
     Raises:
-        ValueError: unknown kind, or a count that is out of range.
+        ValueError: the kind is unknown, or a count is out of range.
     """
     if kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}: known are {', '.join(SCHEDULES)}")

@@ -1,7 +1,7 @@
-"""Which parameters learn at which rate and with which decay? TSM's recipe, which the W3 paper follows.
+"""Which learning rate and weight decay does each parameter get? TSM's recipe, which the W3 paper follows.
 
-The reference gives the factor 5 to EVERY linear layer, so W3's channel MLP would get it too; here it goes to the
-classifier alone, which is found by identity and not by layer type.
+TSM's code gives the factor 5 to EVERY linear layer, so W3's channel MLP would get it too. Here only the classifier gets
+it. The classifier's parameters are found by identity, not by layer type.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ _DECAYING = ("classifier_weight", "weight", "attention_weight")
 
 
 def scaled_lr(lr: float, *, batch_size: int, lr_batch_size: int = 64) -> float:
-    """Learning rate for a global batch of `batch_size` clips when `lr` was chosen at `lr_batch_size` (linear rule)."""
+    """Learning rate for a global batch of `batch_size` clips, if `lr` was chosen for `lr_batch_size` (linear rule)."""
     if batch_size < 1 or lr_batch_size < 1:
         raise ValueError(f"batch_size and lr_batch_size must be >= 1, got {batch_size} and {lr_batch_size}")
     return lr * batch_size / lr_batch_size
@@ -45,28 +45,28 @@ def parameter_groups(
     attention_multiplier: float = 1.0,
     classifier_parameters: Iterable[nn.Parameter] | None = None,
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: `classifier_weight`, `classifier_bias`, `weight`, `bias`, `norm` (empty ones left out).
+    """Optimizer groups: `classifier_weight`, `classifier_bias`, `weight`, `bias`, `norm`. Empty groups are left out.
 
-    With a factor for the attention also `attention_weight`, `attention_bias`, `attention_norm`.
-    Weights decay, biases and norms do not. Each group has `params`, `lr`, `weight_decay`, and for us `name`,
-    `lr_multiplier` and `parameter_names`. Parameters that do not require gradients are left out, so set the batch-norm
-    mode first.
+    If the attention has a factor, there are also `attention_weight`, `attention_bias` and `attention_norm`. Only
+    weights have weight decay; biases and norms have none. Each group has `params`, `lr` and `weight_decay`, and w3ray's
+    own `name`, `lr_multiplier` and `parameter_names`. Parameters that do not require gradients are left out, so set the
+    batch-norm mode first.
 
     Args:
-        lr: base rate of the global batch actually used (see `scaled_lr`).
+        lr: base rate for the global batch that is really used (see `scaled_lr`).
         attention_multiplier: factor on the rate of the attention's parameters (those with "attention" in their dotted
-            name), beside the one they have as weight or bias; they then form groups of their own.
-        classifier_parameters: of the last layer; None asks `model.classifier_parameters()`.
+            name), on top of their factor as weight or bias. If it is not 1, they form their own groups.
+        classifier_parameters: the parameters of the last layer. None: those of `model.classifier_parameters()`.
 
     Raises:
-        ValueError: no classifier known, one that is not in the model, or nothing to train.
+        ValueError: the classifier is unknown or not in the model, or there is nothing to train.
     """
     if classifier_parameters is None:
         ask = getattr(model, "classifier_parameters", None)
         if ask is None:
             raise ValueError(
-                f"{type(model).__name__} has no classifier_parameters(): pass classifier_parameters, they alone get "
-                f"the classifier's learning rate"
+                f"{type(model).__name__} has no classifier_parameters(): pass classifier_parameters, the parameters "
+                f"that get the classifier's learning rate"
             )
         classifier_parameters = ask()
     group_of = _Sorter(model, list(classifier_parameters), apart=attention_multiplier != 1.0)
@@ -113,9 +113,7 @@ class _Sorter:
     def __init__(self, model: nn.Module, classifier_parameters: list[nn.Parameter], *, apart: bool) -> None:
         self._classifier = {id(parameter) for parameter in classifier_parameters}
         if not self._classifier or not self._classifier <= {id(parameter) for parameter in model.parameters()}:
-            raise ValueError(
-                f"classifier_parameters must be parameters of the {type(model).__name__}, and not none of it"
-            )
+            raise ValueError(f"classifier_parameters must be parameters of the {type(model).__name__}, at least one")
         self._norms = {
             id(parameter)
             for module in model.modules()
@@ -169,7 +167,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def set_phase(optimizer: torch.optim.Optimizer, *, weight_decay: float, momentum: float) -> None:
-    """Set decay and momentum; what has no decay keeps none, and AdamW has no momentum."""
+    """Set weight decay and momentum. Groups without weight decay keep none. AdamW has no momentum."""
     for group in optimizer.param_groups:
         if group["name"] in _DECAYING:
             group["weight_decay"] = weight_decay

@@ -1,6 +1,6 @@
-"""How does one global batch, in any split into microbatches and ranks, become one update of the parameters?
+"""How does one global batch become one update of the parameters, with any split into microbatches and ranks?
 
-Pure torch: knows nothing of Ray, MLflow or recipes. One update is
+Pure torch, without Ray, MLflow or recipes. One update is
 
     for slot, (clips, labels, valid) in enumerate(microbatches of this rank):
         step.accumulate(clips, labels, valid, normalizer=..., seed=..., last=slot is the last one)
@@ -30,12 +30,12 @@ _AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StepResult(NamedTuple):
-    """What one update saw on THIS rank. Tensors stay on the device, so that reading them is the caller's choice.
+    """The result of one update on THIS rank. Tensors stay on the device, so the caller decides when to wait for them.
 
-    `loss_sums` are unweighted sums over this rank's valid clips by loss name; `correct` counts valid clips whose best
-    score was the label's (of several heads: in all of them); `grad_norm` is the norm of the global gradient before
-    clipping (the same on every rank, not finite if the update must not be trusted), `grad_norms` are those of the parts
-    of it that were asked for; `updated` is False where the whole step had no valid clip.
+    `loss_sums`: loss name -> unweighted sum over this rank's valid clips. `correct`: number of valid clips with the
+    right best score (with several heads: right in all of them). `grad_norm`: norm of the global gradient before
+    clipping, the same on every rank; if it is not finite, do not trust the update. `grad_norms`: norms of the parts
+    that were requested. `updated`: False if the whole step had no valid clip.
     """
 
     loss_sums: dict[str, Tensor]
@@ -50,19 +50,19 @@ class TrainingStep:
     """Accumulates gradients over microbatches, then updates.
 
     Args:
-        model: student, plain or wrapped in DistributedDataParallel; returns an object with `logits_BK` and
+        model: the student, plain or wrapped in DistributedDataParallel. It returns an object with `logits_BK` and
             `features`.
-        optimizer: over the model's parameters; see `parameter_groups`.
-        loss_weights: loss name to weight, for example {"cross_entropy": 1, "mfr": 0.5}.
-        teacher: needed by "mfr"; put in eval mode, never trained, and only run where a loss asks for it.
-        precision: autocast type of the forward pass; "fp16" scales the loss (torch's GradScaler).
-        clip_grad_norm: upper bound of the norm of the global gradient; None does not clip.
-        label_smoothing: of the cross-entropy.
-        heads: what the model's scores and the labels are; None: one head.
-        mean, std: of the pixels in [0, 1].
+        optimizer: for the model's parameters; see `parameter_groups`.
+        loss_weights: loss name -> weight, for example {"cross_entropy": 1, "mfr": 0.5}.
+        teacher: "mfr" needs one. It is put in eval mode, never trained, and run only if a loss needs it.
+        precision: autocast type of the forward pass. "fp16" scales the loss (torch's GradScaler).
+        clip_grad_norm: upper bound for the norm of the global gradient. None: no clipping.
+        label_smoothing: label smoothing of the cross-entropy.
+        heads: the heads that the model's scores and the labels belong to. None: one head.
+        mean, std: mean and standard deviation of the pixels in [0, 1].
 
     Raises:
-        ValueError: unknown precision or loss, or a loss that needs a teacher without one.
+        ValueError: unknown precision or loss, or a loss needs a teacher and there is none.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrainingStep:
         self.device, self._dtype = first.device, first.dtype
         needs_teacher = [name for name, (_, loss) in self.losses.items() if loss.needs_teacher]
         if needs_teacher and teacher is None:
-            raise ValueError(f"loss {needs_teacher[0]!r} compares with a teacher: give one, or weight 0")
+            raise ValueError(f"loss {needs_teacher[0]!r} needs a teacher: pass one, or set the weight to 0")
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None and needs_teacher else None
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -107,7 +107,7 @@ class TrainingStep:
         self._normalizer: float | None = None
 
     def prepare(self, clips_u8_BTHWC: Tensor) -> Tensor:
-        """uint8 frames on any device to the model's input (B, T, C, H, W) on the model's device."""
+        """Convert uint8 frames on any device to the model's input (B, T, C, H, W) on the model's device."""
         clips = clips_u8_BTHWC.to(self.device, non_blocking=True)
         return normalize_clips(clips, mean=self.mean, std=self.std, dtype=self._dtype)
 
@@ -122,20 +122,20 @@ class TrainingStep:
         seed: int,
         last: bool,
     ) -> None:
-        """Forward and backward of one microbatch; nothing waits for the device if `valid_B` is on the CPU.
+        """Run forward and backward of one microbatch. Nothing waits for the device if `valid_B` is on the CPU.
 
-        Rows that are not valid are taken out before the forward pass, so they reach neither the loss nor a batch norm.
-        A microbatch without a valid row still runs a blank clip where other ranks wait for this one.
+        Invalid rows are removed before the forward pass, so they affect neither the loss nor a batch norm. Under DDP, a
+        microbatch without a valid row still runs a blank clip, because the other ranks wait for this one.
 
         Args:
-            normalizer: valid clips of the whole step, over all microbatches and ranks; the same on every rank and in
-                every call of the step. 0 makes the step one without update.
-            world_size: ranks over which DDP averages the gradient, so that the result is the sum over all clips.
-            seed: of this microbatch's dropout; make it with `microbatch_seed(seed, step, slot)`.
-            last: the last microbatch of this step on this rank; DDP reduces in its backward pass.
+            normalizer: number of valid clips of the whole step, over all microbatches and ranks. It must be the same on
+                every rank and in every call of the step. With 0 the step makes no update.
+            world_size: number of ranks. DDP averages the gradient over them; this factor turns the mean into the sum.
+            seed: for the dropout of this microbatch; make it with `microbatch_seed(seed, step, slot)`.
+            last: whether this is the last microbatch of this step on this rank. DDP reduces in its backward pass.
 
         Raises:
-            ValueError: a normalizer that is negative, changes within the step or is smaller than the rows seen.
+            ValueError: the normalizer is negative, changes within the step, or is smaller than the number of rows seen.
         """
         rows = valid_B.to("cpu", torch.bool).nonzero().squeeze(1)
         self._check_normalizer(normalizer, rows.numel())
@@ -169,7 +169,7 @@ class TrainingStep:
         return torch.stack([weight * sums[name] for name, (weight, _) in self.losses.items()]).sum()
 
     def _take_part(self, clips_u8_BTHWC: Tensor) -> None:
-        """Do what the other ranks do (buffer broadcast, synced batch norm, gradient reduction) with gradient 0."""
+        """Join the collectives of the other ranks (buffers, synced batch norm, gradient reduction) with gradient 0."""
         if not isinstance(self.model, DistributedDataParallel):
             return
         blank = torch.zeros_like(clips_u8_BTHWC[:1])
@@ -182,16 +182,16 @@ class TrainingStep:
             self._scaler.scale(nothing).backward()
 
     def update(self, lr: float, norms_of: Mapping[int, Sequence[nn.Parameter]] | None = None) -> StepResult:
-        """Clip, update the parameters with base learning rate `lr`, and forget the gradients.
+        """Clip the gradient, update the parameters with base learning rate `lr`, and drop the gradients.
 
         Args:
-            norms_of: some of the parameters each, whose own gradients' norms are wanted.
+            norms_of: part number -> parameters. The gradient norm of each part is returned.
 
         Raises:
             RuntimeError: no microbatch was accumulated since the last update.
         """
         if self._normalizer is None:
-            raise RuntimeError("update() without accumulate(): there is no gradient")
+            raise RuntimeError("update() before accumulate(): there is no gradient")
         set_lr(self.optimizer, lr)
         updated = self._normalizer > 0
         grad_norm = torch.zeros((), device=self.device)
@@ -210,17 +210,17 @@ class TrainingStep:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside model and optimizer: JSON values only (the scale of fp16's loss)."""
+        """What a checkpoint needs besides model and optimizer, as JSON values: precision and the loss scale of fp16."""
         return {"precision": self.precision, "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over `state_dict()`.
+        """Load a state from `state_dict()`.
 
         Raises:
-            ValueError: saved with another precision.
+            ValueError: the state was saved with another precision.
         """
         if state["precision"] != self.precision:
-            raise ValueError(f"saved with precision {state['precision']!r}, this step has {self.precision!r}")
+            raise ValueError(f"saved with precision {state['precision']!r}, but this step has {self.precision!r}")
         if self.precision == "fp16":
             self._scaler.load_state_dict(dict(state["scaler"]))
 
@@ -229,7 +229,7 @@ class TrainingStep:
             raise ValueError(f"normalizer changed within a step: {self._normalizer}, then {normalizer}")
         if normalizer < self._num_valid + num_rows:
             raise ValueError(
-                f"normalizer {normalizer} must count all valid clips of the step, this rank alone had "
+                f"normalizer {normalizer} must count all valid clips of the step, but this rank alone had "
                 f"{self._num_valid + num_rows}"
             )
         self._normalizer = normalizer

@@ -1,3 +1,3 @@
-"""The version of the training arithmetic: raise it when the same recipe would give other weights."""
+"""The version of the training arithmetic. Increase it when the same recipe would give different weights."""
 
 TRAINING_VERSION = 2

@@ -1,4 +1,4 @@
-"""Which losses can a recipe weigh? A new one is a file here and a row in LOSSES. The table needs no torch."""
+"""Which losses can a recipe use? A new loss is one file here and one row in LOSSES. The table does not import torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ LOSSES: "Registry[Callable[..., Loss]]" = Registry(
 """Name -> class of the loss."""
 
 TEACHER_LOSSES = ("mfr", "mfr_squared", "mfr_pooled")
-"""Those that compare with a teacher; to be known without torch."""
+"""The losses that compare with a teacher. Listed here, so that they are known without importing torch."""
 
 __all__ = [
     "LOSSES",
@@ -52,16 +52,16 @@ __getattr__ = lazy_attributes(
 
 
 def weights_by_head(weights: Mapping[str, float], heads: Sequence[str]) -> dict[str, float]:
-    """`cross_entropy` as a weight for each of several heads, by name; as it is where there is one head (no names).
+    """The weights with `cross_entropy` split into one weight for each head. With one head (no names): unchanged.
 
     Raises:
-        ValueError: a weight of a head that there is not.
+        ValueError: a weight names an unknown head.
     """
     for name in weights:
         kind, dot, head = name.partition(".")
         if dot and (kind != "cross_entropy" or head not in heads):
-            known = ", ".join(f"cross_entropy.{head}" for head in heads) or "none, the clips have one label each"
-            raise ValueError(f"unknown loss {name!r}: losses of single heads are {known}")
+            known = ", ".join(f"cross_entropy.{head}" for head in heads) or "none, because a clip has one label"
+            raise ValueError(f"unknown loss {name!r}: the losses of single heads are {known}")
     if not heads:
         return dict(weights)
     of_head = {f"cross_entropy.{head}": weights.get("cross_entropy", 0.0) for head in heads}

@@ -1,4 +1,4 @@
-"""What does every loss see, and how are losses added up so that any split of a batch gives the same sum?"""
+"""What is the input of every loss, and how are losses added so that any split of a batch gives the same sum?"""
 
 from typing import NamedTuple, Protocol
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 class LossInputs(NamedTuple):
-    """One microbatch, valid clips only.  B clips, K classes (of all heads),  T frames, C channels, H x W positions.
+    """One microbatch, valid clips only. B clips, K classes (of all heads), T frames, C channels, H x W positions.
 
-    `features` are the model's last maps, one [B, T', C, H, W] for each path of the network. `teacher_features` is None
-    where the stage has no teacher; else it has the shapes of `features` and no gradient.
+    `features` are the model's last maps, one [B, T', C, H, W] for each path of the network. `teacher_features` has the
+    shapes of `features` and no gradient. It is None if the stage has no teacher.
     """
 
     logits_BK: Tensor
@@ -19,10 +19,10 @@ class LossInputs(NamedTuple):
 
 
 class Loss(Protocol):
-    """A loss returns a float scalar: the SUM over the clips given, frames averaged within the clip.
+    """A loss returns a float scalar: the SUM over the given clips, with frames averaged within each clip.
 
-    The training step divides by the number of valid clips in the whole global batch, which is why no loss may
-    average over clips itself: the split into microbatches and ranks would then show in the gradient.
+    A loss must not average over clips: the gradient would then depend on the split into microbatches and ranks. The
+    training step divides by the number of valid clips in the whole global batch.
     """
 
     needs_teacher: bool

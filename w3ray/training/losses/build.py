@@ -10,13 +10,13 @@ from w3ray.training.losses._common import Loss
 def build_losses(
     weights: Mapping[str, float], *, label_smoothing: float = 0.0, heads: Heads | None = None
 ) -> dict[str, tuple[float, Loss]]:
-    """The losses named in `weights` with their weights; one of weight 0 is left out and costs nothing.
+    """The losses named in `weights`, with their weights. A loss with weight 0 is left out and costs nothing.
 
-    Where there are several heads the cross-entropy is a loss for each, `cross_entropy.verb` and `cross_entropy.noun`;
-    a weight of that name holds for that head alone, `cross_entropy` for those without one.
+    With several heads, each head has its own cross-entropy: `cross_entropy.verb` and `cross_entropy.noun`. A weight of
+    this name is for this head only. The weight `cross_entropy` is for all heads without their own weight.
 
     Raises:
-        ValueError: unknown name, negative weight, or nothing left to minimise.
+        ValueError: unknown name, negative weight, or nothing is left to minimise.
     """
     weights = weights_by_head(weights, heads.names if heads is not None else ())
     unknown = sorted(name for name in weights if name.partition(".")[0] not in LOSSES)

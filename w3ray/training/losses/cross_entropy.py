@@ -12,8 +12,8 @@ class CrossEntropy:
     """Cross-entropy of the clip's scores, summed over clips.
 
     Args:
-        label_smoothing: share of the target spread evenly over all classes, 0 <= label_smoothing < 1.
-        head: the scores and the part of the label that it is about; None: all of them.
+        label_smoothing: share of the target that is spread evenly over all classes, 0 <= label_smoothing < 1.
+        head: use only this head's scores and its part of the label. None: all scores.
 
     Raises:
         ValueError: label_smoothing outside [0, 1).
@@ -28,7 +28,7 @@ class CrossEntropy:
         self.head = head
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        # Scores may be bf16 under autocast; a sum of logarithms needs more digits than that.
+        # Under autocast, scores may be bf16. A sum of logarithms needs more digits.
         logits_BK = inputs.logits_BK.to(torch.promote_types(inputs.logits_BK.dtype, torch.float32))
         labels_B = inputs.labels_B
         if self.head is not None:

@@ -1,4 +1,4 @@
-"""How far are the student's last feature maps from its teacher's? Mature-feature regularisation (W3 paper, Eq. 9)."""
+"""How far are the student's last feature maps from the teacher's? Mature-feature regularisation (W3 paper, Eq. 9)."""
 
 import torch
 from torch import Tensor
@@ -9,22 +9,22 @@ from w3ray.training.losses._common import LossInputs
 class MatureFeatures:
     """L_fm = || y_i^Q - y_i^P ||_2 for frame i, mean over the frames of a clip, summed over clips.
 
-    y are the last feature maps after the refinement of Eq. 8, Q the student, P the frozen teacher. The norm runs over
-    C x H x W and is not squared, as in Eq. 9; its gradient has length 1 whatever the distance, and is taken as 0 at
-    zero difference, where it is undefined. A sum over the T frames instead is this with T times the
-    weight. A network with several last maps has the mean of their norms: our decision, the paper has no such network.
+    y are the last feature maps after the refinement of Eq. 8, Q is the student, P the frozen teacher. The norm is over
+    C x H x W and is not squared, as in Eq. 9. Its gradient has length 1 at any distance; at zero difference it is
+    undefined, and 0 is used. For the sum over the T frames instead of the mean, multiply the weight by T. For a network
+    with several last maps, the loss is the mean of their norms. This is our decision: the paper has no such network.
     """
 
     needs_teacher = True
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         if inputs.teacher_features is None:
-            raise ValueError("the mfr losses need the teacher's features: give the training step a teacher")
+            raise ValueError("the mfr losses need the teacher's features: pass a teacher to the training step")
         ours, theirs = ([tuple(one.shape) for one in maps] for maps in (inputs.features, inputs.teacher_features))
         if ours != theirs:
             raise ValueError(
-                f"the mfr losses compare equal architectures (Eq. 9): the student's features are {_listed(ours)}, "
-                f"the teacher's {_listed(theirs)}"
+                f"the mfr losses need equal architectures (Eq. 9), but the student's features are {_listed(ours)} and "
+                f"the teacher's are {_listed(theirs)}"
             )
         pairs = zip(inputs.features, inputs.teacher_features, strict=True)
         return torch.stack([self._between(*pair) for pair in pairs]).mean()
@@ -35,8 +35,8 @@ class MatureFeatures:
         return self._distance(difference_BTCHW).mean(dim=1).sum()
 
     def _distance(self, difference_BTCHW: Tensor) -> Tensor:
-        """Distance of each frame's maps [B, T]."""
-        # vector_norm's derivative is masked to 0 where the norm is 0; sqrt of a sum of squares would give nan there.
+        """Distance between the maps of each frame, [B, T]."""
+        # The derivative of vector_norm is 0 where the norm is 0. A sqrt of a sum of squares would give nan there.
         return torch.linalg.vector_norm(difference_BTCHW.flatten(2), dim=2)
 
 
@@ -45,14 +45,14 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 class SquaredMatureFeatures(MatureFeatures):
-    """Eq. 9 with the norm squared: the gradient fades as the student comes near. Not the paper's."""
+    """Eq. 9 with the squared norm: the gradient shrinks as the student gets closer. Not in the paper."""
 
     def _distance(self, difference_BTCHW: Tensor) -> Tensor:
         return difference_BTCHW.flatten(2).square().sum(dim=2)
 
 
 class PooledMatureFeatures(MatureFeatures):
-    """Eq. 9 of the maps' means over H x W, which is what the classifier reads. Not the paper's."""
+    """Eq. 9 for the maps' means over H x W, which are the classifier's input. Not in the paper."""
 
     def _distance(self, difference_BTCHW: Tensor) -> Tensor:
         return torch.linalg.vector_norm(difference_BTCHW.mean(dim=(3, 4)), dim=2)
