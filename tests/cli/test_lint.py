@@ -15,7 +15,7 @@ def test_clean(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ssv1-w3-8f, beside ssv1-w3-8f: TSM+W3, 8 frames, Something-Something V1, W3 Table 1"
     assert "nothing found" in lines
-    assert any("classifier alone" in line for line in lines)
+    assert any("only the classifier" in line for line in lines)
 
 
 def test_findings_are_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

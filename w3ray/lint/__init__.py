@@ -1,9 +1,10 @@
-"""What does a recipe do otherwise than the published one, or wrongly for its data, and what is that known to cost?
+"""Where does a recipe differ from the published one, what is wrong for its data, and what is the known cost?
 
-`lint` compares a recipe with the closest row of the W3 paper's tables, whose values are those of its shipped recipe,
-and looks at the manifest and at finished stages. It reads no video and needs no torch. A rule is one function and one
-entry in a table. Where a published value is from, the comment beside it in its recipe says: a rule holds what a
-recipe cannot say, which is how much a difference is known to cost.
+`lint` compares a recipe with the closest row of the W3 paper's tables. The values of a row are those of its shipped
+recipe. `lint` also checks the manifest and finished stages. It reads no video and does not import torch.
+
+A rule is one function and one entry in a table. The comment beside a value in the shipped recipe names its source. A
+rule adds what the recipe cannot say: the known cost of a difference.
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,19 @@ PUBLISHED_RULES: Mapping[str, Rule] = {**clips.RULES, **network.RULES, **trainin
 """Rules that compare with the published recipe."""
 
 DATA_RULES: Mapping[str, Rule] = data.RULES
-"""Rules about the recipe's own data, whatever was published."""
+"""Rules about the recipe's own data. They do not depend on the published recipe."""
 
 ATTENTION_RULES: Mapping[str, Rule] = attention.RULES
-"""Rules about whether its attention learns, whatever was published."""
+"""Rules about whether the attention learns. They do not depend on the published recipe."""
 
 IN_EVERY_RECIPE = (
-    "the classifier alone has TSM's rate factors 5 and 10, which TSM's code gives to every linear layer, W3's MLP too "
-    "(ops/models.py)",
-    "weights decay, biases and norms do not, as in TSM (ops/models.py)",
+    "only the classifier has TSM's rate factors 5 and 10; TSM's code gives them to every linear layer, so also to W3's "
+    "MLP (ops/models.py)",
+    "weights have weight decay, biases and norms have none, as in TSM (ops/models.py)",
     "the last batch of an epoch is padded and masked; TSM drops it (main.py)",
-    "a run's own result is of one clip and the centre crop (W3 4.1); the paper's other protocols are evaluations",
+    "a run's own result uses one clip and the centre crop (W3 4.1); for the paper's other protocols use w3ray evaluate",
 )
-"""What no setting changes: where it departs from the published training it does so in each recipe."""
+"""Facts that no setting changes. They are the same in every recipe, also where they differ from published training."""
 
 __all__ = [
     "ATTENTION_RULES",
@@ -58,14 +59,14 @@ class LintReport:
     recipe: str
     row: Row
     same_data: bool
-    """Whether the row is of the recipe's own data set; where not, differences from it are notes, never warnings."""
+    """Whether the row is of the recipe's own data set. If not, differences from it are notes, never warnings."""
     data_unread: str | None
-    """Why rules about the data could not look at the manifest; None: they did."""
+    """Why the manifest could not be read for the rules about data. None: it was read."""
     findings: tuple[Finding, ...]
     """Warnings first."""
 
     def document(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The report as JSON values."""
         return {
             "recipe": self.recipe,
             "compared_with": asdict(self.row),
@@ -77,7 +78,7 @@ class LintReport:
 
 
 def lint(recipe: Recipe) -> LintReport:
-    """Compare a recipe with the closest published row, and look for what is wrong for its data."""
+    """Compare a recipe with the closest published row, and find what is wrong for its data."""
     manifest, unread = _manifest(recipe)
     row, same_data = closest_row(recipe, manifest)
     comparison = Comparison(recipe=recipe, row=row, published=load_recipe(row.recipe), manifest=manifest)
@@ -92,7 +93,7 @@ def lint(recipe: Recipe) -> LintReport:
 
 
 def _manifest(recipe: Recipe) -> tuple[Manifest | None, str | None]:
-    """The manifest of the recipe's data with its folds dealt, or why there is none."""
+    """The manifest of the recipe's data with its folds applied, or the reason why there is none."""
     data = recipe.data
     try:
         if data.synthetic is not None:

@@ -1,4 +1,4 @@
-"""What is a finding, and what does a rule see?"""
+"""What is a finding, and what is the input of a rule?"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,34 +22,34 @@ NO_FIGURE = "no figure is published"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing to know of a recipe before it is run."""
+    """One thing to know about a recipe before it runs."""
 
     severity: Severity
     field: str
-    """Dotted name of the value; below `stages.NAME` where the stages differ in it."""
+    """Dotted name of the value. It begins with `stages.NAME` if the stages have different values."""
     value: Any
     published: Any
-    """What the source has; None where it is no question of what was published."""
+    """The published value. None: the finding is not about a published value."""
     source: str
-    """Where `published` is from, or why the value is wrong."""
+    """Where `published` comes from, or why the value is wrong."""
     cost: str = NO_FIGURE
-    """What the difference is known to have cost, in top-1 points of 100 unless said."""
+    """The known cost of the difference, in top-1 points of 100 unless it says otherwise."""
     cost_source: str | None = None
-    """Where `cost` is from; None: there is no figure."""
+    """Where `cost` comes from. None: there is no figure."""
     rule: str = ""
-    """Name in `RULES`."""
+    """Name of the rule in `RULES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A recipe beside the published one, and what is known of its data without reading a video."""
+    """A recipe and the published one, and what is known about the recipe's data without reading a video."""
 
     recipe: Recipe
     row: Row
     published: Recipe
     """The recipe of `row`."""
     manifest: Manifest | None
-    """Of the recipe's data, with its folds dealt; None where it cannot be read."""
+    """The manifest of the recipe's data, with its folds applied. None: it cannot be read."""
 
     def source(self, field: str) -> str:
         """Where the published value of a field is from. Raises: KeyError where its recipe does not say so."""
@@ -57,27 +57,27 @@ class Comparison:
 
     @property
     def pairs(self) -> list[tuple[ResolvedStage, ResolvedStage]]:
-        """Each stage with its published counterpart: a student with the student, any other with the first stage."""
+        """Each stage with its published counterpart: the published student for a student, else the first stage."""
         published = self.published.resolved_stages()
         return [(stage, published[0 if stage.teacher is None else -1]) for stage in self.recipe.resolved_stages()]
 
     @property
     def reported_split(self) -> str:
-        """Name of the split whose result the run reports."""
+        """Name of the split of the run's reported result."""
         data = self.recipe.data
         return (data.test_split or "") if self.recipe.evaluation.split == "test" else data.val_split
 
     def choosing_stages(self) -> list[ResolvedStage]:
-        """Stages whose checkpoint is chosen by a metric on `data.val_split`."""
+        """The stages that choose their checkpoint by a metric on `data.val_split`."""
         return [stage for stage in self.recipe.resolved_stages() if stage.train.best_metric != "last"]
 
     def split(self, name: str) -> str:
-        """The split of the manifest that a name of the recipe means; the name where there is none."""
+        """The split of the manifest that a name in the recipe means. If there is none, the name itself."""
         assert self.manifest is not None
         return split_among(name, self.manifest.splits(), self.manifest.location) or name
 
     def labels(self, split: str) -> npt.NDArray[np.int32] | None:
-        """Labels of a split's clips that have one; None where the manifest is not known or has no such split."""
+        """Labels of a split's labelled clips. None: the manifest is unknown or has no labelled clip of this split."""
         if self.manifest is None:
             return None
         table = self.manifest.table
@@ -87,7 +87,7 @@ class Comparison:
     def differing(
         self, path: str, read: Callable[[ResolvedStage], Any], agree: Callable[[Any, Any], bool]
     ) -> Iterator[tuple[str, Any, Any]]:
-        """(field, value, published value) where stages do not agree with the published ones; once where all say it."""
+        """(field, value, published value) of each stage that differs from its published one; once if all are alike."""
         found = [(stage.name, read(stage), read(published)) for stage, published in self.pairs]
         off = [(name, value, published) for name, value, published in found if not agree(value, published)]
         if len(off) == len(found) and all(said[1:] == off[0][1:] for said in off):
@@ -109,13 +109,13 @@ def plain(
     cost: str | Mapping[Any, str] = NO_FIGURE,
     cost_source: str | None = None,
 ) -> Rule:
-    """The rule that a value of `data`, `train` or `model` is the published one.
+    """The rule that a value of `data`, `train` or `model` equals the published one.
 
     Args:
         source: where the published value is from, of one that its recipe leaves to the default; None: its recipe says.
         also: other values that were published.
-        cost: what another value is known to cost; by value where a figure is of one value only.
-        cost_source: where the figure is from.
+        cost: the known cost of another value; a mapping from value to cost if figures are for single values.
+        cost_source: where the figure comes from.
     """
     section, _, rest = path.partition(".")
 
@@ -148,7 +148,7 @@ def w3_option(
     cost: str | Mapping[Any, str] = NO_FIGURE,
     cost_source: str | None = None,
 ) -> Rule:
-    """The rule that an option of W3 is the published one; silent for any other attention, and for none.
+    """The rule that an option of W3 equals the published one. No finding for another attention, or for none.
 
     The arguments are those of `plain`.
     """
@@ -170,7 +170,7 @@ def w3_option(
 
 
 def w3_config(model: Model) -> W3Config | None:
-    """The options of a model's W3 attention; None for another one, or none."""
+    """The options of a model's W3 attention. None: it has another attention, or none."""
     return model.attention if isinstance(model.attention, W3Config) else None
 
 
@@ -184,7 +184,7 @@ def finding(
     cost: str | Mapping[Any, str] = NO_FIGURE,
     cost_source: str | None = None,
 ) -> Finding:
-    """A finding; without a figure for this value it says so."""
+    """A finding. If there is no figure for this value, the finding says so."""
     text = cost if isinstance(cost, str) else cost.get(value, NO_FIGURE)
     return Finding(
         severity=severity,

@@ -1,4 +1,4 @@
-"""Rules: will its attention learn, and did it where stages of the recipe are finished? Whatever was published."""
+"""Rules: will the attention learn, and did it learn in finished stages of the recipe?"""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SCREENING = "benchmarks/results/attention-study/screen.json (generated clips, 2
 
 
 def near_open_start(comparison: Comparison) -> Iterator[Finding]:
-    """Gates that start near 1, as sigmoids with a large bias: there they hardly learn."""
+    """Gates that start near 1, as sigmoids with a large bias. There they learn very slowly."""
 
     def read(stage: ResolvedStage) -> str | None:
         config = stage.model.attention
@@ -27,18 +27,18 @@ def near_open_start(comparison: Comparison) -> Iterator[Finding]:
             field=f"{field}.start",
             value=start,
             published=None,
-            source="at sigmoid(3) = 0.953 the slope is 0.045, at start: unit it is 0.5: after 240 steps channel gates "
-            "deviate by 0.01, those of start: unit by 0.06 to 0.09 (docs/attention.md)",
-            cost="57.8 instead of 65.9 from start: unit, and 67.7 without attention (TSM)",
+            source="the slope of the gate is 0.045 at sigmoid(3) = 0.953, and 0.5 with start: unit; after 240 steps "
+            "channel gates deviate by 0.01, and with start: unit by 0.06 to 0.09 (docs/attention.md)",
+            cost="57.8 instead of 65.9 with start: unit, and 67.7 without attention (TSM)",
             cost_source=_SCREENING,
         )
 
 
 def gates_of_finished_stages(comparison: Comparison) -> Iterator[Finding]:
-    """The newest finished stages of this recipe whose gates do nothing. Only storage on a disk is looked at."""
+    """Gates that do nothing in the newest finished stages of this recipe. Only storage on a disk is checked."""
     storage = storage_path(comparison.recipe.storage)
     if not isinstance(storage, Path):
-        return  # to ask it may take minutes
+        return  # object storage could take minutes to answer
     for stage in comparison.recipe.resolved_stages():
         folders = [path for path in storage.glob(f"stages/{stage.name}-*") if _is_of(path, stage, comparison)]
         if not folders:
@@ -55,9 +55,9 @@ def gates_of_finished_stages(comparison: Comparison) -> Iterator[Finding]:
 
 
 def _is_of(folder: Path, stage: ResolvedStage, comparison: Comparison) -> bool:
-    """Whether a folder is a finished stage of this network, trained in this way on data so described.
+    """Whether a folder is a finished stage with the same network, training and description of the data.
 
-    Not by its identity, which needs the content of manifests and weights: the videos may have changed since.
+    It does not compare identities: these need the content of manifests and weights, and the videos may have changed.
     """
     recipe = comparison.recipe
     synthetic = None if recipe.data.synthetic is None else recipe.data.synthetic.determinants()

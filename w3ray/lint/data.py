@@ -1,4 +1,4 @@
-"""Rules: what is wrong for the recipe's own data, whatever was published? No video is read for it."""
+"""Rules: what is wrong for the recipe's own data? No video is read. The published recipe does not matter here."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ _SHOWN = 3
 
 
 def flip_labels(comparison: Comparison) -> Iterator[Finding]:
-    """Mirrored clips keep a label that is no longer theirs: no flip map, or one without classes of a direction."""
+    """Mirrored clips keep a wrong label: there is no flip map, or it lacks classes that have a direction."""
     manifest = comparison.manifest
     if not comparison.recipe.data.flip or manifest is None:
         return
     wrong = [] if manifest.flip_map else ["the manifest has no flip map"]
     if manifest.flip_map:
-        for head in manifest.heads.each():  # one by one: a verb and a noun may have one name
+        for head in manifest.heads.each():  # each head alone: a verb and a noun may have the same name
             places = {name.lower(): head.start + label for label, name in enumerate(head.classes)}
             for label, name in enumerate(head.classes, start=head.start):
                 mirrored = places.get(_DIRECTION.sub(lambda found: _TURNED[found[1]], name.lower()), label)
@@ -39,15 +39,15 @@ def flip_labels(comparison: Comparison) -> Iterator[Finding]:
             field="data.flip",
             value=f"true: {_some(wrong)}",
             published=None,
-            source="a mirrored clip shows the other direction; give the manifest a flip map that swaps these labels",
-            cost="45.5 with classes of left and right flipped too, 46.0 without flipping these (MotionSqueeze on "
+            source="a mirrored clip shows the opposite direction; give the manifest a flip map that swaps these labels",
+            cost="45.5 if classes of left and right are mirrored too, 46.0 if they are not (MotionSqueeze on "
             "Something-Something)",
             cost_source="arunos728/MotionSqueeze, issue 1, its authors' answer",
         )
 
 
 def absent_split(comparison: Comparison) -> Iterator[Finding]:
-    """A split that the manifest does not have: the run would be refused."""
+    """The manifest does not have this split. The run would be refused."""
     if comparison.manifest is None:
         return
     data = comparison.recipe.data
@@ -59,28 +59,34 @@ def absent_split(comparison: Comparison) -> Iterator[Finding]:
 
 
 def chosen_on_reported(comparison: Comparison) -> Iterator[Finding]:
-    """The checkpoint is chosen by the very clips whose result is reported, or by clips that were trained on."""
+    """The checkpoint is chosen on the same clips that are reported, or on training clips."""
     data = comparison.recipe.data
     for stage in comparison.choosing_stages():
         field = f"stages.{stage.name}.train.best_metric"
         if data.val_split == comparison.reported_split:
-            reason = f"chooses on {data.val_split!r}, which is also reported; report another split, or choose 'last'"
+            reason = (
+                f"the checkpoint is chosen on {data.val_split!r}, which is also reported; "
+                "report another split, or set best_metric to 'last'"
+            )
         elif data.val_split == data.train_split:
-            reason = f"chooses on {data.val_split!r}, which is trained on; validate on another split, or choose 'last'"
+            reason = (
+                f"the checkpoint is chosen on {data.val_split!r}, the training split; "
+                "validate on another split, or set best_metric to 'last'"
+            )
         else:
             continue
-        yield _wrong(field, stage.train.best_metric, reason, "the result comes out too high by an unknown amount")
+        yield _wrong(field, stage.train.best_metric, reason, "the result is too high by an unknown amount")
 
 
 def reported_is_trained(comparison: Comparison) -> Iterator[Finding]:
-    """The result is of clips that were trained on."""
+    """The result is for clips that were trained on."""
     if comparison.reported_split == comparison.recipe.data.train_split:
-        reason = "the reported split is the one that is trained on"
-        yield _wrong("evaluation.split", comparison.recipe.evaluation.split, reason, "says nothing of new clips")
+        reason = "the reported split is the training split"
+        yield _wrong("evaluation.split", comparison.recipe.evaluation.split, reason, "it says nothing about new clips")
 
 
 def shared_groups(comparison: Comparison) -> Iterator[Finding]:
-    """Clips of one subject, sequence or camera on both sides."""
+    """Clips of the same subject, sequence or camera are in both the training split and the reported split."""
     manifest, data = comparison.manifest, comparison.recipe.data
     reported = comparison.reported_split
     if manifest is None or reported == data.train_split:
@@ -95,12 +101,12 @@ def shared_groups(comparison: Comparison) -> Iterator[Finding]:
             field="data.train_split",
             value=f"{len(shared)} of the {len(sides[1])} groups of {reported!r}: {_some(shared)}",
             published=None,
-            source="a group is what a split should not tear apart; deal the groups anew with data.fold and data.folds",
+            source="a group should be in one split only; split by group with data.fold and data.folds",
         )
 
 
 def batch_beyond_split(comparison: Comparison) -> Iterator[Finding]:
-    """A batch larger than the training split: one optimiser step an epoch, most of it padding."""
+    """The batch is larger than the training split: each epoch is one optimiser step with padding."""
     labels = comparison.labels(comparison.recipe.data.train_split)
     if labels is None:
         return
@@ -111,7 +117,7 @@ def batch_beyond_split(comparison: Comparison) -> Iterator[Finding]:
 
 
 def one_class(comparison: Comparison) -> Iterator[Finding]:
-    """A split with one label on all clips, as where a test split came without labels: its metrics mean nothing."""
+    """All clips of a split have the same label, such as a test split without real labels. Its metrics mean nothing."""
     manifest, data = comparison.manifest, comparison.recipe.data
     if manifest is None or manifest.num_classes == 1:
         return
@@ -120,13 +126,13 @@ def one_class(comparison: Comparison) -> Iterator[Finding]:
         labels = None if used is None else comparison.labels(used[1])
         if used is not None and labels is not None and np.unique(labels).size == 1:
             reason = (
-                f"all its {labels.size} clips have the label {int(labels[0])} of {manifest.heads.num_labels}: labelled?"
+                f"all {labels.size} clips have label {int(labels[0])} of {manifest.heads.num_labels}; is it labelled?"
             )
             yield _wrong(*used, reason)
 
 
 def untrained_classes(comparison: Comparison) -> Iterator[Finding]:
-    """Classes of the reported split without a training clip."""
+    """The reported split has classes without a training clip."""
     manifest = comparison.manifest
     trained, reported = (
         comparison.labels(split) for split in (comparison.recipe.data.train_split, comparison.reported_split)
@@ -150,7 +156,7 @@ def top5_of_few(comparison: Comparison) -> Iterator[Finding]:
 
 
 def one_large_class(comparison: Comparison) -> Iterator[Finding]:
-    """More than half of the reported clips are of one class."""
+    """More than half of the reported clips belong to one class."""
     manifest, labels = comparison.manifest, comparison.labels(comparison.reported_split)
     if manifest is None or labels is None or np.unique(labels).size < 2:
         return
@@ -162,17 +168,17 @@ def one_large_class(comparison: Comparison) -> Iterator[Finding]:
             field="data.test_split" if comparison.recipe.evaluation.split == "test" else "data.val_split",
             value=f"{share:.0%} are {manifest.heads.class_name(int(counts.argmax()))!r}",
             published=None,
-            source="top-1 is as high without seeing a clip; read the mean class accuracy",
+            source="top-1 is this high for a model that always answers this class; look at mean class accuracy",
         )
 
 
 def late_milestones(comparison: Comparison) -> Iterator[Finding]:
-    """Drops of the learning rate after the last epoch."""
+    """Milestones of the learning rate after the last epoch."""
     for stage in comparison.recipe.resolved_stages():
         schedule, epochs = stage.train.schedule, stage.train.epochs
         late = [milestone for milestone in schedule.milestones if milestone >= epochs]
         if schedule.kind == "step" and late:
-            reason = f"the stage ends after {epochs} epochs, so {_some(late)} never drop the rate"
+            reason = f"the stage ends after {epochs} epochs, so the milestones {_some(late)} have no effect"
             yield _wrong(f"stages.{stage.name}.train.schedule.milestones", list(schedule.milestones), reason)
 
 

@@ -1,4 +1,4 @@
-"""Rules: is it the published network, and does it start as that one does?"""
+"""Rules: is it the published network, and does it start in the same way?"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ _PROFILE = "w3ray profile --frames 16, with and without --dense"
 
 
 def attention(comparison: Comparison) -> Iterator[Finding]:
-    """Another attention than W3; a recipe without any is compared with a row without any."""
+    """The attention is not W3. A recipe without attention is compared with a row without attention."""
 
     def kind(stage: ResolvedStage) -> str | None:
         return None if stage.model.attention is None else stage.model.attention.kind
@@ -29,7 +29,7 @@ def attention(comparison: Comparison) -> Iterator[Finding]:
 
 
 def refinement(comparison: Comparison) -> Iterator[Finding]:
-    """No AFR although the attention has the masks for it."""
+    """There is no AFR, although the attention has the masks for it."""
 
     def read(stage: ResolvedStage) -> bool | None:
         config = w3_config(stage.model)
@@ -51,7 +51,7 @@ def refinement(comparison: Comparison) -> Iterator[Finding]:
 
 
 def initial_weights(comparison: Comparison) -> Iterator[Finding]:
-    """Random weights, or those of another training. What a file holds is not looked at."""
+    """Random weights, or weights of another training. The content of a file is not checked."""
 
     def agree(value: Any, published: Any) -> bool:
         return value == published or (value is not None and "_Weights." not in value)
@@ -68,13 +68,13 @@ def initial_weights(comparison: Comparison) -> Iterator[Finding]:
             source=comparison.source("model.weights"),
             cost=NO_FIGURE
             if value is not None
-            else f"{NO_FIGURE}; TSM's author advises ten times the learning rate from scratch",
+            else f"{NO_FIGURE}; TSM's author advises ten times the learning rate for training from scratch",
             cost_source=None if value is not None else "mit-han-lab/temporal-shift-module, issue 22",
         )
 
 
 def teacher_alike(comparison: Comparison) -> Iterator[Finding]:
-    """A student that is another network than its teacher, or is trained in another way."""
+    """A student has another network than its teacher, or is trained differently."""
     stages = {stage.name: stage for stage in comparison.recipe.resolved_stages()}
     for stage in stages.values():
         if stage.teacher is None:
@@ -88,8 +88,8 @@ def teacher_alike(comparison: Comparison) -> Iterator[Finding]:
                         severity="note",
                         field=f"stages.{stage.name}.{section}.{name}",
                         value=_plain(getattr(ours, name)),
-                        published=f"as its teacher's: {_plain(getattr(theirs, name))}",
-                        source="W3 3.4: identical architecture; no other training of the student is named",
+                        published=f"like the teacher's: {_plain(getattr(theirs, name))}",
+                        source="W3 3.4: identical architecture; it names no different training for the student",
                     )
 
 
@@ -107,7 +107,7 @@ RULES: dict[str, Rule] = {
     "backbone": plain(
         "model.backbone",
         severity="warning",
-        cost={"resnet101": "none: 46.9 instead of 45.6 (TSM, Something-Something V1, 8 frames)"},
+        cost={"resnet101": "a gain: 46.9 instead of 45.6 (TSM, Something-Something V1, 8 frames)"},
         cost_source="TSM's README",
     ),
     "attention": attention,
@@ -117,7 +117,7 @@ RULES: dict[str, Rule] = {
     "temporal_kernel": w3_option("temporal_kernel"),
     "depthwise": w3_option(
         "depthwise",
-        cost={False: "no figure of accuracy; 67.5 instead of 65.5 GMAC and 123 M instead of 2.7 M more parameters"},
+        cost={False: "no figure for accuracy; 67.5 instead of 65.5 GMAC, and 123 M instead of 2.7 M added parameters"},
         cost_source=_PROFILE,
     ),
     "hidden": w3_option("hidden"),
@@ -136,7 +136,7 @@ RULES: dict[str, Rule] = {
     "shift_mode": plain(
         "model.options.shift_mode",
         severity="warning",
-        cost="TSM's paper (arXiv:1811.08383) compares the two; its figures are not repeated here",
+        cost="TSM's paper (arXiv:1811.08383) compares the two; see its figures there",
         cost_source="arXiv:1811.08383",
     ),
     "initial_weights": initial_weights,

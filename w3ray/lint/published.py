@@ -1,6 +1,6 @@
-"""Which row of the W3 paper's tables is a recipe closest to?
+"""Which row of the W3 paper's tables is closest to a recipe?
 
-The values of a row are those of its shipped recipe, where each one has its source on its line.
+The values of a row are those of its shipped recipe. There, each line names the source of its value.
 """
 
 import math
@@ -17,13 +17,13 @@ class Row:
     """A row of the paper's tables."""
 
     recipe: str
-    """Name of its shipped recipe."""
+    """Name of the row's shipped recipe."""
     data: str
     frames: int
     attention: bool
     table: str
     top1: float
-    """As published, percent; of EPIC-Kitchens: of actions in seen kitchens."""
+    """As published, in percent. For EPIC-Kitchens: of actions in seen kitchens."""
 
 
 SSV1, SSV2, EGOGESTURE, EPIC = "Something-Something V1", "Something-Something V2", "EgoGesture", "EPIC-Kitchens"
@@ -60,9 +60,10 @@ _PUBLISHED = {
 
 
 def closest_row(recipe: Recipe, manifest: Manifest | None) -> tuple[Row, bool]:
-    """The row with the recipe's data, attention or none, and closest number of frames; and whether the data is its own.
+    """The closest row, and whether it has the recipe's own data set.
 
-    A recipe of other data is compared with a row of Something-Something V1, on which the paper's ablations are.
+    The row has the same data set, attention if the recipe has it, and the closest number of frames. A recipe for other
+    data is compared with a row of Something-Something V1, the data set of the paper's ablations.
     """
     data = data_set_of(recipe, manifest)
     attention = any(stage.model.attention is not None for stage in recipe.resolved_stages())
@@ -71,7 +72,7 @@ def closest_row(recipe: Recipe, manifest: Manifest | None) -> tuple[Row, bool]:
 
 
 def data_set_of(recipe: Recipe, manifest: Manifest | None) -> str | None:
-    """Which of the paper's data sets it is: by the names of manifest and recipe, else by its classes and clips."""
+    """The paper's data set that the recipe uses: found by the names of manifest and recipe, else by the counts."""
     if recipe.data.synthetic is not None:
         return None
     for text in (str(recipe.data.manifest), recipe.name):

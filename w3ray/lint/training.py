@@ -1,4 +1,4 @@
-"""Rules: is it trained as the published network was?"""
+"""Rules: is the network trained as the published one?"""
 
 import math
 from collections.abc import Iterator
@@ -8,16 +8,16 @@ from w3ray.recipe import ResolvedStage
 
 _ISSUE = "mit-han-lab/temporal-shift-module, issue {}"
 _ISSUE_96 = (
-    "41.6 where 45.6 is published (TSM, Something-Something V1, 8 frames): batch 20 at the unscaled rate 0.01, with "
-    "partial batch norm on; the two were not told apart"
+    "41.6 instead of the published 45.6 (TSM, Something-Something V1, 8 frames) with batch 20, the unscaled rate 0.01 "
+    "and partial batch norm; the two causes were not separated"
 )
 
 LARGE_RATE = 4
-"""Times the published rate from which on a start without warm-up is warned of: our bound, no source names one."""
+"""Above this multiple of the published rate, lint warns if there is no warm-up. The bound is our choice."""
 
 
 def learning_rate(comparison: Comparison) -> Iterator[Finding]:
-    """The rate for each clip of a batch: what the linear scaling rule keeps. Of another optimiser it says nothing."""
+    """The rate per clip of a batch, which the linear scaling rule keeps constant. Silent for another optimiser."""
 
     def read(stage: ResolvedStage) -> tuple[float, int, int]:
         return stage.train.lr, stage.train.lr_batch_size, stage.train.batch_size
@@ -34,9 +34,9 @@ def learning_rate(comparison: Comparison) -> Iterator[Finding]:
         if unscaled and batch < published_at:
             cost, source = _ISSUE_96, _ISSUE.format(96)
         elif lower:
-            cost = "44.8 with a smaller rate (not said which) and Kinetics weights, 47.2 with the published rate and "
+            cost = "44.8 with a smaller rate (unknown which) and Kinetics weights, 47.2 with the published rate and "
             cost += (
-                "ImageNet weights (TSM, Something-Something V1, 16 frames); its author calls the rate the main cause"
+                "ImageNet weights (TSM, Something-Something V1, 16 frames); its author says the rate is the main cause"
             )
             source = _ISSUE.format(38)
         yield Finding(
@@ -51,7 +51,7 @@ def learning_rate(comparison: Comparison) -> Iterator[Finding]:
 
 
 def warm_up(comparison: Comparison) -> Iterator[Finding]:
-    """No warm-up at a rate far above the published one; or a warm-up, of which the published training has none."""
+    """No warm-up at a rate far above the published one; or a warm-up, although the published training has none."""
 
     def read(stage: ResolvedStage) -> tuple[float, float]:
         train = stage.train
@@ -80,7 +80,7 @@ def warm_up(comparison: Comparison) -> Iterator[Finding]:
 
 
 def epochs(comparison: Comparison) -> Iterator[Finding]:
-    """Fewer or more passes over the clips."""
+    """Fewer or more passes over the clips than published."""
 
     def read(stage: ResolvedStage) -> int:
         return stage.train.epochs
@@ -96,19 +96,19 @@ def epochs(comparison: Comparison) -> Iterator[Finding]:
             cost="45.98 after 25 epochs, at the rate 0.001 and from Kinetics weights, where 47.3 was expected; TSM's "
             "author answers: more epochs, larger batch, larger rate (Something-Something V1, 8 frames)"
             if fewer
-            else "no figure on Something-Something; on Kinetics-400 73.11 after 100 epochs, 72.95 after 50 (TSM)",
+            else "no figure on Something-Something; on Kinetics-400, 73.11 after 100 epochs and 72.95 after 50 (TSM)",
             cost_source=_ISSUE.format(51) if fewer else "model zoo of mmaction2 1.x",
         )
 
 
 def milestones(comparison: Comparison) -> Iterator[Finding]:
-    """Drops of a step schedule at other shares of the training than the published ones."""
+    """The step schedule drops the rate at other shares of the training than published."""
 
     def read(stage: ResolvedStage) -> tuple[tuple[float, ...], int]:
         return stage.train.schedule.milestones, stage.train.epochs
 
     def agree(ours: tuple[tuple[float, ...], int], theirs: tuple[tuple[float, ...], int]) -> bool:
-        # Half an epoch, for epochs that do not divide.
+        # A tolerance of half an epoch, because the shares may not be whole epochs.
         pairs = list(zip(ours[0], theirs[0], strict=False))
         return len(ours[0]) == len(theirs[0]) and all(
             abs(a / ours[1] - b / theirs[1]) <= 0.5 / ours[1] + 1e-9 for a, b in pairs
@@ -129,7 +129,7 @@ def milestones(comparison: Comparison) -> Iterator[Finding]:
 
 
 def batch_norm(comparison: Comparison) -> Iterator[Finding]:
-    """Other statistics for batch norm, or partial batch norm, which is off in the published training."""
+    """Batch norm uses other statistics, or is partial. Partial batch norm is off in the published training."""
 
     def read(stage: ResolvedStage) -> str:
         return stage.train.batch_norm
@@ -142,14 +142,14 @@ def batch_norm(comparison: Comparison) -> Iterator[Finding]:
             comparison.source("train.batch_norm"),
             severity="note" if value == "sync" else "warning",
             cost={
-                "partial": f"{_ISSUE_96}; 62.26 where 63.1 is published (V2, 16 frames): 40 epochs, batch 256, and on"
+                "partial": f"{_ISSUE_96}; 62.26 instead of 63.1 (V2, 16 frames) with 40 epochs, batch 256 and partial"
             },
             cost_source=f"{_ISSUE.format('96')} and 208",
         )
 
 
 def batch_norm_clips(comparison: Comparison) -> Iterator[Finding]:
-    """Few clips for the statistics of a batch norm that learns."""
+    """A batch norm that learns has statistics of too few clips."""
 
     def read(stage: ResolvedStage) -> int:
         return stage.train.microbatch_size
@@ -169,7 +169,7 @@ def batch_norm_clips(comparison: Comparison) -> Iterator[Finding]:
 
 
 def mature_features(comparison: Comparison) -> Iterator[Finding]:
-    """A chain without a student where the row has one, a student where it has none, or another weight of Eq. 9."""
+    """The row has a student and the chain has none, or the other way round, or Eq. 9 has another weight."""
     weights = {
         stage.name: stage.loss_weights.get("mfr", 0.0) for stage, _ in comparison.pairs if stage.teacher is not None
     }
@@ -194,14 +194,14 @@ def mature_features(comparison: Comparison) -> Iterator[Finding]:
                 field=f"stages.{name}.loss_weights.mfr",
                 value=weight,
                 published=published or "no student",
-                source="W3 3.4 adds Eq. 9 to the cross-entropy and names no weight; its mean over frames is our default"
+                source="W3 3.4 adds Eq. 9 to the cross-entropy and names no weight; w3ray takes the mean over frames"
                 if published
                 else f"W3 {comparison.row.table}: plain TSM is trained once",
             )
 
 
 def cross_entropy(comparison: Comparison) -> Iterator[Finding]:
-    """Another weight of the cross-entropy than 1."""
+    """The cross-entropy has another weight than 1."""
 
     for stage, published in comparison.pairs:
         ours, theirs = stage.loss_weights["cross_entropy"], published.loss_weights["cross_entropy"]
@@ -216,7 +216,7 @@ def cross_entropy(comparison: Comparison) -> Iterator[Finding]:
 
 
 def phases(comparison: Comparison) -> Iterator[Finding]:
-    """Settings that change on the way, beside the schedule."""
+    """Settings besides the schedule change during training."""
 
     def read(stage: ResolvedStage) -> int:
         return len(stage.train.phases)
