@@ -72,7 +72,7 @@ class TestEpic55:
         manifest, notes = run(EPIC_55, source, "s3://bucket/ek/")
         assert manifest.splits() == {"test-s1": 8_047, "test-s2": 2_929, "train": 28_472 - 5_281, "val": 5_281}
         assert manifest.head_sizes == (("verb", 125), ("noun", 352))
-        assert "116 segments whose verb is of no class are left out" in notes[1]
+        assert "116 segments whose verb has no class are left out" in notes[1]
         assert "36379 ends less than 0.1 s past the end of its video and is cut there" in notes[0]
         rows = {row["clip_id"]: row for row in manifest.table.to_pylist()}
         with open(source / "EPIC_train_action_labels.csv", newline="") as stream:

@@ -39,7 +39,7 @@ def test_given_classes():
 @pytest.mark.parametrize(
     ("verbs", "nouns", "classes", "message"),
     [
-        (["a", "b"], ["c", ""], None, "list.csv:3: 'noun' is empty though verb and noun are the labels of a row"),
+        (["a", "b"], ["c", ""], None, "list.csv:3: 'noun' is empty, but the labels of a row are verb and noun"),
         (["a", "b"], ["c", "d"], {"verb": ["a"]}, "list.csv:3: label 'b' in 'verb' is none of its 1 classes"),
         (["", None], ["", ""], None, "list.csv: no row has a label in 'verb'"),
         (["a", "b"], ["0", "70"], None, "list.csv: label 70 in 'noun' with 2 clips: are these labels"),

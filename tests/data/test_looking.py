@@ -82,7 +82,7 @@ class TestJournal:
         (tmp_path / "v" / "3.mp4").write_bytes(b"x")
         missing, asked = look_for(uris, tmp_path / "marks", journal=Journal(where), note=notes)
         assert (missing, asked) == ([1400], {"3.mp4", "1400.mp4"})
-        assert notes == [f"{where}: 1498 of 1500 videos were found before; remove it to look for all of them again"]
+        assert notes == [f"{where}: 1498 of 1500 videos were found before; remove the file to look for all of them"]
         missing, asked = look_for(uris, tmp_path / "marks", journal=Journal(where))
         assert (missing, asked) == ([1400], {"1400.mp4"})
         # Another list of videos is another question, as far as it differs.
@@ -189,7 +189,7 @@ class TestObjectStorage:
         with pytest.raises(InputError, match=message):
             import_csv(source, root="s3://bucket/set/")
         source.write_text("path,label\nfew//1.mp4,x\n")
-        with pytest.raises(InputError, match=r"few//1\.mp4: not an address that can be asked for \(Empty path"):
+        with pytest.raises(InputError, match=r"few//1\.mp4: not an address that can be looked for \(Empty path"):
             import_csv(source, root="s3://bucket/set")
 
     def test_a_published_set(self, tmp_path, s3, monkeypatch):

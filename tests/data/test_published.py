@@ -160,7 +160,7 @@ class TestSomethingSomethingV2:
     def test_a_web_address_is_not_looked_at(self, tmp_path, small_ssv2):
         manifest, notes = run(self.NAME, write_ssv2(tmp_path / "lists"), "https://host/ssv2/")
         assert manifest.table["uri"].to_pylist()[0] == "https://host/ssv2/3.webm"
-        assert "not looked whether the videos are there" in notes[-1]
+        assert "it was not checked whether the videos are there" in notes[-1]
 
     @pytest.mark.parametrize(
         ("lists", "message"),

@@ -1,4 +1,4 @@
-"""What importers share: a clip before it is a row, and the ways to deal clips into splits."""
+"""What importers share: the description of a clip, and the ways to divide clips into splits."""
 
 import os
 import re
@@ -22,8 +22,8 @@ DEALT = ("train", "val", "test")
 class Clip:
     """One clip as an importer finds it: `path` relative to the root with forward slashes, `uri` to open it.
 
-    `label` is its class, "" where it is not known; with several heads `labels` has one class a head instead. `name`
-    becomes its clip_id; None: path and seconds.
+    `label` is its class, "" if it is not known. With several heads, `labels` has one class for each head instead.
+    `name` becomes its clip_id; None: the clip_id is made from path and seconds.
     """
 
     path: str
@@ -39,9 +39,9 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dealing:
-    """How clips without a split of their own get one.
+    """How clips that have no split get one.
 
-    `val_groups` and `test_groups` name the groups held out; where neither is given, whole groups (kind "group") or
+    `val_groups` and `test_groups` name the groups to hold out. If neither is given, whole groups (kind "group") or
     single clips of each class (kind "random") are drawn by `seed` until the shares are reached.
     """
 
@@ -60,7 +60,7 @@ class Dealing:
 
 
 def line_without_text(file: str | os.PathLike[str]) -> int:
-    """The first line, from 1, that is no UTF-8: a decoder reads ahead and does not know."""
+    """Number, from 1, of the first line that is not UTF-8. Python's decoder reads ahead and cannot tell it."""
     with open(file, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             try:
@@ -71,7 +71,7 @@ def line_without_text(file: str | os.PathLike[str]) -> int:
 
 
 def check_text(path: str) -> None:
-    """Raises: InputError where a path has bytes that are no UTF-8: no manifest could name it."""
+    """Raises: InputError if a path has bytes that are not UTF-8, because no manifest could name it."""
     try:
         path.encode()
     except UnicodeEncodeError as error:
@@ -79,17 +79,17 @@ def check_text(path: str) -> None:
 
 
 def with_groups(clips: Sequence[Clip], pattern: str, where: str) -> list[Clip]:
-    """Each clip with the group that `group_finder` finds in its relative path. Raises: InputError, as that."""
+    """Each clip with the group that `group_finder` finds in its relative path. Raises: as `group_finder`."""
     find = group_finder(pattern, where)
     return [replace(clip, group=find(clip.path)) for clip in clips]
 
 
 def group_finder(pattern: str, where: str) -> Callable[[str], str]:
-    """Finds a path's group by `pattern`, a regular expression with one capture.
+    """A function that finds the group of a path by `pattern`, a regular expression with one capture.
 
     Raises:
-        InputError: the pattern is none, or captures not exactly one thing; what is given back raises it for a path that
-            the pattern does not match.
+        InputError: `pattern` is not a regular expression, or does not have exactly one capture. The returned function
+            raises it for a path that the pattern does not match.
     """
     try:
         compiled = re.compile(pattern)
@@ -108,7 +108,7 @@ def group_finder(pattern: str, where: str) -> Callable[[str], str]:
 
 
 def deal_by_group(clips: Sequence[Clip], dealing: Dealing, where: str) -> list[Clip]:
-    """Whole groups into val and test, the rest into train.
+    """Put whole groups into val and test, and the other groups into train.
 
     Raises:
         InputError: a clip has no group, a named group does not exist or is named twice, or train is left empty.
@@ -129,7 +129,7 @@ def no_group(path: str, where: str) -> InputError:
 
 
 def splits_of_groups(names: Sequence[str], sizes: np.ndarray, dealing: Dealing, where: str) -> np.ndarray:
-    """int8 [G], as numbers in DEALT: the split of each group, of which the sorted names and the clips are given.
+    """The split of each group: int8 [G], indices of DEALT. Given are sorted names and numbers of clips.
 
     Raises:
         InputError: a named group does not exist or is named twice, or train is left empty.
@@ -151,7 +151,7 @@ def splits_of_groups(names: Sequence[str], sizes: np.ndarray, dealing: Dealing, 
         left = len(order)
         for split, share in ((test, dealing.test_share), (val, dealing.val_share)):
             taken = 0
-            # A group goes in while the share is missed by at least half of it, so the result is the nearest one.
+            # A group is added if at least half of it is missing from the share. So the result is nearest to the share.
             while left and taken + sizes[order[left - 1]] / 2 <= share * num_clips:
                 left -= 1
                 taken += int(sizes[order[left]])
@@ -165,7 +165,7 @@ def splits_of_groups(names: Sequence[str], sizes: np.ndarray, dealing: Dealing, 
 
 
 def deal_at_random(clips: Sequence[Clip], dealing: Dealing) -> list[Clip]:
-    """The same share of each class into val and test, drawn by the seed; a class always keeps a clip for train."""
+    """Put the same share of each class into val and test, drawn by the seed. A class always keeps a clip for train."""
     by_class: dict[str, list[int]] = {}
     for place, clip in enumerate(clips):
         by_class.setdefault(clip.label, []).append(place)
@@ -178,11 +178,11 @@ def deal_at_random(clips: Sequence[Clip], dealing: Dealing) -> list[Clip]:
 
 
 def splits_at_random(by_class: Iterable[np.ndarray], num_clips: int, dealing: Dealing) -> np.ndarray:
-    """int8 [N], as numbers in DEALT: the split of each clip.
+    """The split of each clip: int8 [N], indices of DEALT.
 
     Args:
-        by_class: the places of each class's clips, ordered by path and start; the classes in the order of their names.
-        num_clips: how many there are in all.
+        by_class: the places of the clips of each class, ordered by path and start. Classes are in the order of names.
+        num_clips: number of all clips.
         dealing: shares and seed.
     """
     splits = np.zeros(num_clips, np.int8)
@@ -216,7 +216,7 @@ def to_manifest(
         "split": [clip.split for clip in clips],
         "group": [clip.group for clip in clips],
     }
-    if isinstance(flip_map, str):  # by place and not by name: two heads may have a class of one name
+    if isinstance(flip_map, str):  # by index and not by name: two heads may have classes of the same name
         flip = {label: label for label in range(len(classes))}
     else:
         flip = flip_labels(flip_map, {name: label for label, name in enumerate(classes)})
@@ -224,7 +224,7 @@ def to_manifest(
 
 
 def labels_of(clips: Sequence[Clip], heads: Heads) -> list[object]:
-    """The number of each clip's class, or of its combination of classes; None where it is not known."""
+    """The number of each clip's class, or of its combination of classes; None if it is not known."""
     places = [{name: label for label, name in enumerate(head.classes)} for head in heads.each()]
 
     def label(clip: Clip) -> object:
@@ -237,24 +237,24 @@ def labels_of(clips: Sequence[Clip], heads: Heads) -> list[object]:
 
 
 def clip_name(path: str, start_s: float | None, end_s: float | None) -> str:
-    """The clip_id of a clip that has no name of its own: its path, and its seconds where it is a part."""
+    """The clip_id of a clip that has no name of its own: its path, and its seconds if it is a part of a video."""
     if start_s is None and end_s is None:
         return path
     return f"{path}@{_seconds(start_s)}-{_seconds(end_s)}"
 
 
 def _seconds(time_s: float | None) -> str:
-    """Seconds in a name: below 1000 to six digits, half a millisecond or better; behind that with all their digits."""
+    """Seconds in a name: six digits below 1000 s, which is half a millisecond or better; all digits from there on."""
     if time_s is None:
         return ""
-    # Six digits for all would leave a tenth of a second at three hours, and names of other clips.
+    # At three hours, six digits would mean a tenth of a second, and two clips could get the same name.
     return f"{time_s:g}" if abs(time_s) < 1000 else np.format_float_positional(time_s, trim="-")
 
 
 def flip_labels(
     flip_map: Mapping[str, str] | Literal["identity"] | None, label_of: Mapping[str, int]
 ) -> dict[int, int]:
-    """A flip map of names as one of labels. Raises: InputError where a class is unknown or has two mirror images."""
+    """The flip map of labels for one of names. Raises: InputError if a class is unknown or has two mirror images."""
     if flip_map is None:
         return {}
     if flip_map == "identity":

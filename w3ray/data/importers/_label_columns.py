@@ -13,7 +13,7 @@ from w3ray.heads import Heads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelColumns:
-    """`label` is an int32 column, null where no label of a row is known."""
+    """`label` is an int32 column, null if no label of a row is known."""
 
     label: pa.ChunkedArray
     heads: Heads
@@ -26,17 +26,18 @@ def joined_labels(
     classes: Mapping[str, Sequence[str]] | None = None,
     first_line: int = 2,
 ) -> LabelColumns:
-    """The label of each row, of two or more columns of text: one head a column, by its name and in its order.
+    """The label of each row, from two or more text columns. Each column becomes a head, with its name and in its order.
 
-    A column's classes are those of `classes`; else the different texts in it, sorted, but labels that are all whole
-    numbers are taken as they are and name their classes ("0", "1", ...). A row without any label is unlabelled.
+    The classes of a column are those in `classes`, or else the different texts in the column, sorted. Labels that are
+    all whole numbers are used as they are, and name their classes ("0", "1", ...). A row without any label is
+    unlabelled.
 
     Args:
-        columns: texts; "" or null where a label is not known.
-        where: the table, for errors, whose first row is on the line `first_line`.
+        columns: texts; "" or null if a label is not known.
+        where: name of the table, for errors. Its first row is on line `first_line`.
 
     Raises:
-        InputError: a row has some of its labels only, or a label that is none of the classes; names the line.
+        InputError: a row has only some of its labels, or a label that is not a class; the message names the line.
     """
     known = {name: _known(column) for name, column in columns.items()}
     _check_rows(known, where, first_line)
@@ -67,19 +68,19 @@ def _check_rows(known: Mapping[str, np.ndarray], where: str, first_line: int) ->
     if rows.size:
         missing = next(name for name, column in known.items() if not column[rows[0]])
         raise InputError(
-            f"{where}:{first_line + int(rows[0])}: {missing!r} is empty though {' and '.join(known)} are the labels of "
-            "a row: give all of them, or none where they are not known"
+            f"{where}:{first_line + int(rows[0])}: {missing!r} is empty, but the labels of a row are "
+            f"{' and '.join(known)}: give all of them, or none if they are not known"
         )
 
 
 def _places(
     head: str, column: pa.ChunkedArray, classes: Sequence[str] | None, where: str, first_line: int
 ) -> tuple[list[str], np.ndarray]:
-    """The class names of a column, and int64 [N]: the place of each row's among them, 0 where it has none."""
+    """The class names of a column, and int64 [N]: the index of each row's class among them, 0 if it has none."""
     found = sorted(text for text in pc.unique(column).to_pylist() if text)
     if not found:
         raise InputError(f"{where}: no row has a label in {head!r}")
-    # Whole numbers are labels, as for a single column: places among `classes` unless they are names of these.
+    # Whole numbers are labels, as in a single column: indices of `classes`, unless they are class names themselves.
     numbers = all(text.isascii() and text.isdecimal() for text in found) and not set(found) <= set(classes or ())
     if classes is not None:
         names = list(classes)
@@ -98,7 +99,7 @@ def _places(
 
 
 def _without_zeros(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers as they are written without leading zeros; null where there is none."""
+    """Whole numbers without leading zeros; null if there is none."""
     return pc.if_else(pc.equal(column, ""), None, column).cast(pa.int64()).cast(pa.string())
 
 

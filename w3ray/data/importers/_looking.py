@@ -1,9 +1,9 @@
-"""Which of a data set's videos are there? Many are asked for at once, and a killed import goes on where it stopped.
+"""Which videos of a data set are there? Many are looked for at once, and a killed import resumes where it stopped.
 
-Clips are asked for in slices: on a file system some consecutive ones, each by itself; at an address (`s3://...`) those
-of one folder, by listing it: 1,000 names a request. Threads of this process ask, or Ray tasks on a cluster whose nodes
-see the same places. Answers are kept in a journal: a slice that was looked at is not looked at again, but for what was
-missing in it.
+Clips are looked for in slices. On a file system a slice is some consecutive clips, each looked for by itself. At an
+address (`s3://...`) a slice is the clips of one folder, which is listed: 1,000 names per request. The work is done by
+threads of this process, or by Ray tasks on a cluster whose nodes see the same files. A journal keeps the answers: in
+a slice that was looked at before, only the missing clips are looked for again.
 """
 
 import hashlib
@@ -30,23 +30,23 @@ _AT_ONCE = 16  # threads: a network file system answers many questions in the ti
 _CLIPS_A_SLICE = 1024
 _SLICES_A_TASK = 16
 _LISTED_FROM = 16
-"""Clips wanted of a remote folder. Fewer are asked for one by one: a list may have to name a million others."""
+"""Wanted clips from which a remote folder is listed. Fewer are looked for one by one: a list may name a million."""
 _JOURNAL_EVERY_S = 2.0
 _JOURNAL_HEAD = "w3ray: which videos an import has looked for"
 
 T = TypeVar("T")
 Ask = Callable[[Sequence[T]], list[int]]
-"""Which of these are missing? Their places in what was given."""
+"""Returns the places of the missing items in the given sequence."""
 
 
 class Journal:
-    """What was looked for, in one small file: a line a slice, with the places of what was missing in it.
+    """A small file of what was looked for: one line for each slice, with the places of its missing clips.
 
     Args:
         location: path or address of the file.
 
     Raises:
-        InputError: there is another file.
+        InputError: the file is not a journal, or cannot be read.
     """
 
     def __init__(self, location: str) -> None:
@@ -58,20 +58,20 @@ class Journal:
         except FileNotFoundError:
             return
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{location}: cannot be read, the import would note there what it has found") from error
+            raise InputError(f"{location}: cannot be read; the import keeps its journal in this file") from error
         head, *lines = text.split("\n")
         try:
             if head != _JOURNAL_HEAD:
                 raise ValueError
             self._missing = {digest: [int(at) for at in missing] for digest, missing in map(json.loads, lines)}
         except (ValueError, TypeError) as error:
-            raise InputError(f"{location}: not the journal of an import, which would lie here; move it") from error
+            raise InputError(f"{location}: not the journal of an import, which must be here; move the file") from error
 
     def __str__(self) -> str:
         return str(self._place)
 
     def missing(self, digest: str) -> list[int] | None:
-        """What was missing of a slice; None: it was not looked at."""
+        """The places of missing clips in a slice; None: it was not looked at."""
         return self._missing.get(digest)
 
     def note(self, digest: str, missing: list[int]) -> None:
@@ -80,7 +80,7 @@ class Journal:
             self.write()
 
     def write(self) -> None:
-        """Raises: InputError where that is impossible."""
+        """Write the file. Raises: InputError if that is impossible."""
         text = "\n".join([_JOURNAL_HEAD, *(json.dumps(entry) for entry in self._missing.items())])
         try:
             write_text(self._place, text)
@@ -98,20 +98,20 @@ class Looking:
 
     journal: Journal | None = None
     on_cluster: bool = False
-    """By tasks of the Ray that this process is connected to."""
+    """By tasks on the Ray cluster that this process is connected to."""
     progress: Callable[[int, int], None] = lambda done, total: None
     note: Callable[[str], None] = lambda line: None
     skip: bool = False
     """Do not look at all."""
 
 
-# Not an argument of each importer, all of which would only hand it through.
+# Not an argument of the importers: all of them would only pass it on.
 _CURRENT: ContextVar[Looking] = ContextVar("looking", default=Looking())  # noqa: B039  (it is frozen)
 
 
 @contextmanager
 def looking(how: Looking) -> Iterator[None]:
-    """Imports in here look for their videos in this way; elsewhere by threads, and without a journal."""
+    """Imports in this context look for their videos in this way. Other imports use threads, without a journal."""
     token = _CURRENT.set(how)
     try:
         yield
@@ -125,14 +125,14 @@ def current() -> Looking:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Places of clips that are asked for together; of a remote slice all lie in one folder."""
+    """Places of clips that are looked for together. The clips of a remote slice are all in one folder."""
 
     places: np.ndarray
     remote: bool
 
 
 def slices_of(uris: Iterable[str]) -> Iterator[Slice]:
-    """All clips but those at web addresses, whose folders cannot be listed."""
+    """Slices of all clips, except clips at web addresses, whose folders cannot be listed."""
     local: list[int] = []
     folders: dict[tuple[str, str], list[int]] = {}
     for at, uri in enumerate(uris):
@@ -160,18 +160,19 @@ def find_missing(
     key: Callable[[T], str],
     question: str,
 ) -> np.ndarray:
-    """The places, ascending, of what is missing, looked for as `looking` says.
+    """The places of missing items, ascending. They are looked for as `looking` says.
 
     Args:
-        slices: what is asked for together; taken as it is needed, so that few are in memory.
-        items: what is at these places.
-        total: how many there are in all slices.
-        local: asks for a slice on a file system; `remote` for one at an address. Both must survive pickling.
-        key: what an item's answer depends on.
-        question: what is asked; answers of the journal to another question do not count.
+        slices: which places are looked for together; read when they are needed, so that few are in memory.
+        items: returns the items at these places.
+        total: number of places in all slices.
+        local: finds the missing items of a slice on a file system, `remote` those of a slice at an address. Both must
+            be picklable.
+        key: what the answer for an item depends on.
+        question: name of what is checked; answers in the journal to another question do not count.
 
     Raises:
-        InputError, StorageFailing: as the questions do.
+        InputError, StorageFailing: as `local` and `remote`.
     """
     how = current()
     missing: list[np.ndarray] = []
@@ -190,15 +191,15 @@ def find_missing(
         if how.journal is not None:
             how.journal.write()
     if how.journal is not None and sum(map(len, missing)) == total:
-        how.journal.remove()  # nothing is there: the wrong folder, perhaps, of which nothing shall stay
+        how.journal.remove()  # nothing is there: perhaps it is the wrong folder, so keep nothing of it
     if known:
-        how.note(f"{how.journal}: {known} of {total} videos were found before; remove it to look for all of them again")
+        how.note(f"{how.journal}: {known} of {total} videos were found before; remove the file to look for all of them")
     return np.sort(np.concatenate(missing)) if missing else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class _Unit(Generic[T]):
-    """A slice, what of it must be asked for (places in it), and how."""
+    """A slice, the places in it that must be looked for, and how."""
 
     places: np.ndarray
     digest: str
@@ -224,7 +225,7 @@ def _unit(
 
 
 def _answers_by_threads(units: Iterable[_Unit[T]]) -> Iterator[tuple[_Unit[T], list[int]]]:
-    """In order, with a few slices ahead."""
+    """The answers in order. A few slices are looked at ahead."""
     waiting: deque[tuple[_Unit[T], Future[list[int]]]] = deque()
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
@@ -240,7 +241,7 @@ def _answers_by_threads(units: Iterable[_Unit[T]]) -> Iterator[tuple[_Unit[T], l
 
 
 def _answers_on_ray(units: Iterable[_Unit[T]]) -> Iterator[tuple[_Unit[T], list[int]]]:
-    """In order, with two tasks for each processor ahead."""
+    """The answers in order. Two tasks for each processor run ahead."""
     import ray
 
     ask = ray.remote(_ask_all)
@@ -279,15 +280,15 @@ def _ask_all(units: Sequence[_Unit[Any]]) -> list[list[int]]:
 
 
 def not_there(uris: Sequence[str]) -> list[int]:
-    """Asks a file system for files or folders."""
+    """Look for files or folders on a file system."""
     return [at for at, uri in enumerate(uris) if not os.path.exists(uri)]
 
 
 def not_listed(uris: Sequence[str], fits: Callable[[pafs.FileInfo], bool] = lambda info: True) -> list[int]:
-    """Asks object storage for files or folders, all of one remote folder, that `fits` accepts.
+    """Look in object storage for files or folders that `fits` accepts. All must be in one remote folder.
 
     Raises:
-        InputError, StorageFailing, StorageRefused: it does not answer.
+        InputError, StorageFailing, StorageRefused: the storage does not answer.
     """
     wanted = [storage_path(uri) for uri in uris]
     folder = wanted[0].parent
@@ -299,6 +300,6 @@ def not_listed(uris: Sequence[str], fits: Callable[[pafs.FileInfo], bool] = lamb
         else:
             infos = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
     except pa.ArrowInvalid as error:
-        raise InputError(f"{uris[0]}: not an address that can be asked for ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{uris[0]}: not an address that can be looked for ({str(error).splitlines()[0]})") from error
     found = {info.base_name for info in infos if fits(info)}
     return [at for at, where in enumerate(wanted) if where.name not in found]

@@ -1,10 +1,10 @@
-"""What the importers of published data sets share: their lists are read strictly, and their videos are looked for.
+"""What the importers of published data sets share: they read lists strictly, and look for the videos.
 
-How they are looked for says `_looking.py`: by threads or on a cluster, on disks and in object storage, with a journal.
+`_looking.py` looks for the videos: by threads or on a cluster, on disks and in object storage, with a journal.
 
-Lists are small beside the videos and are read whole: an import of 220,847 rows from JSON (as many as
-Something-Something v2 has with its test videos) peaked at 290 MiB, 72 of them before it began, and took 6 s, or 12 s
-with a look at each file.
+Lists are small compared with the videos, so they are read whole: an import of 220,847 rows from JSON (as many as
+Something-Something v2 has with its test videos) peaked at 290 MiB, 72 of them before it began. It took 6 s, or 12 s
+with a check of each file.
 """
 
 import os
@@ -45,10 +45,10 @@ class SplitList:
 
 
 def find_file(folder: str | os.PathLike[str], names: Sequence[str], what: str) -> Path:
-    """The first of the files of these names that is in a folder.
+    """The first file in a folder that has one of these names.
 
     Raises:
-        InputError: none is.
+        InputError: there is none.
     """
     for name in names:
         if (path := Path(os.path.abspath(folder)) / name).is_file():
@@ -57,7 +57,7 @@ def find_file(folder: str | os.PathLike[str], names: Sequence[str], what: str) -
 
 
 def read_text(path: Path) -> str:
-    """Raises: InputError where a file cannot be read, or is no UTF-8."""
+    """The text of a file. Raises: InputError if it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -74,7 +74,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def known_label(label: str, classes: Collection[str], where: str) -> str:
-    """The label. Raises: InputError where it is none of the classes."""
+    """The label. Raises: InputError if it is none of the classes."""
     if label not in classes:
         raise InputError(
             f"{where}: label {label!r} is none of the {len(classes)} classes; {did_you_mean(label, classes)}"
@@ -83,7 +83,7 @@ def known_label(label: str, classes: Collection[str], where: str) -> str:
 
 
 def check_classes(classes: Sequence[str], official: int, file: Path, name: str) -> None:
-    """Raises: InputError where they are not as many as the data set has, or one is named twice."""
+    """Raises: InputError if there are not as many classes as the data set has, or if one is listed twice."""
     if len(classes) != official:
         raise InputError(f"{file}: {len(classes)} classes; {name} has {official}: is it the list of another version?")
     seen: set[str] = set()
@@ -94,13 +94,13 @@ def check_classes(classes: Sequence[str], official: int, file: Path, name: str) 
 
 
 def check_fold(fold: int, folds: Collection[int], name: str) -> None:
-    """Raises: InputError where there is no such official split."""
+    """Raises: InputError if there is no such official split."""
     if fold not in folds:
         raise InputError(f"fold {fold}: {name} has the official splits {', '.join(map(str, folds))}")
 
 
 def check_count(where: Path | str, found: int, official: int, partial: bool, note: Note) -> None:
-    """Raises: InputError where a list is not as long as the published one; with `partial` that is a note."""
+    """Raises: InputError if a list is not as long as the published one. With `partial` this is only a note."""
     if found == official:
         return
     text = f"{where}: {found} clips; the published list has {official}"
@@ -112,15 +112,15 @@ def check_count(where: Path | str, found: int, official: int, partial: bool, not
 def mirrored(
     classes: Sequence[str], words: Sequence[tuple[str, str]], *, no_direction: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The flip map that follows from the names: the class of the same name with each word of a pair exchanged.
+    """The flip map that follows from the names. In the name of a mirror image, each word of a pair is exchanged.
 
     Args:
         classes: the names.
         words: pairs of opposite words, such as ("left", "right"); only whole words count, in lower or title case.
-        no_direction: phrases in which such a word is no direction.
+        no_direction: phrases in which such a word is not a direction.
 
     Raises:
-        InputError: a class has a direction and no mirror image among the classes: what is it in a mirror?
+        InputError: a class has a direction, but its mirror image is not among the classes.
     """
     opposite = {one: other for pair in words for one, other in (pair, pair[::-1])}
     opposite |= {one.title(): other.title() for one, other in opposite.items()}
@@ -137,7 +137,7 @@ def mirrored(
 
 
 def video_uri(videos: str, path: str) -> str:
-    """A path below the folder of videos as a uri."""
+    """The uri of a path below the folder of videos."""
     if not is_remote(videos):
         return os.path.join(os.path.abspath(videos), path)
     folder, mark, query = videos.partition("?")
@@ -154,7 +154,7 @@ def is_file(clip: Clip) -> bool:
 
 
 def is_frames(clip: Clip) -> bool:
-    """Whether the clip's folder is there, and holds images without a gap."""
+    """Whether the clip's folder is there and its images have no gap."""
     try:
         whole_frame_names(clip.uri)
     except DecodeError:
@@ -167,12 +167,12 @@ def _is_listed_file(info: pafs.FileInfo) -> bool:
 
 
 def _is_listed_folder(info: pafs.FileInfo) -> bool:
-    # Object storage has no empty folders; which images are in it would be one more request for each.
+    # Object storage has no empty folders. To check the images would cost one more request for each folder.
     return bool(info.type == pafs.FileType.Directory)
 
 
 _LISTED: dict[IsThere, Callable[[pafs.FileInfo], bool]] = {is_file: _is_listed_file, is_frames: _is_listed_folder}
-"""How these are answered from a list of a remote folder."""
+"""The same checks, answered from the list of a remote folder."""
 
 
 def published_manifest(
@@ -187,22 +187,22 @@ def published_manifest(
     note: Note,
     asks_remote: bool = False,
 ) -> Manifest:
-    """The manifest of what the lists name, all of it unless `partial`.
+    """The manifest of the clips in the lists: of all clips, or with `partial` of those that are there.
 
     Args:
         lists: the clips.
         classes: the class names, in label order.
         flip_map: as `to_manifest` takes it.
         videos: folder or address of the videos, for messages.
-        is_there: whether a clip's video is there; must survive pickling. At an address `is_file` and `is_frames` are
-            answered from lists of its folders, any other one is asked only with `asks_remote`.
+        is_there: whether the video of a clip is there; must be picklable. At an address, `is_file` and `is_frames` are
+            answered from lists of the folders. Any other check is made only with `asks_remote`.
         partial: take what is there.
-        note: told what is left out.
-        asks_remote: `is_there` knows what to do with an address.
+        note: called with one line about what is left out.
+        asks_remote: `is_there` can check addresses, too.
 
     Raises:
-        InputError: a list is not as long as the published one, a clip is named twice, or clips are missing (how many
-            of how many, and the first names); with `partial` these are left out, with a note.
+        InputError: a list is not as long as the published one, a clip is named twice, or clips are missing (the message
+            says how many, and the first names). With `partial` missing clips are left out, with a note.
     """
     for listed in lists:
         if listed.official is not None:
@@ -211,7 +211,7 @@ def published_manifest(
     clips = [clip for listed in lists for _, clip in listed.clips]
     web = videos.startswith(("http://", "https://"))
     if current().skip or web or (is_remote(videos) and not asks_remote and is_there not in _LISTED):
-        note(f"{videos}: not looked whether the videos are there; `w3ray data check` reads them")
+        note(f"{videos}: it was not checked whether the videos are there; `w3ray data check` reads them")
     else:
         clips = _present(clips, videos, is_there, partial, note)
     return to_manifest(clips, classes, flip_map, head_sizes)
@@ -221,7 +221,7 @@ def _check_once(lists: Sequence[SplitList]) -> None:
     seen: dict[object, tuple[Path, int]] = {}
     for listed in lists:
         for line, clip in listed.clips:
-            # By its name where it has one: two segments of EPIC-KITCHENS may have the same start and end.
+            # By its name if it has one: two segments of EPIC-KITCHENS may have the same start and end.
             key = clip.name or (clip.path, clip.start_s, clip.end_s)
             before = seen.setdefault(key, (listed.file, line))
             if before != (listed.file, line):
@@ -267,7 +267,7 @@ def _why_not_whole(clip: Clip) -> str:
         whole_frame_names(clip.uri)
     except DecodeError as error:
         return f" ({clip.path}: {error.reason})"
-    return ""  # it came in the meantime
+    return ""  # the clip appeared in the meantime
 
 
 def _missing(is_there: IsThere, clips: Sequence[Clip]) -> list[int]:

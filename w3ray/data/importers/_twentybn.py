@@ -1,7 +1,7 @@
 """Lists as Twenty Billion Neurons published them for frame folders: `34870;Drumming Fingers`, and a list of labels.
 
-Used by Jester and by Something-Something v1. The list of the test videos, whose labels were never published, has rows
-`34870`; where it is there its clips are the split `test`, without labels.
+Used by Jester and by Something-Something v1. The labels of the test videos were never published, so their list has rows
+such as `34870`. If this list is there, its clips become the split `test`, without labels.
 """
 
 import os
@@ -43,7 +43,7 @@ def import_frame_lists(
 ) -> Manifest:
     """`<prefix>-train.csv`, `-validation.csv` and perhaps `-test.csv`, and one of `labels_files`, into a manifest.
 
-    The other arguments are those of `mirrored` and of the importers. Raises: InputError, as these.
+    The other arguments, and the errors, are those of `mirrored` and of the importers.
     """
     what = f"the CSV files of {name}"
     labels_file = find_file(annotations, labels_files, what)

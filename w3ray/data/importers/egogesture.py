@@ -2,11 +2,11 @@
 
 Two forms of the same annotation are read: the original files, `Subject01/Scene1/Group1.csv` with rows
 `label,first,last` and no header, one for each frame folder; and the lists derived from them (trainlistall.txt,
-vallistall.txt, testlistall.txt) with rows `Subject03/Scene1/Color/rgb1 7 67 112`. Labels count from 1; frames are the
-numbers of the images, and the last one belongs to the gesture. The lists have the label 84 for what is no gesture.
+vallistall.txt, testlistall.txt) with rows `Subject03/Scene1/Color/rgb1 7 67 112`. Labels count from 1. Frames are the
+numbers of the images; the last frame belongs to the gesture. In the lists, label 84 means no gesture.
 
 Source of the counts: Zhang et al., "EgoGesture", IEEE Transactions on Multimedia 20(5), 2018, and its page: 24,161
-gestures of 83 classes by 50 people; 14,416, 4,768 and 4,977 of them by those who are in train, val and test.
+gestures of 83 classes by 50 people; 14,416, 4,768 and 4,977 of them by the people of train, val and test.
 """
 
 import os
@@ -84,13 +84,13 @@ def import_egogesture(
 
     Args:
         annotations: folder with `Subject01/Scene1/Group1.csv` and so on (`labels-final-revised1`), or with the lists.
-        videos: folder or address of `Subject01/Scene1/Color/rgb1/000001.jpg`; each folder is listed. Where that is not
-            asked for, images count from 1.
+        videos: folder or address of `Subject01/Scene1/Color/rgb1/000001.jpg`. Each folder is listed to find its first
+            image. If an import does not look for videos, images count from 1.
         partial: take what is there, of the annotations and of the frames.
-        note: told in one line what is left out: what is no gesture.
+        note: called with one line about what is left out: spans without a gesture.
 
-    A clip's group is its subject. The manifest has no flip map, so training may not mirror: the mirror image of a check
-    mark, of the letter C or of a sweep along a diagonal is none of the classes, and no class may stand for it.
+    The group of a clip is its subject. The manifest has no flip map, so training may not mirror clips: the mirror image
+    of a check mark, of the letter C or of a diagonal sweep is not a class.
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a gesture is listed twice, its frames
@@ -127,7 +127,7 @@ def import_egogesture(
 
 
 def _original(folder: Path, note: Note) -> list[_Gesture]:
-    """What the original files name; nothing where there are none."""
+    """The gestures in the original files; empty if there are none."""
     found = []
     for path in sorted(folder.rglob("*.csv")):
         match = _GROUP_FILE.fullmatch(path.relative_to(folder).as_posix())
@@ -174,7 +174,7 @@ def _derived(folder: Path, partial: bool, note: Note) -> Iterator[_Gesture]:
 
 
 def _check_classes(file: Path) -> None:
-    """Where the lists' class file is there, it says what `CLASSES` says."""
+    """If the class file of the lists is there, it must say the same as `CLASSES`."""
     if not file.is_file():
         return
     for label, (line, text) in enumerate(read_lines(file), start=1):
@@ -202,7 +202,7 @@ def _split(file: Path, line: int, subject: int) -> str:
 
 
 def _frame_names(folders: list[str], videos: str, note: Note) -> Mapping[str, FrameNames]:
-    """The images of each folder that can be used, and a note where there are others."""
+    """The image names of each folder that can be used. A note tells about the others."""
 
     def look(folder: str) -> FrameNames | DecodeError:
         try:

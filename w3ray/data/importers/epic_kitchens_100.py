@@ -37,10 +37,10 @@ def import_epic_kitchens_100(
         videos: folder of `P01/videos/P01_01.MP4` or of `P01/rgb_frames/P01_01/frame_0000000001.jpg`, or laid out as
             EPIC-KITCHENS-55 is; or a pattern such as `s3://bucket/{participant}/{video}.MP4`.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    The split test has no labels, and is there where its list is. A clip is named by its narration_id, its group is the
-    participant. No verb or noun depends on the side: all keep their label when mirrored.
+    The split test has no labels, and exists if its list is there. The clip_id of a clip is its narration_id, its group
+    is the participant. No verb or noun depends on left and right: all keep their label when mirrored.
 
     Raises:
         InputError: a file is missing, of another format or of EPIC-KITCHENS-55, a class is unknown, a segment is listed

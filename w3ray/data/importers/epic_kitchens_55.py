@@ -1,12 +1,12 @@
 """EPIC-KITCHENS-55 into a manifest: segments of untrimmed videos or frame folders, with a verb and a noun.
 
 Source of the format and the counts: Damen et al., "Scaling Egocentric Vision", ECCV 2018, and its annotation files:
-28,472 segments of 28 participants with labels, 8,047 of the same participants (seen kitchens, S1) and 2,929 of four
-others (unseen, S2) without. EPIC_train_invalid_labels.csv has 116 more, whose verb is of no class; together 39,564 (the
-paper counts 39,594). The files have 125 verb classes and 352 noun classes (the paper: 331).
+28,472 segments of 28 participants with labels; without labels 8,047 of the same participants (seen kitchens, S1) and
+2,929 of four others (unseen, S2). EPIC_train_invalid_labels.csv has 116 more, whose verb has no class; together 39,564
+(the paper counts 39,594). The files have 125 verb classes and 352 noun classes (the paper: 331).
 
-The data set has no validation part. `VAL_GROUPS` are those that Wu et al., "Long-Term Feature Banks", CVPR 2019, hold
-out: P26 to P31, 5,281 segments of unseen kitchens (their program's `NUM_TEST_SEG`).
+The data set has no validation part. `VAL_GROUPS` are the participants that Wu et al., "Long-Term Feature Banks", CVPR
+2019, hold out: P26 to P31, 5,281 segments of unseen kitchens (their program's `NUM_TEST_SEG`).
 """
 
 import os
@@ -47,15 +47,15 @@ def import_epic_kitchens_55(
     Args:
         annotations: folder with `EPIC_train_action_labels.csv`, `EPIC_verb_classes.csv`, `EPIC_noun_classes.csv`,
             `EPIC_video_info.csv` and perhaps `EPIC_test_s1_timestamps.csv` and `EPIC_test_s2_timestamps.csv`.
-        videos: folder of `train/P01/P01_01.MP4` or of `train/P01/P01_01/frame_0000000001.jpg`, or one above it; or a
+        videos: folder of `train/P01/P01_01.MP4` or of `train/P01/P01_01/frame_0000000001.jpg`, or a folder above; or a
             pattern such as `s3://bucket/{part}/{participant}/{video}.MP4`.
         val_groups: participants whose labelled segments become the split `val`; None: `VAL_GROUPS`; (): no val.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    The splits are train, val, test-s1 and test-s2, the last two without labels and only where their lists are there. A
-    clip is named by its uid, its group is the participant. No verb or noun depends on the side: all keep their label
-    when mirrored.
+    The splits are train, val, test-s1 and test-s2. The last two have no labels, and exist if their lists are there.
+    The clip_id of a clip is its uid, its group is the participant. No verb or noun depends on left and right: all keep
+    their label when mirrored.
 
     Raises:
         InputError: a file is missing, of another format or of EPIC-KITCHENS-100, a class or a participant is unknown, a
@@ -104,13 +104,13 @@ def _split(listed: str, clip: Clip, held_out: Sequence[str]) -> str:
 def _note_invalid(folder: Path, note: Note) -> None:
     file = folder / "EPIC_train_invalid_labels.csv"
     if file.is_file():
-        note(f"{file}: {sum(1 for _ in read_lines(file)) - 1} segments whose verb is of no class are left out")
+        note(f"{file}: {sum(1 for _ in read_lines(file)) - 1} segments whose verb has no class are left out")
 
 
 def _check_participants(held_out: Sequence[str], found: Sequence[Segment]) -> None:
     known = sorted({segment.participant for segment in found})
     for name in held_out:
-        # Of the default ones a list that is cut off may lack some; its length is looked at later.
+        # A list that is cut off may lack some of the default participants; its length is checked later.
         if name not in known and name not in VAL_GROUPS:
             raise InputError(f"{found[0].file}: no participant {name!r} to hold out; it has {', '.join(known)}")
     if set(held_out) >= set(known):

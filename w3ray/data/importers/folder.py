@@ -36,27 +36,27 @@ def import_folder(
     flip_map: Mapping[str, str] | Literal["identity"] | None = None,
     frame_prefix: str | None = None,
 ) -> Manifest:
-    """Every clip beneath the class folders of `root`; the folder's name is the class, also for deeper sub-folders.
+    """Every clip below the class folders of `root`. The name of the class folder is the class, also in deeper folders.
 
-    One folder called "test" among others is a class. Where all folders have names of splits, or folders of two splits
-    are there, they are refused as class folders unless `classes` names them.
+    One folder called "test" among others is a class. If all folders have names of splits, or if there are folders of
+    two splits, they are refused as class folders unless `classes` names them.
 
     Args:
         root: the folder of class folders (of split folders for `split="folder"`).
         split: "folder" takes it from the first folder level, "list" from `lists`, "group" holds out whole groups,
             "random" a share of each class (both as `dealing` says).
         lists: split name -> text file with one clip a line: its path beneath `root` (the extension may be left out),
-            then perhaps a number of frames and a label, which are not read. Clips in no list are left out.
+            then perhaps a number of frames and a label, which are ignored. Clips in no list are left out.
         group: regular expression with one capture, searched in each clip's path beneath `root`.
         dealing: which groups, or what share, to hold out; the default holds out a fifth for val.
         classes: the class names in label order; None: sorted.
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
-        frame_prefix: what the names of the images begin with that are the frames, such as "img_", where a clip's
-            folder holds others too; None: there are no others, or they are optical flow by their names.
+        frame_prefix: prefix of the images that are the frames, such as "img_", if a clip's folder also holds other
+            images; None: it holds no others, or only images with names of optical flow.
 
     Raises:
-        InputError: no such folder, a class folder without a video, a link that leads nowhere, a list that names an
-            unknown clip, and the like.
+        InputError: no such folder, a class folder without a video, a broken link, a list that names an unknown clip,
+            and the like.
     """
     top = Path(os.path.abspath(root))
     if not top.is_dir():
@@ -109,7 +109,7 @@ def _check_no_splits(folders: Sequence[Path], classes: Sequence[str], top: Path)
 
 
 def _clips(folders: Sequence[Path], top: Path, frame_prefix: str | None) -> list[Clip]:
-    """Those of all class folders, whose names are the classes."""
+    """The clips of all class folders. The names of the folders are the classes."""
     found = clips_below([str(folder) for folder in folders], tops_are_clips=False)
     if broken := [path for files in found.values() for path in files.broken]:
         raise broken_links(broken, str(top))
@@ -148,7 +148,7 @@ def _by_lists(clips: Sequence[Clip], lists: Mapping[str, str | os.PathLike[str]]
     first: dict[str, str] = {}
     for split, listing in lists.items():
         for number, line in _lines(listing, split):
-            # The line, or without a label, or without a number of frames too.
+            # The whole line, the line without a label, or also without a number of frames.
             texts = (line, *(line.replace(",", " ").rsplit(maxsplit=values)[0] for values in (1, 2)))
             named = next((by_name[text] for text in texts if text in by_name), None)
             if named is None or not named.label:

@@ -26,7 +26,7 @@ from w3ray.errors import InputError
 NUM_CLASSES = 51
 FOLDS = (1, 2, 3)
 NUM_CLIPS = {"train": 70, "test": 30}
-"""Of each class, in each split."""
+"""Clips of each class, in each split."""
 _MARKS = {"0": None, "1": "train", "2": "test"}
 
 
@@ -40,9 +40,9 @@ def import_hmdb51(
         videos: folder or address of `<class>/<clip>.avi`.
         fold: which official split, 1 to 3.
         partial: take what is there of the videos.
-        note: told in one line what is left out: clips that are in neither part of the split.
+        note: called with one line about what is left out: clips that are in neither part of the split.
 
-    No class depends on the side: all keep their label when mirrored.
+    No class depends on left and right: all keep their label when mirrored.
 
     Raises:
         InputError: a file is missing or of another format, a clip is listed twice or missing.

@@ -13,8 +13,8 @@ from w3ray.published_sets import JESTER
 
 NUM_CLASSES, NUM_CLIPS = JESTER.num_classes, JESTER.clips
 DIRECTIONS = (("left", "right"), ("clockwise", "counterclockwise"))
-"""A mirror exchanges the sides and the sense of rotation as it is seen. "Forward", "Backward", "In", "Out", "Up" and
-"Down" stay, and the hand that does it may be either one."""
+"""A mirror exchanges left and right, and the visible sense of rotation. "Forward", "Backward", "In", "Out", "Up" and
+"Down" stay the same. Either hand may make a gesture."""
 
 
 def import_jester(
@@ -26,10 +26,10 @@ def import_jester(
         annotations: folder with `jester-v1-train.csv`, `-validation.csv`, `-labels.csv` and perhaps `-test.csv`.
         videos: folder or address of the folders of frames, named by id.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    The test videos, which have no labels, are the split `test` where their list is there; without the list nothing
-    asks for them. (Versions before left them out: a manifest that is imported anew has them and another fingerprint.)
+    The test videos, which have no labels, become the split `test` if their list is there. Without the list they are not
+    needed. (Older versions left them out. A manifest that is imported again has them, and another fingerprint.)
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a video is listed twice or missing.

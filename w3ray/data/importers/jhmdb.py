@@ -39,14 +39,14 @@ def import_jhmdb(
 
     Args:
         annotations: folder with `brush_hair_test_split1.txt` and so on (`splits`). Labels count in the order of the
-            names.
+            class names.
         videos: folder or address of `<class>/<clip>.avi` (`ReCompress_Videos`), or folder of `<class>/<clip>/00001.png`
             (`Rename_Images`).
         fold: which official split, 1 to 3.
         partial: take what is there of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    No class depends on the side: all keep their label when mirrored.
+    No class depends on left and right: all keep their label when mirrored.
 
     Raises:
         InputError: a file is missing or of another format, a clip is listed twice or missing.
@@ -79,7 +79,7 @@ def import_jhmdb(
 
 
 def _are_frames(videos: str, classes: list[str]) -> bool:
-    """Whether the folders of the classes hold folders of frames and no videos. Not looked at where they are remote."""
+    """Whether the class folders hold folders of frames and no videos. Remote folders are not looked at."""
     if is_remote(videos):
         return False
     for label in classes:

@@ -1,8 +1,8 @@
 """Kinetics (400, 600, 700) into a manifest: the CSV files of the distribution, and clips as its usual tools cut them.
 
 A row is `label,youtube_id,time_start,time_end,split`; its clip is `<youtube_id>_<time_start>_<time_end>.mp4` with both
-times as six digits, anywhere below the folder of videos. YouTube videos go away, so nobody has all of them, and what
-the lists hold differs from one distribution to the next: their lengths are not checked.
+times as six digits, anywhere below the folder of videos. YouTube videos disappear, so nobody has all of them,
+and the lists differ between distributions. So the lengths of the lists are not checked.
 
 Source of the format: Kay et al., "The Kinetics Human Action Video Dataset", arXiv:1705.06950, and its CSV files.
 """
@@ -33,13 +33,13 @@ def import_kinetics(
     """Kinetics: CSV lists, and clips named by YouTube id and times.
 
     Args:
-        annotations: folder with the CSV files, such as `train.csv`, `val.csv` and `test.csv`: all that are in it.
+        annotations: folder with the CSV files, such as `train.csv`, `val.csv` and `test.csv`. All files in it are read.
         videos: folder or address of the clips; folders in it, by class or by split, are looked through.
         partial: take what is there of the videos.
-        note: told in one line what is left out: rows without a label.
+        note: called with one line about what is left out: rows without a label.
 
-    The classes are the labels of the lists, sorted. No class depends on the side: all keep their label when mirrored. A
-    clip's group is its YouTube video.
+    The classes are the labels of the lists, sorted. No class depends on left and right: all keep their label when
+    mirrored. The group of a clip is its YouTube video.
 
     Raises:
         InputError: a file is missing or of another format, a clip is listed twice or missing.
@@ -63,7 +63,7 @@ def import_kinetics(
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Clip]]:
-    """The clips of one file; without a place, and where there is no label with an empty one."""
+    """The clips of one file. Their place is not known yet. A clip without a label has an empty one."""
     reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
         header = reader.fieldnames or []
@@ -85,7 +85,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Clip]]:
 
 
 def _videos(top: str) -> dict[str, str]:
-    """Path below the folder or address of each video in it, by its name without extension."""
+    """Name without extension -> path below the folder or address, for each video in it."""
     found: dict[str, str] = {}
     for path in _remote_files(top) if is_remote(top) else _files(os.path.abspath(top)):
         name = path.rpartition("/")[2]
@@ -106,7 +106,7 @@ def _files(top: str) -> Iterator[str]:
 
 
 def _remote_files(top: str) -> Iterator[str]:
-    """Lists the whole of it: 1,000 names a request."""
+    """List the whole folder, 1,000 names per request."""
     filesystem, folder = file_system(top.rstrip("/"))
     if top.startswith(("http://", "https://")):
         raise InputError(f"{top}: the clips of Kinetics lie in no fixed folders, and a web address cannot be listed")

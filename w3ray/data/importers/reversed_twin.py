@@ -4,10 +4,10 @@ from w3ray.data.manifest import Manifest, build_manifest
 
 
 def reversed_twin(manifest: Manifest) -> Manifest:
-    """Each clip twice, as it is (class 0, "forward") and played backwards (class 1, "backward").
+    """Each clip twice: as it is (class 0, "forward") and played backwards (class 1, "backward").
 
-    Both have the same frames, so order is the only cue. The former labels are dropped; split and group stay, so both
-    twins lie on the same side. A mirror image runs in the same direction of time, hence the identity flip map.
+    Both have the same frames, so order is the only cue. The former labels are dropped. Split and group stay, so both
+    twins are in the same split. A mirror image plays in the same direction, so the flip map is the identity.
     """
     twins: dict[str, list[object]] = {name: [] for name in manifest.table.column_names}
     for row, uri in zip(manifest.table.to_pylist(), manifest.resolved_uris(), strict=True):

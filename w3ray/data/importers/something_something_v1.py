@@ -25,10 +25,10 @@ def import_something_something_v1(
             `label_map.txt`, the same lines) and perhaps `-test.csv`. Labels count in the order of the list.
         videos: folder or address of the folders of frames, named by id.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    The test videos, which have no labels, are the split `test` where their list is there; without the list nothing
-    asks for them. (Versions before left them out: a manifest that is imported anew has them and another fingerprint.)
+    The test videos, which have no labels, become the split `test` if their list is there. Without the list they are not
+    needed. (Older versions left them out. A manifest that is imported again has them, and another fingerprint.)
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a video is listed twice or missing.

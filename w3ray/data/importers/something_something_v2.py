@@ -30,9 +30,9 @@ from w3ray.published_sets import SOMETHING_SOMETHING_V2
 NUM_CLASSES, NUM_CLIPS = SOMETHING_SOMETHING_V2.num_classes, SOMETHING_SOMETHING_V2.clips
 _FILES = {"train": "train", "val": "validation", "test": "test"}
 DIRECTIONS = (("left", "right"),)
-"""Moving, pushing and filming towards the left are towards the right in a mirror; no class else depends on the side."""
+"""In a mirror, moving, pushing and filming go towards the other side. No other class depends on left and right."""
 NO_DIRECTION = ("pulling it right out",)
-"""Here "right" is "at once"."""
+"""Here "right" means "at once"."""
 
 
 def import_something_something_v2(
@@ -45,10 +45,10 @@ def import_something_something_v2(
             `-test.json` (or the later `train.json`, `validation.json`, `labels.json`, `test.json`).
         videos: folder or address of `<id>.webm`.
         partial: take what is there, of the lists and of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    The test videos, which have no labels, are the split `test` where their list is there; without the list nothing
-    asks for them. (Versions before left them out: a manifest that is imported anew has them and another fingerprint.)
+    The test videos, which have no labels, become the split `test` if their list is there. Without the list they are not
+    needed. (Older versions left them out. A manifest that is imported again has them, and another fingerprint.)
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a video is listed twice or missing.
@@ -85,7 +85,7 @@ def _file(annotations: str | os.PathLike[str], kind: str) -> Path:
 
 
 def _test_file(annotations: str | os.PathLike[str]) -> Path | None:
-    """It need not be there."""
+    """The list of the test videos; None if it is not there, because it is optional."""
     try:
         return _file(annotations, _FILES["test"])
     except InputError:

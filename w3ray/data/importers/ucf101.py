@@ -44,10 +44,10 @@ def import_ucf101(
         videos: folder or address of `<class>/<clip>.avi`.
         fold: which official split, 1 to 3.
         partial: take what is there of the videos.
-        note: told in one line what is left out.
+        note: called with one line about what is left out.
 
-    A clip's group is that of its name (g01 to g25): clips of one class and one group show one scene. No class depends
-    on the side: all keep their label when mirrored.
+    The name of a clip holds its group (g01 to g25): clips of the same class and group show the same scene. No class
+    depends on left and right: all keep their label when mirrored.
 
     Raises:
         InputError: a file is missing or of another format, a label is unknown, a clip is listed twice or missing.
