@@ -6,7 +6,7 @@ Only the number of clips is free.
 
     clips   uint8   [batch, T, S, S, 3]   RGB, 0 to 255
     logits  float32 [batch, K]            before the softmax: to average views or models, or to calibrate
-    scores  float32 [batch, K]            softmax, in the order of the classes (of each head, where there are several)
+    scores  float32 [batch, K]            softmax, in the order of the classes (of each head, if there are several)
 
 Every file is checked: it is read back and run on a few clips, and its scores are compared with the model's.
 """

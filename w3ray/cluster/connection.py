@@ -1,4 +1,4 @@
-"""When does a driver join its Ray cluster, and what is imported beside that?"""
+"""When does a driver join its Ray cluster, and what does it import meanwhile?"""
 
 import threading
 from importlib import import_module
@@ -7,15 +7,16 @@ from w3ray.cluster.connect import connect, disconnect, job_address, keep_sigterm
 
 
 class Connection:
-    """Ray starts while the driver draws or reads the data: seconds that would otherwise add up.
+    """Starts Ray while the driver makes or reads the data, which saves seconds.
 
-    The thread that started a local cluster must outlive it: the kernel ends Ray's processes with the thread that made
-    them (PR_SET_PDEATHSIG), not with the process.
+    The thread that started a local cluster must outlive it: the kernel ends Ray's processes together with the thread
+    that made them (PR_SET_PDEATHSIG), not with the process.
 
     Args:
-        address: of a running cluster; None: that of the job this process is, or a local one that is started here.
-        needs: a module that is imported while the cluster starts: that is mostly waiting for its processes.
-        needs_later: a module that is imported once training takes steps (`training`); None: none.
+        address: address of a running cluster; None: the cluster of the job that this process is, or a local cluster
+            that is started here.
+        needs: a module to import while the cluster starts, because this is mostly waiting for processes.
+        needs_later: a module to import when training takes steps (`training`); None: none.
     """
 
     def __init__(self, address: str | None, *, needs: str = "ray", needs_later: str | None = None) -> None:
@@ -56,7 +57,7 @@ class Connection:
             disconnect()
 
     def nodes(self) -> list[dict[str, float]]:
-        """What each node of the cluster has, when it is there.
+        """The resources of each node of the cluster. Waits until the cluster is there.
 
         Raises:
             InputError: nothing answers at the address.
@@ -65,20 +66,20 @@ class Connection:
         self._ready.wait()
         if self._error is not None:
             raise self._error
-        keep_sigterm()  # Ray joined in a thread, which cannot do it
+        keep_sigterm()  # Ray joined in another thread, which cannot set signal handlers
         return self._nodes
 
     @property
     def is_own(self) -> bool:
-        """Whether the cluster was started here, and so ends with this connection; known once `nodes` returned."""
+        """Whether the cluster was started here, and so ends with this connection. Known when `nodes` has returned."""
         return self._is_own
 
     def training(self) -> None:
-        """A stage takes steps: what is needed only at its end may take processor time now."""
+        """Tell that a stage takes steps. What is needed only at its end may take processor time from now on."""
         self._training.set()
 
     def close(self) -> None:
-        """Leave the cluster, which ends all that this driver started there; the caller's own connection stays."""
+        """Leave the cluster. This ends all that this driver started there; the caller's own connection stays."""
         self._closing.set()
         self._training.set()
         if self._thread is not None:

@@ -43,7 +43,7 @@ LEDGER_SCHEMA = pa.schema(
 CRASHED = "the decoder crashed its process"
 # Clips one Ray task reads: enough to make the task worth its start, few enough to spread a small set over all cores.
 _CLIPS_A_TASK = 16
-_SLACK_S = 5e-4  # as `span_of` has
+_SLACK_S = 5e-4  # the same as in `span_of`
 
 Opener = Callable[[str, str, Sequence[str] | None], Video]
 
@@ -80,8 +80,8 @@ class _Check:
         except DecodeError as error:
             entry["reason"] = error.reason
         except (StorageFailing, StorageRefused):
-            raise  # it says nothing of the clip
-        # The check must outlive whatever a decoder's libraries throw; the ledger says what it was.
+            raise  # this says nothing about the clip
+        # No exception from a decoder's libraries may end the check. The ledger names it.
         except Exception as error:
             entry["reason"] = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:160]}"
         entry["decode_s"] = time.perf_counter() - began_s
@@ -89,10 +89,10 @@ class _Check:
 
 
 def _check_end(video: Video, uri: str, end_s: float | None) -> None:
-    """Raises: DecodeError where a clip ends after its video; training would read it up to the video's end, unsaid."""
+    """Raises: DecodeError if a clip ends after its video. Training would silently read only what is there."""
     if end_s is None:
         return
-    exact = isinstance(video, FrameFolder)  # anything else may lack as many frames as its header is wrong by
+    exact = isinstance(video, FrameFolder)  # the header of a video file may be wrong by some frames
     last_s = float(video.times_s([video.info.num_frames - 1])[0])
     fps = video.info.fps if math.isfinite(video.info.fps) else FOLDER_FPS
     video_s = last_s + 1 / fps
@@ -112,21 +112,21 @@ def check_clips(
 ) -> pa.Table:
     """Read every clip (the frames that evaluation samples, the first and the last) with Ray Data.
 
-    Runs on the cluster this process is connected to; starts a local one where it is not. A decoder that crashes its
-    process costs its block one more try clip by clip, and only the clip that did it is reported.
+    Runs on the cluster that this process is connected to, or starts a local one. If a decoder crashes its process, the
+    clips of its block are read again one by one, and only the clip that caused the crash is reported.
 
     Args:
         manifest: the clips.
         decoder: a name in DECODERS.
-        num_frames: frames sampled of each clip.
-        progress: called with clips read and clips in all.
+        num_frames: frames to sample from each clip.
+        progress: called with the number of clips read and of all clips.
         open_clip: how a clip is opened, given uri, decoder and roots.
         roots: where videos may lie; None: anywhere.
         exact: also compare every frame of a clip, read by its number, with a decode of the whole video.
 
     Returns:
-        The ledger, a row a clip in manifest order with the columns of LEDGER_SCHEMA; `num_frames` counts the clip's
-        own frames (of its span), the sizes are null for a clip that could not be read.
+        The ledger, one row for each clip, in manifest order, with the columns of LEDGER_SCHEMA. `num_frames` counts the
+        frames of the clip's own span. The sizes are null for a clip that could not be read.
 
     Raises:
         InputError: no decoder has that name, or a video lies outside the roots.
@@ -153,7 +153,7 @@ def check_clips(
 
 
 def _run(rows: pa.Table, check: _Check, clips_a_task: int) -> Iterator[dict[str, Any]]:
-    """The ledger entries of `rows` as they come; those of a block whose process crashed are left out."""
+    """The ledger entries of `rows` as they arrive, without the entries of blocks whose process crashed."""
     import ray.data
 
     blocks = [rows.slice(start, clips_a_task) for start in range(0, rows.num_rows, clips_a_task)]
@@ -204,7 +204,7 @@ def write_ledger(ledger: pa.Table, location: str | os.PathLike[str]) -> None:
     """Write a ledger as Parquet in one step, without the passwords and keys that its uris and reasons may hold.
 
     Raises:
-        InputError: the place cannot be written to.
+        InputError: the file cannot be written.
     """
     path = Path(location).absolute()
     try:

@@ -1,8 +1,8 @@
 """How does a frame of any size become a square of the training size, the same way for all frames of a clip?
 
 Only boxes are random: pure functions draw a box (top, left, height, width; pixels of the source frame) and
-`crop_and_resize` cuts it out before it resizes, so that no pixel is resized that is thrown away afterwards. Frames
-are uint8 from the decoder to the training step.
+`crop_and_resize` cuts it out before it resizes, so that no pixel is resized and then thrown away. Frames are
+uint8 from the decoder to the training step.
 
 Letters: T frames, H height, W width, S side of the square, C = 3 colours.
 """
@@ -39,7 +39,7 @@ def random_crop_box(height: int, width: int, scales: Sequence[float], rng: np.ra
 
     The two sides may differ by one step of `scales` (aspect ratio jitter), not more.
 
-    Raises: ValueError where `scales` is empty or holds a value outside (0, 1].
+    Raises: ValueError if `scales` is empty or holds a value outside (0, 1].
     """
     check_scales(scales)
     short_side = min(height, width)
@@ -55,9 +55,9 @@ def random_crop_box(height: int, width: int, scales: Sequence[float], rng: np.ra
 def centre_crop_box(height: int, width: int, share: float = 1.0) -> Box:
     """The centred square whose side is `share` of the short side.
 
-    `share` = size / short_side gives what resizing the short side and then cutting the centre gives.
+    With `share` = size / short_side the result is that of resizing the short side and then cutting out the centre.
 
-    Raises: ValueError where `share` is outside (0, 1].
+    Raises: ValueError if `share` is outside (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], not {share}")
@@ -77,7 +77,7 @@ def crop_and_resize(frames_THWC: Frames, box: Box, size: int | tuple[int, int], 
     Args: uint8 [T, H, W, 3]; `size` is the side of a square, or (height, width).
     Returns: a new contiguous uint8 array [T, S, S, 3].
     """
-    # Imported here: processes that only name a clip's settings (driver, coordinator) start seconds earlier.
+    # Imported here: processes that need only the settings of a clip (driver, coordinator) start seconds earlier.
     import torch
     from torch.nn import functional as F
 
@@ -86,13 +86,13 @@ def crop_and_resize(frames_THWC: Frames, box: Box, size: int | tuple[int, int], 
     if (box.height, box.width) == size:
         square_TSSC = box_THWC
     else:
-        # A permuted view keeps the channels last: torch then resizes RGB pixels as they lie, 4x faster than per plane.
+        # A permuted view keeps the channels last. Torch then resizes interleaved RGB pixels, 4x faster than per plane.
         box_TCHW = torch.from_numpy(box_THWC).permute(0, 3, 1, 2)
         square_TCSS = F.interpolate(box_TCHW, size=size, mode="bilinear", antialias=True)
         square_TSSC = square_TCSS.permute(0, 2, 3, 1).numpy()
     if mirror:
         square_TSSC = square_TSSC[:, :, ::-1]
-    # Never a view of the decoded frames: they are large, and must be free to go.
+    # Never a view of the decoded frames: it would keep these large arrays in memory.
     if np.shares_memory(square_TSSC, frames_THWC):
         return square_TSSC.copy()
     return np.ascontiguousarray(square_TSSC)

@@ -1,7 +1,7 @@
 """How does one row of the manifest become one clip of pixels?
 
 `read_clip` is a pure function of its arguments: the same generator state gives the same bytes, in any process.
-The order of its draws is fixed: frames, box, mirror. `load_clip` is what most need of it.
+The order of its draws is fixed: frames, box, mirror. Most callers need only `load_clip`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from w3ray.errors import InputError
 class ClipSpec:
     """What a clip is, in training and in evaluation.
 
-    Raises: ValueError naming the field, where a value cannot be used.
+    Raises: ValueError if a value cannot be used; the message names the field.
     """
 
     num_frames: int = 8
@@ -39,13 +39,13 @@ class ClipSpec:
     size: int = 224
     """Side of the square clip, pixels."""
     short_side: int | None = None
-    """Evaluation: the short side of a frame becomes this, pixels, then the centre is cut; None = size * 256 / 224."""
+    """Evaluation: short side of the resized frame, pixels, before the centre is cut out; None = size * 256 / 224."""
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     """Training: sides of the random box as shares of the short side."""
     flip: bool = False
-    """Training: mirror half of the clips; needs the data set's flip map, for direction classes change their label."""
+    """Training: mirror half of the clips. Needs the flip map of the data set: classes with a direction change label."""
     decoder: str = DEFAULT_DECODER
-    """A name of `w3ray.data.decoders.DECODERS`."""
+    """A name in `w3ray.data.decoders.DECODERS`."""
 
     def __post_init__(self) -> None:
         # A list (from YAML or JSON) would make the spec unhashable.
@@ -69,7 +69,7 @@ class ClipSpec:
     def require_flip_map(self, flip_map: Mapping[int, int] | None) -> None:
         """Refuse flipping for a data set that does not say what mirroring does to its labels.
 
-        Raises: InputError where `flip` is set and `flip_map` is None or empty.
+        Raises: InputError if `flip` is set and `flip_map` is None or empty.
         """
         if self.flip and not flip_map:
             raise InputError(
@@ -80,12 +80,12 @@ class ClipSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One clip as a model gets it, and how it was made of its video."""
+    """One clip as a model gets it, and how it was made from its video."""
 
     frames_TSSC: Frames
     """uint8 [T, S, S, 3]."""
     label: int
-    """Of what is seen: that of the mirror image where it is mirrored."""
+    """Label of what is seen: if the clip is mirrored, that of the mirror image."""
     times_s: np.ndarray
     """When each frame is shown in the video, seconds from its first frame: float64 [T]."""
     box: Box
@@ -106,20 +106,20 @@ def load_clip(
     roots: Sequence[str] | None = None,
     cache: VideoCache | None = None,
 ) -> tuple[Frames, int]:
-    """Decode one clip and bring it to its size.
+    """Decode one clip, and crop and resize it.
 
     Args:
         uri: the video.
-        label: its class; a mirrored clip gets `flip_map[label]` (its own label where the map does not hold it).
+        label: its class; a mirrored clip gets `flip_map[label]` (or keeps its label if the map does not have it).
         spec: what a clip is.
         rng: draws frames, box and mirror for training; None for evaluation (fixed frames, centre box, no mirror).
         start_s, end_s: the part of the video to use, seconds; None = its beginning, its end.
         roots: where videos may lie, links followed; None: anywhere.
-        cache: keeps videos of object storage; None: nothing does.
-        reversed: play backwards. The frames are the same as forwards; only their order turns round.
+        cache: keeps videos from object storage; None: no cache.
+        reversed: play backwards. The frames are the same as forwards; only their order is reversed.
 
     Returns: (uint8 [T, S, S, 3], label).
-    Raises: DecodeError where the video cannot be read; InputError where `spec.flip` has no flip map.
+    Raises: DecodeError if the video cannot be read; InputError if `spec.flip` is set without a flip map.
     """
     clip = read_clip(
         uri, label=label, spec=spec, rng=rng, start_s=start_s, end_s=end_s, reversed=reversed, flip_map=flip_map,
@@ -141,7 +141,7 @@ def read_clip(
     roots: Sequence[str] | None = None,
     cache: VideoCache | None = None,
 ) -> Clip:
-    """`load_clip`, with what was drawn."""
+    """As `load_clip`, but also returns what was drawn at random."""
     if rng is not None:
         spec.require_flip_map(flip_map)
     with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:

@@ -1,9 +1,8 @@
 """Which files and folders below a folder are clips? Importers, `predict` and `explain` share this one answer.
 
-A clip is a video file, or a folder of images that holds no video: neither beside its images nor in a folder below, for
-a poster does not make its videos the frames of a clip. What begins with a dot is passed over. Links to folders are
-followed, and each folder is read once, however many ways lead to it: where it really lies, if that is below the folder
-too.
+A clip is a video file, or a folder of images that holds no video, neither beside the images nor in a folder below: a
+poster beside videos is not a frame of a clip. Names that begin with a dot are skipped. Links to folders are followed.
+Each folder is read once, however many paths lead to it, and under its real path if that is below the folder, too.
 """
 
 import os
@@ -29,14 +28,14 @@ VIDEO_EXTENSIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ClipFiles:
-    """The clips of one folder, each kind by name."""
+    """The clips of one folder, by kind, each kind sorted by name."""
 
     videos: list[str]
     frame_folders: list[str]
     broken: list[str]
-    """Links that lead nowhere and may have led to clips."""
+    """Broken links that may have led to clips."""
     read_before: bool
-    """The folder itself was read on another way."""
+    """The folder itself was already read under another path."""
 
     @property
     def clips(self) -> list[str]:
@@ -55,7 +54,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """What counts of a listing; of millions of images their number alone."""
+    """The part of a listing that matters. Images are only counted, because there may be millions."""
 
     path: str
     videos: list[str]
@@ -64,7 +63,8 @@ class _Folder:
 
     @classmethod
     def of(cls, listing: Listing) -> "_Folder":
-        # Of a broken link the name says what it was, but for that of a folder: a list or a text is not missed here.
+        # The name of a broken link tells what it led to; without an extension it may be a folder. Links to other files,
+        # such as lists and texts, do not matter.
         return cls(
             path=listing.folder,
             videos=[name for name in listing.files if is_video(name)],
@@ -74,12 +74,12 @@ class _Folder:
 
 
 def is_video(name: str) -> bool:
-    """By its name alone."""
+    """Whether a file is a video, by its name alone."""
     return _extension(name) in VIDEO_EXTENSIONS
 
 
 def is_image(name: str) -> bool:
-    """By its name alone."""
+    """Whether a file is an image, by its name alone."""
     return _extension(name) in IMAGE_EXTENSIONS
 
 
@@ -93,7 +93,7 @@ def clips_below(tops: Sequence[str], *, tops_are_clips: bool) -> dict[str, ClipF
 
     Args:
         tops: the folders, as absolute paths.
-        tops_are_clips: whether one of them may itself be a clip that lies there as its frames.
+        tops_are_clips: whether one of these folders may itself be a clip, a folder of frames.
 
     Raises:
         InputError: a folder cannot be read.
@@ -105,7 +105,7 @@ def clips_below(tops: Sequence[str], *, tops_are_clips: bool) -> dict[str, ClipF
 
 
 def remote_clips_below(folder: RemotePath) -> list[str]:
-    """The same at an address, where no links are."""
+    """The clips at a remote address, which has no links."""
     found: dict[str, list[str]] = {}
     for info in folder.filesystem.get_file_info(pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)):
         path = info.path.removeprefix(f"{folder.path}/")
@@ -117,23 +117,23 @@ def remote_clips_below(folder: RemotePath) -> list[str]:
 
 
 def folders_once(tops: Sequence[str]) -> Iterator[Listing]:
-    """Every folder at or below the local `tops`, links followed, each one once.
+    """Every folder at or below the local `tops`, each one once. Links are followed.
 
     Raises:
-        InputError: one cannot be read.
+        InputError: a folder cannot be read.
     """
     seen: set[str] = set()
     links: deque[tuple[str, str]] = deque()
     real, linked = _real_first(tops)
     for top in (*real, *linked):
         yield from _below(top, top, seen, links)
-    while links:  # behind all others: what lies there is found where it lies
+    while links:  # last, so that a folder below `tops` is found under its real path
         top, link = links.popleft()
         yield from _below(top, link, seen, links)
 
 
 def leads_back(link: str) -> bool:
-    """Whether a link leads to a folder that it lies in, be it far above."""
+    """Whether a link leads to a folder that contains it, at whatever depth."""
     target = os.path.realpath(link)
     return f"{os.path.realpath(os.path.dirname(os.path.abspath(link)))}/".startswith(f"{target.rstrip('/')}/")
 
@@ -146,7 +146,7 @@ def is_broken(path: str) -> bool:
 def broken_links(broken: Sequence[str], where: str) -> InputError:
     one = f"{broken[0]} leads to {os.readlink(broken[0])}"
     many = f"{len(broken)} broken links, the first " if len(broken) > 1 else "a broken link: "
-    return InputError(f"{where}: {many}{one}, which is not there; remove the link, or bring back what it leads to")
+    return InputError(f"{where}: {many}{one}, which is not there; remove the link, or restore its target")
 
 
 def _real_first(tops: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -164,7 +164,7 @@ def _below(top: str, start: str, seen: set[str], links: deque[tuple[str, str]]) 
     waiting = [(start, os.path.realpath(start))]
     while waiting:
         folder, real = waiting.pop()
-        if real in seen:  # by path: some file systems number no folders
+        if real in seen:  # compared by path: some file systems have no numbers for folders
             continue
         seen.add(real)
         try:
@@ -202,7 +202,7 @@ def _clips(top: str, folders: Sequence[_Folder], top_is_clip: bool) -> ClipFiles
     frames = {
         path for path, count in images.items() if count and path not in with_videos and (path != top or top_is_clip)
     }
-    # A single image is no clip: where clips lie below, it is their poster.
+    # A single image above other clips is not a clip: it is their poster.
     above_frames = {above for path in frames if images[path] > 1 for above in _and_above(path, top)[1:]}
     frames -= {path for path in frames if images[path] == 1 and path in above_frames}
     frames = {path for path in frames if frames.isdisjoint(_and_above(path, top)[1:])}

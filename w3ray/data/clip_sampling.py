@@ -18,15 +18,15 @@ Indices = npt.NDArray[np.int64]
 def segment_indices(num_frames: int, num_samples: int, rng: np.random.Generator | None) -> Indices:
     """One frame from each of `num_samples` equal segments (TSN; W3.md, "TSM's recipe").
 
-    Draws its frame uniformly inside every segment, or takes the centre of each where `rng` is None:
+    Draws a frame uniformly inside every segment, or takes the centre of each segment if `rng` is None:
 
         N = 8, T = 4:   |0 1|2 3|4 5|6 7|   centres: 1 3 5 7
 
-    A segment's ends may lie between two frames, so that also N < T or N not a multiple of T covers the whole video:
-    N = 3, T = 6 gives 0 0 1 1 2 2.
+    The ends of a segment may lie between two frames. So the whole video is covered even if N < T, or if N is not a
+    multiple of T: N = 3, T = 6 gives 0 0 1 1 2 2.
 
     Returns: int64 [T].
-    Raises: ValueError where a count is below 1.
+    Raises: ValueError if a count is below 1.
     """
     _check_counts(num_frames, num_samples)
     return segment_indices_at(num_frames, num_samples, 0.5 if rng is None else rng.random(num_samples))
@@ -40,13 +40,13 @@ def segment_indices_at(num_frames: int, num_samples: int, place_T: float | npt.N
 
 
 def dense_indices(num_frames: int, num_samples: int, stride_frames: int, rng: np.random.Generator | None) -> Indices:
-    """`num_samples` frames, `stride_frames` apart, from a random place of the video (its middle where `rng` is None).
+    """`num_samples` frames, `stride_frames` apart, from a random place of the video (its middle if `rng` is None).
 
-    Keeps the speed of the motion. Where the video is shorter than (T - 1) * stride + 1 frames the window is laid over
-    its middle, and what sticks out repeats the first and the last frame: N = 3, T = 5, stride 1 gives 0 0 1 2 2.
+    Keeps the speed of the motion. If the video is shorter than (T - 1) * stride + 1 frames, the window is centred on
+    the video, and repeats the first and the last frame outside it: N = 3, T = 5, stride 1 gives 0 0 1 2 2.
 
     Returns: int64 [T].
-    Raises: ValueError where a count is below 1.
+    Raises: ValueError if a count is below 1.
     """
     _check_counts(num_frames, num_samples)
     if stride_frames < 1:
@@ -74,4 +74,4 @@ def _segment(num_frames: int, num_samples: int, stride_frames: int, rng: np.rand
 Sampler = Callable[[int, int, int, np.random.Generator | None], Indices]
 
 SAMPLERS: dict[str, Sampler] = {"segment": _segment, "dense": dense_indices}
-"""Name to `sampler(num_frames, num_samples, stride_frames, rng)`; segments have no stride and ignore it."""
+"""Name -> `sampler(num_frames, num_samples, stride_frames, rng)`; "segment" ignores the stride."""

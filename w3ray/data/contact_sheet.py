@@ -1,7 +1,7 @@
 """What does the model see? The first clips of an epoch after sampling and augmentation, drawn on one sheet.
 
-A row of the sheet is a clip, its frames from left to right in the order in which the model gets them. Its pixels are
-those of the stream: the same schedule, the same random numbers, the same `read_clip`.
+Each row of the sheet is a clip: its frames from left to right, in the order in which the model gets them. The pixels
+are those of the stream, from the same schedule, the same random numbers and the same `read_clip`.
 """
 
 from collections.abc import Sequence
@@ -45,12 +45,12 @@ class SheetRow:
     clip_id: str
     uri: str
     label: int
-    """As the manifest has it."""
+    """The label in the manifest."""
     reversed: bool
     clip: Clip | None
-    """None where the video cannot be read."""
+    """None if the video cannot be read."""
     reason: str | None = None
-    """Why not."""
+    """Why the video cannot be read."""
 
 
 def training_rows(
@@ -87,7 +87,7 @@ def training_rows(
 def evaluation_rows(
     manifest: Manifest, split: str, spec: ClipSpec, *, count: int, roots: Sequence[str] | None = None
 ) -> list[SheetRow]:
-    """`count` clips from all over a split, as evaluation gets them.
+    """`count` clips, evenly spaced over a split, as evaluation gets them.
 
     Raises:
         InputError: the split is empty.
@@ -129,7 +129,7 @@ def draw_sheet(
     from PIL import Image, ImageDraw
 
     least, most = _TILE
-    # Small frames are enlarged by a whole number, without smoothing: their pixels are what the model has.
+    # Small frames are enlarged by a whole number, without smoothing, to show the pixels that the model gets.
     enlarged = size * max(1, -(-_ENLARGE_TO // size))
     tile = min(max(_MAX_FRAMES_WIDTH // num_frames - _GAP, least), most, enlarged)
     row_height = max(tile + _TIME_HEIGHT, _TEXT_HEIGHT) + _ROW_GAP
@@ -183,7 +183,7 @@ def _write(
     bold: bool = False,
     max_lines: int = 1,
 ) -> int:
-    """Text in lines of at most `width`, the last one shortened in its middle if need be; returns where it ends (y)."""
+    """Write text in lines of at most `width`; the last one may be shortened in its middle. Returns the end (y)."""
     x, y = place
     text = one_line(text)
     words = text.split()
@@ -207,12 +207,12 @@ def _write(
 
 
 _OWN_FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
-"""They come with Matplotlib, so that a sheet looks the same everywhere; they have no Chinese, Japanese or Korean."""
+"""Fonts that come with Matplotlib, so a sheet looks the same everywhere. They have no Chinese, Japanese or Korean."""
 
 
 @lru_cache(maxsize=256)
 def _font(letters: frozenset[str], size: int, bold: bool) -> Any:
-    """Matplotlib's own font, or one of this machine that has more of `letters`."""
+    """Matplotlib's own font, or a font of this machine that has more of `letters`."""
     import matplotlib
     from matplotlib import font_manager
     from PIL import ImageFont

@@ -1,9 +1,9 @@
-"""Which clip was a decoder at when its process ended, and is that clip to be tried again?
+"""Which clip did a decoder read when its process ended, and should that clip be tried again?
 
-A video can hang a decoder, crash its process or eat its memory: none of these is an exception that could be caught.
-Ray starts the process again and repeats its task, without end. So a decoder notes on its node's disk which clip it is
-at (a page of shared memory: it survives the process, and costs a microsecond), and a clip that ended a process too
-often is given up, by all decoders of the node.
+A video can hang a decoder, crash its process or use up its memory. None of these is an exception that could be caught.
+Ray starts the process again and repeats its task, without end. So each decoder notes on the disk of its node which clip
+it is reading. The note is a page of shared memory: it survives the process and costs a microsecond. A clip that ended
+a process too often is given up by all decoders of the node.
 """
 
 import faulthandler
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_CRASHES = 3
-"""Processes that may end at a clip before it is given up. Not 1: something else may have ended the process."""
+"""A clip is given up after it ended this many processes. Not 1: something else may have ended a process."""
 MAX_TIMEOUTS = 2
-"""Times that a clip may exceed its time limit before it is given up."""
+"""A clip is given up after it exceeded its time limit this many times."""
 
 _PAGE_BYTES = 4096
 
@@ -33,8 +33,8 @@ class DecodeWatch:
     """The notes of one decoder.
 
     Args:
-        folder: on this node, shared by its decoders and nobody else's.
-        decoder: name of this decoder; the same when its process was started again.
+        folder: folder on this node, used only by the decoders of one stream.
+        decoder: name of this decoder; stays the same when its process is started again.
         timeout_s: seconds that one clip may take.
     """
 
@@ -54,9 +54,9 @@ class DecodeWatch:
 
     @contextmanager
     def at(self, clip: str) -> Iterator[None]:
-        """While `clip` (a short name of it) is read: the process is ended where that takes longer than the limit.
+        """Watch the reading of `clip` (its short name). The process is ended if this takes longer than the limit.
 
-        Fetching it from a storage does not count: see `unhurried`.
+        Time to fetch the video from a storage does not count: see `unhurried`.
         """
         global _ticking
         self._write(clip)
@@ -70,18 +70,18 @@ class DecodeWatch:
             self._write("")
 
     def close(self) -> None:
-        """The decoder is not needed any more: forget it, but not what it noted about clips."""
+        """Forget this decoder, which is no longer needed. Its notes about clips stay."""
         self._at.close()
         self._timer.close()
         self._page.unlink()
         Path(self._timer.name).unlink()
 
     def _start_timer(self) -> None:
-        # A thread of the C library ends the process: one of Python's would wait for a decoder that holds the lock.
+        # A C thread ends the process: a Python thread would wait for a decoder that holds the interpreter lock.
         faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._timer)
 
     def given_up(self, clip: str) -> str | None:
-        """Why `clip` is not tried any more; None: it is."""
+        """Why `clip` is not tried any more; None: it is still tried."""
         note = self._notes(clip)
         if not note.exists():
             return None
@@ -105,12 +105,12 @@ class DecodeWatch:
         self._at[:] = clip.encode().ljust(_PAGE_BYTES, b"\0")
 
 
-_ticking: DecodeWatch | None = None  # the process has one such timer, so it can be of one watch alone
+_ticking: DecodeWatch | None = None  # a process has only one such timer, so only one watch can use it
 
 
 @contextmanager
 def unhurried() -> Iterator[None]:
-    """While a video is fetched no time limit of a clip runs: a slow storage is no bad clip, and has its own deadline.
+    """Stop the clip's time limit while its video is fetched: slow storage is not a bad clip, and has its own deadline.
 
     Afterwards the clip has its whole time again.
     """

@@ -31,12 +31,12 @@ from w3ray.heads import UNLABELLED
 from w3ray.storage import StoragePath
 
 _Load = Callable[[Item, int, dict[str, Any]], tuple[np.ndarray, int]]
-"""Of an item, a place in it, and the row of the sample there: the clip and its label."""
+"""From an item, a place in it, and the row of the sample there, to the clip and its label."""
 
 _ATTEMPTS = 2
 
 _WARM_STREAMS = 2
-"""Streams whose decoders a process keeps; each keeps its tables in memory that all processes share."""
+"""Number of streams whose decoders a process keeps. Each decoder keeps its tables in shared memory."""
 
 _CLIPS_TIMEOUT_S = 1800.0
 _CLIPS_POLL_S = 0.1
@@ -73,13 +73,13 @@ class ClipFailure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """What one item became. M is the microbatch size, T frames, S pixels.
+    """The content of one item. M is the microbatch size, T frames, S pixels.
 
-    `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M] (`UNLABELLED` where one is not known); `valid` bool [M] is
-    False at padding and at unreadable clips; `positions` and `samples` as in `Item`. What was read for them: `clip_ids`
-    (empty at padding), and `draws` uint64 [M], the seed from which a training clip's random frames, box and mirror were
-    drawn (0 in evaluation).
-    Where a test protocol was given, `clips` is uint8 [M, V, T, S, S, 3] (see `w3ray.data.views`).
+    `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M] (`UNLABELLED` if not known); `valid` bool [M] is
+    False at padding and at unreadable clips; `positions` and `samples` as in `Item`. `clip_ids` are the clips that were
+    read (empty at padding). `draws` uint64 [M] are the seeds from which the random frames, box and mirror of training
+    clips were drawn (0 in evaluation).
+    With a test protocol, `clips` is uint8 [M, V, T, S, S, 3] (see `w3ray.data.views`).
     """
 
     number: int
@@ -107,8 +107,9 @@ class MicrobatchDecoder:
     Args:
         spec: what the items hold and how a clip is loaded.
         tables: the rows.
-        watch: for an actor of Ray, so that a clip that hangs or crashes it is given up in the end; None: no watch.
-        in_task: the watch is of one item, which Ray tries again in another process, not of one actor.
+        watch: watches the reading, so that a clip that hangs or crashes the process is given up in the end; None: no
+            watch.
+        in_task: the watch belongs to one item, which Ray tries again in another process, and not to one actor.
     """
 
     def __init__(
@@ -119,8 +120,8 @@ class MicrobatchDecoder:
         *,
         in_task: bool = False,
     ) -> None:
-        # Torch resizes the frames. Its import goes on while the first clip is decoded, instead of before it. One thread
-        # is enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the pool's size says how many cores decode.
+        # Torch resizes the frames. It is imported while the first clip is decoded, instead of before it. One thread is
+        # enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the size of the pool sets how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
         self._spec = spec
         self._tables = tables.fetched()
@@ -133,7 +134,7 @@ class MicrobatchDecoder:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = to_row(self.decode(int(batch["item"][0])))
-        if not self._started:  # but for the first one, which trainers wait for
+        if not self._started:  # only now, because trainers wait for the first microbatch
             _step_back()
             self._started = True
         return row
@@ -237,7 +238,7 @@ class MicrobatchDecoder:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-_warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the one used last is last
+_warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the most recently used one is last
 
 
 def decode_in_task(
@@ -245,7 +246,7 @@ def decode_in_task(
 ) -> dict[str, np.ndarray]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 
-    It does not step back behind the trainers: Ray may give its process another task, or make an actor of it.
+    It does not lower its priority: Ray may give its process another task, or make an actor of it.
     """
     if watch.stream not in _warm:
         _warm[watch.stream] = MicrobatchDecoder(spec, tables, watch, in_task=True)
@@ -260,20 +261,20 @@ def _actor() -> str:
 
 
 def _open_watch(spec: WatchSpec, decoder: str) -> DecodeWatch:
-    """A watch whose notes lie in the session's folder of Ray on this node, and go with it."""
+    """A watch that keeps its notes in Ray's session folder on this node, so they are removed with it."""
     ray_here = ray.get_runtime_context()
     session = Path(ray_here.get_temp_dir()) / ray_here.get_session_name()
     return DecodeWatch(session / f"w3ray-stream-{spec.stream}", decoder, timeout_s=spec.clip_timeout_s)
 
 
 def _step_back() -> None:
-    """Leave the processor to the trainers of this node: for this thread and those that it starts.
+    """Let the trainers of this node go first: lower the priority of this thread and of the threads that it starts.
 
-    Decoders run ahead, and get what they lack as soon as a trainer waits for them. As equals they interrupt a training
-    step at every frame.
+    Decoders work ahead, and get the processor as soon as a trainer waits for them. With equal priority they would
+    interrupt a training step at every frame.
     """
     if hasattr(os, "sched_setscheduler"):
-        with suppress(PermissionError):  # some containers forbid it; all but the speed stays as it is
+        with suppress(PermissionError):  # some containers forbid it; this affects only the speed
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
@@ -281,12 +282,12 @@ def _wait_for(clips: StoragePath) -> None:
     given_up_at = time.monotonic() + _CLIPS_TIMEOUT_S
     while not clips.exists():
         if time.monotonic() > given_up_at:
-            raise RunError(f"decoder: the clips {clips} are not there after {_CLIPS_TIMEOUT_S:g} s of drawing them")
+            raise RunError(f"decoder: the clips {clips} are not there after {_CLIPS_TIMEOUT_S:g} s of making them")
         time.sleep(_CLIPS_POLL_S)
 
 
 def to_row(microbatch: Microbatch) -> dict[str, np.ndarray]:
-    """One block row: every field gets a leading dimension of 1, what is not a number travels as text."""
+    """One block row: every field gets a leading dimension of 1; a field that is not a number becomes text."""
     row: dict[str, np.ndarray] = {}
     for field in fields(Microbatch):
         value = getattr(microbatch, field.name)

@@ -1,8 +1,8 @@
-"""Do the videos of a manifest lie where they are allowed to? A manifest may come from anyone, and name any file.
+"""Are the videos of a manifest in allowed places? A manifest may come from anyone, and may name any file.
 
-Roots are folders of this machine or addresses such as `s3://bucket/clips`. Twice it is looked: at every row before
-anything starts, by the text of the uri alone (`check_roots`); and at each local file when it is opened (`outside`), for
-a link within a root may lead out of it, and may be changed at any time.
+Roots are folders of this machine or addresses such as `s3://bucket/clips`. There are two checks. Before anything
+starts, `check_roots` checks every row by the text of its uri. When a local file is opened, `outside` checks where it
+really is: a link inside a root may lead out of the root, and may change at any time.
 """
 
 import os
@@ -18,7 +18,7 @@ from w3ray._address import local_path
 from w3ray.data.manifest import Manifest
 from w3ray.errors import InputError
 
-# What must be looked at closely in a path below a root: `.` and `..`, empty names, escapes, queries, chained addresses.
+# Parts of a path below a root that need a closer look: `.` and `..`, empty names, escapes, queries, chained addresses.
 _ODD = r"(^|/)\.{0,2}(/|$)|[%\\?#]|::"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _DECODINGS = 3
@@ -34,12 +34,12 @@ class _Root:
 
 
 def check_roots(manifest: Manifest, roots: Sequence[str] | None) -> None:
-    """Refuse a manifest of which a video lies outside `roots` (None: anywhere will do).
+    """Refuse a manifest with a video outside `roots` (None: every place is allowed).
 
-    Rows that plainly lie below a root, which is nearly all of them, are not looked at one by one.
+    Nearly all rows are plainly below a root. These are not checked one by one.
 
     Raises:
-        InputError: names the first such clip, and how many there are.
+        InputError: a video is outside; the message names the first such clip, and how many there are.
     """
     if roots is None:
         return
@@ -62,7 +62,7 @@ def check_roots(manifest: Manifest, roots: Sequence[str] | None) -> None:
         raise InputError(
             f"manifest {manifest.location}: {len(offending)} of {len(uris)} videos lie outside the roots "
             f"{', '.join(roots)}; first {uris[first].as_py()} of clip {manifest.table['clip_id'][first].as_py()!r}; "
-            "name its folder among data.roots, or leave the clip out"
+            "add its folder to data.roots, or leave the clip out"
         )
 
 
@@ -109,13 +109,13 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _local(uri: str) -> str | None:
-    """The path that opening a uri would open, as the decoders make it; None for one of another machine."""
+    """The path that decoders open for a uri; None for a uri of another machine."""
     scheme, rest = ("", local_path(uri)) if uri.startswith("file://") else _split(uri)
     return os.path.abspath(rest) if scheme in ("", "file") and "://" not in rest else None
 
 
 def _inside(uri: str, roots: Sequence[_Root]) -> bool:
-    """Whether the text of a uri leads below a root, however it is read: with its escapes or without them."""
+    """Whether a uri is below a root, both with its escapes as they are and with the escapes resolved."""
     path = _local(uri)
     if path is not None:
         return "\0" not in path and _below_any(path, roots)
@@ -124,7 +124,7 @@ def _inside(uri: str, roots: Sequence[_Root]) -> bool:
     if "::" in rest or "\\" in rest or "#" in rest:
         return False
     for root in roots:
-        # Beside the path a query may name another server (`endpoint_override`); on the web it is a part of the name.
+        # A query may name another server (`endpoint_override`); in a web address it is a part of the name.
         if root.scheme != scheme or (query != root.query and scheme not in ("http", "https")):
             continue
         readings = [place]

@@ -1,6 +1,6 @@
 """What did a stage train on, in the end? The logs that workers write with `train.log_samples`, and their reader.
 
-Steps that were done again after a restart are in the logs twice: what counts is the history that the final weights saw.
+Steps that were repeated after a restart are in the logs twice. What counts is the history that the final weights saw.
 """
 
 import json
@@ -12,10 +12,10 @@ from w3ray.storage import RemotePath, StoragePath
 
 
 class SampleLog:
-    """What one rank writes: a line for each of its microbatches, in `samples-<rank>.jsonl`.
+    """The log of one rank: a line for each of its microbatches, in `samples-<rank>.jsonl`.
 
-    Object storage cannot add to a file: there a file holds the lines between two checkpoints, and its name the first
-    item and when it was read, so that what is done again takes nothing away.
+    Object storage cannot append to a file. There each file holds the lines between two checkpoints. The name of a file
+    holds its first item and when it was read, so that repeated steps overwrite nothing.
     """
 
     def __init__(self, directory: StoragePath, rank: int) -> None:
@@ -27,10 +27,10 @@ class SampleLog:
             self._waiting.append(row)
             return
         with (self._directory / f"samples-{self._rank}.jsonl").open("a") as file:
-            file.write("\n" + json.dumps(row))  # the line's end first: a killed process may have left half a line
+            file.write("\n" + json.dumps(row))  # the line end comes first: a killed process may have left half a line
 
     def flush(self) -> None:
-        """To be called at each checkpoint."""
+        """Write what waits. Must be called at each checkpoint."""
         if self._waiting:
             assert isinstance(self._directory, RemotePath)
             first = self._waiting[0]
@@ -40,7 +40,7 @@ class SampleLog:
 
 
 class Draw(NamedTuple):
-    """One sample of the history: where in the order it stood, which clip it was, and from what it was augmented."""
+    """One sample of the history: its place in the order, its clip, and the seed of its augmentation (`draw`)."""
 
     kind: str
     epoch: int
@@ -54,7 +54,7 @@ class Draw(NamedTuple):
 def read_samples(directory: StoragePath) -> list[Draw]:
     """The surviving history of the stage in `directory`, in order of (kind, epoch, position).
 
-    Of two entries for one place in an epoch's order the later one counts.
+    If two entries have the same place in an epoch's order, the later one counts.
     """
     found: dict[tuple[str, int, int], tuple[float, Draw]] = {}
     for line in read_lines(directory):
@@ -70,7 +70,7 @@ def read_samples(directory: StoragePath) -> list[Draw]:
 
 
 def steps_done_again(directory: StoragePath) -> int:
-    """Optimiser steps that the logs hold more than once: what restarts cost. Counted by first microbatches."""
+    """How many optimiser steps were repeated after restarts. Counted by the first microbatch of each step."""
     seen: dict[int, set[float]] = {}
     for line in read_lines(directory):
         if line["kind"] == "train" and line["slot"] == 0:
@@ -89,5 +89,5 @@ def read_lines(directory: StoragePath) -> Iterator[dict[str, Any]]:
 def lines_of(path: StoragePath) -> Iterator[dict[str, Any]]:
     """The lines of one rank."""
     for line in filter(None, path.read_text().split("\n")):
-        with suppress(ValueError):  # half a line, by a process that was killed: its step was done again
+        with suppress(ValueError):  # half a line from a killed process: its step was repeated
             yield json.loads(line)

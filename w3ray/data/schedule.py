@@ -7,13 +7,13 @@ jumped to in O(1) and every process that asks gets the same answer.
     epoch 0: step 0: slot 0, slot 1, ...   step 1: slot 0, ...   | validation rounds |   epoch 1: ...   | test rounds |
 
 A global batch is cut into microbatches (slots) of `microbatch_size`; consumer i of n takes items i, i+n, i+2n, ...
-Slots are therefore padded with empty ones up to a multiple of the world size, and the tails of an epoch and of an
-evaluation are padded with `PADDING` positions: nothing is dropped and nothing is counted twice. Which samples an
-optimiser step sees does not depend on the world size.
+So empty slots are added up to a multiple of the world size, and the tails of an epoch and of an evaluation are filled
+with `PADDING` positions: nothing is dropped and nothing is counted twice. Which samples an optimiser step sees does not
+depend on the world size.
 
 `rows_together` neighbouring rows of the training table can stay neighbours in every epoch's order, with the same random
-frames and crop: a clip and its reversed twin then differ in order alone within one microbatch, and what they share
-cancels in its gradient.
+frames and crop. Then a clip and its reversed twin are in one microbatch and differ only in the order of frames. What
+they share cancels in the gradient.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def permute(positions: np.ndarray, size: int, key: int) -> np.ndarray:
     round_keys = [stable_key(key, i) for i in range(_ROUNDS)]
     out = _feistel(positions.astype(np.uint64), half_bits, round_keys)
     outside = out >= size
-    while outside.any():  # the domain is at most four times the size: four turns on average
+    while outside.any():  # the domain is at most four times the size, so at most four turns on average
         out[outside] = _feistel(out[outside], half_bits, round_keys)
         outside = out >= size
     return out.astype(np.int64)
@@ -108,18 +108,18 @@ class Order(Protocol):
 
     @property
     def world_size(self) -> int:
-        """Consumers; consumer i of n takes items i, i+n, i+2n, ..."""
+        """Number of consumers; consumer i of n takes items i, i+n, i+2n, ..."""
 
     @property
     def total_items(self) -> int:
-        """Of all consumers together."""
+        """Number of items of all consumers together."""
 
     def item(self, number: int) -> Item:
         """What the item of this number holds: a pure function, the same in every process."""
 
 
 def draw_generator(draw: int) -> np.random.Generator:
-    """The random numbers of a training sample, of its seed in `Item.draws`."""
+    """The random numbers of a training sample, from its seed in `Item.draws`."""
     return np.random.Generator(np.random.Philox(key=int(draw)))
 
 
@@ -163,7 +163,7 @@ class Schedule:
             if getattr(self, name) % self.rows_together:
                 raise ValueError(
                     f"rows_together {self.rows_together} does not divide {name} {getattr(self, name)}, so rows would "
-                    "be parted; set it to 1, or give a number that it divides"
+                    "be separated; set it to 1, or give a number that it divides"
                 )
 
     def for_world_size(self, world_size: int) -> "Schedule":
@@ -239,7 +239,7 @@ class Schedule:
     def augmentation_generator(self, epoch: int, position: int) -> np.random.Generator:
         """The random numbers of one training sample: a function of (seed, epoch, position) and of nothing else.
 
-        Rows that stay together draw the same.
+        Rows that stay together draw the same numbers.
         """
         return draw_generator(self.augmentation_key(epoch, position))
 
@@ -276,7 +276,7 @@ class Schedule:
         return epoch * per_epoch + self._validations_before(epoch) * self.rounds("val") * self.world_size
 
     def _epoch_of(self, number: int) -> int:
-        """The last epoch whose first item is not behind `number`; by bisection, so O(log epochs)."""
+        """The last epoch whose first item is not after `number`; by bisection, so O(log epochs)."""
         low, high = 0, self.epochs - 1
         while low < high:
             middle = (low + high + 1) // 2

@@ -1,15 +1,15 @@
 """How do trials of a sweep that need the same clip decode it once?
 
-Which frames a clip has, and which box of them, follows from the video and from the seed, the epoch and the position:
-so trials with the same seed need the same pixels. The first one that needs a clip decodes it, those of that moment wait
-for it, later ones find it. As in Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training", VLDB 2021,
-sections 4.2 and 4.3, what is kept stays: every trial reads the first epochs, and few of those that a scheduler stops
-reach the last ones, so what came first is worth most.
+The frames of a clip and their box follow from the video, the seed, the epoch and the position. So trials with the same
+seed need the same pixels. The first trial that needs a clip decodes it. Trials that need it at the same time wait, and
+later trials find it. A kept clip is never removed, as in Mohan et al., "Analyzing and Mitigating Data Stalls in DNN
+Training", VLDB 2021, sections 4.2 and 4.3: every trial reads the first epochs, but a scheduler stops many trials before
+the last ones, so the first clips are worth most.
 
-    <temporary files>/w3ray-clips-<user>/<sweep>/lock         held, shared, by each process that uses the folder
+    <temporary files>/w3ray-clips-<user>/<sweep>/lock         each process that uses the folder holds it, shared
                                                  <hash>.clip  checksum, label, pixels
 
-A folder that no process holds belongs to a sweep that was killed: the next sweep's processes remove it.
+A folder whose lock no process holds belongs to a killed sweep. The processes of the next sweep remove it.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ _CHECKSUM_BYTES, _LABEL_BYTES = 4, 8
 _HEAD_BYTES = _CHECKSUM_BYTES + _LABEL_BYTES
 _SUFFIX = ".clip"
 _RECOUNT_EVERY = 64
-"""Clips that a process keeps before it looks how many there are by now: so far they may exceed the limit."""
+"""A process counts all clips again after it has kept so many. Until then the limit may be exceeded."""
 _KEYS = 1 << 62
 
 
@@ -44,22 +44,22 @@ class SharedClips:
     """Where the trials of one sweep share their clips. A plain value: all processes of a node that hold it share them.
 
     Args:
-        folder: of the sweep; made on first use, and so is its parent, which must be this user's.
-        limit_bytes: on each node; half of what its disk has left where that is less.
+        folder: folder of the sweep. It and its parent are made on first use. The parent must belong to this user.
+        limit_bytes: limit on each node; half of the free disk space if that is less.
     """
 
     folder: Path
     limit_bytes: int
 
     def opened(self, spec: ClipSpec) -> "ClipFolder | None":
-        """The folder for clips of this kind; None where the node has none to write in."""
+        """The folder for clips of this kind; None if this node has no folder to write to."""
         try:
             return _opened(self.folder, self.limit_bytes, spec)
         except OSError:
             return None
 
     def remove(self) -> None:
-        """Forget the clips of this node."""
+        """Remove the clips on this node."""
         remove_tree(self.folder)
 
 
@@ -85,10 +85,10 @@ class ClipFolder:
         flip_map: Mapping[int, int],
         roots: Sequence[str] | None,
     ) -> str:
-        """Names what `load_clip` makes of a manifest's row; `draw`: the seed of its random choices, None: evaluation.
+        """A name for what `load_clip` makes of a row. `draw`: the seed of its random choices; None: evaluation.
 
-        Another video under the same path is another clip. On object storage it must stay what it is during a sweep;
-        so must the bytes of an image in a folder of frames, of which only images that come or go are noticed.
+        If a video is replaced under the same path, its clips get other names. This is not noticed on object storage,
+        where videos must not change during a sweep. In a folder of frames only added and removed images are noticed.
         """
         version = None
         with suppress(OSError, ValueError):
@@ -101,7 +101,7 @@ class ClipFolder:
         return hashlib.sha256(repr(what).encode()).hexdigest()
 
     def get(self, key: str) -> tuple[np.ndarray, int] | None:
-        """(uint8 [T, S, S, 3], label); None where nobody kept it, or it is not what was kept (the power went)."""
+        """(uint8 [T, S, S, 3], label); None if nobody kept it, or if the file is damaged (by a power failure)."""
         try:
             content = (self._folder / (key + _SUFFIX)).read_bytes()
         except OSError:
@@ -114,9 +114,9 @@ class ClipFolder:
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
-        """Only one process is in here for a key; the kernel lets go of what a process held that died."""
+        """Only one process at a time is in this context for a key. The kernel frees the locks of a dead process."""
         if self._full:
-            yield  # nobody would find what this one made
+            yield  # the clip would not be kept, so nobody would find it
             return
         place = int(key[:16], 16) % _KEYS
         fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, place)
@@ -126,7 +126,7 @@ class ClipFolder:
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
 
     def keep(self, key: str, clip: np.ndarray, label: int) -> None:
-        """Keep a clip where there is room."""
+        """Keep a clip if there is room."""
         if self._full:
             return
         file = self._folder / (key + _SUFFIX)
@@ -136,7 +136,7 @@ class ClipFolder:
                 out.write(_checksum(zlib.crc32(pixels, zlib.crc32(told))))
                 out.write(told)
                 out.write(pixels)
-        except OSError:  # a full disk makes it slower, no more
+        except OSError:  # a full disk only makes the sweep slower
             return
         self._count += 1
         self._kept += 1
@@ -148,13 +148,13 @@ class ClipFolder:
         return self._count >= self._most
 
     def _counted(self) -> int:
-        """Clips of all kinds as if they were of this one; those of a sweep rarely differ."""
+        """Number of clips of all kinds, as if all were of this kind: within a sweep the kinds rarely differ."""
         return sum(1 for entry in os.scandir(self._folder) if entry.name.endswith(_SUFFIX))
 
 
 @cache
 def _opened(folder: Path, limit_bytes: int, spec: ClipSpec) -> ClipFolder:
-    """Once a process: to close one file of a lock is to lose the locks that the process has through another."""
+    """Cached, so once per process: closing one descriptor of a file loses all locks of the process on that file."""
     root = folder.parent
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     if root.stat().st_uid != os.getuid():
@@ -175,7 +175,7 @@ def default_root() -> Path:
 
 
 def _hold(folder: Path) -> int:
-    """A descriptor of the folder's lock, shared with all that use it."""
+    """A descriptor of the folder's lock file, which is then locked in shared mode."""
     path = folder / "lock"
     while True:
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -184,7 +184,7 @@ def _hold(folder: Path) -> int:
         with suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
-        os.close(descriptor)  # it was removed in between
+        os.close(descriptor)  # the file was removed in the meantime
 
 
 def _remove_unused(folder: Path) -> None:

@@ -15,11 +15,11 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-"""Compared without regard to case."""
+"""Upper and lower case do not matter."""
 
 
 def split_name(name: str) -> str:
-    """A split under the one name used everywhere: "Training" is "train". A name that is in no table stays as it is."""
+    """The standard name of a split: "train" for "Training". A name that is not in the table stays as it is."""
     name = name.strip()
     return SPLIT_NAMES.get(name.casefold(), name)
 
@@ -32,12 +32,12 @@ def split_names(names: Iterable[str], where: str, *, synonyms: bool = False) -> 
     """The split that each of some names means.
 
     Args:
-        names: as the data has them.
+        names: the names in the data.
         where: for errors.
-        synonyms: whether two words may mean one split, as "train" and "training" in a column of a table.
+        synonyms: whether two words may mean one split, such as "train" and "training" in a column of a table.
 
     Raises:
-        InputError: two names differ in case alone, or (without `synonyms`) mean one split: which of them is meant?
+        InputError: two names differ only in case, or (without `synonyms`) mean the same split.
     """
     found: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -53,12 +53,12 @@ def split_names(names: Iterable[str], where: str, *, synonyms: bool = False) -> 
 
 
 def split_among(name: str, known: Iterable[str], where: str) -> str | None:
-    """The split of `known` that a user means: of that name in any case; None where there is none.
+    """The split in `known` that has this name, in upper or lower case; None if there is none.
 
-    Another word for it, such as "dev" for "val", is none: a table that came from elsewhere may have both.
+    A synonym, such as "dev" for "val", does not count: a table from elsewhere may have both.
 
     Raises:
-        InputError: it means several, such as "train" beside "Train".
+        InputError: several splits have this name, such as "train" and "Train".
     """
     key = name.strip().casefold()
     meant = [one for one in known if one.casefold() == key]

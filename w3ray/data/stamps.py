@@ -1,20 +1,21 @@
 """Is each video still the file that was imported?
 
-A manifest names videos by their uri. One that is replaced in place has another content under the same name, so stages
-trained on it would be taken for finished. An import therefore writes down a stamp of each local file:
+A manifest names videos by their uri. A video that is replaced in place has other content under the same name, so stages
+that were trained on the old content would count as finished. Therefore an import records a stamp of each local file:
 
 | column      | type   | meaning                                                                 |
 |-------------|--------|-------------------------------------------------------------------------|
-| size        | int64  | bytes; of a folder of images: number of its entries                     |
-| modified_ns | int64  | time of the last change; of a folder: an entry came, went or was renamed |
-| sha256      | string | hash of the content, where it was asked for; of a folder: of names and content |
+| size        | int64  | bytes; for a folder of images: number of its entries                    |
+| modified_ns | int64  | time of the last change; for a folder: when its list of entries changed |
+| sha256      | string | hash of the content, if asked for; for a folder: of names and content   |
 
-The columns are no part of the manifest's fingerprint: a manifest is the same wherever and whenever it was made. A run
-looks at the files again. A file with another size, or another hash, has CHANGED: its content decides the result. One
-that was only touched, or copied, has not: for certain where there is a hash, else the run says so. An image that is
-overwritten in its folder is seen by nothing but a hash, and only where an entry of the folder came or went, too.
+The columns are not part of the manifest's fingerprint: a manifest is the same wherever and whenever it was made. A run
+looks at the files again. A file with another size, or another hash, has CHANGED: its content decides the result. A file
+with another time and the same size may only have been touched or copied. A hash tells; without one the file counts as
+unchanged, and the run says so. An image that is overwritten in its folder is noticed only by a hash, and only if an
+entry of the folder was added or removed, too.
 
-Videos of object storage have no stamps, nor has a file that the import did not find.
+Videos in object storage have no stamps. Files that the import did not find have none either.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ _AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What a file was: see the columns."""
+    """The state of a file: see the columns."""
 
     size: int | None = None
     modified_ns: int | None = None
@@ -51,9 +52,9 @@ class FileChanges:
     """What a look at the files of a manifest found."""
 
     changed: tuple[str, ...] = ()
-    """Uris, as the manifest has them, whose content is another one now."""
+    """Uris, as in the manifest, whose content has changed."""
     touched: tuple[str, ...] = ()
-    """Uris with another time but the same size, of which no hash is known: changed or not."""
+    """Uris with another time, the same size and no known hash: they may have changed."""
     digest: str | None = None
     """Hex SHA-256 of the changed uris and their content now; None: nothing changed."""
 
@@ -96,7 +97,7 @@ def stamped(manifest: Manifest, *, content: bool = False) -> Manifest:
 
 
 def changes_since_import(manifest: Manifest, splits: Iterable[str]) -> FileChanges:
-    """Look at the files of some splits again. Files without a stamp, or that are not seen from here, tell nothing."""
+    """Look at the files of some splits again. Files without a stamp, and files not seen from here, are skipped."""
     names = [field.name for field in STAMPS]
     if not set(names) <= set(manifest.table.column_names):
         return FileChanges()
@@ -111,7 +112,7 @@ def changes_since_import(manifest: Manifest, splits: Iterable[str]) -> FileChang
         if now.size == before.size and before.sha256 is None:
             touched.append(uri)
             continue
-        with suppress(OSError):  # whoever decodes it will say that it cannot be read
+        with suppress(OSError):  # the decoder will report that it cannot be read
             if (sha256 := _sha256(path)) != before.sha256:
                 changed[uri] = sha256
     text = "".join(f"{uri}\0{changed[uri]}\n" for uri in sorted(changed))
@@ -144,7 +145,7 @@ def _stamp(path: Path | None, content: bool) -> Stamp:
             modified_ns=status.st_mtime_ns,
             sha256=_sha256(path) if content else None,
         )
-    except OSError:  # an audit, and every run, says what cannot be read
+    except OSError:  # an audit and every run report what cannot be read
         return Stamp()
 
 

@@ -1,7 +1,7 @@
-"""What is in a manifest? Clips and classes of each split; of its videos lengths, rates, sizes and codecs.
+"""What is in a manifest? Clips and classes of each split; lengths, frame rates, sizes and codecs of its videos.
 
-Rows are counted in columns, however many there are. Of videos no more than the header and the first frame is read, and
-beyond a limit only of some of them, drawn at random.
+Rows are counted by columns, however many there are. Only the header and the first frame of a video are read. If there
+are more videos than a limit, only some of them are read, drawn at random.
 """
 
 import os
@@ -38,14 +38,14 @@ def manifest_stats(
 
     Args:
         manifest: the clips.
-        max_videos: look into at most so many videos, from each split its share of them (at least one).
-        seed: which ones are drawn where there are more.
+        max_videos: look into at most so many videos. Each split gets its share of them, at least one.
+        seed: decides which videos are drawn if there are more.
         roots: where videos may lie; None: anywhere.
-        progress: called with videos read and videos to read in all.
+        progress: called with the number of videos read and of videos to read.
 
     Returns:
         A document of plain values: `videos`, `videos_read`, `sampled`, and in `splits` for each split its clips, its
-        classes and what its videos are. Lengths are seconds and are of clips, the rest is of videos.
+        classes and the figures of its videos. Lengths are seconds of clips; the other figures are of videos.
 
     Raises:
         InputError: a video lies outside the roots.
@@ -93,7 +93,7 @@ def _probe(uris: list[str], roots: Sequence[str] | None, progress: Callable[[int
         except DecodeError as error:
             return error
 
-    # Most of the time goes into waiting for a disk or a network; FFmpeg itself works outside Python's lock.
+    # Most of the time is spent waiting for a disk or a network. FFmpeg itself works without Python's lock.
     with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
         reading = {pool.submit(probe, uri): uri for uri in uris}
         found: _Found = {}
@@ -109,9 +109,10 @@ def _probe(uris: list[str], roots: Sequence[str] | None, progress: Callable[[int
 
 
 def _classes(heads: Heads, table: pa.Table) -> dict[str, Any]:
-    """`imbalance` is the largest class over the smallest that has a clip; `majority` the largest one's share of clips,
-    which is what guessing gets; both None where no clip has a label. Of several heads: of their combinations (`absent`
-    is then empty: most never occur), and in `heads` of each."""
+    """`imbalance` is the size of the largest class divided by that of the smallest class with a clip. `majority` is the
+    share of clips in the largest class, which is the accuracy of guessing. Both are None if no clip has a label. With
+    several heads these are figures of their combinations (`absent` is empty then, because most combinations never
+    occur), and `heads` has the figures of each head."""
     labels = known_labels(table)
     known = labels[labels != UNLABELLED]
     found, clips = np.unique(known, return_counts=True)
@@ -146,9 +147,9 @@ def _balance(names: Sequence[str], clips: np.ndarray, classes: Sequence[str]) ->
 
 
 def _lengths(manifest: Manifest, table: pa.Table, found: _Found) -> dict[str, Any]:
-    """Of the clips whose ends the manifest gives, or whose video was read and says how long it is.
+    """Lengths of the clips whose end the manifest gives, or whose video was read and has a duration.
 
-    `total` is an estimate where not all are `known`.
+    `total` is an estimate if not all are `known`.
     """
     video_s = {uri: one.duration_s for uri, one in found.items() if isinstance(one, VideoHeader) and one.duration_s}
     uris = manifest.resolved(table["uri"])

@@ -1,13 +1,13 @@
 """How do decoded microbatches reach the training workers, in the schedule's order, exactly once?
 
-Ray Data does the work. One row a microbatch (its item number) goes to a pool of decoder actors; each turns its row
-into one block; `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n gets items
-i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution: training,
-validations and test follow each other without a pause. `StreamConfig` builds it anew each time Ray Train (re)starts its
-worker group, from the step and the world size of that moment.
+Ray Data does the work. One row for each microbatch (its item number) goes to a pool of decoder actors. Each actor turns
+its row into one block. `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n gets
+items i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution:
+training, validations and test follow each other without a pause. `StreamConfig` builds it anew each time Ray Train
+(re)starts its worker group, from the step and the world size of that moment.
 
-One process, the coordinator, deals out all blocks of an execution, some 130 a second. So many workers are cut into
-groups, each with an execution of its own that holds the items of its ranks: no order changes by that.
+One process, the coordinator, deals out all blocks of an execution, about 130 per second. So a large number of workers
+is divided into groups. Each group has its own execution with the items of its ranks. This changes no order.
 """
 
 import uuid
@@ -43,17 +43,17 @@ from w3ray.ray_internals import (
 STREAM_NAME = "stream"
 """The name under which a training worker finds its part: `ray.train.get_dataset_shard(STREAM_NAME)`."""
 
-# All read tasks are planned before the first one starts, so there are at most this many, however long the stage. Nor is
-# there just one: a task whose process is lost is read again from its beginning.
+# All read tasks are planned before the first one starts, so there are at most this many, however long the stage. There
+# is more than one, because a task whose process is lost is read again from its beginning.
 _MAX_READ_TASKS = 1024
 _MIN_ITEMS_PER_READ_TASK = 128
 
 _READ_CPUS = 0.05
 
 READERS_PER_COORDINATOR = 8
-"""A group of workers with a stream of its own is at most so large: the GPUs of a node, as most are built."""
+"""Maximum size of a group of workers with its own stream: the number of GPUs of most nodes."""
 
-# Item numbers that wait for a decoder, for each decoder: what keeps it busy while more are read.
+# How many item numbers wait for each decoder. They keep it busy while more are read.
 _READ_AHEAD = 4
 _READ_AHEAD_KEY = "w3ray.read_ahead"
 
@@ -65,18 +65,18 @@ class DecoderPool:
     size: int
     cpus: float
     resources: Mapping[str, float] = field(default_factory=dict)
-    """Custom resources, which only some nodes have: that is where decoders are placed."""
+    """Custom resources that only some nodes have. Decoders are placed on these nodes."""
     as_tasks: bool = False
-    """Decoders are tasks of Ray, whose processes it uses again for other streams, not actors of one stream."""
+    """Decoders are Ray tasks and not actors of one stream. Ray reuses their processes for other streams."""
 
 
 class ItemNumbers(Datasource):
-    """Numbers of items, in order, a row each, made as they are wanted: see `ReadAhead`.
+    """Item numbers in order, one in each row, made when they are needed: see `ReadAhead`.
 
     Args:
-        first, stop: of the whole stream, multiples of `world_size`.
+        first, stop: the range in the whole stream; multiples of `world_size`.
         world_size: how many ranks read the stream.
-        ranks: those whose items these are; None: all.
+        ranks: the ranks that get these items; None: all.
     """
 
     def __init__(self, first: int, stop: int, world_size: int = 1, ranks: range | None = None) -> None:
@@ -108,8 +108,8 @@ class ItemNumbers(Datasource):
 class ReadAhead(BackpressurePolicy):
     """Reading pauses while enough item numbers wait for decoders.
 
-    Ray Data bounds what waits by its bytes, and a number has next to none: without this the coordinator reads the whole
-    stage ahead of the decoders, at the price of half a processor and of memory that grows with the stage.
+    Ray Data limits the bytes that wait, and a number has next to none. Without this policy the coordinator reads the
+    whole stage ahead of the decoders. That costs half a processor, and memory that grows with the stage.
     """
 
     def max_task_output_bytes_to_read(self, op: Any) -> int | None:
@@ -118,7 +118,7 @@ class ReadAhead(BackpressurePolicy):
 
 
 class ForgetBlocks(ExecutionCallback):
-    """Ray Data keeps statistics and an empty queue of every block it made to the end; a stage has millions of them."""
+    """Drops statistics and the empty queue of each block. Ray Data would keep them for all the millions of a stage."""
 
     def on_execution_step(self, executor: Any) -> None:
         forget_blocks(executor)
@@ -127,8 +127,8 @@ class ForgetBlocks(ExecutionCallback):
 def read_microbatches(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[Microbatch, None, None]:
     """The microbatches of one consumer, in order. `prefetch` is how many are fetched ahead.
 
-    Close it where it is not read to its end: what reads ahead ends with it. Left to the garbage collector it would end
-    at any time, and where Ray is gone by then Ray starts to look for a cluster, for ever.
+    Close it if it is not read to its end: closing ends the threads that read ahead. The garbage collector would end
+    them at an unknown time, and if Ray is shut down by then, Ray starts to look for a cluster, for ever.
     """
     with closing(blocks(shard, prefetch=prefetch)) as rows:
         for row in rows:
@@ -136,7 +136,7 @@ def read_microbatches(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Ge
 
 
 def blocks(shard: DataIterator | Dataset, *, prefetch: int = 2) -> Generator[dict[str, np.ndarray], None, None]:
-    """The blocks of one consumer, in order, each as it was made: to be closed, as `read_microbatches`."""
+    """The blocks of one consumer, in order, each as it was made. Close it as `read_microbatches`."""
     # batch_size None: a batch is a block, without a copy.
     batches = iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch))
     with closing(cast("Generator[dict[str, np.ndarray], None, None]", batches)):
@@ -152,15 +152,15 @@ def build_dataset(
     ranks: range | None = None,
     watch_name: str | None = None,
 ) -> Dataset:
-    """The stream from `first_item` to the stage's end, not yet split: a block a microbatch, in order.
+    """The stream from `first_item` to the stage's end, not yet split: one block for each microbatch, in order.
 
     Args:
         spec: what is delivered.
         tables: the rows.
         pool: the decoders.
         first_item: its number, a multiple of the world size.
-        ranks: whose items these are, for `len(ranks)` consumers; None: all of the schedule's world size.
-        watch_name: the streams of one name share their notes of clips that hang; None: a name of its own.
+        ranks: the ranks that get these items, for `len(ranks)` consumers; None: all of the schedule's world size.
+        watch_name: streams with the same name share their notes about clips that hang; None: a new name.
     """
     schedule = spec.schedule
     dataset = ray.data.read_datasource(
@@ -169,8 +169,8 @@ def build_dataset(
         concurrency=1,
     )
     context = dataset.context
-    # A block is cut off at this many bytes, but never inside a row: so each block is exactly one microbatch, which is
-    # what makes the round robin of streaming_split exact.
+    # A block is cut off at this many bytes, but never inside a row. So each block is exactly one microbatch, and the
+    # round robin of streaming_split is exact.
     context.target_max_block_size = 1
     context.target_min_block_size = 1
     context.enable_progress_bars = False
@@ -201,7 +201,7 @@ def build_dataset(
 
 
 def _parts(size: int, parts: int) -> list[range]:
-    """0 to `size` - 1 in `parts` neighbouring ranges that are as equal as can be."""
+    """0 to `size` - 1 in `parts` neighbouring ranges that are as equal as possible."""
     bounds = [size * part // parts for part in range(parts + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
@@ -210,9 +210,9 @@ class StreamConfig(ray.train.DataConfig):
     """Builds the stream for Ray Train, each time a worker group starts.
 
     Args:
-        spec: for any world size; the worker group's is put in.
+        spec: for any world size; that of the worker group is filled in.
         tables: the rows.
-        steps_done: called when a worker group starts; says where to go on (the newest good checkpoint's step).
+        steps_done: called when a worker group starts; returns the step to resume at (of the newest good checkpoint).
         pool: the decoders of all groups of workers together.
         readers_per_coordinator: how large such a group may be; there are no more groups than decoders.
     """
@@ -236,8 +236,8 @@ class StreamConfig(ray.train.DataConfig):
     def prepare(self, world_size: int) -> None:
         """Build the stream now: its coordinator then starts while Ray Train starts the workers.
 
-        Used where the first worker group has `world_size` workers and starts at the step of this moment; any other
-        one builds its own.
+        The first worker group uses it if it has `world_size` workers and starts at the present step. Any other group
+        builds its own stream.
         """
         step = self._steps_done()
         self._mine = self._split(world_size, step)
@@ -246,8 +246,8 @@ class StreamConfig(ray.train.DataConfig):
     def release(self) -> None:
         """End a stream that was prepared here, used or not.
 
-        Its coordinator belongs to the process that prepared it: left alone it goes on after its readers are gone, with
-        the processors of its decoders.
+        The coordinator belongs to the process that prepared the stream. Left alone, it still runs after its readers are
+        gone, and holds the processors of its decoders.
         """
         shards, self._mine = self._mine, []
         for coordinator in {stream_coordinator(shard) for shard in shards}:
@@ -273,7 +273,7 @@ class StreamConfig(ray.train.DataConfig):
         worker_node_ids: Any,
         **kwargs: Any,
     ) -> list[dict[str, DataIterator]]:
-        # What Ray Train hands over in `datasets` is a placeholder: the world size is known only here.
+        # Ray Train passes a placeholder in `datasets`: the world size is known only here.
         step = self._steps_done()
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared[:2] == (world_size, step):

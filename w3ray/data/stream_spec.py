@@ -20,7 +20,7 @@ AnyOrder = TypeVar("AnyOrder", bound=Order, covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec(Generic[AnyOrder]):
-    """Everything that decides the microbatches of a stream, but the rows. A plain value: it travels to any process."""
+    """Everything that decides the microbatches of a stream, except the rows. A plain value for any process."""
 
     schedule: AnyOrder
     """Which samples each item holds, and what is drawn for them."""
@@ -34,7 +34,7 @@ class StreamSpec(Generic[AnyOrder]):
     """Evaluation clips have its views; None: the one view of validation. A protocol that looks at whole frames needs
     microbatches of one clip."""
     clips_ready: StoragePath | None = None
-    """A file or folder that appears when the clips are there; None: they are."""
+    """A file or folder that appears when the clips are there; None: they are there already."""
     cache: VideoCache | None = None
     """Where videos of object storage are kept; None: nowhere."""
     shared: SharedClips | None = None

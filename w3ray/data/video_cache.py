@@ -1,12 +1,12 @@
 """How are videos of object storage kept on a node's disk, so that the next epoch need not fetch them again?
 
 An option (`data.cache_gib`): without it no video's bytes touch the local disk. A file holds the SHA-256 of a video's
-bytes, then the bytes. All decoders of a node share the folder; the video that was not read for longest goes first.
+bytes, then the bytes. All decoders of a node share the folder. The least recently read video is removed first.
 
-    <folder>/lock           held while something is written or removed; holds the bytes that are accounted for
+    <folder>/lock           locked while something is written or removed; its text is the total number of bytes
     <folder>/<hash>.video   named by the address and the version of the object
 
-Readers take no lock: a file appears whole under its name, and what is no longer what was written is not served.
+Readers take no lock: a file appears under its name only when it is complete, and a damaged file is not used.
 """
 
 import fcntl
@@ -56,7 +56,7 @@ class VideoCache:
         if (content := _checked(file)) is not None:
             return content
         content = video.read_bytes()
-        with suppress(OSError):  # a full disk makes it slower, no more
+        with suppress(OSError):  # a full disk only makes reading slower
             self._keep(file, content)
         return content
 
@@ -71,17 +71,17 @@ class VideoCache:
             total = _read_total(lock)
             if total is None or total + size > self.limit_bytes:
                 total = self._make_room(size)
-            # Counted before it is there: whoever is killed in between leaves too high a count, which the next look
-            # through the folder corrects.
+            # Counted before the file is there: a process that is killed in between leaves a total that is too high. The
+            # next look through the folder corrects it.
             _write_total(lock, total + size)
             write_bytes(file, hashlib.sha256(content).digest() + content)
 
     def _make_room(self, size: int) -> int:
-        """Remove what was not read for longest, and what a killed process left; returns the bytes that are left."""
+        """Remove the least recently read videos, and what a killed process left. Returns the bytes that remain."""
         found = []
         for path in self.folder.iterdir():
             if path.suffix == PART_SUFFIX:
-                path.unlink()  # whoever wrote it is dead: the lock is ours
+                path.unlink()  # its writer is dead, because this process has the lock
             elif path.suffix == _SUFFIX:
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         total = sum(length for _, length, _ in found)
@@ -104,7 +104,7 @@ def _version(video: RemotePath) -> str:
 
 
 def _checked(file: Path) -> bytes | None:
-    """What was kept, None where nothing was or it is damaged; a damaged file is removed."""
+    """The bytes that were kept; None if there are none or they are damaged. A damaged file is removed."""
     try:
         kept = file.read_bytes()
         if hashlib.sha256(kept[_DIGEST_BYTES:]).digest() == kept[:_DIGEST_BYTES]:
@@ -136,6 +136,6 @@ def _write_total(lock: IO[str], total: int) -> None:
 
 
 def read_video(video: RemotePath, cache: VideoCache | None = None) -> bytes:
-    """A remote video's bytes, in memory; through `cache` where there is one. Raises: as `VideoCache.read`."""
+    """A remote video's bytes, in memory; through `cache` if there is one. Raises: as `VideoCache.read`."""
     with unhurried():
         return video.read_bytes() if cache is None else cache.read(video)

@@ -26,7 +26,7 @@ from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 
 PROTOCOLS = ("1clip-center", "2clip-center", "2clip-full-res", "3crop-2clip", "10crop-2clip")
-"""Those of the paper's tables."""
+"""The protocols of the paper's tables."""
 
 _MAX_CLIPS = 100
 # Where a crop lies, in quarters of the free space (down, right); the order is that of the views.
@@ -67,8 +67,8 @@ def parse_protocol(name: str) -> Protocol:
         protocol = Protocol(name, int(match[2]), int(match[1]))
     else:
         raise InputError(
-            f"protocol {name!r}: no such protocol; the paper's are {', '.join(PROTOCOLS)}, and any number of clips of "
-            "Nclip-center, Nclip-full-res, 3crop-Nclip and 10crop-Nclip"
+            f"protocol {name!r}: no such protocol; the paper uses {', '.join(PROTOCOLS)}; any number of clips N "
+            "works in Nclip-center, Nclip-full-res, 3crop-Nclip and 10crop-Nclip"
         )
     if not 1 <= protocol.clips <= _MAX_CLIPS:
         raise InputError(f"protocol {name!r}: the number of clips must be 1 to {_MAX_CLIPS}")
@@ -89,7 +89,7 @@ def load_views(
     """Decode a clip once and cut out all its views. The arguments are those of `w3ray.data.clip.load_clip`.
 
     Returns: uint8 [V, T, S, S, 3], or [V, T, H, W, 3] of the whole frame, whose shape then depends on the video.
-    Raises: DecodeError where the video cannot be read.
+    Raises: DecodeError if the video cannot be read.
     """
     with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:
         first, stop = video.frame_span(start_s, end_s)
@@ -104,9 +104,9 @@ def load_views(
 def clip_indices(num_frames: int, spec: ClipSpec, clips: int) -> np.ndarray:
     """The frames of each clip, int64 [clips, T], for a video of `num_frames`.
 
-    Segment sampling: one clip takes the middle of each segment; of several, clip c takes what lies at the share
-    c / clips of each: two take its start and its middle (TSM's "twice sample"). Dense sampling: windows spread evenly
-    from the video's start to its end, one in its middle.
+    Segment sampling: a single clip takes the middle of each segment. Of several clips, clip c takes the frame at the
+    share c / clips of each segment: two clips take its start and its middle (TSM's "twice sample"). Dense sampling:
+    several windows are spread evenly from the start of the video to its end; a single window is in its middle.
     """
     if spec.sampling == "segment":
         shares = [0.5] if clips == 1 else [number / clips for number in range(clips)]

@@ -36,7 +36,7 @@ class DecodeError(Exception):
 
 
 def kind_of_reason(reason: str) -> str:
-    """What a `DecodeError.reason` has in common with others of its kind: all before its first colon."""
+    """The kind of a `DecodeError.reason`: its text before the first colon."""
     return reason.partition(":")[0]
 
 
