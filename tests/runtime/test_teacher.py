@@ -45,8 +45,10 @@ def test_it_comes_late(tmp_path, events):
 
 def test_nobody_listens(tmp_path, events):
     events.close()
+    started = time.monotonic()
     with pytest.raises(TeacherMissing, match="its teacher's model"):
         load(tmp_path / "model", events)
+    assert time.monotonic() - started < teacher._TIMEOUT_S / 2, "at once"
 
 
 def test_it_does_not_come_in_time(tmp_path, events, monkeypatch):

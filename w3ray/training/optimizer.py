@@ -62,13 +62,7 @@ def parameter_groups(
         ValueError: the classifier is unknown or not in the model, or there is nothing to train.
     """
     if classifier_parameters is None:
-        ask = getattr(model, "classifier_parameters", None)
-        if ask is None:
-            raise ValueError(
-                f"{type(model).__name__} has no classifier_parameters(): pass classifier_parameters, the parameters "
-                f"that get the classifier's learning rate"
-            )
-        classifier_parameters = ask()
+        classifier_parameters = _classifier_of(model)
     group_of = _Sorter(model, list(classifier_parameters), apart=attention_multiplier != 1.0)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
@@ -98,6 +92,18 @@ def parameter_groups(
                 }
             )
     return groups
+
+
+def _classifier_of(model: nn.Module) -> Iterable[nn.Parameter]:
+    """What the model says its classifier is."""
+    ask = getattr(model, "classifier_parameters", None)
+    if ask is None:
+        raise ValueError(
+            f"{type(model).__name__} has no classifier_parameters(): pass classifier_parameters, the parameters "
+            f"that get the classifier's learning rate"
+        )
+    parameters: Iterable[nn.Parameter] = ask()
+    return parameters
 
 
 class _Sorter:
