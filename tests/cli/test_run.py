@@ -21,7 +21,7 @@ class TestBadInput:
             (["quickstart", "--set", "train.epoch=3"], "train.epoch: unknown key; did you mean 'train.epochs'?"),
             (["quickstart", "--set", "train.epochs=ten"], "must be a whole number, got 'ten'"),
             (["quickstart", "--set", "train"], "must look like key=value"),
-            (["quickstart", "--compare", "--set", "model.attention=null"], "nothing to compare it with"),
+            (["quickstart", "--compare", "--set", "model.attention=null"], "nothing to compare"),
         ],
     )
     def test_one_line_and_nothing_written(

@@ -188,7 +188,7 @@ class TestFiles:
     def test_roots_are_no_part_of_a_recipes_identity(self) -> None:
         open_, closed = load_recipe("tank-state"), load_recipe("tank-state", ["data.roots=[/data]"])
         assert open_.fingerprint() == closed.fingerprint()
-        with pytest.raises(InputError, match="'roots' is about the videos of a manifest"):
+        with pytest.raises(InputError, match="'roots' is only for the videos of a manifest"):
             load_recipe("quickstart", ["data.roots=[/data]"])
 
 

@@ -218,7 +218,7 @@ def test_without_phases_a_stage_is_what_it_was(base, tmp_path):
 
 def test_phases_rise_and_end_before_the_stage_does(base):
     for phases in ([{"from_epoch": 6}], [{"from_epoch": 2}, {"from_epoch": 2}], [{"from_epoch": 3}, {"from_epoch": 1}]):
-        with pytest.raises(InputError, match="rising epochs below epochs=6"):
+        with pytest.raises(InputError, match="increasing epochs below epochs=6"):
             recipe_at(a_space(), base, {PHASES: phases})
 
 

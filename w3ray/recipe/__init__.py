@@ -1,11 +1,11 @@
-"""What is a recipe? The types that a page of YAML in `pipelines/` becomes.
+"""What is a recipe? The types for the YAML files in `pipelines/`.
 
-A recipe names data, model, training and a chain of stages; each stage may override parts of `train` and `model`, and
-nothing else is inherited: what a run does is on its recipe's page (`w3ray run RECIPE --dry-run` prints every value).
-Sections are frozen, refuse unknown keys and do not guess types. `load_recipe` reads one from YAML.
+A recipe defines data, model, training and a chain of stages. Each stage may override parts of `train` and `model`.
+There is no other inheritance: one file tells everything that a run does (`w3ray run RECIPE --dry-run` prints every
+value). Sections are frozen, refuse unknown keys and do not guess types. `load_recipe` reads a recipe from YAML.
 
-Names of models, decoders, losses and attentions are looked up in their tables when a recipe names them, so that
-importing this module needs no torch.
+Names of models, decoders, losses and attentions are looked up in their tables only when a recipe uses them, so
+importing this module does not import torch.
 """
 
 from w3ray.recipe._marks import AsBefore, Decides, Section, as_before, fields_that_decide, without_as_before

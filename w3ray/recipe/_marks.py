@@ -1,4 +1,4 @@
-"""What is said of a field of a recipe beside its type: what decides less than a stage's result, and what came later."""
+"""Which marks does a field of a recipe have besides its type? How much depends on it, and what its absence means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class AsBefore:
 
 
 class Decides(Enum):
-    """Mark of a field on which less depends than the whole result of a stage."""
+    """Mark of a field that does not decide the whole result of a stage."""
 
-    NOTHING = "where things are kept and what is written down"
-    CHECKPOINTS = "which checkpoints there are to choose from; not how the network is trained"
+    NOTHING = "no result: only where things are stored and what is logged"
+    CHECKPOINTS = "only which checkpoints exist to choose from, not how the network is trained"
 
 
 def fields_that_decide(section: "type[BaseModel]", *less: Decides) -> list[str]:
-    """The names of a section's fields without those that are marked as deciding no more than `less`."""
+    """The names of a section's fields, without the fields that have a mark in `less` (default: `Decides.NOTHING`)."""
     return [
         name
         for name, field in section.model_fields.items()
@@ -32,13 +32,13 @@ def fields_that_decide(section: "type[BaseModel]", *less: Decides) -> list[str]:
 
 
 def as_before(section: "type[BaseModel]") -> dict[str, Any]:
-    """Field -> what its absence means, of the fields that were added later."""
+    """For each field that was added later: name -> the value that its absence means."""
     marks = {name: field.metadata for name, field in section.model_fields.items()}
     return {name: mark.value for name, found in marks.items() for mark in found if isinstance(mark, AsBefore)}
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, no unknown keys, no guessed types ("3" is no number), lists become tuples."""
+    """A part of a recipe: frozen, no unknown keys, no guessed types ("3" is not a number); lists become tuples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -51,7 +51,10 @@ class Section(BaseModel):
 
 
 def without_as_before(section: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` of a section without what their absence would mean: as versions without these fields wrote them."""
+    """`values` of a section in the form of versions without the later fields.
+
+    A later field is left out if its value is the one that its absence means.
+    """
     absent = object()
     before = {name: _jsonable(value) for name, value in as_before(section).items()}
     return {name: value for name, value in values.items() if before.get(name, absent) != value}

@@ -1,4 +1,4 @@
-"""A whole recipe: its sections, its stages resolved, and what of it decides results."""
+"""A whole recipe: its sections, its resolved stages, and the parts that decide results."""
 
 import hashlib
 import json
@@ -66,20 +66,21 @@ class Recipe(Section):
         )
 
     def with_plain(self) -> "Recipe":
-        """The recipe with one more stage, `plain`, before the others: the first one without attention, all else equal.
+        """The recipe with an extra first stage, `plain`: a copy of the first stage without attention, all else equal.
 
         The other stages keep their seeds, and so their identities.
 
         Raises:
-            InputError: the first stage has no attention, a stage is named so, or masks are to be drawn while training.
+            InputError: the first stage has no attention, a stage is already named `plain`, or masks shall be drawn
+                during training.
         """
         resolved = self.resolved_stages()
         if resolved[0].model.attention is None:
-            raise InputError(f"compare: stage {resolved[0].name} has no attention; there is nothing to compare it with")
+            raise InputError(f"compare: stage {resolved[0].name} has no attention, so there is nothing to compare")
         if any(stage.name == PLAIN_STAGE for stage in self.stages):
-            raise InputError(f"compare: the recipe has a stage {PLAIN_STAGE!r} already; rename it")
+            raise InputError(f"compare: the recipe already has a stage {PLAIN_STAGE!r}; rename it")
         if self.tracking.explain_clips:
-            raise InputError("compare: tracking.explain_clips draws masks, and plain stages have none; remove it")
+            raise InputError("compare: tracking.explain_clips draws masks, but the plain stage has none; remove it")
         kept = [
             stage.model_copy(update={"seed_offset": its.seed - self.seed})
             for stage, its in zip(self.stages, resolved, strict=True)
@@ -88,31 +89,31 @@ class Recipe(Section):
         return Recipe.model_validate(self.to_dict() | {"stages": [stage.model_dump() for stage in (plain, *kept)]})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON knows them; `Recipe.model_validate` takes them back."""
+        """The recipe as JSON values. `Recipe.model_validate` reads them back."""
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of all that decides results: everything but where things are kept and what they run on."""
+        """Hex SHA-256 of `deciding()`: of everything that decides results."""
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
 
     def deciding(self) -> dict[str, Any]:
-        """`to_dict` without where things are kept and what they run on."""
+        """`to_dict` without the fields that decide no result: storage, tracking and resources."""
         values = self.to_dict()
         values["data"] = {name: values["data"][name] for name in fields_that_decide(Data)}
         return {name: values[name] for name in fields_that_decide(Recipe)}
 
 
 def stored_recipe(values: Mapping[str, Any]) -> Recipe:
-    """The recipe of `Recipe.to_dict`, or of a part of it, that any version wrote: what is absent is as it was then.
+    """Read what `Recipe.to_dict` of any version wrote, or a part of it. Absent fields get that version's defaults.
 
     Raises:
-        ValueError: it is damaged, or of a newer version.
+        ValueError: the values are damaged, or from a newer version.
     """
     from w3ray.attention import attention_from_before
     from w3ray.models.options import model_from_before
 
     model = model_from_before(values["model"])
-    if model["backbone"] is None:  # of a network that has none: a recipe names one all the same
+    if model["backbone"] is None:  # this network has none, but the field of a recipe cannot be null
         del model["backbone"]
     if model["attention"] is not None:
         model["attention"] = attention_from_before(model["attention"])

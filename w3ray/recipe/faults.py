@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, said so that its author can repair it: one line a fault, all at once?"""
+"""What is wrong with a recipe? All faults at once, one line each, worded so that the author can fix them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from w3ray._nearest import did_you_mean, nearest
 from w3ray.recipe.sections import Model, ResolvedStage, Train, merge, merge_model
 from w3ray.training.losses import TEACHER_LOSSES
 
-# What pydantic calls a fault -> what to say of it; {input} is the value given.
+# pydantic's name of a fault -> the message; {input} is the given value.
 _MESSAGES = {
     "int_type": "must be a whole number, got {input}",
     "int_from_float": "must be a whole number, got {input}",
@@ -28,16 +28,16 @@ _MESSAGES = {
 
 
 def recipe_faults(recipe: Any) -> list[str]:
-    """What is wrong between the parts of a `Recipe` whose parts are each good."""
+    """Faults in the combination of parts of a `Recipe`, when each part alone is valid."""
     faults = override_faults(recipe.model_dump(), type(recipe))
     return faults or [*_chain_faults(recipe.resolved_stages()), *_evaluation_faults(recipe), *_explain_faults(recipe)]
 
 
 def override_faults(values: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
-    """What is wrong with the stages' overrides in a recipe's plain values, one line each; ignores all other faults.
+    """Faults in the stages' overrides, found in a recipe's plain values, one line each. Other faults are ignored.
 
     Args:
-        root: the type of a recipe, in all of which a key is looked for that its section does not know.
+        root: the type of a recipe. If a section does not know a key, the hint may name a key anywhere in this type.
     """
     faults = []
     stages = values.get("stages")
@@ -72,7 +72,7 @@ def _faults_of(
 
 
 def _gives(override: Any, key: Sequence[str]) -> bool:
-    """Whether the override itself holds a value at `key`, so that a fault there is its own."""
+    """Whether the override itself has a value at `key`. Then a fault there belongs to the override."""
     for part in key:
         if not isinstance(override, Mapping) or part not in override:
             return False
@@ -95,20 +95,20 @@ def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
         elif stage.teacher not in earlier:
             hint = did_you_mean(stage.teacher, earlier) + (f"earlier stages: {', '.join(earlier)}" if earlier else "")
             faults.append(
-                f"{where}.teacher: {stage.teacher!r} is no earlier stage; {hint or 'there is none before it'}"
+                f"{where}.teacher: {stage.teacher!r} is not an earlier stage; {hint or 'there is no stage before it'}"
             )
         elif not from_teacher:
-            faults.append(f"{where}.teacher: has no effect without {where}.loss_weights.mfr; set that weight")
+            faults.append(f"{where}.teacher: has no effect without {where}.loss_weights.mfr; set this weight")
         else:
             ours, theirs = stage.model.architecture(), earlier[stage.teacher].model.architecture()
             differing = [key for key in ours if ours[key] != theirs[key]]
             if weighed and differing:
                 faults.append(
-                    f"{where}.model: differs from its teacher's in {', '.join(differing)}; "
+                    f"{where}.model: differs from the teacher's model in {', '.join(differing)}; "
                     f"loss_weights.{next(iter(weighed))} compares features and needs the same architecture"
                 )
         if not any(stage.loss_weights.values()):
-            faults.append(f"{where}.loss_weights: all are 0; nothing would be learnt")
+            faults.append(f"{where}.loss_weights: all weights are 0, so the stage would learn nothing")
         earlier[stage.name] = stage
     return faults
 
@@ -120,13 +120,13 @@ def _evaluation_faults(recipe: Any) -> list[str]:
 
 
 def _explain_faults(recipe: Any) -> list[str]:
-    """As of `w3ray explain`, which refuses a model without attention, too."""
+    """The same rule as in `w3ray explain`: a model without attention is refused."""
     if not recipe.tracking.explain_clips:
         return []
     plain = [stage.name for stage in recipe.resolved_stages() if stage.model.attention is None]
     return [
-        f"tracking.explain_clips: stage {name!r} has no attention, and so no masks to show; remove it, or set "
-        "model.attention"
+        f"tracking.explain_clips: stage {name!r} has no attention, so it has no masks to show; remove explain_clips, "
+        "or set model.attention"
         for name in plain[:1]
     ]
 
@@ -139,25 +139,25 @@ def fault_lines(
     stage_names: Sequence[str] = (),
     root: type[BaseModel] | None = None,
 ) -> list[str]:
-    """One line for each fault: where, what, and what to do.
+    """One line for each fault: where it is, what it is, and what to do.
 
     Args:
         error: raised by `section`.
         section: the type that was validated.
-        prefix: where the section sits in the recipe.
-        stage_names: names that stand for the numbers of `stages`.
-        root: the type of the whole recipe, where `section` is a part of it.
+        prefix: the section's place in the recipe.
+        stage_names: names of the stages, used instead of their numbers.
+        root: the type of the whole recipe, if `section` is a part of it.
     """
     lines: dict[str, list[str]] = {}
     for detail in error.errors():
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # pydantic counts only the good items; the bad ones have faults of their own
+            continue  # pydantic counts only valid items; each invalid item has its own fault
         location = _location(detail["loc"], section)
         if len(location) > 1 and location[0] == "stages" and int(location[1]) < len(stage_names):
             location = ("stages", stage_names[int(location[1])], *location[2:])
         where = ".".join((*prefix, *location))
         lines.setdefault(where, []).append(_say(detail, section, location, prefix, root or section))
-    # A fault of the whole recipe names its own place, one line for each.
+    # A fault of the whole recipe names its own place; it may have several lines.
     return [
         line
         for where, said in lines.items()
@@ -166,13 +166,13 @@ def fault_lines(
 
 
 def _either(said: list[str]) -> str:
-    """One fault of the several that the members of a union have with one value."""
+    """One message from the messages that the members of a union have for the same value."""
     wishes = [text.partition(", got ")[0].removeprefix("must be ") for text in said]
     return said[0] if len(said) == 1 else f"must be {' or '.join(wishes)}, got {said[0].partition(', got ')[2]}"
 
 
 def _location(loc: tuple[int | str, ...], section: type[BaseModel]) -> tuple[str, ...]:
-    """Where a fault is, in the words of the recipe: without pydantic's names for the members of a union."""
+    """The place of a fault in the recipe, without the names that pydantic adds for the members of a union."""
     location: list[str] = []
     kind: type[BaseModel] | None = section
     in_dict = False
@@ -205,7 +205,7 @@ def _say(
     if kind == "extra_forbidden":
         return f"unknown key; {_suggest_key(section, location, prefix, root)}"
     if kind == "missing":
-        return "is missing; " + (_description(section, location) or "give it")
+        return "is missing; " + (_description(section, location) or "add it")
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if kind == "literal_error":
@@ -222,7 +222,7 @@ def _say(
 
 
 def _field(section: type[BaseModel], location: tuple[str, ...]) -> tuple[type[BaseModel] | None, Any]:
-    """The section that holds the key at `location`, and the key's field where there is one."""
+    """The section that holds the key at `location`, and the key's field if there is one."""
     holder: type[BaseModel] | None = section
     field = None
     for depth, part in enumerate(location):
@@ -267,7 +267,7 @@ def _all_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator
 
 
 def show(value: Any) -> str:
-    """A value as the user would write it, short, with its type."""
+    """A value as the user would write it, shortened, with its type."""
     if value is None:
         return "nothing (null)"
     kinds = {str: "text", bool: "true/false", int: "number", float: "number", dict: "a section", list: "a list"}

@@ -1,4 +1,4 @@
-"""How does a file of YAML, with overrides from the command line, become a recipe or a list of what is wrong with it?"""
+"""How does a YAML file, with overrides from the command line, become a recipe or a list of faults?"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ from w3ray.recipe.faults import fault_lines, override_faults, show
 from w3ray.recipe.sections import SHIFT_OPTIONS
 
 PIPELINES = Path(__file__).resolve().parent.parent / "_pipelines"
-"""The shipped recipes: in a checkout a link to `pipelines/`, in a wheel its copy."""
+"""The shipped recipes. In a checkout this is a link to `pipelines/`, in a wheel a copy."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses aliases and a key given twice, and reads 1e-4 as a number, as YAML 1.2 does.
+    """Safe YAML loader. It refuses aliases and duplicate keys, and reads 1e-4 as a number, as YAML 1.2 does.
 
-    A few lines of aliases of aliases are gigabytes once they are written out.
+    Aliases are refused because a few lines of nested aliases can expand to gigabytes.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             event = self.peek_event()
             line = event.start_mark.line + 1
-            raise InputError(f"line {line}: *{event.anchor} repeats a part by its name; write that part out")
+            raise InputError(f"line {line}: the alias *{event.anchor} is not supported; write the part out")
         return super().compose_node(parent, index)
 
 
@@ -38,7 +38,7 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
         key = str(key_node.value)
         if key in seen:
             line = key_node.start_mark.line + 1
-            raise InputError(f"line {line}: key {key!r} is given twice; remove one")
+            raise InputError(f"line {line}: key {key!r} appears twice; remove one")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -50,29 +50,29 @@ _Loader.add_implicit_resolver(
 
 
 def known_recipes() -> dict[str, Path]:
-    """The shipped recipes, name -> file."""
+    """The shipped recipes: name -> file."""
     return {path.stem: path for path in sorted(PIPELINES.glob("*.yaml"))}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file, or of a shipped one by name.
+    """Load a recipe from a YAML file, or a shipped recipe by name.
 
     Args:
         name_or_path: "quickstart", or a path that ends with .yaml or .yml.
         overrides: "train.epochs=3", "model.attention=null", "stages.student.loss_weights.mfr=0.3" (YAML values).
 
     Raises:
-        InputError: the recipe is absent or wrong; one line for each fault, all at once.
+        InputError: the recipe is absent or has faults. The message has one line for each fault.
     """
     path = find_recipe(name_or_path)
     return checked(read_yaml(path), overrides, path.name)
 
 
 def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Recipe:
-    """The recipe of plain values, which the overrides change; `source` is where faults of the values are said to be.
+    """Apply the overrides to plain values, and build the recipe. Faults of the values are reported for `source`.
 
     Raises:
-        InputError: as `load_recipe`.
+        InputError: as in `load_recipe`.
     """
     overridden = [apply_override(values, override) for override in overrides]
     try:
@@ -85,25 +85,27 @@ def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Re
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """The file of a recipe. Raises InputError where there is none."""
+    """The file of a recipe. Raises InputError if there is none."""
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         path = Path(text).expanduser()
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "no such file"
-            raise InputError(f"{path}: {what}; give a recipe file, or the name of one: {', '.join(known_recipes())}")
+            raise InputError(
+                f"{path}: {what}; give a recipe file, or the name of a shipped recipe: {', '.join(known_recipes())}"
+            )
         return path
     known = known_recipes()
     if text not in known:
         raise InputError(
             f"unknown recipe {text!r}; {did_you_mean(text, known)}known: {', '.join(known) or 'none'}; "
-            "a file of your own must end with .yaml"
+            "the name of a recipe file must end with .yaml"
         )
     return known[text]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The plain values of a recipe file. Raises InputError with the line for what is no YAML."""
+    """The plain values of a recipe file. Raises InputError with the line number if it is not valid YAML."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except InputError as error:
@@ -123,12 +125,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_override(values: dict[str, Any], override: str) -> str:
-    """Put one "a.b=value" into the plain values; returns its dotted key.
+    """Apply one override "a.b=value" to the plain values. Returns its dotted key.
 
-    Stages are named by their name or number. A section that is absent or null is made.
+    A stage is given by its name or number. A section that is absent or null is created.
 
     Raises:
-        InputError: the text has another form, or names a stage that is not there.
+        InputError: the text has another form, or names an unknown stage.
     """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -143,15 +145,15 @@ def apply_override(values: dict[str, Any], override: str) -> str:
 
 
 def put_value(values: dict[str, Any], parts: Sequence[str], value: Any, said: str) -> None:
-    """Put a value at a dotted key, given in its parts, into the plain values of a recipe.
+    """Set a value at a dotted key, given as its parts, in the plain values of a recipe.
 
-    Stages are named by their name or number. A section that is absent or null is made.
+    A stage is given by its name or number. A section that is absent or null is created.
 
     Args:
-        said: what the user wrote, with which an error begins.
+        said: what the user wrote. Error messages begin with it.
 
     Raises:
-        InputError: the key goes through something that has no keys, or names a stage that is not there.
+        InputError: the key goes through a value that has no keys, or names an unknown stage.
     """
     place: Any = values
     for depth, part in enumerate(parts[:-1]):
@@ -165,7 +167,7 @@ def put_value(values: dict[str, Any], parts: Sequence[str], value: Any, said: st
             where = ".".join(parts[: depth + 1])
             raise InputError(f"{said}: {where} is {show(place)}, which has no keys; set {where} itself")
     if isinstance(place, dict) and tuple(parts[-2:]) == ("model", "name") and place.get("name") != value:
-        for option in ("options", *SHIFT_OPTIONS):  # of the model before
+        for option in ("options", *SHIFT_OPTIONS):  # options of the previous model
             place.pop(option, None)
     if isinstance(place, list):
         place[_list_index(place, parts[-1], said)] = value
@@ -197,8 +199,8 @@ def _stage_names(values: Mapping[str, Any]) -> list[str]:
 
 
 def _with_source(line: str, file_name: str, overridden: Sequence[str]) -> str:
-    """The line after the file it is about, or after --set where an override set what the fault is about."""
+    """The line with its source in front: `--set` if an override set the faulty value, else the file."""
     where = line.partition(":")[0]
-    # Options are checked as a whole: their fault is said of the section, the override is of a key in it.
+    # Options are checked as a whole: the fault names the section, while the override names a key in it.
     by_override = any(f"{where}.".startswith(f"{key}.") or f"{key}.".startswith(f"{where}.") for key in overridden)
     return f"--set: {line}" if by_override else f"{file_name}: {line}"

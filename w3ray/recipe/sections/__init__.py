@@ -1,7 +1,7 @@
-"""The sections of a recipe. Frozen, refuse unknown keys and do not guess types.
+"""The sections of a recipe. They are frozen, refuse unknown keys and do not guess types.
 
-Names of models, decoders, losses and attentions are looked up in their tables when a recipe names them, so that
-importing this module needs no torch.
+Names of models, decoders, losses and attentions are looked up in their tables only when a recipe uses them, so
+importing this module does not import torch.
 """
 
 from w3ray.recipe.sections._known import NAME_PATTERN

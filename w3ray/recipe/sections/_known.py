@@ -1,6 +1,6 @@
-"""May this name stand in a recipe? Names of models, decoders, losses and samplings are looked up in their tables.
+"""Is this name known? Names of models, decoders, losses and samplings are looked up in their tables.
 
-The table is imported when a recipe names a member, so that importing the sections needs no torch.
+A table is imported only when a recipe uses a name from it, so importing the sections does not import torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ from pydantic import AfterValidator
 from w3ray._nearest import did_you_mean
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Names become folders, run names and parts of a command line."""
+"""Names are used as folders, run names and parts of a command line."""
 
 
 def known_in(what: str, table: Callable[[], Mapping[str, Any]]) -> AfterValidator:
-    """The name must be in a family's table; the table is imported when a recipe names a member."""
+    """A validator: the name must be in the table. The table is imported only when a name is checked."""
 
     def check(name: str) -> str:
         known = table()
@@ -45,10 +45,10 @@ def decoders() -> Mapping[str, Any]:
 
 
 def check_loss(name: str) -> str:
-    """A loss, or the part of one that is about one head: `cross_entropy.verb`."""
+    """Check the name of a loss, or of a loss for a single head: `cross_entropy.verb`."""
     kind, dot, head = name.partition(".")
     if dot and (kind != "cross_entropy" or not head):
-        raise ValueError(f"unknown loss {name!r}; only cross_entropy has parts, as cross_entropy.verb")
+        raise ValueError(f"unknown loss {name!r}; only cross_entropy has parts, such as cross_entropy.verb")
     known = losses()
     if kind not in known:
         raise ValueError(f"unknown loss {name!r}; {did_you_mean(kind, known)}known: {', '.join(known)}")

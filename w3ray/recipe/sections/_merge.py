@@ -1,14 +1,14 @@
-"""What does a section become when a stage overrides parts of it?"""
+"""How does a stage override parts of a section?"""
 
 from collections.abc import Mapping
 from typing import Any
 
 _OTHER_NAMES = {"identity_start": "start", "start": "identity_start"}
-"""An option of attentions has two names; the one that is given replaces the other one below it."""
+"""This option of attentions has an old and a new name. An override by one name replaces a value under the other."""
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `override`; sections are merged, but for an attention of another kind."""
+    """`base` with the values of `override`. Nested sections are merged, except for an attention of another kind."""
     replaced = {_OTHER_NAMES.get(key) for key in override} - set(override)
     merged = {key: value for key, value in base.items() if key not in replaced}
     for key, value in override.items():

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Synthetic(Section):
-    """A data set of generated motion clips, written below `storage` on first use (`w3ray data synth`)."""
+    """A data set of generated motion clips, written to a folder in `storage` on first use (`w3ray data synth`)."""
 
     clips: int = Field(default=320, ge=1, description="training clips")
     val_clips: int | None = Field(default=None, ge=1, description="validation clips; null: a quarter of `clips`")
     test_clips: int | None = Field(default=None, ge=1, description="held-out clips; null: half of `clips`")
-    seed: int = Field(default=0, ge=0, description="seed of everything that is drawn")
+    seed: int = Field(default=0, ge=0, description="seed of all random choices")
     size: int = Field(default=64, ge=16, description="side of the square frames, pixels, even")
     difficulty: Annotated[Literal["easy", "medium", "hard"], AsBefore("easy")] = Field(
-        default="easy", description="how much else moves, and how much noise and background there is"
+        default="easy", description="amount of other motion, noise and background"
     )
 
     def determinants(self) -> dict[str, Any]:
-        """What decides the clips, as JSON values; the number of clips of each split is written out."""
+        """The values that decide the clips, as JSON values. The number of clips of each split is written out."""
         from w3ray.data.synthetic import split_counts
 
         counts = split_counts(self.clips, self.val_clips, self.test_clips)
@@ -36,7 +36,7 @@ class Synthetic(Section):
 
     @classmethod
     def shortest(cls, determinants: Mapping[str, Any]) -> dict[str, Any]:
-        """`determinants` as the first versions wrote them, which the names of folders and identities are hashes of."""
+        """`determinants` in the form of the first versions. Names of folders and identities hash this form."""
         from w3ray.data.synthetic import split_counts
 
         derived = split_counts(determinants["clips"], None, None)
@@ -51,14 +51,14 @@ class Data(Section):
     """Which clips, and which frames and pixels of them."""
 
     manifest: str | None = Field(
-        default=None, description="manifest file; a relative path counts from the current folder"
+        default=None, description="manifest file; a relative path is relative to the current folder"
     )
     synthetic: Synthetic | None = Field(default=None, description="generate the clips instead of reading a manifest")
     roots: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, Decides.NOTHING] = Field(
         default=None,
-        description="videos must lie below one of these folders or s3:// addresses; null: anywhere",
+        description="videos must be inside one of these folders or s3:// addresses; null: anywhere",
     )
-    fold: int | None = Field(default=None, ge=0, description="cross-validation by group: which fold validates, from 0")
+    fold: int | None = Field(default=None, ge=0, description="cross-validation by group: the validation fold, from 0")
     folds: int | None = Field(default=None, ge=2, description="cross-validation by group: number of folds")
     num_frames: int = Field(default=8, ge=1, description="frames of a clip")
     sampling: Annotated[str, known_in("sampling", samplers)] = Field(
@@ -72,31 +72,31 @@ class Data(Section):
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(1.0, 0.875, 0.75, 0.66),
         min_length=1,
-        description="training: sides of the random crop, share of short side",
+        description="training: sides of the random crop, as shares of the short side",
     )
     flip: bool = Field(
         default=False, description="training: mirror half of the clips; the manifest must have a flip map"
     )
     decoder: Annotated[str, known_in("decoder", decoders)] = Field(
-        default="pyav", description="library that reads video files; only pyav reads them all, frame by frame as shown"
+        default="pyav", description="library that reads video files; only pyav reads all of them with exact frames"
     )
     train_split: str = Field(default="train", description="split to train on")
-    val_split: str = Field(default="val", description="split that chooses the best checkpoint")
+    val_split: str = Field(default="val", description="split to choose the best checkpoint on")
     test_split: str | None = Field(default=None, description="split that is evaluated once, at the end; null: none")
     max_failed_share: float = Field(
-        default=0.01, ge=0, le=1, description="stop when more than this share cannot be read"
+        default=0.01, ge=0, le=1, description="stop when more than this share of clips cannot be read"
     )
     cache_gib: Annotated[float | None, Decides.NOTHING] = Field(
-        default=None, gt=0, description="disk of each node for videos of object storage, GiB; null: none"
+        default=None, gt=0, description="disk space on each node to cache videos of object storage, GiB; null: none"
     )
     cache_dir: Annotated[str | None, Decides.NOTHING] = Field(
-        default=None, min_length=1, description="folder of that cache on each node; null: below the temporary files"
+        default=None, min_length=1, description="folder of this cache on each node; null: in the temporary folder"
     )
 
     shared_clips_gib: Annotated[float, Decides.NOTHING] = Field(
         default=4.0,
         ge=0,
-        description="sweeps: disk of each node for decoded clips that trials share, GiB; 0: each decodes for itself",
+        description="sweeps: disk space on each node for decoded clips that trials share, GiB; 0: no sharing",
     )
 
     @model_validator(mode="after")
@@ -104,19 +104,19 @@ class Data(Section):
         if (self.manifest is None) == (self.synthetic is None):
             raise ValueError("give either 'manifest' or 'synthetic' (exactly one)")
         if self.roots is not None and self.manifest is None:
-            raise ValueError("'roots' is about the videos of a manifest; remove it")
+            raise ValueError("'roots' is only for the videos of a manifest; remove it")
         if (self.fold is None) != (self.folds is None):
             raise ValueError("'fold' and 'folds' go together; give both or neither")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold} does not exist: {self.folds} folds are 0 to {self.folds - 1}")
         if self.cache_dir is not None and self.cache_gib is None:
-            raise ValueError("'cache_dir' needs 'cache_gib': how much may be kept there")
+            raise ValueError("'cache_dir' needs 'cache_gib', the size limit of the cache")
         if self.short_side is not None and self.short_side < self.size:
-            raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, which is cut from it")
+            raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, the side of the crop")
         return self
 
     def video_cache(self) -> "VideoCache | None":
-        """Where decoders keep videos of object storage; None: nowhere."""
+        """Where decoders cache videos of object storage. None: nowhere."""
         from w3ray.data.video_cache import VideoCache, default_folder
 
         if self.cache_gib is None:
@@ -125,14 +125,14 @@ class Data(Section):
         return VideoCache(folder=folder, limit_bytes=int(self.cache_gib * 2**30))
 
     def shared_clips(self, sweep: str) -> "SharedClips | None":
-        """Where the trials of `sweep` (a file name) share decoded clips; None: nowhere."""
+        """Where the trials of `sweep` (a file name) share decoded clips. None: nowhere."""
         from w3ray.data.shared_clips import SharedClips, default_root
 
         limit = int(self.shared_clips_gib * 2**30)
         return SharedClips(folder=default_root() / sweep, limit_bytes=limit) if limit else None
 
     def clip_spec(self) -> "ClipSpec":
-        """What `w3ray.data.clip.load_clip` needs of this section."""
+        """The part of this section that `w3ray.data.clip.load_clip` needs."""
         from w3ray.data.clip import ClipSpec
 
         return ClipSpec(

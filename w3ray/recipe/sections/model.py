@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _read_attention(value: Any) -> AttentionConfig | None:
-    """The typed options of an attention: what a recipe writes, or a config."""
+    """The typed options of an attention, from a recipe's values or a config."""
     from w3ray.attention import attention_config
 
     if value is None or isinstance(value, AttentionConfig):
@@ -35,14 +35,14 @@ def _write_options(options: Any) -> dict[str, Any] | None:
 
 
 SHIFT_OPTIONS = ("shift_div", "shift_mode")
-"""Options of TSM that used to be keys of `model`."""
+"""Options of TSM that were keys of `model` in older versions."""
 
 
 def options_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe's `model`, or of a part of it, with options under `options`.
+    """The keys of a recipe's `model`, or of a part of it, with the old options moved to `options`.
 
     Raises:
-        ValueError: an option is given under both names.
+        ValueError: an option is given in both places.
     """
     values = dict(model)
     old = {name: values.pop(name) for name in SHIFT_OPTIONS if name in values}
@@ -50,13 +50,13 @@ def options_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
         return values
     options = values.get("options") or {}
     if twice := sorted(set(old) & set(options)):
-        raise ValueError(f"{twice[0]} is the old name of options.{twice[0]}, which is given too; remove one")
+        raise ValueError(f"{twice[0]} is the old name of options.{twice[0]}, and both are given; remove one")
     values["options"] = {**options, **old}
     return values
 
 
 def merge_model(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """As `merge`, of the keys of a recipe's `model`; the options of another model are not inherited."""
+    """`merge` for the keys of a recipe's `model`. The options of another model are not inherited."""
     base, override = options_of_before(base), options_of_before(override)
     if override.get("name", base.get("name")) != base.get("name"):
         base.pop("options", None)
@@ -64,24 +64,24 @@ def merge_model(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[st
 
 
 class Model(Section):
-    """Which network. `attention: null` is the plain one."""
+    """The network. `attention: null` is the plain network."""
 
     name: Annotated[str, known_in("model", models)] = Field(default="tsm", description="temporal model")
     backbone: Annotated[str, known_in("backbone", backbones)] = Field(
-        default="resnet50", description="2D network under it; of frame networks only"
+        default="resnet50", description="2D network inside the temporal model; only for frame networks"
     )
     options: Annotated[Any, AsBefore(None), PlainSerializer(_write_options)] = Field(
-        default=None, validate_default=True, description="options of that temporal model, such as TSM's shift_div"
+        default=None, validate_default=True, description="options of the temporal model, such as TSM's shift_div"
     )
     attention: Annotated[AttentionConfig | None, PlainValidator(_read_attention), PlainSerializer(_write_attention)] = (
         Field(
             default=W3Config(),
-            description="kind and options of the attention in the residual blocks; null: none",
+            description="kind and options of the attention at the network's sites; null: none",
         )
     )
     refinement: bool = Field(
         default=True,
-        description="attention-guided feature refinement; off without attention and without its spatial masks",
+        description="attention-guided feature refinement; it needs an attention with spatial masks, else it is off",
     )
     dropout: float = Field(default=0.5, ge=0, lt=1, description="share of features dropped before the classifier")
     weights: str | None = Field(
@@ -100,7 +100,7 @@ class Model(Section):
         from w3ray.models.options import ModelOptions
 
         if "name" not in info.data:
-            return None  # which is the fault that is told
+            return None  # the name is wrong, and that fault is reported
         family = model_family(info.data["name"])
         if isinstance(value, ModelOptions):
             value = value.values()
@@ -110,23 +110,23 @@ class Model(Section):
 
     @property
     def takes_backbone(self) -> bool:
-        """Whether there is a 2D network under it."""
+        """Whether there is a 2D network inside the temporal model."""
         from w3ray.models import model_family
 
         return model_family(self.name).takes_backbone
 
     @property
     def refines(self) -> bool:
-        """Whether the model has the refinement: asked for, and there are spatial masks to refine with."""
+        """Whether the model has the refinement: it is requested, and the attention has spatial masks."""
         return self.refinement and self.attention is not None and self.attention.has_spatial_mask
 
     def build_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `build_model` but `num_classes`; equal for recipes that mean the same model."""
+        """Keyword arguments of `build_model`, except `num_classes`. Equal for recipes that mean the same model."""
         backbone = self.backbone if self.takes_backbone else None
         return {**self.model_dump(), "backbone": backbone, "refinement": self.refines}
 
     def architecture(self) -> dict[str, Any]:
-        """What decides the shapes of the parameters and features."""
+        """The arguments that decide the shapes of parameters and features."""
         arguments = self.build_arguments()
         del arguments["weights"], arguments["dropout"]
         return arguments

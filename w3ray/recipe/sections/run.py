@@ -1,4 +1,4 @@
-"""What is evaluated, where is a run recorded, and what does it take of the cluster?"""
+"""What is evaluated, where is a run recorded, and which resources of the cluster does it use?"""
 
 from typing import Annotated, Literal, Self
 
@@ -10,7 +10,7 @@ from w3ray.recipe._marks import Section
 class Evaluation(Section):
     """What is evaluated at the end of each stage."""
 
-    split: Literal["test", "val"] = Field(default="val", description="split whose result the run reports")
+    split: Literal["test", "val"] = Field(default="val", description="split of the run's reported result")
 
 
 class Tracking(Section):
@@ -28,11 +28,11 @@ class Tracking(Section):
     )
     explain_clips: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(),
-        description="clip_ids of which pictures of what the attention looks at are drawn while training; about a "
+        description="clip_ids; during training, pictures show where the attention looks in these clips; about a "
         "second for each",
     )
     explain_every_epochs: int | None = Field(
-        default=None, ge=1, description="epochs between those pictures, the last one included; null: at each validation"
+        default=None, ge=1, description="epochs between these pictures, and the last epoch; null: at each validation"
     )
 
     @model_validator(mode="after")
@@ -41,40 +41,41 @@ class Tracking(Section):
         if twice:
             raise ValueError(f"explain_clips: {twice[0]!r} is named twice; remove one")
         if self.explain_every_epochs is not None and not self.explain_clips:
-            raise ValueError("'explain_every_epochs' needs 'explain_clips': of which clips")
+            raise ValueError("'explain_every_epochs' needs 'explain_clips', the clips to show")
         return self
 
 
 class Resources(Section):
-    """What of the cluster a run takes, and how long it waits for it."""
+    """The resources of the cluster that a run uses, and its time limits."""
 
     workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
-        default=1, description="training workers (DDP); [least, most]: as many of them as the cluster has room for"
+        default=1, description="training workers (DDP); [minimum, maximum]: as many as fit into the cluster"
     )
     worker_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="custom Ray resources of each worker: places workers on the nodes that have them"
+        default={}, description="custom Ray resources of each worker: workers run only on nodes that have them"
     )
     decoder_resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="custom Ray resources of each decoder, as {decode: 1} for nodes that only decode"
+        default={}, description="custom Ray resources of each decoder, such as {decode: 1} for nodes that only decode"
     )
     may_grow: bool = Field(
         default=False,
-        description="nodes come as they are asked for (autoscaling): do not refuse what does not fit the present ones",
+        description="the cluster adds nodes on demand (autoscaling): accept a run that does not fit the present nodes",
     )
     resize_every_s: float = Field(
-        default=60.0, gt=0, description="seconds between looks whether the cluster has room for more workers"
+        default=60.0, gt=0, description="seconds between checks whether more workers fit into the cluster"
     )
     clip_timeout_s: float = Field(
         default=120.0,
         gt=0,
-        description="seconds that decoding a clip may take, fetching apart; one that exceeds them twice is unreadable",
+        description="time limit for decoding a clip, seconds, without fetching; a clip that exceeds it twice is "
+        "unreadable",
     )
     stall_timeout_s: float = Field(
-        default=600.0, ge=1, description="seconds without progress after which a stage's processes are started anew"
+        default=600.0, ge=1, description="seconds without progress after which a stage's processes are restarted"
     )
     cpus_per_worker: float | None = Field(default=None, gt=0, description="CPU cores of each worker; null: derived")
     use_gpu: bool | Literal["auto"] = Field(
-        default="auto", description="a GPU for each worker; auto: where there are enough"
+        default="auto", description="a GPU for each worker; auto: if there are enough"
     )
     decoders: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="decoder processes")
 
@@ -82,7 +83,7 @@ class Resources(Section):
     def _check(self) -> Self:
         least, most = self.workers_range
         if least > most:
-            raise ValueError(f"workers {list(self.workers_range)}: the least comes first, as in [1, 4]")
+            raise ValueError(f"workers {list(self.workers_range)}: the minimum must come first, as in [1, 4]")
         for name in ("worker_resources", "decoder_resources"):
             for own, field in (
                 ("CPU", "cpus_per_worker and decoders"),
@@ -90,10 +91,10 @@ class Resources(Section):
                 ("memory", "Ray's options"),
             ):
                 if own in getattr(self, name):
-                    raise ValueError(f"{name} is for custom resources; {own} is set by {field}")
+                    raise ValueError(f"{name} is for custom resources; set {own} by {field}")
         return self
 
     @property
     def workers_range(self) -> tuple[int, int]:
-        """Least and most workers."""
+        """The minimum and maximum number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)

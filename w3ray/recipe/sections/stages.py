@@ -1,4 +1,4 @@
-"""Which stages make the chain, as a recipe writes them and with nothing left to look up?"""
+"""Which stages make up the chain? The types of a stage as a recipe writes it, and of a resolved stage."""
 
 from typing import Annotated, Any
 
@@ -10,25 +10,25 @@ from w3ray.recipe.sections.model import Model
 from w3ray.recipe.sections.train import Train
 
 STAGE_OVERRIDES = ("train", "model")
-"""The sections of which a stage may override parts."""
+"""The sections that a stage may override in parts."""
 
 
 class Stage(Section):
-    """One training of the chain; with a teacher it learns from that stage's best checkpoint."""
+    """One training of the chain. If it has a teacher, it learns from the best checkpoint of the teacher's stage."""
 
     name: str = Field(pattern=NAME_PATTERN, description="name, unique in the recipe")
     teacher: str | None = Field(default=None, description="name of an earlier stage")
     loss_weights: dict[Annotated[str, AfterValidator(check_loss)], Annotated[float, Field(ge=0)]] = Field(
         default={},
-        description="weights of the losses; cross_entropy is 1 unless given; cross_entropy.verb: of head 'verb' alone",
+        description="weights of the losses; cross_entropy is 1 by default; cross_entropy.verb: only for head 'verb'",
     )
     train: dict[str, Any] = Field(default={}, description="parts of the recipe's `train` that differ in this stage")
     model: dict[str, Any] = Field(default={}, description="parts of the recipe's `model` that differ in this stage")
     seed_offset: int | None = Field(
         default=None,
         ge=0,
-        description="what is added to the recipe's seed; null: the stage's place, so that a student is not its "
-        "teacher's run once more. Stages to be compared take the same",
+        description="number added to the recipe's seed; null: the stage's position, so that a student does not repeat "
+        "its teacher's run. To compare stages, give them the same",
     )
 
 
@@ -37,7 +37,7 @@ PLAIN_STAGE = "plain"
 
 
 class ResolvedStage(Section):
-    """A stage with nothing left to look up."""
+    """A stage with its complete `train` and `model`: nothing is left to look up."""
 
     index: int
     name: str

@@ -8,27 +8,27 @@ from w3ray.recipe._marks import AsBefore, Decides, Section
 
 
 class LrSchedule(Section):
-    """How the learning rate moves over the epochs of a stage."""
+    """How the learning rate changes over the epochs of a stage."""
 
     kind: Literal["step", "cosine", "constant"] = Field(default="step", description="shape after the warm-up")
-    warmup_epochs: float = Field(default=0, ge=0, description="epochs of linear rise from near 0")
+    warmup_epochs: float = Field(default=0, ge=0, description="epochs of linear increase from near 0")
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(20, 40), description="step: epochs that drop it"
+        default=(20, 40), description="step: epochs at which the rate drops"
     )
     gamma: float = Field(default=0.1, gt=0, le=1, description="step: factor at each milestone")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+            raise ValueError(f"milestones must increase, got {list(self.milestones)}")
         return self
 
 
 class Phase(Section):
-    """Optimiser settings from an epoch on; null: as before."""
+    """Optimiser settings from an epoch on. null: the setting does not change."""
 
-    from_epoch: int = Field(ge=1, description="epochs trained before it begins")
-    lr: float | None = Field(default=None, gt=0, description="as `train.lr`; the schedule's shape stays")
+    from_epoch: int = Field(ge=1, description="number of epochs before the phase begins")
+    lr: float | None = Field(default=None, gt=0, description="as `train.lr`; the schedule keeps its shape")
     momentum: float | None = Field(default=None, ge=0, lt=1, description="as `train.momentum`")
     weight_decay: float | None = Field(default=None, ge=0, description="as `train.weight_decay`")
 
@@ -42,19 +42,19 @@ class Train(Section):
     rows_together: int = Field(
         default=1,
         ge=1,
-        description="neighbouring training rows, all of one clip, that share a microbatch, random frames and crop; "
+        description="number of neighbouring training rows of one clip that share a microbatch, random frames and crop; "
         "2: a clip and its reversed twin",
     )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="optimiser")
-    lr: float = Field(default=0.01, gt=0, description="learning rate at a global batch of `lr_batch_size`")
+    lr: float = Field(default=0.01, gt=0, description="learning rate for a global batch of `lr_batch_size`")
     lr_batch_size: int = Field(default=64, ge=1, description="clips; the rate is scaled by batch_size / lr_batch_size")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
-    weight_decay: float = Field(default=5e-4, ge=0, description="L2 decay of weights; not of biases and norms")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 decay of weights, not of biases and norms")
     schedule: LrSchedule = Field(default=LrSchedule(), description="learning rate over time")
     phases: Annotated[tuple[Phase, ...], AsBefore(())] = Field(
-        default=(), description="other optimiser settings from an epoch on: what population based training finds"
+        default=(), description="other optimiser settings from an epoch on; population based training writes them"
     )
-    clip_grad_norm: float | None = Field(default=20.0, gt=0, description="largest norm of the gradient; null: no limit")
+    clip_grad_norm: float | None = Field(default=20.0, gt=0, description="maximum norm of the gradient; null: no limit")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="arithmetic of the forward pass")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
     batch_norm: Literal["train", "partial", "frozen", "sync"] = Field(
@@ -67,20 +67,22 @@ class Train(Section):
     )
     classifier_bias_multiplier: float = Field(default=10.0, gt=0, description="learning rate factor, classifier bias")
     attention_lr_multiplier: Annotated[float, AsBefore(1.0)] = Field(
-        default=1.0, gt=0, description="learning rate factor of the attention's parameters, beside those of biases"
+        default=1.0,
+        gt=0,
+        description="learning rate factor of the attention's parameters, multiplied with bias factors",
     )
     bias_multiplier: float = Field(default=2.0, gt=0, description="learning rate factor, other biases")
     validate_every_epochs: Annotated[int, Decides.CHECKPOINTS] = Field(
-        default=1, ge=1, description="epochs between validations; the last epoch has one"
+        default=1, ge=1, description="epochs between validations; the last epoch always has one"
     )
     checkpoint_every_epochs: Annotated[int, Decides.NOTHING] = Field(
         default=1, ge=1, description="epochs between checkpoints"
     )
     checkpoint_every_steps: Annotated[int | None, Decides.NOTHING] = Field(
-        default=None, ge=1, description="optimiser steps between further checkpoints"
+        default=None, ge=1, description="optimiser steps between additional checkpoints"
     )
     keep_checkpoints: Annotated[int, Decides.NOTHING] = Field(
-        default=2, ge=1, description="newest checkpoints to keep, beside the best"
+        default=2, ge=1, description="number of newest checkpoints to keep, besides the best"
     )
     best_metric: Literal["top1", "top5", "mean_class_accuracy", "last"] = Field(
         default="top1", description="validation metric that chooses the best checkpoint"
@@ -89,7 +91,7 @@ class Train(Section):
         default=5, ge=1, description="optimiser steps between two points of the training curves"
     )
     log_samples: Annotated[bool, Decides.NOTHING] = Field(
-        default=False, description="write samples-<rank>.jsonl in the stage's folder: what each microbatch held"
+        default=False, description="write samples-<rank>.jsonl in the stage's folder: the content of each microbatch"
     )
 
     @model_validator(mode="after")
@@ -101,11 +103,11 @@ class Train(Section):
             )
         begins = [phase.from_epoch for phase in self.phases]
         if begins != sorted(set(begins)) or any(begin >= self.epochs for begin in begins):
-            raise ValueError(f"phases must begin at rising epochs below epochs={self.epochs}, got {begins}")
+            raise ValueError(f"phases must begin at increasing epochs below epochs={self.epochs}, got {begins}")
         return self
 
     def at_epoch(self, epoch: int) -> "Train":
-        """The settings of an epoch, counted from 0, with those of its phases."""
+        """The settings of an epoch, counted from 0, with the phases applied."""
         values: dict[str, Any] = {}
         for phase in self.phases:
             if phase.from_epoch <= epoch:
