@@ -108,7 +108,7 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
     metadata = describe(description)
     try:
         with replacing(out, parents=False, suffix=f"{PART_SUFFIX}{out.suffix}") as part:
-            part.touch()  # what cannot be written is said before the network is traced
+            part.touch()  # an unwritable file is reported before the network is traced
             _write(part, out, kind, network, description, metadata)
             logits, scores = compare(network, description, open_run(part))
             # `not (a and b)`: a NaN must not pass.
