@@ -156,5 +156,5 @@ def test_real_clip(real_data):
     clip, _ = load(uri, np.random.default_rng(0))
     assert clip.shape == (8, 32, 32, 3)
     assert clip.std() > 10
-    with pytest.raises(DecodeError, match="decord is not proven right for it, take the decoder pyav"):
+    with pytest.raises(DecodeError, match="decord is not proven right for this file, use the decoder pyav"):
         load(uri, np.random.default_rng(0), decoder="decord")

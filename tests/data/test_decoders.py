@@ -47,7 +47,7 @@ def test_exactly_the_frames_asked_for(clip, decoder, indices):
 def test_other_containers(tmp_path, decoder, name, codec):
     clip = write_video(tmp_path / name, 40, codec=codec)
     if name == "a.avi" and decoder != "pyav":
-        with pytest.raises(DecodeError, match="is not proven right for it, take the decoder pyav"):
+        with pytest.raises(DecodeError, match="is not proven right for this file, use the decoder pyav"):
             open_video(str(clip), decoder)
         return
     with open_video(str(clip), decoder) as video:

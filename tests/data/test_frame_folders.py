@@ -144,7 +144,7 @@ def test_only_the_images_asked_for_are_read(tmp_path):
         (lambda f: (f / "img_00013.jpg").touch(), "images of two kinds: 00001.jpg, img_00013.jpg"),
         (lambda f: (f / "00013.jpeg").touch(), "images of two kinds: 00001.jpg, 00013.jpeg"),
         (lambda f: (f / "0005.jpg").touch(), "two images with one number: "),
-        (lambda f: (f / "0000013.jpg").touch(), "an image with another count of digits: 0000013.jpg"),
+        (lambda f: (f / "0000013.jpg").touch(), "an image with another number of digits: 0000013.jpg"),
         (lambda f: (f / "thumbnail.jpg").touch(), "an image without a number: thumbnail.jpg"),
         (lambda f: (f / "00013\n.jpg").touch(), r"an image without a number: 00013\\n.jpg"),
         (lambda f: (f / "a\udcff.jpg").touch(), r"an image without a number: a\\udcff.jpg"),
@@ -349,7 +349,7 @@ def test_png_images(tmp_path):
         frames = video.frames([3, 2, 0])
     np.testing.assert_array_equal(frames, np.stack([numbered_image(number) for number in (3, 2, 0)]))
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(folder / "00002.png")
-    with open_video(str(folder)) as video, pytest.raises(DecodeError, match=r"not of 8 bits: 00002\.png"):
+    with open_video(str(folder)) as video, pytest.raises(DecodeError, match=r"without 8 bits per value: 00002\.png"):
         video.frames([1])
 
 

@@ -85,7 +85,7 @@ def test_a_data_set_is_proven(real_data):
     assert check_clips(manifest, exact=True)["num_frames"].to_pylist() == [300, 90, 92, 300, 90]
     refused = check_clips(manifest, "decord", exact=True)
     assert refused["ok"].to_pylist() == [False, False, False, False, True]
-    assert reason_counts(refused) == {"decord is not proven right for it, take the decoder pyav": 4}
+    assert reason_counts(refused) == {"decord is not proven right for this file, use the decoder pyav": 4}
 
 
 def test_one_default():

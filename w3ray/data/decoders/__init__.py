@@ -1,6 +1,6 @@
 """Which decoders read a video, and how is one opened? A new decoder is one file here and one entry in DECODERS.
 
-A folder of images is read by `FrameFolder`, whatever decoder is asked for: those of DECODERS read files.
+`FrameFolder` reads a folder of images, whatever decoder is asked for. The decoders in DECODERS read files.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ __all__ = ["DECODERS", "DEFAULT_DECODER", "DecodeError", "Video", "VideoInfo", "
 MIN_FRAMES = 2
 
 DEFAULT_DECODER = "pyav"
-"""The exact one; the others refuse files on which they are not proven right."""
+"""The exact decoder. The others refuse files on which they are not proven right."""
 
 DECODERS: dict[str, Callable[[str, VideoCache | None], Video]] = {
     "pyav": PyavVideo,
@@ -40,12 +40,11 @@ def open_video(
         uri: the video or folder.
         decoder: a key of `DECODERS`.
         roots: the video must lie below one of them, links followed; None: anywhere.
-        cache: keeps videos of object storage; None: nothing does.
+        cache: keeps videos from object storage; None: no cache.
 
     Raises:
         InputError: no decoder has that name.
-        DecodeError: the video cannot be read, or is one still frame, in which nothing can be recognised as an
-            action; the reason says why.
+        DecodeError: the video cannot be read, or has a single frame, which shows no action; the reason says which.
     """
     if decoder not in DECODERS:
         raise _unknown(decoder)
@@ -59,7 +58,7 @@ def open_video(
 
 
 def require_decoder(decoder: str) -> None:
-    """Raises: InputError where no decoder has that name, or its library is not installed."""
+    """Raises: InputError if no decoder has that name, or its library is not installed."""
     if decoder not in DECODERS:
         raise _unknown(decoder)
     if decoder == "torchcodec":

@@ -2,7 +2,7 @@
 
 
 class Bits:
-    """A place in some bytes. What lies behind their end reads as zeros."""
+    """A position in some bytes. Bits after their end read as zeros."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")

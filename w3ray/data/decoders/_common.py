@@ -16,15 +16,15 @@ from w3ray._redact import redact
 from w3ray.data.video_cache import VideoCache, read_video
 from w3ray.storage import RemotePath, storage_path
 
-# A header's length is off by up to 8 frames in healthy files (measured on the real sets): no damage.
+# In healthy files the header's length is wrong by up to 8 frames (measured on the real data sets).
 MAX_MISSING_TAIL_FRAMES = 8
-# Beyond that, a stream that ends before this share of the duration its header promises was cut off.
+# Beyond that, a stream was cut off if it ends before this share of the duration in its header.
 MIN_PRESENT_SHARE = 0.9
 NO_VIDEO_STREAM = "no video stream (audio only?)"
 
 
 class DecodeError(Exception):
-    """A video, or the frames asked of it, cannot be read. Carries `uri` and a one-line `reason`; survives pickling."""
+    """A video, or requested frames of it, cannot be read. Carries `uri` and a one-line `reason`; survives pickling."""
 
     def __init__(self, uri: str, reason: str) -> None:
         super().__init__(uri, reason)
@@ -42,11 +42,11 @@ def kind_of_reason(reason: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """What is known of a video without decoding it all.
+    """What is known about a video without decoding all of it.
 
     `num_frames` counts the frames that a decode of the whole file shows. `fps` is the average rate, NaN where the file
-    has none. `height` and `width` are those of the decoded frames in pixels (turned as the file says) and None until a
-    frame was decoded: only decoding tells them for certain.
+    has none. `height` and `width` are those of the decoded frames in pixels (rotated as the file says). They are None
+    until a frame is decoded: only decoding tells them for certain.
     """
 
     num_frames: int
@@ -81,7 +81,7 @@ class Video(Protocol):
     def times_s(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """When each of these frames is shown, seconds from the first frame: float64 [T]. Decodes nothing.
 
-        By time stamps; counted at the average rate where the file has none.
+        From time stamps, or from the average rate if the file has none.
         """
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Video(Protocol):
 
 
 class ClosingVideo:
-    """The context manager half of `Video`, and the times of frames that all last as long."""
+    """The context manager part of `Video`, and the times of frames that all last equally long."""
 
     @property
     def info(self) -> VideoInfo:
@@ -117,11 +117,11 @@ class ClosingVideo:
 
 
 def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
-    """A local path as it is, anything with another scheme (`s3://...`) read into memory, through `cache`.
+    """A local path as it is. A video with another scheme (`s3://...`) is read into memory, through `cache`.
 
     Raises:
         DecodeError: the file is missing, empty or cannot be read.
-        StorageFailing, StorageRefused: that says nothing of the video: it must not be left out for it.
+        StorageFailing, StorageRefused: the storage failed, not the video, so the video must not be left out.
     """
     scheme, separator, _ = uri.partition("://")
     if separator and scheme != "file":
@@ -144,14 +144,14 @@ def open_source(uri: str, cache: VideoCache | None = None) -> str | BytesIO:
         raise DecodeError(uri, f"cannot be read: {error.strerror}") from error
     if size_bytes == 0:
         raise DecodeError(uri, "the file is empty (0 bytes)")
-    if "%" in path:  # FFmpeg could take `a%d.gif` for a series of files and open those: it gets no name
+    if "%" in path:  # FFmpeg could take `a%d.gif` for a series of files, so it gets no name
         with open(path, "rb") as stream:
             return BytesIO(stream.read())
     return path
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, num_frames: int) -> np.ndarray:
-    """The indices as an int64 array. Raises IndexError where one lies outside the video."""
+    """The indices as an int64 array. Raises IndexError if one lies outside the video."""
     wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
     if wanted.size == 0 or wanted.min() < 0 or wanted.max() >= num_frames:
         raise IndexError(f"frame indices {wanted.tolist()[:8]} outside 0..{num_frames - 1}")
@@ -170,13 +170,13 @@ def span_of(timestamps_s: np.ndarray, uri: str, start_s: float | None, end_s: fl
 
 
 def check_not_cut(source: str | BytesIO, uri: str) -> None:
-    """Refuse a file that was cut off where its container says how long it must be. Costs microseconds.
+    """Refuse a file that is shorter than its container says. Costs microseconds.
 
-    MP4 and QuickTime, AVI, Matroska and WebM, ASF. Counts of frames and durations in headers prove nothing: they count
-    what is not there (empty chunks, pictures that are not shown) and are wrong in healthy files.
+    Works for MP4 and QuickTime, AVI, Matroska and WebM, ASF. Frame counts and durations in headers prove nothing: they
+    include what is not shown (empty chunks, hidden pictures), and are wrong in healthy files.
 
     Raises:
-        DecodeError: the file is shorter than that, or (MP4) its index is missing.
+        DecodeError: the file is shorter than its container says, or (MP4) its index is missing.
     """
     with BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else open(source, "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
@@ -217,7 +217,7 @@ def _mp4_length(stream: BinaryIO, size: int) -> tuple[int, set[bytes]]:
 
 
 def _riff_length(stream: BinaryIO, size: int) -> int:
-    """Bytes up to the end of the last RIFF chunk; a long AVI has several. 0 where a writer never filled it in."""
+    """Bytes up to the end of the last RIFF chunk; a long AVI has several. 0 if the writer never filled it in."""
     position = 0
     while position + 8 <= size:
         stream.seek(position)
@@ -230,7 +230,7 @@ def _riff_length(stream: BinaryIO, size: int) -> int:
 
 
 def _matroska_length(head: bytes) -> int:
-    """Bytes up to the end of the segment; 0 where it was written live and has no length (RFC 8794, 4 to 6)."""
+    """Bytes up to the end of the segment; 0 if it was written live and has no length (RFC 8794, 4 to 6)."""
     place = 4
     place += _vint_bytes(head, place) + _vint(head, place)
     if head[place : place + 4] != b"\x18\x53\x80\x67":
@@ -250,7 +250,7 @@ def _vint(head: bytes, place: int) -> int:
 
 
 def _asf_length(head: bytes) -> int:
-    """The file's size by its File Properties Object; 0 where it was broadcast (ASF specification, 3.2)."""
+    """The file's size by its File Properties Object; 0 if it was broadcast (ASF specification, 3.2)."""
     place = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
     if place < 0 or len(head) < place + 92 or head[place + 88] & 1:
         return 0
@@ -258,12 +258,12 @@ def _asf_length(head: bytes) -> int:
 
 
 def check_promised(container: Any, uri: str, *, found_s: float) -> None:
-    """Refuse an FLV that was cut off: only its header's duration tells, for it plays on to the cut without any error.
+    """Refuse an FLV file that was cut off. It plays without an error up to the cut, so only its duration tells.
 
     `found_s` is the time from the first packet to the last.
 
     Raises:
-        DecodeError: the stream ends well before the length that its own header promises.
+        DecodeError: the stream ends well before the duration in its own header.
     """
     if container.format.name != "flv" or len(container.streams) != 1 or not container.duration:
         return
@@ -275,7 +275,7 @@ def check_promised(container: Any, uri: str, *, found_s: float) -> None:
 
 
 def video_codec(source: str | BytesIO) -> str | None:
-    """The name of the video stream's codec, None where FFmpeg finds no video."""
+    """The name of the video stream's codec; None if FFmpeg finds no video."""
     import av
 
     try:
@@ -287,7 +287,7 @@ def video_codec(source: str | BytesIO) -> str | None:
 
 
 def promised_length(container: Any) -> tuple[float | None, int]:
-    """The video stream's seconds (None where only a mixed container duration is known) and frames (0: unknown)."""
+    """The video stream's seconds (None if only a duration of all streams together is known) and frames (0: unknown)."""
     stream = container.streams.best("video")
     if stream is None:
         return None, 0

@@ -1,8 +1,8 @@
-"""Is a file a container of video by its own content, and not a list that sends FFmpeg to other files or servers?
+"""Is the content of a file a video container, and not a list that sends FFmpeg to other files or servers?
 
-FFmpeg decides by content what a file is, whatever its name. What it takes for a playlist or a session description (HLS,
-DASH, ffconcat, SDP, IMF, VobSub) makes it open whatever is named there, and decord has no way to forbid that. All of
-these are text; no container of video is.
+FFmpeg decides by content what a file is, whatever its name. If it takes a file for a playlist or a session description
+(HLS, DASH, ffconcat, SDP, IMF, VobSub), it opens whatever is named there, and decord cannot forbid that. All these
+lists are text; no video container is.
 """
 
 from io import BytesIO
@@ -24,16 +24,16 @@ _STARTS = (
 )
 _SOUND = (b"ID3", b"fLaC", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1", b"\xff\xf9")  # MP3, FLAC, AAC
 _MOV_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"styp"})
-# Where in a file (after it began as a container does) FFmpeg would still find a list, up to the first zero byte.
+# FFmpeg would still find these lists in a file that begins like a container, before its first zero byte.
 _LISTS = (b"<mpd", b"<compositionplaylist", b"c=in ip", b"#extm3u", b"ffconcat", b"# vobsub")
-NOT_A_CONTAINER = "not a video, or damaged at its start (it begins like no container of video)"
+NOT_A_CONTAINER = "not a video, or damaged at its start (it does not begin like a video container)"
 
 
 def check_container(source: str | BytesIO, uri: str) -> None:
-    """Refuse what does not begin as a container of video does.
+    """Refuse a file that does not begin like a video container.
 
     Raises:
-        DecodeError: it does not; where it begins as sound does, it says so.
+        DecodeError: it does not; the reason says if it begins like a sound file.
     """
     if isinstance(source, BytesIO):
         head = bytes(source.getbuffer()[:HEAD_BYTES])
@@ -51,14 +51,14 @@ def check_container(source: str | BytesIO, uri: str) -> None:
 
 def _begins_well(head: bytes) -> bool:
     is_avi = head[:4] == b"RIFF" and head[8:11] == b"AVI"
-    # A transport stream has its mark at each packet of 188 bytes, 192 with a time stamp before each.
+    # A transport stream has a mark at each packet of 188 bytes, or 192 with a time stamp before each packet.
     is_ts = head[:1] == b"\x47" and head[188:189] == b"\x47"
     is_m2ts = head[4:5] == b"\x47" and head[196:197] == b"\x47"
     return head.startswith(_STARTS) or head[4:8] in _MOV_BOXES or is_avi or is_ts or is_m2ts
 
 
 def _is_recording(head: bytes) -> bool:
-    """A broadcast that was recorded from within a packet: transport packets, or packs of a program stream, follow."""
+    """Whether it is a recorded broadcast that begins inside a packet, with whole packets or packs after that."""
     has_packets = any(
         head[start : start + 8 * length : length] == b"\x47" * 8 for length in (188, 192) for start in range(length)
     )

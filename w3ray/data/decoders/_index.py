@@ -1,8 +1,8 @@
 """Which packet shows frame i, when, and where must decoding start for it?
 
-A FrameIndex answers for one video. Frame i is the i-th that a decode of the whole file shows. Where the headers of the
-pictures and the container's time stamps leave no doubt the index is made from them (`index_by_headers`); otherwise the
-whole file is decoded once (`index_by_decoding`), and what came out is the index.
+A FrameIndex answers this for one video. Frame i is the i-th frame that a decode of the whole file shows. If the headers
+of the pictures and the time stamps of the container leave no doubt, the index is made from them (`index_by_headers`).
+Otherwise the whole file is decoded once, and the index is made from the frames that come out (`index_by_decoding`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from w3ray.data.decoders._pictures import FROM_THE_FIRST, IN_ORDER, Picture, Vop, mpeg4_pictures, shown_order
 
-# Containers that store the time at which each frame is shown. AVI has none; those of MPEG streams are partly made up.
+# Containers that store the time at which each frame is shown. AVI has no such times; in MPEG streams some are guesses.
 _TELL_TIMES = ("mov,", "matroska,", "flv")
 _REORDERING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
 # Smaller packets hold no picture, or one that says "as before"; FFmpeg may show nothing for them.
@@ -35,7 +35,7 @@ class PacketTable:
     hidden: list[bool] = field(default_factory=list)
     """An edit list hides it."""
     pictures: list[Picture] = field(default_factory=list)
-    """Empty where the codec is not understood, and for MPEG-4."""
+    """Empty if the codec is not understood, and for MPEG-4."""
     content: list[bytes] = field(default_factory=list)
     """MPEG-4 only: its packets may hold several pictures."""
 
@@ -43,7 +43,7 @@ class PacketTable:
         return len(self.size)
 
     def span_s(self, tick_s: float) -> float:
-        """Seconds from the first time stamp to the last; NaN where there are none."""
+        """Seconds from the first time stamp to the last; NaN if there are none."""
         known = [stamp for stamp in (*self.pts, *self.dts) if stamp is not None]
         return (max(known) - min(known)) * tick_s if known else float("nan")
 
@@ -53,21 +53,21 @@ class FrameIndex:
     """The frames of a video by their place in its stream. U: coded pictures in the order of decoding, N: frames."""
 
     order_N: np.ndarray
-    """The picture that frame i is."""
+    """The picture of frame i."""
     starts_s_N: np.ndarray
-    """When it is shown, seconds from the first frame; NaN where the file has neither time stamps nor a rate."""
+    """When it is shown, seconds from the first frame; NaN if the file has neither time stamps nor a rate."""
     start_U: np.ndarray
-    """Decoding may start here (always at the first)."""
+    """Decoding may start at this picture (always true for the first)."""
     skippable_U: np.ndarray
     """No other picture needs it."""
     slices_U3: np.ndarray | None
-    """MPEG-4 in AVI and the like, whose packets may hold several pictures: packet, first byte and the byte behind the
-    last. None: a picture is a packet."""
+    """For MPEG-4 in AVI and the like, whose packets may hold several pictures: packet, first byte, and end (the byte
+    after the last one). None: each packet is one picture."""
     num_packets: int
     is_seekable: bool = True
     """False: frames can only be counted from the first packet on."""
     is_from_headers: bool
-    """False: the file was decoded to find it."""
+    """False: the index was made by decoding the file."""
 
     @property
     def num_frames(self) -> int:
@@ -78,12 +78,12 @@ class FrameIndex:
         starts = np.flatnonzero(self.start_U)
         place_U = np.full(len(self.start_U), -1)
         place_U[self.order_N] = np.arange(self.num_frames)
-        place_U[0] = -1  # the beginning is a start for all
+        place_U[0] = -1  # from the beginning, all frames can be decoded
         runs: list[tuple[int, int, set[int]]] = []
         for frame in frames:
             picture = int(self.order_N[frame])
             at = int(np.searchsorted(starts, picture, side="right")) - 1
-            # What is shown before a key frame but stored behind it (an open GOP) needs the key frame before.
+            # A frame that is shown before a key frame but stored after it (open GOP) needs the previous key frame.
             while place_U[starts[at]] > frame:
                 at -= 1
             first = int(starts[at])
@@ -98,16 +98,16 @@ class FrameIndex:
 def index_by_headers(
     table: PacketTable, *, codec: str, extradata: bytes, container: str, is_interlaced: bool, tick_s: float, fps: float
 ) -> FrameIndex | None:
-    """The index as the headers have it, None where they leave a doubt.
+    """The index made from the headers; None if they leave a doubt.
 
     Args:
         table: all packets.
         codec: FFmpeg's name.
-        extradata: what the container says of the stream as a whole.
+        extradata: the codec settings of the whole stream, as the container stores them.
         container: FFmpeg's name of the format.
         is_interlaced: a frame may be two pictures.
-        tick_s: seconds of one step of the time stamps.
-        fps: frames per second, NaN where not known.
+        tick_s: length of one time stamp unit, seconds.
+        fps: frames per second, NaN if not known.
     """
     vops: list[Vop] | None = None
     if codec == "mpeg4":
@@ -117,7 +117,7 @@ def index_by_headers(
     elif not table.pictures or is_interlaced:
         return None
     elif codec in _REORDERING and not all(picture.shown for picture in table.pictures):
-        return None  # no part of a picture where one is due: damage, as a rule
+        return None  # a packet without any part of a picture: usually damage
     elif codec not in _MAY_BE_TINY and min(table.size) < _MIN_PICTURE_BYTES:
         return None
     stamps: list[int] | None
@@ -165,7 +165,7 @@ def index_by_decoding(
 
     Args:
         table: all packets.
-        shown: the packet of each frame, in the order in which they came; None where the decoder did not say.
+        shown: the packet of each frame, in the order in which frames came out; None if the decoder did not say.
         has_fields: some packets are half a frame.
         tick_s, fps: as in `index_by_headers`.
     """
@@ -187,15 +187,15 @@ def index_by_decoding(
 def lost_pictures(table: PacketTable, shown: Sequence[int | None], codec: str, container: str) -> int:
     """How many pictures a whole decode did not show although nothing before them was missing: a sign of damage.
 
-    A recording may begin in the middle of a group of pictures. Its first packets are then not shown, nor are those
-    behind the first picture that are shown before it.
+    A recording may begin in the middle of a group of pictures. Then its first packets are not shown. Packets that are
+    stored after the first picture but shown before it are not shown either.
     """
     if codec not in _REORDERING or not table.pictures:
         return 0
     came = sorted({place for place in shown if place is not None})
     whole_from = came[1] if len(came) > 1 else came[0]
     due = {place for place in range(whole_from, len(table)) if not table.hidden[place]}
-    if not container.startswith("mpeg"):  # those may be cut in the middle of a packet, too
+    if not container.startswith("mpeg"):  # MPEG streams may also be cut in the middle of a packet
         due |= {place for place in range(whole_from) if not table.pictures[place].shown}
     return len(due - set(came))
 
@@ -230,7 +230,7 @@ def _index(
 
 
 def doubt_of(table: PacketTable, index: FrameIndex, container: str) -> str | None:
-    """Why a reader that trusts time stamps and key frames may give other frames than `index` has; None: it cannot.
+    """Why a reader that trusts time stamps and key frames may give other frames than `index`; None: it cannot.
 
     Such a reader counts packets as frames, sorts them by time and starts at what the container calls a key frame.
     """
@@ -246,12 +246,12 @@ def doubt_of(table: PacketTable, index: FrameIndex, container: str) -> str | Non
     place_U = np.empty(index.num_frames, dtype=np.int64)
     place_U[index.order_N] = np.arange(index.num_frames)
     if any(place_U[key:].min() < place_U[key] for key in keys):
-        return "frames stored behind a key frame are shown before it (open GOP)"
+        return "frames stored after a key frame are shown before it (open GOP)"
     return None
 
 
 def _keys_follow(table: PacketTable) -> bool:
-    """Whether each key frame is shown after all that is stored before it, as every standard has it; edit lists of
+    """Whether each key frame is shown after all that is stored before it. Every standard demands this; edit lists with
     several parts break it."""
     latest: int | None = None
     for is_key, stamp in zip(table.is_key, table.pts, strict=True):
@@ -266,30 +266,29 @@ def _is_one_each(vops: Sequence[Vop], table: PacketTable) -> bool:
 
 
 def _distinct(stamps: Sequence[int | None], places: Sequence[int]) -> list[int] | None:
-    """The stamps of these packets, ascending; None where one is missing or stands twice."""
+    """The stamps of these packets, ascending; None if one is missing or occurs twice."""
     known = [stamp for place in places if (stamp := stamps[place]) is not None]
     return sorted(known) if len(set(known)) == len(places) else None
 
 
 def _shown_at(table: PacketTable, order: Sequence[int]) -> list[int] | None:
-    """The stamps of these packets in the order of showing; None where there are none that rise.
+    """The time stamps of these packets in display order; None if the packets have no increasing stamps.
 
-    AVI and ASF store when a packet is to be decoded, not when its picture is shown: the frames take those places in
-    turn.
+    AVI and ASF store when a packet is decoded, not when its picture is shown. Then the frames get these times in turn.
     """
     stored = sorted(order)
     return _rising(table.pts, order) or _rising(table.dts, stored) or _rising(table.pts, stored)
 
 
 def _rising(stamps: Sequence[int | None], order: Sequence[int]) -> list[int] | None:
-    """The stamps in the order of showing; None where one is missing or does not rise."""
+    """The stamps in display order; None if one is missing or they do not increase."""
     known = [stamp for place in order if (stamp := stamps[place]) is not None]
     rises = len(known) == len(order) and all(before < after for before, after in pairwise(known))
     return known if rises else None
 
 
 def _continued(stamps: Sequence[int | None], order: Sequence[int], tick_s: float, fps: float) -> list[int] | None:
-    """The stamps in the order of showing; where they start anew (files joined end to end) they go on by one frame."""
+    """The stamps in display order. Where they start again (files joined end to end), they continue one frame later."""
     if any(stamps[place] is None for place in order) or not np.isfinite(fps):
         return _rising(stamps, order)
     step = max(1, round(1 / (fps * tick_s)))

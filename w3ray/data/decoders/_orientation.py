@@ -1,4 +1,4 @@
-"""How is a stored picture turned and mirrored to be shown? By the display matrix that cameras and editors write."""
+"""How is a stored picture rotated and mirrored for display? Cameras and editors write a display matrix that tells."""
 
 import struct
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ UPRIGHT = Orientation()
 
 
 def orientation_of(matrix: bytes) -> Orientation:
-    """The orientation that a display matrix means, as ffmpeg's autorotation has it.
+    """The orientation that a display matrix means, with the same rules as ffmpeg's autorotation.
 
     The matrix [a b u; c d v; x y w] takes a stored point (p, q) to (a p + c q + x, b p + d q + y)
-    (ISO/IEC 14496-12, 8.3.2; libavutil/display.h). What is no multiple of a quarter turn is taken for the nearest one.
+    (ISO/IEC 14496-12, 8.3.2; libavutil/display.h). Other angles are rounded to the nearest quarter turn.
 
     Args:
         matrix: nine numbers of 32 bits in the machine's own byte order.

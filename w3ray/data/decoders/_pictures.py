@@ -1,9 +1,9 @@
 """What is in a packet: a picture that is shown, one that others refer to, one at which decoding may start?
 
-Read from the first bytes of the coded picture, because containers are wrong about it: an AVI index marks empty packets
-as key frames, H.264 key frames of an intra refresh are not whole, WebM holds packets that show nothing.
+This is read from the first bytes of the coded picture, because containers are wrong about it: an AVI index marks empty
+packets as key frames, H.264 key frames of an intra refresh are not complete, WebM holds packets that show nothing.
 
-A codec without an entry in READERS is decoded from its first packet on, and its packets are trusted for nothing.
+Video of a codec without an entry in READERS is decoded from its first packet on, and nothing is assumed of its packets.
 """
 
 import re
@@ -14,18 +14,18 @@ from w3ray.data.decoders._bits import Bits
 
 
 class Picture(NamedTuple):
-    """What a packet says of its picture."""
+    """What a packet says about its picture."""
 
     shown: bool
-    """Decoding it yields a frame, in its turn."""
+    """Decoding it yields a frame."""
     reference: bool
-    """Other pictures may need it; one that none needs may be left out."""
+    """Other pictures may need it. A picture that no other needs may be skipped."""
     start: bool
-    """It and all that is shown after it can be decoded without what came before."""
+    """This picture and all that are shown after it can be decoded without earlier packets."""
     layer: int = 0
-    """Temporal layer. A picture that is no reference may still be one for higher layers (HEVC)."""
+    """Temporal layer. A picture that is not a reference may still be one for higher layers (HEVC)."""
     breaks: bool = False
-    """Pictures that are stored behind it and shown before it may be dropped (HEVC's broken links)."""
+    """Pictures that are stored after it and shown before it may be dropped (HEVC's broken links)."""
 
 
 NOTHING = Picture(shown=False, reference=False, start=False)
@@ -36,17 +36,17 @@ Reader = Callable[[bytes, bool], Picture]
 
 
 def reader_of(codec: str, intra_only: bool, extradata: bytes) -> Reader | None:
-    """How the packets of a codec are read; None where they are not understood.
+    """The function that reads the packets of a codec; None if they are not understood.
 
     Args:
-        codec: FFmpeg's name, as `h264`.
+        codec: FFmpeg's name, such as `h264`.
         intra_only: each picture of this codec stands alone.
-        extradata: what the container says of the stream as a whole.
+        extradata: the codec settings of the whole stream, as the container stores them.
     """
     if intra_only:
         return _intra
     if codec in ("h264", "hevc"):
-        # avcC and hvcC begin with their version, 1, and say how long the length before each NAL unit is.
+        # avcC and hvcC begin with their version, 1, and hold the size of the length field before each NAL unit.
         is_mp4 = extradata[:1] == b"\1"
         place, read_nal = (4, _h264_nal) if codec == "h264" else (21, _hevc_nal)
         length_bytes = (extradata[place] & 3) + 1 if is_mp4 and len(extradata) > place else 0
@@ -59,7 +59,7 @@ def _intra(data: bytes, is_key: bool) -> Picture:
 
 
 def _first_picture(data: bytes, length_bytes: int, read_nal: Callable[[int, int], Picture | None]) -> Picture:
-    """Of the first NAL unit that is part of a picture."""
+    """The picture of the first NAL unit that is part of one."""
     place, end = 0, len(data)
     while True:
         if length_bytes:
@@ -103,7 +103,7 @@ def _mpeg12(data: bytes, is_key: bool) -> Picture:
     if place < 0 or place + 5 >= len(data):
         return NOTHING
     kind = data[place + 5] >> 3 & 7
-    # Without the sequence header the quantiser matrices would be those of wherever decoding was before.
+    # Without the sequence header the decoder would use the quantiser matrices of what it decoded before.
     is_start = kind == 1 and data.find(b"\0\0\1\xb3", 0, place) >= 0
     return Picture(shown=True, reference=kind != 3, start=is_start)
 
@@ -141,12 +141,12 @@ def _wmv2(data: bytes, is_key: bool) -> Picture:
 
 
 def _ffv1(data: bytes, is_key: bool) -> Picture:
-    """RFC 9043, 4.4: the first symbol is the key frame bit, which a range coder of even odds holds."""
+    """RFC 9043, 4.4: the first symbol is the key frame bit, coded by a range coder with even odds."""
     return Picture(shown=True, reference=True, start=data[0] << 8 | data[1] >= 0x7F80)
 
 
 def _from_the_first(data: bytes, is_key: bool) -> Picture:
-    """Each packet shows a picture, but which ones are whole is not known."""
+    """Each packet shows a picture, but it is not known which pictures are complete."""
     return Picture(shown=True, reference=True, start=False)
 
 
@@ -170,7 +170,7 @@ the stream's own header (`reader_of`)."""
 
 FROM_THE_FIRST = frozenset(name for name, read in READERS.items() if read is _from_the_first)
 IN_ORDER = frozenset(READERS) - {"mpeg1video", "mpeg2video"}
-"""Codecs, beside those of intra pictures, that show their packets in the order in which they are stored."""
+"""Codecs that show their packets in the order in which they are stored, as codecs of intra pictures do, too."""
 
 
 class Vop(NamedTuple):
@@ -195,11 +195,10 @@ class _Volume(NamedTuple):
 def mpeg4_pictures(packets: list[bytes], extradata: bytes) -> list[Vop] | None:
     """The pictures of an MPEG-4 stream in the order of decoding, each in a packet of its own.
 
-    Encoders such as DivX and XviD pack a B picture behind the P picture before it, and a stand-in that is "not coded"
-    takes its place; what stands behind the first picture of a packet is decoded in the turn of the next one, as FFmpeg
-    does it.
+    Encoders such as DivX and XviD pack a B picture into the packet of the P picture before it, and put a "not coded"
+    placeholder in its place. The second picture of a packet is decoded in the turn of the next packet, as in FFmpeg.
 
-    Returns: None where the stream has no such order that can be told from its headers.
+    Returns: None if the order cannot be told from the headers of the stream.
     """
     head = extradata + packets[0]
     volume = _mpeg4_volume(head)
@@ -211,7 +210,7 @@ def mpeg4_pictures(packets: list[bytes], extradata: bytes) -> list[Vop] | None:
     for number, data in enumerate(packets):
         vops = _vops(data, volume)
         if waiting is not None:
-            if data[:4] == b"\0\0\1\xb0":  # a new sequence: FFmpeg drops what waits
+            if data[:4] == b"\0\0\1\xb0":  # a new sequence: FFmpeg drops the waiting picture
                 return None
             found.append(Vop(number, *waiting))
             rest = vops
@@ -228,7 +227,7 @@ def mpeg4_pictures(packets: list[bytes], extradata: bytes) -> list[Vop] | None:
                 waiting = (number, start, end, kind)
         elif len(vops) > 1:
             return None  # several pictures in a packet of a stream that does not call itself packed
-    # Without two references before it a B picture is dropped; where it should not be there at all, FFmpeg guesses.
+    # A B picture without two references before it is dropped. If the stream should have none at all, FFmpeg guesses.
     early = [vop.kind for vop in found[:2]]
     if "B" in early or (not volume.may_reorder and any(vop.kind == "B" for vop in found)):
         return None
@@ -236,7 +235,7 @@ def mpeg4_pictures(packets: list[bytes], extradata: bytes) -> list[Vop] | None:
 
 
 def shown_order(vops: list[Vop]) -> list[int]:
-    """The places of MPEG-4 pictures in the order in which they are shown: a reference when the next one has come."""
+    """The places of MPEG-4 pictures in display order. A reference is shown when the next reference has come."""
     order: list[int] = []
     held: int | None = None
     for place, vop in enumerate(vops):
@@ -250,7 +249,7 @@ def shown_order(vops: list[Vop]) -> list[int]:
 
 
 def _vops(data: bytes, volume: _Volume) -> list[tuple[int, int, str, bool]]:
-    """(start, end, kind, whether it is coded) of each picture in a packet; headers go with the picture behind them."""
+    """(start, end, kind, whether it is coded) of each picture in a packet; headers belong to the picture after them."""
     places = [match.start() for match in re.finditer(b"\0\0\1\xb6", data) if match.end() < len(data)]
     ends = [*places[1:], len(data)]
     starts = [0, *places[1:]]

@@ -1,11 +1,11 @@
-"""What decord and torchcodec share: they are trusted only with files in which they cannot miss a frame.
+"""What decord and torchcodec share: they are used only for files in which they cannot return a wrong frame.
 
-Both count packets as frames and seek by the container's time stamps and key frames. On files with open groups of
-pictures, in MPEG streams, in AVI with B pictures and behind edit lists they give other frames than those asked for, and
-say nothing. So each file is held against the exact index (`PyavVideo`) first, which costs a walk over its packets.
+Both count packets as frames, and seek by the time stamps and key frames of the container. With open groups of pictures,
+MPEG streams, AVI with B pictures and edit lists they silently return other frames than the requested ones. So each file
+is first compared with the exact index (`PyavVideo`), which costs a walk over its packets.
 
-Proven right: MP4, QuickTime, Matroska and WebM files in which each packet is a frame that is shown and each key frame
-starts anew, and whose number of frames and their times are the same by both libraries.
+They are proven right for MP4, QuickTime, Matroska and WebM files in which each packet is a frame that is shown and
+decoding can start at each key frame, if the library and the exact index agree on the number of frames and their times.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from w3ray.data.decoders.pyav import PyavVideo
 from w3ray.data.video_cache import VideoCache
 
 SLACK_S = 1e-3  # Matroska stores times in steps of 1 ms
-MAX_MEAN_DIFFERENCE = 4.0  # levels: of 10-bit video each FFmpeg makes other 8 bits
+MAX_MEAN_DIFFERENCE = 4.0  # levels: FFmpeg versions differ in how they make 8 bits of 10-bit video
 
 
 class ProvenVideo(ClosingVideo):
@@ -46,7 +46,7 @@ class ProvenVideo(ClosingVideo):
             raise
 
     def _open(self) -> np.ndarray | None:
-        """Open the file; when each frame is shown by this library, seconds, None where it tells only with the frame."""
+        """Open the file. Returns when this library shows each frame, seconds; None if only decoded frames tell."""
         raise NotImplementedError
 
     def _num_frames(self) -> int:
@@ -54,7 +54,7 @@ class ProvenVideo(ClosingVideo):
         raise NotImplementedError
 
     def _read(self, ascending: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """The frames (uint8 [T, H, W, 3], turned by the angle of the display matrix) and when they are shown."""
+        """The frames (uint8 [T, H, W, 3], rotated by the angle of the display matrix) and when they are shown."""
         raise NotImplementedError
 
     def _prove(self, times_s: np.ndarray | None) -> None:
@@ -66,12 +66,12 @@ class ProvenVideo(ClosingVideo):
 
     def _check_times(self, indices: np.ndarray, times_s: np.ndarray) -> None:
         difference_s = times_s - self._exact.times_s(indices)
-        # A file may begin later than at 0; then all of its frames do.
+        # A file may begin later than at 0. Then all its frames are equally late.
         if np.ptp(difference_s) > 2 * SLACK_S:
             raise self._unproven("its frames are shown at other times than the container says")
 
     def _unproven(self, why: str) -> DecodeError:
-        return DecodeError(self.uri, f"{self.library} is not proven right for it, take the decoder pyav: {why}")
+        return DecodeError(self.uri, f"{self.library} is not proven right for this file, use the decoder pyav: {why}")
 
     @property
     def info(self) -> VideoInfo:
@@ -86,7 +86,7 @@ class ProvenVideo(ClosingVideo):
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = check_indices(indices, self._exact.info.num_frames)
-        # Ascending and unique: the library walks forward once, and what it returns does not depend on the order.
+        # Ascending and unique: the library walks forward once, and the result does not depend on the order.
         ascending, position = np.unique(wanted, return_inverse=True)
         frames_THWC, times_s = self._read(ascending.tolist())
         if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or 0 in frames_THWC.shape:
@@ -102,7 +102,7 @@ class ProvenVideo(ClosingVideo):
         return 0.0
 
     def _upright(self, frames_THWC: np.ndarray) -> np.ndarray:
-        """The whole display matrix instead of what this library makes of it: its angle alone, or nothing."""
+        """Apply the whole display matrix. The library itself applies only its angle, or nothing."""
         if self._turns is None:
             self._orientation, self._turns = self._found_turns()
         if self._orientation == UPRIGHT and self._turns == 0:
@@ -110,16 +110,16 @@ class ProvenVideo(ClosingVideo):
         return np.stack([self._orientation.apply(np.rot90(image, -self._turns)) for image in frames_THWC])
 
     def _found_turns(self) -> tuple[Orientation, int]:
-        """How frames have to be shown, and by how many quarter turns this library has turned them: by its first frame.
+        """How frames must be shown, and by how many quarter turns this library has rotated them. The first frame tells.
 
         Raises:
-            DecodeError: it is another picture, or looks the same turned in both ways.
+            DecodeError: the first frame is another picture, or looks the same in both rotations.
         """
         right_HWC, orientation, angle = self._exact.first_frame()
         ours_HWC = self._read([0])[0][0]
         fitting = [turns for turns in {angle, 0} if _is_same(orientation.apply(np.rot90(ours_HWC, -turns)), right_HWC)]
         if len(fitting) != 1:
-            raise self._unproven("its first frame is another one" if not fitting else "its turn cannot be told")
+            raise self._unproven("its first frame is another one" if not fitting else "its rotation cannot be told")
         return orientation, fitting[0]
 
     def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:

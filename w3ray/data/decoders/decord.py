@@ -26,7 +26,7 @@ def _decord() -> Any:
 
 
 class DecordVideo(ProvenVideo):
-    """A video opened by decord; AV1, files without a duration and files of 1x1 pixel are beyond it.
+    """A video opened by decord, which cannot read AV1, files without a duration and files of 1x1 pixel.
 
     Raises:
         DecodeError: the file cannot be opened, holds no video that decord knows, was cut off, or decord is not proven

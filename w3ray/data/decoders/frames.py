@@ -1,16 +1,18 @@
-"""Decoding a folder of JPEG (or PNG) images: frame i is the i-th by its number, and only those asked for are read.
+"""Decoding a folder of JPEG (or PNG) images: frame i is the i-th image by number, and only requested frames are read.
 
     00001.jpg 00002.jpg ...      img_00001.jpg ...      frame_0000000001.jpg ...
 
-One prefix, a number, one extension; numbers count up without a gap, from wherever they begin. PNG images count only
-where there is no JPEG image, and optical flow (`flow_x_00001.jpg`, `y_00001.jpg`) only where there is nothing else.
-A folder that holds frames of other kinds too, such as depth, is named with the prefix of one: `clips/17/img_*`. Frames
-have no clock: each one stands for 1 / FOLDER_FPS seconds (`w3ray.data.manifest`).
+A name is a prefix, a number and an extension. All frames of a folder have one prefix and one extension, and numbers
+without gaps that may begin anywhere. PNG images count only if there is no JPEG image, and optical flow
+(`flow_x_00001.jpg`, `y_00001.jpg`) only if there is nothing else. If a folder also holds frames of another kind, such
+as depth, its uri ends with the prefix of the wanted kind: `clips/17/img_*`. Images have no time stamps: each one lasts
+1 / FOLDER_FPS seconds (`w3ray.data.manifest`).
 
 Pillow decodes. torchvision gives the same pixels in 0.10 instead of 0.17 ms (176x100) and 0.31 instead of 0.36 ms
 (320x240), but costs each decoder process 160 MiB and seconds of import, and prints libjpeg's complaints. FFmpeg's JPEG
-decoder is slower, and its pixels differ from libjpeg's by up to 12 levels. Neither finds damage that leaves the stream
-of an image readable: only what was cut off or is no such image is refused. PNG images must be of 8 bits.
+decoder is slower, and its pixels differ from libjpeg's by up to 12 levels. No decoder finds damage that leaves the data
+of an image readable: only images that were cut off or have another format are refused. PNG images must have 8 bits per
+value.
 """
 
 import os
@@ -33,12 +35,12 @@ from w3ray.storage import RemotePath, StoragePath, storage_path
 
 _JPEG = frozenset({".jpg", ".jpeg"})
 IMAGE_EXTENSIONS = _JPEG | {".png"}
-"""Compared in lower case; any other file of a folder is no frame of it."""
+"""Compared in lower case. Other files in a folder are not frames."""
 _NAME = re.compile(r"(.*?)([0-9]+)(\.jpe?g|\.png)", re.IGNORECASE | re.DOTALL)
 _FLOW = re.compile(r"flow[_-]?|(flow[_-]?)?[xyuv][_-]?", re.IGNORECASE)
-"""What the names of optical flow begin with, as the usual tools write it: no frame to look at."""
+"""Prefixes of optical flow, as the usual tools write it. Such an image is not a frame to look at."""
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-# Pillow's names; those of 16 or 32 bits a value would be cut to 255 without a word.
+# Pillow's names of modes. Modes with 16 or 32 bits per value would silently be cut to 255.
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _ORIENTATION = 0x0112  # the EXIF tag; 1: upright
 
@@ -59,7 +61,7 @@ class FrameNames:
 
 
 def frames_uri(folder: str, prefix: str | None) -> str:
-    """The uri of the frames in a folder, local or not, whose names begin with `prefix`; None: it holds no others."""
+    """The uri of the frames in a folder, local or not, whose names begin with `prefix`; None: there are no others."""
     if prefix is None:
         return folder
     path, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
@@ -67,7 +69,7 @@ def frames_uri(folder: str, prefix: str | None) -> str:
 
 
 def is_frame_folder(uri: str) -> bool:
-    """Whether a uri is a folder, and so no video file. Of remote ones only a name without an extension may be one."""
+    """Whether a uri is a folder, and so not a video file. A remote folder must have a name without an extension."""
     where, _ = _folder_and_prefix(storage_path(uri))
     if isinstance(where, Path):
         return where.is_dir()
@@ -82,13 +84,14 @@ def local_path(uri: str) -> str:
 
 
 def _folder_and_prefix(where: StoragePath) -> tuple[StoragePath, str | None]:
-    """The folder, and what the names of its frames begin with where the uri says so, as in `clips/17/img_*`."""
+    """The folder, and the prefix of its frames if the uri has one, as in `clips/17/img_*`."""
     if not where.name.endswith("*") or (isinstance(where, Path) and where.exists()):
         return where, None
     return where.parent, where.name[:-1]
 
 
-# Both are asked once a process, as the version of a remote video is: a folder of an hour's frames is many requests.
+# Both answers are kept for the life of the process, as is the version of a remote video: listing a folder with an hour
+# of frames takes many requests.
 @lru_cache(maxsize=1 << 16)
 def _is_remote_folder(where: RemotePath) -> bool:
     with unhurried():
@@ -106,21 +109,22 @@ def frame_names(uri: str) -> FrameNames:
     """How the images of a folder are named, and how many there are.
 
     Raises:
-        DecodeError: it cannot be listed, holds no JPEG or PNG image, images of two kinds of names, or one is missing.
+        DecodeError: the folder cannot be listed or holds no JPEG or PNG image, its images have two kinds of names, or
+            one is missing.
         StorageFailing, StorageRefused.
     """
     where, prefix = _folder_and_prefix(storage_path(uri))
     if isinstance(where, RemotePath):
         return _remote_frame_names(uri, where, prefix)
     try:
-        # Another image in the folder changes its time: what was found before is asked for again only then.
+        # A new image changes the folder's time. Only then is the folder listed again.
         return _local_frame_names(uri, str(where), prefix, os.stat(where).st_mtime_ns)
     except OSError as error:
         raise DecodeError(uri, f"cannot be read: {error.strerror}") from error
 
 
 def whole_frame_names(uri: str) -> FrameNames:
-    """The same of a published clip, whose numbers are known to begin at 0 or 1.
+    """As `frame_names`, for a published clip, whose numbers must begin at 0 or 1.
 
     Raises:
         DecodeError, StorageFailing, StorageRefused: as `frame_names`; or the first images are missing.
@@ -168,14 +172,14 @@ def _frame_names(uri: str, names: Sequence[str], prefix: str | None) -> FrameNam
         if found.get(number) == name:
             continue
         if number in found:
-            raise DecodeError(uri, f"an image with another count of digits: {_shown(found[number])}")
+            raise DecodeError(uri, f"an image with another number of digits: {_shown(found[number])}")
         missing = max(found) - first + 1 - len(found)
         raise DecodeError(uri, f"missing images: {_shown(name)} is the first of {missing}")
     return FrameNames(prefix, digits, extension, first, len(found))
 
 
 def _images(names: Sequence[str], prefix: str | None) -> list[str]:
-    """What of a folder's files may be its frames."""
+    """The files of a folder that may be its frames."""
     images = [name for name in names if _extension(name) in IMAGE_EXTENSIONS and not name.startswith(".")]
     if prefix is not None:
         images = [name for name in images if _prefix(name) == prefix]
@@ -203,7 +207,7 @@ class FrameFolder(ClosingVideo):
     Args:
         uri: the folder.
         roots: where images may lie, links followed; None: anywhere.
-        cache: keeps images of object storage; None: nothing does.
+        cache: keeps images from object storage; None: no cache.
 
     Raises:
         DecodeError: as `frame_names`.
@@ -253,7 +257,7 @@ class FrameFolder(ClosingVideo):
         try:
             image: Image.Image = Image.open(BytesIO(content), formats=(kind,))
             if image.mode not in _EIGHT_BIT:
-                raise DecodeError(self.uri, f"an image that is not of 8 bits: {_shown(name)} ({image.mode})")
+                raise DecodeError(self.uri, f"an image without 8 bits per value: {_shown(name)} ({image.mode})")
             if image.getexif().get(_ORIENTATION, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""What does a video's container say of it, without decoding more than its first frame?"""
+"""What does the container say about a video? No more than the first frame is decoded."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ FRAME_FOLDER = "jpeg frames"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoHeader:
-    """What the header says, which may be wrong by some frames; None where it says nothing.
+    """What the header says. It may be wrong by some frames; None if it says nothing.
 
     `height` and `width` are those of the first frame as shown (rotation applied), pixels; `fps` is the average rate.
     """
@@ -41,11 +41,11 @@ class VideoHeader:
 
 
 def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
-    """Read a video's header and first frame; of object storage no more is fetched than that takes.
+    """Read the header and the first frame of a video. No more than these is fetched from object storage.
 
     Raises:
-        DecodeError: it cannot be read, or (of a file on this disk) was visibly cut off; the reason says why.
-        StorageFailing, StorageRefused: that says nothing of the video.
+        DecodeError: the video cannot be read, or (for a local file) was visibly cut off; the reason says why.
+        StorageFailing, StorageRefused: the storage failed, which says nothing about the video.
     """
     import av
 
@@ -63,7 +63,7 @@ def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
             stream.thread_type = "NONE"  # many videos are read at once
             duration_s = promised_length(container)[0]
             if duration_s is None and container.duration:
-                duration_s = container.duration / 1e6  # of whatever else is in there, too: nearly always the same
+                duration_s = container.duration / 1e6  # of all streams together: nearly always the same
             frame = next(container.decode(stream), None)
             if frame is None:
                 raise DecodeError(uri, "the video stream holds no frame")
@@ -82,7 +82,7 @@ def probe_video(uri: str, roots: Sequence[str] | None = None) -> VideoHeader:
 
 @contextmanager
 def _opened(uri: str, where: Path | RemotePath) -> Iterator[str | BytesIO | BufferedReader]:
-    """What FFmpeg may open: a container of video, by its content."""
+    """A source that FFmpeg may open: one whose content is a video container."""
     if isinstance(where, Path):
         local = open_source(uri)
         check_container(local, uri)

@@ -1,4 +1,4 @@
-"""Are the frames of a video, read by their numbers, those that a decode of the whole file shows?"""
+"""Are frames that are read by their numbers the same as in a decode of the whole file?"""
 
 from collections.abc import Iterator
 
@@ -9,17 +9,17 @@ from w3ray.data.decoders._orientation import orientation_in
 from w3ray.data.decoders.frames import is_frame_folder
 
 _BLOCK = 32  # frames compared at once; they are held twice
-_ROUNDING = 4.0  # levels in the mean; of 10-bit video the FFmpegs of other libraries make other 8 bits
+_ROUNDING = 4.0  # levels in the mean: FFmpeg versions differ in how they make 8 bits of 10-bit video
 
 
 def prove_exact(video: Video, uri: str, first: int, end: int) -> None:
     """Compare frames `first` to `end` of an opened video, read in random order, with a decode from its first packet on.
 
-    The decode is a plain loop over all packets, which shares nothing with the readers. Images of a folder are files of
-    their own: there is nothing to compare.
+    The decode is a plain loop over all packets, which shares nothing with the readers. Images in a folder are separate
+    files, so there is nothing to compare.
 
     Raises:
-        DecodeError: how many frames there are, or which frames differ.
+        DecodeError: the number of frames or some frames differ; the reason says how many and which.
     """
     if is_frame_folder(uri):
         return
@@ -47,7 +47,7 @@ def prove_exact(video: Video, uri: str, first: int, end: int) -> None:
 
 
 def _same(image_HWC: np.ndarray, block: list[np.ndarray], place: int) -> bool:
-    """To the last bit, or but for rounding and nearer than to the frames before and after."""
+    """Whether two frames are equal, or differ by rounding only and less than from the frames before and after."""
     if image_HWC.shape != block[place].shape:
         return False
     if np.array_equal(image_HWC, block[place]):

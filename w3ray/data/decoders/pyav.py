@@ -1,10 +1,10 @@
-"""Decoding with PyAV: the frames that a decode of the whole file shows, without decoding it whole. The default.
+"""Decoding with PyAV, the default: the same frames as a decode of the whole file, without decoding all of it.
 
-The packets of a video are read into memory once. An index (`_index`) says which of them is which frame; the decoder
-gets the packets from a key frame on up to the last one that is wanted, without those that no other picture needs.
-Nothing seeks in the file, so no container can miss a place; in one too long for memory a seek is checked packet by
-packet. Each packet carries its number as its time stamp, so each
-frame says which packet it came from, and a frame that did not come out is noticed.
+The packets of a video are read into memory once. An index (`_index`) says which packet is which frame. The decoder gets
+the packets from a key frame up to the last wanted one, without those that no other picture needs. There is no seek in
+the file that could go wrong. Only a stream too long for memory needs seeks, and each one is checked packet by packet.
+Each packet carries its number as its time stamp, so each frame says which packet it came from, and a missing frame is
+noticed.
 """
 
 import re
@@ -46,9 +46,9 @@ from w3ray.data.decoders._pictures import reader_of
 from w3ray.data.video_cache import VideoCache
 
 _HELD_BYTES = 256 << 20
-"""Longer streams are not kept in memory: their packets are read from the file again, from where they are needed."""
+"""Longer streams are not kept in memory: the packets that are needed are read from the file again."""
 _INDEXED_FRAMES = 4 << 20
-"""What a process remembers of videos it has opened, in frames of about 50 bytes."""
+"""How many frames, of about 50 bytes each, a process keeps in its indices of opened videos."""
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 
 _indices: OrderedDict[tuple[Any, ...], FrameIndex] = OrderedDict()
@@ -56,10 +56,10 @@ _indices_lock = Lock()
 
 
 class PyavVideo(ClosingVideo):
-    """A video opened by PyAV; of several video streams the one FFmpeg calls best, which is decord's choice too.
+    """A video opened by PyAV. Of several video streams, the one that FFmpeg calls best is read, as in decord.
 
     Raises:
-        DecodeError: the file cannot be opened, holds no video or no picture of it, or was cut off.
+        DecodeError: the file cannot be opened, holds no video stream or no picture, or was cut off.
     """
 
     def __init__(self, uri: str, cache: VideoCache | None = None) -> None:
@@ -96,12 +96,12 @@ class PyavVideo(ClosingVideo):
             raise DecodeError(self.uri, NO_VIDEO_STREAM)
         self._stream: Any = stream
         self._decoder: Any = stream.codec_context
-        # The pool of decoders already uses every core; dav1d (AV1) looks at the count alone.
+        # The pool of decoders already uses every core. dav1d (AV1) obeys only the thread count.
         self._decoder.thread_type, self._decoder.thread_count = "NONE", 1
         self._is_fresh = True
 
     def _read_packets(self) -> None:
-        """Walk the packets: what headers say of their number cannot be trusted."""
+        """Walk over the packets: their number in the headers cannot be trusted."""
         codec = self._decoder.codec
         self._codec = str(codec.canonical_name)
         self._extradata = bytes(self._decoder.extradata or b"")
@@ -112,7 +112,7 @@ class PyavVideo(ClosingVideo):
         num_bytes = 0
         for packet in self._container.demux(self._stream):
             size = packet.size
-            if size == 0:  # an AVI's empty chunk: nothing new is shown; the last packet is one, too
+            if size == 0:  # an empty chunk of an AVI shows nothing new; the last packet is empty, too
                 continue
             content = bytes(packet)
             table.pts.append(packet.pts)
@@ -149,7 +149,7 @@ class PyavVideo(ClosingVideo):
         return index
 
     def _key(self) -> tuple[Any, ...]:
-        """What names this content for as long as the process lives."""
+        """A key for this content, valid as long as the process lives."""
         if isinstance(self._source, BytesIO):
             content = self._source.getbuffer()
             return (self.uri, len(content), zlib.crc32(content))
@@ -183,7 +183,7 @@ class PyavVideo(ClosingVideo):
         timing = self._timing()
         is_interlaced = timing.pop("is_interlaced")
         lost = lost_pictures(self._table, shown, self._codec, timing.pop("container"))
-        if lost and not is_interlaced:  # of interlaced video two packets, a field in each, may be one frame
+        if lost and not is_interlaced:  # in interlaced video two packets, each with one field, may be one frame
             raise DecodeError(self.uri, f"damaged: {lost} of its {len(self._table)} pictures do not decode")
         return index_by_decoding(self._table, shown, has_fields=lost > 0, **timing)
 
@@ -192,7 +192,7 @@ class PyavVideo(ClosingVideo):
         return VideoInfo(
             num_frames=self._index.num_frames,
             fps=self._fps,
-            duration_s=float(self._index.starts_s_N[-1]) + 1 / self._fps,  # NaN where the file has no rate
+            duration_s=float(self._index.starts_s_N[-1]) + 1 / self._fps,  # NaN if the file has no rate
             height=self._height,
             width=self._width,
         )
@@ -222,7 +222,7 @@ class PyavVideo(ClosingVideo):
         return self._decode_by_count(ascending)
 
     def _correct_index(self) -> None:
-        """A frame that the index promised did not come: from now on the index is what a whole decode shows."""
+        """Replace an index that promised a frame that did not come: take the index of a whole decode from now on."""
         promised = self._index.num_frames
         self._index = self._index_by_decoding()
         self._remember(self._key(), self._index)
@@ -231,7 +231,7 @@ class PyavVideo(ClosingVideo):
             raise DecodeError(self.uri, f"its headers promise {promised} frames, a decode shows {shown}: open it again")
 
     def _decode_frames(self, first: int, last: int, wanted: set[int]) -> Iterator[Any]:
-        """Decode pictures `first` to `last` without those that nothing needs; the frames of those in `wanted`."""
+        """Decode pictures `first` to `last` without those that nothing needs. Yields the frames of `wanted` ones."""
         if not self._is_fresh:
             self._decoder.flush_buffers()
         self._is_fresh = False
@@ -249,7 +249,7 @@ class PyavVideo(ClosingVideo):
             for number in range(first, last + 1):
                 stored_in, start, end = slices_U3[number].tolist()
                 data = self._table.content[stored_in][start:end]
-                packet = self._av.Packet(len(data))  # with the zeros behind it that FFmpeg may read; bytes have none
+                packet = self._av.Packet(len(data))  # has zeros after its end that FFmpeg may read; bytes have none
                 packet.update(data)
                 packet.pts = number
                 yield packet
@@ -261,8 +261,8 @@ class PyavVideo(ClosingVideo):
     def _read_again(self, first: int, last: int) -> Iterator[Any]:
         """Packets `first` to `last` from the file: from the key frame that a seek finds, or from the file's beginning.
 
-        After a seek a packet is known by its place in the file, its size and its time; what is not known there, or
-        lies behind `first`, means that the seek went wrong.
+        After a seek a packet is recognised by its position in the file, its size and its time. The seek went wrong if
+        a packet is not recognised, or if the first one comes after `first`.
         """
         table, known = self._table, self._packet_numbers
         if first > 0 and table.dts[first] is not None and len(known) == len(table):
@@ -281,7 +281,7 @@ class PyavVideo(ClosingVideo):
                     first = number + 1
                 if number >= last:
                     return
-        # Another container beside the one that owns the decoder, which is in the middle of a picture's references.
+        # A second container: the first one owns the decoder, which still holds the references of a picture.
         with self._av.open(self._source) as container:
             number = -1
             for packet in container.demux(container.streams[self._stream.index]):
@@ -300,7 +300,7 @@ class PyavVideo(ClosingVideo):
         return {key: number for number, key in enumerate(keys) if None not in key}
 
     def _decode_whole(self) -> Iterator[Any]:
-        """All frames, from the first packet to the last. What comes before the first frame may be undecodable: a
+        """All frames, from the first packet to the last. Packets before the first frame may be undecodable, because a
         recording may begin in the middle of a group of pictures.
 
         Raises:
@@ -335,8 +335,8 @@ class PyavVideo(ClosingVideo):
     def _to_rgb(self, frame: Any) -> np.ndarray:
         """uint8 [H, W, 3], turned and mirrored as the file says."""
         if self._reformatter is None:
-            self._reformatter = self._av.video.reformatter.VideoReformatter()  # one: it keeps its tables
-        # One thread: more of them cost more than they save at the size of a frame.
+            self._reformatter = self._av.video.reformatter.VideoReformatter()  # made once: it keeps its tables
+        # One thread: at the size of a frame, more threads cost more than they save.
         image: np.ndarray = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return orientation_in(frame).apply(image)
 
@@ -354,15 +354,15 @@ class PyavVideo(ClosingVideo):
     def doubt(self) -> str | None:
         """Why a reader that trusts the container's time stamps may give other frames; None: it cannot."""
         doubt = doubt_of(self._table, self._index, self._container.format.name)
-        # FFmpeg corrects the key frames of packets by what is in them; a seek goes by the container's own list.
+        # FFmpeg corrects the key frame marks of packets by their content, but a seek uses the container's own list.
         listed = sum(entry.is_keyframe for entry in self._stream.index_entries)
         if doubt is None and listed > sum(self._table.is_key):
-            doubt = "it calls frames key frames that are none"
+            doubt = "it marks frames as key frames that are not"
         return doubt
 
     def first_frame(self) -> tuple[np.ndarray, Orientation, int]:
-        """The first frame as shown, how frames are turned and mirrored for it, and the quarter turns
-        (counter-clockwise) of a reader that only turns."""
+        """The first frame as shown, the orientation that was applied to it, and the quarter turns (counter-clockwise)
+        that a reader applies if it only rotates."""
         first, last, wanted = self._index.runs([0])[0]
         for frame in self._decode_frames(first, last, wanted):
             return self._to_rgb(frame), orientation_in(frame), round(frame.rotation) // 90 % 4

@@ -14,7 +14,7 @@ def load_torchcodec() -> Any:
     """The module `torchcodec.decoders`.
 
     Raises:
-        InputError: it is not installed, or finds no FFmpeg: unlike PyAV and decord it brings none.
+        InputError: torchcodec is not installed, or finds no FFmpeg. Unlike PyAV and decord it does not include one.
     """
     try:
         import torchcodec.decoders
@@ -23,7 +23,7 @@ def load_torchcodec() -> Any:
     except (OSError, RuntimeError) as error:
         why = one_line(error, limit=80)
         raise InputError(f"decoder torchcodec cannot be loaded; it needs FFmpeg's libraries (4 to 9): {why}") from error
-    # From 0.17 on it is imported without FFmpeg, too, and says so only when it opens a video.
+    # From 0.17 on the import works without FFmpeg, and only opening a video fails.
     if getattr(torchcodec, "ffmpeg_major_version", "unknown") is None:
         raise InputError("decoder torchcodec cannot be loaded; it needs FFmpeg's libraries (4 to 9) and finds none")
     return torchcodec.decoders
@@ -34,7 +34,7 @@ class TorchcodecVideo(ProvenVideo):
 
     Raises:
         DecodeError: the file cannot be opened, was cut off, or torchcodec is not proven right for it.
-        InputError: torchcodec is not there.
+        InputError: torchcodec is not installed.
     """
 
     library = "torchcodec"
