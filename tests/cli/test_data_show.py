@@ -44,7 +44,7 @@ def test_seed_epoch_and_stage_draw_anew(motion_manifest, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--out", "{tmp}/sheet.bmp"], "ends in .png"),
+        (["--out", "{tmp}/sheet.bmp"], "must end in .png"),
         (["--out", "{tmp}/none/sheet.png"], "cannot be written"),
         (["--out", "{tmp}/a.png", "--split", "dev"], "split 'dev' is empty"),
         (["--out", "{tmp}/a.png", "--recipe", "nosuch"], "unknown recipe"),

@@ -13,7 +13,7 @@ def test_clean(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COLUMNS", "220")
     assert main(["lint", "ssv1-w3-8f", "--strict"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "ssv1-w3-8f, beside ssv1-w3-8f: TSM+W3, 8 frames, Something-Something V1, W3 Table 1"
+    assert lines[0] == "ssv1-w3-8f, compared with ssv1-w3-8f: TSM+W3, 8 frames, Something-Something V1, W3 Table 1"
     assert "nothing found" in lines
     assert any("only the classifier" in line for line in lines)
 

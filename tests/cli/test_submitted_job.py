@@ -101,7 +101,7 @@ def test_stopped_job_ends_killed_and_the_same_job_goes_on(jobs, motion_manifest,
     stopped = ray_job(jobs, "stop", "first")  # waits for the end
     logs = ray_job(jobs, "logs", "first").stdout
     assert "stopped" in stopped.stdout, stopped.stdout + logs
-    assert "error: interrupted; the same command again goes on where this one stopped" in logs
+    assert "error: interrupted; run the same command again to resume" in logs
     assert statuses(tmp_path) == [("teacher", "KILLED"), ("tiny", "KILLED")]
 
     again = ray_job(jobs, "submit", "--submission-id=second", "--", *entrypoint)  # follows the log to the end

@@ -21,10 +21,10 @@ MFR = "stages.student.loss_weights.mfr"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["smoke"], "--pipeline: say which recipe"),
+        (["smoke"], "--pipeline: give the recipe of the trials"),
         (["smok", "--pipeline", "quickstart"], "unknown space 'smok'; did you mean 'smoke'"),
         (["smoke", "--pipeline", "quickstrat"], "unknown recipe 'quickstrat'; did you mean 'quickstart'"),
-        (["smoke", "quickstart"], "unexpected argument 'quickstart'; the recipe is given by --pipeline"),
+        (["smoke", "quickstart"], "unexpected argument 'quickstart'; give the recipe by --pipeline"),
         (["report"], "which sweep?"),
         (["report", "absent", "--storage", "nowhere"], "no sweep 'absent'"),
         (["smoke", "--pipeline", "quickstart", "--name", "a/b"], "name: must start with a letter or digit"),

@@ -108,7 +108,7 @@ def test_command(real_data, models, tmp_path, monkeypatch, capsys):
     assert found["audio_only.mp3"]["reason"] == FILES["audio_only.mp3"].pyav
     assert all(len(found[name]["top"]) == len(CLASSES) for name in names[1:])
     assert main(["predict", models["pyav"], "audio_only.mp3", "zero_bytes.webm"]) == 1
-    assert "not one of 2 videos can be read" in capsys.readouterr().err
+    assert "none of 2 videos can be read" in capsys.readouterr().err
 
 
 def write_reference(path: Path, images: Sequence[np.ndarray]) -> str:

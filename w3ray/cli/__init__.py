@@ -1,7 +1,7 @@
 """Which commands does `w3ray` have, and how does it find them?
 
-A command is one file in this folder plus one row in `COMMANDS`. Only the module of the command that was asked for is
-imported, so that `w3ray --help` answers at once although most commands need torch or Ray.
+A command is one file in this folder and one row in `COMMANDS`. Only the module of the called command is imported. So
+`w3ray --help` answers at once, although most commands need torch or Ray.
 """
 
 import logging
@@ -18,17 +18,17 @@ from w3ray.cli._console import is_unicode, write_error, write_out
 from w3ray.cli._streams import guarded
 from w3ray.errors import RunError
 
-# Command -> (module:attribute, the line that `w3ray --help` shows). The attribute is a function or, for a command with
-# commands of its own, a typer.Typer.
+# Command -> (module:attribute, the line that `w3ray --help` shows). The attribute is a function, or a typer.Typer for a
+# command with subcommands.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("w3ray.cli.run:run", "Run a recipe: train its stages, evaluate, register the model."),
     "tune": ("w3ray.cli.tune:tune", "Search a space of recipes; report on a search."),
-    "evaluate": ("w3ray.cli.evaluate:evaluate", "Score a model on a manifest by a test protocol."),
-    "compare": ("w3ray.cli.compare:compare", "Hold evaluations against each other, clip by clip."),
-    "submit": ("w3ray.cli.submit:submit", "Write an evaluated test split as its challenge wants it."),
-    "predict": ("w3ray.cli.predict:predict", "Tell what a model sees in videos."),
+    "evaluate": ("w3ray.cli.evaluate:evaluate", "Score a model on a manifest with a test protocol."),
+    "compare": ("w3ray.cli.compare:compare", "Compare evaluations with each other, clip by clip."),
+    "submit": ("w3ray.cli.submit:submit", "Write the scores of a test split in its challenge's format."),
+    "predict": ("w3ray.cli.predict:predict", "Classify videos with a model."),
     "explain": ("w3ray.cli.explain:explain", "Draw where and when a model's attention looks in a video."),
-    "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one; what is wrong for its data."),
+    "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one, and check it against its data."),
     "data": ("w3ray.cli.data:app", "Import, check, describe, show and synthesise clips."),
     "export": ("w3ray.cli.export:export", "Write a model as one file for PyTorch or ONNX Runtime."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
@@ -50,11 +50,11 @@ def _root(
 
 
 def _unloaded() -> None:
-    """Stand-in for a command that this call only lists."""
+    """Placeholder for a command that is listed but not called."""
 
 
 def build_app(command: str | None) -> typer.Typer:
-    """The command line with `command` loaded and every other command only listed.
+    """The command line. Only `command` is loaded; all other commands are only listed.
 
     Raises:
         ImportError: the module of `command` cannot be imported.
@@ -64,7 +64,7 @@ def build_app(command: str | None) -> typer.Typer:
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        # The boxes that help is drawn with are characters that not every stream has.
+        # Help is drawn with box characters, which not every stream can encode.
         rich_markup_mode="rich" if is_unicode() else None,
     )
     app.callback()(_root)
@@ -81,7 +81,7 @@ def build_app(command: str | None) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         return _main(words)
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
-    # Where there is no home to keep its list of fonts in, it says so in two long lines, and does without.
+    # Without a home folder for its font list, matplotlib prints two long lines. It works without the list.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     app = build_app(command)
     try:
@@ -98,8 +98,8 @@ def _main(words: list[str]) -> int:
         write_error(f"error: {error}")
         return EXIT_FAILED
     except Exception as error:
-        # typer raises click's usage errors, from its own copy of click or from the click package depending on its
-        # version; what they share is this method.
+        # typer raises click's usage errors. Depending on its version they come from its own copy of click or from the
+        # click package; both have this method.
         if not hasattr(error, "format_message"):
             raise
         return report_usage_error(error, as_json="--json" in words)

@@ -1,6 +1,6 @@
-"""What do all commands share: exit codes, error lines, the one JSON document?
+"""What do all commands share: exit codes, error lines, and the single JSON document?
 
-A command looks like this; `as_json` must be the name of its `--json` option:
+A command looks like this. Its `--json` option must be named `as_json`:
 
     @run_command
     def check(manifest: str, as_json: JsonOption = False) -> None:
@@ -37,13 +37,13 @@ JsonOption = Annotated[
 
 
 def finish(document: Any, as_json: bool, text: RenderableType | Sequence[str] | None = None) -> None:
-    """End a command: print `document` as the one JSON document, or `text` for people, on standard output.
+    """End a command: print `document` as the single JSON document, or `text` for people, on standard output.
 
     Args:
-        text: one line, several ones, or a table and the like.
+        text: one line, several lines, or something drawn, such as a table.
 
     Raises:
-        TypeError: `document` holds something that JSON has no form for.
+        TypeError: `document` holds a value that JSON cannot hold.
     """
     if as_json:
         _write_document(document)
@@ -54,9 +54,9 @@ def finish(document: Any, as_json: bool, text: RenderableType | Sequence[str] | 
 def run_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the project's exit codes and error lines.
 
-    InputError -> 2, RunError -> 1, Ctrl-C or SIGTERM -> 130, each with one line on standard error; any other exception
-    is a bug: exit code 1 with its traceback. Under `--json` whatever libraries print goes to standard error, and a
-    failure prints `{"error": {"kind", "message"}, "exit_code"}` as the one document.
+    InputError -> 2, RunError -> 1, Ctrl-C or SIGTERM -> 130, each with one line on standard error. Any other exception
+    is a bug: exit code 1 with its traceback. With `--json`, the output of libraries goes to standard error, and a
+    failure prints `{"error": {"kind", "message"}, "exit_code"}` as the single document.
     """
 
     @functools.wraps(function)
@@ -73,8 +73,8 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
                 _fail("interrupted", str(error) or "interrupted", EXIT_INTERRUPTED, as_json)
             except (typer.Exit, typer.Abort):
                 raise
-            except UnicodeEncodeError as error:  # a name whose bytes are no text, which Arrow's paths must be
-                _fail("input", one_line(f"{error.object[:300]}: is no UTF-8 text; rename it"), EXIT_BAD_INPUT, as_json)
+            except UnicodeEncodeError as error:  # a file name that is not UTF-8; Arrow needs UTF-8 paths
+                _fail("input", one_line(f"{error.object[:300]}: is not UTF-8 text; rename it"), EXIT_BAD_INPUT, as_json)
             except Exception as error:
                 if hasattr(error, "format_message"):  # a usage error, for main() to report
                     raise
@@ -85,10 +85,10 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def report_usage_error(error: Exception, *, as_json: bool) -> int:
-    """Report a wrong option or argument in one line; returns the exit code for bad input."""
+    """Report a wrong option or argument in one line. Returns the exit code for bad input."""
     message, context = str(error.format_message()), getattr(error, "ctx", None)  # type: ignore[attr-defined]
     if type(error).__name__ == "NoArgsIsHelpError":
-        write_error(*filter(None, message.split("\n")))  # the help, where it is not shown already
+        write_error(*filter(None, message.split("\n")))  # the help, if it was not shown already
         message = "Missing command."
         if not as_json:
             return EXIT_BAD_INPUT
@@ -117,7 +117,7 @@ def _write_document(document: Any) -> None:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, in order: it is what `ray job stop`, Slurm and Kubernetes send first."""
+    """Let SIGTERM end a command cleanly, like Ctrl-C. `ray job stop`, Slurm and Kubernetes send SIGTERM first."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return

@@ -1,6 +1,6 @@
-"""The one way to the terminal: nothing that a user gave is taken for markup, and nothing in it can act on a terminal.
+"""The only way to the terminal: text from users is never read as markup and can never control the terminal.
 
-No other module imports Rich or writes to standard output or standard error (`tests/cli/test_hostile_text.py` looks).
+No other module imports Rich or writes to standard output or standard error (`tests/cli/test_hostile_text.py` checks).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +22,11 @@ __all__ = ["Console", "Group", "Line", "Live", "ProgressBar", "RenderableType", 
            "is_unicode", "lines", "write_error", "write_out"]  # fmt: skip
 
 _UNLIMITED = 100_000
-"""Columns of what is no terminal: a row stays a row, for those who cut and grep it."""
+"""Columns where there is no terminal: a row stays one line, so that cut and grep work."""
 
 
 class Console(RichConsole):
-    """A console that takes every text as it is, and shows what its stream cannot encode as escapes."""
+    """A console that prints every text unchanged, and prints characters that the stream cannot encode as escapes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
@@ -35,7 +35,7 @@ class Console(RichConsole):
 
     @property
     def file(self) -> IO[str]:
-        """The stream itself, below Rich's proxy (of a live picture) and ours."""
+        """The stream itself, without Rich's proxy (of a live display) and w3ray's."""
         file = super().file
         while (inner := getattr(file, "rich_proxied_file", None)) is not None:
             file = inner
@@ -46,21 +46,21 @@ class Console(RichConsole):
         self._file = new_file
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Also of renderables that know nothing of us."""
+        """Render anything, also objects that do not use this module."""
         for segment in super().render(renderable, options):
             if not (segment.control or (segment.text.isascii() and segment.text.isprintable())):
-                # The ellipsis is Rich's own: one in a user's text is an escape already where it cannot be encoded.
+                # This ellipsis is Rich's own. An ellipsis in a user's text is already an escape if not encodable.
                 text = segment.text if is_unicode(self) else segment.text.replace("…", ".")
                 segment = Segment(_shown(plain_lines(text), self), segment.style)
             yield segment
 
 
 class Line:
-    """One line of text, in one style or in parts with styles of their own.
+    """One line of text, in one style, or in parts that have their own styles.
 
     Args:
         parts: texts, or pairs of a text and its style.
-        cut: whether it ends in an ellipsis where it is too long for its place; else it is folded.
+        cut: whether a line that is too long ends in an ellipsis. Otherwise it is folded.
     """
 
     def __init__(self, *parts: str | tuple[str, str], style: str = "", cut: bool = False) -> None:
@@ -83,7 +83,7 @@ class Line:
 
 
 class Table(RichTable):
-    """A table whose texts are lines: they are folded where there is no room, never cut or parsed."""
+    """A table of lines of text. A text without enough room is folded; it is never cut or parsed as markup."""
 
     def __init__(self, *, title: str | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -98,17 +98,17 @@ class Table(RichTable):
 
 
 def lines(texts: Iterable[str], style: str = "") -> Group:
-    """Texts as a line each."""
+    """The texts, one line each."""
     return Group(*(Line(text, style=style) for text in texts))
 
 
 def error_console() -> Console:
-    """A console on standard error: displays, progress, warnings. Made anew so that it follows a redirected stderr."""
+    """A new console on standard error for displays, progress and warnings. Not cached: stderr may be redirected."""
     return Console(stderr=True)
 
 
 def write_out(shown: RenderableType | Sequence[str]) -> None:
-    """Write a table or the like, or a line for each text, on standard output, without secrets in the texts."""
+    """Write something drawn, such as a table, or one line for each text, on standard output. Secrets are removed."""
     console = Console()
     if isinstance(shown, str | Line) or not isinstance(shown, Sequence):
         console.print(Line(redact(shown)) if isinstance(shown, str) else shown, soft_wrap=isinstance(shown, str))
@@ -118,14 +118,14 @@ def write_out(shown: RenderableType | Sequence[str]) -> None:
 
 
 def write_error(*texts: str) -> None:
-    """Write a line for each text on standard error, without secrets."""
+    """Write one line for each text on standard error. Secrets are removed."""
     console = error_console()
     for text in texts:
         console.print(Line(redact(text)), soft_wrap=True)
 
 
 def is_unicode(console: RichConsole | None = None) -> bool:
-    """Whether a console, or else standard output, has every character."""
+    """Whether the console (default: standard output) can encode every character."""
     return (console or Console()).encoding.startswith("utf")
 
 

@@ -1,8 +1,8 @@
 """What does a person see while a recipe runs?
 
-On a terminal one live picture: the stages, a bar, speed, losses, validation, time left. Elsewhere (a file, CI) plain
-lines: one for each turning point and one now and then in between. Both end with the same short table. Everything goes
-to standard error.
+On a terminal there is one live picture: the stages, a progress bar, speed, losses, validation, time left. Elsewhere (a
+file, CI) there are plain lines: one for each important event, and one now and then between events. Both end with the
+same short table. Everything goes to standard error.
 """
 
 import threading
@@ -28,16 +28,16 @@ from w3ray.events import (
 )
 
 PLAIN_EVERY_S = 10.0
-"""Least seconds between two plain lines about training steps, and before one about a validation."""
+"""Minimum seconds between two plain lines about training steps, and before a line about a validation."""
 
 _RATE_WINDOW_S = 30.0
-# Beside it "step 120000/300000  epoch 40/100  12 h 30 min left" fits into 80 columns.
+# With this width, "step 120000/300000  epoch 40/100  12 h 30 min left" fits beside the bar in 80 columns.
 _BAR_WIDTH = 24
 
 
 @dataclass(slots=True)
 class StageView:
-    """What is known of one stage."""
+    """What the display knows about one stage."""
 
     name: str
     state: str = "waiting"
@@ -49,19 +49,19 @@ class StageView:
     last: StepDone | None = None
     validation: Validated | None = None
     best: float | None = None
-    """The best value of the run's metric that was seen; where the metric is "last", the newest top-1."""
+    """The best value of the run's metric so far. If the metric is "last": the newest top-1."""
     improved: bool = False
-    """Is the newest validation the best one seen?"""
+    """Whether the newest validation is the best so far."""
     checkpoint_step: int | None = None
     progress: ValidationProgress | None = None
     progress_since_s: float = 0.0
-    """Clock at the first progress of the validation under way."""
+    """Clock at the first progress of the current validation."""
     result: StageFinished | None = None
     marks: list[tuple[float, int]] = field(default_factory=list)
     """(clock, step) of recent steps, for the time left."""
 
     def time_left_s(self) -> float | None:
-        """Seconds to the stage's last step at the speed of the last half minute, validations included."""
+        """Seconds to the stage's last step, at the speed of the last half minute, including validations."""
         if len(self.marks) < 2 or self.marks[-1][1] == self.marks[0][1]:
             return None
         (first_s, first), (last_s, last) = self.marks[0], self.marks[-1]
@@ -69,9 +69,9 @@ class StageView:
 
 
 class RunView:
-    """The state of a run as its events tell it; knows nothing of screens.
+    """The state of a run, built from its events. It does not depend on a screen.
 
-    `lock` is held while an event is taken in: the live picture is drawn in a thread of its own.
+    `lock` is held while an event is applied, because another thread draws the live picture.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,7 +88,7 @@ class RunView:
         return self.stages.setdefault(name, StageView(name))
 
     def apply(self, event: Event) -> None:
-        """Take in one event. An event that tells nothing to a screen changes nothing."""
+        """Apply one event. An event that no screen shows changes nothing."""
         with self.lock:
             self._apply(event)
 
@@ -130,7 +130,7 @@ class RunView:
             stage.best, stage.improved = value, True
 
     def best_text(self, stage: StageView) -> str:
-        """Such as "best top-1 73.5%"; "last top-1 72.0%" where the newest checkpoint counts; empty before any."""
+        """Text such as "best top-1 73.5%", or "last top-1 72.0%" if the metric is "last". Empty before a validation."""
         if stage.best is None:
             return ""
         name, word = ("top1", "last") if self.metric == "last" else (self.metric, "best")
@@ -138,7 +138,7 @@ class RunView:
 
     def _apply_step(self, stage: StageView, event: StepDone) -> None:
         now_s = self.clock()
-        if event.step <= stage.step:  # a worker died and the stage goes on from its last checkpoint
+        if event.step <= stage.step:  # a worker died, and the stage resumed from its last checkpoint
             stage.marks.clear()
         stage.last, stage.step, stage.epoch, stage.progress = event, event.step, event.epoch, None
         stage.marks.append((now_s, event.step))
@@ -147,11 +147,11 @@ class RunView:
 
 
 class Display:
-    """Shows the events of a run; a context manager, so that a failure leaves the terminal as it was.
+    """Shows the events of a run. It is a context manager, so that a failure restores the terminal.
 
     Args:
-        console: where to show them; None: standard error.
-        clock: seconds that never go back.
+        console: where to show the events. None: standard error.
+        clock: seconds, never decreasing.
     """
 
     def __init__(self, console: RichConsole | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -174,12 +174,12 @@ class Display:
             print_closing_report(self._console, event.summary)
 
     def close(self) -> None:
-        """Leave the live picture; harmless when done twice."""
+        """End the live picture. A second call does nothing."""
         self._screen.close()
 
 
 class _Plain:
-    """Lines with the seconds since the start, none wrapped or coloured."""
+    """Plain lines that begin with the seconds since the start. No line is wrapped or coloured."""
 
     def __init__(self, console: RichConsole, view: RunView) -> None:
         self._console, self._view = console, view
@@ -215,7 +215,7 @@ class _Plain:
         )
 
     def _progress_line(self, event: ValidationProgress) -> str:
-        """One line for a long validation, so that it is not taken for a hang."""
+        """One line for a long validation, so that it does not look like a hang."""
         since_s = self._view.stage(event.stage).progress_since_s
         if since_s == self._shown_progress_since_s or self._view.clock() - since_s < PLAIN_EVERY_S:
             return ""
@@ -228,7 +228,7 @@ class _Plain:
 
 
 class _Live:
-    """One picture that is redrawn in place; what is worth keeping scrolls by above it."""
+    """One picture that is redrawn in place. Warnings are printed above it and stay."""
 
     def __init__(self, console: RichConsole, view: RunView) -> None:
         self._console, self._view = console, view
@@ -243,7 +243,7 @@ class _Live:
             )
             self._live.start()
         if isinstance(event, Warned):
-            # Not folded by us: a path with a line break in it cannot be copied.
+            # Not folded here: a path with a line break in it cannot be copied.
             self._console.print(Line(f"warning: {event.message}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
@@ -257,13 +257,13 @@ class _Live:
 
 
 def picture(view: RunView) -> RenderableType:
-    """The live picture at this moment; no line of it wraps."""
+    """The live picture at this moment. None of its lines wraps."""
     elapsed = duration(view.clock() - view.started_s)
     title = Line((view.recipe, "bold"), "  ", (f"{elapsed}  {view.storage}", "dim"), cut=True)
     stages = Table.grid(padding=(0, 2))
     stages.add_column(no_wrap=True)
     stages.add_column(no_wrap=True, min_width=len("waiting"))
-    # The one column that may wrap is the one that Rich narrows; its texts do not wrap, they end in an ellipsis.
+    # Only this column may be narrowed by Rich. Its texts do not wrap; they end in an ellipsis.
     stages.add_column()
     for stage in view.stages.values():
         stages.add_row(Line(f"  {stage.name}", style="bold"), _state_text(stage, view.current), _news(stage, view))
@@ -290,13 +290,13 @@ def _news(stage: StageView, view: RunView) -> Line:
         return Line(metrics_text(stage.result.metrics), (why, "dim"), cut=True)
     if stage.validation is not None:
         newest = f"epoch {stage.validation.epoch + 1}: {metrics_text(stage.validation.metrics)}"
-        # The best first: a narrow terminal cuts off the end.
+        # The best value comes first, because a narrow terminal cuts off the end.
         return Line("  ".join(filter(None, (view.best_text(stage), newest))), cut=True)
     return Line(stage.why, style="dim", cut=True)
 
 
 def _bars(stage: StageView) -> RenderableType:
-    """The steps; below them the validation or evaluation under way."""
+    """The bar of the steps; below it, the bar of the current validation or evaluation."""
     bars = Table.grid(padding=(0, 1))
     bars.add_column(no_wrap=True)
     bars.add_column(no_wrap=True)
@@ -315,7 +315,7 @@ def _bars(stage: StageView) -> RenderableType:
 
 
 def _numbers(stage: StageView) -> list[Line]:
-    """Losses, then speed, on two lines; a bar of a validation takes the place of the losses, so that nothing jumps."""
+    """Losses and speed, on two lines. The bar of a validation replaces the losses, so the height stays the same."""
     if stage.last is None:
         return [] if stage.progress is not None else [Line("  starting workers and data ...", style="dim")]
     saved = f"  checkpoint at step {stage.checkpoint_step}" if stage.checkpoint_step is not None else ""
@@ -326,7 +326,7 @@ def _numbers(stage: StageView) -> list[Line]:
 
 
 def turning_point(event: Event, view: RunView) -> str:
-    """The plain line of an event that is worth one; empty for the others."""
+    """The plain line of an important event. Empty for other events."""
     match event:
         case RunStarted():
             return f"{event.recipe}: {' -> '.join(event.stages)}; storage {event.storage}"
@@ -348,7 +348,7 @@ def turning_point(event: Event, view: RunView) -> str:
 
 
 def metrics_text(metrics: dict[str, float]) -> str:
-    """Accuracies in percent and the loss, in a fixed order; what a stage did not measure is left out."""
+    """Accuracies in percent and the loss, in a fixed order. Values that a stage did not measure are left out."""
     shown = [f"{label} {percent(metrics[key])}" for key, label in METRIC_LABELS.items() if key in metrics]
     if "loss" in metrics:
         shown.append(f"loss {metrics['loss']:.3f}")
@@ -356,17 +356,17 @@ def metrics_text(metrics: dict[str, float]) -> str:
 
 
 def progress_text(event: ValidationProgress) -> str:
-    """Such as "validation 120/800 clips"."""
+    """Text such as "validation 120/800 clips"."""
     what = "validation" if event.split == "val" else "evaluation"
     return f"{what} {event.clips}/{event.total_clips} clips"
 
 
 def losses_text(event: StepDone) -> str:
-    """The loss parts by name."""
+    """The parts of the loss, by name."""
     return ", ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
 
 
 def speed_text(event: StepDone) -> str:
-    """Clips a second and the share of the time that went into waiting for data."""
+    """Clips per second, and the share of time spent waiting for data."""
     wait = event.data_wait_s / event.step_s if event.step_s > 0 else 0.0
     return f"{event.clips_per_s:.1f} clips/s, data wait {wait:.0%}"

@@ -1,4 +1,4 @@
-"""How does a command take a model: by its folder, or by the name that MLflow knows it by?"""
+"""How does a command get a model: from its folder, or by its name in MLflow?"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ import typer
 if TYPE_CHECKING:
     from w3ray.tracking.registered import LocalModel
 
-MODEL_HELP = "Folder of a model, or of its stage; or its name in MLflow, such as models:/NAME@ALIAS."
+MODEL_HELP = "Folder of a model or of its stage, or its name in MLflow, such as models:/NAME@ALIAS."
 
 TrackingOption = Annotated[
     str | None,
     typer.Option(
         "--tracking",
         metavar="URI",
-        help="MLflow that knows names like models:/NAME@ALIAS; else MLFLOW_TRACKING_URI, else that of the runs here.",
+        help="MLflow server for models:/NAME@ALIAS; default: MLFLOW_TRACKING_URI, else the MLflow of the runs here.",
     ),
 ]
 
@@ -25,11 +25,11 @@ TrackingOption = Annotated[
 def opened_models(
     locations: Sequence[str], tracking: str | None, storage: str | None = None
 ) -> "Iterator[list[LocalModel]]":
-    """The models as folders; see `w3ray.tracking.registered.local_models`.
+    """The models as folders. See `w3ray.tracking.registered.local_models`.
 
     Args:
-        tracking: of `TrackingOption`.
-        storage: of the command, beside which runs are tracked; None: a recipe's own default.
+        tracking: value of `TrackingOption`.
+        storage: the command's storage; its runs are tracked beside it. None: a recipe's default.
     """
     from w3ray.pipeline.tracked import tracking_root
     from w3ray.recipe import Recipe

@@ -1,4 +1,4 @@
-"""How does a command of many files say how far it is?"""
+"""How does a command that reads many files show its progress?"""
 
 import time
 
@@ -7,9 +7,9 @@ from w3ray.cli._console import Line, error_console
 
 
 class Progress:
-    """A line on standard error: rewritten each second on a terminal, a new one every few seconds in a log.
+    """A line on standard error: rewritten each second on a terminal, a new line every few seconds in a log.
 
-    `line` holds {done} and {total}; how fast it goes and how long it will take is added.
+    `line` holds {done} and {total}. Speed and time left are added.
     """
 
     def __init__(self, line: str, every_s: float = 5.0) -> None:

@@ -1,7 +1,7 @@
-"""Standard output and standard error while a command runs: a reader may leave, any character may be written.
+"""Standard output and standard error while a command runs: the reader may close, and any character may be written.
 
-Where the reader of a pipe has enough (`w3ray ... | head`), what is still written is dropped, and the work goes on to
-its end: neither the command nor a library in it sees an error.
+If the reader of a pipe closes it (`w3ray ... | head`), further output is dropped and the command continues to its end.
+Neither the command nor a library in it sees an error.
 """
 
 import io
@@ -15,14 +15,14 @@ from typing import IO, Any, TextIO, cast
 from w3ray._text import plain_lines
 from w3ray.errors import RunError
 
-# Where the JSON document goes while a command runs under --json; None: standard output.
+# Where the JSON document goes while a command runs with --json. None: standard output.
 _document_stream: IO[str] | None = None
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Standard output and standard error as they are in a command: see `_Pipe` and `_Visible`."""
+    """Replace standard output and standard error for a command: see `_Pipe` and `_Visible`."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (
         cast(Any, _Visible(_writable(stream, number))) for number, stream in enumerate(before, start=1)
@@ -37,9 +37,9 @@ def guarded() -> Iterator[None]:
 
 @contextmanager
 def reserved_stdout(active: bool) -> Iterator[None]:
-    """Keep standard output for the JSON document alone: all else that is written to it goes to standard error.
+    """Reserve standard output for the JSON document: all other output to it goes to standard error.
 
-    Also at the level of file descriptors, because C++ libraries and child processes (FFmpeg, Ray) write there.
+    This also holds for the file descriptor, because C++ libraries and child processes (FFmpeg, Ray) write to it.
     """
     global _document_stream
     if not active:
@@ -64,17 +64,17 @@ def reserved_stdout(active: bool) -> Iterator[None]:
 
 
 def write_document(text: str) -> None:
-    """Write the one JSON document, which is ASCII, at once."""
+    """Write the single JSON document, which is ASCII, and flush it."""
     stream = sys.stdout if _document_stream is None else _document_stream
     stream.write(text + "\n")
     stream.flush()
 
 
 class _Pipe(io.FileIO):
-    """A descriptor whose reader may leave: what is written after that is dropped.
+    """A descriptor whose reader may close it. Output after that is dropped.
 
-    So is what standard error cannot take for another reason (a full disk), since nobody can be told. Of standard output
-    this is an error, raised once.
+    If standard error fails for another reason (a full disk), its output is dropped too, because nobody can be told.
+    For standard output this is an error, raised once.
     """
 
     def __init__(self, descriptor: int, *, closefd: bool, lossy: bool) -> None:
@@ -85,7 +85,7 @@ class _Pipe(io.FileIO):
         try:
             return super().write(data)
         except ConnectionError:
-            # For those who write to the descriptor itself, too.
+            # Redirect the descriptor, for code that writes to it directly.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -97,16 +97,16 @@ class _Pipe(io.FileIO):
 
 
 class _Visible:
-    """A stream as libraries see it: what is printed past our console is seen, and moves or colours nothing.
+    """The stream that libraries get: text that bypasses w3ray's console is printed, but cannot move or colour anything.
 
-    Our console, and Rich's of `--help`, find the stream itself by the name `rich_proxied_file`.
+    w3ray's console, and Rich's console for `--help`, find the stream itself by the name `rich_proxied_file`.
     """
 
     def __init__(self, stream: IO[str]) -> None:
         self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        parts = re.split("([\r\t])", _COLOURS.sub("", text))  # progress bars go back to the start of their line
+        parts = re.split("([\r\t])", _COLOURS.sub("", text))  # progress bars use \r
         self.rich_proxied_file.write("".join(part if part in "\r\t" else plain_lines(part) for part in parts))
         return len(text)
 
@@ -119,7 +119,7 @@ class _Visible:
 
 
 def _writable(stream: TextIO | None, descriptor: int) -> IO[str]:
-    if stream is None:  # closed by whoever started this process
+    if stream is None:  # closed by the parent process
         return open(os.devnull, "w", encoding="utf-8")
     if not _is_descriptor(stream, descriptor):
         return stream

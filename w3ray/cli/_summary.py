@@ -1,4 +1,4 @@
-"""What does a run end with, in a few lines: the stages, their gain, where the model is, what the platform cost?"""
+"""What does a run print at its end? The stages, their gain, the model's place and the platform's overhead."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,16 +18,16 @@ def print_closing_report(console: RichConsole, summary: RunSummary) -> None:
     lines = {"model": summary.folder, "registered": summary.model, "open MLflow": summary.mlflow_command}
     for label, text in lines.items():
         if text is not None:
-            # Never folded by us: a command with a line break in it cannot be copied.
+            # Never folded here: a command with a line break in it cannot be copied.
             console.print(Line(f"{label:<13}{text}"), soft_wrap=True)
     if summary.overhead is not None:
         text = f"{'overhead':<13}{overhead_text(summary.overhead)}"
-        # Off a terminal one line, for those who grep it.
+        # One line if there is no terminal, so that grep works.
         console.print(Line(text), soft_wrap=not console.is_terminal)
 
 
 def _attention_lines(summary: RunSummary) -> list[tuple[str, str]]:
-    """By how much the gates of each stage deviate, one number for each stage of its network; and what is wrong."""
+    """The deviation of the gates of each stage, one number for each stage of its network; and warnings."""
     lines = []
     for stage in summary.stages:
         if text := deviations(stage.attention):
@@ -37,7 +37,7 @@ def _attention_lines(summary: RunSummary) -> list[tuple[str, str]]:
 
 
 def tracking_lines(tracking: Mapping[str, Any]) -> list[str]:
-    """Where a planned run is recorded, and why there."""
+    """Where a planned run is recorded, and why."""
     if tracking["uri"] is None:
         return [f"tracking: none ({tracking['uri_from']})"]
     return [f"{name}: {tracking[key]} ({tracking[f'{key}_from']})" for name, key in _TRACKING_LINES]
@@ -48,7 +48,7 @@ _TRACKING_LINES = (("tracking", "uri"), ("experiment", "experiment"))
 
 def _stage_table(summary: RunSummary) -> Table:
     metrics = [name for name in METRIC_LABELS if any(name in stage.metrics for stage in summary.stages)]
-    # The metric that compares the stages stands first, next to its gain.
+    # The metric that compares the stages comes first, next to its gain.
     metrics.sort(key=lambda name: name != summary.metric)
     table = Table(title=summary.recipe, title_justify="left", title_style="bold")
     table.add_column("stage", no_wrap=True)
@@ -72,7 +72,7 @@ def _stage_table(summary: RunSummary) -> Table:
 
 
 def overhead_text(overhead: Overhead) -> str:
-    """Seconds the platform took beside training steps."""
+    """Seconds that the platform took besides training steps."""
     parts = []
     if overhead.to_first_step_s is not None:
         parts.append(f"{overhead.to_first_step_s:.1f} s to the first step")

@@ -1,6 +1,6 @@
-"""What does a person see of a sweep? A live table of trials on a terminal, plain lines elsewhere; a ranking at the end.
+"""What does a person see while a sweep runs? A live table of trials on a terminal, plain lines elsewhere.
 
-Everything goes to standard error.
+At the end there is a ranking. Everything goes to standard error.
 """
 
 import time
@@ -21,7 +21,7 @@ _STATE_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "f
 
 
 class SweepDisplay:
-    """Shows a sweep; a context manager, so that a failure leaves the terminal as it was."""
+    """Shows a sweep. It is a context manager, so that a failure restores the terminal."""
 
     def __init__(self, space: Space, console: RichConsole | None = None) -> None:
         self._space, self._console = space, console or error_console()
@@ -36,7 +36,7 @@ class SweepDisplay:
         self.close()
 
     def show(self, status: SweepStatus) -> None:
-        """Show the sweep as it is now."""
+        """Show the present state of the sweep."""
         self._status = status
         if not self._console.is_terminal:
             self._show_plain(status)
@@ -48,7 +48,7 @@ class SweepDisplay:
             self._console.print(Line(f"warning: {message}", style="yellow"), soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the live picture; harmless when done twice."""
+        """End the live picture. A second call does nothing."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -57,7 +57,7 @@ class SweepDisplay:
         self._console.print(Line(line), soft_wrap=True)
 
     def print_end(self, result: SweepResult) -> None:
-        """The ranking, and where things are."""
+        """Print the ranking, and where the results are."""
         self._console.print()
         self._console.print(ranking_table(result.points, self._space))
         states = [trial.state for point in result.points for trial in point.trials]
@@ -67,7 +67,7 @@ class SweepDisplay:
         reused = sum(
             stage.state == "reuse" for point in result.points for trial in point.trials for stage in trial.stages
         )
-        self.say(f"training     {steps} steps; {reused} stages were taken over instead of trained again")
+        self.say(f"training     {steps} steps; {reused} stages were reused instead of trained again")
         if result.front:
             self.say("Pareto front " + ", ".join(f"{point.number:04d}" for point in result.front))
         model = result.model
@@ -92,16 +92,16 @@ class SweepDisplay:
             self._console.print(Line(f"[{status.seconds:6.1f}s] warning: {message}"), soft_wrap=True)
 
     def _news(self, trial: Trial, doing: TrialProgress | None, objective_stage: str) -> str:
-        """A line that changes at turning points alone."""
+        """A line about a trial. It changes only at important events."""
         point = point_text(trial.point)
         if trial.state == "running" and doing is not None:
             if doing.waits_for:
-                return f"trial {trial.id} ({point}): waits for a stage that another trial trains"
+                return f"trial {trial.id} ({point}): waits for a stage that another trial is training"
             if not doing.stage:
                 return f"trial {trial.id} ({point}): starts"
-            how = {"run": "trains", "resume": "goes on with", "reuse": "takes over"}.get(doing.stage_state, "trains")
+            how = {"run": "trains", "resume": "resumes", "reuse": "reuses"}.get(doing.stage_state, "trains")
             best = f", best {value_text(self._space.objectives[0], trial.values)}" if trial.reports else ""
-            # Of the objective's stage an epoch counts when its value is known, so that both come in one line.
+            # In the objective's stage, an epoch counts once its value is known, so that one line shows both.
             reported = trial.reports[-1].epoch if trial.reports else 0
             done = reported if doing.stage == objective_stage else doing.validated_epoch
             epoch = f", epoch {done}/{doing.epochs}" if done else ""
@@ -121,7 +121,7 @@ def _storage_of(result: SweepResult) -> str:
 
 
 def sweep_picture(status: SweepStatus, space: Space) -> RenderableType:
-    """The live picture at this moment; no line of it wraps."""
+    """The live picture at this moment. None of its lines wraps."""
     book = status.book
     trials = book.trials
     ended = [trial for trial in trials if trial.ended and trial.state != "skipped"]
@@ -133,7 +133,7 @@ def sweep_picture(status: SweepStatus, space: Space) -> RenderableType:
     text += f", {duration(left_s)} left" if left_s is not None else ""
     bar = ProgressBar(total=max(1, total), completed=len(ended), width=_BAR_WIDTH)
     bars.add_row(" ", bar, Line(text, cut=True))
-    # Expanded, so that long parameters get what the other columns leave, and take nothing from them.
+    # Expanded, so that the parameters get all the width that the other columns leave, and no more.
     table = Table(box=None, padding=(0, 1), pad_edge=False, expand=True)
     objective = space.objectives[0]
     for column in ("trial", "state", "stage", "epoch", METRIC_LABELS.get(objective.metric, objective.metric), "time"):
@@ -173,7 +173,7 @@ def _best(trials: Sequence[Trial], space: Space) -> int | None:
 
 
 def _shown_trials(trials: Sequence[Trial], best: int | None) -> list[Trial]:
-    """Those at work, the best one, then the newest."""
+    """The running trials, the best one, then the newest ones."""
     at_work = [trial for trial in trials if trial.state == "running"]
     first = [trial for trial in trials if trial.number == best and trial not in at_work]
     rest = sorted(
@@ -183,7 +183,7 @@ def _shown_trials(trials: Sequence[Trial], best: int | None) -> list[Trial]:
 
 
 def time_left_s(ended: Sequence[Trial], total: int, concurrency: int) -> float | None:
-    """Seconds for what is left, if it takes as long as what has ended; None before anything has."""
+    """Seconds left, if the other trials take as long as the ended ones. None: no trial has ended."""
     if not ended:
         return None
     mean_s = sum(trial.seconds for trial in ended) / len(ended)
@@ -191,7 +191,7 @@ def time_left_s(ended: Sequence[Trial], total: int, concurrency: int) -> float |
 
 
 def ranking_table(points: Sequence[PointResult], space: Space) -> Table:
-    """The best points, a row each; ranks by the first objective."""
+    """The best points, one row each, ranked by the first objective."""
     table = Table(title=f"{space.name}: ranking", title_justify="left", title_style="bold")
     table.add_column("rank", justify="right")
     table.add_column("trial", no_wrap=True)
@@ -227,7 +227,7 @@ def value_text(
     place: int = 0,
     deviations: Sequence[float] | None = None,
 ) -> str:
-    """An objective's value, with its deviation over repeats where there is one."""
+    """An objective's value, with its deviation over repeats if there is one."""
     if values is None or place >= len(values) or values[place] != values[place]:
         return "-"
     if objective.metric in METRIC_LABELS:
@@ -238,6 +238,6 @@ def value_text(
 
 
 def point_text(point: dict[str, Any]) -> str:
-    """Such as "reduction 8, mfr 0.3"."""
+    """Text such as "reduction 8, mfr 0.3"."""
     short = short_names(list(point))
     return ", ".join(f"{short[name]} {show_value(value)}" for name, value in point.items())

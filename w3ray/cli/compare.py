@@ -1,4 +1,4 @@
-"""`w3ray compare`: which of several evaluated models is better, and is that more than chance?"""
+"""`w3ray compare`: which of several evaluated models is better, and could the difference be chance?"""
 
 from typing import Annotated, Any
 
@@ -14,12 +14,12 @@ from w3ray.cli._console import lines as as_lines
 @run_command
 def compare(
     evaluations: Annotated[
-        list[str], typer.Argument(help="Folders that `w3ray evaluate` ended with.", metavar="EVALUATION...")
+        list[str], typer.Argument(help="Folders written by `w3ray evaluate`.", metavar="EVALUATION...")
     ],
-    classes: Annotated[int, typer.Option(min=0, help="Classes to name whose accuracy changed most.")] = 5,
+    classes: Annotated[int, typer.Option(min=0, help="How many classes with the largest changes to list.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold evaluations of the same clips against the first one."""
+    """Compare evaluations of the same clips with the first one."""
     from w3ray.scoring.compare import compare as run
 
     found = run(evaluations, classes=classes)
@@ -40,7 +40,7 @@ def shown(found: list[Any]) -> RenderableType:
     lines = []
     for number, one in enumerate(found[1:], start=2):
         lines.append(
-            f"{number}: right on {one.only_this} clips that 1 has wrong, wrong on {one.only_first} it has right"
+            f"{number}: right on {one.only_this} clips where 1 is wrong, wrong on {one.only_first} where 1 is right"
         )
         changes = ", ".join(f"{name} {_signed(change)} of {clips}" for name, clips, change in one.classes)
         if changes:

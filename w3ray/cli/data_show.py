@@ -25,26 +25,29 @@ def show(
     manifest: Annotated[str, typer.Argument(help="Manifest with the clips.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Picture to write: .png or .jpg.")],
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe with the settings, a name or a file; else the defaults of a recipe.")
+        str | None, typer.Option(help="Recipe with the settings, a name or a file; default: a recipe's defaults.")
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set data.size=112. Can be repeated."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split; the recipe's training split (default) is augmented, others are not.")
+        str | None,
+        typer.Option(help="Split. The recipe's training split (default) is augmented, other splits are not."),
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="Stage whose epoch is shown; else the first.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage of the epoch; default: the first stage.")] = None,
     epoch: Annotated[
-        int, typer.Option(min=0, help="Epoch, counted from 0: another order, other frames and crops.")
+        int, typer.Option(min=0, help="Epoch, counted from 0. Each epoch has its own order, frames and crops.")
     ] = 0,
-    seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's seed.")] = None,
-    count: Annotated[int, typer.Option(min=1, max=500, help="Clips: the first of the epoch, or from all over.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed to use instead of the recipe's.")] = None,
+    count: Annotated[
+        int, typer.Option(min=1, max=500, help="Number of clips: the epoch's first, or spread over the split.")
+    ] = 16,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw clips after sampling and augmentation, exactly as a model gets them: a row a clip, its frames in order."""
+    """Draw clips after sampling and augmentation, exactly as a model gets them: one row per clip, frames in order."""
     if Path(out).suffix.lower() not in _PICTURES:
-        raise InputError(f"--out {out}: give it a name that ends in {', '.join(_PICTURES)}")
+        raise InputError(f"--out {out}: the name must end in {', '.join(_PICTURES)}")
     settings = _settings(manifest, recipe, overrides or [], seed)
     from w3ray.data.contact_sheet import draw_sheet, evaluation_rows
 
@@ -98,8 +101,8 @@ def _training_rows(
     from w3ray.pipeline.prepare import stage_schedule
 
     if epoch >= stage.train.epochs:
-        raise InputError(f"--epoch {epoch}: stage {stage.name} has the epochs 0 to {stage.train.epochs - 1}")
-    # Validations decide nothing about which clips come in which order.
+        raise InputError(f"--epoch {epoch}: stage {stage.name} has epochs 0 to {stage.train.epochs - 1}")
+    # The order of clips does not depend on validations.
     schedule = stage_schedule(stage, num_train=clips.split(split, ["label"]).num_rows)
     return training_rows(clips, split, data.clip_spec(), schedule, epoch=epoch, count=count, roots=data.roots)
 
@@ -128,9 +131,9 @@ def _shown(row: "SheetRow", heads: Heads) -> dict[str, Any]:
 
 
 def _settings(manifest: str, recipe: str | None, overrides: list[str], seed: int | None) -> "Recipe":
-    """The recipe, on this manifest.
+    """The recipe, with this manifest.
 
-    Raises: InputError for what is wrong with it.
+    Raises: InputError if the recipe has faults.
     """
     from w3ray.recipe.load import checked, find_recipe, read_yaml
 

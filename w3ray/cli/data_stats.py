@@ -18,27 +18,27 @@ _SHOWN = 3
 @run_command
 def stats(
     manifest: Annotated[str, typer.Argument(help="Manifest to describe.")],
-    videos: Annotated[int, typer.Option(min=1, help="Look into at most so many videos, drawn at random.")] = 1000,
+    videos: Annotated[int, typer.Option(min=1, help="Maximum number of videos to read, drawn at random.")] = 1000,
     roots: Annotated[
         list[str] | None,
-        typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
+        typer.Option("--root", help="Videos must be inside this folder or s3:// address. Can be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count clips and classes; look at lengths, frame rates, sizes and codecs of the videos.
+    """Count clips and classes, and show lengths, frame rates, sizes and codecs of the videos.
 
-    Reads the header and the first frame of each video: `w3ray data check` reads the clips.
+    Only the header and the first frame of each video are read. `w3ray data check` reads the clips.
     """
     from w3ray.data.stats import manifest_stats
 
     clips = read_manifest(manifest)
-    progress = Progress("looked into {done} of {total} videos")
+    progress = Progress("read {done} of {total} videos")
     document = redacted(manifest_stats(clips, max_videos=videos, roots=roots or None, progress=progress))
     finish(document, as_json=as_json, text=stats_text(document))
 
 
 def stats_text(document: dict[str, Any]) -> RenderableType:
-    """A column a split, then what could not be read, then what was looked at."""
+    """One column per split, then what could not be read, then which videos were read."""
     splits = document["splits"]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
@@ -52,9 +52,9 @@ def stats_text(document: dict[str, Any]) -> RenderableType:
         lines += [f"{count} unreadable in {name}: {reason}" for reason, count in split["reasons"].items()]
     read = f"{document['videos_read']} of {document['videos']} videos"
     if document["sampled"]:
-        lines.append(f"lengths, rates, sizes and codecs are those of {read}, drawn at random (--videos)")
+        lines.append(f"lengths, rates, sizes and codecs are from {read}, drawn at random (--videos)")
     else:
-        lines.append(f"read of {read}: header and first frame ('w3ray data check' reads every clip)")
+        lines.append(f"read the header and first frame of {read} ('w3ray data check' reads every clip)")
     return Group(table, as_lines(lines))
 
 
@@ -70,8 +70,8 @@ def _facts(split: dict[str, Any], num_classes: int, heads: dict[str, int]) -> di
         "videos": str(split["videos"]),
         **balances,
         "clip length, s": _range(length) + (f" (of {length['known']} clips)" if partly else ""),
-        "in all": ("about " if partly else "") + duration(length["total"]),
-        "frames a second": _range(fps),
+        "total length": ("about " if partly else "") + duration(length["total"]),
+        "frames per second": _range(fps),
         "short side, px": _range(side),
         "sizes": _most(split["sizes"]),
         "codecs": _most(split["codecs"]),
@@ -94,7 +94,7 @@ def _balance(classes: dict[str, Any], num_classes: int) -> dict[str, str]:
 
 
 def _range(spread: dict[str, Any]) -> str:
-    """One number where all are the same, else "least .. median .. most"."""
+    """One number if all are equal, else "minimum .. median .. maximum"."""
     if spread["min"] is None:
         return "-"
     least, median, most = (f"{spread[name]:.4g}" for name in ("min", "median", "max"))

@@ -1,4 +1,4 @@
-"""`w3ray evaluate`: what does a model reach on a manifest, by a test protocol?"""
+"""`w3ray evaluate`: how good is a model on a manifest, with a test protocol?"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -18,30 +18,30 @@ from w3ray.data.views import PROTOCOLS
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(help=f"{MODEL_HELP} Several are an ensemble.", metavar="MODEL..."),
+        typer.Argument(help=f"{MODEL_HELP} Several models form an ensemble.", metavar="MODEL..."),
     ],
     manifest: Annotated[str, typer.Option(help="Manifest of the clips.")],
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     fold: Annotated[
-        int | None, typer.Option(help="Deal train and val anew by group, as data.fold of the recipe did; with --folds.")
+        int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="Number of folds, as data.folds of the recipe.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, as the recipe's data.folds.")] = None,
     protocol: Annotated[
-        str, typer.Option(help=f"Views of a clip: {', '.join(PROTOCOLS)}, or other numbers of clips.")
+        str, typer.Option(help=f"Views of a clip: {', '.join(PROTOCOLS)}, or with other numbers of clips.")
     ] = "1clip-center",
     average: Annotated[
-        str, typer.Option(help="What is averaged over views: 'scores' (one vote each) or 'logits' (as TSM's program).")
+        str, typer.Option(help="What is averaged over views: 'scores' (equal votes) or 'logits' (as in TSM's code).")
     ] = "scores",
-    storage: Annotated[str, typer.Option(help="Evaluations are kept below STORAGE/evaluations.")] = "runs",
+    storage: Annotated[str, typer.Option(help="Evaluations are stored in STORAGE/evaluations.")] = "runs",
     tracking: TrackingOption = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); else a local one.")] = None,
-    root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); default: local Ray.")] = None,
+    root: Annotated[list[str] | None, typer.Option(help="Videos must be inside one of these folders.")] = None,
     max_failed_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Fail where more than this share of the clips cannot be read.")
+        float, typer.Option(min=0, max=1, help="Fail if more than this share of the clips cannot be read.")
     ] = 0.01,
     as_json: JsonOption = False,
 ) -> None:
-    """Score every clip of a split once, and report; asked again, what is scored is read."""
+    """Score every clip of a split once, and write a report. A second call reuses finished scores."""
     from w3ray.scoring.evaluate import evaluate as run
 
     with opened_models(models, tracking, storage) as found:
@@ -73,17 +73,19 @@ def shown(result: Any) -> RenderableType:
     if len(result.models) > 1:
         lines[0] += f", ensemble of {len(result.models)} models"
     if result.unreadable:
-        lines.append(f"{result.unreadable} could not be read: they are left out, their reasons kept with the scores")
+        lines.append(
+            f"{result.unreadable} clips could not be read and are left out; the reasons are stored with the scores"
+        )
     if result.reused:
-        lines.append(f"{result.reused} scores were there already")
+        lines.append(f"{result.reused} scores were reused")
     if result.unlabelled:
-        lines.append(f"{result.unlabelled} have no label: their scores are kept, they count in no accuracy")
+        lines.append(f"{result.unlabelled} clips have no label: their scores are stored, but not in any accuracy")
     lines.append(f"report  {result.directory}/report" if metrics else f"scores  {result.directory}")
     return Group(_accuracies(metrics), as_lines(lines)) if metrics else as_lines(lines)
 
 
 def _accuracies(metrics: Mapping[str, Any]) -> Table:
-    """Of several heads: a block of their combinations, and one of each."""
+    """A block of rows. With several heads: one block for their combinations, and one for each head."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     prefixes = [key.removesuffix("top1") for key in metrics if key.endswith("top1")]
     for prefix in prefixes:

@@ -14,18 +14,19 @@ from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 
 @run_command
 def explain(
-    model: Annotated[str, typer.Argument(help=f"With attention: {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")],
+    model: Annotated[str, typer.Argument(help=f"Model with attention: {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")],
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="One or more videos.")],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the pictures and films.")] = "explained",
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another model beside it; Grad-CAM where it has no masks.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Second model to show beside it; with Grad-CAM if it has no masks."),
     ] = None,
-    true: Annotated[str | None, typer.Option(metavar="CLASS", help="The videos' class, to be shown.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes in the answer.")] = 5,
+    true: Annotated[str | None, typer.Option(metavar="CLASS", help="True class of the videos, to show.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes in the answer.")] = 5,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw where and when a model's attention looks: a strip, its stages, and a film of each video."""
+    """Draw where and when a model's attention looks: for each video a strip, the stages, and a film."""
     from w3ray.explain import explain_videos
 
     given = [model] if against is None else [model, against]
@@ -48,7 +49,7 @@ def _video_lines(answer: dict[str, Any]) -> list[str]:
 
 
 def _gates(one: dict[str, Any]) -> list[RenderableType]:
-    """What a model's gates did over all the videos; nothing for one without attention."""
+    """What a model's gates did over all videos. Empty for a model without attention."""
     rows = health.rows(health.from_document(one["stages"]))
     if not rows:
         return []

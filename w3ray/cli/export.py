@@ -10,7 +10,7 @@ from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
 
 
 class Format(StrEnum):
-    """Which file."""
+    """Format of the file."""
 
     TORCH = "torch"
     ONNX = "onnx"
@@ -21,14 +21,14 @@ def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[str, typer.Option("--out", "-o", help="File to write, such as model.pt2 or model.onnx.")],
     form: Annotated[
-        Format, typer.Option("--format", help="torch: torch.export.load reads it; onnx: needs w3ray[onnx].")
+        Format, typer.Option("--format", help="torch: for torch.export.load; onnx: needs w3ray[onnx].")
     ] = Format.TORCH,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model that takes raw frames (uint8 RGB) and returns logits and scores, for any number of clips at once.
 
-    The file is read back and run beside the model first; it is not written where its scores differ.
+    First the exported model is read back and compared with the original. If the scores differ, no file is written.
     """
     from w3ray.export import CHECK_BATCHES, LOGITS_TOLERANCE, SCORES_TOLERANCE, export_model
 
@@ -51,7 +51,7 @@ def export(
 
 
 def export_text(document: dict[str, Any]) -> list[str]:
-    """What is in the file and how it is used."""
+    """What the file holds and how to use it."""
     clip, check = document["clip"], document["check"]
     classes = document["classes"]
     named = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
@@ -65,7 +65,7 @@ def export_text(document: dict[str, Any]) -> list[str]:
         f"  frames  {clip['num_frames']} by {clip['sampling']} sampling; short side {clip['short_side']} pixels, then "
         f"the centre {clip['size']}x{clip['size']}",
         f"  classes {len(classes)}: {named}",
-        f"  check   with {batches} clips at once scores differ from the model's by at most "
+        f"  check   with {batches} clips at once, scores differ from the model's by at most "
         f"{check['scores_difference']:.1g} (allowed {check['scores_tolerance']:g}), logits by "
         f"{check['logits_difference']:.1g} of their spread (allowed {check['logits_tolerance']:g})",
     ]

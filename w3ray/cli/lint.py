@@ -1,4 +1,4 @@
-"""`w3ray lint`: what a recipe does otherwise than the published one, or wrongly for its data, before it is run."""
+"""`w3ray lint`: before a recipe runs, where does it differ from the published one, and what is wrong for its data?"""
 
 from typing import Annotated, Any
 
@@ -20,13 +20,13 @@ def lint(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set train.epochs=3. Can be repeated."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where anything was found.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are findings.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare a recipe with the closest row of the W3 paper's tables, and look for what is wrong for its data.
+    """Compare a recipe with the closest row of the W3 paper's tables, and find what is wrong for its data.
 
-    Says of each difference what it is known to cost, with the source of the figure, or that there is none. Reads the
-    recipe and its manifest, no video.
+    For each difference it prints the known cost with the source of the figure, or that no figure is published. It reads
+    the recipe and its manifest, but no video.
     """
     report = lint_recipe(load_recipe(recipe, list(overrides or [])))
     finish(report.document(), as_json, report_text(report))
@@ -35,15 +35,15 @@ def lint(
 
 
 def report_text(report: LintReport) -> RenderableType:
-    """A report for people: what was compared, a table of findings, how many."""
+    """A report for people: what was compared, a table of findings, and how many there are."""
     row = report.row
     kind = "TSM+W3" if row.attention else "TSM"
-    lines = [f"{report.recipe}, beside {row.recipe}: {kind}, {row.frames} frames, {row.data}, W3 {row.table}"]
+    lines = [f"{report.recipe}, compared with {row.recipe}: {kind}, {row.frames} frames, {row.data}, W3 {row.table}"]
     lines.append("Sources: W3 is arXiv:2004.01278, TSM the repository mit-han-lab/temporal-shift-module.")
     if not report.same_data:
-        lines.append("The paper has no row on this data: differences are notes, and figures are of the sets they name.")
+        lines.append("The paper has no row for this data: differences are notes; figures are for the named data sets.")
     if report.data_unread is not None:
-        lines.append(f"The data was not looked at: {redact(report.data_unread)}")
+        lines.append(f"The data was not checked: {redact(report.data_unread)}")
     parts: list[RenderableType] = [as_lines(lines)]
     if report.findings:
         parts.append(_table(report))
@@ -57,9 +57,9 @@ def _table(report: LintReport) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("field")
     table.add_column("here")
-    # Sentences are folded also where there is no terminal with a width.
+    # Long sentences are folded even if there is no terminal with a width.
     table.add_column("published", max_width=50)
-    table.add_column("known to cost", max_width=60)
+    table.add_column("known cost", max_width=60)
     for finding in report.findings:
         style = "yellow" if finding.severity == "warning" else ""
         table.add_row(
@@ -77,7 +77,7 @@ def _published(finding: Finding) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as the recipe has it."""
+    """A value as a recipe would write it."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -27,20 +27,18 @@ def predict(
     videos: Annotated[
         list[str] | None, typer.Argument(help="Files, folders, patterns, s3://...", metavar="VIDEO...")
     ] = None,
-    manifest: Annotated[str | None, typer.Option(help="The clips of a manifest instead.")] = None,
-    split: Annotated[str | None, typer.Option(help="One split of that manifest; else all.")] = None,
-    top: Annotated[int, typer.Option(help="Best classes to tell.")] = 5,
-    protocol: Annotated[str, typer.Option(help="Views of a clip, as of `w3ray evaluate`.")] = "1clip-center",
+    manifest: Annotated[str | None, typer.Option(help="Manifest to classify instead of videos.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the manifest; default: all splits.")] = None,
+    top: Annotated[int, typer.Option(help="Number of best classes to print.")] = 5,
+    protocol: Annotated[str, typer.Option(help="Views of a clip, as in `w3ray evaluate`.")] = "1clip-center",
     average: Annotated[str, typer.Option(help="What is averaged over views: 'scores' or 'logits'.")] = "scores",
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Write a JSON line for each video to this file.")
-    ] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Write one JSON line per video to this file.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
-    root: Annotated[list[str] | None, typer.Option(help="Videos must lie below one of these.")] = None,
+    root: Annotated[list[str] | None, typer.Option(help="Videos must be inside one of these folders.")] = None,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell the best classes of each video, with their scores."""
+    """Print the best classes of each video, with their scores."""
     from w3ray.scoring.predict import FEW
     from w3ray.scoring.predict import predict as run
 
@@ -50,7 +48,7 @@ def predict(
         nonlocal total
         total = count
 
-    progress = Progress("looking at {done}/{total} videos")
+    progress = Progress("classified {done}/{total} videos")
     found = []
     with ExitStack() as stack:
         lines = None if out is None else stack.enter_context(_opened(out))
@@ -67,20 +65,20 @@ def predict(
                 progress(len(found), total)
     unread = [one for one in found if one.reason is not None]
     if len(unread) == len(found):
-        raise RunError(f"not one of {len(found)} videos can be read; the first: {unread[0].video}: {unread[0].reason}")
+        raise RunError(f"none of {len(found)} videos can be read; the first: {unread[0].video}: {unread[0].reason}")
     document = {"model": model, "protocol": protocol, "predictions": [one.document() for one in found]}
     finish(document, as_json, shown(found))
 
 
 def _opened(path: str) -> TextIO:
     try:
-        return Path(path).open("w", encoding="utf-8", errors="backslashreplace")  # a path may be no text
+        return Path(path).open("w", encoding="utf-8", errors="backslashreplace")  # a path may hold invalid UTF-8
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
 
 
 def shown(found: Sequence["Prediction"]) -> RenderableType:
-    """The predictions for people; videos of one folder without its name."""
+    """The predictions for people. If all videos are in one folder, its name is shown once."""
     folders = {os.path.dirname(one.video) for one in found}
     folder = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else ""
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -91,7 +89,7 @@ def shown(found: Sequence["Prediction"]) -> RenderableType:
         if one.reason is not None:
             table.add_row(name, Line(("not read:", "red"), f" {redact(one.reason)}"), "", "")
             continue
-        # Of several heads each one's best says more than the combination that comes next.
+        # With several heads, the best class of each head says more than the next combination.
         others = [f"{head} {_scored(best[0])}" for head, best in one.heads.items()] or map(_scored, one.top[1:3])
         following = ", ".join(others)
         table.add_row(name, one.top[0][0], percent(one.top[0][1]), following)

@@ -1,4 +1,4 @@
-"""`w3ray profile`: what does a model cost, and how much of that is the attention?"""
+"""`w3ray profile`: what does a model cost, and how much of the cost is the attention?"""
 
 from typing import Annotated, Any
 
@@ -15,11 +15,11 @@ def profile(
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
     size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 224,
     attention: Annotated[str, typer.Option(help="Attention to compare with the plain model, or 'none'.")] = "w3",
-    dense: Annotated[bool, typer.Option("--dense", help="Dense temporal convolutions in W3's Eq. 4.")] = False,
-    num_classes: Annotated[int, typer.Option(min=1, help="Classes of the head.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    dense: Annotated[bool, typer.Option("--dense", help="Use dense temporal convolutions in W3's Eq. 4.")] = False,
+    num_classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
 ) -> None:
-    """Print multiply-adds (GMAC) and parameters of a clip, plain and with attention. Nothing is computed or loaded."""
+    """Print multiply-adds (GMAC) per clip and parameters, plain and with attention. Nothing is computed or loaded."""
     document = measure(
         model,
         backbone=backbone,
@@ -42,7 +42,7 @@ def measure(
     dense: bool,
     num_classes: int,
 ) -> dict[str, Any]:
-    """Profile the plain model, then with attention, then with attention and AFR where the attention has masks.
+    """Profile the plain model, then with attention, then with attention and AFR if the attention has masks.
 
     Raises:
         InputError: an unknown name, or `dense` without W3.
@@ -62,7 +62,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     for name, kind, refinement in variants:
         try:
-            # On the meta device a network has shapes but no memory, so even a dense W3 is built at once.
+            # On the meta device a network has shapes but no memory, so even a dense W3 is built instantly.
             with torch.device("meta"):
                 network = build_model(
                     model, backbone=backbone, num_classes=num_classes, attention=kind, refinement=refinement
@@ -93,7 +93,7 @@ def measure(
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document as lines of text: one per variant, then the parts of the last one."""
+    """The document as lines of text: one per variant, then the parts of the last variant."""
     title = document["model"] if document["backbone"] is None else f"{document['model']} {document['backbone']}"
     width = max(len(row["name"]) for row in document["rows"])
     width = max(width, len("refinement") + 2)

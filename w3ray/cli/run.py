@@ -21,23 +21,24 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set train.epochs=3. Can be repeated."),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; else one is started.")
+        str | None,
+        typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; default: start a local one."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for all results, in place of the recipe's `storage`.")
+        str | None, typer.Option(metavar="DIR", help="Folder for all results, instead of the recipe's `storage`.")
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Train the first stage without attention too, all else equal: does it help?"),
+        typer.Option("--compare", help="Also train the first stage without attention, to see whether attention helps."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved recipe, the stages' states and the resources only.")
+        bool, typer.Option("--dry-run", help="Only print the resolved recipe, the stages' states and the resources.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: train its stages in order, evaluate them, register the last one's model.
 
-    The same command again resumes what was interrupted and reuses what is finished.
+    Run the same command again to resume an interrupted run. Finished stages are reused.
     """
     changes = list(overrides or [])
     resolved = load_recipe(recipe, changes)
@@ -45,7 +46,7 @@ def run(
         resolved = resolved.model_copy(update={"storage": storage})
     if compare:
         resolved = resolved.with_plain()
-    # After the recipe is known to be good: this imports torch, Ray and MLflow.
+    # Imported late, once the recipe is valid: this imports torch, Ray and MLflow.
     from w3ray.pipeline import plan_run
     from w3ray.pipeline import run as run_recipe
 
@@ -55,16 +56,16 @@ def run(
         return
     with Display() as display:
         try:
-            # The clock starts when the process did: importing is waiting, too.
+            # The clock starts with the process, because the user also waits for the imports.
             started_s = psutil.Process().create_time()
             result = run_recipe(resolved, address=address, on_event=display.handle, started_s=started_s)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command again goes on where this one stopped") from None
+            raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
     finish(result.document(), as_json)
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    """A plan for people: the recipe as YAML (it can be run again), stages and resources as comments."""
+    """A plan for people: the recipe as YAML, which can be run, with stages and resources as comments."""
     from w3ray.data.stamps import FileChanges
 
     lines = [*yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip().split("\n"), ""]
@@ -78,7 +79,7 @@ def plan_text(plan: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A number without needless digits, or a mapping of numbers."""
+    """A number without unneeded digits, or a mapping of numbers."""
     if isinstance(value, dict):
         return " + ".join(f"{amount:g} {name}" for name, amount in value.items()) or "none"
     return f"{value:g}"

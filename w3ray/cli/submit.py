@@ -1,4 +1,4 @@
-"""`w3ray submit`: what does a challenge's server want of an evaluated test split?"""
+"""`w3ray submit`: in which format does a challenge's server want an evaluated test split?"""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -10,7 +10,7 @@ from w3ray.cli._console import write_error
 from w3ray.errors import InputError
 
 LevelOption = Annotated[
-    int | None, typer.Option(help="epic-kitchens-100: level of supervision, 0 to 5; else 2, 3 and 4.")
+    int | None, typer.Option(help="epic-kitchens-100: level of supervision, 0 to 5; defaults: 2, 3 and 4.")
 ]
 
 
@@ -18,16 +18,20 @@ LevelOption = Annotated[
 def submit(
     evaluations: Annotated[
         list[str],
-        typer.Argument(help="Folder that `w3ray evaluate` ended with; several: one archive.", metavar="EVALUATION..."),
+        typer.Argument(
+            help="Folder written by `w3ray evaluate`; several go into one archive.", metavar="EVALUATION..."
+        ),
     ],
     format: Annotated[str, typer.Option(help="epic-kitchens-55 or -100, something-something-v1 or -v2, or jester.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="File to write; epic-...: a name with .zip is an archive.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="File to write; epic-...: a name with .zip makes an archive.")
+    ],
     sls_pt: LevelOption = None,
     sls_tl: LevelOption = None,
     sls_td: LevelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write scores of an unlabelled test split in the form that its challenge wants."""
+    """Write the scores of an unlabelled test split in the format of its challenge."""
     from w3ray.evaluation.submission import Supervision
     from w3ray.scoring.submit import write_submission
 

@@ -1,4 +1,4 @@
-"""`w3ray tune`: search a space of recipes; `w3ray tune report`: what a sweep found, as a page."""
+"""`w3ray tune`: search a space of recipes; `w3ray tune report`: write a page about what a sweep found."""
 
 import shlex
 from collections.abc import Callable
@@ -24,49 +24,50 @@ if TYPE_CHECKING:
 def tune(
     space: Annotated[
         str,
-        typer.Argument(help="Name of a shipped space (such as w3_paper), or a YAML file; or the word: report."),
+        typer.Argument(help="Name of a shipped space (such as w3_paper), or a YAML file; or the word 'report'."),
     ],
-    sweep: Annotated[str | None, typer.Argument(help="With report: name of the sweep.")] = None,
+    sweep: Annotated[str | None, typer.Argument(help="With 'report': name of the sweep.")] = None,
     pipeline: Annotated[
-        str | None, typer.Option("--pipeline", help="Recipe of the trials: name of a shipped one, or a YAML file.")
+        str | None, typer.Option("--pipeline", help="Recipe of the trials: name of a shipped recipe, or a YAML file.")
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe: --set train.epochs=3."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the sweep, in place of the space's.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Points to try, in place of search.trials.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the space's.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Points to try, instead of search.trials.")] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Trials at once, in place of the space's `concurrency`.")
+        int | None, typer.Option(min=1, help="Trials at once, instead of the space's `concurrency`.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; else one is started.")
+        str | None,
+        typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; default: start a local one."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for all results, in place of the recipe's `storage`.")
+        str | None, typer.Option(metavar="DIR", help="Folder for all results, instead of the recipe's `storage`.")
     ] = None,
     write_best: Annotated[
-        Path | None, typer.Option("--write-best", help="Write the best trial as a recipe of its own to this file.")
+        Path | None, typer.Option("--write-best", help="Write the best trial as a recipe to this file.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the space, the first points and the resources only.")
+        bool, typer.Option("--dry-run", help="Only print the space, the first points and the resources.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search a space: each trial runs the recipe's whole chain; no stage is trained twice.
+    """Search a space. Each trial runs the recipe's whole chain; no stage is trained twice.
 
-    The same command again goes on where it stopped.
+    Run the same command again to resume an interrupted sweep.
     """
     if space == "report":
         _report(sweep, storage, as_json)
         return
     if sweep is not None:
-        raise InputError(f"unexpected argument {sweep!r}; the recipe is given by --pipeline")
+        raise InputError(f"unexpected argument {sweep!r}; give the recipe by --pipeline")
     if write_best is not None and not write_best.parent.is_dir():
         raise InputError(f"--write-best {write_best}: no such folder {write_best.parent}")
     recipe = _recipe(pipeline, list(overrides or []), storage)
     found = _changed(space, name, trials, concurrency)
-    # After space and recipe are known to be good: this imports torch, Ray and MLflow.
+    # Imported late, once space and recipe are valid: this imports torch, Ray and MLflow.
     from w3ray.sweep.plan import plan_sweep
     from w3ray.sweep.sweep import tune as run_sweep
 
@@ -78,7 +79,7 @@ def tune(
         try:
             result = run_sweep(found, recipe, address=address, on_status=display.show)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command again goes on where this one stopped") from None
+            raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
         display.close()
         display.print_end(result)
     if write_best is not None and result.best is not None:
@@ -89,7 +90,7 @@ def tune(
 def _recipe(pipeline: str | None, overrides: list[str], storage: str | None) -> Recipe:
     """What trials are made of."""
     if pipeline is None:
-        raise InputError("--pipeline: say which recipe the trials are made of, as in --pipeline quickstart")
+        raise InputError("--pipeline: give the recipe of the trials, such as --pipeline quickstart")
     recipe = load_recipe(pipeline, overrides)
     return recipe if storage is None else recipe.model_copy(update={"storage": storage})
 
@@ -129,7 +130,7 @@ def _write_recipe(recipe: Recipe, path: Path, sweep: str, say: Callable[[str], N
 
 
 def _plan_text(plan: dict[str, Any]) -> list[str]:
-    """A plan for people: the space as YAML (it can be run again), the rest as comments."""
+    """A plan for people: the space as YAML, which can be run, with the rest as comments."""
     resources = {key: value for key, value in plan["resources"].items() if not isinstance(value, dict)}
     lines = [
         *yaml.safe_dump(plan["space"], sort_keys=False, width=120).rstrip().split("\n"),
