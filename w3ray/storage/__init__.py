@@ -1,6 +1,6 @@
-"""Where do files lie, on this machine's disk or on object storage? Paths, whole writes, folders, and the lock on them.
+"""Where do files lie, on this machine's disk or on object storage? Paths, atomic writes, folders and their locks.
 
-Everything that is asked of a remote place is tried again until a deadline is over (`W3RAY_STORAGE_DEADLINE_S`).
+Every remote operation is retried until a deadline (`W3RAY_STORAGE_DEADLINE_S`).
 """
 
 from w3ray.storage._patient import DEADLINE_VARIABLE, deadline_s

@@ -1,6 +1,6 @@
-"""How is a remote file system asked again, with growing and jittered pauses, until a deadline is over?
+"""How are remote operations retried until a deadline? With pauses that grow and have a random part.
 
-That is the one layer of retries: the AWS client's own leave out a download whose answer is an error.
+This is the only layer of retries. The AWS client's own retries do not cover a download whose response is an error.
 """
 
 import io
@@ -24,7 +24,7 @@ _PAUSE_FIRST_S, _PAUSE_LAST_S = 0.2, 5.0
 
 _Answer = TypeVar("_Answer")
 
-# What the store says about the request, not about itself: asking again would get the same answer.
+# These errors are about the request, not about the store's health: a retry would get the same answer.
 _REFUSALS = (
     "ACCESS_DENIED",
     "NO_SUCH_BUCKET",
@@ -43,7 +43,7 @@ ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def deadline_s() -> float:
-    """Seconds for which a failing store is tried again: the environment's `W3RAY_STORAGE_DEADLINE_S`, or 60."""
+    """How long operations on a failing store are retried, in seconds: `W3RAY_STORAGE_DEADLINE_S`, or 60."""
     text = os.environ.get(DEADLINE_VARIABLE)
     try:
         return _DEADLINE_S if text is None else float(text)
@@ -52,7 +52,7 @@ def deadline_s() -> float:
 
 
 class PatientFileSystem(pafs.FileSystemHandler):
-    """Every operation until it succeeds, is refused, or the deadline is over. Pickled as its address alone."""
+    """Retries every operation until it succeeds, is refused, or the deadline is over. Only its address is pickled."""
 
     def __init__(self, root: str, query: str) -> None:
         self._root, self._query = root, query
@@ -75,7 +75,7 @@ class PatientFileSystem(pafs.FileSystemHandler):
         return self._root + path.removeprefix(base)
 
     def _try(self, what: str, path: str, operation: Callable[[], _Answer]) -> _Answer:
-        """Raises: StorageRefused, StorageFailing; FileNotFoundError and its like as they are."""
+        """Raises: StorageRefused or StorageFailing; the errors in `ABSENT` are passed on unchanged."""
         started, pause_s = time.monotonic(), _PAUSE_FIRST_S
         for attempt in range(1, 1_000_000):
             try:
@@ -97,7 +97,7 @@ class PatientFileSystem(pafs.FileSystemHandler):
                     ) from error
             time.sleep(wait_s)
             pause_s = min(2 * pause_s, _PAUSE_LAST_S)
-        raise AssertionError("unreachable: the deadline ends it")
+        raise AssertionError("unreachable: the deadline ends the loop")
 
     # Whole files.
 
@@ -106,7 +106,7 @@ class PatientFileSystem(pafs.FileSystemHandler):
             with self._filesystem.open_input_file(path) as file:
                 size, content = file.size(), file.read()
             if len(content) != size:
-                raise OSError(f"{len(content)} of {size} bytes came")
+                raise OSError(f"received {len(content)} of {size} bytes")
             return bytes(content)
 
         return self._try("reading", path, read)
@@ -130,7 +130,7 @@ class PatientFileSystem(pafs.FileSystemHandler):
         file = self._try("reading", path, lambda: self._filesystem.open_input_file(path))
         return _Reader(file, file.size(), lambda operation: self._try("reading", path, operation))
 
-    # What pyarrow, and through it Ray Train, asks of a file system.
+    # The methods that pyarrow calls, and Ray Train through pyarrow.
 
     def get_type_name(self) -> str:
         return f"patient+{self._filesystem.type_name}"
@@ -176,11 +176,11 @@ class PatientFileSystem(pafs.FileSystemHandler):
         return pa.PythonFile(_Writer(self, path), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> pa.NativeFile:
-        raise NotImplementedError("object storage cannot append")
+        raise NotImplementedError("object storage cannot append to a file")
 
 
 class _Reader(io.RawIOBase):
-    """A remote file of which each part is read again until it is there."""
+    """A remote file. Each read is retried by itself until all its bytes are there."""
 
     def __init__(self, file: pa.NativeFile, size: int, patiently: Callable[[Callable[[], bytes]], bytes]) -> None:
         self._file, self._size, self._patiently, self._position = file, size, patiently, 0
@@ -207,7 +207,7 @@ class _Reader(io.RawIOBase):
         def read() -> bytes:
             content: bytes = self._file.read_at(wanted, position)
             if len(content) != wanted:
-                raise OSError(f"{len(content)} of {wanted} bytes came")
+                raise OSError(f"received {len(content)} of {wanted} bytes")
             return content
 
         content = self._patiently(read) if wanted else b""
@@ -224,7 +224,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer(io.BytesIO):
-    """What is written becomes the file when it is closed without an error."""
+    """A buffer. Its content becomes the file when it is closed."""
 
     def __init__(self, handler: PatientFileSystem, path: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which file system stands behind a remote address, and where in it does the address point?"""
+"""Which file system does a remote address belong to, and to which path in it does the address point?"""
 
 import os
 from functools import lru_cache
@@ -11,7 +11,7 @@ from w3ray.errors import InputError
 from w3ray.storage.errors import StorageRefused, first_line, reason_of
 
 _S3_OPTIONS = ("region", "scheme", "endpoint_override")
-_CONNECT_TIMEOUT_S, _REQUEST_TIMEOUT_S = 5.0, 10.0  # the latter: without a single byte
+_CONNECT_TIMEOUT_S, _REQUEST_TIMEOUT_S = 5.0, 10.0  # the request timeout counts seconds without a single byte
 
 
 def is_remote(location: str) -> bool:
@@ -25,7 +25,7 @@ def root_of(uri: str) -> str:
 
 
 def options_of(uri: str, query: str) -> str:
-    """The part of an address's query that is for the file system: all of it, or none."""
+    """The part of an address's query that is for the file system: all of it, or, over HTTP, none of it."""
     return "" if uri.startswith(("http://", "https://")) else query
 
 
@@ -38,7 +38,7 @@ def inner_path(uri: str, query: str) -> str:
 
 @lru_cache(maxsize=64)
 def inner(root: str, query: str) -> tuple[pafs.FileSystem, str]:
-    """The impatient file system of `s3://bucket`, made once in a process, and the path of its root."""
+    """The file system of `s3://bucket` without our retries, made once in each process, and the path of its root."""
     if root.startswith("s3://"):
         return _s3(root, query), root.removeprefix("s3://")
     location = f"{root}?{query}" if query else root
@@ -56,7 +56,7 @@ def inner(root: str, query: str) -> tuple[pafs.FileSystem, str]:
 
 
 def _s3(root: str, query: str) -> pafs.FileSystem:
-    """An S3 file system; what the address does not say comes from the environment that every AWS client reads."""
+    """An S3 file system. Options missing from the address come from the environment variables of the AWS clients."""
     options = dict(parse_qsl(query))
     if unknown := sorted(set(options) - set(_S3_OPTIONS)):
         raise InputError(f"{root}: unknown option {unknown[0]!r} in the address; known: {', '.join(_S3_OPTIONS)}")
@@ -71,7 +71,7 @@ def _s3(root: str, query: str) -> pafs.FileSystem:
         try:
             region = pafs.resolve_s3_region(root.removeprefix("s3://"))
         except OSError as error:
-            raise StorageRefused(f"{root}: its region is not known ({reason_of(error)}); set AWS_REGION") from error
+            raise StorageRefused(f"{root}: cannot find its region ({reason_of(error)}); set AWS_REGION") from error
     return pafs.S3FileSystem(
         region=region,
         endpoint_override=host or None,

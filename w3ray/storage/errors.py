@@ -1,4 +1,4 @@
-"""What does a store that fails, or refuses, end with?"""
+"""Which errors are raised when a store fails or refuses?"""
 
 import re
 
@@ -6,17 +6,17 @@ from w3ray.errors import InputError, RunError
 
 
 class StorageFailing(RunError):
-    """A store did not do what was asked of it until the deadline: nothing is wrong with what was asked."""
+    """A store kept failing until the deadline. The request itself was correct."""
 
 
 class StorageRefused(InputError):
-    """A store will not do what is asked: no such bucket, no permission, wrong credentials."""
+    """A store refuses the request: no such bucket, no permission, or wrong credentials."""
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, without the name that is said anyway.
+    """An error in one line, without the name of the bucket, which our message gives anyway.
 
-    And without "AWS Error": Ray Train would begin anew with what was tried long enough.
+    "AWS Error" is removed, too: Ray Train retries errors that contain it, and we have already retried long enough.
     """
     text = re.sub(r"^When .* in bucket '[^']*': ", "", first_line(error, 600))
     return text.replace("AWS Error ", "")[:200]

@@ -1,4 +1,4 @@
-"""How does a folder come from a store to this machine's disk, and back?"""
+"""How is a folder copied from a store to this machine's disk, and back?"""
 
 import shutil
 import tempfile
@@ -16,10 +16,10 @@ _UPLOADS_AT_ONCE = 4
 
 @contextmanager
 def fetched(folder: StoragePath) -> Iterator[Path]:
-    """The folder as a local one: itself, or a temporary copy of its files (not of folders in it).
+    """A local folder with the same files: the folder itself, or a temporary copy without subfolders.
 
     Raises:
-        StorageFailing: the store, or the disk of temporary files, fails.
+        StorageFailing: the store fails, or the disk for temporary files does.
     """
     if isinstance(folder, Path):
         yield folder
@@ -36,7 +36,7 @@ def fetched(folder: StoragePath) -> Iterator[Path]:
 
 @contextmanager
 def written_whole(folder: StoragePath, last: str, *, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A local path for a folder to be written at; what is there at the end is then the folder.
+    """A local path to write a folder at. On leaving the context, a remote `folder` gets what was written there.
 
     Args:
         last, check: see `upload`.
@@ -51,10 +51,10 @@ def written_whole(folder: StoragePath, last: str, *, check: Callable[[], None] =
 
 
 def upload(source: Path, folder: RemotePath, *, last: str, check: Callable[[], None] = lambda: None) -> None:
-    """Copy a local folder, folders in it too, to a remote one; the file `last` is there only when all others are.
+    """Copy a local folder with its subfolders to a remote one. The file `last` appears only after all others.
 
     Args:
-        check: called before each file is written, by several threads; what it raises ends the upload.
+        check: called before each file is written, from several threads; an error that it raises ends the upload.
     """
 
     def copy(name: str) -> None:
@@ -72,7 +72,7 @@ def upload(source: Path, folder: RemotePath, *, last: str, check: Callable[[], N
 
 @contextmanager
 def local_copy_errors(folder: RemotePath) -> Iterator[None]:
-    """Raises: StorageFailing where the disk of temporary files fails."""
+    """Raises: StorageFailing if the disk for temporary files fails."""
     try:
         yield
     except OSError as error:
@@ -80,5 +80,5 @@ def local_copy_errors(folder: RemotePath) -> Iterator[None]:
             raise
         raise StorageFailing(
             f"{folder}: its local copy in {tempfile.gettempdir()} cannot be kept ({error.strerror}); "
-            "make room there or set TMPDIR"
+            "free some space there or set TMPDIR"
         ) from error

@@ -37,7 +37,7 @@ _ERRORS = (StorageFailing, StorageRefused)
 
 
 class LeaseLost(RunError):
-    """The holder of the lease was taken for dead: another run may be at work."""
+    """The holder of the lease was taken for dead. Another run may hold the lease now."""
 
 
 class Lease:

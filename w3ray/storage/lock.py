@@ -1,7 +1,7 @@
 """Who works on a folder, on a disk or on object storage? The one process that holds its lock.
 
-On a disk it is the operating system's, and ends with the process that holds it, however; on object storage it is a
-lease (`w3ray.storage.lease`).
+On a disk, it is a lock of the operating system. The system releases it when the process ends, even after a crash. On
+object storage, it is a lease (`w3ray.storage.lease`).
 """
 
 import fcntl
@@ -23,7 +23,7 @@ class FileLock:
         self._file = file
 
     def check(self) -> None:
-        """Nothing: such a lock is never lost."""
+        """Do nothing: a lock on a disk is never lost."""
 
     def close(self) -> None:
         self._file.close()
@@ -41,7 +41,7 @@ Lock = FileLock | Lease
 
 
 def take_lock(directory: StoragePath) -> Lock | None:
-    """The lock of a folder that is there, None where another process holds it. It is held until it is closed."""
+    """Take the lock of an existing folder; None if another process holds it. Closing the lock releases it."""
     if isinstance(directory, RemotePath):
         return LeaseQueue(directory / "lock").take()
     lock = (directory / "lock").open("a+")
@@ -54,7 +54,7 @@ def take_lock(directory: StoragePath) -> Lock | None:
 
 
 def wait_for_lock(directory: StoragePath, on_wait: Callable[[], None]) -> Lock:
-    """The lock of a folder; `on_wait` is called once, where another process holds it."""
+    """Wait for the lock of a folder. `on_wait` is called once if another process holds it."""
     if isinstance(directory, RemotePath):
         return LeaseQueue(directory / "lock").wait(on_wait)
     told = False

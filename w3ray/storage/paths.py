@@ -1,8 +1,8 @@
-"""Where do files lie, on this machine's disk or not, and what can be asked of them?
+"""Where do files lie, on this machine's disk or on a remote store, and what can be done with them?
 
-`storage_path` turns what a user wrote into a `Path`, or, for `s3://...` and every other scheme that pyarrow or fsspec
-knows, into a `RemotePath` with the same few methods. Both travel to any process; each process finds endpoint and
-credentials of its own in its environment, so that no secret travels.
+`storage_path` turns what a user wrote into a `Path`, or into a `RemotePath` for `s3://...` and every other scheme that
+pyarrow or fsspec knows. A `RemotePath` has the same methods, but fewer. Both can be sent to any process. Each process
+reads the endpoint and the credentials from its own environment, so no secret is sent.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from w3ray.storage._systems import inner, inner_path, is_remote, options_of, roo
 
 @dataclass(frozen=True, slots=True)
 class RemotePath:
-    """A file or folder of a remote file system: the part of `pathlib.Path` that object storage can keep.
+    """A file or folder of a remote file system. It has the methods of `pathlib.Path` that object storage supports.
 
     Args:
         uri: `s3://bucket/folder/file`, without a slash at the end.
         query: options of the file system as in `s3://bucket/folder?region=eu-west-1`, or "". Over HTTP it is a part
-            of the file's address, as in that of a signed one.
+            of the file's address, for example of a signed URL.
     """
 
     uri: str
@@ -51,7 +51,7 @@ class RemotePath:
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """A pyarrow file system that tries again as this module does."""
+        """A pyarrow file system with the same retries."""
         return pafs.PyFileSystem(self._handler)
 
     @property
@@ -77,12 +77,12 @@ class RemotePath:
         return bool(self.info().type == pafs.FileType.Directory)
 
     def iterdir(self) -> Iterator["RemotePath"]:
-        """Files and folders directly below, by name; none where there is no such folder."""
+        """The files and folders directly in this folder, sorted by name; none if the folder does not exist."""
         found = self._handler.get_file_info_selector(pafs.FileSelector(self.path, allow_not_found=True))
         return iter([self / name for name in sorted(info.base_name for info in found)])
 
     def open(self, mode: Literal["rb"] = "rb") -> io.BufferedReader:
-        """Read as a stream; every part of it is tried again by itself."""
+        """Read as a stream. Each read is retried by itself."""
         return io.BufferedReader(self._handler.reader(self.path), 1 << 20)
 
     def read_bytes(self) -> bytes:
@@ -92,14 +92,14 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
-        """Write the whole file: a reader sees the old one or the new one."""
+        """Write the whole file: a reader sees the old content or the new content, never a mixture."""
         self._handler.write(self.path, content)
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
         self.write_bytes(text.encode(encoding))
 
     def upload(self, source: Path) -> None:
-        """The file becomes a copy of a local one."""
+        """Copy a local file to this path."""
         self._handler.upload(source, self.path)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -111,14 +111,14 @@ class RemotePath:
 
 
 StoragePath = Path | RemotePath
-"""A file or folder, on this machine's disk or not."""
+"""A file or folder, on this machine's disk or on a remote store."""
 
 
 def storage_path(location: str | os.PathLike[str] | RemotePath) -> StoragePath:
-    """What a user wrote as a place: an absolute local path, or a remote one. What is a place already is that place.
+    """Turn what a user wrote into a path: an absolute local one, or a remote one. A path object is returned unchanged.
 
     Raises:
-        InputError: a URI of an unknown scheme or with credentials in it.
+        InputError: the URI has an unknown scheme, or credentials in it.
     """
     if isinstance(location, Path | RemotePath):
         return location
@@ -137,7 +137,7 @@ def file_system(location: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system of a location and the path within it.
 
     Raises:
-        InputError: as `place`.
+        InputError: as in `storage_path`.
     """
     found = storage_path(location)
     return (pafs.LocalFileSystem(), str(found)) if isinstance(found, Path) else (found.filesystem, found.path)
@@ -155,12 +155,12 @@ def file_digest(path: StoragePath) -> dict[str, Any]:
 
 
 def file_size(path: StoragePath) -> int:
-    """Size of a file that is there, bytes."""
+    """Size of an existing file, in bytes."""
     return path.stat().st_size if isinstance(path, Path) else int(path.info().size)
 
 
 def modified_s(path: StoragePath) -> float:
-    """When a file was written last, seconds of the clock of where it lies; 0 where its store does not say."""
+    """When a file was last written, in seconds since 1970 by the clock of its store; 0 if the store does not say."""
     if isinstance(path, Path):
         return path.stat().st_mtime
     mtime = path.info().mtime

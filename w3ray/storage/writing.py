@@ -1,4 +1,4 @@
-"""How does something appear whole, so that a reader sees the old one or the new one, and how does it go away?"""
+"""How are files and folders written atomically (a reader sees the old one or the new one), and how are they removed?"""
 
 import json
 import os
@@ -16,23 +16,23 @@ from w3ray.storage.folders import local_copy_errors
 from w3ray.storage.paths import RemotePath, StoragePath
 
 PART_SUFFIX = ".part"
-"""How the names of files end that are being written; what a killed process left of them is no one's."""
+"""Suffix of files that are still being written. A killed process may leave one behind; nothing reads it."""
 
 
 @contextmanager
 def replacing(
     path: StoragePath, *, durable: bool = False, parents: bool = True, suffix: str = PART_SUFFIX
 ) -> Iterator[Path]:
-    """A local path to write a file at, which then takes the place of `path`. On an error `path` stays as it was.
+    """A local path to write a file at. The file then replaces `path`. On an error, `path` stays as it was.
 
     Args:
-        durable: a power cut leaves the old one or the new one, too.
-        parents: make the folders above `path`; False: they must be there.
-        suffix: how the name of the file ends while it is written, for writers that go by it.
+        durable: even a power cut leaves either the old file or the new one.
+        parents: make the folders above `path`; False: they must exist.
+        suffix: how the name of the file ends while it is written, for writers that look at the suffix.
 
     Raises:
-        OSError: it cannot be written.
-        StorageFailing, StorageRefused: the store does not take it.
+        OSError: the file cannot be written.
+        StorageFailing, StorageRefused: the store does not accept the file.
     """
     if isinstance(path, RemotePath):
         with local_copy_errors(path), tempfile.TemporaryDirectory(prefix="w3ray-") as temporary:
@@ -67,12 +67,12 @@ def write_text(path: StoragePath, text: str, *, durable: bool = False) -> None:
 
 
 def write_json(path: StoragePath, document: Mapping[str, Any]) -> None:
-    """Write a whole document: a reader sees the old one or the new one, also after a power cut."""
+    """Write a whole JSON document: a reader sees the old one or the new one, even after a power cut."""
     write_text(path, json.dumps(document, indent=2), durable=True)
 
 
 def append_text(path: StoragePath, text: str) -> None:
-    """Add to the end of a file, which is made where it is absent. Of one writer: an object is written anew."""
+    """Append to a file; make it if it does not exist. For one writer only: an object is rewritten as a whole."""
     if isinstance(path, RemotePath):
         path.write_text((path.read_text() if path.is_file() else "") + text)
     else:
@@ -82,16 +82,16 @@ def append_text(path: StoragePath, text: str) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path, *, durable: bool = False, over: bool = True) -> Iterator[Path]:
-    """An empty folder to write into, which then takes the place of `folder`. On an error `folder` stays as it was.
+    """An empty folder to write into. It then replaces `folder`. On an error, `folder` stays as it was.
 
-    Folders above it are made. Between the old and the new one there may be a moment without any.
+    The folders above it are made. For a moment between the old and the new folder, there may be none.
 
     Args:
-        durable: what is written is on the disk before it takes its place.
-        over: take the place of a folder that is there; False: of an empty one at most.
+        durable: the new content is on the disk before it replaces the old one.
+        over: replace an existing folder; False: replace only an empty one.
 
     Raises:
-        OSError: it cannot be written, or something is there that stays.
+        OSError: the folder cannot be written, or the old one is kept.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.with_name(f".{folder.name}.{kind}-{uuid.uuid4().hex}") for kind in ("new", "old"))
@@ -116,7 +116,7 @@ def replacing_folder(folder: Path, *, durable: bool = False, over: bool = True) 
 
 
 def remove_tree(folder: StoragePath) -> None:
-    """Remove a folder with all that is in it; what is not there, or cannot be removed, is left."""
+    """Remove a folder and all its content. On a disk, a missing folder or one that cannot be removed is no error."""
     if isinstance(folder, RemotePath):
         folder.filesystem.delete_dir(folder.path)
     else:
@@ -124,11 +124,11 @@ def remove_tree(folder: StoragePath) -> None:
 
 
 def require_writable(storage: StoragePath) -> None:
-    """Write where the storage is or will be; nothing stays, so that a run that is refused leaves nothing behind.
+    """Write a test file where the storage is or will be, and remove it: a refused run leaves nothing behind.
 
     Raises:
-        InputError: it cannot be written.
-        StorageFailing: it does not answer.
+        InputError: the storage cannot be written.
+        StorageFailing: the storage does not answer.
     """
     try:
         if isinstance(storage, RemotePath):
@@ -144,7 +144,7 @@ def require_writable(storage: StoragePath) -> None:
 
 
 def probe_folder(folder: Path) -> None:
-    """Raises: OSError where no file can be made in a folder. Leaves nothing."""
+    """Raises: OSError if no file can be made in the folder. Leaves nothing behind."""
     with tempfile.TemporaryFile(dir=folder):
         pass
 
