@@ -52,7 +52,7 @@ def test_an_archive_of_both_test_splits(seen, tmp_path, capfd):
     assert main([*words, "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["clips"], document["members"]) == (3, ["unseen.json", "seen.json"])
-    assert document["warnings"][1] == f"{seen}: 2 clips; the challenge wants all 8047 of test-s1"
+    assert document["warnings"][1] == f"{seen}: 2 clips; the challenge expects all 8047 of test-s1"
     with zipfile.ZipFile(tmp_path / "out" / "mine.zip") as archive:
         found = {name: json.loads(archive.read(name)) for name in archive.namelist()}
     assert {name: list(content["results"]) for name, content in found.items()} == {
@@ -63,7 +63,7 @@ def test_an_archive_of_both_test_splits(seen, tmp_path, capfd):
     assert main(words) == 0
     captured = capfd.readouterr()
     assert "3 clips for epic-kitchens-55 in " in captured.out
-    assert f"warning: {unseen}: 1 clips; the challenge wants all 2929 of test-s2" in captured.err
+    assert f"warning: {unseen}: 1 clips; the challenge expects all 2929 of test-s2" in captured.err
 
 
 def test_epic_100(tmp_path):
@@ -91,7 +91,10 @@ def test_errors(seen, something, tmp_path, capfd):
     bad = evaluation(tmp_path / "bad", "test-s1", ("1", "2"), EPIC_KITCHENS_55.heads, {"2": "cut off"})
     labelled = evaluation(tmp_path / "val", "val", ("1",), EPIC_KITCHENS_55.heads)
     for words, message in (
-        ([bad, "--format", "epic-kitchens-55"], "1 of 2 clips have no scores, and the challenge wants all: 2: cut off"),
+        (
+            [bad, "--format", "epic-kitchens-55"],
+            "1 of 2 clips have no scores, but the challenge expects scores of all clips: 2: cut off",
+        ),
         (
             [seen, "--format", "epic-kitchens-100"],
             "EPIC-KITCHENS-100 has the heads {'verb': 97, 'noun': 300}, not {'verb': 125",
@@ -105,7 +108,7 @@ def test_errors(seen, something, tmp_path, capfd):
             [seen, "--format", "epic"],
             "--format epic: unknown; known: epic-kitchens-55, epic-kitchens-100, something-something",
         ),
-        ([seen, seen, "--format", "epic-kitchens-55"], "several evaluations go into an archive only"),
+        ([seen, seen, "--format", "epic-kitchens-55"], "several evaluations need an archive"),
         ([tmp_path / "none", "--format", "epic-kitchens-55"], "none: no finished evaluation"),
         (
             [seen, "--format", "epic-kitchens-55", "--sls-pt", 1],
@@ -120,8 +123,11 @@ def test_errors(seen, something, tmp_path, capfd):
         assert message in capfd.readouterr().err
     for words, message in (
         ([seen, seen, "--format", "epic-kitchens-55"], "a second evaluation for seen.json"),
-        ([labelled, "--format", "epic-kitchens-55"], "of the split 'val'; the challenge wants test-s1 and test-s2"),
-        ([something, "--format", "something-something-v2"], "wants no archive but a CSV file"),
+        (
+            [labelled, "--format", "epic-kitchens-55"],
+            "is of the split 'val'; the challenge expects test-s1 and test-s2",
+        ),
+        ([something, "--format", "something-something-v2"], "expects a CSV file, not an archive"),
     ):
         assert main(["submit", *map(str, words), "--out", str(tmp_path / "out.zip")]) == 2
         assert message in capfd.readouterr().err

@@ -303,7 +303,7 @@ def test_many_videos_are_looked_at_on_the_cluster(model, manifest, monkeypatch):
         (dict(), "name videos, or a manifest"),
         (dict(videos=["x.mp4"], manifest="m.parquet"), "one of the two"),
         (dict(videos=["/nowhere/*.mp4"]), "no such file, and no video matches it"),
-        (dict(videos=["x.mp4"], split="val"), "--split is about a manifest"),
+        (dict(videos=["x.mp4"], split="val"), "--split names a split of a manifest"),
         (dict(videos=["x.mp4"], top=0), "--top must be at least 1"),
         (dict(videos=["x.mp4"], average="votes"), "--average must be scores or logits"),
     ],

@@ -1,1 +1,1 @@
-"""What is a finished model worth, and what does it see? Evaluate, compare, predict and submit, on a cluster."""
+"""How good is a finished model, and what does it predict? Evaluate, compare, predict and submit, on a cluster."""

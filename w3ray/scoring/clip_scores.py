@@ -1,9 +1,10 @@
-"""Where are a model's scores of a split kept, a part at a time, and how are they read again?
+"""Where are a model's scores of a split kept, and how are they read again? They are written in parts, one file each.
 
-    <storage>/evaluations/<split>-<protocol>-<identity>/scores/<first row>-<row behind>.parquet
+    <storage>/evaluations/<split>-<protocol>-<identity>/scores/<first row>-<stop row>.parquet
 
-By what decides them (weights, clips, protocol) and in the manifest's order: what was interrupted goes on behind the
-last part, and what is there is only read.
+The stop row is the last row of the part plus one. The identity is the hash of everything that decides the scores
+(weights, clips, protocol). The rows are in the manifest's order. An interrupted evaluation resumes after its last
+part. Scores that exist are read, not computed again.
 """
 
 import hashlib
@@ -41,8 +42,9 @@ _PART_ROWS = 4096
 class ClipScores:
     """Scores of N clips, in the manifest's order.
 
-    `labels` int [N], `UNLABELLED` where one is not known; `scores` float32 [N, S], of several heads those of one behind
-    those of the other; `reasons` holds why a clip has none (its scores are nan).
+    `labels` int [N], `UNLABELLED` where the label is not known. `scores` float32 [N, S]; for several heads, the scores
+    of the first head, then of the second, and so on. `reasons` maps a clip without scores to the reason (its scores
+    are nan).
     """
 
     clip_ids: tuple[str, ...]
@@ -57,15 +59,15 @@ class ClipScores:
 
     @property
     def measurable(self) -> np.ndarray:
-        """bool [N]: readable, and with a label to be right about."""
+        """bool [N]: the clip is readable and has a label."""
         return self.readable & (self.labels != UNLABELLED)
 
 
 def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
-    """What an evaluation was of, and its scores.
+    """The document of a finished evaluation (its `result.json`), and its scores.
 
     Raises:
-        InputError: it is no finished evaluation.
+        InputError: the folder holds no finished evaluation.
     """
     folder = storage_path(directory)
     try:
@@ -75,12 +77,12 @@ def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
         return document, _scores_of(table)
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"{directory}: no finished evaluation ({error}); name the folder that it ended with"
+            f"{directory}: no finished evaluation ({error}); name a folder that `w3ray evaluate` wrote"
         ) from error
 
 
 def heads_of(document: Mapping[str, Any]) -> Heads:
-    """What the scores of a finished evaluation are, of its document."""
+    """The heads and classes that the scores of a finished evaluation are for, from its document."""
     return Heads(tuple(document["classes"]), tuple((name, size) for name, size in document.get("heads", ())))
 
 
@@ -91,7 +93,7 @@ class KeptScores:
         root: the storage.
         model: folder of the model.
         description: of that model.
-        question: what is scored.
+        question: which clips are scored, and how.
     """
 
     def __init__(
@@ -114,16 +116,16 @@ class KeptScores:
         return self.done == self.question.rows.num_rows
 
     def _count(self) -> int:
-        """Rows of the parts that follow each other from the first row on."""
+        """How many rows have scores, from the first row to the first gap."""
         names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
         return max((stop for _, _, stop in _in_order(names)), default=0)
 
     def score(self, plan: ResourcePlan, roots: Sequence[str] | None) -> Generator[int, None, None]:
-        """Score what is left; yields the number of rows done. To be closed: it keeps what it has by then.
+        """Score the rows that are left; yields the number of rows done. Close it: closing writes the last part.
 
         Args:
             plan: its workers are the scorers.
-            roots: where videos may lie; None: anywhere.
+            roots: the folders that videos may lie in; None: anywhere.
         """
         from w3ray.scoring.score_clips import clips_together, model_files, score_clips
 
@@ -148,7 +150,7 @@ class KeptScores:
             self._keep(waiting, began)
 
     def _keep(self, waiting: list[pa.Table], began: int) -> int:
-        """Write a part; returns the row behind it."""
+        """Write a part; returns its stop row."""
         if not waiting:
             return began
         table = pa.concat_tables(waiting)
@@ -158,20 +160,20 @@ class KeptScores:
         return stop
 
     def scores(self) -> ClipScores:
-        """What is there.
+        """The scores that are kept.
 
         Raises:
-            RunError: it is of other clips.
+            RunError: they are for other clips.
         """
         with fetched(self._folder) as local:
             result = _scores_of(_read_parts(local))
         if list(result.clip_ids) != self.question.rows["clip_id"].to_pylist():
-            raise RunError(f"{self.directory}: holds other clips than the manifest; remove it and run again")
+            raise RunError(f"{self.directory}: its clips are not the manifest's; remove the folder and run again")
         return result
 
 
 def write_scores(directory: StoragePath, result: ClipScores) -> None:
-    """Keep scores that were made of others."""
+    """Keep scores that were computed from other scores, such as an ensemble's."""
     _write(directory / SCORES_FOLDER, 0, _as_table(result))
 
 
@@ -207,15 +209,15 @@ def _as_table(result: ClipScores) -> pa.Table:
 
 
 def _read_parts(folder: Path) -> pa.Table:
-    """The parts that follow each other, without rows that a restart scored again."""
+    """The parts up to the first gap, without the rows that were scored twice because of a restart."""
     parts = _in_order([path.name for path in folder.iterdir()])
     if not parts:
-        raise ValueError("it holds no scores")
+        raise ValueError("the folder holds no scores")
     return pa.concat_tables([pq.read_table(folder / name).slice(skipped) for name, skipped, _ in parts])
 
 
 def _in_order(names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(file, its rows that an earlier one has, row behind it) of the parts that follow each other from row 0 on."""
+    """The parts from row 0 to the first gap: (file, number of its rows that earlier parts have, stop row)."""
     parts, done = [], 0
     for name in sorted(names):
         if match := re.fullmatch(r"(\d+)-(\d+)\.parquet", name):

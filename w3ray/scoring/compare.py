@@ -1,4 +1,4 @@
-"""Which of several evaluated models is better on the same clips, and is that more than chance?"""
+"""Which of several evaluated models is better on the same clips, and is the difference more than chance?"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +15,11 @@ from w3ray.scoring.measure import right
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One evaluation beside the first one, over the clips that all of them could read.
+    """One evaluation compared with the first one, over the labelled clips that all evaluations could read.
 
-    `difference` is of top-1 (of several heads: of their combinations), this one minus the first; the interval is a
-    bootstrap over clips (95%), the p value that of the exact McNemar test. `classes` are those whose accuracy changed
-    most: (name, clips, change).
+    `difference` is the top-1 accuracy of this evaluation minus that of the first. For several heads, a clip counts as
+    right if all its heads are right. `interval` is a 95% bootstrap interval over clips. `p_value` is from the exact
+    McNemar test. `classes` are the classes whose accuracy changed most: (name, clips, change).
     """
 
     directory: str
@@ -38,24 +38,25 @@ class Compared:
 
 
 def compare(directories: Sequence[str], *, classes: int = 5) -> list[Compared]:
-    """Hold evaluations against the first one.
+    """Compare each evaluation with the first one.
 
     Args:
-        directories: what `w3ray.scoring.evaluate.evaluate` wrote: the folders that it ended with.
+        directories: the folders that `w3ray.scoring.evaluate.evaluate` wrote (`Evaluated.directory`).
         classes: how many classes to name.
 
     Raises:
-        InputError: fewer than two, no finished evaluation, other clips, or other labels for the same clips.
+        InputError: fewer than two evaluations, one that is not finished, other clips, or other labels for the same
+            clips.
     """
     if len(directories) < 2:
-        raise InputError("compare: name at least two evaluations, the folders that `w3ray evaluate` ended with")
+        raise InputError("compare: name at least two evaluations: folders that `w3ray evaluate` wrote")
     found = [read_scores(directory) for directory in directories]
     scores = [clip_scores for _, clip_scores in found]
     for directory, one in zip(directories[1:], scores[1:], strict=True):
         _check_same(directories[0], directory, scores[0], one)
     both = np.logical_and.reduce([one.measurable for one in scores])
     if not both.any():
-        raise InputError("compare: no clip with a label could be read in all of them")
+        raise InputError("compare: no clip has a label and could be read in all evaluations")
     heads = [heads_of(document) for document, _ in found]
     hits = [right(one, its)[both] for one, its in zip(scores, heads, strict=True)]
     labels = scores[0].labels[both]
@@ -97,6 +98,6 @@ def _check_same(first: str, other: str, ours: ClipScores, theirs: ClipScores) ->
     if ours.clip_ids != theirs.clip_ids:
         missing = len(set(ours.clip_ids) ^ set(theirs.clip_ids))
         what = f"{missing} clips are in one of them only" if missing else "their clips are in another order"
-        raise InputError(f"compare: {first} and {other} are not of the same clips: {what}")
+        raise InputError(f"compare: {first} and {other} do not have the same clips: {what}")
     if not np.array_equal(ours.labels, theirs.labels):
-        raise InputError(f"compare: {first} and {other} have other labels for the same clips")
+        raise InputError(f"compare: {first} and {other} have different labels for the same clips")

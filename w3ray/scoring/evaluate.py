@@ -1,8 +1,8 @@
-"""What does a finished model reach on any manifest, by any test protocol?
+"""What accuracy does a finished model reach on a manifest, with a test protocol?
 
     model + manifest + protocol -> scores of every clip (kept, a part at a time) -> metrics, tables, pictures
 
-An evaluation that was interrupted goes on where it stopped, and one that is asked for again only reads its scores: see
+An interrupted evaluation resumes where it stopped. A repeated evaluation only reads its scores: see
 `w3ray.scoring.clip_scores`.
 """
 
@@ -28,7 +28,7 @@ from w3ray.storage import StoragePath, fetched, require_writable, storage_path, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """What `evaluate` returns; `metrics` are over the clips that could be read and have a label ({} where none has)."""
+    """What `evaluate` returns. `metrics` are over the readable clips that have a label ({} if no clip has one)."""
 
     directory: str
     models: tuple[str, ...]
@@ -43,7 +43,7 @@ class Evaluated:
     unlabelled: int
     metrics: Mapping[str, Any]
     reused: int
-    """Clips whose scores were there already."""
+    """Number of clips whose scores existed already, summed over the models."""
     seconds: float
 
     def document(self) -> dict[str, Any]:
@@ -66,25 +66,25 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     names: Sequence[str] | None = None,
 ) -> Evaluated:
-    """Score a split of a manifest and write its report; several models are an ensemble, whose scores are averaged.
+    """Score a split of a manifest and write its report. Several models form an ensemble: their scores are averaged.
 
     Args:
         models: folders of models.
-        manifest: path or `s3://...`; it must have the models' classes, in their order.
+        manifest: path or `s3://...`; it must have the models' classes, in the same order.
         split: name of the split.
-        fold, folds: deal train and val anew by group first, as `data.fold` and `data.folds` did for the run: val is
-            then what that run did not train on. None: the manifest's own splits.
-        protocol: a name of `w3ray.data.views`.
+        fold, folds: divide train and val again by group first, as `data.fold` and `data.folds` did for the run. Then
+            val holds the clips that the run did not train on. None: the manifest's own splits.
+        protocol: a name from `w3ray.data.views`.
         average: "scores" or "logits": see `w3ray.evaluation.scorer.Scorer`.
-        storage: where evaluations are kept, below `evaluations/`.
-        address: of a Ray cluster; None starts one here where clips are left to score.
-        roots: where videos may lie; None: anywhere.
-        max_failed_share: end with the reasons where more clips than this share cannot be read.
-        on_progress: called with (clips done, clips) of all models together.
-        names: what the models are called in the result where that is not their folders.
+        storage: where evaluations are kept, in its folder `evaluations/`.
+        address: of a Ray cluster; None: start one on this machine if clips are left to score.
+        roots: the folders that videos may lie in; None: anywhere.
+        max_failed_share: fail, with the reasons, if a larger share of the clips cannot be read.
+        on_progress: called with (clips done, all clips), summed over the models.
+        names: the models' names in the result; None: their folders.
 
     Raises:
-        InputError: no model, no such split or fold, other classes, an unknown protocol, a storage that cannot be
+        InputError: no model, no such split or fold, other classes, an unknown protocol, or a storage that cannot be
             written.
         RunError: too many clips cannot be read.
     """
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def _kept(root: StoragePath, name: str, question: Question) -> KeptScores:
-    """The scores of a model's folder, as far as they are there."""
+    """The kept scores of the model in a folder; some or all may be missing."""
     folder = model_folder(name)
     with fetched(folder) as local:
         description = read_description(local)
@@ -140,7 +140,7 @@ def _score(
     roots: Sequence[str] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Score what is not there yet."""
+    """Score the clips that have no scores yet."""
     total = sum(part.question.rows.num_rows for part in parts)
     connection = Connection(address)
     try:

@@ -1,4 +1,4 @@
-"""Which clips does item k of a scoring hold? The next ones of the table: in order, each one once."""
+"""Which clips does item k hold when a table is scored? The next rows of the table, in order, each row once."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from w3ray.data.schedule import PADDING, Item
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsInOrder:
-    """The rows of a table, `together` an item; the last item is padded. A `w3ray.data.schedule.Order`.
+    """The rows of a table, `together` of them in each item. The last item is padded. A `w3ray.data.schedule.Order`.
 
-    Its one consumer deals the items out to any number of scorers.
+    One consumer reads the items and gives them to any number of scorers.
     """
 
     num_rows: int
     together: int
-    """Rows of an item."""
+    """Number of rows in an item."""
 
     @property
     def world_size(self) -> int:
@@ -27,7 +27,7 @@ class RowsInOrder:
         return -(-self.num_rows // self.together)
 
     def item(self, number: int) -> Item:
-        """Raises: IndexError where there is no such item."""
+        """Raises: IndexError if there is no such item."""
         if not 0 <= number < self.total_items:
             raise IndexError(f"item must lie in [0, {self.total_items}); got {number}")
         rows = number * self.together + np.arange(self.together, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What do the scores of clips say: accuracies with their intervals, calibration, and which clips are right?"""
+"""How good are the scores of clips? Accuracies with their intervals, calibration, and which clips are right."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ _SCORES_AT_ONCE = 1 << 24
 def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
     """Accuracies with their intervals, loss, and calibration, over the clips that could be read and have a label.
 
-    Of several heads: `top1` and the like of their combinations, and `verb_top1` and the like of each; the loss is the
-    sum over the heads. {} where not one clip has a label.
+    With several heads, `top1` and the other names are of their combinations, `verb_top1` and so on of each head; the
+    loss is the sum over the heads. {} if no clip has a label.
 
     Raises:
         RunError: no clip could be read.
@@ -28,7 +28,7 @@ def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
     from w3ray.evaluation.uncertainty import accuracy_interval
 
     if not result.readable.any():
-        raise RunError("not one clip of the split can be read")
+        raise RunError("no clip of the split can be read")
     known = result.measurable
     if not known.any():
         return {}
@@ -42,7 +42,7 @@ def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
 
 
 def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
-    """By the prefix of its metrics: of all heads together "", of each of several "verb_" and the like."""
+    """Prefix of the metrics' names -> calibration: "" for all heads together; of several, also "verb_" and so on."""
     from w3ray.evaluation.uncertainty import calibration_of
 
     known = result.measurable
@@ -59,7 +59,7 @@ def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
 
 
 def counted(result: ClipScores, heads: Heads) -> "HeadCounts":
-    """Counts of `measurable` clips; of averaged scores, the loss is that of their logarithms."""
+    """Counts over the `measurable` clips. The loss is computed from the logarithms of the scores."""
     import torch
 
     from w3ray.evaluation.head_counts import HeadCounts
@@ -72,7 +72,7 @@ def counted(result: ClipScores, heads: Heads) -> "HeadCounts":
 
 
 def right(result: ClipScores, heads: Heads) -> np.ndarray:
-    """bool [N]: whether the best class (of several heads: of each) is the clip's own; False where nobody knows."""
+    """bool [N]: whether the best class is the clip's label (for several heads: the best combination); else False."""
     hits = np.zeros(len(result.labels), dtype=bool)
     known = result.measurable
     hits[known] = _ranks(result.scores[known], result.labels[known], heads)[""] == 0
@@ -80,7 +80,7 @@ def right(result: ClipScores, heads: Heads) -> np.ndarray:
 
 
 def ensemble(results: Sequence[ClipScores]) -> ClipScores:
-    """The mean of several models' scores; a clip that one of them could not read has none."""
+    """The mean of several models' scores. A clip that one of the models could not read has no scores."""
     first = results[0]
     reasons = {clip: reason for result in results for clip, reason in result.reasons.items()}
     scores = np.mean([result.scores.astype(np.float64) for result in results], axis=0).astype(np.float32)
@@ -88,7 +88,7 @@ def ensemble(results: Sequence[ClipScores]) -> ClipScores:
 
 
 def _ranks(scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads) -> dict[str, np.ndarray]:
-    """int [N]: how many classes come before the clip's own, equal ones ranked by class number; by metrics' prefix."""
+    """Prefix of the metrics' names -> int [N]: how many classes rank before the label. Ties go by class number."""
     import torch
 
     from w3ray.evaluation.head_scores import combined_scores

@@ -1,6 +1,6 @@
-"""What does a model see in these videos?
+"""What does a model predict for these videos?
 
-A few are looked at in this process; many on a Ray cluster, by the same code and with the same scores.
+A few videos are scored in this process, many on a Ray cluster. Both use the same code and give the same scores.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from w3ray.scoring.score_clips import ModelFiles
 
 FEW = 32
-"""Videos that are looked at without a Ray of their own: starting one takes longer than looking at them."""
+"""At most so many videos are scored without starting Ray: starting it would take longer than scoring them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a model says of one video: (class name, score) from the best on, or why it could not be read.
+    """What a model predicts for one video: (class name, score), best first; or why the video could not be read.
 
-    Of a model with several heads `top` holds the best combinations, `heads` those of each head by its name.
+    For a model with several heads, `top` holds the best combinations. `heads` maps each head's name to its best
+    classes.
     """
 
     video: str
@@ -66,19 +67,22 @@ def predict(
     roots: Sequence[str] | None = None,
     on_start: Callable[[int], None] = lambda count: None,
 ) -> Generator[Prediction, None, None]:
-    """Look at videos, one after the other in the order of their names. To be closed where it is not read to its end.
+    """Predict the classes of videos, one after the other in the order of their names.
+
+    Close the generator if you do not read it to its end.
 
     Args:
         model: folder of a model, or of its stage.
-        videos: files, folders (all videos below them), patterns such as `clips/*.mp4`, `s3://...` of either kind.
-        manifest, split: the clips of a manifest, or of one of its splits, instead.
-        top: best classes to tell.
-        protocol, average, roots: as `w3ray.scoring.evaluate.evaluate`.
-        address: of a Ray cluster; None: a local one, where there are more than `FEW` videos.
-        on_start: called with the number of videos before the first one.
+        videos: files, folders (with all videos below them), patterns such as `clips/*.mp4`, or `s3://...` files and
+            folders.
+        manifest, split: predict the clips of a manifest, or of one of its splits, instead.
+        top: how many of the best classes to return.
+        protocol, average, roots: as in `w3ray.scoring.evaluate.evaluate`.
+        address: of a Ray cluster; None: a local one, if there are more than `FEW` videos.
+        on_start: called with the number of videos before the first one is scored.
 
     Raises:
-        InputError: no model, nothing that matches, an unknown protocol.
+        InputError: no model, no video that matches, or an unknown protocol.
     """
     from w3ray.scoring.score_clips import model_files, scorer_of
 
@@ -151,14 +155,14 @@ def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int) -> Predictio
 
 def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tuple[pa.Table, dict[int, int]]:
     if (manifest is None) == (not videos):
-        raise InputError("name videos, or a manifest with --manifest (one of the two)")
+        raise InputError("name videos, or a manifest with --manifest (exactly one of the two)")
     if manifest is not None:
         clips = read_manifest(manifest)
         names = list(CLIP_COLUMNS)
         rows = clips.table.select(names) if split is None else clips.split(clips.split_named(split), names)
         return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map
     if split is not None:
-        raise InputError("--split is about a manifest; add --manifest")
+        raise InputError("--split names a split of a manifest; add --manifest")
     found = sorted({video for name in videos for video in videos_of(name)})
     count = len(found)
     columns = {

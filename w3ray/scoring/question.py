@@ -1,4 +1,4 @@
-"""Which clips are scored, and how are they looked at? What of it decides the scores, and what models it fits."""
+"""Which clips are scored, and how? This also says what decides the scores, and which models can score the clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ from w3ray.evaluation.scorer import Average
 from w3ray.models.bundle import ModelDescription
 
 SCORING_VERSION = 2
-"""Raised where the same model, clips and protocol get other scores than before."""
+"""Increased when the same model, clips and protocol get other scores than before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A split of a manifest, looked at by a protocol."""
+    """A split of a manifest, and the protocol that it is scored with."""
 
     clips: Manifest
     split: str
-    """As the manifest calls it."""
+    """The split's name in the manifest."""
     fold: int | None
     folds: int | None
     protocol: Protocol
     average: Average
     rows: pa.Table
-    """Of the split: `CLIP_COLUMNS`."""
+    """The split's rows, with the columns `CLIP_COLUMNS`."""
 
     @classmethod
     def of(cls, manifest: str, split: str, *, protocol: str, average: str, fold: int | None, folds: int | None) -> Self:
-        """Read the manifest, with its folds dealt where they are asked for: its fingerprint is then the fold's.
+        """Read the manifest. With `fold` and `folds`, its clips are divided into folds; the fingerprint is the fold's.
 
         Raises:
-            InputError: no such manifest, split or fold, an unknown protocol or average.
+            InputError: no such manifest, split or fold, or an unknown protocol or average.
         """
         checked, looks = check_average(average), parse_protocol(protocol)
         if (fold is None) != (folds is None):
@@ -52,13 +52,13 @@ class Question:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What decides the scores beside the model, as JSON values."""
+        """Everything except the model that decides the scores, as JSON values."""
         about = {
             "version": SCORING_VERSION, "manifest": self.clips.fingerprint(), "split": self.split,
             "protocol": self.protocol.name, "average": self.average,
         }  # fmt: skip
         if (changed := changes_since_import(self.clips, [self.split]).digest) is not None:
-            about["changed_videos"] = changed  # scores of what the files were before are not used
+            about["changed_videos"] = changed  # so that scores of the files' old content are not used
         return about
 
     def resolved_rows(self) -> pa.Table:
@@ -67,13 +67,14 @@ class Question:
         return self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
 
     def require_classes(self, name: str, description: ModelDescription) -> None:
-        """Raises: InputError where the model `name` has other classes than the clips."""
+        """Raises: InputError if the model `name` has other classes than the clips."""
         clips = self.clips
         if description.heads == clips.heads:
             return
         if description.classes == clips.classes:
             raise InputError(
-                f"{clips.location}: has the heads {dict(clips.head_sizes)}, {name} {dict(description.head_sizes)}"
+                f"{clips.location}: has the heads {dict(clips.head_sizes)}, but {name} has "
+                f"{dict(description.head_sizes)}"
             )
         theirs, ours = set(description.classes), set(clips.classes)
         if theirs == ours:
@@ -82,12 +83,12 @@ class Question:
             unknown = sorted(ours ^ theirs)
             what = f"other classes: {len(unknown)} are in one of them only, such as {unknown[0]!r}"
         raise InputError(
-            f"{clips.location}: has {what} than {name} was trained for; import the clips with its class names"
+            f"{clips.location}: has {what} than {name} was trained for; import the clips with the model's class names"
         )
 
 
 def check_average(average: str) -> Average:
-    """What is averaged over views. Raises: InputError where nothing can be averaged so."""
+    """What is averaged over views: "scores" or "logits". Raises: InputError for any other name."""
     for known in get_args(Average):
         if average == known:
             return cast("Average", known)
@@ -95,7 +96,7 @@ def check_average(average: str) -> Average:
 
 
 def plan_scoring(nodes: Sequence[Mapping[str, float]]) -> ResourcePlan:
-    """A scorer on each GPU, or one for each node where there are none; decoders get the rest."""
+    """A scorer on each GPU, or one on each node if there is no GPU. Decoders get the rest."""
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     scorers = gpus or sum(1 for node in nodes if node.get("CPU", 0) >= 1)
     return plan_resources(

@@ -1,10 +1,10 @@
-"""How do the clips of a table become scores, on all of a cluster, each one once and in order?
+"""How are the clips of a table scored on a whole cluster, each clip once and in order?
 
     item numbers -> decoders (all views of a few clips) -> scorers (the network) -> this process
 
-The first half is the stream of training (`w3ray.data.stream`): the same decoders, which give up a clip that hangs or
-crashes them, and the same failures, told by name. The second is a pool of actors of Ray Data. Which clips go through
-the network together depends on nothing but their place in the table, so any number of scorers gives the same scores.
+The first half is the stream that training uses (`w3ray.data.stream`). Its decoders give up a clip that hangs or crashes
+them, and report each failed clip by name. The second half is a pool of Ray Data actors. Which clips go through the
+network together depends only on their position in the table, so any number of scorers gives the same scores.
 """
 
 import json
@@ -37,9 +37,9 @@ ModelFiles = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredClips:
-    """Some neighbouring rows of the table.
+    """Scores of some neighbouring rows of the table.
 
-    `scores` float32 [M, K]; `readable` bool [M] is False where the clip could not be read, `failures` says why.
+    `scores` float32 [M, K]. `readable` bool [M] is False where the clip could not be read; `failures` says why.
     """
 
     first_row: int
@@ -49,10 +49,10 @@ class ScoredClips:
 
 
 def model_files(folder: StoragePath) -> ModelFiles:
-    """The files of a model, to be sent to nodes that do not see its folder.
+    """The files of a model, for nodes that cannot read its folder.
 
     Raises:
-        InputError: the folder is no model.
+        InputError: the folder holds no model.
     """
     with fetched(folder) as local:
         read_description(local)
@@ -60,7 +60,7 @@ def model_files(folder: StoragePath) -> ModelFiles:
 
 
 def clips_together(protocol: Protocol) -> int:
-    """Clips of one microbatch. Whole frames have a shape of their own."""
+    """Number of clips in a microbatch. Whole frames differ in shape from clip to clip, so each goes alone."""
     return 1 if protocol.whole_frame else max(1, VIEWS_AT_ONCE // protocol.num_views)
 
 
@@ -78,16 +78,16 @@ def score_clips(
     cache: VideoCache | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
 ) -> Generator[ScoredClips, None, None]:
-    """Score the rows from `first_row` (a multiple of `clips_together`) on, in order; to be closed.
+    """Score the rows in order, starting at `first_row` (a multiple of `clips_together`). Close the generator.
 
     Args:
-        files: of `model_files`.
-        rows: the columns of `ClipTables`.
-        spec: what a clip is to this model.
+        files: from `model_files`.
+        rows: a table with the columns of `ClipTables`.
+        spec: frames and size of this model's clips.
         plan: its workers are the scorers.
 
     Raises:
-        RunError: the processes that decode or score are gone for good.
+        RunError: the processes that decode or score died and cannot be restarted.
     """
     together = clips_together(protocol)
     dataset = build_dataset(
@@ -111,12 +111,12 @@ def score_clips(
         num_gpus=plan.worker_gpus or None,
         resources=dict(plan.worker_resources) or None,
     )
-    (shard,) = dataset.streaming_split(1, equal=False)  # its coordinator is a process of its own, not this one
+    (shard,) = dataset.streaming_split(1, equal=False)  # its coordinator runs in a separate process
     try:
         with closing(blocks(shard)) as scored:
             yield from _in_order(scored, first_row, rows.num_rows, together)
     finally:
-        ray.kill(stream_coordinator(shard))  # it would go on where nobody reads any more
+        ray.kill(stream_coordinator(shard))  # it would keep working although nobody reads any more
 
 
 def _in_order(
@@ -127,7 +127,7 @@ def _in_order(
         row = {name: values[0] for name, values in batch.items()}
         count = min(together, num_rows - due)
         if int(row["first_row"]) != due:
-            raise RuntimeError(f"scores: row {due} is due, found row {row['first_row']}")
+            raise RuntimeError(f"scores: expected row {due}, found row {row['first_row']}")
         failures = tuple(ClipFailure(**failure) for failure in json.loads(str(row["failures"])))
         yield ScoredClips(
             first_row=due, scores=row["scores"][:count], readable=row["readable"][:count], failures=failures
@@ -136,7 +136,7 @@ def _in_order(
 
 
 class _ScorerActor:
-    """One model in a process of Ray."""
+    """A model in a Ray process."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _ScorerActor:
 
 
 def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map: Mapping[int, int]) -> Scorer:
-    """A `Scorer` of a model's files, on this process's GPU where it has one."""
+    """A `Scorer` made from a model's files, on this process's GPU if it has one."""
     import torch
 
     with _unpacked(files) as folder:
@@ -172,7 +172,7 @@ def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map:
 
 
 def description_of(files: ModelFiles) -> ModelDescription:
-    """What the files say of the model."""
+    """The model's description, from its files."""
     with _unpacked(files) as folder:
         return read_description(folder)
 

@@ -1,4 +1,4 @@
-"""How does a finished evaluation of an unlabelled test split become the file that a challenge wants?"""
+"""How is a finished evaluation of an unlabelled test split turned into the file that a challenge expects?"""
 
 import io
 import json
@@ -18,14 +18,14 @@ from w3ray.storage import write_bytes
 
 FORMATS = ("epic-kitchens-55", "epic-kitchens-100", "something-something-v2", "something-something-v1", "jester")
 _NAMES_SHOWN = 5
-# What the servers look for in the archive: of EPIC-KITCHENS-55 a file for each test split.
+# The names that the EPIC-KITCHENS-55 server expects in the archive: one file for each test split.
 _MEMBERS = {"test-s1": "seen.json", "test-s2": "unseen.json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What was written. `members` are the files in a zip archive, () where it is none; `warnings` say what a server
-    will not like."""
+    """What was written. `members` are the files in the zip archive; () if `out` is not an archive. `warnings` say why a
+    server may reject it."""
 
     out: str
     format: str
@@ -41,25 +41,25 @@ def write_submission(
     *,
     supervision: Supervision | None = None,
 ) -> Submitted:
-    """Write the file of a challenge.
+    """Write the submission file of a challenge.
 
     Args:
-        directories: folders that `w3ray evaluate` ended with, one a file; several only into an archive.
+        directories: folders that `w3ray evaluate` wrote, one for each file. Several need an archive.
         format: one of `FORMATS`.
-        out: a name with `.zip` makes the archive that is uploaded: for epic-kitchens-55 of `seen.json` and
-            `unseen.json` (the splits test-s1 and test-s2), for epic-kitchens-100 of `test.json`. Any other name is the
+        out: a name that ends in `.zip` makes the archive to upload. It holds `seen.json` and `unseen.json` (the splits
+            test-s1 and test-s2) for epic-kitchens-55, and `test.json` for epic-kitchens-100. Any other name is the
             file itself.
 
     Raises:
-        InputError: no finished evaluation, of another data set, a clip without scores, or `out` cannot be written.
+        InputError: no finished evaluation, another data set, a clip without scores, or `out` cannot be written.
     """
     if format not in FORMATS:
         raise InputError(f"--format {format}: unknown; known: {', '.join(FORMATS)}")
     archive = out.endswith(".zip")
     if archive and not format.startswith("epic-"):
-        raise InputError(f"--out {out}: {format} wants no archive but a CSV file; give it another name")
+        raise InputError(f"--out {out}: {format} expects a CSV file, not an archive; choose a name without .zip")
     if len(directories) > 1 and not archive:
-        raise InputError(f"--out {out}: several evaluations go into an archive only; give it a name that ends in .zip")
+        raise InputError(f"--out {out}: several evaluations need an archive; choose a name that ends in .zip")
     contents: dict[str, str] = {}
     clips = 0
     warnings = []
@@ -82,16 +82,16 @@ def _member(format: str, document: Mapping[str, Any], directory: str) -> str:
         return "test.json"
     split = document.get("split")
     if split not in _MEMBERS:
-        raise InputError(f"{directory}: of the split {split!r}; the challenge wants {' and '.join(_MEMBERS)}")
+        raise InputError(f"{directory}: is of the split {split!r}; the challenge expects {' and '.join(_MEMBERS)}")
     return _MEMBERS[split]
 
 
 def _warnings(directory: str, split: Any, clips: int, format: str) -> list[str]:
     wanted = PUBLISHED_SETS[format].challenge_clips
     if split not in wanted:
-        return [f"{directory}: of the split {split!r}; the challenge is about {' and '.join(wanted)}"]
+        return [f"{directory}: is of the split {split!r}; the challenge expects {' and '.join(wanted)}"]
     if clips != wanted[split]:
-        return [f"{directory}: {clips} clips; the challenge wants all {wanted[split]} of {split}"]
+        return [f"{directory}: {clips} clips; the challenge expects all {wanted[split]} of {split}"]
     return []
 
 
@@ -119,8 +119,8 @@ def _check_readable(directory: str, scores: ClipScores) -> None:
     shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(scores.reasons.items())[:_NAMES_SHOWN])
     more = "; ..." if len(scores.reasons) > _NAMES_SHOWN else ""
     raise InputError(
-        f"{directory}: {len(scores.reasons)} of {len(scores.clip_ids)} clips have no scores, and the challenge wants "
-        f"all: {shown}{more}; repair their videos and evaluate again"
+        f"{directory}: {len(scores.reasons)} of {len(scores.clip_ids)} clips have no scores, but the challenge expects "
+        f"scores of all clips: {shown}{more}; repair their videos and evaluate again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which videos does an argument of a command stand for: a file, a folder, a pattern, or object storage?"""
+"""Which videos does an argument of a command name? It may be a file, a folder, a pattern, or on object storage."""
 
 import glob
 import os
@@ -12,7 +12,7 @@ from w3ray.storage import RemotePath, is_remote, storage_path
 
 
 def videos_of(name: str) -> list[str]:
-    """The videos that an argument stands for; links that lead nowhere among them, so that they are told.
+    """The videos that an argument names. Broken links are included, so that they are reported.
 
     Raises:
         InputError: nothing matches.
@@ -40,12 +40,12 @@ def _matching(pattern: str) -> list[str]:
     matching = sorted(map(os.path.abspath, _glob(pattern)))
     found = [path for path in matching if (_in_folder(path) == [path] if os.path.isdir(path) else is_video(path))]
     if not found and is_frame_folder(pattern) and any(map(is_image, matching)):
-        return [os.path.abspath(pattern)]  # one clip: a folder with the prefix of its frames, as `clips/17/img_*`
+        return [os.path.abspath(pattern)]  # one clip: a folder and the prefix of its frames, such as `clips/17/img_*`
     return found
 
 
 def _glob(pattern: str) -> list[str]:
-    """`glob.glob(pattern, recursive=True)`, which would follow links in circles, for ever: here each folder is once."""
+    """Like `glob.glob(pattern, recursive=True)`, but visits each folder once: glob follows circular links forever."""
     deep = re.search(r"(^|(?<=/))\*\*(/|$)", pattern)
     if deep is None:
         return glob.glob(pattern)
