@@ -1,7 +1,9 @@
 """Does `w3ray explain` draw what the model says, and say in one line what it cannot use?"""
 
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import av
@@ -77,9 +79,20 @@ def own_scores(folder: str, video: str) -> np.ndarray:
         return network(x_BTCHW).logits_BK.softmax(dim=1)[0].numpy()
 
 
-def test_scores_are_the_models_own(capsys, tmp_path, model, video):
-    document = explain(capsys, model, video, "--out", str(tmp_path), "--top", "99", "--true", "opens")
-    (answer,) = document["videos"]
+@pytest.fixture(scope="module")
+def explained(model, video, tmp_path_factory) -> dict:
+    """One explanation that several tests look at; of the stage's folder, which is as good as the model in it."""
+    folder = tmp_path_factory.mktemp("explained") / "out"
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        words = ["explain", str(Path(model).parent), video, "--out", str(folder), "--top", "99", "--true", "opens"]
+        assert main([*words, "--json"]) == 0
+    return json.loads(printed.getvalue())
+
+
+def test_scores_are_the_models_own(explained, model, video):
+    assert explained["model"] == model
+    (answer,) = explained["videos"]
     (one,) = answer["models"]
     scores_K = own_scores(model, video)
     assert {row["class"]: row["score"] for row in one["top"]} == dict(zip(CLASSES, map(float, scores_K), strict=True))
@@ -91,19 +104,27 @@ def test_scores_are_the_models_own(capsys, tmp_path, model, video):
     assert all(len(block["channel_activity"]) == len(block["spatial_activity"]) == 8 for block in one["blocks"])
 
 
-@pytest.mark.parametrize("num_frames", [8, 16])
-def test_files_open_again(capsys, tmp_path, video, num_frames):
-    model = write_small_model(tmp_path / "model", W3, num_frames=num_frames)
-    (answer,) = explain(capsys, model, video, "--out", str(tmp_path / "out"))["videos"]
+def check_files(answer: dict, num_frames: int) -> None:
     with Image.open(answer["strip"]) as strip, Image.open(answer["stages"]) as stages:
         assert strip.size[0] == stages.size[0] > 1000
         assert stages.size[1] > strip.size[1] > 300
     with av.open(answer["film"]) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 4 * num_frames
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+    folder = Path(answer["strip"]).parent
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
         Path(answer[name]).name for name in ("strip", "stages", "film")
     )
+
+
+def test_files_open_again(explained):
+    check_files(explained["videos"][0], 8)
+
+
+def test_files_of_a_longer_clip_open_again(capsys, tmp_path, video):
+    model = write_small_model(tmp_path / "model", W3, num_frames=16)
+    (answer,) = explain(capsys, model, video, "--out", str(tmp_path / "out"))["videos"]
+    check_files(answer, 16)
 
 
 def test_several_videos_beside_another_model(capsys, tmp_path, model, motion_manifest):
@@ -132,21 +153,15 @@ def test_models_of_one_make_are_told_apart(capsys, tmp_path, model, video):
         assert [one["name"] for one in answer["models"]] == [f"TSM + W3 ({name})" for name in names]
 
 
-def test_the_folder_of_a_stage_is_as_good(capsys, tmp_path, model, video):
-    stage = str(Path(model).parent)
-    assert explain(capsys, stage, video, "--out", str(tmp_path))["model"] == model
-
-
-def test_from_object_storage(capsys, tmp_path, model, video, s3):
+def test_from_object_storage(capsys, tmp_path, explained, model, video, s3):
     """As on a disk, with the same answer."""
     folder = RemotePath("s3://bucket/stages/student-0")
     upload(Path(model), folder / "model", last="model.json")
     (folder / "clip.mp4").upload(Path(video))
     address = str(folder / "clip.mp4")
-    document = explain(capsys, str(folder), address, "--out", str(tmp_path / "s3"))
+    document = explain(capsys, str(folder), address, "--out", str(tmp_path / "s3"), "--top", "99")
     assert (document["model"], document["videos"][0]["video"]) == (f"{folder}/model", address)
-    here = explain(capsys, model, video, "--out", str(tmp_path / "here"))
-    assert document["videos"][0]["models"] == here["videos"][0]["models"]
+    assert document["videos"][0]["models"] == explained["videos"][0]["models"]
     assert "cannot be fetched: no such file" in refusal(capsys, str(folder), f"{folder}/absent.mp4")
     assert "no model here" in refusal(capsys, "s3://bucket/nothing", address)
 
