@@ -204,17 +204,20 @@ def test_the_same_weights_score_the_same_on_two_workers(finished, motion_manifes
             assert ours.gates()[kind].numbers() == pytest.approx(gate.numbers(), rel=1e-6, abs=1e-9)
 
 
-def test_resumed_stage_ends_with_the_same_bits(finished, motion_manifest, tmp_path):
-    """Only the checkpoint of the first epoch is left: the second one is trained again."""
+def test_a_resumed_stage_ends_with_the_same_bits_from_the_newest_whole_checkpoint(finished, motion_manifest, tmp_path):
+    """The newest checkpoint is damaged: the run says so, and trains the second epoch again from that of the first."""
     _, alone = finished
     source = Path(alone.stages[0].model).parent
     copy = tmp_path / "stages" / source.name
-    shutil.copytree(
-        source, copy, ignore=shutil.ignore_patterns("result.json", "model", "report", "step_00000006", "samples-*")
-    )
-    again = run(one_stage(motion_manifest, tmp_path))
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("result.json", "model", "report", "samples-*"))
+    with (copy / "checkpoints" / "step_00000006" / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    events = []
+    again = run(one_stage(motion_manifest, tmp_path), on_event=events.append)
     assert again.stages[0].state == "resume"
+    assert any(isinstance(event, Warned) and "step_00000006 is damaged" in event.message for event in events)
     assert sorted(samples(copy)) == [3, 4, 5]
+    assert read_index(again.stages[0].checkpoint)["meta"]["step"] in (3, 6)
     weights = [
         (Path(stages.checkpoint).parent / "step_00000006" / "model.safetensors").read_bytes()
         for stages in (alone.stages[0], again.stages[0])
@@ -292,20 +295,6 @@ def test_too_many_unreadable_clips_stop_the_run(motion_manifest, tmp_path):
         run(one_stage(path, tmp_path / "runs"))
     assert list((tmp_path / "runs").glob("stages/*/failures.jsonl"))
     assert not list((tmp_path / "runs").glob("stages/*/result.json"))
-
-
-def test_damaged_newest_checkpoint_falls_back_one_and_says_so(finished, motion_manifest, tmp_path):
-    _, alone = finished
-    source = Path(alone.stages[0].model).parent
-    copy = tmp_path / "stages" / source.name
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("result.json", "model", "report", "samples-*"))
-    with (copy / "checkpoints" / "step_00000006" / "model.safetensors").open("r+b") as file:
-        file.truncate(1000)
-    events = []
-    again = run(one_stage(motion_manifest, tmp_path), on_event=events.append)
-    assert any(isinstance(event, Warned) and "step_00000006 is damaged" in event.message for event in events)
-    assert sorted(samples(copy)) == [3, 4, 5]
-    assert read_index(again.stages[0].checkpoint)["meta"]["step"] in (3, 6)
 
 
 @pytest.mark.parametrize(
