@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,32 @@ def by_hand(model: str, manifest, protocol: str = "1clip-center", split: str = "
     )
 
 
+@pytest.fixture(scope="module")
+def evaluations(ray_session, tmp_path_factory) -> str:
+    """A storage that tests share."""
+    return str(tmp_path_factory.mktemp("evaluations"))
+
+
+@pytest.fixture(scope="module")
+def scored(evaluations, model, manifest):
+    """Evaluates the model once for each question: what was found, and what was said of the progress."""
+
+    @cache
+    def score(split: str, protocol: str):
+        seen: list[tuple[int, int]] = []
+        found = evaluate(
+            [model], manifest.location, split=split, protocol=protocol, storage=evaluations,
+            on_progress=lambda done, total: seen.append((done, total)),
+        )  # fmt: skip
+        return found, seen
+
+    return score
+
+
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("protocol", ["1clip-center", "10crop-2clip", "2clip-full-res"])
-def test_every_clip_once_with_the_scores_of_a_plain_loop(model, manifest, tmp_path, protocol):
-    seen = []
-    found = evaluate(
-        [model], manifest.location, protocol=protocol, storage=str(tmp_path),
-        on_progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+def test_every_clip_once_with_the_scores_of_a_plain_loop(scored, model, manifest, protocol):
+    found, seen = scored("val", protocol)
     document, scores = read_scores(found.directory)
     expected = by_hand(model, manifest, protocol)
     rows = manifest.split("val")
@@ -113,9 +131,8 @@ def test_every_clip_once_with_the_scores_of_a_plain_loop(model, manifest, tmp_pa
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_what_was_interrupted_goes_on_and_what_is_there_is_read(model, manifest, tmp_path, monkeypatch):
-    whole = evaluate([model], manifest.location, split="train", storage=str(tmp_path / "whole"))
+def test_what_was_interrupted_goes_on_and_what_is_there_is_read(scored, model, manifest, tmp_path, monkeypatch):
+    whole, _ = scored("train", "1clip-center")
 
     def interrupt(done: int, total: int) -> None:
         if done >= 16:
@@ -158,17 +175,17 @@ def test_a_fold_scores_the_clips_that_its_run_did_not_see(model, manifest, tmp_p
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_an_ensemble_averages_models_that_see_other_clips(model, manifest, tmp_path):
+def test_an_ensemble_averages_models_that_see_other_clips(scored, evaluations, model, manifest, tmp_path):
+    alone, _ = scored("val", "1clip-center")
     other = a_model(tmp_path / "other", manifest, seed=1, spec=ClipSpec(num_frames=2, size=32))
-    found = evaluate([model, other], manifest.location, storage=str(tmp_path))
+    found = evaluate([model, other], manifest.location, storage=evaluations)
+    assert found.reused == 16, "the first one's scores are there"
     scores = read_scores(found.directory)[1].scores
     expected = (by_hand(model, manifest) + by_hand(other, manifest)) / 2
     assert scores == pytest.approx(expected, abs=1e-5)
     labels = manifest.split("val")["label"].to_numpy()
     assert found.metrics["top1"] == (expected.argmax(1) == labels).mean()
 
-    alone = evaluate([model], manifest.location, storage=str(tmp_path))
     first, second = compare([alone.directory, found.directory], classes=8)
     right, now = by_hand(model, manifest).argmax(1) == labels, expected.argmax(1) == labels
     assert (first.top1, second.top1) == (right.mean(), now.mean())
@@ -178,9 +195,9 @@ def test_an_ensemble_averages_models_that_see_other_clips(model, manifest, tmp_p
     for label, name in enumerate(manifest.classes):
         mine = labels == label
         assert changes.get(name, 0.0) == pytest.approx(now[mine].mean() - right[mine].mean())
-    other = evaluate([model], manifest.location, split="test", storage=str(tmp_path))
-    with pytest.raises(InputError, match="24 clips are in one of them only"):
-        compare([alone.directory, other.directory])
+    other_clips, _ = scored("train", "1clip-center")
+    with pytest.raises(InputError, match="40 clips are in one of them only"):
+        compare([alone.directory, other_clips.directory])
     with pytest.raises(InputError, match="at least two"):
         compare([alone.directory])
 
