@@ -1,6 +1,7 @@
 """A stage that trains as a thread of its trial's process: the same bits, and interrupted and gone on with like any."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -48,15 +49,21 @@ def left_over() -> list[str]:
 
 
 def weights(result) -> bytes:
-    from pathlib import Path
-
     return (Path(result.stages[-1].model) / "model.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def plain(ray_session, motion_manifest, tmp_path_factory):
+    """What the recipe ends with on workers of Ray Train."""
+    return run(recipe(motion_manifest, tmp_path_factory.mktemp("plain")))
+
+
+def folder_of(result) -> Path:
+    return Path(result.stages[-1].model).parent
+
+
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_the_same_bits_also_after_an_interruption(motion_manifest, tmp_path):
-    plain = run(recipe(motion_manifest, tmp_path / "plain"))
+def test_the_same_bits_also_after_an_interruption(plain, motion_manifest, tmp_path):
     one = recipe(motion_manifest, tmp_path / "runs", checkpoint_every_steps=2)
 
     def interrupt(event):
@@ -74,8 +81,7 @@ def test_the_same_bits_also_after_an_interruption(motion_manifest, tmp_path):
     assert not left_over()
     assert weights(result) == weights(plain)
     assert result.stages[0].metrics == plain.stages[0].metrics
-    (folder,) = (tmp_path / "runs").glob("stages/teacher-*")
-    (undisturbed,) = (tmp_path / "plain").glob("stages/teacher-*")
+    folder, undisturbed = folder_of(result), folder_of(plain)
     assert read_samples(folder) == read_samples(undisturbed)
 
     kept = [read_index(path)["meta"] for path in by_step(folder / "checkpoints")]
@@ -92,10 +98,8 @@ def test_a_failure_is_told_as_it_is_of_workers(motion_manifest, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_clips_that_another_trial_decoded_make_the_same_bits(motion_manifest, tmp_path, monkeypatch):
+def test_clips_that_another_trial_decoded_make_the_same_bits(plain, motion_manifest, tmp_path, monkeypatch):
     shared = SharedClips(folder=tmp_path / "clips" / "sweep", limit_bytes=1 << 30)
-    plain = in_process(recipe(motion_manifest, tmp_path / "plain"))
     first = in_process(recipe(motion_manifest, tmp_path / "first"), shared=shared)
     one = recipe(motion_manifest, tmp_path / "later", checkpoint_every_steps=2)
     streams = []
@@ -121,9 +125,7 @@ def test_clips_that_another_trial_decoded_make_the_same_bits(motion_manifest, tm
     assert len(streams) == 1
     assert all(file.exists() for file in gone)
     assert {weights(result) for result in (first, later, some)} == {weights(plain)}
-    (folder,) = (tmp_path / "later").glob("stages/teacher-*")
-    (undisturbed,) = (tmp_path / "plain").glob("stages/teacher-*")
-    assert read_samples(folder) == read_samples(undisturbed)
+    assert read_samples(folder_of(later)) == read_samples(folder_of(plain))
 
 
 def test_what_is_sent_comes_in_order_until_nobody_listens():
