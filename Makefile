@@ -8,8 +8,10 @@ INSTALLED := $(VENV)/.installed
 quickstart: install  ## make the environment and run the main job: plain TSM, teacher -> student on generated clips
 	$(BIN)/w3ray run quickstart --compare
 
+# Two processes, each with a Ray of its own, take a file at a time, in order: most of the time goes into starting
+# processes one after the other, and into waits. The long tests kill processes and keep to one.
 test: lint  ## make the environment and pass the tests, all but the long ones
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest
