@@ -44,9 +44,8 @@ def frames(num_frames, size=24):
 
 def overlaps(figure):
     """Pairs of texts that cover each other or a picture, and texts that leave the sheet."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
+    figure.draw_without_rendering()  # places everything, and paints nothing
+    renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in figure.texts if text.get_text()]
     for axes in figure.axes:
         if axes.images:
