@@ -1,35 +1,238 @@
-"""How can a family's names be known before its members, and what they import, are needed?"""
+"""The tables of parts that a recipe chooses by name: what is built in, what packages install, what a user's file adds.
 
+A name is known before its member is imported: recipes are checked in no time, without torch. `w3ray.plugins` loads a
+user's modules and files, and says what a member's source is.
+"""
+
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
+
+from w3ray.errors import InputError
 
 T = TypeVar("T")
 
+GROUP_PREFIX = "w3ray."
+"""The entry points of a family are in the group `w3ray.<family>`."""
 
-def attribute(place: str) -> Any:
-    """What "module:attribute" names; the module is imported."""
+
+class PluginError(InputError, ValueError):
+    """A plugin cannot be used; one line says which and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a member comes from."""
+
+    module: str
+    """That registered it, or that its entry point names."""
+    file: str | None = None
+    """Absolute path of a plugin that is a file."""
+    package: str | None = None
+    """The installed package that has the entry point, and its version."""
+    version: str | None = None
+
+    @property
+    def built_in(self) -> bool:
+        return self.module == "w3ray"
+
+    def __str__(self) -> str:
+        if self.package is not None:
+            return f"{self.package} {self.version}"
+        return "w3ray itself" if self.built_in else f"module {self.module}" if self.file is None else self.file
+
+
+_BUILT_IN = Origin(module="w3ray")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a table knows under a name."""
+
+    value: Any
+    """The member, "module:attribute" of it, or the entry point that loads it."""
+    origin: Origin
+
+
+def attribute(place: Any) -> Any:
+    """What "module:attribute" names, which is imported; anything else is that itself."""
+    if not isinstance(place, str):
+        return place
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
-class Registry(Mapping[str, T], Generic[T]):
-    """Name -> member, from "module:attribute" strings: a recipe's names are checked in no time, without torch."""
+_tables: "list[Registry[Any]]" = []
+"""All tables of this process."""
+files_of_modules: dict[str, str] = {}
+"""Module -> the plugin file that it was made of; kept by `w3ray.plugins`."""
 
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._places = dict(places)
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A family of parts: name -> member.
+
+    Args:
+        family: its name; packages register members in the entry-point group `w3ray.<family>`.
+        members: those that are built in. One given as "module:attribute" is imported when it is taken out.
+        fault: says why a member cannot be one of this family under its name; None: it can.
+        contract: "module:function" that tests a member by its name (`w3ray.testing`).
+    """
+
+    def __init__(
+        self,
+        family: str,
+        members: "Mapping[str, T | str]",
+        *,
+        fault: Callable[[str, Any], str | None] | None = None,
+        contract: str = "",
+    ) -> None:
+        self.family, self.contract = family, contract
+        self._members = {name: _Entry(member, _BUILT_IN) for name, member in members.items()}
+        self._added: dict[str, _Entry] = {}
+        self._loaded: dict[str, Any] = {}
+        self._fault = fault or not_callable
+        _tables.append(self)
+
+    def add(self, name: str, member: "T | str") -> None:
+        """Register a member, in a module or file that a recipe names in `plugins`.
+
+        Args:
+            name: what a recipe calls it, one word.
+            member: what the family asks for, or "module:attribute" of it, which is imported when it is needed.
+
+        Raises:
+            PluginError: the name is taken, or the member cannot be one of this family.
+        """
+        module = str(sys._getframe(1).f_globals.get("__name__"))
+        origin = Origin(module=module, file=files_of_modules.get(module))
+        for other in self._named(name):
+            if other.origin != origin:  # a module that is loaded again replaces its own
+                raise PluginError(f"{self.family}: {name!r} of {origin} is there from {other.origin}; rename one")
+        self._check(name, member, origin)
+        self._added[name] = _Entry(member, origin)
+
+    def forget(self, module: str) -> None:
+        """Undo what a module registered."""
+        self._added = {name: entry for name, entry in self._added.items() if entry.origin.module != module}
+
+    def origin(self, name: str) -> Origin:
+        """Where a member comes from; it is not loaded.
+
+        Raises:
+            KeyError: the name is unknown.
+            PluginError: several members have it.
+        """
+        return self._entry(name).origin
+
+    def row(self, name: str) -> Any:
+        """The member as it was registered: a plugin's is loaded, but "module:attribute" is not imported.
+
+        Raises:
+            KeyError: the name is unknown.
+            PluginError: several members have it, or its package cannot be loaded or gives none of this family.
+        """
+        entry = self._entry(name)
+        if not isinstance(entry.value, EntryPoint):
+            return entry.value
+        if name not in self._loaded:
+            try:
+                member = entry.value.load()
+            except (Exception, SystemExit) as error:  # whatever a plugin does as it is imported
+                raise self._unloadable(name, error) from error
+            self._check(name, member, entry.origin)
+            self._loaded[name] = member
+        return self._loaded[name]
 
     def __getitem__(self, name: str) -> T:
-        return attribute(self._places[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+        row = self.row(name)
+        try:
+            found: T = attribute(row)
+        except Exception as error:
+            if self.origin(name).built_in:
+                raise
+            raise self._unloadable(name, error) from error
+        return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        if not isinstance(name, str):
+            return False
+        if not self._named(name):
+            _load_environment()
+        return bool(self._named(name))
+
+    def __iter__(self) -> Iterator[str]:
+        _load_environment()
+        return iter(dict.fromkeys([*self._members, *self._installed, *self._added]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def _installed(self) -> "Mapping[str, tuple[_Entry, ...]]":
+        return installed_groups().get(GROUP_PREFIX + self.family, {})
+
+    def _named(self, name: str) -> list[_Entry]:
+        of_tables = [table[name] for table in (self._members, self._added) if name in table]
+        return [*of_tables, *self._installed.get(name, ())]
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self:
+            raise KeyError(name)
+        entries = self._named(name)
+        if len(entries) > 1:
+            origins = " and ".join(str(entry.origin) for entry in entries)
+            raise PluginError(f"{self.family}: {name!r} is there twice, from {origins}; rename or uninstall one")
+        return entries[0]
+
+    def _unloadable(self, name: str, error: BaseException) -> PluginError:
+        return PluginError(f"{self.family}: {name!r} of {self.origin(name)} cannot be loaded: {cause(error)}")
+
+    def _check(self, name: str, member: Any, origin: Origin) -> None:
+        reason = self._fault(name, member) if name.split() == [name] else "its name must be one word"
+        if reason is not None:
+            raise PluginError(f"{self.family}: {name!r} of {origin} cannot be one of them: {reason}")
+
+
+def not_callable(name: str, member: Any) -> str | None:
+    """The fault of a member that can neither be called nor imported."""
+    is_place = isinstance(member, str) and ":" in member
+    return None if callable(member) or is_place else f"it is {member!r}, which cannot be called"
+
+
+def forget_module(module: str) -> None:
+    """Undo what a module registered in any table."""
+    for table in _tables:
+        table.forget(module)
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one line, with its kind."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@cache
+def installed_groups() -> dict[str, dict[str, tuple[_Entry, ...]]]:
+    """The entry points of all groups that begin with "w3ray.": group -> name -> entries. Nothing is imported."""
+    installed = entry_points()
+    found: dict[str, dict[str, tuple[_Entry, ...]]] = {}
+    for group in sorted(installed.groups):
+        if not group.startswith(GROUP_PREFIX):
+            continue
+        names = found[group] = {}
+        for entry in sorted(installed.select(group=group), key=lambda one: (one.name, one.value)):
+            package, version = ("a package", "") if entry.dist is None else (entry.dist.name, entry.dist.version)
+            origin = Origin(module=entry.module, package=package, version=version)
+            names[entry.name] = (*names.get(entry.name, ()), _Entry(entry, origin))
+    return found
+
+
+def _load_environment() -> None:
+    attribute("w3ray.plugins:load_environment")()  # by name: what loads plugins stands above the tables
 
 
 def lazy_attributes(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:

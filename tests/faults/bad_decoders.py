@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def install() -> None:
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         return good(uri, cache)
 
-    DECODERS[DEFAULT_DECODER] = bad
+    DECODERS._members[DEFAULT_DECODER] = replace(DECODERS._members[DEFAULT_DECODER], value=bad)
 
 
 def _take_memory(num_bytes: int) -> None:

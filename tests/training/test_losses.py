@@ -1,16 +1,11 @@
 """Losses against direct formulas; sums over clips whatever the split."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from w3ray.heads import Heads
 from w3ray.training.losses import (
-    LOSSES,
-    TEACHER_LOSSES,
     CrossEntropy,
     LossInputs,
     MatureFeatures,
@@ -28,52 +23,6 @@ def inputs(num_clips: int = 3, *, dtype: torch.dtype = torch.float64, seed: int 
     teacher = torch.randn(num_clips, 2, 4, 3, 3, generator=generator, dtype=torch.float64).to(dtype)
     labels = torch.randint(0, 5, (num_clips,), generator=generator)
     return LossInputs(logits.requires_grad_(), (features.requires_grad_(),), labels, (teacher,))
-
-
-def rows(whole: LossInputs, chosen: list[int]) -> LossInputs:
-    return on_each(whole, lambda value: value[chosen])
-
-
-def on_each(whole: LossInputs, change: Callable[[Tensor], Tensor]) -> LossInputs:
-    return LossInputs(
-        change(whole.logits_BK),
-        tuple(map(change, whole.features)),
-        change(whole.labels_B),
-        None if whole.teacher_features is None else tuple(map(change, whole.teacher_features)),
-    )
-
-
-@pytest.mark.parametrize("name", LOSSES)
-class TestEveryLoss:
-    def test_any_split_agrees(self, name: str) -> None:
-        loss, whole = LOSSES[name](), inputs(5)
-        parts = sum(loss(rows(whole, chosen)) for chosen in ([0], [3, 1], [2, 4]))
-        torch.testing.assert_close(parts, loss(whole), rtol=1e-12, atol=1e-12)
-
-    def test_gradient_only_to_the_student(self, name: str) -> None:
-        whole = inputs()
-        teacher = whole.teacher_features[0].clone().requires_grad_()
-        LOSSES[name]()(whole._replace(teacher_features=(teacher,))).backward()
-        assert teacher.grad is None
-        assert whole.logits_BK.grad is not None or whole.features[0].grad is not None
-
-    def test_bf16_is_summed_in_float32(self, name: str) -> None:
-        low = inputs(64, dtype=torch.bfloat16)
-        high = on_each(low, lambda value: value.double() if value.is_floating_point() else value)
-        value = LOSSES[name]()(low)
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value.double(), LOSSES[name]()(high), rtol=1e-5, atol=1e-4)
-
-    def test_gradcheck(self, name: str) -> None:
-        whole = inputs(2)
-
-        def loss(logits: Tensor, features: Tensor) -> Tensor:
-            return LOSSES[name]()(whole._replace(logits_BK=logits, features=(features,)))
-
-        assert torch.autograd.gradcheck(loss, (whole.logits_BK, whole.features[0]))
-
-    def test_the_table_knows_which_need_a_teacher(self, name: str) -> None:
-        assert LOSSES[name]().needs_teacher == (name in TEACHER_LOSSES)
 
 
 class TestCrossEntropy:

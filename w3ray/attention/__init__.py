@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from w3ray._nearest import did_you_mean
-from w3ray._registry import attribute, lazy_attributes
+from w3ray._registry import Registry, attribute, lazy_attributes
 from w3ray.attention.options import AttentionConfig, CBAMConfig, NonLocalConfig, W3Config
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from w3ray.attention._common import AttentionOutput
     from w3ray.attention.attach import add_attention, network_stages
     from w3ray.attention.w3 import W3
 
@@ -23,22 +24,39 @@ class AttentionKind:
     """A row of the table: the options' class, and the module as "module:class", imported on first use."""
 
     config: type[AttentionConfig]
-    place: str
+    place: "str | Callable[[int, Any], nn.Module]"
 
     @property
     def module(self) -> "Callable[[int, Any], nn.Module]":
         """The class, built as `module(channels, config)`; `_common.Attention` is the interface."""
-        return attribute(self.place)
+        found: Callable[[int, Any], nn.Module] = attribute(self.place)
+        return found
 
 
-ATTENTION: dict[str, AttentionKind] = {
-    row.config.kind: row
-    for row in (
-        AttentionKind(W3Config, "w3ray.attention.w3:W3"),
-        AttentionKind(CBAMConfig, "w3ray.attention.cbam:CBAM"),
-        AttentionKind(NonLocalConfig, "w3ray.attention.nonlocal_block:NonLocal"),
-    )
-}
+def _fault(kind: str, row: Any) -> str | None:
+    if not isinstance(row, AttentionKind):
+        return f"it must be an AttentionKind(config, module), not {row!r}"
+    config = row.config
+    if not (isinstance(config, type) and issubclass(config, AttentionConfig)):
+        return f"its config must be a subclass of AttentionConfig, not {config!r}"
+    if getattr(config, "kind", None) != kind:
+        return f"the kind of {config.__name__} is {getattr(config, 'kind', None)!r}, not {kind!r}"
+    return None if isinstance(getattr(config, "label", None), str) else f"{config.__name__} has no label for messages"
+
+
+ATTENTION: Registry[AttentionKind] = Registry(
+    "attentions",
+    {
+        row.config.kind: row
+        for row in (
+            AttentionKind(W3Config, "w3ray.attention.w3:W3"),
+            AttentionKind(CBAMConfig, "w3ray.attention.cbam:CBAM"),
+            AttentionKind(NonLocalConfig, "w3ray.attention.nonlocal_block:NonLocal"),
+        )
+    },
+    fault=_fault,
+    contract="w3ray.testing:check_attention",
+)
 """Kind -> its row: what a recipe and a network need."""
 
 
@@ -74,6 +92,7 @@ __all__ = [
     "W3",
     "AttentionConfig",
     "AttentionKind",
+    "AttentionOutput",
     "CBAMConfig",
     "NonLocalConfig",
     "W3Config",
@@ -87,6 +106,7 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "AttentionOutput": "w3ray.attention._common",
         "W3": "w3ray.attention.w3",
         "add_attention": "w3ray.attention.attach",
         "network_stages": "w3ray.attention.attach",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from w3ray._registry import PluginError
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import write_error
 from w3ray.cli._progress import Progress
@@ -202,8 +203,23 @@ def import_csv_command(
     )
 
 
-def _add_published(name: str, importer: Callable[..., Manifest]) -> None:
-    """The command of a published data set: all of them have the same options."""
+def _importer(name: str) -> Callable[..., Manifest]:
+    """The importer of a name; of a plugin that cannot be loaded one that says so, for its command to be there."""
+    try:
+        return IMPORTERS[name]
+    except PluginError as error:
+        fault = error
+
+    def failing(annotations: str, *, fold: int = 0, val_groups: Any = (), **options: Any) -> Manifest:
+        raise fault
+
+    failing.__doc__ = f"Cannot be loaded: {fault}"
+    return failing
+
+
+def _add_published(name: str) -> None:
+    """The command of a published data set, or of a plugin's: all of them have the same options."""
+    importer = _importer(name)
     parameters = inspect.signature(importer).parameters
 
     @import_app.command(name, help=(importer.__doc__ or "").partition("\n")[0])
@@ -337,6 +353,6 @@ def _flip_map(text: str) -> dict[str, str] | Literal["identity"] | None:
     return "identity" if text == "identity" else _pairs(text, "--flip-map")
 
 
-for _name, _importer in IMPORTERS.items():
+for _name in IMPORTERS:
     if _name not in ("folder", "csv"):
-        _add_published(_name, _importer)
+        _add_published(_name)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from w3ray._registry import Registry
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -73,5 +75,7 @@ def _segment(num_frames: int, num_samples: int, stride_frames: int, rng: np.rand
 
 Sampler = Callable[[int, int, int, np.random.Generator | None], Indices]
 
-SAMPLERS: dict[str, Sampler] = {"segment": _segment, "dense": dense_indices}
+SAMPLERS: Registry[Sampler] = Registry(
+    "samplers", {"segment": _segment, "dense": dense_indices}, contract="w3ray.testing:check_sampler"
+)
 """Name -> `sampler(num_frames, num_samples, stride_frames, rng)`; "segment" ignores the stride."""

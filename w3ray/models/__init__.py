@@ -23,6 +23,7 @@ MODEL_VERSION: int = 1
 """Increased whenever the same parameters give different numbers than before. Part of a stage's identity."""
 
 BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
+    "backbones",
     {
         "resnet18": "torchvision.models:resnet18",
         "resnet34": "torchvision.models:resnet34",
@@ -31,7 +32,8 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
         "resnet_small": "w3ray.models.resnet_small:resnet_small",
         "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
         "bninception": "w3ray.models.bninception:BNInception",
-    }
+    },
+    contract="w3ray.testing:check_backbone",
 )
 """2D networks inside the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`."""
 
@@ -40,30 +42,41 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
 class ModelFamily:
     """A row of the table: a network and its options, each as "module:name", imported on first use."""
 
-    place: str
-    options_place: str = "w3ray.models.options:ModelOptions"
+    place: "str | Callable[..., VideoModel]"
+    options_place: "str | type[ModelOptions]" = "w3ray.models.options:ModelOptions"
     takes_backbone: bool = False
     """Whether the network is built around one of `BACKBONES`."""
 
     @property
     def build(self) -> "Callable[..., VideoModel]":
         """Builds the model without attention and weights: `build([backbone,] options, num_classes=K, dropout=p)`."""
-        return attribute(self.place)
+        found: Callable[..., VideoModel] = attribute(self.place)
+        return found
 
     @property
     def options(self) -> "type[ModelOptions]":
         """The class of the family's options."""
-        return attribute(self.options_place)
+        found: type[ModelOptions] = attribute(self.options_place)
+        return found
 
 
-MODELS: dict[str, ModelFamily] = {
-    "tsm": ModelFamily("w3ray.models.tsm:TSM", "w3ray.models.options:TSMOptions", takes_backbone=True),
-    "tsn": ModelFamily("w3ray.models.tsn:TSN", takes_backbone=True),
-    "tam": ModelFamily("w3ray.models.tam:TAM", "w3ray.models.tam:TAMOptions", takes_backbone=True),
-    "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
-    "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
-    "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
-}
+def _fault(name: str, row: Any) -> str | None:
+    return None if isinstance(row, ModelFamily) else f"it must be a ModelFamily(network, options), not {row!r}"
+
+
+MODELS: Registry[ModelFamily] = Registry(
+    "models",
+    {
+        "tsm": ModelFamily("w3ray.models.tsm:TSM", "w3ray.models.options:TSMOptions", takes_backbone=True),
+        "tsn": ModelFamily("w3ray.models.tsn:TSN", takes_backbone=True),
+        "tam": ModelFamily("w3ray.models.tam:TAM", "w3ray.models.tam:TAMOptions", takes_backbone=True),
+        "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
+        "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
+        "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
+    },
+    fault=_fault,
+    contract="w3ray.testing:check_model",
+)
 """Name -> its row: what a recipe and `build_model` need."""
 
 

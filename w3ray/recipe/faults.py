@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from w3ray._nearest import did_you_mean, nearest
 from w3ray.recipe.sections import Model, ResolvedStage, Train, merge, merge_model
-from w3ray.training.losses import TEACHER_LOSSES
+from w3ray.training.losses import LOSSES
 
 # pydantic's name of a fault -> the message; {input} is the given value.
 _MESSAGES = {
@@ -85,7 +85,11 @@ def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
     earlier: dict[str, ResolvedStage] = {}
     for stage in stages:
         where = f"stages.{stage.name}"
-        from_teacher = {name: weight for name, weight in stage.loss_weights.items() if name in TEACHER_LOSSES}
+        from_teacher = {
+            name: weight
+            for name, weight in stage.loss_weights.items()
+            if LOSSES.row(name.partition(".")[0]).needs_teacher
+        }
         weighed = {name: weight for name, weight in from_teacher.items() if weight}
         if stage.name in earlier:
             faults.append(f"{where}: two stages have this name; rename one")

@@ -5,9 +5,10 @@ what a trial ends with, too; see `standing`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from w3ray._registry import Registry
 from w3ray.sweep.records import Report
 from w3ray.sweep.space import Scheduling
 
@@ -63,10 +64,14 @@ def _median(scheduling: Scheduling, epochs: int, mode: str) -> "TrialScheduler":
     )
 
 
-SCHEDULERS: Mapping[str, Callable[[Scheduling, int, str], "TrialScheduler"]] = {
-    "none": _none,
-    "asha": _asha,
-    "median": _median,
-    PBT: _none,  # generations are decided by `w3ray.sweep.population`; within one nobody is stopped
-}
+SCHEDULERS: 'Registry[Callable[[Scheduling, int, str], "TrialScheduler"]]' = Registry(
+    "schedulers",
+    {
+        "none": _none,
+        "asha": _asha,
+        "median": _median,
+        PBT: _none,  # generations are decided by `w3ray.sweep.population`; within one nobody is stopped
+    },
+    contract="w3ray.testing:check_scheduler",
+)
 """Name -> function of (settings, epochs of the objective's stage, "max" or "min")."""

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 
+from w3ray._registry import Registry
 from w3ray.data.decoders._common import DecodeError, Video, VideoInfo
 from w3ray.data.decoders.decord import DecordVideo
 from w3ray.data.decoders.frames import FrameFolder, is_frame_folder
@@ -21,11 +22,12 @@ MIN_FRAMES = 2
 DEFAULT_DECODER = "pyav"
 """The exact decoder. The others refuse files on which they are not proven right."""
 
-DECODERS: dict[str, Callable[[str, VideoCache | None], Video]] = {
-    "pyav": PyavVideo,
-    "decord": DecordVideo,
-    "torchcodec": TorchcodecVideo,
-}
+DECODERS: Registry[Callable[[str, VideoCache | None], Video]] = Registry(
+    "decoders",
+    {"pyav": PyavVideo, "decord": DecordVideo, "torchcodec": TorchcodecVideo},
+    contract="w3ray.testing:check_decoder",
+)
+"""Name -> `decoder(uri, cache)`, which opens a file."""
 
 
 def open_video(

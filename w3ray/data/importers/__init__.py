@@ -7,8 +7,9 @@ the data set has several official splits and with `val_groups` where it has no v
 
 from collections.abc import Callable
 
+from w3ray._registry import Registry
 from w3ray.data.clip_files import VIDEO_EXTENSIONS
-from w3ray.data.importers._common import Dealing
+from w3ray.data.importers._common import Clip, Dealing, to_manifest
 from w3ray.data.importers.csv import Columns, import_csv
 from w3ray.data.importers.egogesture import import_egogesture
 from w3ray.data.importers.epic_kitchens_55 import import_epic_kitchens_55
@@ -24,19 +25,34 @@ from w3ray.data.importers.something_something_v2 import import_something_somethi
 from w3ray.data.importers.ucf101 import import_ucf101
 from w3ray.data.manifest import Manifest
 
-__all__ = ["IMPORTERS", "VIDEO_EXTENSIONS", "Columns", "Dealing", "import_csv", "import_folder", "reversed_twin"]
+__all__ = [
+    "IMPORTERS",
+    "VIDEO_EXTENSIONS",
+    "Clip",
+    "Columns",
+    "Dealing",
+    "import_csv",
+    "import_folder",
+    "reversed_twin",
+    "to_manifest",
+]
 
-IMPORTERS: dict[str, Callable[..., Manifest]] = {
-    "folder": import_folder,
-    "csv": import_csv,
-    "jester": import_jester,
-    "something-something-v1": import_something_something_v1,
-    "something-something-v2": import_something_something_v2,
-    "ucf101": import_ucf101,
-    "hmdb51": import_hmdb51,
-    "jhmdb": import_jhmdb,
-    "egogesture": import_egogesture,
-    "epic-kitchens-55": import_epic_kitchens_55,
-    "epic-kitchens-100": import_epic_kitchens_100,
-    "kinetics": import_kinetics,
-}
+IMPORTERS: Registry[Callable[..., Manifest]] = Registry(
+    "importers",
+    {
+        "folder": import_folder,
+        "csv": import_csv,
+        "jester": import_jester,
+        "something-something-v1": import_something_something_v1,
+        "something-something-v2": import_something_something_v2,
+        "ucf101": import_ucf101,
+        "hmdb51": import_hmdb51,
+        "jhmdb": import_jhmdb,
+        "egogesture": import_egogesture,
+        "epic-kitchens-55": import_epic_kitchens_55,
+        "epic-kitchens-100": import_epic_kitchens_100,
+        "kinetics": import_kinetics,
+    },
+    contract="w3ray.testing:check_importer_signature",
+)
+"""Name -> importer; a plugin's is called as one of a published data set."""

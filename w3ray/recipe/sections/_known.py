@@ -3,65 +3,36 @@
 A table is imported only when a recipe uses a name from it, so importing the sections does not import torch.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from pydantic import AfterValidator
 
 from w3ray._nearest import did_you_mean
+from w3ray.plugins import table
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names are used as folders, run names and parts of a command line."""
 
 
-def known_in(what: str, table: Callable[[], Mapping[str, Any]]) -> AfterValidator:
-    """A validator: the name must be in the table. The table is imported only when a name is checked."""
+def known_in(what: str, family: str) -> AfterValidator:
+    """A validator: the name must be in the family's table, and a plugin of that name must be one that can be loaded."""
 
     def check(name: str) -> str:
-        known = table()
+        known = table(family)
         if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
+            hint = did_you_mean(name, known)
+            raise ValueError(f"unknown {what} {name!r}; {hint}known: {', '.join(known) or 'none'}")
+        known.row(name)
         return name
 
     return AfterValidator(check)
-
-
-def models() -> Mapping[str, Any]:
-    from w3ray.models import MODELS
-
-    return MODELS
-
-
-def backbones() -> Mapping[str, Any]:
-    from w3ray.models import BACKBONES
-
-    return BACKBONES
-
-
-def decoders() -> Mapping[str, Any]:
-    from w3ray.data.decoders import DECODERS
-
-    return DECODERS
 
 
 def check_loss(name: str) -> str:
     """Check the name of a loss, or of a loss for a single head: `cross_entropy.verb`."""
     kind, dot, head = name.partition(".")
     if dot and (kind != "cross_entropy" or not head):
-        raise ValueError(f"unknown loss {name!r}; only cross_entropy has parts, such as cross_entropy.verb")
-    known = losses()
+        raise ValueError(f"unknown loss {name!r}; only cross_entropy has parts, as cross_entropy.verb")
+    known = table("losses")
     if kind not in known:
         raise ValueError(f"unknown loss {name!r}; {did_you_mean(kind, known)}known: {', '.join(known)}")
+    known.row(kind)
     return name
-
-
-def samplers() -> Mapping[str, Any]:
-    from w3ray.data.clip_sampling import SAMPLERS
-
-    return SAMPLERS
-
-
-def losses() -> Mapping[str, Any]:
-    from w3ray.training.losses import LOSSES
-
-    return LOSSES

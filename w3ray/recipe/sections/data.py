@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from w3ray.recipe._marks import AsBefore, Decides, Section, without_as_before
-from w3ray.recipe.sections._known import decoders, known_in, samplers
+from w3ray.recipe.sections._known import known_in
 
 if TYPE_CHECKING:
     from w3ray.data.clip import ClipSpec
@@ -61,7 +61,7 @@ class Data(Section):
     fold: int | None = Field(default=None, ge=0, description="cross-validation by group: the validation fold, from 0")
     folds: int | None = Field(default=None, ge=2, description="cross-validation by group: number of folds")
     num_frames: int = Field(default=8, ge=1, description="frames of a clip")
-    sampling: Annotated[str, known_in("sampling", samplers)] = Field(
+    sampling: Annotated[str, known_in("sampling", "samplers")] = Field(
         default="segment", description="how frames are chosen"
     )
     stride_frames: int = Field(default=2, ge=1, description="frames between two samples of dense sampling")
@@ -77,7 +77,7 @@ class Data(Section):
     flip: bool = Field(
         default=False, description="training: mirror half of the clips; the manifest must have a flip map"
     )
-    decoder: Annotated[str, known_in("decoder", decoders)] = Field(
+    decoder: Annotated[str, known_in("decoder", "decoders")] = Field(
         default="pyav", description="library that reads video files; only pyav reads all of them with exact frames"
     )
     train_split: str = Field(default="train", description="split to train on")

@@ -1,14 +1,15 @@
 """Which network does a stage train?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from w3ray.attention.options import AttentionConfig, W3Config
+from w3ray.plugins import Part
 from w3ray.recipe._marks import AsBefore, Section
-from w3ray.recipe.sections._known import backbones, known_in, models
+from w3ray.recipe.sections._known import known_in
 from w3ray.recipe.sections._merge import merge
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def merge_model(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[st
 class Model(Section):
     """The network. `attention: null` is the plain network."""
 
-    name: Annotated[str, known_in("model", models)] = Field(default="tsm", description="temporal model")
-    backbone: Annotated[str, known_in("backbone", backbones)] = Field(
+    name: Annotated[str, known_in("model", "models")] = Field(default="tsm", description="temporal model")
+    backbone: Annotated[str, known_in("backbone", "backbones")] = Field(
         default="resnet50", description="2D network inside the temporal model; only for frame networks"
     )
     options: Annotated[Any, AsBefore(None), PlainSerializer(_write_options)] = Field(
@@ -124,6 +125,14 @@ class Model(Section):
         """Keyword arguments of `build_model`, except `num_classes`. Equal for recipes that mean the same model."""
         backbone = self.backbone if self.takes_backbone else None
         return {**self.model_dump(), "backbone": backbone, "refinement": self.refines}
+
+    def parts(self) -> Iterator[Part]:
+        """The parts that it is made of."""
+        yield "models", self.name
+        if self.takes_backbone:
+            yield "backbones", self.backbone
+        if self.attention is not None:
+            yield "attentions", self.attention.kind
 
     def architecture(self) -> dict[str, Any]:
         """The arguments that decide the shapes of parameters and features."""

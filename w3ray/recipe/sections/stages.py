@@ -1,9 +1,11 @@
 """Which stages make up the chain? The types of a stage as a recipe writes it, and of a resolved stage."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from w3ray.plugins import Part
 from w3ray.recipe._marks import Section
 from w3ray.recipe.sections._known import NAME_PATTERN, check_loss
 from w3ray.recipe.sections.model import Model
@@ -46,3 +48,9 @@ class ResolvedStage(Section):
     loss_weights: dict[str, float]
     train: Train
     model: Model
+
+    def parts(self) -> Iterator[Part]:
+        """The parts that decide its result, but those of its data."""
+        yield from self.model.parts()
+        for name in self.loss_weights:
+            yield "losses", name.partition(".")[0]

@@ -4,7 +4,7 @@ A searcher has no state of its own: what it proposes as point `number` is a func
 known of the other points. So a sweep that was killed goes on as if it had not been.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,12 +42,14 @@ class Searcher(Protocol):
         """
 
 
-SEARCHERS: Mapping[str, Any] = Registry(
+SEARCHERS: Registry[Any] = Registry(
+    "searchers",
     {
         "grid": "w3ray.sweep.searchers.grid:Grid",
         "random": "w3ray.sweep.searchers.random:Random",
         "tpe": "w3ray.sweep.searchers.tpe:TPE",
-    }
+    },
+    contract="w3ray.testing:check_searcher",
 )
 """Name -> searcher."""
 

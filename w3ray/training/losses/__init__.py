@@ -1,9 +1,10 @@
 """Which losses can a recipe use? A new loss is one file here and one row in LOSSES. The table does not import torch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from w3ray._registry import Registry, lazy_attributes
+from w3ray._registry import Registry, attribute, lazy_attributes
 
 if TYPE_CHECKING:
     from w3ray.training.losses._common import Loss, LossInputs
@@ -11,25 +12,46 @@ if TYPE_CHECKING:
     from w3ray.training.losses.cross_entropy import CrossEntropy
     from w3ray.training.losses.mfr import MatureFeatures, PooledMatureFeatures, SquaredMatureFeatures
 
-LOSSES: "Registry[Callable[..., Loss]]" = Registry(
-    {
-        "cross_entropy": "w3ray.training.losses.cross_entropy:CrossEntropy",
-        "mfr": "w3ray.training.losses.mfr:MatureFeatures",
-        "mfr_squared": "w3ray.training.losses.mfr:SquaredMatureFeatures",
-        "mfr_pooled": "w3ray.training.losses.mfr:PooledMatureFeatures",
-    }
-)
-"""Name -> class of the loss."""
 
-TEACHER_LOSSES = ("mfr", "mfr_squared", "mfr_pooled")
-"""The losses that compare with a teacher. Listed here, so that they are known without importing torch."""
+@dataclass(frozen=True, slots=True)
+class LossKind:
+    """A row of the table: the loss, or "module:class" of it, imported on first use."""
+
+    place: "str | Callable[..., Loss]"
+    needs_teacher: bool = False
+    """Whether the loss compares with a teacher. Said here, so that it is known without importing torch."""
+
+    def __call__(self, **options: Any) -> "Loss":
+        """The loss itself: `Loss` is the interface."""
+        loss: Loss = attribute(self.place)(**options)
+        return loss
+
+
+def _fault(name: str, row: Any) -> str | None:
+    if not isinstance(row, LossKind):
+        return f"it must be a LossKind(loss, needs_teacher=...), not {row!r}"
+    return "a dot in a name stands before the name of a head" if "." in name else None
+
+
+LOSSES: Registry[LossKind] = Registry(
+    "losses",
+    {
+        "cross_entropy": LossKind("w3ray.training.losses.cross_entropy:CrossEntropy"),
+        "mfr": LossKind("w3ray.training.losses.mfr:MatureFeatures", needs_teacher=True),
+        "mfr_squared": LossKind("w3ray.training.losses.mfr:SquaredMatureFeatures", needs_teacher=True),
+        "mfr_pooled": LossKind("w3ray.training.losses.mfr:PooledMatureFeatures", needs_teacher=True),
+    },
+    fault=_fault,
+    contract="w3ray.testing:check_loss",
+)
+"""Name -> its row: what a recipe and the training step need."""
 
 __all__ = [
     "LOSSES",
-    "TEACHER_LOSSES",
     "CrossEntropy",
     "Loss",
     "LossInputs",
+    "LossKind",
     "MatureFeatures",
     "PooledMatureFeatures",
     "SquaredMatureFeatures",

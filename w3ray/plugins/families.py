@@ -1,0 +1,40 @@
+"""Which families of parts are there, and where are their tables?"""
+
+from typing import Any
+
+from w3ray._registry import Registry, attribute
+
+FAMILIES: dict[str, str] = {
+    "attentions": "w3ray.attention:ATTENTION",
+    "models": "w3ray.models:MODELS",
+    "backbones": "w3ray.models:BACKBONES",
+    "losses": "w3ray.training.losses:LOSSES",
+    "decoders": "w3ray.data.decoders:DECODERS",
+    "samplers": "w3ray.data.clip_sampling:SAMPLERS",
+    "augmentations": "w3ray.data.augmentation:AUGMENTATIONS",
+    "importers": "w3ray.data.importers:IMPORTERS",
+    "searchers": "w3ray.sweep.searchers:SEARCHERS",
+    "schedulers": "w3ray.sweep.schedulers:SCHEDULERS",
+}
+"""Family -> its table as "module:attribute"."""
+
+CLIP_FAMILIES = ("samplers", "decoders", "augmentations")
+"""The families of parts that decide the pixels of a clip."""
+
+MODEL_FAMILIES = ("models", "backbones", "attentions", "samplers", "decoders")
+"""The families of parts that a trained model cannot be used without."""
+
+Part = tuple[str, str]
+"""Family and name of a part; written `family/name`."""
+
+
+def part_of(text: str) -> Part:
+    """The part that `family/name` means."""
+    family, _, name = text.partition("/")
+    return family, name
+
+
+def table(family: str) -> Registry[Any]:
+    """The table of a family of `FAMILIES`."""
+    found: Registry[Any] = attribute(FAMILIES[family])
+    return found
