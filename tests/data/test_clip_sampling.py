@@ -5,29 +5,11 @@ import pytest
 
 from w3ray.data.clip_sampling import SAMPLERS, dense_indices, segment_indices
 
-LENGTHS = [1, 2, 3, 5, 7, 8, 9, 16, 17, 100, 1801]
-CLIPS = [1, 2, 3, 8, 16]
-
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("num_frames", LENGTHS)
-@pytest.mark.parametrize("num_samples", CLIPS)
-def test_contract(name, num_frames, num_samples):
-    for rng in (None, np.random.default_rng(0)):
-        for _ in range(20):
-            indices_T = SAMPLERS[name](num_frames, num_samples, 2, rng)
-            assert indices_T.dtype == np.int64
-            assert indices_T.shape == (num_samples,)
-            assert indices_T.min() >= 0
-            assert indices_T.max() < num_frames
-            assert (np.diff(indices_T) >= 0).all()
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_same_generator_same_indices(name):
-    draws = [SAMPLERS[name](100, 8, 2, np.random.default_rng(5)).tolist() for _ in range(2)]
-    assert draws[0] == draws[1]
-    assert draws[0] != SAMPLERS[name](100, 8, 2, np.random.default_rng(6)).tolist()
+def test_another_generator_another_clip(name):
+    draws = [SAMPLERS[name](100, 8, 2, np.random.default_rng(seed)).tolist() for seed in (5, 6)]
+    assert draws[0] != draws[1]
 
 
 def test_segment_centres():

@@ -1,0 +1,39 @@
+"""Does a part keep the contract of its family? For the tests of plugins; w3ray's own parts pass the same checks.
+
+    from w3ray.testing import check_loss
+
+    def test_contract():
+        check_loss("my_loss")
+
+Each check takes a name of its family's table and raises `ContractBroken`, whose text says in one line what is wrong.
+`w3ray run` checks the plugin parts of a recipe so, before it starts anything. A check draws what it needs from seeds of
+its own and leaves torch's generator as it was. This module needs no pytest.
+"""
+
+from w3ray.testing._common import ContractBroken
+from w3ray.testing.attention import check_attention
+from w3ray.testing.data import (
+    check_augmentation,
+    check_decoder,
+    check_importer,
+    check_importer_signature,
+    check_sampler,
+)
+from w3ray.testing.losses import check_loss
+from w3ray.testing.models import check_backbone, check_model
+from w3ray.testing.sweeps import check_scheduler, check_searcher
+
+__all__ = [
+    "ContractBroken",
+    "check_attention",
+    "check_augmentation",
+    "check_backbone",
+    "check_decoder",
+    "check_importer",
+    "check_importer_signature",
+    "check_loss",
+    "check_model",
+    "check_sampler",
+    "check_scheduler",
+    "check_searcher",
+]

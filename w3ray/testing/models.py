@@ -1,0 +1,56 @@
+"""The contracts of models and of their backbones."""
+
+from typing import Any
+
+from w3ray.testing._common import close, require, require_gradients, seeded
+
+
+def check_model(name: str) -> None:
+    """A family of `w3ray.models.MODELS`: a small network of it, plain and with W3."""
+    from w3ray.models import build_model
+
+    with seeded():
+        for attention in (None, {"kind": "w3"}):
+            model = build_model(name, backbone="resnet_small", num_classes=4, attention=attention)
+            check_forward_and_backward(model, "with W3" if attention else "without attention")
+            _check_clips_apart(model)
+
+
+def check_backbone(name: str) -> None:
+    """A network of `w3ray.models.BACKBONES`: plain under TSN, and with W3 under TSM."""
+    from w3ray.models import build_model
+
+    with seeded():
+        for family, attention in (("tsn", None), ("tsm", {"kind": "w3"})):
+            model = build_model(family, backbone=name, num_classes=4, attention=attention)
+            check_forward_and_backward(model, f"under {family}")
+
+
+def check_forward_and_backward(model: Any, what: str) -> None:
+    import torch
+
+    for batch, frames, height, width in ((2, 4, 32, 32), (2, 3, 64, 32)):
+        out = model(torch.randn(batch, frames, model.pixels.channels, height, width))
+        require(
+            out.logits_BK.shape == (batch, 4),
+            f"{what}: the scores of {batch} clips and 4 classes are {tuple(out.logits_BK.shape)}",
+        )
+        require(isinstance(out.features, tuple) and out.features, f"{what}: features must be a tuple of last maps")
+        for map_BTCHW in out.features:
+            good = map_BTCHW.dim() == 5 and map_BTCHW.shape[0] == batch
+            require(good, f"{what}: last maps must be [B, T, C, H, W], not {tuple(map_BTCHW.shape)}")
+    (out.logits_BK.sum() + sum(map_BTCHW.square().sum() for map_BTCHW in out.features)).backward()
+    require_gradients(model, what)
+    classifier = {id(parameter) for parameter in model.classifier_parameters()}
+    own = {id(parameter) for parameter in model.parameters()}
+    require(classifier and classifier <= own, f"{what}: classifier_parameters are none of the model's parameters")
+    require(sum(map(len, model.stages())) > 0, f"{what}: has no site for an attention")
+
+
+def _check_clips_apart(model: Any) -> None:
+    import torch
+
+    x_BTCHW = torch.randn(2, 4, model.pixels.channels, 32, 32)
+    together = model.eval()(x_BTCHW).logits_BK
+    alone = torch.cat([model(x_BTCHW[b : b + 1]).logits_BK for b in range(2)])
+    close(alone, together, "clips of a batch mix in evaluation", rtol=1e-3, atol=1e-4)
