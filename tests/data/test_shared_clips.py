@@ -75,6 +75,11 @@ def test_another_kind_of_clip_has_another_key(folder, tmp_path):
     assert smaller.key(ROW, 7, {}, None) != folder.key(ROW, 7, {}, None)
 
 
+def test_another_source_of_a_plugins_sampler_has_another_key(folder, tmp_path):
+    other = ClipFolder(tmp_path / "one", 1 << 20, SPEC, "samplers/last=1")
+    assert other.key(ROW, 7, {}, None) != folder.key(ROW, 7, {}, None)
+
+
 @pytest.mark.parametrize(
     "damage", [lambda b: b"", lambda b: b[:-1], lambda b: bytes(len(b)), lambda b: b[:-1] + bytes([b[-1] ^ 1])]
 )

@@ -35,11 +35,11 @@ def free_port() -> int:
 class Node:
     """One node: `ray start --block` and all below it."""
 
-    def __init__(self, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, arguments: list[str], env: Mapping[str, str], log: Path, folder: Path | None = None) -> None:
         with log.open("a") as output:
             self.process = subprocess.Popen(
                 [RAY, "start", "--block", *arguments], env=dict(env), stdout=output, stderr=output,
-                start_new_session=True,
+                start_new_session=True, cwd=folder,
             )  # fmt: skip
 
     def raylet(self) -> psutil.Process | None:
@@ -96,11 +96,12 @@ class SmallCluster:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def add(self, cpus: int, **resources: float) -> Node:
-        """A node more, with custom resources."""
+    def add(self, cpus: int, folder: Path | None = None, **resources: float) -> Node:
+        """A node more, with custom resources; `folder` is its processes' current one."""
         node = self._node(
             [f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={json.dumps(resources)}",
-             "--dashboard-agent-listen-port=0"]
+             "--dashboard-agent-listen-port=0"],
+            folder,
         )  # fmt: skip
         self._wait(len([one for one in self.nodes if one.process.poll() is None]))
         return node
@@ -156,10 +157,10 @@ class SmallCluster:
             if node.process.poll() is None:
                 node.kill()
 
-    def _node(self, arguments: list[str]) -> Node:
+    def _node(self, arguments: list[str], folder: Path | None = None) -> Node:
         node = Node(
             [*arguments, f"--object-store-memory={self._store * 2**20}", "--disable-usage-stats"],
-            self.env, self.folder / "nodes.log",
+            self.env, self.folder / "nodes.log", folder,
         )  # fmt: skip
         self.nodes.append(node)
         return node

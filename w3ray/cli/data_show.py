@@ -135,10 +135,10 @@ def _settings(manifest: str, recipe: str | None, overrides: list[str], seed: int
 
     Raises: InputError if the recipe has faults.
     """
-    from w3ray.recipe.load import checked, find_recipe, read_yaml
+    from w3ray.recipe.load import checked, find_recipe, recipe_values
 
     path = None if recipe is None else find_recipe(recipe)
-    values: dict[str, Any] = {"name": "show", "stages": [{"name": "show"}]} if path is None else read_yaml(path)
+    values: dict[str, Any] = {"name": "show", "stages": [{"name": "show"}]} if path is None else recipe_values(path)
     data = values.get("data")
     if data is None or isinstance(data, dict):
         values["data"] = {**(data or {}), "manifest": manifest, "synthetic": None}

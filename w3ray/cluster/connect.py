@@ -9,13 +9,15 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from w3ray.errors import InputError, RunError
 from w3ray.storage import probe_folder, remove_tree
+
+T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 5.0
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
@@ -96,6 +98,20 @@ def node_resources() -> list[dict[str, float]]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def on_each_node(call: Callable[[], T]) -> list[T]:
+    """What `call` returns on each living node that has processors or GPUs, in a process there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0)(call)
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in ray.nodes()
+        if node["Alive"] and any(node["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
+    ]
+    return ray.get(answers)
 
 
 def job_address() -> str | None:

@@ -3,7 +3,9 @@
 import threading
 from importlib import import_module
 
-from w3ray.cluster.connect import connect, disconnect, job_address, keep_sigterm, quiet, start_helpers
+from w3ray.cluster.connect import connect, disconnect, job_address, keep_sigterm, on_each_node, quiet, start_helpers
+from w3ray.errors import InputError
+from w3ray.plugins import Shipment
 
 
 class Connection:
@@ -68,6 +70,18 @@ class Connection:
             raise self._error
         keep_sigterm()  # Ray joined in another thread, which cannot set signal handlers
         return self._nodes
+
+    def require(self, plugins: Shipment) -> None:
+        """Load plugins in a process on each node of a cluster that was not started here: what lacks is said at once.
+
+        Raises:
+            InputError: a node cannot load them, or has others than this process; a line for each.
+        """
+        if not plugins or self._is_own:
+            return
+        faults = [fault for fault in on_each_node(plugins.fault) if fault]
+        if faults:
+            raise InputError(*dict.fromkeys(faults))
 
     @property
     def is_own(self) -> bool:

@@ -25,6 +25,7 @@ from w3ray.data.decoders.prove import prove_exact
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
+from w3ray.plugins import NO_PLUGINS, Shipment, shipment, sources_of
 from w3ray.storage import StorageFailing, StorageRefused, replacing
 
 LEDGER_SCHEMA = pa.schema(
@@ -57,6 +58,7 @@ class _Check:
     open_clip: Opener
     roots: tuple[str, ...] | None = None
     exact: bool = False
+    plugins: Shipment = NO_PLUGINS
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         found = [self._check(row) for row in rows.to_pylist()]
@@ -66,6 +68,7 @@ class _Check:
         entry: dict[str, Any] = {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False}
         began_s = time.perf_counter()
         try:
+            self.plugins.load()
             with self.open_clip(row["uri"], self.decoder, self.roots) as video:
                 first, end = video.frame_span(row["start_s"], row["end_s"])
                 _check_end(video, row["uri"], row["end_s"])
@@ -135,7 +138,8 @@ def check_clips(
     check_roots(manifest, roots)
     table = manifest.table.select(["clip_id", "start_s", "end_s"])
     rows = table.append_column("uri", pa.array(manifest.resolved_uris(), pa.string()))
-    check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots), exact)
+    plugins = shipment((), sources_of([("decoders", decoder)]))
+    check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots), exact, plugins)
     found: dict[str, dict[str, Any]] = {}
     for clips_a_task in (_CLIPS_A_TASK, 1):
         missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))

@@ -1,7 +1,7 @@
 """How does one row of the manifest become one clip of pixels?
 
 `read_clip` is a pure function of its arguments: the same generator state gives the same bytes, in any process.
-The order of its draws is fixed: frames, box, mirror. Most callers need only `load_clip`.
+The order of its draws is fixed: frames, box, mirror, augmentations. Most callers need only `load_clip`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from w3ray.data.augmentation import (
+    AUGMENTATIONS,
     Box,
     Frames,
     centre_crop_box,
@@ -46,10 +47,13 @@ class ClipSpec:
     """Training: mirror half of the clips. Needs the flip map of the data set: classes with a direction change label."""
     decoder: str = DEFAULT_DECODER
     """A name in `w3ray.data.decoders.DECODERS`."""
+    augmentations: tuple[str, ...] = ()
+    """Training: names in `w3ray.data.augmentation.AUGMENTATIONS`, in the order in which they change the clip."""
 
     def __post_init__(self) -> None:
         # A list (from YAML or JSON) would make the spec unhashable.
         object.__setattr__(self, "scales", tuple(self.scales))
+        object.__setattr__(self, "augmentations", tuple(self.augmentations))
         for name in ("num_frames", "stride_frames", "size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -57,6 +61,9 @@ class ClipSpec:
             raise ValueError(f"sampling must be one of {sorted(SAMPLERS)}, not {self.sampling!r}")
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {sorted(DECODERS)}, not {self.decoder!r}")
+        for name in self.augmentations:
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"augmentations must be of {sorted(AUGMENTATIONS)}, not {name!r}")
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side must be at least size ({self.size}), not {self.short_side}")
         check_scales(self.scales)
@@ -160,4 +167,7 @@ def read_clip(
     if mirrored and flip_map is not None:
         label = flip_map.get(label, label)
     frames_TSSC = crop_and_resize(frames_THWC, box, spec.size, mirror=mirrored)
+    if rng is not None:
+        for name in spec.augmentations:
+            frames_TSSC = AUGMENTATIONS[name](frames_TSSC, rng)
     return Clip(frames_TSSC=frames_TSSC, label=label, times_s=times_s, box=box, mirrored=mirrored)

@@ -120,6 +120,8 @@ class MicrobatchDecoder:
         *,
         in_task: bool = False,
     ) -> None:
+        # Not during the import of torch below: two threads that import torch and a module of it wait for each other.
+        spec.plugins.load()
         # Torch resizes the frames. It is imported while the first clip is decoded, instead of before it. One thread is
         # enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the size of the pool sets how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
@@ -128,7 +130,7 @@ class MicrobatchDecoder:
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
-        self._shared = None if spec.shared is None else spec.shared.opened(spec.clip)
+        self._shared = None if spec.shared is None else spec.shared.opened(spec.clip, spec.plugins.clip_sources)
         if spec.clips_ready is not None:
             _wait_for(spec.clips_ready)
 

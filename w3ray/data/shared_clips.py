@@ -51,10 +51,15 @@ class SharedClips:
     folder: Path
     limit_bytes: int
 
-    def opened(self, spec: ClipSpec) -> "ClipFolder | None":
-        """The folder for clips of this kind; None if this node has no folder to write to."""
+    def opened(self, spec: ClipSpec, sources: str = "") -> "ClipFolder | None":
+        """The folder for clips of this kind; None if this node has no folder to write to.
+
+        Args:
+            spec: what a clip is.
+            sources: of the parts of plugins that decide its pixels.
+        """
         try:
-            return _opened(self.folder, self.limit_bytes, spec)
+            return _opened(self.folder, self.limit_bytes, spec, sources)
         except OSError:
             return None
 
@@ -66,11 +71,11 @@ class SharedClips:
 class ClipFolder:
     """The clips of one `ClipSpec` in one folder."""
 
-    def __init__(self, folder: Path, limit_bytes: int, spec: ClipSpec) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, spec: ClipSpec, sources: str = "") -> None:
         self._folder = folder
         self._shape = (spec.num_frames, spec.size, spec.size, 3)
         self._size = _HEAD_BYTES + math.prod(self._shape)
-        self._spec = repr(spec)
+        self._spec = repr(spec) + sources
         self._lock = _hold(folder)
         disk = os.statvfs(folder)
         on_disk = -(-self._size // disk.f_frsize) * disk.f_frsize
@@ -153,7 +158,7 @@ class ClipFolder:
 
 
 @cache
-def _opened(folder: Path, limit_bytes: int, spec: ClipSpec) -> ClipFolder:
+def _opened(folder: Path, limit_bytes: int, spec: ClipSpec, sources: str) -> ClipFolder:
     """Cached, so once per process: closing one descriptor of a file loses all locks of the process on that file."""
     root = folder.parent
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -162,7 +167,7 @@ def _opened(folder: Path, limit_bytes: int, spec: ClipSpec) -> ClipFolder:
     for other in root.iterdir():
         if other.name != folder.name:
             _remove_unused(other)
-    return ClipFolder(folder, limit_bytes, spec)
+    return ClipFolder(folder, limit_bytes, spec, sources)
 
 
 def _checksum(number: int) -> bytes:

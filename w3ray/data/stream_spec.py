@@ -9,6 +9,7 @@ from w3ray.data.schedule import Order, Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
+from w3ray.plugins import NO_PLUGINS, Shipment
 from w3ray.storage import StoragePath
 
 CLIP_TIMEOUT_S = 120.0
@@ -41,6 +42,8 @@ class StreamSpec(Generic[AnyOrder]):
     """Where decoded clips are shared with other streams; None: nowhere."""
     clip_timeout_s: float = CLIP_TIMEOUT_S
     """Seconds that a decoder may spend on one clip before it is started again (`w3ray.data.decode_watch`)."""
+    plugins: Shipment = NO_PLUGINS
+    """What each process that makes or takes microbatches must load first."""
 
     def for_world_size(self: "StreamSpec[Schedule]", world_size: int) -> "StreamSpec[Schedule]":
         """The same stream for so many consumers."""

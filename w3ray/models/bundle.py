@@ -2,7 +2,7 @@
 
     model.safetensors   the weights, under the model's own state names
     model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
-                        and "head_sizes" if a clip has several labels
+                        "head_sizes" if a clip has several labels, and "plugins" if parts are not built in
 
 `model` holds the arguments of `build_model`, `clip` holds the fields of `ClipSpec`. No file is a pickle, because the
 folder may come from an untrusted source.
@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from w3ray import __version__
+from w3ray._registry import PluginError, cause
 from w3ray.attention import attention_from_before
 from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.models.build import build_model
 from w3ray.models.options import model_from_before
 from w3ray.models.weights import other_gates
+from w3ray.plugins import part_of, require_parts, sources_of
 from w3ray.storage import StoragePath, replacing_folder, storage_path
 
 FORMAT = 3
@@ -53,10 +55,21 @@ class ModelDescription:
     """Name of the stage that trained the model."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The result of the model's evaluation."""
+    plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The parts that are not built in, with the sources with which they were trained: `w3ray.plugins.sources_of`."""
 
     @property
     def heads(self) -> Heads:
         return Heads(self.classes, self.head_sizes)
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """The sources of `plugins` as they are now.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        return sources_of(map(part_of, self.plugins))
 
 
 def write_model(folder: Path | str, model: nn.Module, description: ModelDescription) -> None:
@@ -69,8 +82,9 @@ def write_model(folder: Path | str, model: nn.Module, description: ModelDescript
     """
     folder = Path(folder)
     document = {"format": FORMAT, "w3ray_version": __version__, **asdict(description)}
-    if not description.head_sizes:
-        del document["head_sizes"]
+    for name in ("head_sizes", "plugins"):
+        if not document[name]:
+            del document[name]
     document["model"] = {name: value for name, value in description.model.items() if name != "weights"}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with replacing_folder(folder, durable=True) as new:
@@ -91,6 +105,10 @@ def load_model(folder: Path | str) -> tuple[nn.Module, ModelDescription]:
         model = build_model(**{**description.model, "weights": None})
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION_NAME}: model: {error}; written by another version?") from error
+    except Exception as error:
+        if not description.plugins:
+            raise
+        raise InputError(f"{folder / DESCRIPTION_NAME}: model: {cause(error)}") from error  # whatever a plugin does
     try:
         state = load_file(folder / WEIGHTS_NAME)
     except (OSError, SafetensorError) as error:
@@ -129,7 +147,7 @@ def read_description(folder: Path | str) -> ModelDescription:
     """Read `model.json` alone.
 
     Raises:
-        InputError: the file is absent or damaged, or has an unknown format.
+        InputError: the file is absent or damaged, or has an unknown format, or needs a plugin that is not there.
     """
     path = Path(folder) / DESCRIPTION_NAME
     try:
@@ -137,6 +155,8 @@ def read_description(folder: Path | str) -> ModelDescription:
         found = document["format"]
         if found not in (1, 2, FORMAT):
             raise InputError(f"{path}: format {found}, but this version of w3ray reads formats 1 to {FORMAT}")
+        plugins = dict(document.get("plugins", {}))
+        require_parts(plugins)
         model = model_from_before(document["model"])
         if found == 1 and model.get("attention") is not None:
             model["attention"] = attention_from_before(model["attention"]).written_out()
@@ -149,7 +169,10 @@ def read_description(folder: Path | str) -> ModelDescription:
             std=tuple(document["std"]),
             stage=document["stage"],
             metrics=dict(document["metrics"]),
+            plugins=plugins,
         )
+    except PluginError as error:
+        raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name the folder of a trained model") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -26,6 +26,7 @@ from w3ray.pipeline.stage_processes import OnEvent, StageStarter
 from w3ray.pipeline.stage_store import StageStatus
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.pipeline.train_stage import StageTrainer
+from w3ray.plugins import shipment
 from w3ray.recipe import Recipe
 from w3ray.storage import Lock, require_writable, storage_path
 
@@ -111,6 +112,8 @@ class _Chain:
             return None, None
         self._connection.start()
         nodes = self._connection.nodes()
+        if self._part is None:  # else the sweep has looked
+            self._connection.require(shipment(self._recipe.plugins, *(item.sources for item in planned)))
         starter = StageStarter(
             recipe=self._recipe,
             data=data,

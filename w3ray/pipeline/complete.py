@@ -13,6 +13,7 @@ from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, write_model
 from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.plugins import MODEL_FAMILIES, part_of
 from w3ray.storage import fetched, written_whole
 from w3ray.training.checkpoint import load_checkpoint
 
@@ -33,13 +34,14 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         meta = load_checkpoint(folder, model=model)
     description = ModelDescription(
         model=arguments,
-        clip=asdict(data.clip),
+        clip={**asdict(data.clip), "augmentations": ()},  # of training alone; it would ask for their plugins
         classes=data.heads.classes,
         head_sizes=data.heads.sizes,
         mean=model.pixels.mean,
         std=model.pixels.std,
         stage=item.stage.name,
         metrics=dict(outcome["test"]),
+        plugins={part: source for part, source in item.sources.items() if part_of(part)[0] in MODEL_FAMILIES},
     )
     with written_whole(item.store.model, last=DESCRIPTION_NAME) as folder:
         write_model(folder, model, description)

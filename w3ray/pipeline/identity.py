@@ -6,6 +6,8 @@ whatever they are; only the order in which floating-point numbers are added chan
 Determinants are written whole: every option has a value, also where the recipe names none. Hashed is their shortest
 form, without what older versions did not know or left to a default. So a stage has one identity however its recipe is
 written, and keeps it when an option is added (`AsBefore`).
+
+Of parts that are not built in, the source is a determinant: a loss that was changed is another one.
 """
 
 import json
@@ -18,6 +20,7 @@ from w3ray.data import STREAM_VERSION
 from w3ray.data.clip import ClipSpec
 from w3ray.models import MODEL_VERSION
 from w3ray.models.options import model_as_before, model_from_before
+from w3ray.plugins import sources_of
 from w3ray.recipe import ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
 from w3ray.training.version import TRAINING_VERSION
 
@@ -40,7 +43,8 @@ def stage_determinants(
         teacher_identity: of the stage whose best checkpoint is the teacher.
     """
     train = stage.train.model_dump(mode="json")
-    return {
+    parts = sources_of(stage.parts())
+    return ({"plugins": parts} if parts else {}) | {
         "versions": {"model": MODEL_VERSION, "training": TRAINING_VERSION, "stream": STREAM_VERSION},
         "seed": seed,
         "data": dict(data),
@@ -63,7 +67,7 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("synthetic") is not None:
         data["synthetic"] = Synthetic.model_validate({**as_before(Synthetic), **data["synthetic"]}).determinants()
     if "clip" in data:
-        data["clip"] = resolved_clip(data["clip"])
+        data["clip"] = resolved_clip({"augmentations": [], **data["clip"]})
     train = json.loads(json.dumps(as_before(Train))) | dict(determinants["train"])
     return {**determinants, "model": model, "data": data, "train": train}
 
@@ -75,8 +79,13 @@ def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
         model["attention"] = attention_config(model["attention"]).as_before()
     if data.get("synthetic") is not None:
         data["synthetic"] = Synthetic.shortest(data["synthetic"])
-    if "clip" in data and data["clip"] == resolved_clip({**data["clip"], "short_side": None}):
-        data["clip"] = {**data["clip"], "short_side": None}
+    if "clip" in data:
+        clip = dict(data["clip"])
+        if clip == resolved_clip({**clip, "short_side": None}):
+            clip["short_side"] = None
+        if not clip["augmentations"]:
+            del clip["augmentations"]
+        data["clip"] = clip
     return {**determinants, "model": model, "data": data, "train": without_as_before(Train, determinants["train"])}
 
 

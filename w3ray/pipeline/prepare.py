@@ -21,6 +21,7 @@ from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
 from w3ray.pipeline.stage_store import StageStatus, StageStore
+from w3ray.plugins import check_contracts, sources_of
 from w3ray.recipe import Data, Recipe, ResolvedStage, Synthetic
 from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import StoragePath, storage_path
@@ -76,6 +77,11 @@ class PlannedStage:
         if (path := weights_file(arguments["weights"])) is not None:
             arguments["weights"] = str(path)
         return arguments
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Those of its parts that are not built in: see `w3ray.plugins.sources_of`."""
+        return {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
 
 
 def synthetic_root(recipe: Recipe) -> StoragePath:
@@ -152,12 +158,14 @@ def data_determinants(
         splits: `train`, `val` and `test` -> the manifest's names for them.
         changed: what of the videos changed since the import (`FileChanges.digest`).
     """
-    clip = data.clip_spec()
-    return ({} if changed is None else {"changed_videos": changed}) | {
+    clip = asdict(data.clip_spec())
+    parts = sources_of(data.parts())
+    more = ({} if changed is None else {"changed_videos": changed}) | ({"plugins": parts} if parts else {})
+    return more | {
         "manifest": manifest,
         "synthetic": None if data.synthetic is None else data.synthetic.determinants(),
         "splits": dict(splits),
-        "clip": resolved_clip({**asdict(clip), "scales": list(clip.scales)}),
+        "clip": resolved_clip({**clip, **{name: list(clip[name]) for name in ("scales", "augmentations")}}),
     }
 
 
@@ -214,7 +222,8 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
     """The stages in order, each with its identity and what is already done of it.
 
     Raises:
-        InputError: initial weights that cannot be read or do not fit the model of a stage that has yet to start.
+        InputError: initial weights that cannot be read or do not fit the model of a stage that has yet to start, or a
+            part of a plugin that breaks its contract.
     """
     planned: dict[str, PlannedStage] = {}
     for stage in recipe.resolved_stages():
@@ -240,6 +249,8 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
             teacher=stage.teacher,
         )
     for item in planned.values():
+        if item.status.state != "reuse":
+            check_contracts([*item.stage.parts(), *recipe.data.parts()])
         if item.status.state == "run" and item.stage.model.weights is not None:
             from w3ray.models import build_model
 

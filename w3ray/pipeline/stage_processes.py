@@ -8,6 +8,7 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.events import Event
 from w3ray.pipeline.prepare import PlannedStage, PreparedData
 from w3ray.pipeline.sweep_part import SweepPart
+from w3ray.plugins import shipment
 from w3ray.recipe import Recipe
 from w3ray.storage import Lease, Lock
 
@@ -77,6 +78,7 @@ class StageStarter:
                 cache=recipe.data.video_cache(),
                 shared=None if self.part is None else self.part.shared,
                 clip_timeout_s=recipe.resources.clip_timeout_s,
+                plugins=shipment(recipe.plugins, item.sources),
             ),
             heads=data.heads,
             plan=self.plan,

@@ -9,7 +9,7 @@ importing this module does not import torch.
 """
 
 from w3ray.recipe._marks import AsBefore, Decides, Section, as_before, fields_that_decide, without_as_before
-from w3ray.recipe._recipe import Recipe, stored_recipe
+from w3ray.recipe._recipe import PARTS, Recipe, stored_recipe
 from w3ray.recipe.load import load_recipe
 from w3ray.recipe.sections import (
     NAME_PATTERN,
@@ -31,6 +31,7 @@ from w3ray.recipe.sections import (
 
 __all__ = [
     "NAME_PATTERN",
+    "PARTS",
     "PLAIN_STAGE",
     "STAGE_OVERRIDES",
     "AsBefore",

@@ -3,13 +3,16 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
+from w3ray._registry import PluginError
 from w3ray._text import one_line
 from w3ray.errors import InputError
-from w3ray.recipe._marks import Decides, Section, fields_that_decide
+from w3ray.plugins import Part, absolute, load_plugins, sources_of
+from w3ray.recipe._marks import Decides, Section, fields_that_decide, without_as_before
 from w3ray.recipe.faults import recipe_faults
 from w3ray.recipe.sections import (
     NAME_PATTERN,
@@ -26,6 +29,9 @@ from w3ray.recipe.sections import (
     merge_model,
 )
 
+PARTS = "parts"
+"""What `Recipe.deciding` says beside the fields: the sources of the parts that are not built in."""
+
 
 class Recipe(Section):
     """A whole run."""
@@ -35,6 +41,10 @@ class Recipe(Section):
     storage: Annotated[str, Decides.NOTHING] = Field(
         default="runs", min_length=1, description="folder for stages, checkpoints, tracking, synthetic data"
     )
+    plugins: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Decides.NOTHING] = Field(
+        default=(),
+        description="modules and files (./my_part.py, from the recipe's folder) that register parts of your own",
+    )
     data: Data
     model: Model = Model()
     train: Train = Train()
@@ -42,6 +52,20 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     tracking: Annotated[Tracking, Decides.NOTHING] = Tracking()
     resources: Annotated[Resources, Decides.NOTHING] = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load_plugins(cls, values: Any, info: ValidationInfo) -> Any:
+        """Before the other fields: they may name what plugins register."""
+        names = values.get("plugins") if isinstance(values, Mapping) else None
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            return values
+        found = [absolute(name, Path.cwd()) for name in names]
+        try:
+            load_plugins(found, fresh=info.context is not None and info.context["fresh_plugins"])
+        except PluginError as error:
+            raise PluginError(f"plugins: {error}") from error
+        return {**values, "plugins": tuple(found)}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,6 +88,10 @@ class Recipe(Section):
             )
             for index, stage in enumerate(self.stages)
         )
+
+    def parts(self) -> set[Part]:
+        """The parts that decide its results."""
+        return {*self.data.parts(), *(part for stage in self.resolved_stages() for part in stage.parts())}
 
     def with_plain(self) -> "Recipe":
         """The recipe with an extra first stage, `plain`: a copy of the first stage without attention, all else equal.
@@ -97,10 +125,11 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
 
     def deciding(self) -> dict[str, Any]:
-        """`to_dict` without the fields that decide no result: storage, tracking and resources."""
+        """`to_dict` without the fields that decide no result, with the sources of the parts of plugins."""
         values = self.to_dict()
-        values["data"] = {name: values["data"][name] for name in fields_that_decide(Data)}
-        return {name: values[name] for name in fields_that_decide(Recipe)}
+        values["data"] = without_as_before(Data, {name: values["data"][name] for name in fields_that_decide(Data)})
+        sources = sources_of(self.parts())
+        return {name: values[name] for name in fields_that_decide(Recipe)} | ({PARTS: sources} if sources else {})
 
 
 def stored_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -112,6 +141,7 @@ def stored_recipe(values: Mapping[str, Any]) -> Recipe:
     from w3ray.attention import attention_from_before
     from w3ray.models.options import model_from_before
 
+    values = {name: value for name, value in values.items() if name != PARTS}
     model = model_from_before(values["model"])
     if model["backbone"] is None:  # this network has none, but the field of a recipe cannot be null
         del model["backbone"]

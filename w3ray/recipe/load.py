@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError
+from w3ray.plugins import absolute
 from w3ray.recipe._recipe import Recipe
 from w3ray.recipe.faults import fault_lines, override_faults, show
 from w3ray.recipe.sections import SHIFT_OPTIONS
@@ -65,7 +66,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         InputError: the recipe is absent or has faults. The message has one line for each fault.
     """
     path = find_recipe(name_or_path)
-    return checked(read_yaml(path), overrides, path.name)
+    return checked(recipe_values(path), overrides, path.name)
 
 
 def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Recipe:
@@ -76,7 +77,7 @@ def checked(values: dict[str, Any], overrides: Sequence[str], source: str) -> Re
     """
     overridden = [apply_override(values, override) for override in overrides]
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values, context={"fresh_plugins": True})
     except ValidationError as error:
         lines = fault_lines(error, Recipe, (), stage_names=_stage_names(values))
         if not any(detail["loc"] == () for detail in error.errors()):
@@ -104,8 +105,17 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return known[text]
 
 
+def recipe_values(path: Path) -> dict[str, Any]:
+    """The plain values of a recipe file, its plugins with their paths. Raises: as `read_yaml`."""
+    values = read_yaml(path)
+    if isinstance(names := values.get("plugins"), list):
+        folder = path.absolute().parent
+        values["plugins"] = [absolute(name, folder) if isinstance(name, str) else name for name in names]
+    return values
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The plain values of a recipe file. Raises InputError with the line number if it is not valid YAML."""
+    """The plain values of a YAML file. Raises InputError with the line number if it is not valid YAML."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except InputError as error:

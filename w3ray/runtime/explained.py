@@ -17,6 +17,7 @@ import numpy as np
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.events import Explained, Warned
 from w3ray.heads import Heads
+from w3ray.plugins import NO_PLUGINS, Shipment
 
 if TYPE_CHECKING:  # the driver reads this module before it needs Ray or torch
     from w3ray.models._common import VideoModel
@@ -45,6 +46,7 @@ class ClipPictures:
         roots: where videos may lie.
         decode_timeout_s: for all clips together.
         events: where pictures and warnings go.
+        plugins: what the decoding process must load.
     """
 
     def __init__(
@@ -57,9 +59,11 @@ class ClipPictures:
         roots: Sequence[str] | None,
         decode_timeout_s: float,
         events: "Sender",
+        plugins: Shipment = NO_PLUGINS,
     ) -> None:
         self._clips, self._spec, self._stage, self._heads = tuple(clips), spec, stage, heads
         self._roots, self._decode_timeout_s, self._events = roots, decode_timeout_s, events
+        self._plugins = plugins
         self._frames: dict[ExplainedClip, np.ndarray] | None = None
 
     def draw(self, model: "VideoModel", step: int) -> None:
@@ -95,7 +99,7 @@ class ClipPictures:
         deadline = time.monotonic() + self._decode_timeout_s
         found = {}
         for clip in self._clips:
-            answer = load.remote(clip, self._spec, self._roots)
+            answer = load.remote(clip, self._spec, self._roots, self._plugins)
             try:
                 found[clip] = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
             except Exception as error:  # as above
@@ -114,8 +118,9 @@ class ClipPictures:
         )
 
 
-def _load(clip: ExplainedClip, spec: ClipSpec, roots: Sequence[str] | None) -> Any:
+def _load(clip: ExplainedClip, spec: ClipSpec, roots: Sequence[str] | None, plugins: Shipment) -> Any:
     """As evaluation sees it."""
+    plugins.load()
     return load_clip(
         clip.uri, label=0, spec=spec, rng=None, start_s=clip.start_s, end_s=clip.end_s, reversed=clip.reversed,
         roots=roots,

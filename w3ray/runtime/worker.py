@@ -56,6 +56,7 @@ def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -
     # Blocks of the stream are read-only shared memory, and nothing here writes to its input.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     try:
+        stage.stream.plugins.load()
         return {"outcome": StageWorker(stage, events, stream).run()}
     except TeacherMissing as error:
         return {"fault": {"kind": "teacher", "message": str(error)}}
@@ -134,6 +135,7 @@ class StageWorker:
             roots=stage.stream.roots,
             decode_timeout_s=stage.stream.clip_timeout_s,
             events=self.events,
+            plugins=stage.stream.plugins,
         )
 
     def _load_teacher(self, folder: StoragePath) -> nn.Module:

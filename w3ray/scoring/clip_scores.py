@@ -29,6 +29,7 @@ from w3ray.data.manifest import known_labels
 from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
+from w3ray.plugins import Shipment, shipment
 from w3ray.scoring.question import Question
 from w3ray.storage import StoragePath, fetched, storage_path, write_bytes
 
@@ -104,11 +105,18 @@ class KeptScores:
             weights = hashlib.sha256()
             for name in (WEIGHTS_NAME, DESCRIPTION_NAME):
                 weights.update((local / name).read_bytes())
-        self.identity = digest_of({**question.about, "model": weights.hexdigest()})
+        self._sources = description.sources
+        of_plugins = {"plugins": self._sources} if self._sources else {}
+        self.identity = digest_of({**question.about, **of_plugins, "model": weights.hexdigest()})
         name = f"{file_stem(question.split)}-{question.protocol.name}-{self.identity[:12]}"
         self.directory = root / "evaluations" / name
         self._folder = self.directory / SCORES_FOLDER
         self.done = self._count()
+
+    @property
+    def plugins(self) -> Shipment:
+        """What the processes that score must load."""
+        return shipment((), self._sources)
 
     @property
     def whole(self) -> bool:
@@ -136,7 +144,7 @@ class KeptScores:
         scored = score_clips(
             model_files(self.model), question.resolved_rows(), spec=ClipSpec(**self._description.clip),
             protocol=question.protocol, average=question.average, plan=plan, flip_map=question.clips.flip_map,
-            first_row=first, roots=roots,
+            first_row=first, roots=roots, plugins=self.plugins,
         )  # fmt: skip
         try:
             with closing(scored):

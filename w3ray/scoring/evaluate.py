@@ -148,6 +148,7 @@ def _score(
             if part.whole:
                 continue
             plan = plan_scoring(connection.nodes())
+            connection.require(part.plugins)
             with closing(part.score(plan, roots)) as counts:
                 for _ in counts:
                     if on_progress is not None:

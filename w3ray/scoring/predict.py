@@ -19,6 +19,7 @@ from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import model_folder
+from w3ray.plugins import shipment
 from w3ray.scoring.question import check_average, plan_scoring
 from w3ray.scoring.videos import videos_of
 
@@ -131,9 +132,11 @@ def _on_cluster(
     connection = Connection(address)
     try:
         plan = plan_scoring(connection.nodes())
+        plugins = shipment((), description.sources)
+        connection.require(plugins)
         scored = score_clips(
             files, rows, spec=ClipSpec(**description.clip), protocol=protocol, average=average, plan=plan,
-            flip_map=flip_map, roots=roots,
+            flip_map=flip_map, roots=roots, plugins=plugins,
         )  # fmt: skip
         with closing(scored):
             for some in scored:

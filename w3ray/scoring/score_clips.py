@@ -28,6 +28,7 @@ from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average, Scorer
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, load_model, read_description
+from w3ray.plugins import NO_PLUGINS, Shipment
 from w3ray.ray_internals import stream_coordinator
 from w3ray.scoring.items import RowsInOrder
 from w3ray.storage import StoragePath, fetched
@@ -77,6 +78,7 @@ def score_clips(
     roots: Sequence[str] | None = None,
     cache: VideoCache | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
+    plugins: Shipment = NO_PLUGINS,
 ) -> Generator[ScoredClips, None, None]:
     """Score the rows in order, starting at `first_row` (a multiple of `clips_together`). Close the generator.
 
@@ -85,6 +87,7 @@ def score_clips(
         rows: a table with the columns of `ClipTables`.
         spec: frames and size of this model's clips.
         plan: its workers are the scorers.
+        plugins: what decoders and scorers must load.
 
     Raises:
         RunError: the processes that decode or score died and cannot be restarted.
@@ -98,13 +101,21 @@ def score_clips(
             protocol=protocol,
             cache=cache,
             clip_timeout_s=clip_timeout_s,
+            plugins=plugins,
         ),
         ClipTables.of({"test": rows}),
         DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
         first_item=first_row // together,
     ).map_batches(
         _ScorerActor,
-        fn_constructor_args=(ray.put(dict(files)), protocol, average, dict(flip_map or {}), plan.trainer_threads),
+        fn_constructor_args=(
+            ray.put(dict(files)),
+            protocol,
+            average,
+            dict(flip_map or {}),
+            plan.trainer_threads,
+            plugins,
+        ),
         batch_size=1,
         compute=ActorPoolStrategy(size=plan.workers, max_tasks_in_flight_per_actor=2),
         num_cpus=plan.worker_cpus,
@@ -145,9 +156,11 @@ class _ScorerActor:
         average: Average,
         flip_map: Mapping[int, int],
         threads: int,
+        plugins: Shipment,
     ) -> None:
         import torch
 
+        plugins.load()
         torch.set_num_threads(threads)
         self._scorer = scorer_of(ray.get(files), protocol, average, flip_map)
 

@@ -7,6 +7,7 @@ from w3ray.cluster.connection import Connection
 from w3ray.errors import InputError
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.tracked import describe_tracking
+from w3ray.plugins import check_contracts
 from w3ray.recipe import Recipe
 from w3ray.sweep.book import points_to_try, searcher_of
 from w3ray.sweep.population import Population
@@ -59,6 +60,7 @@ def check_sweep(space: Space, base: Recipe) -> None:
     ):
         if given not in known:
             raise InputError(f"{space.name}: {what}: unknown {given!r}; known: {', '.join(known)}")
+    check_contracts([("searchers", space.search.searcher), ("schedulers", space.scheduling.scheduler)])
     check_space(space, base)
     if len(space.objectives) > 1 and space.scheduling.scheduler != "none":
         raise InputError(

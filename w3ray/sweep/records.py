@@ -23,7 +23,7 @@ from w3ray._format import without_nan
 from w3ray._redact import redacted
 from w3ray.errors import InputError
 from w3ray.pipeline.identity import difference
-from w3ray.recipe import Recipe, stored_recipe
+from w3ray.recipe import PARTS, Recipe, stored_recipe
 from w3ray.storage import Lock, StoragePath, storage_path, take_lock, write_json
 from w3ray.sweep.space import Objective, Point, Space
 
@@ -188,7 +188,8 @@ def _searched(document: Mapping[str, Any]) -> dict[str, Any]:
     space = {name: value for name, value in document["space"].items() if name not in ("budget", "concurrency", "name")}
     search = {name: value for name, value in space.get("search", {}).items() if name not in ("trials", "warm_start")}
     space = {**space, "search": search, "description": ""}
-    return json.loads(json.dumps({"space": space, "recipe": stored_recipe(document["recipe"]).deciding()}))
+    recipe = stored_recipe(document["recipe"]).deciding() | {PARTS: document["recipe"].get(PARTS, {})}
+    return json.loads(json.dumps({"space": space, "recipe": recipe}))
 
 
 def _read(path: StoragePath) -> Trial:

@@ -22,6 +22,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.events import Event, StageWaits, Warned
 from w3ray.pipeline.prepare import prepare_data
 from w3ray.pipeline.tracked import open_tracker, tracked_here
+from w3ray.plugins import shipment, sources_of
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import require_writable, storage_path
 from w3ray.sweep.book import TrialBook, short_names, show_value
@@ -120,6 +121,8 @@ class _Sweep:
         with open_tracker(self.base, run_name=f"sweep {space.name}", notify=self.messages.append) as tracker:
             tracker.begin()  # while Ray starts
             nodes = self.connection.nodes()
+            plugins = shipment(self.base.plugins, sources_of(self.base.parts()))
+            self.connection.require(plugins)
             concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
             in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
             book.set_gpus(plan.workers * plan.worker_gpus)
@@ -155,6 +158,7 @@ class _Sweep:
                     in_process=in_process,
                     shared=self.shared,
                     folder=os.getcwd(),
+                    plugins=plugins,
                 )
 
             self._search(book, task_of, concurrency, plan.worker_cpus if in_process else 0.0)

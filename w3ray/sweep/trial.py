@@ -14,6 +14,7 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import CheckpointSaved, Event, StageFinished, StageStarted, StepDone, Validated, Warned
+from w3ray.plugins import Shipment
 from w3ray.recipe import Recipe
 from w3ray.runtime.event_channel import EventSender
 from w3ray.sweep.records import Report
@@ -49,6 +50,8 @@ class Task:
     shared: SharedClips | None
     folder: str
     """The driver's current one, from which paths in the recipe count."""
+    plugins: Shipment
+    """Loaded before the recipe is read, which may name what they register."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
 
     task: Task = config["task"]
     os.chdir(task.folder)
+    task.plugins.load()
     # A stopped trial ends its stage's processes and its tracking before Ray Tune uses this one for the next trial.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_CLEAN_UP_S)
     reporter = _Reporter(task, sender.twin(), tune.report)

@@ -131,10 +131,21 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str, data: dict[str, 
         artifacts={"model": file_address(folder)},
         signature=signature(),
         input_example=pd.DataFrame({"video": [data["example"]]}),
-        pip_requirements=[f"w3ray=={__version__}", *(f"{name}=={version(name)}" for name in REQUIREMENTS)],
+        pip_requirements=[
+            f"w3ray=={__version__}",
+            *(f"{name}=={version(name)}" for name in REQUIREMENTS),
+            *_plugin_packages(folder),
+        ],
         mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
         metadata={"classes": data["classes"], "stage": data["name"]},
     )
+
+
+def _plugin_packages(folder: Path) -> list[str]:
+    """The packages of the model's parts that are not built in, with their versions; a part of a file has none."""
+    plugins = json.loads((folder / DESCRIPTION_NAME).read_text(encoding="utf-8")).get("plugins", {})
+    found = {f"{part['package']}=={part['version']}" for part in plugins.values() if part["package"] is not None}
+    return sorted(found)
 
 
 def signature() -> "ModelSignature":

@@ -1,11 +1,12 @@
 """Which clips does a run read, and which frames and pixels of them?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from w3ray.plugins import Part
 from w3ray.recipe._marks import AsBefore, Decides, Section, without_as_before
 from w3ray.recipe.sections._known import known_in
 
@@ -77,6 +78,9 @@ class Data(Section):
     flip: bool = Field(
         default=False, description="training: mirror half of the clips; the manifest must have a flip map"
     )
+    augmentations: Annotated[tuple[Annotated[str, known_in("augmentation", "augmentations")], ...], AsBefore(())] = (
+        Field(default=(), description="training: further changes of a clip by plugins, in this order")
+    )
     decoder: Annotated[str, known_in("decoder", "decoders")] = Field(
         default="pyav", description="library that reads video files; only pyav reads all of them with exact frames"
     )
@@ -144,4 +148,12 @@ class Data(Section):
             scales=self.scales,
             flip=self.flip,
             decoder=self.decoder,
+            augmentations=self.augmentations,
         )
+
+    def parts(self) -> Iterator[Part]:
+        """The parts that decide its clips."""
+        yield "samplers", self.sampling
+        yield "decoders", self.decoder
+        for name in self.augmentations:
+            yield "augmentations", name

@@ -3,8 +3,11 @@
 Made from the sweep's records alone, at any time, also while it runs.
 """
 
+from pydantic import ValidationError
+
 from w3ray.errors import InputError
-from w3ray.recipe import stored_recipe
+from w3ray.recipe import Recipe, stored_recipe
+from w3ray.recipe.faults import fault_lines
 from w3ray.storage import StoragePath, written_whole
 from w3ray.sweep.records import SweepFolder, by_point
 from w3ray.sweep.report.findings import Findings
@@ -37,7 +40,12 @@ def write_report(storage: str, name: str) -> dict[str, StoragePath]:
     points = by_point(folder.trials())
     if not points:
         raise InputError(f"sweep {name!r}: {folder.directory} has no trials yet")
-    found = Findings(space, stored_recipe(document["recipe"]), points)
+    try:
+        recipe = stored_recipe(document["recipe"])
+    except ValueError as error:  # as where a plugin is not there
+        lines = fault_lines(error, Recipe, ()) if isinstance(error, ValidationError) else [str(error)]
+        raise InputError(*(f"{folder.directory / 'sweep.json'}: recipe: {line}" for line in lines)) from error
+    found = Findings(space, recipe, points)
     sections = [section for make in SECTIONS if (section := make(found)) is not None]
     files: dict[str, StoragePath] = {}
     with written_whole(folder.report, last=HTML) as local:
