@@ -220,6 +220,7 @@ class Case:
 def cases(world: World, out: Path) -> dict[str, Case]:
     """One for each command, that neither trains nor starts Ray; files are written into `out`."""
     out.mkdir()
+    (out / "plugins.yaml").write_text(yaml.safe_dump({"plugins": [f"./{EVERY}.py"]}))
     classes = list(HOSTILE.values())
     in_folders = [shown for name, shown in HOSTILE.items() if "/" not in name]
     model, folder = world.path("model 0 [/b]"), one_line(str(world.root))
@@ -252,6 +253,7 @@ def cases(world: World, out: Path) -> dict[str, Case]:
             [model, video, "--out", str(out / "explained [b]"), "--top", "13", "--true", "x [/b]"],
             [*classes, f"{folder}/clips/x [/b] val.mp4", "explained [b]"]),
         "lint": Case([world.path("recipe [b] :smile:.yaml")], [one_line(absent)]),
+        "plugins": Case([str(out / "plugins.yaml")], [f"{EVERY_SHOWN}.py"], code=2),
         "export": Case([absent, "-o", str(out / "model.pt2")], [one_line(absent)], code=2),
         "profile": Case(["--model", "x [/b] :smile: %s"], ["x [/b] :smile: %s"], code=2),
         **{name: Case([absent, "--videos", "v", "-o", str(out / "p.parquet")], [one_line(absent)], code=2)

@@ -13,10 +13,10 @@ from typing import Any
 import typer
 
 from w3ray import __version__
-from w3ray.cli._common import EXIT_FAILED, report_usage_error
+from w3ray.cli._common import EXIT_FAILED, report_input_error, report_usage_error
 from w3ray.cli._console import is_unicode, write_error, write_out
 from w3ray.cli._streams import guarded
-from w3ray.errors import RunError
+from w3ray.errors import InputError, RunError
 
 # Command -> (module:attribute, the line that `w3ray --help` shows). The attribute is a function, or a typer.Typer for a
 # command with subcommands.
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("w3ray.cli.explain:explain", "Draw where and when a model's attention looks in a video."),
     "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one, and check it against its data."),
     "data": ("w3ray.cli.data:app", "Import, check, describe, show and synthesise clips."),
+    "plugins": ("w3ray.cli.plugins:plugins", "List all parts that a recipe can name, and where each comes from."),
     "export": ("w3ray.cli.export:export", "Write a model as one file for PyTorch or ONNX Runtime."),
     "profile": ("w3ray.cli.profile:profile", "Count a model's multiply-adds and parameters, plain and with attention."),
 }
@@ -91,12 +92,14 @@ def _main(words: list[str]) -> int:
     command = next((word for word in words if not word.startswith("-")), None)
     # Without a home folder for its font list, matplotlib prints two long lines. It works without the list.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    app = build_app(command)
     try:
+        app = build_app(command)
         code = typer.main.get_command(app).main(args=words, prog_name="w3ray", standalone_mode=False)
     except RunError as error:  # help that cannot be written
         write_error(f"error: {error}")
         return EXIT_FAILED
+    except InputError as error:  # a plugin that the environment names, as a command looks for what there is
+        return report_input_error(error, as_json="--json" in words)
     except Exception as error:
         # typer raises click's usage errors. Depending on its version they come from its own copy of click or from the
         # click package; both have this method.

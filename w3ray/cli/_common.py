@@ -84,6 +84,12 @@ def run_command(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def report_input_error(error: InputError, *, as_json: bool) -> int:
+    """Report what is wrong before a command begins; returns the exit code for bad input."""
+    _print_failure("input", str(error), EXIT_BAD_INPUT, as_json)
+    return EXIT_BAD_INPUT
+
+
 def report_usage_error(error: Exception, *, as_json: bool) -> int:
     """Report a wrong option or argument in one line. Returns the exit code for bad input."""
     message, context = str(error.format_message()), getattr(error, "ctx", None)  # type: ignore[attr-defined]
