@@ -127,7 +127,10 @@ def test_a_clip_that_is_in_no_split_is_refused_before_anything_starts(motion_man
     wrong = f"{chosen[1]}x"
     for tracking, message in (
         ({"explain_clips": [chosen[0], wrong]}, f"explain_clips: '{wrong}' is no clip of .*did you mean '{chosen[1]}'"),
-        ({"explain_clips": ["zebra"]}, "'zebra' is no clip of the splits train, val, test; they hold '.*' and others"),
+        (
+            {"explain_clips": ["zebra"]},
+            "'zebra' is no clip of the splits train, val, test; the splits hold '.*' and others",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             run(recipe(motion_manifest, tmp_path / "runs", tracking))

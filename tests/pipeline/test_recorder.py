@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_costs_the_picture_and_says_so(tmp_path: Path, monke
         run.log_metrics({"loss": 1.0}, 3)
     (warned,) = heard
     assert isinstance(warned, Warned)
-    assert warned.message.startswith("stage teacher: the picture of a at step 3 cannot be kept on its way to MLflow (")
+    assert warned.message.startswith("stage teacher: the picture of a at step 3 cannot be saved for MLflow (")
 
 
 def test_folders_of_odd_names() -> None:

@@ -66,5 +66,5 @@ def test_strangers_are_not_kept_together(real_data, twin, tmp_path):
     order = sorted(range(apart.table.num_rows), key=lambda row: apart.table["reversed"][row].as_py())
     path = tmp_path / "apart.parquet"
     write_manifest(replace(apart, table=apart.table.take(order)), path)
-    with pytest.raises(InputError, match="training rows 0 and 1 together, but they are not of the same clip"):
+    with pytest.raises(InputError, match="training rows 0 and 1 together, but they are not views of the same clip"):
         plan_run(recipe(path, tmp_path))

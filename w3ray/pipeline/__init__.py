@@ -1,4 +1,4 @@
-"""The chain of stages: `run` a recipe, or see with `plan_run` what it would do."""
+"""The chain of stages: `run` runs a recipe, `plan_run` says what it would do."""
 
 from w3ray.pipeline.chain import run
 from w3ray.pipeline.plan import plan_run

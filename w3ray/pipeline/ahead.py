@@ -1,7 +1,7 @@
-"""May the next stage begin to start before the one at work has ended?
+"""May the next stage start before the current stage has ended?
 
-Starting a stage's processes takes seconds that nobody needs the processor for at a stage's end: the last batches are
-decoded by then. So the next stage starts when little training is left; its workers wait for the teacher's model.
+Starting a stage's processes takes some seconds. At the end of a stage the CPUs are idle, because the last batches are
+decoded by then. So the next stage starts when little training is left. Its workers wait for the teacher's model.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from w3ray.pipeline.stage_store import StageStatus
 from w3ray.storage import Lock
 
 LEAD_S = 12.0
-"""Seconds of training that are left when the next stage begins to start: about what its controller needs."""
+"""The next stage starts when so many seconds of training are left: about the time that its controller needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class AheadStage:
-    """A stage that began to start ahead of its turn; it holds the stage's lock."""
+    """A stage that was started ahead of its turn, and the stage's lock, which is held."""
 
     item: PlannedStage
     status: StageStatus
@@ -28,7 +28,7 @@ class AheadStage:
 
 
 class Ahead:
-    """The stage that began to start ahead of its turn, where there is one.
+    """Keeps the stage that was started ahead of its turn, if there is one.
 
     Args:
         start: starts a stage's processes.
@@ -39,13 +39,13 @@ class Ahead:
         self._stage: AheadStage | None = None
 
     def begin(self, item: PlannedStage) -> None:
-        """Begin to start a stage, unless one began already, it is finished, or another run works on it."""
+        """Start a stage. Do nothing if one was started already, if it is finished, or if another run works on it."""
         if self._stage is not None or item.status.state == "reuse":
             return
         item.store.create(item.determinants)
         lock = item.store.take()
         if lock is None:
-            return  # its turn will come, and with it the wait
+            return  # the run waits for the lock when it is the stage's turn
         status = item.store.status(item.determinants)
         if status.state == "reuse":
             lock.close()
@@ -53,18 +53,18 @@ class Ahead:
         self._stage = AheadStage(item, status, lock, self._start(item, lock))
 
     def take(self, item: PlannedStage) -> AheadStage | None:
-        """The stage whose turn it is now, if it began to start; it is the caller's from now on."""
+        """The stage whose turn it is now, if it was started; the caller owns it from now on."""
         stage, self._stage = self._stage, None
         assert stage is None or stage.item is item, "only the next stage is started ahead of its turn"
         return stage
 
     def check(self) -> None:
-        """Raises: LeaseLost where another run may work on it."""
+        """Raises: LeaseLost if another run may work on the stage."""
         if self._stage is not None:
             self._stage.lock.check()
 
     def abandon(self) -> None:
-        """Give up the start and the lock."""
+        """End the stage's processes and release its lock."""
         stage, self._stage = self._stage, None
         if stage is not None:
             stage.running.end()
@@ -72,6 +72,6 @@ class Ahead:
 
 
 def nearly_done(event: StepDone, item: PlannedStage) -> bool:
-    """Whether at most `LEAD_S` of training are left of the stage that `event` tells of."""
+    """Whether the stage of `event` has at most `LEAD_S` seconds of training left."""
     left_clips = (item.schedule.total_steps - event.step) * item.schedule.batch_size
     return left_clips <= LEAD_S * event.clips_per_s

@@ -1,9 +1,9 @@
-"""How does a recipe become a registered model: which stages run, which are reused, and what is told to whom?
+"""How does a recipe become a registered model? Which stages run, which are reused, and which events are reported?
 
     data -> identities -> (reuse | resume | run) each stage in order -> register the last one
 
-Stages are content-addressed: a finished one is reused, an unfinished one resumes at its newest checkpoint, one that
-another process works on is waited for.
+Stages are content-addressed: a finished stage is reused, and an unfinished one resumes at its newest checkpoint. If
+another process works on a stage, the run waits for it.
 """
 
 import time
@@ -40,22 +40,22 @@ def run(
     started_s: float | None = None,
     part_of: SweepPart | None = None,
 ) -> RunResult:
-    """Run a recipe's chain of stages; running it again resumes where it stopped, or reuses what is finished.
+    """Run a recipe's chain of stages. Running it again resumes an unfinished stage and reuses finished stages.
 
     Args:
-        recipe: a `Recipe`, a path of a YAML file, or the name of one of `pipelines/`.
-        address: of a running Ray cluster; None uses the one this process is connected to, or starts one.
+        recipe: a `Recipe`, a path of a YAML file, or the name of a recipe in `pipelines/`.
+        address: of a running Ray cluster; None: use the cluster that this process is connected to, or start one.
         on_event: called with each event (`w3ray.events`), in order, in this thread.
-        overrides: `a.b=value` each, where `recipe` is a name or a path.
-        started_s: when the user began to wait, seconds of the system clock; None: now.
-        part_of: the sweep whose trial this run is; None: it stands for itself.
+        overrides: each `a.b=value`; only if `recipe` is a name or a path.
+        started_s: when the user began to wait, in seconds of the system clock; None: now.
+        part_of: the sweep that this run is a trial of; None: the run is not part of a sweep.
 
     Returns:
         Each stage's result, the registered model, and where the time went.
 
     Raises:
-        InputError: something the user wrote cannot be used (recipe, data, storage, tracking, address, resources).
-        RunError: a stage failed while running.
+        InputError: the recipe, data, storage, tracking, address or resources that the user gave cannot be used.
+        RunError: a stage failed while it was running.
     """
     clock = Clock(time.time() if started_s is None else started_s)
     resolved = loaded(recipe, overrides)
@@ -69,7 +69,7 @@ class _Chain:
         self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock, part_of: SweepPart | None
     ) -> None:
         self._recipe, self._clock, self._part = recipe, clock, part_of
-        # What is told is shown, and kept in logs.
+        # Events are shown and kept in logs, so they must hold no secrets.
         self._tell: OnEvent = lambda event: on_event(redacted(event))
         self._connection = Connection(
             address, needs="w3ray.runtime.cluster_stage", needs_later="w3ray.pipeline.complete"
@@ -86,8 +86,8 @@ class _Chain:
         with ExitStack() as at_end:
             at_end.callback(self._connection.close)
             if self._connection.address is not None:
-                self._connection.nodes()  # a wrong address is said before anything is written
-            # What can be wrong is found before the first record is written.
+                self._connection.nodes()  # so that a wrong address fails before anything is written
+            # The checks of data and stages come before the first record is written.
             data = prepare_data(recipe)
             for message in data.files.messages():
                 self._warn(f"{data.location}: {message}")
@@ -107,12 +107,12 @@ class _Chain:
     def _starter(
         self, planned: Sequence[PlannedStage], data: PreparedData, at_end: ExitStack
     ) -> tuple[StageStarter | None, Drawing | None]:
-        """Who starts the stages' processes, and who draws their clips; None where nothing is left to do."""
+        """The objects that start the stages' processes and draw their clips; each is None if it has nothing to do."""
         if all(item.status.state == "reuse" for item in planned):
             return None, None
         self._connection.start()
         nodes = self._connection.nodes()
-        if self._part is None:  # else the sweep has looked
+        if self._part is None:  # for a trial, the sweep has already checked
             self._connection.require(shipment(self._recipe.plugins, *(item.sources for item in planned)))
         starter = StageStarter(
             recipe=self._recipe,
@@ -124,18 +124,18 @@ class _Chain:
         )
         drawing = None
         if data.to_generate is not None and self._recipe.data.synthetic is not None:
-            # Not earlier: until here this process is busy itself, and Python runs one thread at a time.
+            # Not earlier: until here the main thread is busy, and Python runs one thread at a time.
             drawing = Drawing(data.to_generate, self._recipe.data.synthetic.model_dump())
             at_end.callback(drawing.abandon)
         return starter, drawing
 
     def _stage(self, item: PlannedStage, trainer: StageTrainer | None) -> StageResult:
-        """Reuse a stage, or train what is left of it."""
+        """Reuse a stage if it is finished; else train what is left of it."""
         began = time.monotonic()
         ahead = None if trainer is None else trainer.ahead.take(item)
         if trainer is not None and (ahead is not None or item.status.state != "reuse"):
             with self._lock(item) if ahead is None else ahead.lock as lock:
-                # Another run may have finished it while this one waited.
+                # Another run may have finished the stage while this run waited for the lock.
                 status = self._status(item) if ahead is None else ahead.status
                 if status.state != "reuse":
                     self._tell_started(item, status, status.step)
@@ -158,10 +158,13 @@ class _Chain:
         return item.store.wait(lambda: self._tell(StageWaits(stage=name, message=message)))
 
     def _status(self, item: PlannedStage) -> StageStatus:
-        """What is left of a stage whose lock is held; it begins as another one where that is the same training."""
+        """What is left to do for a stage whose lock is held.
+
+        A stage that has not begun takes over checkpoints of another stage if that stage's training begins the same.
+        """
         status = item.store.status(item.determinants)
         if status.state == "run" and (beginning := take_prefix(item)) is not None:
-            status = replace(item.store.status(item.determinants), why=f"begins as {beginning}")
+            status = replace(item.store.status(item.determinants), why=f"starts from {beginning}")
         return status
 
     def _tell_started(self, item: PlannedStage, status: StageStatus, step: int) -> None:
@@ -194,7 +197,7 @@ class _Chain:
     # The end.
 
     def _result(self, planned: Sequence[PlannedStage], record: RunRecord) -> RunResult:
-        """Wait for the models' ids in the tracking store, write them down, and register the last model."""
+        """Wait until the tracking store gives the models' ids, write them down, and register the last model."""
         models = record.delivered_models()
         for item in planned:
             name = item.stage.name

@@ -1,4 +1,4 @@
-"""From what the workers ended with to a stage's lasting files: the model and the report."""
+"""How do the workers' results become the files that a stage keeps: its model and its report?"""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,14 @@ from w3ray.training.checkpoint import load_checkpoint
 
 
 def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the best checkpoint as a model, with what its gates do, and the test split's counts as a report.
+    """Write the best checkpoint as a model, with measurements of its gates, and the test split's counts as a report.
 
     Args:
-        outcome: what `ClusterStage.outcome` returned.
+        outcome: what `RunningStage.outcome` returned.
 
     Returns:
-        `metrics` of the test split, `validation` of the best checkpoint, its path `checkpoint` and its `step`.
+        `metrics` of the test split; and of the best checkpoint the metrics `validation`, the path `checkpoint` and the
+        `step`.
     """
     arguments = item.model_arguments(data)
     model = build_model(**{**arguments, "weights": None})
@@ -34,7 +35,7 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         meta = load_checkpoint(folder, model=model)
     description = ModelDescription(
         model=arguments,
-        clip={**asdict(data.clip), "augmentations": ()},  # of training alone; it would ask for their plugins
+        clip={**asdict(data.clip), "augmentations": ()},  # only training uses them, and may need plugins
         classes=data.heads.classes,
         head_sizes=data.heads.sizes,
         mean=model.pixels.mean,

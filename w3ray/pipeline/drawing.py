@@ -1,6 +1,6 @@
-"""Who draws a recipe's generated clips while its first stage starts?
+"""How are a recipe's generated clips drawn while its first stage starts?
 
-What the set will hold is known before a pixel is drawn, so nothing waits for it but the decoders.
+The content of the data set is known before a pixel is drawn, so only the decoders wait for the drawing.
 """
 
 import threading
@@ -12,7 +12,10 @@ from w3ray.storage import StoragePath, written_whole
 
 
 class Drawing:
-    """Draws a data set in a thread of its own; `root`, and on object storage its manifest, appears when it is whole."""
+    """Draws a data set in a separate thread.
+
+    When the set is complete, `root` appears; on object storage, its manifest appears.
+    """
 
     def __init__(self, root: StoragePath, arguments: dict[str, Any]) -> None:
         self._root, self._arguments = root, arguments
@@ -38,12 +41,12 @@ class Drawing:
             self._error = error
 
     def wait(self) -> None:
-        """Until the set is whole. Raises: as `check`."""
+        """Wait until the set is complete. Raises: as `check`."""
         self._thread.join()
         self.check()
 
     def check(self) -> None:
-        """Raise what went wrong so far.
+        """Raise the error that ended the drawing, if there was one.
 
         Raises:
             InputError: the set cannot be written.
@@ -52,7 +55,7 @@ class Drawing:
             raise self._error
 
     def abandon(self) -> None:
-        """Stop at the next clip; remove what was drawn, and the folders made for it that hold nothing else."""
+        """Stop at the next clip. Remove what was drawn, and the folders that were made for it if they are empty."""
         self._stop.set()
         self._thread.join()
         with suppress(OSError):

@@ -1,13 +1,13 @@
-"""Which results are the same result? A stage's identity is the hash of everything that determines it.
+"""When are two results the same result? A stage's identity is the hash of everything that determines its result.
 
-Left out on purpose: workers, threads, decoder pool, storage and tracking. The samples of every step are the same
-whatever they are; only the order in which floating-point numbers are added changes.
+Left out on purpose: workers, threads, decoder pool, storage and tracking. They do not change the samples of a step,
+only the order in which floating-point numbers are added.
 
-Determinants are written whole: every option has a value, also where the recipe names none. Hashed is their shortest
-form, without what older versions did not know or left to a default. So a stage has one identity however its recipe is
-written, and keeps it when an option is added (`AsBefore`).
+Determinants are written in full: every option has a value, even if the recipe does not give one. The hash is of their
+shortest form, which leaves out options that older versions did not know or did not write. So a stage has one identity
+however its recipe is written, and keeps its identity when an option is added (`AsBefore`).
 
-Of parts that are not built in, the source is a determinant: a loss that was changed is another one.
+For parts that are not built in, the source is a determinant: a loss with changed source is another loss.
 """
 
 import json
@@ -36,11 +36,11 @@ def stage_determinants(
     """Everything that decides a stage's result, as JSON values.
 
     Args:
-        stage: with its model and training merged.
-        seed: the stage's own.
+        stage: with its model and training settings merged.
+        seed: of the stage.
         data: fingerprint of the manifest, splits and clip settings.
-        weights: what the initial weights are: a hash of the file, a name, or None.
-        teacher_identity: of the stage whose best checkpoint is the teacher.
+        weights: the initial weights: a hash of their file, a name, or None.
+        teacher_identity: identity of the stage whose best checkpoint is the teacher; None: no teacher.
     """
     train = stage.train.model_dump(mode="json")
     parts = sources_of(stage.parts())
@@ -56,10 +56,10 @@ def stage_determinants(
 
 
 def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
-    """Determinants that any version wrote, whole: what is absent or null is what it meant then.
+    """Determinants written by any version, in full: an absent or null option gets the value that it stood for then.
 
     Raises:
-        ValueError, KeyError, TypeError: they are damaged, or of a newer version.
+        ValueError, KeyError, TypeError: the determinants are damaged, or of a newer version.
     """
     model, data = model_from_before(determinants["model"]), dict(determinants["data"])
     if model["attention"] is not None:
@@ -73,7 +73,7 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole determinants without what says nothing: what their hash is made of."""
+    """The shortest form of full determinants, which is hashed: without options that mean the same when absent."""
     model, data = model_as_before(determinants["model"]), dict(determinants["data"])
     if model["attention"] is not None:
         model["attention"] = attention_config(model["attention"]).as_before()
@@ -90,17 +90,17 @@ def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved_clip(clip: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `ClipSpec` as JSON values, with the short side that null stands for."""
+    """The fields of a `ClipSpec` as JSON values, with the number that a null short side stands for."""
     return {**clip, "short_side": ClipSpec(**clip).resolved_short_side}
 
 
 def stage_identity(determinants: Mapping[str, Any]) -> str:
-    """The identity of whole determinants: the hash of their shortest form."""
+    """The identity of full determinants: the hash of their shortest form."""
     return digest_of(shortest(determinants))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed between two stages' determinants, a line each: `train.epochs: 10 -> 3`."""
+    """The differences between two stages' determinants, one line each, such as `train.epochs: 10 -> 3`."""
     before, after = _flatten(old), _flatten(new)
     names = sorted(set(before) | set(after))
     return [

@@ -1,4 +1,4 @@
-"""What would a run do, and what of the cluster would it get? Nothing is started or written."""
+"""What would a run do, and which resources of the cluster would it use? Nothing is started or written."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from w3ray.recipe import Recipe, load_recipe
 
 
 def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict[str, Any]:
-    """What `run` would do, without doing it: the resolved recipe, each stage with its state, the resource plan.
+    """What `run` would do, without doing it: the resolved recipe, each stage with its state, and the resource plan.
 
     Raises:
-        InputError: as `run`.
+        InputError: as in `run`.
     """
     recipe = loaded(recipe)
     connection = Connection(address)
@@ -51,19 +51,19 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
 
 
 def loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe of what a caller gave. Raises: InputError as `load_recipe`."""
+    """The recipe that a caller gave as an object, a name or a path. Raises: InputError as in `load_recipe`."""
     if isinstance(recipe, Recipe):
         if overrides:
-            raise InputError("overrides need a recipe's name or path: a Recipe object is already resolved")
+            raise InputError("overrides need the name or path of a recipe: a Recipe object is already resolved")
         return recipe
     return load_recipe(recipe, overrides)
 
 
 def plan_recipe(recipe: Recipe, nodes: Sequence[Mapping[str, float]], *, read_cpus: float = READ_CPUS) -> ResourcePlan:
-    """Who gets what of a cluster's nodes.
+    """Plan which processes get which resources of a cluster's nodes.
 
     Raises:
-        InputError: the run does not fit.
+        InputError: the run does not fit on the nodes.
     """
     resources = recipe.resources
     return plan_resources(

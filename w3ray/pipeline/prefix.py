@@ -1,8 +1,9 @@
-"""Was the beginning of this stage trained before, as that of another one?
+"""Was the beginning of this stage already trained, as the beginning of another stage?
 
-A stage whose optimiser settings change from an epoch on (`train.phases`) is, until there, the stage without that phase:
-the same seed, the same clips, the same bits. So it begins with that one's checkpoints, where there are such. It is what
-makes population based training cheap, and its result an ordinary stage that trains to the same bits from nothing.
+`train.phases` changes a stage's optimiser settings from an epoch on. Until that epoch, the stage is the same as the
+stage without the phase: same seed, same clips, same bits. So it starts from that stage's checkpoints, if there are any.
+This makes population based training cheap. Its result is an ordinary stage: trained from the start, it gets the same
+bits.
 """
 
 import shutil
@@ -18,9 +19,9 @@ from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step
 
 
 def take_prefix(item: PlannedStage) -> str | None:
-    """Copy the checkpoints of the longest beginning that there is; the caller holds the stage's lock.
+    """Copy the checkpoints of the longest beginning that was trained already. The caller holds the stage's lock.
 
-    Returns: what was taken, None: there is no such beginning.
+    Returns: what was copied; None if no beginning was trained.
     """
     for determinants, epoch in _beginnings(item.determinants):
         other = StageStore(item.store.stages.parent, item.store.name, stage_identity(determinants))
@@ -32,14 +33,14 @@ def take_prefix(item: PlannedStage) -> str | None:
             verify_checkpoint(found[0])
         except CheckpointError:
             continue
-        for folder in reversed(found):  # where it ends half-way, what is there is a beginning, too
+        for folder in reversed(found):  # oldest first: if copying stops half-way, the copied part is a beginning, too
             _copy(folder, item.store.directory / "checkpoints" / folder.name)
-        return f"{other.directory.name}, the same until epoch {epoch}"
+        return f"{other.directory.name}, which is the same until epoch {epoch}"
     return None
 
 
 def _beginnings(determinants: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
-    """(determinants of the stage without the last phases, the epoch until which they are equal), longest first."""
+    """The stage without its last phases, longest first: (its determinants, the epoch until which it is the same)."""
     train = determinants["train"]
     phases = train["phases"]
     for count in reversed(range(len(phases))):

@@ -1,4 +1,4 @@
-"""From a recipe to stages that could start now: data found, identities known, states read. Starts nothing."""
+"""How does a recipe become stages that can start? Finds the data, the identities and the states. Starts nothing."""
 
 import hashlib
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ from w3ray.training.losses import weights_by_head
 
 _ROWS_AT_ONCE = 100_000
 _NAMES_COMPARED = 20_000
-"""Clips among which the nearest name is looked for: comparing takes tens of microseconds each."""
+"""The nearest name is looked for among so many clips only: each comparison takes tens of microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedData:
-    """The data of a run: what a manifest says, without its rows, and of those what decoders need.
+    """The data of a run: what the manifest says, and the columns of its rows that decoders need.
 
-    `splits` are `train`, `val` and `test` in the worker's sense: tables of resolved rows.
-    `to_generate` is the folder of a generated data set that is not there yet: what it will hold is known all the same.
-    `files` says which videos are no longer what was imported.
-    `explained` are the clips that pictures are drawn of while training.
+    `splits` maps `train`, `val` and `test`, as the workers use these words, to tables with resolved uris.
+    `to_generate` is the folder of a generated data set that does not exist yet; its content is known already.
+    `files` says which videos changed since the import.
+    `explained` are the clips that training draws pictures of.
     """
 
     heads: Heads
@@ -60,7 +60,7 @@ class PreparedData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
-    """One stage of a run: what it is, where it lies, and what is left to do."""
+    """One stage of a run: what it is, where it is kept, and what is left to do."""
 
     stage: ResolvedStage
     seed: int
@@ -72,7 +72,7 @@ class PlannedStage:
     teacher: str | None
 
     def model_arguments(self, data: PreparedData) -> dict[str, Any]:
-        """Keyword arguments of `build_model`; a local file of weights by its absolute path, for workers elsewhere."""
+        """Keyword arguments of `build_model`. A local weights file gets its absolute path: workers start elsewhere."""
         arguments = {**self.stage.model.build_arguments(), "num_classes": data.heads.num_scores}
         if (path := weights_file(arguments["weights"])) is not None:
             arguments["weights"] = str(path)
@@ -80,12 +80,12 @@ class PlannedStage:
 
     @property
     def sources(self) -> dict[str, Any]:
-        """Those of its parts that are not built in: see `w3ray.plugins.sources_of`."""
+        """The stage's parts that are not built in: see `w3ray.plugins.sources_of`."""
         return {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
 
 
 def synthetic_root(recipe: Recipe) -> StoragePath:
-    """The folder of the recipe's generated data set: its name holds what decides its content."""
+    """The folder of the recipe's generated data set. Its name holds a hash of everything that decides its content."""
     from w3ray.data.synthetic import SYNTHETIC_VERSION
 
     assert recipe.data.synthetic is not None
@@ -95,11 +95,11 @@ def synthetic_root(recipe: Recipe) -> StoragePath:
 
 
 def prepare_data(recipe: Recipe) -> PreparedData:
-    """Read the manifest, or foresee that of a generated data set, and pick the splits. Draws nothing.
+    """Read the manifest, or compute that of a generated data set, and select the splits. Draws nothing.
 
     Raises:
-        InputError: no manifest, an unusable one, an empty split, flipping without a flip map, or pictures of a clip
-            that is in no split.
+        InputError: the manifest is missing or cannot be used, a split is empty, clips are flipped without a flip map,
+            or `tracking.explain_clips` names a clip that is in no split.
     """
     data = recipe.data
     to_generate = None
@@ -143,7 +143,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         explained=explained,
         files=files,
     )
-    del manifest  # its rows are not needed any more: what held them goes back to the system
+    del manifest  # its rows are not needed any more: give their memory back to the system
     pa.default_memory_pool().release_unused()
     return prepared
 
@@ -151,12 +151,12 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 def data_determinants(
     data: Data, *, manifest: str, splits: Mapping[str, str], changed: str | None = None
 ) -> dict[str, Any]:
-    """What of the data decides a stage's result, as JSON values.
+    """Everything about the data that decides a stage's result, as JSON values.
 
     Args:
         manifest: its fingerprint.
         splits: `train`, `val` and `test` -> the manifest's names for them.
-        changed: what of the videos changed since the import (`FileChanges.digest`).
+        changed: digest of the changes to the videos since the import (`FileChanges.digest`); None: no changes.
     """
     clip = asdict(data.clip_spec())
     parts = sources_of(data.parts())
@@ -170,35 +170,35 @@ def data_determinants(
 
 
 def _rows(manifest: Manifest, split: str) -> pa.Table:
-    """The rows of a split, with uris that can be opened from anywhere; in one piece, so that any row is found at once.
+    """The rows of a split, with uris that can be opened from anywhere. In one chunk, so that finding a row is fast.
 
-    A column at a time: what is copied twice is never the whole table.
+    Columns are copied one at a time, so that two copies of the whole table never exist.
     """
     columns = {}
     for name in CLIP_COLUMNS:
         column = manifest.split(split, [name])[name]
         if name == "uri":
             column = manifest.resolved(column)
-        # Of a table, not of a column: it leaves apart what would pass the 2 GiB of a piece of `pa.string()`.
+        # The table's method, not the column's: it keeps several chunks if one would pass the 2 GiB of `pa.string()`.
         columns[name] = pa.table({name: column}).combine_chunks()[name]
     return pa.table(columns)
 
 
 def _require_labels(rows: pa.Table, split: str, where: str) -> None:
-    """Raises: InputError where a clip that is trained on or counted has no label."""
+    """Raises: InputError if a clip for training or evaluation has no label."""
     if unknown := rows["label"].null_count:
         first = rows["clip_id"][pc.index(pc.is_null(rows["label"]), True).as_py()].as_py()
         raise InputError(
-            f"{where}: {unknown} of {rows.num_rows} clips of split {split!r} have no label (the first is {first!r}): a "
-            "run can neither learn nor count them; `w3ray evaluate` writes their scores"
+            f"{where}: {unknown} of {rows.num_rows} clips of split {split!r} have no label (the first is {first!r}); a "
+            "run cannot train on them or evaluate them; `w3ray evaluate` can write their scores"
         )
 
 
 def _explained(recipe: Recipe, splits: Mapping[str, pa.Table], heads: Heads) -> tuple[ExplainedClip, ...]:
-    """The clips of `tracking.explain_clips`, in that order.
+    """The clips of `tracking.explain_clips`, in the same order.
 
     Raises:
-        InputError: one is in no split.
+        InputError: a clip is in no split.
     """
     wanted = recipe.tracking.explain_clips if recipe.tracking.enabled else ()
     if not wanted:
@@ -213,17 +213,17 @@ def _explained(recipe: Recipe, splits: Mapping[str, pa.Table], heads: Heads) -> 
         hint = did_you_mean(missing[0], known[:_NAMES_COMPARED])
         raise InputError(
             f"tracking.explain_clips: {missing[0]!r} is no clip of the splits {', '.join(splits)}; {hint}"
-            f"they hold {known[0]!r} and others"
+            f"the splits hold {known[0]!r} and others"
         )
     return tuple(found[name] for name in wanted)
 
 
 def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
-    """The stages in order, each with its identity and what is already done of it.
+    """The stages in order, each with its identity and its state.
 
     Raises:
-        InputError: initial weights that cannot be read or do not fit the model of a stage that has yet to start, or a
-            part of a plugin that breaks its contract.
+        InputError: the initial weights of a stage that has not started cannot be read or do not fit its model, or a
+            part of a plugin breaks its contract.
     """
     planned: dict[str, PlannedStage] = {}
     for stage in recipe.resolved_stages():
@@ -259,7 +259,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
 
 
 def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
-    """Raises: InputError where a loss is weighed for a head that the clips have no label for."""
+    """Raises: InputError if `loss_weights` names a head that the clips have no labels for."""
     try:
         weights_by_head(stage.loss_weights, heads.names)
     except ValueError as error:
@@ -267,13 +267,13 @@ def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
 
 
 def weights_file(weights: str | None) -> Path | None:
-    """The absolute path of initial weights that are a local file; None for an enum's name, or none."""
+    """The absolute path of initial weights in a local file; None for the name of an enum member, or for no weights."""
     path = None if weights is None else Path(weights).expanduser().absolute()
     return path if path is not None and path.is_file() else None
 
 
 def _weights_key(weights: str | None) -> str | None:
-    """What initial weights are, wherever their file lies: the hash of its content, or the enum member's own name."""
+    """Identifies initial weights wherever their file lies: the hash of its content, or the enum member's own name."""
     path = weights_file(weights)
     if path is None:
         if weights is not None and weights.endswith(".DEFAULT"):
@@ -293,10 +293,10 @@ def _schedule(stage: ResolvedStage, data: PreparedData) -> Schedule:
 
 
 def stage_schedule(stage: ResolvedStage, *, num_train: int, num_val: int = 0, num_test: int = 0) -> Schedule:
-    """The order of a stage's stream, for one worker.
+    """The order of a stage's samples, for one worker.
 
     Raises:
-        InputError: its sizes do not fit each other.
+        InputError: the stage's sizes, such as `batch_size` and `microbatch_size`, do not fit each other.
     """
     train = stage.train
     try:
@@ -317,9 +317,9 @@ def stage_schedule(stage: ResolvedStage, *, num_train: int, num_val: int = 0, nu
 
 
 def _require_same_clip(rows: pa.Table, rows_together: int, stage: str) -> None:
-    """Rows that share their random frames and crop must be views of one clip: of strangers it would train nonsense.
+    """Check that rows which share their random frames and crop are views of one clip: else the training is meaningless.
 
-    Raises: InputError naming the first two rows that are kept together but are not of the same part of one video.
+    Raises: InputError naming the first two rows that are kept together, but show different parts or different videos.
     """
     if rows_together == 1:
         return
@@ -328,7 +328,7 @@ def _require_same_clip(rows: pa.Table, rows_together: int, stage: str) -> None:
         places = np.arange(part.num_rows)
         firsts = part.take(places - places % rows_together)
         same = [pc.fill_null(pc.equal(part[name], firsts[name]), False) for name in part.column_names]
-        # Two that are both absent are the same.
+        # Two absent values are equal.
         both = [pc.and_(pc.is_null(part[name]), pc.is_null(firsts[name])) for name in part.column_names]
         agree = np.logical_and.reduce([np.logical_or(*pair) for pair in zip(same, both, strict=True)])
         strangers = np.flatnonzero(~agree)
@@ -336,7 +336,7 @@ def _require_same_clip(rows: pa.Table, rows_together: int, stage: str) -> None:
             i = int(strangers[0])
             raise InputError(
                 f"stage {stage}: train: rows_together {rows_together} would keep training rows "
-                f"{start + i - i % rows_together} and {start + i} together, but they are not of the same clip "
+                f"{start + i - i % rows_together} and {start + i} together, but they are not views of the same clip "
                 f"({Path(firsts['uri'][i].as_py()).name}, {Path(part['uri'][i].as_py()).name}); set it to 1, or order "
-                "the manifest so that rows of one clip are neighbours, as 'w3ray data import --reversed-twin' does"
+                "the manifest so that the rows of a clip are neighbours, as 'w3ray data import --reversed-twin' does"
             )

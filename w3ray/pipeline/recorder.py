@@ -1,4 +1,4 @@
-"""Who hears what the workers tell? The display, the tracking run, the failure ledger, and the clock of the run."""
+"""Who receives the workers' events? The display, the tracking run, the failure ledger, and the clock of the run."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from w3ray.tracking import StageRun, artifact_folder
 
 @dataclass(slots=True)
 class Clock:
-    """Where the seconds of a run went. Times are of the system clock, so that workers' events can be compared."""
+    """Measures where a run spends its time. Uses the system clock, so that times from workers can be compared."""
 
     started_s: float
     inside_steps_s: float = 0.0
@@ -40,7 +40,7 @@ class Clock:
 
 
 class StageRecorder:
-    """Hands each event of one stage on."""
+    """Passes on each event of one stage."""
 
     def __init__(self, store: StageStore, run: StageRun, clock: Clock, on_event: Callable[[Event], None]) -> None:
         self._store, self._run, self._clock, self._on_event = store, run, clock, on_event
@@ -59,7 +59,7 @@ class StageRecorder:
                     self._run.log_metrics(metrics, event.step)
             case Explained():
                 self._attach(event)
-                return  # a picture is nothing for a display
+                return  # the display cannot show a picture
             case ClipsFailed():
                 self._store.add_failures(event.failures)
                 first = event.failures[0]
@@ -73,9 +73,9 @@ class StageRecorder:
         folder = f"explain/{artifact_folder(event.clip_id)}"
         try:
             self._run.log_bytes(event.picture, f"step-{event.step:06d}.png", folder)
-        except OSError as error:  # a full disk; the training goes on without a picture
+        except OSError as error:  # such as a full disk: the training continues without the picture
             what = f"stage {event.stage}: the picture of {event.clip_id} at step {event.step}"
-            self._on_event(Warned(message=f"{what} cannot be kept on its way to MLflow ({error.strerror or error})"))
+            self._on_event(Warned(message=f"{what} cannot be saved for MLflow ({error.strerror or error})"))
 
 
 def _step_metrics(event: StepDone) -> dict[str, Any]:

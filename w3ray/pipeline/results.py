@@ -1,4 +1,4 @@
-"""What does a run end with?"""
+"""What does a run return?"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,10 +11,10 @@ from w3ray.pipeline.prepare import PlannedStage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What a stage ended with. `metrics` are of the evaluation split, `validation` of the best checkpoint.
+    """A stage's result. `metrics` are of the evaluation split, `validation` are metrics of the best checkpoint.
 
-    `attention` is what the model's gates did in that evaluation (empty without attention, and for stages finished
-    before it was measured), `attention_faults` says what is wrong with it.
+    `attention` holds measurements of the model's gates in that evaluation. It is empty without attention, and for
+    stages that finished before gates were measured. `attention_faults` says what is wrong with the gates.
     """
 
     name: str
@@ -46,10 +46,10 @@ class RunResult:
         return asdict(self)
 
     def summary(self, metric: str) -> RunSummary:
-        """What the closing table shows.
+        """What the table at the end of a run shows.
 
         Args:
-            metric: by which stages are compared.
+            metric: the metric that stages are compared by.
         """
         stages = tuple(
             StageSummary(
@@ -74,7 +74,7 @@ class RunResult:
 
 
 def finished_stage(item: PlannedStage, state: StageState, why: str, seconds: float) -> StageResult:
-    """The result of a stage that was run or reused, of its folder."""
+    """The result of a stage that was run or reused, read from its folder."""
     stored = item.store.result()
     assert stored is not None, "a stage that was run or reused has a result"
     attention = read_health(item.store.model)

@@ -1,4 +1,4 @@
-"""What does MLflow learn of a run? The chain tells this object, which tells the tracker; the chain knows no more."""
+"""What is recorded about a run in MLflow? The chain calls only this object, and this object calls the tracker."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,20 +23,20 @@ _DELIVERY_TIMEOUT_S = 120.0
 def recorded_run(
     recipe: Recipe, data: PreparedData, part: SweepPart | None, notify: Callable[[str], None]
 ) -> Iterator["RunRecord"]:
-    """Begin the record of a run, and end it as what is raised says.
+    """Begin the record of a run, and end it when the context is left: as FINISHED, or as the exception says.
 
     Args:
-        part: the sweep whose trial the run is; None: it stands for itself.
+        part: the sweep that the run is a trial of; None: the run is not part of a sweep.
         notify: called with a line when the tracking server goes away, comes back or refuses something.
     """
     name = recipe.name if part is None else part.name
-    # Of a trial the sweep has looked, and goes on without it.
+    # For a trial, the sweep has already checked that MLflow answers. A trial starts even if MLflow is away now.
     with open_tracker(recipe, run_name=name, notify=notify, must_answer=part is None) as tracker:
         yield RunRecord(tracker, recipe, data, part)
 
 
 class RunRecord:
-    """A run, a child run for each stage, their models, and the registered one."""
+    """A run, a child run for each stage, the stages' models, and the registered model."""
 
     def __init__(self, tracker: Tracker, recipe: Recipe, data: PreparedData, part: SweepPart | None) -> None:
         self._tracker, self._recipe, self._data, self._part = tracker, recipe, data, part
@@ -51,16 +51,16 @@ class RunRecord:
             self._run.set_tags(part.tags)
 
     def begin(self) -> None:
-        """Open the store now: a stage takes steps, so that nobody waits for the processor."""
+        """Open the tracking store now: a stage is already training, so this delays nothing."""
         self._tracker.begin()
 
     def check(self) -> None:
-        """Raises: InputError where the store cannot be used."""
+        """Raises: InputError if the tracking store cannot be used."""
         self._tracker.check()
 
     @contextmanager
     def stage(self, item: PlannedStage, state: StageState, plan: ResourcePlan | None) -> Iterator[StageRun]:
-        """The run of a stage that trains; it ends as what is raised says."""
+        """The child run of a stage that trains. It ends as FINISHED, or by the exception as KILLED or FAILED."""
         params = {"stage": item.determinants, "state": state, "resources": plan.describe() if plan else {}}
         run = self._tracker.stage_run(item.stage.name, item.identity, params)
         run.log_dataset(self._recipe.name, self._data.fingerprint, self._data.location, "training")
@@ -77,12 +77,12 @@ class RunRecord:
     def log_stage(
         self, run: StageRun, item: PlannedStage, result: Mapping[str, Any], teacher: StageResult | None
     ) -> None:
-        """Hand report and model of a finished stage to the tracker, which delivers them while the next one starts.
+        """Give the report and model of a finished stage to the tracker. It delivers them while the next stage starts.
 
         Args:
-            run: of `stage`.
-            result: of `complete_stage`.
-            teacher: what the stage's teacher ended with.
+            run: from `stage`.
+            result: from `complete_stage`.
+            teacher: the result of the stage's teacher.
         """
         with fetched(item.store.report) as report:
             for path in sorted(report.iterdir()):
@@ -107,12 +107,12 @@ class RunRecord:
             )
 
     def delivered_models(self) -> dict[str, str]:
-        """Stage -> id of its logged model, of those that were logged by this run; waits until they are delivered."""
+        """Stage -> id of its logged model, for the models that this run logged. Waits until they are delivered."""
         self._tracker.flush(_DELIVERY_TIMEOUT_S)
         return {name: model.model_id for name, model in self._models.items() if model.model_id is not None}
 
     def tell_trial(self, results: Sequence[StageResult]) -> None:
-        """What a sweep compares, at the trial's own run; and which run made a stage that this trial took over."""
+        """Log what a sweep compares to the trial's run, and which run made each stage that this trial reuses."""
         if self._part is None:
             return
         last = results[-1]
@@ -123,7 +123,7 @@ class RunRecord:
                 self._run.set_tags({f"w3ray.reused.{result.name}": result.tracking_run})
 
     def register(self, last: StageResult) -> dict[str, Any]:
-        """Register the last stage's model, but of a trial: the sweep registers the best one. Returns: the model."""
+        """Register the last stage's model, but not for a trial: the sweep registers the best. Returns: the model."""
         name = self._recipe.tracking.registered_model or self._recipe.name
         model: dict[str, Any] = {"folder": last.model, "name": None, "version": None, "uri": None}
         if self._tracker.enabled and last.logged_model is not None and self._part is None:

@@ -1,4 +1,4 @@
-"""How do a stage's processes start, and who follows them to the stage's end?"""
+"""How do a stage's processes start, and who waits for them until the stage ends?"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ OnEvent = Callable[[Event], None]
 
 
 class RunningStage(Protocol):
-    """A stage whose processes were started: `w3ray.runtime` has one on a cluster and one in this process."""
+    """A stage whose processes were started. `w3ray.runtime` has one kind for a cluster, and one for this process."""
 
     def outcome(self, on_event: OnEvent, watch: Callable[[], None] = ...) -> dict[str, Any]:
-        """Wait for its end, and hand its events on; `watch` is called about twice a second."""
+        """Wait until the stage ends, and pass on its events. `watch` is called about twice a second."""
 
     def end(self) -> None:
-        """End it, and wait until it is gone."""
+        """End the stage's processes, and wait until they are gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarter:
-    """What the processes of all stages of a run have in common."""
+    """Starts the stages of a run. Holds what all stages have in common."""
 
     recipe: Recipe
     data: PreparedData
@@ -38,7 +38,7 @@ class StageStarter:
     plan: ResourcePlan
     part: SweepPart | None
     own_cluster: bool
-    """The cluster was started for this run, and ends with it."""
+    """Whether the cluster was started for this run and ends with it."""
 
     def start(self, item: PlannedStage, lock: Lock) -> RunningStage:
         """Start a stage whose lock is held."""
@@ -101,17 +101,17 @@ def follow(
     watch: Callable[[], None],
     on_lost: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Follow a stage to its end, and start its processes again where they are lost.
+    """Wait until a stage ends, and restart its processes if they are lost.
 
     Args:
-        start: starts its processes.
-        started: those that were started ahead of the stage's turn; None: there are none yet. Where they waited for
-            the teacher for too long, they are started again.
-        on_lost: called with a line before processes that were lost are started again.
+        start: starts the stage's processes.
+        started: processes that were started ahead of the stage's turn; None: there are none. If they waited too long
+            for the teacher, they are started again.
+        on_lost: called with a line before lost processes are started again.
 
     Raises:
-        StageLost: they are lost again and again, without a new checkpoint.
-        InputError, RunError: with the cause.
+        StageLost: the processes are lost again and again, without a new checkpoint.
+        InputError, RunError: the stage failed; the message says why.
     """
     from w3ray.runtime.faults import RestartBudget, StageLost, TeacherMissing
 
@@ -127,5 +127,5 @@ def follow(
             step = item.store.status(item.determinants).step
             if not budget.spend(step):
                 raise
-            on_lost(f"{error}; starting its processes again, from step {step}")
+            on_lost(f"{error}; restarting its processes from step {step}")
         started = None

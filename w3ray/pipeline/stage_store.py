@@ -1,12 +1,12 @@
 """Where does a stage keep its work, and what is already there?
 
 <storage>/stages/<name>-<identity, 12 digits>/
-    stage.json        determinants and identity: why this folder is this stage's
-    checkpoints/      Ray Train's folder: step_<n>/ each
-    failures.jsonl    ledger of clips that could not be read
+    stage.json        determinants and identity: they say which stage the folder belongs to
+    checkpoints/      Ray Train's folder, with a folder step_<n>/ for each checkpoint
+    failures.jsonl    ledger of the clips that could not be read
     model/            the best checkpoint as a model (`w3ray.models.bundle`)
     report/           per-class results and confusion matrix of the test split
-    result.json       written last: with it the stage is finished
+    result.json       written last: if it exists, the stage is finished
     lock              held by the one process that works on the stage; on object storage a folder: see `lease`
 """
 
@@ -27,7 +27,7 @@ from w3ray.training.checkpoint_files import CheckpointError, is_checkpoint_folde
 StageState = Literal["run", "resume", "reuse"]
 
 _FORMAT = 2
-"""Of stage.json. The first had none, and held determinants as the recipe wrote them, without defaults."""
+"""Version of stage.json. The first version had no number, and held only the options that the recipe named."""
 _RESULT_KEYS = {"metrics", "validation", "checkpoint", "tracking_run", "logged_model", "finished"}
 
 
@@ -61,7 +61,7 @@ class StageStore:
         return self.directory / "failures.jsonl"
 
     def status(self, determinants: Mapping[str, Any]) -> StageStatus:
-        """Reuse, resume or run; reads files only."""
+        """Whether to reuse, resume or run the stage. Only reads files."""
         result = self.result()
         if result is not None and self.model.is_dir():
             return StageStatus(state="reuse", why=f"finished {result['finished']}, identity {self.identity[:12]}")
@@ -72,7 +72,7 @@ class StageStore:
         return StageStatus(state="run", why=self._why_new(determinants))
 
     def _why_new(self, determinants: Mapping[str, Any]) -> str:
-        """Against the newest stage of the same name: what makes this one another."""
+        """Why the stage has to run: how it differs from the newest stage of the same name."""
         folders = self.stages.iterdir() if self.stages.is_dir() else ()
         others = [
             path / "stage.json"
@@ -84,16 +84,16 @@ class StageStore:
         newest = max(others, key=modified_s)
         try:
             theirs = json.loads(newest.read_text())["determinants"]
-            with suppress(ValueError, KeyError, TypeError):  # of a newer version: compared as it is
+            with suppress(ValueError, KeyError, TypeError):  # written by a newer version: compared as it is
                 theirs = completed(theirs)
             changes = difference(theirs, determinants)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return "new"  # the other one's own file is damaged
+            return "new"  # the other stage's file is damaged
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
         return f"differs from {newest.parent.name}: {shown}"
 
     def create(self, determinants: Mapping[str, Any]) -> None:
-        """Make the folder and say what it is.
+        """Make the folder and write its `stage.json`.
 
         Raises:
             InputError: the storage cannot be written.
@@ -111,15 +111,15 @@ class StageStore:
             ) from error
 
     def take(self) -> Lock | None:
-        """The stage's lock, None where another one holds it. It is held until it is closed."""
+        """Take the stage's lock; None if another process holds it. Closing the lock releases it."""
         return take_lock(self.directory)
 
     def wait(self, on_wait: Callable[[], None]) -> Lock:
-        """The stage's lock; where another one holds it, say so (once) and wait until that one is done or dead."""
+        """Take the stage's lock. If another process holds it, call `on_wait` once and wait until that process ends."""
         return wait_for_lock(self.directory, on_wait)
 
     def result(self) -> dict[str, Any] | None:
-        """What `finish` wrote, None before that.
+        """What `finish` wrote; None before that.
 
         Raises:
             InputError: the file is damaged.
@@ -134,10 +134,10 @@ class StageStore:
             return None
         except (ValueError, RecursionError) as wrong:
             error = wrong
-        raise InputError(f"{path}: damaged ({error}); remove it to score the stage again") from error
+        raise InputError(f"{path}: damaged ({error}); remove the file to evaluate the stage again") from error
 
     def _is_result(self, document: Any) -> bool:
-        """Whether a document has the form that `finish` gives it, and its checkpoint is one of this stage's own."""
+        """Whether a document has the form that `finish` writes, with a checkpoint of this stage."""
         if not isinstance(document, dict) or not set(document) >= _RESULT_KEYS:
             return False
         place = Path(str(document["checkpoint"]))
@@ -149,11 +149,11 @@ class StageStore:
         )
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Mark the stage finished; model and report must be there."""
+        """Mark the stage as finished. Its model and report must exist."""
         self._write_json("result.json", {**result, "finished": time.strftime("%Y-%m-%d %H:%M:%S")})
 
     def add_to_result(self, **more: Any) -> None:
-        """Write down what became known after the stage was finished, such as the model's id in the tracking store."""
+        """Add what is known only after the stage was finished, such as the model's id in the tracking store."""
         self._write_json("result.json", {**(self.result() or {}), **more})
 
     def add_failures(self, failures: tuple[Mapping[str, Any], ...]) -> None:
@@ -164,11 +164,11 @@ class StageStore:
         """A checkpoint's folder.
 
         Raises:
-            CheckpointError: it is gone.
+            CheckpointError: the checkpoint is gone.
         """
         path = self.directory / "checkpoints" / name
         if not is_checkpoint_folder(path, name):
-            raise CheckpointError(f"{path}: gone; run again to make it anew")
+            raise CheckpointError(f"{path}: the checkpoint is gone; run again to make a new one")
         return path
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
@@ -176,7 +176,7 @@ class StageStore:
 
 
 def _folder(stages: StoragePath, name: str, identity: str) -> StoragePath:
-    """The folder of a stage: named by its identity, or one of an older version, which had another hash for it."""
+    """The folder of a stage: named by its identity, or a folder of an older version, which computed another hash."""
     own = stages / f"{name}-{identity[:12]}"
     if own.is_dir() or not stages.is_dir():
         return own
@@ -185,19 +185,19 @@ def _folder(stages: StoragePath, name: str, identity: str) -> StoragePath:
 
 
 _identities: dict[str, str | None] = {}
-"""Folder -> what `_identity_of_older` found: what a stage is never changes."""
+"""Folder -> what `_identity_of_older` found. It is kept because the identity of a folder never changes."""
 
 
 def _identity_of_older(folder: StoragePath) -> str | None:
-    """The identity that a stage of an older version has today; None where the folder's name says it, or is no stage's.
+    """The identity that a stage of an older version has today. None if the folder's name holds it, or it is no stage.
 
-    A student's is made with that of its teacher's folder.
+    The identity of a student includes the identity of its teacher, which is found from the teacher's folder.
     """
     if (key := str(folder)) in _identities:
         return _identities[key]
     try:
         document = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-        if document.get("format") == _FORMAT:  # an older folder that was worked on again keeps its name
+        if document.get("format") == _FORMAT:  # a newer version worked on an older folder; the folder kept its name
             identity = document["identity"]
         else:
             determinants = completed(document["determinants"])
@@ -207,7 +207,7 @@ def _identity_of_older(folder: StoragePath) -> str | None:
             identity = stage_identity(determinants)
         _identities[key] = None if folder.name.endswith(identity[:12]) else identity
     except OSError:
-        return None  # it may be written this moment
+        return None  # not remembered: another process may be writing it now
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         _identities[key] = None
     return _identities[key]

@@ -1,4 +1,4 @@
-"""What does a run need to know of the sweep whose trial it is?"""
+"""What does a run need to know about the sweep that it is a trial of?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,23 +10,23 @@ from w3ray.data.shared_clips import SharedClips
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPart:
-    """A trial's place in its sweep.
+    """What a sweep tells the run of one trial.
 
-    Its model is not registered: the sweep registers the best one.
+    The run does not register its model: the sweep registers the best one.
     """
 
     name: str
     """Name of the trial's run."""
     identity: str
-    """An unfinished run with the same identity is gone on with."""
+    """An unfinished run with the same identity is resumed."""
     plan: ResourcePlan
-    """Its share of the cluster, which other trials do not touch."""
+    """The trial's share of the cluster, which other trials do not use."""
     in_process: bool = False
-    """Stages train in this process, not in processes of their own: see `w3ray.runtime.in_process_stage`."""
+    """Whether stages train in this process, not in separate processes: see `w3ray.runtime.in_process_stage`."""
     shared: SharedClips | None = None
-    """Where decoded clips are shared with other trials; None: nowhere."""
+    """Where decoded clips are shared with other trials; None: they are not shared."""
     parent_run_id: str | None = None
     """The sweep's run; None without tracking."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """Logged beside the recipe: what the sweep searches, by short names."""
+    """Short name -> value of each option that the sweep searches; logged in addition to the recipe."""
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -26,20 +26,20 @@ def open_tracker(recipe: Recipe, *, run_name: str, notify: Callable[[str], None]
 
 
 def tracked(recipe: Recipe) -> tuple[Chosen, Chosen]:
-    """The MLflow and the experiment in which a run of this recipe is recorded."""
+    """The MLflow address and the experiment in which a run of this recipe is recorded."""
     uri = choose_uri(recipe.tracking.uri, tracking_root(recipe.storage))
     return uri, choose_experiment(recipe.tracking.experiment, recipe.name)
 
 
 def tracked_here(recipe: Recipe) -> Recipe:
-    """The recipe for another process, which may find other variables in its environment: recorded where this one is."""
+    """The recipe with the tracking of this process, for another process whose environment may name another MLflow."""
     uri, experiment = tracked(recipe)
     tracking = recipe.tracking.model_copy(update={"uri": uri.value, "experiment": experiment.value})
     return recipe.model_copy(update={"tracking": tracking})
 
 
 def describe_tracking(recipe: Recipe) -> dict[str, Any]:
-    """Where a run is recorded, and why there, for a plan."""
+    """Where a run is recorded, and why there, for the plan."""
     if not recipe.tracking.enabled:
         return {"uri": None, "uri_from": "tracking.enabled is false", "experiment": None, "experiment_from": None}
     uri, experiment = tracked(recipe)
@@ -49,15 +49,15 @@ def describe_tracking(recipe: Recipe) -> dict[str, Any]:
 
 
 def tracking_root(storage: str) -> Path:
-    """Where a run's tracking lies unless `tracking.uri` says otherwise, and what is on its way to the tracking server.
+    """The folder of a run's tracking, unless `tracking.uri` says otherwise, and of data not yet sent to the server.
 
-    A database cannot lie on object storage: there it is `runs` in the current folder, as where no storage is set.
+    A database cannot lie on object storage. Then the folder is the default storage, `runs` in the current folder.
     """
     root = storage_path(storage)
     return root if isinstance(root, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()
 
 
 def _artifacts(recipe: Recipe) -> str | None:
-    """Where a local tracking database keeps models and reports; None: beside itself."""
+    """Where a local tracking database keeps models and reports; None: next to the database."""
     root = storage_path(recipe.storage)
     return (root / "mlartifacts").uri if isinstance(root, RemotePath) and root.uri.startswith("s3://") else None

@@ -1,4 +1,4 @@
-"""How is what is left of a stage trained, and who hears of it on the way?"""
+"""How is the rest of a stage trained, and who receives its events?"""
 
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ class StageTrainer:
     """Trains the stages of a run that are not finished, one after the other.
 
     Args:
-        starter: starts their processes.
-        record: what MLflow learns.
+        starter: starts the stages' processes.
+        record: the run's record in MLflow.
         connection: to the cluster.
-        drawing: of the run's generated clips; None: they are there.
+        drawing: draws the run's generated clips; None: nothing has to be drawn.
         clock: of the run.
         on_event: called with each event.
     """
@@ -48,12 +48,12 @@ class StageTrainer:
         started: RunningStage | None,
         teacher: StageResult | None,
     ) -> None:
-        """Run what is left of a stage, then write its model, its report and, last, its result.
+        """Train what is left of a stage, then write its model, its report and, last, its result.
 
         Args:
-            lock: the stage's, held.
-            started: its processes, where they were started ahead of its turn.
-            teacher: what its teacher ended with.
+            lock: of the stage; it is held.
+            started: the stage's processes if they were started ahead of its turn; else None.
+            teacher: the result of the stage's teacher; None: no teacher.
         """
         with self._record.stage(item, state, self._starter.plan) as run:
             outcome = follow(
@@ -64,7 +64,7 @@ class StageTrainer:
                 watch=lambda: self._watch(lock),
                 on_lost=self._processes_lost,
             )
-            from w3ray.pipeline.complete import complete_stage  # imported by the connection while the stage trains
+            from w3ray.pipeline.complete import complete_stage  # the connection imports it while the stage trains
 
             lock.check()
             result = complete_stage(item, self._starter.data, outcome)
@@ -80,7 +80,7 @@ class StageTrainer:
                 self._connection.training()
                 self._record.begin()
             if isinstance(event, Restarted):
-                self.ahead.abandon()  # it holds the very resources that this stage needs to start again
+                self.ahead.abandon()  # the next stage holds the resources that this stage needs for its restart
             recorder(event)
             if isinstance(event, StepDone) and not self._starter.in_process and nearly_done(event, item):
                 for following_item in following:
