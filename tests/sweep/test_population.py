@@ -121,7 +121,7 @@ def test_lower_is_better_where_the_objective_says_so(base):
         ({"parameters": {"train.lr": {"choice": [0.1, 0.2]}}}, "parameters.train.lr: pbt changes settings while stage"),
         ({"search": {"trials": 1}}, "population of at least 2"),
         ({"search": {"trials": 4, "repeats": 2}}, "search.repeats"),
-        ({"fixed": {"train.validate_every_epochs": 4}}, "every 2 epochs, and a validation comes every 4"),
+        ({"fixed": {"train.validate_every_epochs": 4}}, r"must be a multiple of train\.validate_every_epochs \(4\)"),
     ],
 )
 def test_what_it_can_not_search_is_refused(base, more, said):

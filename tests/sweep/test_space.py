@@ -133,9 +133,9 @@ class TestFaults:
                 "no stage reports 'top2'; did you mean 'top5'",
             ),
             ({MFR: {"choice": [0.1]}}, {"objective": {"stage": "pupil"}}, "objective.stage: no stage 'pupil'"),
-            ({MFR: {"choice": [0.1]}}, {"objective": {"metric": "gmac"}}, "says nothing of what is learnt"),
-            ({"storage": {"choice": ["a", "b"]}}, {}, "trials cannot differ in this"),
-            ({MFR: {"choice": [0.1]}}, {"fixed": {MFR: 0.2}}, "is a parameter, too"),
+            ({MFR: {"choice": [0.1]}}, {"objective": {"metric": "gmac"}}, "does not measure learning"),
+            ({"storage": {"choice": ["a", "b"]}}, {}, "trials cannot differ in this field"),
+            ({MFR: {"choice": [0.1]}}, {"fixed": {MFR: 0.2}}, "is also a parameter"),
             (
                 {MFR: {"choice": [0.1]}},
                 {"cases": {"a": {"train.epoch": 3}}},
@@ -162,10 +162,10 @@ class TestFaults:
         ("text", "message"),
         [
             ("parameters: {a: {choice: [1], grid: [2]}}", "mine.yaml: parameters.a: give exactly one of"),
-            ("parameters: {a: {uniform: [2, 1]}}", "the least comes first"),
-            ("parameters: {a: {loguniform: [0.0, 1]}}", "must lie above 0"),
+            ("parameters: {a: {uniform: [2, 1]}}", "the first number must be less"),
+            ("parameters: {a: {loguniform: [0.0, 1]}}", "must be above 0"),
             ("parameters: {a: {choice: [1], when: {b: 1}}, b: {choice: [1]}}", "b must stand before it"),
-            ("parameters: {}", "nothing is searched"),
+            ("parameters: {}", "nothing to search"),
             ("parameter: {a: {choice: [1]}}", "mine.yaml: parameter: unknown key"),
             ("parameters: {a: {integer: [1, 5], step: 0.5}}", "must be a whole number"),
             ("parameters: [", "mine.yaml: line 1: not valid YAML"),
@@ -182,7 +182,7 @@ class TestFaults:
             load_space(tmp_path / "absent.yaml")
 
     def test_a_grid_of_a_continuum(self, base):
-        with pytest.raises(InputError, match="a grid needs a list of values, and loguniform has none"):
+        with pytest.raises(InputError, match="a grid needs a list of values, but loguniform has none"):
             list(space({MFR: {"loguniform": [0.1, 1.0]}}).grid_points(base))
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: `tune` searches a space of recipes, each trial the whole chain of stages; no stage is trained twice."""
+"""Sweeps: `tune` searches a space of recipes. A trial is a whole chain of stages; no stage is trained twice."""
 
 from w3ray._registry import lazy_attributes
 

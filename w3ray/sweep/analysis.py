@@ -1,4 +1,4 @@
-"""What does a sweep say of each parameter, how sure is that, and what did sharing and stopping save? Numbers alone."""
+"""What does a sweep say about each parameter, how certain is it, and what did sharing and stopping save?"""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ from w3ray.sweep.records import PointResult, Trial
 from w3ray.sweep.space import CASE, Point, Space
 
 _LEAST_POINTS = 6
-"""Fewer say nothing about a parameter's importance."""
+"""With fewer points nothing can be said about a parameter's importance."""
 _ALPHA = 0.05
 
 
@@ -25,21 +25,21 @@ class Effect:
     name: str
     points: int
     groups: tuple[tuple[str, int, float, float], ...]
-    """(value or range, points, mean, standard deviation), of each value of a category or half of a range."""
+    """(value or range, points, mean, standard deviation) for each category or each half of a range."""
     statistic: str
-    """What was tested: "Spearman" (a number's rank correlation) or "Kruskal-Wallis" (categories)."""
+    """The test: "Spearman" (rank correlation, for numbers) or "Kruskal-Wallis" (for categories)."""
     correlation: float | None
     p_value: float | None
-    """Of no effect; None where there are too few points. Not corrected for the number of parameters."""
+    """Null hypothesis: no effect. None if there are too few points. Not corrected for the number of parameters."""
 
     @property
     def verdict(self) -> str:
         """A sentence for people."""
         if self.p_value is None:
-            return f"{self.points} points: too few to say anything"
+            return f"{self.points} points: too few for a conclusion"
         sure = f"{self.statistic}, p = {self.p_value:.2g}, {self.points} points"
         if self.p_value >= _ALPHA:
-            return f"no effect that these trials could show ({sure})"
+            return f"no significant effect ({sure})"
         best = max(self.groups, key=lambda group: group[2]) if self.groups else None
         how = f"rank correlation {self.correlation:+.2f}" if self.correlation is not None else ""
         most = f"highest mean at {best[0]}" if best is not None else ""
@@ -48,21 +48,21 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Savings:
-    """Optimiser steps of a sweep against those of the same trials, each whole and on its own."""
+    """Optimiser steps of a sweep, compared with the same trials if each were trained fully and separately."""
 
     naive: int
     trained: int
     shared: int
-    """Of stages that were taken over from another trial."""
+    """Steps of stages that were reused from another trial."""
 
     @property
     def stopped(self) -> int:
-        """Not trained because trials were stopped, failed, or have not ended."""
+        """Steps not trained because trials were stopped, failed, or have not ended."""
         return max(0, self.naive - self.trained - self.shared)
 
 
 def savings(trials: Sequence[Trial]) -> Savings:
-    """What was trained, and what would have been."""
+    """The steps that were trained, and those that separate trials would have needed."""
     valid = [trial for trial in trials if trial.state != "skipped"]
     totals: dict[str, int] = {}
     for trial in valid:
@@ -80,7 +80,7 @@ def savings(trials: Sequence[Trial]) -> Savings:
 def importances(space: Space, points: Sequence[PointResult]) -> dict[str, float]:
     """Each parameter's share of the variance that a forest explains (fANOVA, Hutter et al., ICML 2014), largest first.
 
-    Empty where there are too few complete points, or all have the same value.
+    Empty if there are too few complete points, or if all have the same value.
     """
     complete = [point for point in points if point.complete and point.values is not None]
     values = [point.values[0] for point in complete if point.values is not None]
@@ -120,7 +120,7 @@ def importances(space: Space, points: Sequence[PointResult]) -> dict[str, float]
 
 
 def complete_values(points: Sequence[PointResult]) -> list[tuple[Point, float]]:
-    """(point, first objective) of the points that ran to their end."""
+    """(point, first objective) of the points that ran to the end."""
     return [
         (point.point, point.values[0])
         for point in points
@@ -129,10 +129,10 @@ def complete_values(points: Sequence[PointResult]) -> list[tuple[Point, float]]:
 
 
 def values_at_common_epoch(points: Sequence[PointResult]) -> tuple[int, list[tuple[Point, float]]] | None:
-    """(epoch, (point, best first objective until then) of all that got so far); None: no point was stopped.
+    """(epoch, [(point, best first objective until that epoch), ...]); None: no point was stopped.
 
-    A scheduler lets those run to their end that it believes in: what these alone say of a parameter is few points, and
-    chosen ones. Until the first epoch at which it stops any, all are equal.
+    Only points that reached the epoch are included. The points that a scheduler lets run to the end are few, and they
+    are a biased selection. Up to the first epoch at which it stops a trial, all trials are comparable.
     """
     tried = [[trial for trial in point.trials if trial.reports] for point in points]
     if not any(trial.state == "stopped" for trials in tried for trial in trials):
@@ -185,7 +185,7 @@ def effect(name: str, values: Sequence[tuple[Point, float]]) -> Effect:
 
 
 def noise(points: Sequence[PointResult]) -> float | None:
-    """Standard deviation of a point's runs with other seeds, pooled over the points; None without repeats."""
+    """Standard deviation between runs of a point with different seeds, pooled over points; None without repeats."""
     groups = [
         [trial.values[0] for trial in point.trials if trial.values is not None and trial.state == "finished"]
         for point in points

@@ -1,6 +1,6 @@
-"""What is known of a sweep at this moment, and which trial is next? Decides, and writes every change down.
+"""What is the state of a sweep, and which trial is next? Every change is written to a record.
 
-Used by two threads: Ray Tune's, which asks for trials and reports on them, and the driver's, which hears their events.
+Two threads use it: Ray Tune's thread asks for trials and reports on them, the driver's thread passes on their events.
 """
 
 import json
@@ -22,14 +22,14 @@ from w3ray.sweep.space import Space, recipe_at, usual_stage
 
 DEFAULT_POINTS = 16
 _MOST_SKIPPED = 200
-"""Invalid points in a row after which there seem to be no others."""
+"""After this many invalid points in a row, assume that no valid ones are left."""
 _LEAST_ENDED = 3
-"""Trials that must have ended before their failures are a reason to give up."""
+"""At least this many trials must have ended before failures can end the sweep."""
 
 
 @dataclass(slots=True)
 class TrialProgress:
-    """What a trial at work was last heard to do; of this start alone."""
+    """The latest known progress of a running trial, since its current start."""
 
     stage: str = ""
     stage_state: str = ""
@@ -42,35 +42,35 @@ class TrialProgress:
     first_steps: dict[str, int] = field(default_factory=dict)
     last_steps: dict[str, int] = field(default_factory=dict)
     trained: dict[str, int] = field(default_factory=dict)
-    """Steps of a stage before its process died and it was started again."""
+    """Steps of each stage that were trained before its process died and was started again."""
     totals: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
 
     def steps(self, stage: str) -> int:
-        """Optimiser steps trained of a stage."""
+        """Optimiser steps of a stage that were trained."""
         now = self.last_steps.get(stage, 0) - self.first_steps.get(stage, 0)
         return self.trained.get(stage, 0) + max(0, now)
 
 
 class NotYet:
-    """There will be another trial, once some that are at work have ended."""
+    """There will be another trial after some running trials have ended."""
 
 
 NOT_YET = NotYet()
 
 
 def searcher_of(space: Space, base: Recipe) -> Searcher:
-    """Who proposes the points of a space.
+    """The searcher that proposes the points of a space.
 
     Raises:
-        InputError: the space cannot be searched so.
+        InputError: this searcher or scheduler cannot search the space.
     """
     searcher: Searcher = SEARCHERS[space.search.searcher](space, base)
     return Population(space, base, searcher) if space.scheduling.scheduler == PBT else searcher
 
 
 def points_to_try(space: Space, searcher: Searcher) -> int:
-    """How many points a sweep tries in the end: what the space asks for, as far as there are so many."""
+    """How many points a sweep tries in total: as many as the space asks for, or all if there are fewer."""
     if isinstance(searcher, Population):
         return searcher.members * searcher.generations
     most, wanted = searcher.most, space.search.trials
@@ -84,9 +84,9 @@ class TrialBook:
     """The trials of one sweep.
 
     Args:
-        space, base: checked against each other.
-        folder: open.
-        cost_of: values of the objectives that are known of a recipe before it is trained, by metric.
+        space, base: already checked against each other.
+        folder: already open.
+        cost_of: values of the objectives that are known before a recipe is trained, by metric.
         warm_start: results of earlier sweeps.
     """
 
@@ -107,12 +107,12 @@ class TrialBook:
         self._trials: dict[str, Trial] = {}
         self.doing: dict[str, TrialProgress] = {}
         self.ending = False
-        """No more trials; those at work are interrupted, and stay to be gone on with."""
+        """Start no more trials; running ones are interrupted and can be resumed later."""
         for trial in folder.trials():
-            # Who was at work when the driver ended is at work no more.
+            # Trials that were running when the last driver ended are no longer running.
             self._trials[trial.id] = replace(trial, state="waiting") if trial.state == "running" else trial
 
-    # What there is.
+    # The state.
 
     @property
     def trials(self) -> list[Trial]:
@@ -125,7 +125,7 @@ class TrialBook:
 
     @property
     def target(self) -> int:
-        """Points to try in the end."""
+        """Points to try in total."""
         return points_to_try(self.space, self._searcher)
 
     @property
@@ -133,7 +133,7 @@ class TrialBook:
         return self.target * self.space.search.repeats
 
     def gpu_hours(self) -> float:
-        """Of all trials so far, those at work included."""
+        """GPU hours of all trials so far, running ones included."""
         with self.lock:
             at_work = [trial for trial in self._trials.values() if trial.state == "running"]
             now = time.time()
@@ -144,23 +144,23 @@ class TrialBook:
     def recipe(self, trial: Trial) -> Recipe:
         recipe = recipe_at(self.space, self.base, trial.point, seed_offset=trial.repeat)
         if isinstance(self._searcher, Population):
-            # Later members begin with any epoch's checkpoint of this one.
+            # Later members may start from the checkpoint of any epoch of this one, so keep them all.
             train = recipe.train.model_copy(update={"keep_checkpoints": self._searcher.epochs + 1})
             recipe = recipe.model_copy(update={"train": train})
         return recipe
 
     def set_gpus(self, gpus: float) -> None:
-        """How many GPUs a trial holds, for the count of GPU hours."""
+        """Set how many GPUs a trial holds, to count GPU hours."""
         self._gpus = gpus
 
-    # Which is next?
+    # Which trial is next?
 
     def stops_after(self, trial: Trial) -> int | None:
-        """Epochs of the objective's stage after which the trial ends; None: it goes to the end."""
+        """Epochs of the objective's stage after which the trial ends; None: it runs to the end."""
         return self._searcher.stops_after(trial.number) if isinstance(self._searcher, Population) else None
 
     def next(self) -> Trial | NotYet | None:
-        """The trial to start now, marked as at work; None: no more."""
+        """The trial to start now, marked as running; None: there are no more."""
         with self.lock:
             if self.ending or self.too_many_failures() is not None:
                 return None
@@ -172,7 +172,7 @@ class TrialBook:
             return self._change(trial, state="running", started_s=time.time(), reason="")
 
     def _new(self) -> Trial | NotYet | None:
-        """Propose points until one makes a recipe; its repeats wait from now on."""
+        """Propose points until one makes a valid recipe; then add all its repeats as waiting."""
         for _ in range(_MOST_SKIPPED):
             points = self.points
             tried = sum(point.state != "skipped" for point in points)
@@ -195,7 +195,7 @@ class TrialBook:
         return None
 
     def _known(self) -> list[Known]:
-        """Of earlier sweeps, then points in the order in which they ended, then those at work."""
+        """Points of earlier sweeps, then ended points in the order in which they ended, then running ones."""
         ended: list[tuple[int, Known]] = []
         at_work: list[Known] = []
         for point in self.points:
@@ -208,10 +208,10 @@ class TrialBook:
                 at_work.append(Known(point=point.point, values=None, at_work=True, number=point.number))
         return [*self._warm, *(known for _, known in sorted(ended, key=lambda pair: pair[0])), *at_work]
 
-    # What happens to them.
+    # What happens to trials.
 
     def heard(self, trial_id: str, event: Event) -> None:
-        """An event of a trial's run."""
+        """Take note of an event of a trial's run."""
         with self.lock:
             doing = self.doing.setdefault(trial_id, TrialProgress())
             match event:
@@ -245,7 +245,7 @@ class TrialBook:
                 self._change(trial, reports=(*trial.reports, report), values=self._values(trial, report.best))
 
     def finished(self, trial_id: str, document: Mapping[str, Any]) -> None:
-        """The chain came to its end: `document` is `RunResult.document()`."""
+        """The chain reached its end: `document` is `RunResult.document()`."""
         objective = self.space.objectives[0]
         stages = {stage["name"]: stage for stage in document["stages"]}
         name = objective.stage or document["stages"][-1]["name"]
@@ -270,7 +270,7 @@ class TrialBook:
             self._end(self._trials[trial_id], state="failed", reason=reason, stages=self._stages(trial_id, {}))
 
     def left(self, trial_id: str) -> None:
-        """Ray Tune is done with a trial that did not say how it ended: it was stopped, or the sweep is."""
+        """Ray Tune ended a trial that reported no outcome: the trial was stopped, or the whole sweep is ending."""
         with self.lock:
             trial = self._trials[trial_id]
             if trial.ended:
@@ -285,7 +285,7 @@ class TrialBook:
                 self._end(trial, state="stopped", reason=reason, stages=self._stages(trial_id, {}))
 
     def take_back(self) -> bool:
-        """Let those that nobody works on any more wait again; whether there are such, and the sweep is to go on."""
+        """Set trials whose process was lost back to waiting. Returns whether there are any and the sweep continues."""
         with self.lock:
             lost = [trial for trial in self._trials.values() if trial.state == "running"]
             for trial in lost:
@@ -293,7 +293,7 @@ class TrialBook:
             return bool(lost) and not self.ending
 
     def too_many_failures(self) -> str | None:
-        """Why the sweep should give up, None: it should not."""
+        """Why the sweep should give up; None: it should continue."""
         with self.lock:
             ended = [trial for trial in self._trials.values() if trial.ended and trial.state != "skipped"]
             failed = [trial for trial in ended if trial.state == "failed"]
@@ -315,7 +315,7 @@ class TrialBook:
         return (first, *others)
 
     def _stages(self, trial_id: str, results: Mapping[str, Mapping[str, Any]]) -> tuple[StageOfTrial, ...]:
-        """What the trial had of its stages, its earlier starts included."""
+        """The trial's stages so far, including its earlier starts."""
         doing, trial = self.doing.get(trial_id, TrialProgress()), self._trials[trial_id]
         before = {stage.name: stage for stage in trial.stages}
         names = list(dict.fromkeys([*before, *doing.states, *results]))
@@ -362,7 +362,7 @@ class TrialBook:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Dotted names -> their shortest endings that tell them apart: what a table or a plot has room for."""
+    """Dotted names -> their shortest unique endings, for tables and plots."""
     short = {}
     for name in names:
         parts = name.split(".")

@@ -1,4 +1,4 @@
-"""Which clips do all trials of a sweep need: drawn once before the first one, and forgotten after the last one?"""
+"""The clips that all trials of a sweep share: drawn once before the first trial, removed after the last one."""
 
 from w3ray.data.shared_clips import SharedClips
 from w3ray.pipeline.prepare import synthetic_root
@@ -9,7 +9,7 @@ _FORGET_TIMEOUT_S = 10.0
 
 
 def draw_clips(space: Space, base: Recipe) -> None:
-    """Generated clips that all trials need are drawn once, before the first one."""
+    """Draw the generated clips that all trials need, once, before the first trial."""
     synthetic = base.data.synthetic
     if synthetic is None or any(name.startswith("data.synthetic") for name in space.parameters):
         return
@@ -21,15 +21,15 @@ def draw_clips(space: Space, base: Recipe) -> None:
 
 
 def forget_clips(shared: SharedClips, *, own_cluster: bool) -> None:
-    """Remove the decoded clips that trials shared, on every node; what a node keeps, its next sweep removes.
+    """Remove the decoded clips that trials shared, on every node. The next sweep on a node removes any leftovers.
 
     Args:
-        own_cluster: it was started for this sweep, and so has no node but this one.
+        own_cluster: the cluster was started for this sweep, so this node is its only one.
     """
     shared.remove()
     import ray
 
-    if own_cluster or not ray.is_initialized():  # nobody else's node; or Ray would look for a cluster
+    if own_cluster or not ray.is_initialized():  # no other nodes; without `is_initialized` Ray would look for a cluster
         return
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

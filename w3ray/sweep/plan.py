@@ -1,4 +1,4 @@
-"""What would a sweep do? Its points, how many trials at once, and what each one gets."""
+"""What would a sweep do: which points, how many trials at once, and which resources for each?"""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from w3ray.sweep.space import Space, check_space
 
 
 def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dict[str, Any]:
-    """What `tune` would do, without doing it: points, trials at once, and what each one gets.
+    """What `tune` would do, without doing it: points, trials at once, and the resources of each trial.
 
     Raises:
         InputError: as `tune`.
@@ -32,7 +32,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
     searcher = searcher_of(space, base)
     count = points_to_try(space, searcher)
     concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
-    known = searcher.members if isinstance(searcher, Population) else count  # later ones depend on results
+    known = searcher.members if isinstance(searcher, Population) else count  # later points depend on results
     shown = [searcher.propose(number, []) for number in range(min(count, known, 8))]
     data = prepare_data(base)
     return redacted(
@@ -53,7 +53,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
 
 
 def check_sweep(space: Space, base: Recipe) -> None:
-    """Raises: InputError where space, searcher and scheduler do not fit the recipe, or each other."""
+    """Raises: InputError if space, searcher and scheduler do not fit the recipe or each other."""
     for what, known, given in (
         ("search.searcher", SEARCHERS, space.search.searcher),
         ("scheduling.scheduler", SCHEDULERS, space.scheduling.scheduler),
@@ -64,7 +64,7 @@ def check_sweep(space: Space, base: Recipe) -> None:
     check_space(space, base)
     if len(space.objectives) > 1 and space.scheduling.scheduler != "none":
         raise InputError(
-            f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, and "
+            f"{space.name}: scheduling.scheduler: {space.scheduling.scheduler} compares trials by one objective, but "
             "there are several; set it to none"
         )
-    searcher_of(space, base)  # what it cannot search it refuses
+    searcher_of(space, base)  # raises InputError if it cannot search the space

@@ -1,11 +1,11 @@
 """Population based training (Jaderberg et al., arXiv:1711.09846): optimiser settings that change while models train.
 
-A population trains for some epochs, a generation; then those that are behind go on from the weights of one that is
-ahead, with its settings changed a little. Ray Tune's own scheduler decides by who happens to be how far, with a random
-state of its process: nothing comes back the same, or at all after a kill. Here a generation is complete before the next
-one is decided, as a function of the space, its seed and what is known; and what a member trains is a recipe with
-`train.phases`, whose beginning is taken over by content (`w3ray.pipeline.prefix`). So a sweep goes on after any kill,
-and its best model is a recipe that anyone can train again.
+A population trains for some epochs (a generation). Then the worst members continue from the weights of one of the best
+members, with its settings changed slightly. Ray Tune's own scheduler decides by timing and by the random state of its
+process: results cannot be reproduced, and a killed sweep cannot continue. Here a generation completes before the next
+one is decided, and the decision depends only on the space, its seed and the known results. A member trains a recipe
+with `train.phases`; its first epochs are reused by content (`w3ray.pipeline.prefix`). So a sweep can continue after any
+kill, and its best model is a recipe that anyone can train again.
 """
 
 import math
@@ -21,7 +21,7 @@ from w3ray.sweep.space import Parameter, Point, Space, usual_stage
 DEFAULT_MEMBERS = 8
 _FACTORS = (0.8, 1.2)
 _TRIES = 8
-"""Draws until one differs from what the same donor gave to another member."""
+"""Draws until the settings differ from those that another member got from the same donor."""
 _FIELDS = tuple(name for name in Phase.model_fields if name != "from_epoch")
 
 
@@ -29,11 +29,11 @@ class Population:
     """Point `number` is member `number % members` in generation `number // members`.
 
     Args:
-        space, base: with parameters that can change in mid-training.
+        space, base: the parameters must be settings that can change during training.
         first: proposes the first generation.
 
     Raises:
-        InputError: the space cannot be searched so.
+        InputError: population based training cannot search the space.
     """
 
     def __init__(self, space: Space, base: Recipe, first: Searcher) -> None:
@@ -51,15 +51,15 @@ class Population:
         for parameter in self._space.parameters:
             if parameter not in allowed:
                 raise InputError(
-                    f"{name}: parameters.{parameter}: pbt changes settings while stage {self._stage} trains, which can "
-                    f"be {', '.join(allowed)} alone"
+                    f"{name}: parameters.{parameter}: pbt changes settings while stage {self._stage} trains; it can "
+                    f"change only {', '.join(allowed)}"
                 )
         if self._space.cases or self._space.search.repeats > 1:
-            raise InputError(f"{name}: scheduling.scheduler: pbt knows neither cases nor search.repeats")
+            raise InputError(f"{name}: scheduling.scheduler: pbt supports neither cases nor search.repeats")
         if self._interval % validate_every:
             raise InputError(
-                f"{name}: scheduling.interval_epochs: pbt compares members every {self._interval} epochs, and a "
-                f"validation comes every {validate_every} (train.validate_every_epochs)"
+                f"{name}: scheduling.interval_epochs: pbt compares members every {self._interval} epochs, which must "
+                f"be a multiple of train.validate_every_epochs ({validate_every})"
             )
         if self.members < 2:
             raise InputError(f"{name}: search.trials: pbt needs a population of at least 2, got {self.members}")
@@ -69,16 +69,16 @@ class Population:
         return self.members * self.generations
 
     def waits_for(self, number: int) -> int:
-        """Points that must have ended before point `number` can be proposed: the generations before its own."""
+        """How many points must have ended before point `number` can be proposed: all earlier generations."""
         return number // self.members * self.members
 
     def stops_after(self, number: int) -> int | None:
-        """Epochs after which the run of point `number` ends; None: it goes to the end, being of the last generation."""
+        """Epochs after which the run of point `number` ends; None: last generation, the run goes to the end."""
         generation = number // self.members
         return None if generation == self.generations - 1 else (generation + 1) * self._interval
 
     def propose(self, number: int, known: Sequence[Known]) -> Point:
-        """As `Searcher.propose`."""
+        """See `Searcher.propose`."""
         generation, member = divmod(number, self.members)
         if not generation:
             return self._first.propose(number, known)
@@ -90,7 +90,7 @@ class Population:
             return before[member].point
         donor = order[int(share(self._seed, "donor", number) * count)]
         if donor == member or self._rank(before[donor], donor)[0] == math.inf:
-            return before[member].point  # nobody is ahead
+            return before[member].point  # no other member is better
         siblings = [one.point for one in known if generation * self.members <= one.number < number]
         salts = range(_TRIES)
         points = (self._changed(before[donor].point, generation * self._interval, f"{number}/{salt}") for salt in salts)
@@ -107,7 +107,7 @@ class Population:
         return (value if self._space.objectives[0].lower_is_better else -value), place
 
     def _changed(self, point: Point, epoch: int, draw: str) -> Point:
-        """The point of a member that is ahead, with other settings from an epoch on."""
+        """The point of a better member, with changed settings from `epoch` on."""
         place = f"stages.{self._stage}.train.phases"
         phases: list[dict[str, Any]] = list(point.get(place, []))
         now = {name: point[name] for name in self._space.parameters if name in point}

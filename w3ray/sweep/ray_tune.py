@@ -1,7 +1,7 @@
-"""How does Ray Tune run the trials that the book asks for, and what does it tell the book?
+"""How does Ray Tune run the book's trials, and what does it tell the book?
 
-Ray Tune starts the trials' processes, stops those that its scheduler gives up, and starts again those whose process
-died. What it writes for itself (pickles) lies in a temporary folder and is never read.
+Ray Tune starts the trials' processes, stops trials when its scheduler says so, and restarts trials whose process died.
+Its own files (pickles) are in a temporary folder and are never read.
 """
 
 import os
@@ -30,13 +30,13 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report of a trial that failed has none
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report of a failed trial has no metrics
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
 class _NotKept:
-    """Ray Tune pickles all that it is given, to be able to restore itself; that is never done here."""
+    """Pickles as an empty object. Ray Tune pickles its parts to restore itself later, which w3ray never does."""
 
     def __reduce__(self) -> Any:
         return object, ()
@@ -46,7 +46,7 @@ class _NotKept:
 
 
 class _SearcherOfBook(_NotKept, Searcher):
-    """Asks the book for trials. Its state is the book's."""
+    """Asks the book for trials. It has no state of its own."""
 
     def __init__(self, book: TrialBook, task_of: Callable[[Trial], Task]) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class _SearcherOfBook(_NotKept, Searcher):
         pass
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep goes on from its records")
+        raise NotImplementedError("a sweep continues from its records")
 
 
 class _TellBook(_NotKept, tune.Callback):
-    """Tells the book how trials go."""
+    """Tells the book about the progress of trials."""
 
     def __init__(self, book: TrialBook) -> None:
         self._book = book
@@ -96,7 +96,7 @@ class _TellBook(_NotKept, tune.Callback):
             self._book.left(mine)
             return
         text = Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).exists() else ""
-        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no word")
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no error text")
         self._book.failed(mine, f"its process died {MAX_DEATHS + 1} times ({last})")
 
 
@@ -119,18 +119,18 @@ def run_trials(
     concurrency: int,
     cpus: float,
 ) -> None:
-    """Run trials until the book has no more; returns when all have left. Once in a process at a time.
+    """Run trials until the book has no more; returns when all have ended. Only one call at a time per process.
 
     Args:
         concurrency: trials at once.
-        cpus: what a trial's own process asks of Ray.
+        cpus: CPUs that a trial's own process requests from Ray.
     """
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
         with tempfile.TemporaryDirectory(prefix="w3ray-tune-") as folder:
             tune.Tuner(
-                # On the driver's node, where the tracking and a local storage are.
+                # On the driver's node: tracking and a local storage are there.
                 tune.with_resources(partial(run_trial, sender=sender), tune.PlacementGroupFactory([_bundle(cpus)])),
                 tune_config=tune.TuneConfig(
                     search_alg=_SearcherOfBook(book, task_of),
@@ -157,7 +157,7 @@ def run_trials(
 
 
 def _bundle(cpus: float) -> dict[str, float]:
-    """What a trial's process asks for: Ray's mark of this node, which places it here, and processors."""
+    """The resources of a trial's process: Ray's resource of this node, which places it here, and CPUs."""
     me = ray.get_runtime_context().get_node_id()
     node = next(one for one in ray.nodes() if one["NodeID"] == me)
     here = next(name for name in node["Resources"] if name.startswith("node:") and "internal" not in name)

@@ -1,13 +1,13 @@
-"""What is known of each trial, and where is it kept so that a sweep goes on after anything?
+"""What is known about each trial, and where is it stored so that a sweep can always continue?
 
 <storage>/sweeps/<name>/
-    sweep.json        space, recipe and seed: what makes this folder this sweep's
-    trials/<id>.json  a `Trial` each, written by the sweep's driver alone
+    sweep.json        space, recipe and seed: they identify the sweep
+    trials/<id>.json  one `Trial` each, written only by the sweep's driver
     lock              held by the one process that drives the sweep; on object storage a folder
-    report/           `w3ray tune report`
+    report/           written by `w3ray tune report`
 
-A record holds numbers and text alone. The searcher's and the scheduler's state is no file: both are made anew from the
-records, in the order in which they were told of them.
+A record holds only numbers and text. The searcher and the scheduler store no state: both are rebuilt from the records,
+in the original order.
 """
 
 import json
@@ -33,60 +33,60 @@ ENDED: tuple[TrialState, ...] = ("finished", "stopped", "failed", "skipped")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The objective's stage after one of its epochs."""
+    """The result of one epoch of the objective's stage."""
 
     epoch: int
-    """Epochs done, 1 after the first."""
+    """Completed epochs: 1 after the first."""
     metrics: Mapping[str, float]
-    """Of its validation."""
+    """Validation metrics of the epoch."""
     best: float
     """The best value of the first objective so far."""
     time_s: float
-    """System clock."""
+    """System clock, Unix time in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageOfTrial:
-    """What a trial had of one of its stages."""
+    """One stage of a trial."""
 
     name: str
     state: str
     """run, resume or reuse."""
     identity: str
     steps: int
-    """Optimiser steps that this trial trained of it."""
+    """Optimiser steps of the stage that this trial trained."""
     total_steps: int
-    """Of the whole stage."""
+    """Optimiser steps of the whole stage."""
     seconds: float
     tracking_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One run of one point. `number` counts points, `repeat` the runs of one."""
+    """One run of one point. `number` counts points, `repeat` counts the runs of one point."""
 
     number: int
     repeat: int
     point: Point
     state: TrialState = "waiting"
     order: int = 0
-    """When it ended, counted over the sweep: searchers are told in this order."""
+    """Position among the ended trials of the sweep: searchers see the results in this order."""
     reports: tuple[Report, ...] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
-    """What is known of its recipe before it is trained, such as gmac."""
+    """Values that are known before the recipe is trained, such as gmac."""
     values: tuple[float, ...] | None = None
-    """What it reached of each objective; of a stopped one so far."""
+    """The value of each objective; of a stopped trial, the values so far."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the recipe's evaluation split, of the last stage."""
+    """Metrics of the last stage on the recipe's evaluation split."""
     stages: tuple[StageOfTrial, ...] = ()
     reason: str = ""
-    """Why it failed, was stopped or skipped."""
+    """Why the trial failed, was stopped or was skipped."""
     started_s: float | None = None
     seconds: float = 0.0
-    """At work, over all its starts."""
+    """Running time over all starts of the trial."""
     gpu_hours: float = 0.0
     overhead: Mapping[str, Any] = field(default_factory=dict)
-    """Of a finished one: where its last start's seconds went (`w3ray.events.Overhead`)."""
+    """For a finished trial: how its last start spent its time (`w3ray.events.Overhead`)."""
     tracking_run: str | None = None
     model: str | None = None
     logged_model: str | None = None
@@ -101,7 +101,7 @@ class Trial:
 
 
 class SweepFolder:
-    """The folder of one sweep. Nothing is made in the storage before `open`."""
+    """The folder of one sweep. `open` creates it; nothing is written before."""
 
     def __init__(self, storage: str, name: str) -> None:
         self.name = name
@@ -113,9 +113,9 @@ class SweepFolder:
         return self.directory / "report"
 
     def open(self, space: Space, base: Recipe) -> Lock:
-        """Take the sweep: make its folder, or go on with the one that is there.
+        """Open the sweep: make its folder, or continue the sweep that is there.
 
-        One that ran no trial holds its name no longer than its process lives.
+        A sweep that has run no trial may be replaced by another one with the same name.
 
         Raises:
             InputError: a sweep of this name searches something else, or another process drives it.
@@ -125,7 +125,7 @@ class SweepFolder:
             (self.directory / "trials").mkdir(parents=True, exist_ok=True)
         lock = take_lock(self.directory)
         if lock is None:
-            raise InputError(f"sweep {self.name}: another process drives it ({self.directory}); wait for its end")
+            raise InputError(f"sweep {self.name}: another process drives it ({self.directory}); wait until it ends")
         try:
             self._take_over(document)
         except BaseException:
@@ -141,20 +141,20 @@ class SweepFolder:
             if any(trial.state != "skipped" for trial in trials):
                 shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
                 raise InputError(
-                    f"sweep {self.name}: {self.directory} holds another one ({shown}); give this one another name "
+                    f"sweep {self.name}: {self.directory} holds another sweep ({shown}); give this one another name "
                     "with --name, or remove that folder"
                 )
-            for trial in trials:  # of points that the mended space may well make recipes of
+            for trial in trials:  # skipped points: they may be valid in the corrected space
                 self._record(trial).unlink()
             if not changes and there["space"] == document["space"]:
                 return
         write_json(self.directory / "sweep.json", document)
 
     def document(self) -> dict[str, Any] | None:
-        """What `open` wrote; None: there is no such sweep.
+        """The document that `open` wrote; None: there is no such sweep.
 
         Raises:
-            InputError: it is damaged.
+            InputError: the file is damaged.
         """
         path = self.directory / "sweep.json"
         try:
@@ -163,11 +163,11 @@ class SweepFolder:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: damaged ({error}); remove {self.directory} to begin anew") from error
+            raise InputError(f"{path}: damaged ({error}); remove {self.directory} to start again") from error
         return document
 
     def trials(self) -> list[Trial]:
-        """All trials, in the order of their numbers.
+        """All trials, sorted by number.
 
         Raises:
             InputError: a record is damaged.
@@ -184,7 +184,7 @@ class SweepFolder:
 
 
 def _searched(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for a sweep to be the same: not how long and with how many at once it is searched."""
+    """The part of a document that identifies a sweep: without its budget, number of trials and concurrency."""
     space = {name: value for name, value in document["space"].items() if name not in ("budget", "concurrency", "name")}
     search = {name: value for name, value in space.get("search", {}).items() if name not in ("trials", "warm_start")}
     space = {**space, "search": search, "description": ""}
@@ -210,11 +210,11 @@ def _report(values: Mapping[str, Any]) -> Report:
 
 
 def as_number(value: Any) -> float:
-    """A number as JSON holds it: null stands for what is none."""
+    """A number from JSON: null stands for NaN."""
     return math.nan if value is None else float(value)
 
 
-# Results of points: of one run each, or of several repeats together.
+# Results of points: each one summarizes one run or several repeats.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,9 +225,9 @@ class PointResult:
     point: Point
     trials: tuple[Trial, ...]
     values: tuple[float, ...] | None
-    """Means over its runs; None where none has a value."""
+    """Means over the runs; None if no run has a value."""
     deviations: tuple[float, ...] | None
-    """Standard deviations over its runs; None for fewer than two."""
+    """Standard deviations over the runs; None for fewer than two runs."""
 
     @property
     def complete(self) -> bool:
@@ -241,7 +241,7 @@ class PointResult:
 
 
 def by_point(trials: Sequence[Trial]) -> list[PointResult]:
-    """The points in the order of their numbers."""
+    """The points, sorted by number."""
     numbers: dict[int, list[Trial]] = {}
     for trial in trials:
         numbers.setdefault(trial.number, []).append(trial)
@@ -261,9 +261,9 @@ def _together(number: int, trials: tuple[Trial, ...]) -> PointResult:
 
 
 def ranked(points: Sequence[PointResult], objectives: Sequence[Objective]) -> list[PointResult]:
-    """Those with a value, best first by the first objective; whole ones before those that were stopped early.
+    """The points with a value, best first by the first objective; complete points before stopped ones.
 
-    A stopped one's value is of fewer epochs: it could only have got better, so it is no fair comparison either way.
+    A stopped point has trained fewer epochs and could still have improved, so comparing its value would not be fair.
     """
     sign = 1 if objectives[0].lower_is_better else -1
     valued = [point for point in points if point.values is not None and not math.isnan(point.values[0])]
@@ -271,7 +271,7 @@ def ranked(points: Sequence[PointResult], objectives: Sequence[Objective]) -> li
 
 
 def pareto_front(points: Sequence[PointResult], objectives: Sequence[Objective]) -> list[PointResult]:
-    """The complete points that no other one beats in an objective without losing in another."""
+    """The complete points that no other point dominates (better in one objective and not worse in any)."""
     signs = [1 if objective.lower_is_better else -1 for objective in objectives]
     costs = {
         point.number: tuple(sign * value for sign, value in zip(signs, point.values, strict=True))

@@ -1,4 +1,4 @@
-"""How does a new scheduler learn what it would have been told, had it been there from the beginning?"""
+"""How does a new scheduler learn the earlier results of a sweep?"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from w3ray.sweep.schedulers import BEST, EPOCH, standing
 
 
 def replay(scheduler: Any, trials: Sequence[Trial], *, lower_is_better: bool) -> None:
-    """Tell a new scheduler what trials that have ended reported, in the order in which they did."""
+    """Pass the reports of ended trials to a new scheduler, in their original order."""
     ended = {trial.id: EndedTrial(trial.id) for trial in trials if trial.ended and trial.reports}
     reports = [(report.time_s, trial.id, report) for trial in trials if trial.id in ended for report in trial.reports]
     for one in ended.values():

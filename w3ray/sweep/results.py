@@ -1,4 +1,4 @@
-"""What does a sweep end with, and what is told of it while it runs and at its end?"""
+"""What is the result of a sweep, and what does a sweep report while it runs and at its end?"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
-    """What a display is told about twice a second."""
+    """What a display receives about twice a second."""
 
     book: TrialBook
     concurrency: int
     seconds: float
-    """Of this start of the sweep."""
+    """Seconds since this start of the sweep."""
     messages: tuple[str, ...] = ()
-    """New ones."""
+    """New messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +37,20 @@ class SweepResult:
     space: Space
     directory: str
     points: tuple[PointResult, ...]
-    """Best first; then those without a value."""
+    """Best first; points without a value last."""
     front: tuple[PointResult, ...]
-    """With several objectives: the points that no other one beats in all of them."""
+    """With several objectives: the Pareto front."""
     best: Recipe | None
-    """The best point as a plain recipe; None where no trial reached a value."""
+    """The best point as a plain recipe; None if no trial reached a value."""
     model: Mapping[str, Any]
     tracking: Mapping[str, Any]
     ended: str
-    """Why no more trials were started."""
+    """Why the sweep started no more trials."""
     seconds: float
 
     @property
     def frame(self) -> "pd.DataFrame":
-        """A row a trial: its parameters by their dotted names, state, objectives, epochs, seconds and steps."""
+        """One row per trial: its parameters by dotted name, state, objectives, epochs, seconds and steps."""
         import pandas as pd
 
         rows = []
@@ -67,7 +67,7 @@ class SweepResult:
         return pd.DataFrame(rows)
 
     def document(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The result as JSON values."""
         objectives = [one.metric for one in self.space.objectives]
         return {
             "sweep": self.name,
@@ -97,12 +97,12 @@ def _point_document(point: PointResult) -> dict[str, Any]:
 def sweep_result(
     book: TrialBook, folder: SweepFolder, tracker: Tracker, *, run: str | None, ended: str, seconds: float
 ) -> SweepResult:
-    """Rank the points, and register the best one's model.
+    """Rank the points, and register the model of the best one.
 
     Args:
-        run: the sweep's own, in MLflow.
-        ended: why no more trials were started.
-        seconds: of this start of the sweep.
+        run: MLflow run id of the sweep.
+        ended: why the sweep started no more trials.
+        seconds: seconds since this start of the sweep.
     """
     space, base = book.space, book.base
     points = book.points
@@ -137,7 +137,7 @@ def sweep_result(
 
 
 def track_result(result: SweepResult, storage: str, parent: StageRun) -> None:
-    """Log counts, the best values and the report at the sweep's own run."""
+    """Log counts, the best values and the report to the sweep's own run."""
     states = [trial.state for point in result.points for trial in point.trials]
     counts = {f"trials/{state}": float(states.count(state)) for state in sorted(set(states))}
     parent.log_metrics(counts, len(states))

@@ -1,7 +1,7 @@
-"""Which trials are stopped before their end? Ray Tune decides; a new scheduler is a function here and a row below.
+"""Which trials are stopped early? Ray Tune decides; a new scheduler is a function here and a row in the table below.
 
-Time is counted in epochs of the stage that reports the objective. What is compared is the best value so far, which is
-what a trial ends with, too; see `standing`.
+Time is counted in epochs of the stage that reports the objective. Schedulers compare the best value so far, because
+that is also a trial's final value; see `standing`.
 """
 
 import math
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 PBT = "pbt"
 EPOCH, BEST = "epoch", "best"
-"""What a trial reports to Ray Tune."""
+"""Keys of what a trial reports to Ray Tune."""
 
 _TIE = 1e-9
-"""Less than what two accuracies can differ by, and enough digits of a float64 above its rounding to order losses."""
+"""Smaller than any difference between two accuracies, but far enough above float64 rounding to order losses."""
 
 
 def standing(report: Report, *, lower_is_better: bool) -> float:
-    """What a scheduler compares: the best value so far; of trials that have the same, a lower loss now is ahead.
+    """The value that a scheduler compares: the best value so far; the current loss breaks ties.
 
-    Schedulers let ties pass. Accuracy on a small split after an epoch or two is that of guessing for many trials, and
-    without this none of them would be stopped.
+    Schedulers stop no trial in a tie. After one or two epochs on a small split, many trials have chance accuracy;
+    without the tie-break none of them would be stopped.
     """
     loss = report.metrics.get("loss", math.nan)
     ahead = 0.0 if math.isnan(loss) else math.exp(-loss)
@@ -48,7 +48,7 @@ def _asha(scheduling: Scheduling, epochs: int, mode: str) -> "TrialScheduler":
         time_attr=EPOCH,
         metric=BEST,
         mode=mode,
-        # One more than there are: at `max_t` a trial is stopped, and the last epoch is followed by its evaluation.
+        # One more than there are: a trial is stopped at `max_t`, but its evaluation comes after the last epoch.
         max_t=epochs + 1,
         grace_period=scheduling.grace_epochs,
         reduction_factor=scheduling.reduction_factor,
@@ -70,7 +70,7 @@ SCHEDULERS: 'Registry[Callable[[Scheduling, int, str], "TrialScheduler"]]' = Reg
         "none": _none,
         "asha": _asha,
         "median": _median,
-        PBT: _none,  # generations are decided by `w3ray.sweep.population`; within one nobody is stopped
+        PBT: _none,  # `w3ray.sweep.population` decides between generations; within one, no trial is stopped
     },
     contract="w3ray.testing:check_scheduler",
 )

@@ -1,7 +1,7 @@
-"""How many trials run at once, and what does each one get?
+"""How many trials run at once, and which resources does each one get?
 
-Each trial has a share of the cluster to itself, from its first process to its last. So no trial ever holds what another
-one waits for, whatever is nested in it, and a sweep cannot wedge itself.
+Each trial owns a share of the cluster from its first process to its last. So no trial ever waits for resources that
+another trial holds, and a sweep cannot deadlock.
 """
 
 import math
@@ -20,16 +20,16 @@ _MIN_READ_CPUS = 0.05
 def plan_trials(
     recipe: Recipe, nodes: Sequence[Mapping[str, float]], concurrency: int | str, most: int
 ) -> tuple[int, ResourcePlan]:
-    """(trials at once, the plan of each one).
+    """Returns (trials at once, the plan of each trial).
 
     Args:
-        recipe: any trial's; they differ in nothing that is planned with.
-        nodes: what each node of the cluster has.
-        concurrency: trials at once, or "auto": a GPU or, without GPUs, a CPU for each worker of each trial.
-        most: there are no more trials than this.
+        recipe: the recipe of any trial; trials do not differ in the settings that planning uses.
+        nodes: the resources of each node of the cluster.
+        concurrency: trials at once, or "auto": one GPU (without GPUs: one CPU) for each worker of each trial.
+        most: the total number of trials.
 
     Raises:
-        InputError: not even one trial fits, or not as many as were asked for.
+        InputError: not even one trial fits, or the requested number of trials does not fit.
     """
     alone = plan_recipe(recipe, nodes)
     if recipe.resources.may_grow:
@@ -46,13 +46,13 @@ def plan_trials(
         if concurrency != "auto":
             raise InputError(
                 f"concurrency: {runs} trials at once do not fit the cluster's {alone.cluster_cpus:g} CPUs and "
-                f"{alone.cluster_gpus:g} GPUs; lower it, or leave it to auto"
+                f"{alone.cluster_gpus:g} GPUs; lower it, or set it to auto"
             )
     raise AssertionError("unreachable: one run was planned")
 
 
 def trains_in_process(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) -> bool:
-    """Whether a trial can train in its own process, on the driver's node: one worker, which needs no GPU."""
+    """Whether a trial can train in its own process on the driver's node: it has one worker, which needs no GPU."""
     alone = plan.workers == plan.least_workers == 1 and not plan.worker_gpus and not plan.worker_resources
     return alone and len(nodes) == 1
 
@@ -60,10 +60,10 @@ def trains_in_process(nodes: Sequence[Mapping[str, float]], plan: ResourcePlan) 
 def _share_of(
     recipe: Recipe, nodes: Sequence[Mapping[str, float]], alone: ResourcePlan, runs: int
 ) -> ResourcePlan | None:
-    """The plan of one of so many equal trials; None where that is too little for one."""
+    """The plan of one of `runs` equal trials; None if the share is too small for a trial."""
     cpus = alone.cluster_cpus / runs
     if alone.worker_gpus:
-        # A trainer on a GPU needs one CPU; the others decode, but for what reading needs.
+        # A trainer on a GPU needs one CPU. The other CPUs decode, except the share that reading needs.
         room = int((cpus - alone.workers * alone.worker_cpus - _MIN_READ_CPUS) / alone.decoder_cpus)
         decoders = max(1, min(alone.decoders // runs, room))
         return replace(alone, decoders=decoders, cluster_cpus=cpus, cluster_gpus=alone.cluster_gpus / runs)

@@ -1,9 +1,9 @@
-"""How does a space become a ranking of trials? The driver of a sweep: who is asked, told, watched and registered.
+"""How does a space become a ranking of trials? The driver of a sweep.
 
-    space + recipe -> trials, at most as many at once as the cluster holds -> ranking, best model registered
+    space + recipe -> trials, as many at once as fit the cluster -> ranking, best model registered
 
-Trials are content-addressed chains: stages that several need are trained once, by whoever comes first. Running the same
-sweep again goes on where it stopped.
+Trials are content-addressed chains: the first trial that needs a stage trains it, and the others reuse it. Running the
+same sweep again continues it.
 """
 
 import os
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.5
 _MAX_SEARCHES = 5
-"""Ray Tune drops a trial, without a word, where the process it was to use is not free: then it is given it again."""
+"""Ray Tune silently drops a trial if the process that it wants to reuse is not free; such trials are searched again."""
 _END_TIMEOUT_S = 120.0
 
 
@@ -54,21 +54,21 @@ def tune(
     overrides: Sequence[str] = (),
     on_status: Callable[[SweepStatus], None] | None = None,
 ) -> SweepResult:
-    """Search a space; doing it again goes on where it stopped.
+    """Search a space; a second call with the same arguments continues the sweep.
 
     Args:
-        space: a `Space`, a path of a YAML file, or the name of one of `tune_spaces/`.
-        recipe: what trials are made of: a `Recipe`, a path, or the name of one of `pipelines/`.
-        name: of the sweep; None: the space's.
-        address: of a running Ray cluster; None uses the one this process is connected to, or starts one.
-        overrides: `a.b=value` each, where `recipe` is a name or a path.
+        space: a `Space`, a path of a YAML file, or the name of one in `tune_spaces/`.
+        recipe: the base of all trials: a `Recipe`, a path, or the name of one in `pipelines/`.
+        name: name of the sweep; None: the space's name.
+        address: address of a running Ray cluster; None uses the one this process is connected to, or starts one.
+        overrides: `a.b=value` each; only if `recipe` is a name or a path.
         on_status: called about twice a second in this thread.
 
     Returns:
         The ranking, the best recipe, the registered model.
 
     Raises:
-        InputError: something the user wrote cannot be used (space, recipe, name, data, storage, tracking, resources).
+        InputError: an input cannot be used (space, recipe, name, data, storage, tracking, resources).
         RunError: too many trials failed.
     """
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -84,7 +84,7 @@ class _Sweep:
         self, space: Space, base: Recipe, address: str | None, on_status: Callable[[SweepStatus], None]
     ) -> None:
         self.space, self.base, self.on_status = space, base, on_status
-        self.connection = Connection(address)  # trials train, not this process
+        self.connection = Connection(address)  # this process does not train; the trials do
         self.started_s = time.time()
         self.messages: list[str] = []
         self.ended = ""
@@ -94,7 +94,7 @@ class _Sweep:
 
     @cached_property
     def epochs(self) -> int:
-        """Of the objective's stage."""
+        """Epochs of the objective's stage."""
         return usual_stage(self.space, self.base).train.epochs
 
     def run(self) -> SweepResult:
@@ -103,7 +103,7 @@ class _Sweep:
         require_writable(storage_path(base.storage))
         if self.connection.address is not None:
             self.connection.nodes()
-        prepare_data(base)  # what can be wrong with the data is said before anything is written
+        prepare_data(base)  # report problems with the data before anything is written
         with self.folder.open(space, base):
             book = TrialBook(space, base, self.folder, cost_of=self._cost, warm_start=self._warm_start())
             try:
@@ -129,7 +129,7 @@ class _Sweep:
             draw_clips(space, self.base)
             identity = digest_of({"sweep": space.name, "directory": str(self.folder.directory)})
             self.shared = self.base.data.shared_clips(identity)
-            # The sweep's run, also where it had come to its end: a larger budget, or the same command once more.
+            # A finished run is resumed, too: the user may have raised the budget or repeated the command.
             parent = tracker.start_run(
                 {"space": space.to_dict(), "recipe": self.base.name}, identity=identity, also_ended=True
             )
@@ -166,12 +166,12 @@ class _Sweep:
                 book, self.folder, tracker, run=parent_run, ended=self.ended, seconds=time.time() - self.started_s
             )
             track_result(result, str(storage_path(self.base.storage)), parent)
-            tracker.reap()  # the last trials that were stopped went without a word
+            tracker.reap()  # trials that were stopped last could not end their runs
         if (failures := book.too_many_failures()) is not None:
             raise RunError(f"sweep {space.name}: {failures}; see {self.folder.directory}/trials")
         if not any(point.state != "skipped" for point in result.points):
             reason = result.points[0].trials[0].reason if result.points else "no point was proposed"
-            raise InputError(f"sweep {space.name}: the space yields no valid trial; the first one: {reason}")
+            raise InputError(f"sweep {space.name}: the space has no valid trial; the first point: {reason}")
         return result
 
     def _search(self, book: TrialBook, task_of: "Callable[[Trial], Task]", concurrency: int, cpus: float) -> None:
@@ -194,7 +194,7 @@ class _Sweep:
                     if not book.take_back():
                         return
                 raise RunError(f"sweep {self.space.name}: Ray Tune lost trials {_MAX_SEARCHES} times; run it again")
-            except BaseException as error:  # it must reach the thread that waits
+            except BaseException as error:  # pass it to the waiting thread
                 failure.append(error)
 
         thread = threading.Thread(target=search, name="sweep", daemon=True)
@@ -227,9 +227,9 @@ class _Sweep:
         if book.ending:
             return
         if budget.hours is not None and hours >= budget.hours:
-            self.ended = f"budget.hours: {budget.hours:g} h are over"
+            self.ended = f"budget.hours: {budget.hours:g} h have passed"
         elif budget.gpu_hours is not None and book.gpu_hours() >= budget.gpu_hours:
-            self.ended = f"budget.gpu_hours: {budget.gpu_hours:g} h of GPUs are used"
+            self.ended = f"budget.gpu_hours: {budget.gpu_hours:g} GPU hours are used"
         elif (failures := book.too_many_failures()) is not None:
             self.ended = failures
         else:
@@ -244,7 +244,7 @@ class _Sweep:
     # Before the trials.
 
     def _cost(self, recipe: Recipe) -> Mapping[str, float]:
-        """gmac, where it is an objective.
+        """gmac, if it is an objective.
 
         Raises:
             InputError: the recipe has no stage that reports the first objective.
@@ -268,7 +268,7 @@ class _Sweep:
             theirs = [one.metric for one in Space.model_validate(document["space"]).objectives]
             if theirs != (ours := [one.metric for one in self.space.objectives]):
                 raise InputError(
-                    f"search.warm_start: sweep {name!r} is about {', '.join(theirs)}, this one about {', '.join(ours)}"
+                    f"search.warm_start: sweep {name!r} compares {', '.join(theirs)}, this one {', '.join(ours)}"
                 )
             known += [Known(point=point.point, values=point.values) for point in by_point(folder.trials())]
         return [one for one in known if one.values is not None]
@@ -276,6 +276,6 @@ class _Sweep:
     # The end.
 
     def _shown(self, trial: Trial) -> dict[str, str]:
-        """The point by short names, for MLflow's plots."""
+        """The point with short names, for MLflow's plots."""
         named = {self.short.get(name, name): show_value(value) for name, value in trial.point.items()}
         return {**named, "repeat": str(trial.repeat)} if self.space.search.repeats > 1 else named

@@ -1,6 +1,6 @@
-"""What does one trial do? It runs a recipe's chain, as `w3ray run` does, and tells Ray Tune and the sweep of it.
+"""What does one trial do? It runs a recipe's chain, as `w3ray run` does, and reports to Ray Tune and to the sweep.
 
-Loaded in a process of its own, which Ray Tune starts beside the sweep's driver and uses for one trial after another.
+It runs in its own process, which Ray Tune starts on the driver's node and reuses for later trials.
 """
 
 import math
@@ -29,17 +29,17 @@ class Task:
     """One start of a trial."""
 
     trial: str
-    """Its id in the sweep."""
+    """Id of the trial in the sweep."""
     recipe: dict[str, Any]
     objective_metric: str
     lower_is_better: bool
     objective_stage: str
     epochs: int
-    """Of the objective's stage."""
+    """Epochs of the objective's stage."""
     stops_after: int | None
-    """Epochs of the objective's stage after which the trial ends; None: it goes to the end."""
+    """Epochs of the objective's stage after which the trial ends; None: it runs to the end."""
     reports: tuple[Report, ...]
-    """What earlier starts of this trial reported: Ray Tune is told of it again."""
+    """Reports of earlier starts of this trial: they are sent to Ray Tune again."""
     run_name: str
     identity: str
     parent_run_id: str | None
@@ -49,14 +49,14 @@ class Task:
     in_process: bool
     shared: SharedClips | None
     folder: str
-    """The driver's current one, from which paths in the recipe count."""
+    """The driver's current folder: relative paths in the recipe start there."""
     plugins: Shipment
     """Loaded before the recipe is read, which may name what they register."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialEvent:
-    """An event of a trial's run, on its way to the sweep's driver."""
+    """An event of a trial's run, sent to the sweep's driver."""
 
     trial: str
     event: Event
@@ -72,7 +72,7 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
     task: Task = config["task"]
     os.chdir(task.folder)
     task.plugins.load()
-    # A stopped trial ends its stage's processes and its tracking before Ray Tune uses this one for the next trial.
+    # Time for a stopped trial to end its stage's processes and its tracking, before Ray Tune reuses this process.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_CLEAN_UP_S)
     reporter = _Reporter(task, sender.twin(), tune.report)
     reporter.tell_again()
@@ -97,18 +97,18 @@ def run_trial(config: dict[str, Any], sender: EventSender) -> None:
         reporter.flush()
         return
     except (InputError, RunError) as error:
-        # It would only happen again: to Ray Tune the trial is over. What kills the process is another matter.
+        # A retry would fail the same way, so for Ray Tune the trial ends normally. It retries only if the process dies.
         reporter.finish(str(error), None)
         return
     reporter.finish(None, result.document())
 
 
 class _Enough(Exception):
-    """The trial is to end here."""
+    """The trial should end here."""
 
 
 class _Reporter:
-    """Hands a run's events on: all that matters to the driver, and the objective to Ray Tune."""
+    """Passes a run's events on: the relevant ones to the driver, the objective to Ray Tune."""
 
     def __init__(self, task: Task, sender: EventSender, report: Any) -> None:
         self._task, self._sender, self._report = task, sender, report
@@ -142,7 +142,7 @@ class _Reporter:
         if isinstance(event, Validated) and event.split == "val" and event.stage == self._task.objective_stage:
             self._tell(event)
         if isinstance(event, CheckpointSaved) and event.stage == self._task.objective_stage and self.enough():
-            raise _Enough  # what comes after this trial goes on at that checkpoint
+            raise _Enough  # later trials continue from that checkpoint
 
     def flush(self) -> None:
         self._sender.flush()
@@ -150,7 +150,7 @@ class _Reporter:
     def _tell(self, event: Validated) -> None:
         epoch = event.epoch + 1
         if epoch <= self._epochs:
-            return  # done again after a restart, with the same result
+            return  # repeated after a restart, with the same result
         value = event.metrics[self._task.objective_metric]
         better = min if self._task.lower_is_better else max
         best = value if self._last is None or math.isnan(self._last.best) else self._last.best
@@ -159,7 +159,7 @@ class _Reporter:
         self._last = report = Report(epoch=epoch, metrics=dict(event.metrics), best=best, time_s=event.time_s)
         self._sender.flush()
         told: dict[str, Any] = {"report": asdict(report)}
-        # After its last epoch a trial only has its test left: a scheduler must not stop it there.
+        # After its last epoch a trial only has to run its test: a scheduler must not stop it there.
         compared = self._compared(report, epoch) if epoch < self._task.epochs else {}
         self._report(told | compared)
 

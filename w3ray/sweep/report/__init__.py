@@ -1,6 +1,6 @@
-"""What did a sweep find? A page of pictures with a ranking, as HTML (one file) and as Markdown with pictures beside it.
+"""What did a sweep find? A page with a ranking and figures, as one HTML file and as Markdown with separate images.
 
-Made from the sweep's records alone, at any time, also while it runs.
+It uses only the sweep's records, so it can be made at any time, even while the sweep runs.
 """
 
 from pydantic import ValidationError
@@ -22,11 +22,11 @@ def write_report(storage: str, name: str) -> dict[str, StoragePath]:
     """Write the report of a sweep into its folder.
 
     Args:
-        storage: of its recipe.
-        name: of the sweep.
+        storage: the storage of the sweep's recipe.
+        name: name of the sweep.
 
     Returns:
-        The page's forms, "html" and "markdown", and the pictures.
+        Paths of the page, under "html" and "markdown", and of each figure, under its name.
 
     Raises:
         InputError: there is no such sweep, or it has no trials yet.

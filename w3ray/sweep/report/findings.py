@@ -1,4 +1,4 @@
-"""What is known of a sweep when its report is written?"""
+"""What is known about a sweep when its report is written?"""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from w3ray.sweep.space import CASE, Objective, Space
 
 
 class Findings:
-    """A sweep's points with what follows from them."""
+    """A sweep's points and the results that follow from them."""
 
     def __init__(self, space: Space, base: Recipe, points: Sequence[PointResult]) -> None:
         self.space, self.base, self.points = space, base, points
@@ -38,7 +38,7 @@ class Findings:
         return label_of(self.objective)
 
     def facts(self) -> list[tuple[str, str]]:
-        """The figures of the page's head."""
+        """The key numbers at the top of the page."""
         states = [trial.state for trial in self.trials]
         best = self.order[0] if self.order else None
         value = "-" if best is None else value_text(self.objective, best.values, 0)
@@ -47,8 +47,8 @@ class Findings:
         return [
             (value, f"best {self.label}" + ("" if best is None else f", trial {best.number:04d}")),
             (str(len(states)), "trials: " + ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))),
-            (duration(seconds), "at work, all trials together"),
-            (f"{saved:.0%}", "of the naive sweep's steps saved"),
+            (duration(seconds), "running time of all trials together"),
+            (f"{saved:.0%}", "of the steps saved, compared with separate trials"),
         ]
 
     def lead(self) -> str:
@@ -59,7 +59,7 @@ class Findings:
         )
 
     def command(self) -> str:
-        """What runs the best point as a plain recipe."""
+        """The command that runs the best point as a plain recipe."""
         if not self.order:
             return ""
         settings = {**self.space.fixed, **self.space.cases.get(self.order[0].point.get(CASE, ""), {})}
@@ -70,7 +70,7 @@ class Findings:
 
 
 def _yaml(value: Any) -> str:
-    """A value on one line of YAML; a text without quotes where it is read as the same text."""
+    """A value on one line of YAML; a text has no quotes if YAML reads it as the same text."""
     if not isinstance(value, str):
         return json.dumps(value)
     read: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""How does a text that a user may have given become Markdown or HTML, and mean nothing there?"""
+"""How is a user's text escaped for Markdown and HTML?"""
 
 import html
 import re
@@ -8,12 +8,12 @@ from w3ray._text import one_line
 from w3ray.sweep.report.section import Section
 
 _MARKS = re.compile(r"[\\`*\[\]<>|$~#!&^@]|\b_|_\b|:[\w+-]+:|://|^\s*([-+=]|\d+[.)])\s")
-"""What Markdown, or a page that shows it, takes for more than text."""
+"""Characters that Markdown, or a page that shows it, may read as markup."""
 _BOLD_OR_CODE = re.compile(r"\*\*|(?<!`)(?P<fence>`+)(?!`)(?P<code>.+?)(?<!`)(?P=fence)(?!`)")
 
 
 def span(text: str) -> str:
-    """What a user may have given, for Markdown: as code where it could mean something there."""
+    """A user's text for Markdown; as code if it might be read as markup."""
     text = one_line(text)
     if not _MARKS.search(text):
         return text
@@ -22,7 +22,7 @@ def span(text: str) -> str:
 
 
 def fence_of(text: str, least: int = 1) -> str:
-    """More backticks than `text` has in a row."""
+    """Backticks: more than `text` has in a row."""
     return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])
 
 
@@ -42,7 +42,7 @@ def html_table(section: Section) -> str:
 
 
 def html_text(text: str) -> str:
-    """Markdown's bold and code, in HTML. What a user gave and could be taken for either is code: see `span`."""
+    """Turn Markdown's bold and code into HTML. A user's text that looks like either is already code: see `span`."""
     pieces, end, is_bold = [], 0, False
     for mark in _BOLD_OR_CODE.finditer(text):
         pieces.append(html.escape(text[end : mark.start()]))

@@ -1,4 +1,4 @@
-"""How do sections become a page: as Markdown, and as HTML that is one file?"""
+"""How do sections become a page, as Markdown and as one HTML file?"""
 
 import html
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is a section of a report, and how do its numbers and figures look?"""
+"""What is a section of a report, and how are its numbers and figures formatted?"""
 
 import math
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ BEST, GOOD, DULL, STOPPED = "#c2410c", "#1d4ed8", "#94a3b8", "#cbd5e1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of the page: a figure, a table, and lines of text in Markdown."""
+    """A part of the page: a figure, a table and lines of text in Markdown."""
 
     title: str
     text: tuple[str, ...] = ()
     figure: "Figure | None" = None
     name: str = ""
-    """Of the figure's file, without its ending."""
+    """Name of the figure's file, without its extension."""
     table: tuple[tuple[str, ...], ...] = ()
-    """Its first row is the head."""
+    """The first row is the header."""
     best_row: int | None = None
 
 
 def label_of(objective: Objective) -> str:
-    """What people read for a metric's name."""
+    """The label that people see for a metric."""
     return METRIC_LABELS.get(objective.metric, objective.metric.replace("_", " "))
 
 
 def amount(objective: Objective, value: float) -> str:
-    """A value of an objective."""
+    """An objective's value as text."""
     if math.isnan(value):
         return "-"
     return percent(value) if objective.metric in METRIC_LABELS else f"{value:.4g}"
@@ -80,7 +80,7 @@ def value_axis(ax: "Axes", objective: Objective) -> None:
 
 
 def svg(figure: "Figure") -> str:
-    """The picture as a part of a page."""
+    """The figure as an SVG element of a page."""
     buffer = StringIO()
     figure.savefig(buffer, format="svg")
     return buffer.getvalue().partition("<svg")[2].join(["<svg", ""])

@@ -1,4 +1,4 @@
-"""Which sections has a report? Each one is a function of what is known; None: there is nothing to show."""
+"""The sections of a report. Each one is a function of the findings; None: there is nothing to show."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _MOST_LABELS = 6
 
 
 def ranking(found: Findings) -> Section:
-    """The best points, and how much of their differences may be chance."""
+    """The best points, and how large the differences are that chance can explain."""
     head = ("rank", "trial", "state", *map(label_of, found.space.objectives), *(found.short[n] for n in found.names))
     rows = []
     for rank, point in enumerate(found.order[:_RANKING_ROWS], start=1):
@@ -44,24 +44,24 @@ def ranking(found: Findings) -> Section:
     spread = noise(found.points)
     if found.space.search.repeats > 1 and spread is not None:
         text.append(
-            f"Means of up to {found.space.search.repeats} runs with other seeds. One run's standard deviation is "
+            f"Means of up to {found.space.search.repeats} runs with different seeds. One run's standard deviation is "
             f"{amount(found.objective, spread)}: differences of less than about "
             f"{amount(found.objective, 2 * spread)} between two single runs are noise."
         )
     else:
         text.append(
-            "Each point was run once: how much of a difference is chance is not known. `search.repeats` runs "
+            "Each point was run once, so it is not known how much of a difference is chance. `search.repeats` runs "
             "points with several seeds."
         )
     if any(point.state == "stopped" for point in found.order[:_RANKING_ROWS]):
-        text.append("Stopped trials stand below whole ones: theirs is the best value until they were stopped.")
+        text.append("Stopped trials are listed below complete ones; their value is the best before the stop.")
     if len(found.order) > _RANKING_ROWS:
         text.append(f"And {len(found.order) - _RANKING_ROWS} more.")
     return Section(title="Ranking", text=tuple(text), table=(head, *rows), best_row=0 if rows else None)
 
 
 def front(found: Findings) -> Section | None:
-    """The Pareto front, where there are several objectives."""
+    """The Pareto front, if there are several objectives."""
     if len(found.space.objectives) < 2:
         return None
     first, second = found.space.objectives[:2]
@@ -83,7 +83,7 @@ def front(found: Findings) -> Section | None:
                     textcoords="offset points", fontsize=8, color="#475569")  # fmt: skip
     ax.set_xlabel(label_of(second))
     value_axis(ax, first)
-    text = "Marked: points that no other one beats in one objective without losing in another."
+    text = "Marked: points that no other point beats in one objective without being worse in another."
     return Section(title="Pareto front", text=(text,), figure=figure, name="pareto")
 
 
@@ -93,8 +93,8 @@ def importance(found: Findings) -> Section | None:
     lines = []
     if early is not None:
         lines.append(
-            f"Of {len(complete)} trials that ran to their end, and of all {len(early[1])} after {early[0]} epochs, "
-            "when none had been stopped:"
+            f"From the {len(complete)} trials that ran to the end, and from all {len(early[1])} after {early[0]} "
+            "epochs, before any trial was stopped:"
         )
     for name in found.names:
         text = f"**{span(found.short[name])}**: {_effect(found, name, complete)}"
@@ -139,7 +139,7 @@ def slices(found: Findings) -> Section | None:
         _slice(found, ax, name)
     return Section(
         title="Each parameter",
-        text=("A dot a point: filled ones ran to their end, hollow ones were stopped; the best one is marked.",),
+        text=("One dot per point: filled dots ran to the end, hollow dots were stopped; the best one is marked.",),
         figure=figure,
         name="slices",
     )
@@ -193,12 +193,12 @@ def curves(found: Findings) -> Section | None:
     ax.set_xlabel(f"epoch of {usual_stage(found.space, found.base).name}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     value_axis(ax, found.objective)
-    text = "Orange the best trial, blue the two after it; a cross where a trial was stopped."
+    text = "Orange: the best trial. Blue: the next two. A cross marks where a trial was stopped."
     return Section(title="Learning curves", text=(text,), figure=figure, name="curves")
 
 
 def cost(found: Findings) -> Section | None:
-    """How many steps sharing stages and stopping trials saved."""
+    """How many steps were saved by sharing stages and by stopping trials."""
     saved = found.saved
     if not saved.naive:
         return None
@@ -217,13 +217,13 @@ def cost(found: Findings) -> Section | None:
             left += steps
     ax.set_yticks([])
     ax.set_xlim(0, saved.naive)
-    ax.set_xlabel("optimiser steps; the whole bar is what the same trials cost each on its own")
+    ax.set_xlabel("optimiser steps; the whole bar is the cost of the same trials without sharing")
     taken = sum(stage.state == "reuse" for trial in found.trials for stage in trial.stages)
     trained = {stage.identity for trial in found.trials for stage in trial.stages if stage.steps and stage.identity}
     text = (
-        f"{saved.trained} steps were trained of {saved.naive} that the same trials would cost one by one "
-        f"({saved.trained / saved.naive:.0%}). {taken} stages were taken over from another trial instead of "
-        f"trained again; {len(trained)} finished ones were trained. {saved.stopped} steps were not needed, because "
+        f"{saved.trained} steps were trained; the same trials would cost {saved.naive} steps without sharing "
+        f"({saved.trained / saved.naive:.0%}). {taken} stages were reused from another trial instead of "
+        f"trained again; {len(trained)} finished stages were trained. {saved.stopped} steps were not needed, because "
         "trials were stopped early, failed or have not ended."
     )
     return Section(title="What sharing and stopping saved", text=(text,), figure=figure, name="cost")

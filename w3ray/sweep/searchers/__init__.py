@@ -1,7 +1,7 @@
-"""Who proposes the next point? One file each; a new searcher is a file here and a row in the table.
+"""Searchers propose the next point. A new searcher is a file here and a row in the table.
 
-A searcher has no state of its own: what it proposes as point `number` is a function of the space, its seed and what is
-known of the other points. So a sweep that was killed goes on as if it had not been.
+A searcher has no state of its own: point `number` is a function of the space, its seed and the known results of the
+other points. So a killed sweep continues exactly as if it had not been killed.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ class Known:
 
     point: Point
     values: tuple[float, ...] | None
-    """Of each objective; None: it is at work, or it failed."""
+    """The value of each objective; None: the point is running or has failed."""
     at_work: bool = False
     number: int = -1
-    """In this sweep; -1: it is of another one."""
+    """Number in this sweep; -1: the point belongs to another sweep."""
 
 
 class Searcher(Protocol):
@@ -38,7 +38,7 @@ class Searcher(Protocol):
         """Point `number`, counted from 0.
 
         Args:
-            known: the points that have ended, in that order, then those at work.
+            known: the ended points, in the order in which they ended, then the running ones.
         """
 
 

@@ -8,7 +8,7 @@ from w3ray.sweep.space import Point, Space
 
 
 class Grid:
-    """See `Searcher`. Raises InputError where a parameter has no list of values."""
+    """See `Searcher`. Raises InputError if a parameter has no list of values."""
 
     def __init__(self, space: Space, base: Recipe) -> None:
         self._points = list(space.grid_points(base))

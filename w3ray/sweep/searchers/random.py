@@ -1,4 +1,4 @@
-"""Independent draws; cases and `grid` parameters are gone through in turn, so that each is tried equally often."""
+"""Independent random draws; cases and `grid` values are taken in turn, so that each is tried equally often."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from w3ray.recipe import Recipe
 from w3ray.sweep.searchers import Known
 from w3ray.sweep.space import Point, Space
 
-_SHARES = 1 << 53  # as many as a float tells apart
+_SHARES = 1 << 53  # a float64 can tell this many apart
 
 
 class Random:
@@ -31,10 +31,10 @@ class Random:
         )
 
     def _draw(self, name: str, number: int, turn: int) -> object:
-        # The draws of one turn are the same for all of the grid: what differs between them is the grid's doing.
+        # One turn uses the same draws for the whole grid, so differences within a turn come from the grid alone.
         return self._space.parameters[name].at(share(self._space.search.seed, name, turn))
 
 
 def share(seed: int, name: str, number: int) -> float:
-    """A number in [0, 1) that depends on its arguments alone."""
+    """A number in [0, 1) that depends only on the arguments."""
     return stable_key("sweep", seed, name, number) % _SHARES / _SHARES

@@ -1,8 +1,8 @@
 """Optuna's tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011; Watanabe, arXiv:2304.11127).
 
-The study is made anew for each proposal from what is known, with a seed of the point's number: nothing of it has to be
-kept, and a sweep that goes on proposes what it would have proposed. With several objectives it is Optuna's
-multi-objective TPE.
+Each proposal builds a new study from the known results, with a seed that depends on the point's number. So no study has
+to be stored, and a resumed sweep proposes the same points. With several objectives this is Optuna's multi-objective
+TPE.
 """
 
 import logging
@@ -17,7 +17,7 @@ from w3ray.sweep.searchers import Known
 from w3ray.sweep.space import CASE, Parameter, Point, Space
 
 _STARTUP_POINTS = 8
-"""Drawn at random before the estimator has something to go by."""
+"""Points drawn at random before the estimator has enough results."""
 
 
 class TPE:
@@ -28,7 +28,7 @@ class TPE:
 
         optuna.logging.set_verbosity(logging.ERROR)
         self._optuna, self._space, self._base = optuna, space, base
-        # Optuna's categories are texts here: a recipe's value can be a section, which it does not take.
+        # Categories are texts here: a recipe's value can be a section, which Optuna does not accept.
         self._categories: dict[str, dict[str, Any]] = {}
         self._distributions: dict[str, Any] = {}
         if space.cases:
@@ -71,7 +71,7 @@ class TPE:
         return round(value, 12) if distribution.step else value
 
     def _told(self, known: Known) -> Any:
-        """The point as Optuna's trial; None for one that this space has no place for (of an earlier sweep)."""
+        """The point as an Optuna trial; None if it does not fit this space (a point of an earlier sweep)."""
         params = {}
         for name, value in known.point.items():
             if name not in self._distributions:

@@ -1,12 +1,13 @@
-"""What does a sweep search? The types that a page of YAML in `tune_spaces/` becomes.
+"""What does a sweep search? The types for the YAML files in `tune_spaces/`.
 
     parameters:
       model.attention.reduction: {choice: [4, 8, 16, 32]}
       model.attention.temporal_kernel: {choice: [3, 5], when: {model.attention.temporal: true}}
       stages.student.loss_weights.mfr: {loguniform: [0.01, 1.0]}
 
-A parameter is any field of a recipe by its dotted name; stages are named. A point gives a value to each parameter whose
-conditions hold; `recipe_at` makes a recipe of it. `load_space` reads a space, `check_space` holds it against a recipe.
+A parameter is any field of a recipe, by its dotted name; a stage is given by its name. A point has a value for each
+parameter whose conditions hold; `recipe_at` makes a recipe from it. `load_space` reads a space, `check_space` checks it
+against a recipe.
 """
 
 from w3ray.sweep.space.check import check_space

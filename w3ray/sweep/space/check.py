@@ -18,10 +18,10 @@ _OWN_FIELDS = ("name", "storage", "tracking")
 
 
 def check_space(space: Space, base: Recipe) -> None:
-    """Hold a space against the recipe that it searches.
+    """Check a space against the recipe that it searches.
 
     Raises:
-        InputError: a field that no recipe has, a value of the wrong type, an objective that no stage reports; a line
+        InputError: a field that no recipe has, a value of the wrong type, an objective that no stage reports. One line
             for each fault, all at once.
     """
     faults = [*_field_faults(space), *_value_faults(space, base), *_objective_faults(space, base)]
@@ -30,7 +30,7 @@ def check_space(space: Space, base: Recipe) -> None:
 
 
 def _settings(space: Space) -> Iterator[tuple[str, str, tuple[Any, ...], Mapping[str, Any]]]:
-    """(where, field, values, conditions) of all that the space sets."""
+    """(where, field, values, conditions) of everything that the space sets."""
     for name, value in space.fixed.items():
         yield "fixed", name, (value,), {}
     for case, settings in space.cases.items():
@@ -43,14 +43,14 @@ def _settings(space: Space) -> Iterator[tuple[str, str, tuple[Any, ...], Mapping
 def _field_faults(space: Space) -> Iterator[str]:
     for where, name, _, _ in _settings(space):
         if name.partition(".")[0] in _OWN_FIELDS:
-            yield f"{where}.{name}: trials cannot differ in this; set it in the recipe"
+            yield f"{where}.{name}: trials cannot differ in this field; set it in the recipe"
     for name in space.parameters:
         if name in space.fixed:
-            yield f"fixed.{name}: is a parameter, too; remove one"
+            yield f"fixed.{name}: is also a parameter; remove one of the two"
 
 
 def _value_faults(space: Space, base: Recipe) -> Iterator[str]:
-    """What is wrong with single values; combinations are looked at when they are proposed."""
+    """Faults of single values; combinations are checked when they are proposed."""
     for where, name, values, when in _settings(space):
         if name.partition(".")[0] in _OWN_FIELDS:
             continue
@@ -68,7 +68,7 @@ def _value_faults(space: Space, base: Recipe) -> Iterator[str]:
                 yield f"{where}.{name}: {error}"
             except ValidationError as error:
                 lines = fault_lines(error, Recipe, (), stage_names=stage_names_of(plain))
-                # What else is wrong with this recipe is another setting's fault, or that of their combination.
+                # Other faults of this recipe come from another setting or from the combination.
                 own = [line for line in lines if _about(line.partition(": ")[0], name)]
                 for message in (line.partition(": ")[2] for line in own):
                     if message not in said:
@@ -78,7 +78,7 @@ def _value_faults(space: Space, base: Recipe) -> Iterator[str]:
 
 
 def _before(space: Space, where: str, name: str) -> Iterator[tuple[str, Any]]:
-    """What was put into a recipe before a setting is: what is fixed, then the settings of its case; up to itself."""
+    """The settings that are applied before this one: the fixed ones, then the earlier ones of its case."""
     case = space.cases.get(where.removeprefix("cases."), {}) if where.startswith("cases.") else {}
     for kind, settings in (("fixed", space.fixed), (where, case)):
         for other, value in settings.items():
@@ -88,7 +88,7 @@ def _before(space: Space, where: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _known_stages(space: Space, base: Recipe) -> list[str]:
-    """The stages that a point's recipe can have: stages may be fixed, and differ from case to case."""
+    """The stages that a point's recipe can have: `stages` may be fixed, and may differ between cases."""
     brought = [values for _, name, values, _ in _settings(space) if name == "stages"]
     names = [name for values in brought for stages in values for name in stage_names_of({"stages": stages})]
     own = [] if "stages" in space.fixed else [stage.name for stage in base.stages]
@@ -115,4 +115,4 @@ def _objective_faults(space: Space, base: Recipe) -> Iterator[str]:
             )
     first = space.objectives[0]
     if first.metric in COST_METRICS:
-        yield f"objective.metric: {first.metric} alone says nothing of what is learnt; put a validation metric first"
+        yield f"objective.metric: {first.metric} alone does not measure learning; put a validation metric first"

@@ -1,4 +1,4 @@
-"""How is a dotted field of a recipe's plain values read and written?"""
+"""How is a dotted field read from and written to a recipe's plain values?"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -10,7 +10,8 @@ from w3ray.recipe.load import put_value
 
 def put_field(values: dict[str, Any], name: str, value: Any) -> None:
     if name.endswith(".attention.kind"):
-        # Of the options of the kind before, the ones that say something stay; they may be wrong for this one.
+        # Options of the old kind that differ from its defaults stay; validation rejects those that do not fit the new
+        # kind.
         above = name.removesuffix(".kind")
         if (old := get_field(values, above)) and old.get("kind", value) != value:
             defaults = attention_config({"kind": old["kind"]}).written_out()
@@ -20,7 +21,7 @@ def put_field(values: dict[str, Any], name: str, value: Any) -> None:
 
 
 def get_field(values: Any, name: str) -> Any:
-    """The value of a dotted field; None where a part of it is absent."""
+    """The value of a dotted field; None if a part of it is absent."""
     for part in name.split("."):
         if isinstance(values, list):
             values = next((item for item in values if isinstance(item, dict) and item.get("name") == part), None)
@@ -36,6 +37,6 @@ def holds(value: Any, wanted: Any) -> bool:
 
 
 def stage_names_of(values: Mapping[str, Any]) -> list[str]:
-    """Of the plain values of a recipe, which may be wrong."""
+    """The stage names in a recipe's plain values, which may be invalid."""
     stages = values.get("stages")
     return [str(get_field(stage, "name")) for stage in stages] if isinstance(stages, list) else []

@@ -1,4 +1,4 @@
-"""How does a file of YAML become a space?"""
+"""How does a YAML file become a space?"""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from w3ray.recipe.load import read_yaml
 from w3ray.sweep.space.space import Space
 
 TUNE_SPACES = Path(__file__).resolve().parents[2] / "_tune_spaces"
-"""The shipped spaces: in a checkout a link to `tune_spaces/`, in a wheel its copy."""
+"""The shipped spaces: a link to `tune_spaces/` in a checkout, a copy in a wheel."""
 
 
 def known_spaces() -> dict[str, Path]:
@@ -20,10 +20,10 @@ def known_spaces() -> dict[str, Path]:
 
 
 def load_space(name_or_path: str | Path) -> Space:
-    """The space of a YAML file, or of a shipped one by name.
+    """Load the space from a YAML file, or a shipped space by name.
 
     Raises:
-        InputError: the space is absent or wrong; one line for each fault, all at once.
+        InputError: the space does not exist or is invalid; one line for each fault, all at once.
     """
     path = _find(name_or_path)
     values = {"name": path.stem, **read_yaml(path)}
@@ -39,7 +39,9 @@ def _find(name_or_path: str | Path) -> Path:
         path = Path(text).expanduser()
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "no such file"
-            raise InputError(f"{path}: {what}; give a file of a space, or the name of one: {', '.join(known)}")
+            raise InputError(
+                f"{path}: {what}; give the path of a space file, or the name of a space: {', '.join(known)}"
+            )
         return path
     if text not in known:
         raise InputError(f"unknown space {text!r}; {did_you_mean(text, known)}known: {', '.join(known) or 'none'}")

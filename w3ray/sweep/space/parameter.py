@@ -15,16 +15,18 @@ class Parameter(Section):
 
     choice: tuple[Any, ...] | None = Field(default=None, min_length=1, description="one of these values")
     grid: tuple[Any, ...] | None = Field(
-        default=None, min_length=1, description="each of these values, also where the others are drawn at random"
+        default=None, min_length=1, description="each of these values, even if other parameters are drawn at random"
     )
     uniform: tuple[float, float] | None = Field(default=None, description="a number from [least, most]")
     loguniform: tuple[float, float] | None = Field(
-        default=None, description="a number from [least, most], its logarithm evenly"
+        default=None, description="a number from [least, most], uniform in its logarithm"
     )
-    integer: tuple[int, int] | None = Field(default=None, description="a whole number from [least, most], both in")
-    step: float | None = Field(default=None, gt=0, description="least + a multiple of this alone (quantised)")
+    integer: tuple[int, int] | None = Field(
+        default=None, description="a whole number from [least, most], both included"
+    )
+    step: float | None = Field(default=None, gt=0, description="only least + multiples of this (quantised)")
     when: dict[str, Any] = Field(
-        default={}, description="the parameter is there only where each of these fields has this value, or one of them"
+        default={}, description="use the parameter only if each of these fields has this value, or one of these values"
     )
 
     @model_validator(mode="after")
@@ -35,9 +37,9 @@ class Parameter(Section):
         if self.choice is None and self.grid is None:
             least, most = self.bounds
             if not least < most:
-                raise ValueError(f"{self.kind} [{least:g}, {most:g}]: the least comes first, and is less")
+                raise ValueError(f"{self.kind} [{least:g}, {most:g}]: the first number must be less than the second")
             if self.loguniform is not None and least <= 0:
-                raise ValueError(f"loguniform [{least:g}, {most:g}]: must lie above 0")
+                raise ValueError(f"loguniform [{least:g}, {most:g}]: must be above 0")
             if self.step is not None and self.loguniform is not None:
                 raise ValueError("step is for uniform and integer")
             if self.step is not None and self.step > most - least:
@@ -54,14 +56,14 @@ class Parameter(Section):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Least and most of a numeric one."""
+        """Least and greatest value of a numeric parameter."""
         found = self.uniform or self.loguniform or self.integer
         assert found is not None
         return found
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """All values where there are finitely many, in order; None where they are a continuum."""
+        """All values in order, if they are finite in number; None for a continuous range."""
         if (listed := self.choice or self.grid) is not None:
             return listed
         least, most = self.bounds
@@ -72,7 +74,7 @@ class Parameter(Section):
         return tuple(self._number(least + i * step) for i in range(count))
 
     def at(self, share: float) -> Any:
-        """The value at a share in [0, 1) of the parameter's range: what makes a draw out of a random number."""
+        """The value at a share in [0, 1) of the parameter's range; turns a random number into a draw."""
         if (values := self.values) is not None:
             return values[int(share * len(values))]
         least, most = self.bounds
@@ -81,7 +83,7 @@ class Parameter(Section):
         return least + share * (most - least)
 
     def extremes(self) -> tuple[Any, ...]:
-        """Values that show whether all of them can be used."""
+        """Values to check: if these can be used, all values can."""
         return self.bounds if self.values is None else self.values
 
     def _number(self, value: float) -> Any:

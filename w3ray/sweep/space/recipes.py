@@ -1,4 +1,4 @@
-"""Which recipe is a point, and which of its stages reports the objective?"""
+"""Which recipe does a point describe, and which of its stages reports the objective?"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -20,7 +20,7 @@ def recipe_at(space: Space, base: Recipe, point: Mapping[str, Any], *, seed_offs
         seed_offset: added to the recipe's seed, for repeats.
 
     Raises:
-        InputError: the combination is no recipe; a line for each fault.
+        InputError: the combination is not a valid recipe; one line for each fault.
     """
     values = deepcopy(base.to_dict())
     for name, value in space.fixed.items():
@@ -53,10 +53,10 @@ def objective_stage(space: Space, recipe: Recipe) -> ResolvedStage:
 
 
 def usual_stage(space: Space, base: Recipe) -> ResolvedStage:
-    """The stage that reports the first objective, with what the space fixes; else in the first case that has one.
+    """The stage that reports the first objective: with the fixed settings alone, else in the first case with one.
 
     Raises:
-        InputError: neither makes a recipe with such a stage.
+        InputError: no such recipe has a stage that reports it.
     """
     faults = []
     for point in ({}, *({CASE: case} for case in space.cases)):

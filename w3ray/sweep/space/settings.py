@@ -1,4 +1,4 @@
-"""By what are trials compared, which are tried, which are stopped early, and when is it enough?"""
+"""How are trials compared, which are tried, which are stopped early, and when does the sweep end?"""
 
 from typing import Literal
 
@@ -8,15 +8,15 @@ from w3ray.recipe import Section
 
 
 class Objective(Section):
-    """What trials are compared by: a validation metric of a stage's best epoch, or what its model costs."""
+    """How trials are compared: by a validation metric of a stage's best epoch, or by the cost of its model."""
 
     metric: str = Field(
         default="top1", description="a validation metric, gmac (multiply-adds of a clip) or clips_per_s"
     )
     goal: Literal["max", "min"] | None = Field(
-        default=None, description="whether more or less of it is better; null: less of loss and gmac, more of others"
+        default=None, description="whether higher or lower is better; null: lower for loss and gmac, higher for others"
     )
-    stage: str | None = Field(default=None, description="stage that reports it; null: the recipe's last")
+    stage: str | None = Field(default=None, description="stage that reports the metric; null: the recipe's last stage")
 
     @property
     def lower_is_better(self) -> bool:
@@ -32,34 +32,42 @@ class Search(Section):
     """Which points are tried."""
 
     searcher: str = Field(default="random", description="how points are proposed")
-    trials: int | None = Field(default=None, ge=1, description="points to try; null: all of the grid, or 16")
+    trials: int | None = Field(default=None, ge=1, description="points to try; null: the whole grid, or 16")
     seed: int = Field(default=0, ge=0, description="seed of the draws")
-    repeats: int = Field(default=1, ge=1, description="runs of each point with other recipe seeds; ranked by the mean")
+    repeats: int = Field(
+        default=1, ge=1, description="runs of each point, each with another recipe seed; ranked by the mean"
+    )
     warm_start: tuple[str, ...] = Field(
-        default=(), description="names of earlier sweeps in the same storage whose results the searcher is told first"
+        default=(), description="earlier sweeps in the same storage, by name; the searcher gets their results first"
     )
 
 
 class Scheduling(Section):
     """Which trials are stopped early. Time is counted in epochs of the stage that reports the objective."""
 
-    scheduler: str = Field(default="none", description="who decides")
+    scheduler: str = Field(default="none", description="decides which trials are stopped")
     grace_epochs: int = Field(default=1, ge=1, description="no trial is stopped before this many epochs")
-    reduction_factor: float = Field(default=3, gt=1, description="asha: one of so many trials goes on at each rung")
+    reduction_factor: float = Field(default=3, gt=1, description="asha: one of this many trials continues at each rung")
     interval_epochs: int = Field(default=1, ge=1, description="pbt: epochs of a generation")
     quantile: float = Field(
-        default=0.25, gt=0, le=0.5, description="pbt: share that goes on from the weights of as many that are ahead"
+        default=0.25,
+        gt=0,
+        le=0.5,
+        description="pbt: share of the worst members that continue from the weights of the same share of best ones",
     )
     resample: float = Field(
-        default=0.25, ge=0, le=1, description="pbt: how often a value is drawn anew instead of changed by a fifth"
+        default=0.25, ge=0, le=1, description="pbt: probability that a value is drawn again instead of changed by 20 %"
     )
 
 
 class Budget(Section):
-    """When no more trials are started and those at work are stopped. null: no limit."""
+    """When the sweep starts no more trials and stops the running ones. null: no limit."""
 
     hours: float | None = Field(default=None, gt=0, description="wall-clock hours")
-    gpu_hours: float | None = Field(default=None, gt=0, description="hours of GPUs held by trials, added up")
+    gpu_hours: float | None = Field(default=None, gt=0, description="GPU hours held by trials, in total")
     max_failed_share: float = Field(
-        default=0.5, gt=0, le=1, description="give up when more than this share of at least three ended trials failed"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="give up if more than this share of the ended trials failed (at least three must have ended)",
     )

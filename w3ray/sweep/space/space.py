@@ -15,36 +15,36 @@ from w3ray.sweep.space.parameter import Parameter
 from w3ray.sweep.space.settings import Budget, Objective, Scheduling, Search
 
 Point = dict[str, Any]
-"""Dotted name of a recipe's field -> value; of the parameters whose conditions hold."""
+"""Dotted name of a recipe's field -> value, for the parameters whose conditions hold."""
 
 CASE = "case"
-"""The name under which a point says which of the space's cases it is."""
+"""The name under which a point holds its case of the space."""
 
 
 class Space(Section):
     """A whole search."""
 
     name: str = Field(pattern=NAME_PATTERN, description="name of the sweep, its folder and its MLflow run")
-    description: str = Field(default="", description="what it is to find out")
+    description: str = Field(default="", description="what the sweep should find out")
     parameters: dict[str, Parameter] = Field(default={}, description="dotted field of the recipe -> its values")
     cases: dict[Annotated[str, Field(pattern=NAME_PATTERN)], dict[str, Any]] = Field(
-        default={}, description="named groups of settings, each of which is tried (a grid of one dimension)"
+        default={}, description="named groups of settings; each group is tried (a grid of one dimension)"
     )
-    fixed: dict[str, Any] = Field(default={}, description="dotted field -> value, in all trials")
+    fixed: dict[str, Any] = Field(default={}, description="dotted field -> value, for all trials")
     objective: Objective | tuple[Objective, ...] = Field(
-        default=Objective(), description="what is compared; several: a Pareto front"
+        default=Objective(), description="how trials are compared; several objectives: a Pareto front"
     )
     search: Search = Search()
     scheduling: Scheduling = Scheduling()
     budget: Budget = Budget()
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="trials at once; auto: as many as the cluster has room for"
+        default="auto", description="trials at once; auto: as many as fit the cluster"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.parameters and not self.cases:
-            raise ValueError("parameters: nothing is searched; name at least one field of the recipe")
+            raise ValueError("parameters: nothing to search; name at least one field of the recipe")
         seen: list[str] = []
         for name, parameter in self.parameters.items():
             for other in parameter.when:
@@ -65,7 +65,7 @@ class Space(Section):
         return {"name": self.name, **document}
 
     def renamed(self, name: str) -> Self:
-        """The same space under another name. Raises: InputError where it is no name."""
+        """The same space under another name. Raises: InputError if the name is not valid."""
         if re.fullmatch(NAME_PATTERN, name) is None:
             raise InputError(
                 f"name: must start with a letter or digit and hold only letters, digits and . _ -, got {name!r}"
@@ -73,16 +73,16 @@ class Space(Section):
         return self.model_copy(update={"name": name})
 
     def grid_dimensions(self) -> dict[str, tuple[Any, ...]]:
-        """What is tried value by value whoever proposes: the cases and the `grid` parameters."""
+        """The dimensions that every searcher tries value by value: the cases and the `grid` parameters."""
         cases = {CASE: tuple(self.cases)} if self.cases else {}
         return cases | {name: one.grid for name, one in self.parameters.items() if one.grid is not None}
 
     def resolve(self, base: Recipe, value_of: Callable[[str], Any]) -> Point:
-        """The point whose values are `value_of(name)`, without the parameters whose conditions do not hold.
+        """The point with the values `value_of(name)`, without the parameters whose conditions do not hold.
 
         Args:
-            base: tells the values of fields that are no parameters.
-            value_of: asked for `CASE` first where there are cases, then for the parameters in the space's order.
+            base: has the values of fields that are not parameters.
+            value_of: called with `CASE` first if there are cases, then with the parameters in the space's order.
         """
         point: Point = {}
         values = base.to_dict()
@@ -99,7 +99,7 @@ class Space(Section):
         return point
 
     def grid_points(self, base: Recipe) -> Iterator[Point]:
-        """Each combination once, in order; a parameter whose conditions do not hold makes no difference.
+        """Each combination once, in order; a parameter whose conditions do not hold makes no new combination.
 
         Raises:
             InputError: a parameter has no list of values.
@@ -108,8 +108,8 @@ class Space(Section):
         for name, parameter in self.parameters.items():
             if (values := parameter.values) is None:
                 raise InputError(
-                    f"parameters.{name}: a grid needs a list of values, and {parameter.kind} has none; give it a step, "
-                    "or use choice, or search.searcher random"
+                    f"parameters.{name}: a grid needs a list of values, but {parameter.kind} has none; give it a step, "
+                    "or use choice, or set search.searcher to random"
                 )
             dimensions[name] = values
         seen = set()
@@ -121,5 +121,5 @@ class Space(Section):
 
 
 def point_key(point: Mapping[str, Any]) -> str:
-    """A text that is equal for equal points."""
+    """A text that is the same for equal points."""
     return json.dumps(point, sort_keys=True)
