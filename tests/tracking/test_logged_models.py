@@ -160,5 +160,5 @@ def test_folder_that_vanished_is_refused_and_training_goes_on(uri: str, tmp_path
     assert tracker.register(model, "chain") is None
     delivery = tracker.close()
     assert delivery.refused == 2
-    assert "holds no model (any more)" in said[0]
+    assert "holds no model; was it removed?" in said[0]
     assert model.model_id is None

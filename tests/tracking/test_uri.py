@@ -97,14 +97,14 @@ def test_names_are_chosen_in_the_same_order(monkeypatch):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("file:///somewhere/mlruns", "a folder, and MLflow keeps no runs in plain files any more"),
-        ("file:mlruns", "a folder, and MLflow"),
-        ("./mlruns", "a folder, and MLflow"),
-        ("/somewhere/mlruns", "a folder, and MLflow"),
+        ("file:///somewhere/mlruns", "a folder, but MLflow no longer keeps runs in plain files"),
+        ("file:mlruns", "a folder, but MLflow"),
+        ("./mlruns", "a folder, but MLflow"),
+        ("/somewhere/mlruns", "a folder, but MLflow"),
         ("mlruns", "not a URI"),
-        ("foo://host/x", "no address that MLflow takes"),
-        ("sqlite://", "its database is in no file"),
-        ("sqlite:///:memory:", "its database is in no file"),
+        ("foo://host/x", "MLflow does not accept this kind of address"),
+        ("sqlite://", "an in-memory database is lost"),
+        ("sqlite:///:memory:", "an in-memory database is lost"),
         ("http://[::1", "cannot connect"),
         ("http://me:" + PASSWORD + "@127.0.0.1:{port}", "cannot connect; start the server"),
     ],
@@ -145,5 +145,5 @@ def test_artifacts_on_object_storage(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     recipe = load_recipe("quickstart", ["storage=s3://bucket/My%20Runs?region=eu-west-1"])
     assert _artifacts(recipe) == "s3://bucket/My%20Runs/mlartifacts"
-    with pytest.raises(InputError, match="MLflow cuts an address off at #"):
+    with pytest.raises(InputError, match="MLflow cuts off an address at #"):
         check_artifacts("s3://bucket/runs #1/mlartifacts")

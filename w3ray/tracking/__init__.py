@@ -1,6 +1,6 @@
-"""What does MLflow learn about a run, and how? Nothing else in w3ray knows MLflow.
+"""What is logged to MLflow, and how? No other package of w3ray uses MLflow.
 
-`Tracker` is the driver's side; `video_model.py` is what a logged model runs when somebody loads it.
+`Tracker` runs in the driver; `video_model.py` runs when a logged model is loaded.
 """
 
 from w3ray.tracking._values import artifact_folder

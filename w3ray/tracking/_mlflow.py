@@ -1,6 +1,6 @@
-"""How is MLflow made quiet, quick to give up, and its errors sorted?
+"""How is MLflow made quiet and quick to give up, and how are its errors sorted?
 
-Imported before `mlflow` by whatever in this package imports it: MLflow reads some of its settings while it is imported.
+Every module of this package imports this one before `mlflow`: MLflow reads some of its settings at import.
 """
 
 import logging
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from w3ray._redact import redact
 from w3ray.tracking.outbox import THREAD_NAME, Refused, Unreachable
 
-# Defaults only: whoever sets one of these knows better.
+# Defaults only: a variable that the user has set is kept.
 SETTINGS = {
-    # One try and a short wait: our own delivery thread tries again, and tells the user in between.
+    # One try and a short wait: our own delivery thread tries again and tells the user meanwhile.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -40,7 +40,7 @@ _FINAL_CODES = frozenset(
 
 
 class _OtherThreadsOnly(logging.Filter):
-    """Keep what the delivery thread logs below ERROR off the terminal: the outbox itself says what matters."""
+    """Hide what the delivery thread logs below ERROR: the outbox reports what matters."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.threadName != THREAD_NAME or record.levelno >= logging.ERROR
@@ -64,7 +64,7 @@ def prepare() -> None:
 
 @contextmanager
 def sorted_errors() -> Iterator[None]:
-    """Turn what MLflow raises into Unreachable (try again) or Refused (do not)."""
+    """Turn MLflow's errors into Unreachable (try again) or Refused (do not try again)."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -75,7 +75,7 @@ def sorted_errors() -> Iterator[None]:
         raise kind(_one_line(error)) from error
     except (OSError, SQLAlchemyError) as error:
         raise Unreachable(_one_line(error)) from error
-    except (ImportError, ValueError) as error:  # no driver of that database; an address that cannot be parsed
+    except (ImportError, ValueError) as error:  # no driver for this database, or the address cannot be parsed
         raise Refused(_one_line(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Which names and values does MLflow take, and how is everything else made to fit?"""
+"""Which names and values does MLflow accept, and how are others changed to fit?"""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ _FORBIDDEN_IN_PATHS = re.compile(r"[^\w\-.]", re.ASCII)
 
 
 def metric_name(name: str) -> str:
-    """`name` with each character that MLflow refuses as an underscore."""
+    """`name` with an underscore in place of each character that MLflow refuses."""
     return _FORBIDDEN.sub("_", name)[:250]
 
 
 def model_name(name: str) -> str:
-    """`name` with each character that MLflow refuses in the name of a model as an underscore."""
+    """`name` with an underscore in place of each character that MLflow refuses in a model's name."""
     return re.sub(r"[/:.%\"']", "_", name)
 
 
 def artifact_folder(name: str) -> str:
-    """`name` as a folder of a run's files; slashes make folders in it.
+    """`name` as an artifact folder of a run; slashes make nested folders.
 
-    Each character that a store might refuse is an underscore, and a name that was changed ends with its digest, so that
-    two that differ stay different.
+    An underscore replaces each character that a store might refuse. A changed name ends with its digest, so that
+    different names stay different.
     """
     parts = [_FORBIDDEN_IN_PATHS.sub("_", part)[:100] for part in name.split("/")]
     path = "/".join(part if part.strip(".") else f"_{part}" for part in parts)  # `..` is another folder
@@ -35,7 +35,7 @@ def artifact_folder(name: str) -> str:
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested parameters as dotted names and strings.
 
-    A value longer than MLflow takes keeps its beginning and ends with its SHA-256, so that two long values that differ
+    A value that is too long for MLflow keeps its beginning and ends with its SHA-256, so that different long values
     stay different.
     """
     flat: dict[str, str] = {}

@@ -1,11 +1,11 @@
 """Which tracking operations are not delivered yet, and how do they outlive the driver?
 
-A journal is one JSONL file. Every operation is appended before it is sent, and every delivery is appended after it, so
-what is missing on the tracking server can be read from the file whenever the driver was killed. The driver holds a
-lock on its journal; a journal without a lock belonged to a driver that is gone, and the next driver adopts it.
+A journal is one JSONL file. Every operation is appended before it is sent, and its delivery is appended afterwards. So
+the file always tells what the tracking server does not have yet, whenever the driver is killed. The driver holds a
+lock on its journal. A journal without a lock belonged to a driver that has ended; the next driver adopts it.
 
 Lines: `{"format", "uri"}` first (the uri without its password); `{"number", "kind", "run", "data"}` for an operation;
-`{"done": number}` for a delivery, with `facts` (names that the server gave) where there are any.
+`{"done": number}` for a delivery; `{"facts": ...}` for the ids that the server gave.
 """
 
 import fcntl
@@ -29,7 +29,7 @@ class Operation:
     Args:
         number: position in its journal.
         kind: name of the handler (`start`, `metrics`, `finish` ...).
-        run: key of the run it belongs to; the server's own run id is a fact learned later.
+        run: our key of its run; the server's own run id becomes known later.
         data: arguments of the handler, JSON values only.
     """
 
@@ -41,7 +41,7 @@ class Operation:
 
 @dataclass(slots=True)
 class Facts:
-    """What the server answered: its run ids and model ids by our keys."""
+    """What the server answered: run ids and model ids, by our keys."""
 
     run_ids: dict[str, str] = field(default_factory=dict)
     model_ids: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Facts:
 
 
 class Journal:
-    """The journal of this driver; made locked, removed by `close(keep=False)`.
+    """The journal of this driver; locked from the start, removed by `close(keep=False)`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -71,10 +71,10 @@ class Journal:
     def _write(self, line: dict[str, Any]) -> None:
         try:
             self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
-            # Flushed to the operating system, not to the disk: it outlives a killed driver, and costs microseconds.
+            # Flush to the operating system, not to the disk: this survives a killed driver and costs microseconds.
             self._file.flush()
         except OSError as error:
-            # A full disk must not fail training through its tracking; the outbox reads this and says so.
+            # A full disk must not make training fail because of tracking; the outbox reads this and reports it.
             self.failure = error
 
     def append(self, kind: str, run: str, data: dict[str, Any]) -> Operation:
@@ -95,7 +95,7 @@ class Journal:
         self._file.close()
 
     def adopt(self, uri: str) -> tuple[list[Operation], Facts]:
-        """Take over what dead drivers could not deliver to `uri`: copied here first, then removed there."""
+        """Take over what dead drivers could not deliver to `uri`: copy it here, then remove their journals."""
         operations: list[Operation] = []
         facts = Facts()
         for path in sorted(self.folder.glob("journal-*.jsonl"), key=modified_s):
@@ -105,11 +105,11 @@ class Journal:
                 try:
                     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    continue  # its driver is alive
+                    continue  # the journal's driver is alive
                 try:
                     found = read_journal(other)
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    continue  # not written by a driver; left for somebody to look at
+                    continue  # no driver wrote this file; leave it for a person to inspect
                 if found.uri != redact(uri):
                     continue
                 pending = [old for old in found.pending if self._may_deliver(old)]
@@ -122,10 +122,10 @@ class Journal:
         return operations, facts
 
     def _may_deliver(self, operation: Operation) -> bool:
-        """Whether a driver of this storage can have written an operation that takes files.
+        """Whether a driver of this storage can have written this operation.
 
-        A file that was attached is removed after its delivery, with its folder; a model's folder is sent as it is. A
-        journal that names other places would have them removed, or sent.
+        Delivery removes an attached file together with its folder, and uploads a model's folder. A forged journal that
+        names other paths could make us delete or upload them.
         """
         data = operation.data
         if operation.kind == "artifact" or data.get("is_copy"):
@@ -144,7 +144,7 @@ class JournalContent:
 
 
 def read_journal(lines: Iterable[str]) -> JournalContent:
-    """Read a journal; a last line that its driver did not live to finish is left out."""
+    """Read a journal; an incomplete last line (the driver was killed) is ignored."""
     uri: str | None = None
     operations: dict[int, Operation] = {}
     facts = Facts()

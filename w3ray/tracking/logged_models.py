@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
-# As in w3ray.models.bundle, which needs torch to import; the driver may do without.
+# As in w3ray.models.bundle. Importing that needs torch, which the driver may not have.
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "model.json"
 MODEL_KEY_TAG = "w3ray.key"
@@ -25,20 +25,20 @@ IDENTITY_TAG = "w3ray.identity"
 STAGE_TAG = "w3ray.stage"
 TEACHER_TAG = "w3ray.teacher_model_id"
 TEACHER_IDENTITY_TAG = "w3ray.teacher_identity"
-# MLflow's own: its page of a logged model shows the versions from here.
+# MLflow's own tag: its page of a logged model reads the versions from it.
 VERSIONS_TAG = "mlflow.modelVersions"
 CODE = Path(__file__).with_name("video_model.py")
-# What it takes to load the model: versions are those it was made with.
+# Needed to load the model; pinned to the versions that the model was made with.
 REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "decord", "av", "numpy", "pandas")
 
 
 @dataclass(slots=True)
 class LoggedModel:
-    """A model on its way to MLflow, or there. Made by `StageRun.log_model`.
+    """A model that is logged to MLflow, or will be. Made by `StageRun.log_model`.
 
     Args:
-        key: names it among the operations of this driver and, as a tag, on the server.
-        ticket: known once it is delivered.
+        key: identifies the model in this driver's operations and, as a tag, on the server.
+        ticket: settled once the model is delivered.
     """
 
     key: str
@@ -46,7 +46,7 @@ class LoggedModel:
 
     @property
     def model_id(self) -> str | None:
-        """MLflow's id; None until it is delivered, and for ever without tracking."""
+        """MLflow's id; None until the model is delivered, and always None without tracking."""
         return None if self.ticket.result is None else str(self.ticket.result)
 
     @property
@@ -63,16 +63,16 @@ def upload(
     *,
     teacher_model_id: str | None,
 ) -> str:
-    """Log one model; a second call with the same `data["key"]` completes the first. Returns its id.
+    """Log one model; a second call with the same `data["key"]` completes the first. Returns the model's id.
 
     Raises:
-        Refused: the folder is gone.
+        Refused: the folder holds no model.
     """
     from mlflow.entities import Dataset, DatasetInput, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric
 
     folder = Path(data["folder"])
     if not all((folder / name).is_file() for name in (WEIGHTS_NAME, DESCRIPTION_NAME)):
-        raise Refused(f"{folder}: holds no model (any more)")
+        raise Refused(f"{folder}: holds no model; was it removed?")
     found = _find(client, experiment_id, MODEL_KEY_TAG, data["key"])
     if found is not None and found.status == LoggedModelStatus.READY:
         return str(found.model_id)
@@ -149,9 +149,9 @@ def _plugin_packages(folder: Path) -> list[str]:
 
 
 def signature() -> "ModelSignature":
-    """One string (the video) to what `video_model.VideoModel.predict` returns, and its parameters.
+    """The signature: one string (the video) in, the output and the parameters of `video_model.VideoModel.predict`.
 
-    The input has no name, so that a plain list will do too.
+    The input has no name, so that MLflow accepts a plain list, too.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -194,7 +194,7 @@ def register(client: "MlflowClient", model_id: str, data: dict[str, Any]) -> str
     versions = client.search_model_versions(f"name='{name}'")
     number = next((str(known.version) for known in versions if known.source == model.artifact_location), None)
     if number is None:
-        # Not `models:/<id>`: a local database would look that up in MLflow's global tracking URI, not in its own.
+        # Not `models:/<id>`: a local database would look that up at MLflow's global tracking URI, not in itself.
         made = client.create_model_version(
             name,
             source=model.artifact_location,

@@ -1,8 +1,8 @@
-"""How do operations reach the tracking server without ever holding up training?
+"""How do operations reach the tracking server without ever blocking training?
 
-`put` writes the operation to the journal and returns; one background thread delivers in order. A server that does not
-answer is tried again, ever more rarely, for as long as the driver lives; an operation that the server refuses is set
-aside in `refused.jsonl` with the reason. Nothing raised by the server reaches the caller of `put`.
+`put` writes the operation to the journal and returns; one background thread delivers in order. If the server does not
+answer, the thread tries again, with growing pauses, for as long as the driver lives. An operation that the server
+refuses goes to `refused.jsonl` with the reason. Server errors never reach the caller of `put`.
 """
 
 import json
@@ -22,7 +22,7 @@ THREAD_NAME = "w3ray-tracking"
 COALESCE_S = 0.5
 BACKOFF_FIRST_S = 0.5
 BACKOFF_LAST_S = 15.0
-# A store that answers its health check but fails the same operation this often will not accept it later either.
+# A store that answers its health check but fails the same operation this often will never accept it.
 TRIES_WHILE_HEALTHY = 5
 DOWN_GRACE_S = 3.0
 
@@ -30,23 +30,23 @@ Notify = Callable[[str], None]
 
 
 class Unreachable(Exception):
-    """The store did not answer, or not now: the same operation may succeed later."""
+    """The store does not answer now: the same operation may succeed later."""
 
 
 class Refused(Exception):
-    """The store answered that it will not accept this operation."""
+    """The store answered that it does not accept this operation."""
 
 
 class Store(Protocol):
-    """Where operations go. Used from the delivery thread alone."""
+    """Where operations go. Only the delivery thread uses it."""
 
     def open(self) -> None:
-        """Raises: Unreachable (tried again), Refused (for ever)."""
+        """Raises: Unreachable (the outbox tries again), Refused (final)."""
 
     def healthy(self) -> bool: ...
 
     def deliver(self, operations: list[Operation]) -> Any:
-        """Deliver operations that `batch_size` put together. Raises: Unreachable, Refused."""
+        """Deliver the operations of one batch (see `batch_size`). Raises: Unreachable, Refused."""
 
     def batch_size(self, operations: "deque[Operation]") -> int:
         """How many operations at the left end can be sent as one."""
@@ -58,7 +58,7 @@ class Store(Protocol):
 
 @dataclass(slots=True)
 class Ticket:
-    """The outcome of one operation, known once it was delivered or refused."""
+    """The outcome of one operation; known once the operation is delivered or refused."""
 
     settled: bool = False
     result: Any = None
@@ -71,7 +71,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of all operations: `waiting` ones are in `journal`, `refused` ones in `refused_file`."""
+    """The outcome of all operations: `waiting` ones are in `journal`, `refused` ones in `refused_file`."""
 
     delivered: int
     waiting: int
@@ -87,7 +87,7 @@ class Outbox:
         store: receives the operations.
         journal: keeps them until they are delivered.
         notify: called with one line when the server goes away, comes back, or refuses something.
-        heartbeat_s: the store's `heartbeat` is called about this often.
+        heartbeat_s: seconds between calls of the store's `heartbeat`, roughly.
     """
 
     def __init__(self, store: Store, journal: Journal, notify: Notify, *, heartbeat_s: float = 60.0) -> None:
@@ -111,15 +111,15 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
 
     def start(self, adopted: list[Operation]) -> None:
-        """Take operations from now on; `adopted` ones (already in the journal) go first.
+        """Start the delivery thread; `adopted` operations (already in the journal) go first.
 
-        Nothing is opened yet: `open`, or the first wait for anything, does that.
+        The store is not opened yet: `open` or the first wait does that.
         """
         self._queue.extendleft(reversed(adopted))
         self._thread.start()
 
     def open(self) -> None:
-        """Begin to open the store, and to deliver."""
+        """Begin to open the store and to deliver."""
         with self._wake:
             self._may_open = True
             self._wake.notify_all()
@@ -137,17 +137,17 @@ class Outbox:
             self._wake.notify_all()
         if unwritable is not None and not self._journal_lost:
             self._journal_lost = True
-            self.notify(f"{self._journal.path}: {unwritable}; tracking goes on, but only in memory")
+            self.notify(f"{self._journal.path}: {unwritable}; tracking continues, but only in memory")
         return ticket
 
     @property
     def down(self) -> bool:
-        """Has the store been out of reach for more than a moment?"""
+        """Whether the store has been unreachable for more than a moment."""
         since = self._down_since
         return since is not None and time.monotonic() - since > DOWN_GRACE_S
 
     def wait(self, ticket: Ticket, timeout_s: float) -> bool:
-        """Wait for one operation, but a server that is down gets just one more try. Returns whether it settled."""
+        """Wait for one operation; if the server is down, only for one more try. Returns whether the ticket settled."""
         deadline = time.monotonic() + timeout_s
         with self._wake:
             failures = self._failures
@@ -161,14 +161,14 @@ class Outbox:
             return ticket.settled
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything queued so far is settled. Returns whether it is."""
+        """Wait until all operations queued so far are settled. Returns whether they are."""
         with self._wake:
             tickets = list(self._tickets.values())
         deadline = time.monotonic() + timeout_s
         return all(self.wait(ticket, deadline - time.monotonic()) for ticket in tickets)
 
     def close(self, timeout_s: float) -> Delivery:
-        """Deliver what can be delivered within `timeout_s`; the rest stays in the journal for the next driver."""
+        """Deliver what is possible within `timeout_s`; the rest stays in the journal for the next driver."""
         deadline = time.monotonic() + timeout_s
         with self._wake:
             self._closing = True
@@ -178,7 +178,7 @@ class Outbox:
             self._thread.join(max(0.0, deadline - time.monotonic()))
         with self._wake:
             waiting = len(self._queue)
-            self._queue.clear()  # a thread that is still stuck in a call finds nothing more to do
+            self._queue.clear()  # if the thread is still stuck in a call, it finds no more work afterwards
             self._journal.close(keep=waiting > 0)
         return Delivery(
             delivered=self._delivered,
@@ -202,9 +202,9 @@ class Outbox:
                 if not self._deliver(batch):
                     return
         except Exception as error:
-            # A bug of ours, or a full disk. Training goes on; the journal keeps what comes from now on.
+            # A bug in w3ray, or a full disk. Training continues; the journal keeps all further operations.
             self.last_failure = redact(f"{type(error).__name__}: {error}")
-            self.notify(f"tracking stopped ({self.last_failure}); what follows is kept in {self._journal.path}")
+            self.notify(f"tracking stopped ({self.last_failure}); further operations are kept in {self._journal.path}")
             raise
 
     def _open(self) -> bool:
@@ -234,7 +234,7 @@ class Outbox:
             self._wake.notify_all()
 
     def _next_is_ready(self) -> bool:
-        """Wait for work, long enough that metrics come in batches; False: closing and nothing left."""
+        """Wait for work, long enough to collect metrics in batches; False: closing, and no work is left."""
         with self._wake:
             while not self._queue and not self._closing:
                 self._wake.wait(1.0)
@@ -245,7 +245,7 @@ class Outbox:
             return bool(self._queue)
 
     def _deliver(self, batch: list[Operation]) -> bool:
-        """Deliver one batch, however long it takes; False: closing and the store is out of reach."""
+        """Deliver one batch, however long it takes; False: closing, and the store is unreachable."""
         backoff_s = BACKOFF_FIRST_S
         tries = 0
         while True:
@@ -262,7 +262,7 @@ class Outbox:
                     return False
                 backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
             except Exception as error:
-                # Refused, or a bug of ours: neither may take the training down, and neither is passed over in silence.
+                # Refused, or a bug in w3ray: training must not fail, but the user must see the error.
                 self._settle(batch, error=error)
                 return True
             else:
@@ -274,7 +274,7 @@ class Outbox:
     def _settle(self, batch: list[Operation], result: Any = None, error: Exception | None = None) -> None:
         with self._wake:
             if not self._queue:
-                return  # closed meanwhile: the journal keeps the operations, and delivering one twice does no harm
+                return  # closed meanwhile: the journal keeps the operations, and a second delivery is harmless
             message = None if error is None else self._set_aside(batch, error)
             for _ in batch:
                 self._queue.popleft()
@@ -286,7 +286,7 @@ class Outbox:
                     ticket.settle(result, error)
             self._wake.notify_all()
         if message is not None:
-            self.notify(message)  # without the lock: it may wait for somebody who waits for us
+            self.notify(message)  # without the lock: the callback may wait for a thread that waits for this lock
 
     def _set_aside(self, batch: list[Operation], error: Exception) -> str:
         self._refused += len(batch)
@@ -298,7 +298,7 @@ class Outbox:
         return f"the tracking store refused {batch[0].kind}: {reason}; kept in {self._refused_file}"
 
     def _pause(self, seconds: float) -> bool:
-        """Wait before the next try; False when the driver is closing and that try was its last."""
+        """Wait before the next try; False when the driver is closing and the last try has failed."""
         with self._wake:
             was_closing = self._closing
             if was_closing:
@@ -313,7 +313,9 @@ class Outbox:
         self._failures += 1
         if self._down_since is None:
             self._down_since = time.monotonic()
-            self.notify(f"the tracking store does not answer ({error}); training goes on, kept in {self._journal.path}")
+            self.notify(
+                f"the tracking store does not answer ({error}); training continues; kept in {self._journal.path}"
+            )
 
     def _came_back(self) -> None:
         if self._down_since is not None:
@@ -327,5 +329,5 @@ class Outbox:
         try:
             self._store.heartbeat()
         except (Unreachable, Refused) as error:
-            # The next operation reports and retries; a missed heartbeat alone loses nothing.
+            # The next operation reports the failure and retries; a missed heartbeat loses no data.
             logging.getLogger(__name__).debug("heartbeat not delivered: %s", error)

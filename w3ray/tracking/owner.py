@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-# A run of another machine counts as abandoned after this long without a heartbeat (one a minute).
+# A run on another machine counts as abandoned after this many seconds without a heartbeat (one a minute).
 SILENT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, so that a later process with the same number is not taken for it.
+    """A process; its start time tells it from a later process with the same pid.
 
     Args:
-        host: name of its machine.
-        space: its process namespace (containers may share a host name but not their process numbers); "" if unknown.
-        pid: its number.
-        started: its start time in the kernel's clock ticks; "" if unknown.
+        host: name of the machine.
+        space: the process namespace (containers may share a host name but not their pids); "" if unknown.
+        pid: process id.
+        started: start time in the kernel's clock ticks; "" if unknown.
     """
 
     host: str
@@ -45,7 +45,7 @@ def this_process() -> Owner:
 
 
 def state(owner: Owner, last_seen_s: float | None) -> Literal["alive", "dead", "unknown"]:
-    """Is the process alive? `last_seen_s` (Unix time of the last heartbeat) decides where it cannot be looked up."""
+    """Is the process alive? If it cannot be looked up, `last_seen_s` (Unix time of the last heartbeat) decides."""
     here = this_process()
     if (owner.host, owner.space) == (here.host, here.space):
         return "alive" if _is_alive(owner) else "dead"
@@ -60,7 +60,7 @@ def _is_alive(owner: Owner) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's process: it exists
+        pass  # the process exists and belongs to another user
     return _started(owner.pid) in (None, owner.started)
 
 
@@ -68,13 +68,13 @@ def _space() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
-        return ""  # no Linux: the host name alone has to do
+        return ""  # not Linux: only the host name is compared
 
 
 def _started(pid: int) -> str | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None  # no Linux
-    # The command name before it may hold spaces and brackets; the start time is field 22, counted from 1.
+        return None  # not Linux
+    # The start time is field 22, counted from 1. The command name (field 2) may hold spaces and brackets.
     return text.rpartition(")")[2].split()[19]

@@ -1,8 +1,8 @@
-"""Which model does a name of MLflow's stand for, and how does it become a folder on this disk?
+"""Which model does an MLflow model URI name, and how does the model become a local folder?
 
     models:/NAME@ALIAS    models:/NAME/VERSION    models:/NAME/latest    models:/MODEL_ID    runs:/RUN_ID/NAME
 
-MLflow is asked which version it is. Of what is downloaded only our files are read: no code in it runs.
+MLflow resolves the version. Only w3ray's own files are read from the download: no downloaded code runs.
 """
 
 import tempfile
@@ -30,9 +30,9 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model that was named: where it can be read, and what to call it.
+    """A model: the folder to read it from, and the name to show.
 
-    An alias moves, so `name` then holds the version that it stood for: `models:/NAME/3`.
+    An alias can move. So for an alias, `name` holds the version that it pointed to: `models:/NAME/3`.
     """
 
     folder: str
@@ -40,23 +40,23 @@ class LocalModel:
 
 
 def is_registered(location: str) -> bool:
-    """Whether a location is a name of MLflow's and no folder."""
+    """Whether a location is an MLflow model URI and not a folder."""
     return location.startswith(_SCHEMES)
 
 
 @contextmanager
 def local_models(locations: Sequence[str], *, uri: str, option: str = "tracking.uri") -> Iterator[list[LocalModel]]:
-    """Models by their folders or by MLflow's names; those are downloaded once, and removed at the end.
+    """Models by folder or by MLflow model URI; URIs are downloaded once and removed at the end.
 
-    What is raised meanwhile speaks of the names, not of temporary folders.
+    Errors raised inside the context show the names, not the temporary folders.
 
     Args:
-        locations: folders (given back as they are) and names.
-        uri: MLflow's, asked only where there is a name.
-        option: by which the URI was given, for the error.
+        locations: folders (returned unchanged) and MLflow model URIs.
+        uri: tracking URI; used only if a location is an MLflow model URI.
+        option: the option that set `uri`, for the error message.
 
     Raises:
-        InputError: MLflow does not answer, it has no such model, or it is no model of ours.
+        InputError: MLflow does not answer, it has no such model, or w3ray did not log the model.
     """
     if not any(map(is_registered, locations)):
         yield [LocalModel(location, location) for location in locations]
@@ -85,14 +85,14 @@ def _fetched(location: str, uri: str, option: str, target: Path) -> LocalModel:
     try:
         with _mlflow.sorted_errors():
             name, source = _resolved(MlflowClient(tracking_uri=uri), location)
-    except (Refused, Unreachable) as error:  # MLflow has no code of its own for each thing that is not there
+    except (Refused, Unreachable) as error:  # MLflow has no separate error code for each kind of missing object
         hint = _what_is_there(uri, location)
         raise InputError(f"{location}: {hint or f'MLflow at {uri} cannot be asked ({error})'}") from error
     return LocalModel(str(_model_in(_downloaded(location, source, uri, target), location)), name)
 
 
 def _resolved(client: "MlflowClient", location: str) -> tuple[str, str]:
-    """The model's lasting name, and the address of its files."""
+    """The model's permanent name, and the address of its files."""
     if location.startswith("runs:"):
         return location, _made_by_run(client, location)
     name, alias, version = _name_and_version(location)
@@ -123,9 +123,9 @@ def _version(client: "MlflowClient", name: str, alias: str, version: str) -> Any
 
 
 def _made_by_run(client: "MlflowClient", location: str) -> str:
-    """The address of a model that a run logged, or of something in it.
+    """The address of a model that a run logged, or of a path inside it.
 
-    Not through MLflow's repository of `runs:/`: that looks models up in the process's own setting of the URI.
+    MLflow's own `runs:/` repository is not used: it looks models up at the process-wide tracking URI.
 
     Raises:
         Refused: the run logged no such model.
@@ -149,35 +149,35 @@ def _downloaded(location: str, source: str, uri: str, target: Path) -> Path:
 
     try:
         return Path(download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=uri))
-    # Whatever the client of an artifact store throws: they have no error in common.
+    # Clients of artifact stores share no error class, so catch everything.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{location}: its files cannot be fetched from {source} ({reason})") from error
 
 
 def _model_in(folder: Path, location: str) -> Path:
-    """Our folder within a logged model, or `folder` itself where the name leads right to it.
+    """The w3ray folder within a logged model, or `folder` itself if the name already points to it.
 
     Raises:
-        InputError: it is no model of ours.
+        InputError: w3ray did not log the model.
     """
     if (folder / DESCRIPTION_NAME).is_file():
         return folder
     try:
-        # Not by MLflow's `Model.load`: that takes a path for an address, and so resolves a `%20` in it.
+        # Not with MLflow's `Model.load`: it treats a path as an address and so resolves a `%20` in it.
         document = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
         inner = document["flavors"]["python_function"]["artifacts"]["model"]["path"]
         candidate = (folder / inner).resolve()
     except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{location}: no model that w3ray logged") from error
-    # The name of the folder stands in a file that may come from anyone.
+    # The folder's name comes from a file that anyone may have written.
     if not candidate.is_relative_to(folder.resolve()) or not (candidate / DESCRIPTION_NAME).is_file():
         raise InputError(f"{location}: no model that w3ray logged")
     return candidate
 
 
 def _what_is_there(uri: str, location: str) -> str | None:
-    """What MLflow has instead of what was asked for; None where that cannot be told."""
+    """What MLflow has instead of the requested model; None if that is unknown."""
     from mlflow import MlflowClient
 
     try:
@@ -226,14 +226,14 @@ def _about_run(client: "MlflowClient", location: str, uri: str) -> str | None:
 
 
 def _name_and_version(location: str) -> tuple[str, str, str]:
-    """Name, alias and version of `models:/...`; alias or version is "", or both are."""
+    """Name, alias and version of `models:/...`; at least one of alias and version is ""."""
     first, version = _parts(location)
     name, _, alias = first.rpartition("@") if "@" in first and not version else (first, "", "")
     return name, alias, version
 
 
 def _parts(location: str) -> tuple[str, str]:
-    """What stands before and behind the first slash of a name."""
+    """The parts before and after the first slash of a name."""
     first, _, second = location.partition(":")[2].strip("/").partition("/")
     return first, second
 

@@ -1,4 +1,4 @@
-"""What can be said of one run: its points, parameters, files, models and its end. Every call returns at once."""
+"""One run in MLflow: log its metrics, parameters, files and models, and end it. Calls return at once."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ class StageRun:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; None until the store made it, and for ever without tracking."""
+        """MLflow's id of the run; None until the store has made it, and always None without tracking."""
         result = self.started.result
         return None if result is None else str(result)
 
@@ -40,14 +40,14 @@ class StageRun:
         return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log one point per metric at a global step. A step at or below a metric's highest one is left out."""
+        """Log one point per metric at a global step. A step at or below the metric's highest step is ignored."""
         at_ms = now_ms()
         points = [[metric_name(name), float(value), int(step), at_ms] for name, value in metrics.items()]
         if points:
             self._queue.put("metrics", self.key, {"points": points})
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log nested parameters with dotted names; those that the run already has are left alone."""
+        """Log nested parameters with dotted names; parameters that the run already has keep their values."""
         if params:
             self._queue.put("params", self.key, {"params": flatten(params)})
 
@@ -56,13 +56,13 @@ class StageRun:
             self._queue.put("tags", self.key, {"tags": {name: str(value) for name, value in tags.items()}})
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Name the data set that the run read.
+        """Record the data set that the run read.
 
         Args:
             name: such as the manifest's file name.
-            digest: fingerprint of the content (MLflow keeps its first 36 characters).
-            source: where the manifest lies.
-            context: what it was used for: `training`, `validation`, `test`.
+            digest: fingerprint of the content (MLflow keeps the first 36 characters).
+            source: path or URI of the manifest.
+            context: what the data set was used for: `training`, `validation`, `test`.
         """
         data = {"name": name, "digest": digest[:36], "source": source, "context": context}
         self._queue.put("inputs", self.key, data)
@@ -94,7 +94,7 @@ class StageRun:
         self.log_text(json.dumps(document, indent=2) + "\n", name, folder)
 
     def log_figure(self, figure: "Figure", name: str, folder: str = "") -> None:
-        """Attach a matplotlib figure as the file `name` (its suffix chooses the format)."""
+        """Attach a matplotlib figure as the file `name` (the suffix sets the format)."""
         if self._queue.enabled:
             path = self._queue.new_file(name)
             figure.savefig(path)
@@ -117,22 +117,22 @@ class StageRun:
         keep_copy: bool = False,
         timeout_s: float = 120.0,
     ) -> LoggedModel:
-        """Log the model of a folder that `w3ray.models.bundle.write_model` wrote, for `mlflow.pyfunc` to load.
+        """Log the model in a folder that `w3ray.models.bundle.write_model` wrote, so that `mlflow.pyfunc` can load it.
 
-        Waits until it is delivered, but not for a server that is down: the model then has no `model_id` yet, and is
-        delivered when the server is back. Until then the folder must stay where it is.
+        Waits until the model is delivered, but not for a server that is down: then the model has no `model_id` yet and
+        is delivered when the server is back. Until then the folder must stay in place.
 
         Args:
             folder: holds `model.safetensors` and `model.json`.
-            metrics: of this model; also logged to the run, at `step`, so name them apart from what the run has there.
+            metrics: of this model; also logged to the run at `step`, so use names that the run does not use.
             step: global step of the weights.
-            dataset: name, digest (the manifest's fingerprint) and source of the data that the metrics are about.
-            teacher: model that it learnt from; what `log_model` gave, or its id.
-            teacher_identity: stage identity of the teacher, where its model id is not known (it was made by another
-                driver); the newest model of that stage is looked up.
+            dataset: name, digest (the manifest's fingerprint) and source of the data that the metrics describe.
+            teacher: the model it was distilled from: the result of `log_model`, or the model's id.
+            teacher_identity: stage identity of the teacher, if another driver logged it and its id is unknown; the
+                newest model of that stage is looked up.
             example_video: path for the input example.
             tags: more tags of the model.
-            keep_copy: a copy is kept until it is delivered, and the folder may be removed at once.
+            keep_copy: keep a copy until the model is delivered, so that the folder may be removed at once.
             timeout_s: longest wait.
         """
         if keep_copy and self._queue.enabled:
@@ -155,7 +155,7 @@ class StageRun:
         return model
 
     def _described(self, folder: Path) -> dict[str, Any]:
-        """What this run and the model's own description say of a model."""
+        """The facts about a model, from this run and from the model's own description."""
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         return {
             "experiment": self._queue.experiment,

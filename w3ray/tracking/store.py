@@ -1,8 +1,8 @@
-"""What does each operation do on the MLflow store? Used from the delivery thread alone.
+"""What does each operation do on the MLflow store? Only the delivery thread uses this.
 
-Every handler can be repeated without harm: a driver that is killed between a delivery and its line in the journal, or
-an answer lost on its way back, leads to a second delivery. Runs carry the key under which they were made, metric
-points at or below a run's highest step are left out, models are found again by their key.
+Every handler can be repeated without harm. An operation is delivered twice if the driver is killed between the
+delivery and its line in the journal, or if an answer is lost. So runs and models carry our key as a tag and are found
+again by it, and metric points at or below a run's highest step are ignored.
 """
 
 import fcntl
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KEY_TAG = "w3ray.key"
 OWNER_TAG = "w3ray.owner"
 SEEN_TAG = "w3ray.last_seen_unix_s"
-PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its pages nest runs by it
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's own tag: its pages nest runs by it
 CHANGED_TAG = "w3ray.changed_params"
 
 MAX_POINTS = 1000
@@ -39,13 +39,13 @@ UNFINISHED = ("KILLED", "FAILED", "RUNNING")
 
 @dataclass(slots=True)
 class RunState:
-    """What is known of one run of this driver.
+    """What is known about one run of this driver.
 
     Args:
-        run_id: the server's name for it.
-        highest_step: highest step per metric; a metric that is absent was not logged by this driver yet.
+        run_id: the server's id.
+        highest_step: highest step per metric; a metric that this driver has not logged yet is absent.
         may_hold_points: the run existed before, so the highest step of an absent metric is read from the server.
-        finished: nothing more is expected.
+        finished: no more operations are expected.
     """
 
     run_id: str
@@ -58,10 +58,10 @@ class MlflowStore:
     """An MLflow tracking store behind the outbox's `Store` protocol.
 
     Args:
-        uri: anything MLflow takes: `sqlite:///...`, `http://...`, `postgresql://...`.
-        experiment: made when it is absent.
+        uri: any URI that MLflow accepts: `sqlite:///...`, `http://...`, `postgresql://...`.
+        experiment: name of the experiment; made if it is absent.
         artifact_root: URI below which a new experiment keeps its files; None: the server decides.
-        facts: run and model ids that an earlier driver learned.
+        facts: run and model ids that an earlier driver received.
     """
 
     def __init__(self, uri: str, experiment: str, *, artifact_root: str | None, facts: Facts) -> None:
@@ -177,7 +177,7 @@ class MlflowStore:
                 return
 
     def _reap(self, operation: Operation) -> list[str]:
-        """End as KILLED what a dead driver left RUNNING. Returns the run ids."""
+        """Set runs that a dead driver left RUNNING to KILLED. Returns the run ids."""
         reaped = []
         for run in list(self._search(operation.data["experiment"], "attributes.status = 'RUNNING'")):
             who = owner.Owner.from_tag(run.data.tags.get(OWNER_TAG, ""))
@@ -195,7 +195,7 @@ class MlflowStore:
         tags = {**data["tags"], KEY_TAG: operation.run, OWNER_TAG: data["owner"], SEEN_TAG: str(int(time.time()))}
         parent = data["parent"]
         if parent is not None:
-            # A parent of this driver is known by key; a parent of another driver (a sweep's) by run id.
+            # A parent run of this driver is named by its key, one of another driver (a sweep) by its run id.
             tags[PARENT_TAG] = self._run(parent).run_id if parent in self._runs else parent
         if found is None:
             run = self.client.create_run(
@@ -212,7 +212,7 @@ class MlflowStore:
         return state.run_id
 
     def _find(self, operation: Operation) -> "Run | None":
-        """The run that this start made before, or the unfinished one that it goes on with."""
+        """The run that this start made before, or the unfinished run that it resumes."""
         data = operation.data
         for run in self._search(data["experiment"], f"tags.`{KEY_TAG}` = '{operation.run}'"):
             return run
@@ -225,7 +225,7 @@ class MlflowStore:
                 continue
             who = owner.Owner.from_tag(run.data.tags.get(OWNER_TAG, ""))
             if run.info.status == "RUNNING" and who is not None and owner.state(who, None) == "alive":
-                continue  # somebody is at it right now; two writers in one run would overwrite each other
+                continue  # another process writes to it now; two writers in one run would overwrite each other
             return run
         return None
 
@@ -246,7 +246,7 @@ class MlflowStore:
             for start in range(0, len(fresh), MAX_POINTS):
                 self.client.log_batch(run.run_id, metrics=fresh[start : start + MAX_POINTS], synchronous=True)
         except Exception:
-            # Some or all of it may have arrived: ask the server again which steps it holds.
+            # Some or all points may have arrived: ask the server again which steps it holds.
             run.highest_step.clear()
             run.may_hold_points = True
             raise
@@ -259,7 +259,7 @@ class MlflowStore:
         return max((point.step for point in self.client.get_metric_history(run.run_id, name)), default=before_all)
 
     def _params(self, operation: Operation) -> None:
-        """Log parameters once: MLflow lets none change, so a resumed run keeps its first ones and tags the others."""
+        """Log new parameters. MLflow forbids changes: a resumed run keeps its first values, a tag holds the changes."""
         from mlflow.entities import Param
 
         run = self._run(operation.run)
@@ -280,7 +280,7 @@ class MlflowStore:
     def _artifact(self, operation: Operation) -> None:
         path = Path(operation.data["path"])
         if not path.exists():
-            return  # its copy is removed only after it was delivered: the driver ended just before it could note that
+            return  # a copy is removed only after its delivery: the driver ended before it could write that down
         self.client.log_artifact(self._run(operation.run).run_id, str(path), operation.data["folder"] or None)
         remove_tree(path.parent)  # each copy has a folder of its own
 
@@ -321,10 +321,10 @@ class MlflowStore:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Drivers that use one SQLite file take turns.
+    """Let only one driver at a time use a SQLite file.
 
-    Two that make its tables at the same time would both fail. And SQLite gives up on a writer who did not get its turn
-    within seconds, in no order: of 32 trials at once some were not heard for minutes.
+    Two drivers that make its tables at the same time would both fail. Also, SQLite serves waiting writers in no order
+    and gives up after seconds: with 32 trials at once, some could not write for minutes.
     """
     path = sqlite_path(uri)
     if path is None:

@@ -6,8 +6,8 @@
         stage.log_metrics({"train/loss": 0.7}, step=10)   # microseconds: journal and queue
         stage.finish()
 
-Everything below returns at once except `wait_until_open`, `StageRun.wait_run_id`, `log_model`, `register`, `flush` and
-`close`, which have a time limit. Only the driver process may use it.
+All calls return at once except `wait_until_open`, `StageRun.wait_run_id`, `log_model`, `register`, `flush` and `close`,
+which have a time limit. Only the driver process may use a tracker.
 """
 
 import atexit
@@ -38,14 +38,14 @@ class Tracker:
     """The MLflow side of one driver. Make it with `open`.
 
     Args:
-        uri: tracking URI; None: nothing is tracked, every method does nothing.
+        uri: tracking URI; None: nothing is tracked, and every method does nothing.
         experiment: name of the experiment.
-        buffer_dir: folder of the journal and of files on their way; shared by the drivers of one storage.
+        buffer_dir: folder of the journal and of files that wait for delivery; shared by the drivers of one storage.
         run_name: name of the parent run.
         tags: tags of the parent run.
-        artifacts: URI below which a new experiment of a local database keeps its files; None: beside the database.
+        artifacts: URI below which a new experiment of a local database keeps its files; None: next to the database.
         notify: called with one line when the server goes away, comes back or refuses something; default: a warning.
-        setting: by which the URI can be changed, for errors.
+        setting: the setting that changes the URI, for error messages.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class Tracker:
         setting: str = "tracking.uri",
         must_answer: bool = True,
     ) -> "Tracker":
-        """Check the URI (seconds at most); the store itself is opened in the background, by `begin` or a first wait.
+        """Check the URI (seconds at most). `begin` or the first wait opens the store, in the background.
 
-        What a dead driver could not deliver to this store is delivered first, and its runs that are still marked
-        RUNNING end as KILLED.
+        Operations that a dead driver could not deliver to this store are delivered first, and its runs that are still
+        marked RUNNING end as KILLED.
 
         Args:
-            must_answer: a server has to answer now; False: it answered before, and is waited for if it does not.
+            must_answer: a server must answer now; False: it answered before, so wait for it if it is down.
 
         Raises:
             InputError: the server does not answer, or the database or `buffer_dir` cannot be written.
@@ -138,22 +138,22 @@ class Tracker:
 
     @property
     def ui_command(self) -> str | None:
-        """The command that shows the runs; None for a server, which has its own page at `uri`."""
+        """The command that shows the runs; None for a server: its page is at `uri`."""
         if self.uri is None or self.uri.startswith(("http://", "https://")):
             return None
         return f"mlflow ui --backend-store-uri {shlex.quote(redact(self.uri))}"
 
     def begin(self) -> None:
-        """Open the store now, in the background: importing MLflow and making its tables takes seconds of a core."""
+        """Open the store now, in the background: importing MLflow and making the tables takes seconds of CPU time."""
         if self._outbox is not None:
             self._outbox.open()
 
     def reap(self) -> None:
-        """Runs of this experiment that are still marked RUNNING although their driver is dead end as KILLED."""
+        """Set runs of this experiment to KILLED if they are marked RUNNING but their driver is dead."""
         self._queue.put("reap", "", {"experiment": self.experiment})
 
     def check(self) -> None:
-        """Raise what stopped the store from being opened, if that is known by now; never waits.
+        """Raise the error that prevented opening the store, if it is known already; never waits.
 
         Raises:
             InputError: as `wait_until_open`.
@@ -187,9 +187,9 @@ class Tracker:
 
         Args:
             params: nested; logged with dotted names.
-            identity: an unfinished parent run with the same identity is gone on with.
-            parent_run_id: run above this one (the sweep of a trial).
-            also_ended: one with the same identity is gone on with even if it had ended.
+            identity: an unfinished parent run with this identity is resumed.
+            parent_run_id: the run above this one (for a trial: the sweep's run).
+            also_ended: a finished run with this identity is resumed, too.
         """
         tags = {**_standard_tags(), **self.tags}
         self.parent = self._begin(self.run_name or self.experiment, identity, parent_run_id, tags, None, also_ended)
@@ -205,13 +205,13 @@ class Tracker:
         resume_run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> StageRun:
-        """Begin, or go on with, the child run of one stage.
+        """Begin or resume the child run of one stage.
 
         Args:
             stage_name: name of the run and of its tag `w3ray.stage`.
-            identity: an unfinished run with the same identity is gone on with, unless its driver is alive.
+            identity: an unfinished run with this identity is resumed, unless its driver is alive.
             params: nested; logged with dotted names.
-            resume_run_id: go on with this run, whatever its state.
+            resume_run_id: resume this run, whatever its state.
             tags: more tags.
         """
         parent = None if self.parent is None else self.parent.key
@@ -259,17 +259,17 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> str | None:
-        """Make a logged model the newest version of a registered model (a model that is a version already stays it).
+        """Make a logged model the newest version of a registered model (if it is a version already, keep that one).
 
         Args:
-            model: what `log_model` gave, or its id, or `models:/<id>`.
-            name: of the registered model; made when it is absent.
-            alias: points at this version from now on.
-            tags: of the version.
+            model: the result of `log_model`, the model's id, or `models:/<id>`.
+            name: name of the registered model; made if it is absent.
+            alias: points to this version from now on.
+            tags: tags of the version.
             timeout_s: longest wait.
 
         Returns:
-            The version; None while the server is down (it is registered when the server is back).
+            The version; None while the server is down (the model is registered when the server is back).
         """
         key = model.key if isinstance(model, LoggedModel) else None
         model_id = None if isinstance(model, LoggedModel) else model.removeprefix("models:/")
@@ -279,14 +279,14 @@ class Tracker:
         return None if ticket.result is None else str(ticket.result)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
-        """Wait until everything so far is delivered or refused; False: not in time, or the server is down."""
+        """Wait until all operations so far are delivered or refused; False: not in time, or the server is down."""
         return self._outbox is None or self._outbox.flush(timeout_s)
 
     def close(self, status: Status = "FINISHED", *, timeout_s: float = 30.0) -> Delivery:
-        """End all runs that are still open with `status`, deliver what can be delivered, and stop.
+        """End all open runs with `status`, deliver what can be delivered, and stop.
 
-        What could not be delivered stays in `Delivery.journal`; the next tracker with the same `uri` and `buffer_dir`
-        delivers it.
+        Other operations stay in `Delivery.journal`; the next tracker with the same `uri` and `buffer_dir` delivers
+        them.
         """
         if self._delivery is not None:
             return self._delivery
@@ -305,7 +305,7 @@ class Tracker:
         return self._delivery
 
     def _at_exit(self) -> None:
-        # Whoever left without closing did not come to the end of the run.
+        # The process exits without `close`: the run did not reach its end.
         self.close("FAILED", timeout_s=5.0)
 
     def __enter__(self) -> "Tracker":

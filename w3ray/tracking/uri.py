@@ -1,7 +1,7 @@
-"""Which MLflow is it, and can its address work at all?
+"""Which MLflow is used, and can its address work at all?
 
-The latter is answered within seconds and, but for a server that wants a password, without MLflow, which would try for
-minutes.
+The check takes seconds. It does not use MLflow, which would retry for minutes, except for a server that asks for a
+password.
 """
 
 import os
@@ -19,19 +19,19 @@ PROBE_S = 5.0
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 FILE_STORE_VARIABLE = "MLFLOW_ALLOW_FILE_STORE"
-"""All three are MLflow's own, which its commands read as well."""
+"""All three are MLflow's own variables; its commands read them, too."""
 
 DATABASE_NAME = "mlflow.db"
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A setting of the tracking.
+    """A tracking setting.
 
     Args:
-        value: the address, or the name.
-        why: where it comes from.
-        setting: option, recipe's field or variable to change it by: errors begin with it.
+        value: the address or the name.
+        why: where the value comes from.
+        setting: the option, recipe field or variable that changes it: errors begin with it.
     """
 
     value: str
@@ -40,12 +40,12 @@ class Chosen:
 
 
 def choose_uri(given: str | None, root: Path, *, option: str = "tracking.uri") -> Chosen:
-    """Which MLflow: the one that is given, else the environment's, else a database in `root`.
+    """The MLflow address: the given one, else the environment's, else a database in `root`.
 
     Args:
-        given: by the recipe or on the command line.
+        given: address from the recipe or the command line.
         root: folder that holds the stages.
-        option: by which it is given.
+        option: the option that sets the address.
     """
     if given:
         return Chosen(quoted_sqlite(given), option, option)
@@ -55,7 +55,7 @@ def choose_uri(given: str | None, root: Path, *, option: str = "tracking.uri") -
 
 
 def choose_experiment(given: str | None, name: str) -> Chosen:
-    """Which experiment: the recipe's, else the environment's, else the one named like the recipe."""
+    """The experiment: the recipe's, else the environment's, else the recipe's own name."""
     if given:
         return Chosen(given, "tracking.experiment", "tracking.experiment")
     if found := os.environ.get(EXPERIMENT_VARIABLE):
@@ -64,10 +64,10 @@ def choose_experiment(given: str | None, name: str) -> Chosen:
 
 
 def check_readable(uri: str, option: str = "tracking.uri") -> None:
-    """Find out within seconds that nothing can be read from a tracking URI; makes nothing.
+    """Fail within seconds if a tracking URI cannot be read; creates nothing.
 
     Raises:
-        InputError: unreachable server, or no database.
+        InputError: the server cannot be reached, or the database does not exist.
     """
     database = sqlite_path(uri)
     if database is not None and not database.is_file():
@@ -79,14 +79,14 @@ def check_readable(uri: str, option: str = "tracking.uri") -> None:
 
 
 def check_uri(uri: str, option: str = "tracking.uri") -> None:
-    """Find out within seconds that a tracking URI cannot work.
+    """Fail within seconds if a tracking URI cannot work.
 
     Args:
-        option: by which it was given, for the error.
+        option: the option that set the URI, for the error message.
 
     Raises:
-        InputError: unreachable server, wrong password, unwritable folder, a file that is no SQLite database, or an
-            address of a kind that MLflow does not take.
+        InputError: the server cannot be reached, the password is wrong, the folder cannot be written, the file is no
+            SQLite database, or MLflow does not accept this kind of address.
     """
     said = f"{option} {uri}"
     database = sqlite_path(uri)
@@ -97,13 +97,13 @@ def check_uri(uri: str, option: str = "tracking.uri") -> None:
     elif uri.startswith(("file:", "/", ".")) or ("://" not in uri and os.path.isdir(uri)):
         if os.environ.get(FILE_STORE_VARIABLE, "").lower() not in ("true", "1"):
             raise InputError(
-                f"{said}: a folder, and MLflow keeps no runs in plain files any more; write sqlite:///path/mlflow.db "
+                f"{said}: a folder, but MLflow no longer keeps runs in plain files; write sqlite:///path/mlflow.db "
                 f"(`mlflow migrate-filestore` moves what is there), or set {FILE_STORE_VARIABLE}=true"
             )
     elif uri.startswith("sqlite:"):
-        raise InputError(f"{said}: its database is in no file, and so ends with each process; write {_EXAMPLES}")
+        raise InputError(f"{said}: an in-memory database is lost when its process ends; write {_EXAMPLES}")
     elif not _is_known(uri):
-        what = "no address that MLflow takes" if "://" in uri else "not a URI"
+        what = "MLflow does not accept this kind of address" if "://" in uri else "not a URI"
         raise InputError(f"{said}: {what}; write {_EXAMPLES}")
 
 
@@ -136,18 +136,18 @@ def _check_server(said: str, uri: str) -> None:
     try:
         requests.get(f"{base}/health", timeout=PROBE_S)
     except requests.exceptions.SSLError:
-        pass  # it answers; whether its certificate will do is for MLflow's own settings to say
+        pass  # the server answers; MLflow's own settings decide about the certificate
     except requests.exceptions.RequestException as error:
         kind = "no answer" if isinstance(error, requests.exceptions.Timeout) else "cannot connect"
         raise InputError(f"{said}: {kind}; start the server (`mlflow server`) or set another address") from error
-    with suppress(requests.exceptions.RequestException):  # it answers: slow ones are waited for later
+    with suppress(requests.exceptions.RequestException):  # the server answers; a slow one is waited for later
         answer = requests.get(f"{base}/api/2.0/mlflow/experiments/search?max_results=1", timeout=PROBE_S)
         if answer.status_code in (401, 403):
             _check_credentials(said, uri)
 
 
 def _check_credentials(said: str, uri: str) -> None:
-    """MLflow knows many ways to say who one is: a server that wants to know is asked by MLflow itself."""
+    """MLflow knows many ways to log in, so MLflow itself asks a server that requires it."""
     from w3ray.tracking import _mlflow
     from w3ray.tracking.outbox import Refused, Unreachable
 
@@ -165,15 +165,15 @@ def _check_credentials(said: str, uri: str) -> None:
 
 
 def check_artifacts(uri: str) -> None:
-    """Find out at once that MLflow could not write its files to a place.
+    """Fail at once if MLflow could not write its files to an address.
 
     Raises:
-        InputError: a package is missing.
+        InputError: a package is missing, or the address holds a `#`.
     """
     if "#" in uri:
-        raise InputError(f"{uri}: MLflow cuts an address off at #; set another storage, or tracking.uri to a server")
+        raise InputError(f"{uri}: MLflow cuts off an address at #; set another storage or a server as tracking.uri")
     if uri.startswith("s3://") and find_spec("boto3") is None:
         raise InputError(
-            f"{uri}: MLflow's files cannot be written there without boto3; pip install 'w3ray[s3]', set tracking.uri "
+            f"{uri}: MLflow cannot write its files there without boto3; pip install 'w3ray[s3]', set tracking.uri "
             "or tracking.enabled=false"
         )

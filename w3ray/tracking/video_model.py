@@ -1,7 +1,7 @@
 """What does a logged model do when somebody loads it with `mlflow.pyfunc.load_model` and gives it a video path?
 
-MLflow copies this file into the logged model and runs it there ("models from code"): nothing is pickled. It needs
-w3ray installed. Each video is looked at as `w3ray predict` does, one after the other, so it gets the same scores.
+MLflow copies this file into the logged model and runs it there ("models from code"): nothing is pickled. w3ray must be
+installed. Videos are processed one by one, as in `w3ray predict`, so the scores are the same.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -35,14 +35,14 @@ class VideoModel(PythonModel):
         """Recognise the action of each video.
 
         Args:
-            context: unused; MLflow's.
-            model_input: one path, a list or an array of them, or a DataFrame with them in its first column.
-            params: `protocol`, `average` and `top`, as of `w3ray predict`.
+            context: not used; MLflow passes it.
+            model_input: one path, a list or array of paths, or a DataFrame with paths in its first column.
+            params: `protocol`, `average` and `top`, as in `w3ray predict`.
 
         Returns:
-            DataFrame with a row a video, in the order of the paths: `scores` (in class order), `label` (name of the
-            best class, or combination of classes), `score` (its), `top` (the best ones with their scores), and
-            `reason`: why the video could not be read (it then has no scores and no label), else None.
+            DataFrame with one row per video, in the order of the paths: `scores` (in class order), `label` (name of the
+            best class or combination of classes), `score` (the score of `label`), `top` (the best classes with their
+            scores), and `reason`: why the video could not be read (then it has no scores and no label), else None.
 
         Raises:
             InputError: an unknown protocol or average.
