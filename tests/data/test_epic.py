@@ -185,8 +185,10 @@ class TestEpic55:
         manifest, notes = run(EPIC_55, lists, "s3://bucket/rgb/{participant}/{video}")
         row = manifest.table.to_pylist()[0]
         assert (row["uri"], row["start_s"]) == ("s3://bucket/rgb/P01/P01_01", 7 / 30)
-        assert "s3://bucket/rgb: videos are taken to be {participant}/{video}" in notes[1]
-        assert "a pattern has {video}, {participant} and {part}" in refused(EPIC_55, lists, "s3://bucket/{kitchen}.MP4")
+        assert "s3://bucket/rgb: videos are expected at {participant}/{video}" in notes[1]
+        assert "a pattern may have only {video}, {participant} and {part}" in refused(
+            EPIC_55, lists, "s3://bucket/{kitchen}.MP4"
+        )
 
     def test_bad_folders(self, lists, videos, tmp_path):
         text = "videos are not there: P26_01"
@@ -206,7 +208,9 @@ class TestEpic55:
         folder = write_frames(tmp_path / "v/train/P01/P01_01", 53)
         manifest, notes = run(EPIC_55, lists, tmp_path / "v", partial=True)
         assert [row["end_s"] for row in manifest.table.to_pylist()] == [36 / 30, 53 / 30, 53 / 30]
-        assert any("4, 5: ends a few frames past those of its video and is cut there" in note for note in notes)
+        assert any(
+            "4, 5: ends a few frames after the last frame of its video and is cut there" in note for note in notes
+        )
         for number in range(40, 54):
             (folder / f"{number:05d}.jpg").unlink()
         assert run(EPIC_55, lists, tmp_path / "v", partial=True)[0].table["clip_id"].to_pylist() == ["0"]
@@ -216,18 +220,18 @@ class TestEpic55:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("open,124,door", "open,125,door", "labels.csv:3: verb '125' is none of 0 to 124: is the list of another"),
-            ("door,351,", "door,352,", "labels.csv:3: noun '352' is none of 0 to 351"),
-            ("open,124,", "stay,,", "labels.csv:3: verb '' is none of 0 to 124"),
+            ("open,124,door", "open,125,door", "labels.csv:3: verb '125' is not in 0 to 124: is the list of another"),
+            ("door,351,", "door,352,", "labels.csv:3: noun '352' is not in 0 to 351"),
+            ("open,124,", "stay,,", "labels.csv:3: verb '' is not in 0 to 124"),
             ("00:00:00.60", "00:00:01.20", "segment 0 lies from 0.14 to 1.2 s, past the end of P01_01, which is 1"),
             ("\n5,P01", "\n4,P01", "labels.csv:4: '4' is listed twice, first in EPIC_train_action_labels.csv:3"),
             ("\n5,P01", "\n19,P01", "s1_timestamps.csv:2: '19' is listed twice, first in EPIC_train_action"),
             ("00:00:00.60", "00:00:00.10", "segment 0 from 00:00:00.14 to 00:00:00.10, frames 8 to 36, is empty"),
-            ("8,36,open", "0,36,open", "frames 0 to 36, is empty or counts no frames from 1"),
-            ("00:00:00.60", "0.60", "'0.60' is no time as 00:01:02.34"),
+            ("8,36,open", "0,36,open", "frames 0 to 36, is empty, or its frames are not counted from 1"),
+            ("00:00:00.60", "0.60", "'0.60' is not a time such as 00:01:02.34"),
             ("0,P01,P01_01", "0,P01,P01_77", "labels.csv:2: the list of videos has no 'P01_77'"),
-            ("0,P01,P01_01", "0,P01,../../x", "labels.csv:2: not a uid, a participant as P01 and a video of his"),
-            ("0,P01,P01_01", "0,P02,P01_01", "labels.csv:2: not a uid, a participant as P01"),
+            ("0,P01,P01_01", "0,P01,../../x", "labels.csv:2: needs a uid, a participant such as P01 and one of"),
+            ("0,P01,P01_01", "0,P02,P01_01", "labels.csv:2: needs a uid, a participant such as P01"),
             ("['door'],[8]", "['door']", "labels.csv:2: not 14 values, as the header has"),
             ("7,P26,P26_01,c,00:00:00.20,00:00:00.40,12,24,open,3,door,1,['door'],[1]\n", "", "3 clips; the published"),
             ("start_frame", "begin", "labels.csv: no column 'start_frame'; it has uid, participant_id"),
@@ -243,7 +247,7 @@ class TestEpic55:
     def test_bad_class_files(self, lists, videos):
         for text, message in (
             ("verb_id,class_key,verbs\n" + numbered("verb", 97), "97 classes; EPIC-KITCHENS-55 has 125"),
-            ("verb_id,class_key,verbs\n1,take,x\n", "EPIC_verb_classes.csv:2: class '1' where 0 follows"),
+            ("verb_id,class_key,verbs\n1,take,x\n", "EPIC_verb_classes.csv:2: class '1' where 0 is expected"),
             ("id,key,instances,category\n0,take,x,y\n", "a file of EPIC-KITCHENS-100, not of EPIC-KITCHENS-55"),
         ):
             write_55(lists, EPIC_verb_classes=text)

@@ -244,7 +244,7 @@ def test_csv_with_several_labels(tmp_path):
         ("path,verb,noun\na.mp4,take,cup\nb.mp4,take,\n", {}, r"list\.csv:3: 'noun' is empty"),
         ("path,verb\na.mp4,take\n", {}, "no column 'noun'"),
         ("path,verb,noun\na.mp4,take,cup\n", {"classes": ["take", "cup"]}, "class names are taken from the columns"),
-        ("path,verb,noun\na.mp4,take,cup\n", {"flip_map": {"take": "cup"}}, "can only be 'identity'"),
+        ("path,verb,noun\na.mp4,take,cup\n", {"flip_map": {"take": "cup"}}, "must be 'identity'"),
     ],
 )
 def test_csv_whose_several_labels_do_not_fit(tmp_path, text, options, message):
@@ -300,7 +300,7 @@ def test_csv_at_an_address(tmp_path):
         ("path,label\na/1.mp4,x\na/1.mp4,y\n", {}, r"clip_id 'a/1\.mp4' occurs 2 times"),
         ("path,label\na/1.mp4,x\n", {"split": "column"}, "no column 'split'"),
         ("path,label\na/1.mp4,x\n", {"delimiter": "::"}, "must be one character"),
-        ("path,label\na/1.mp4,x\n", {"classes": ["y"]}, "label 'x' is none of the classes y"),
+        ("path,label\na/1.mp4,x\n", {"classes": ["y"]}, "label 'x' is not one of the classes y"),
     ],
 )
 def test_csv_that_can_not_be_read(tmp_path, text, options, message):
@@ -366,7 +366,7 @@ def test_csv_errors_name_the_line_in_later_chunks_too(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=message):
             import_csv(write_csv(tmp_path, head + text))
-    with pytest.raises(InputError, match=r"list\.csv:6: label 'z' is none of the classes x, y"):
+    with pytest.raises(InputError, match=r"list\.csv:6: label 'z' is not one of the classes x, y"):
         import_csv(write_csv(tmp_path, "path,label\n" + "a/1.mp4,x\n" * 4 + "a/2.mp4,z\n"), classes=["x", "y"])
 
 
@@ -389,7 +389,7 @@ def test_csv_clips_of_one_video_are_dealt_in_order_of_their_starts(tmp_path):
 def test_csv_without_text(tmp_path):
     source = write_csv(tmp_path, "")
     source.write_bytes(b"path,label\na/1.mp4,x\n\xff.mp4,x\n")
-    with pytest.raises(InputError, match=r"list\.csv:3: cannot be read as CSV: no UTF-8 text"):
+    with pytest.raises(InputError, match=r"list\.csv:3: cannot be read as CSV: not UTF-8 text"):
         import_csv(source)
 
 

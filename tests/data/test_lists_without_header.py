@@ -94,9 +94,9 @@ def test_the_error_names_the_option(tmp_path, text, option):
 
 
 def test_a_header_of_other_names_shows_it_too(tmp_path):
-    with pytest.raises(InputError, match="it has file, class; say which is which with --columns path=") as caught:
+    with pytest.raises(InputError, match="it has file, class; map the columns with --columns path=") as caught:
         import_csv(write(tmp_path, "file,class\na.mp4,wave\n"))
-    assert str(caught.value).endswith("name all columns in their order: --columns path,label")
+    assert str(caught.value).endswith("name all columns in order: --columns path,label")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_header_of_other_names_shows_it_too(tmp_path):
     [
         ("a.mp4 0\nb.mp4\n", ["path", "label"], r"list\.txt:2: not 2 values, as --columns names \(path,label\)"),
         ("a.mp4,0,1\n", ["path", "label"], r"list\.txt:1: not 2 values, as --columns names"),
-        ("a.mp4 0\n", ["path", "lable"], "'lable' is read for nothing; did you mean 'label'"),
-        ("a.mp4 0 0\n", ["path", "label", "label"], "'label' is named twice; '_' is a column that is not read"),
+        ("a.mp4 0\n", ["path", "lable"], "'lable' is unknown; did you mean 'label'"),
+        ("a.mp4 0 0\n", ["path", "label", "label"], "'label' occurs twice; name a column that is not read '_'"),
         ("a.mp4 0\n", ["label", "num_frames"], "no column 'path'; it has label, num_frames"),
         ("a.mp4 0\nc.mp4 1\n", ["path", "label"], r"list\.txt:2: no file or folder .*/c\.mp4"),
         ("a.mp4 0 x\n", ["path", "label", "start"], r"list\.txt:1: 'start' must be seconds, not 'x'"),

@@ -332,7 +332,7 @@ def test_folds_partition_the_groups(tmp_path):
 
 @pytest.mark.parametrize(
     ("fold", "folds", "message"),
-    [(5, 5, "fold 5 of 5"), (-1, 5, "fold -1"), (0, 1, "at least 2"), (0, 7, "6 groups cannot be dealt into 7 folds")],
+    [(5, 5, "fold 5 of 5"), (-1, 5, "fold -1"), (0, 1, "at least 2"), (0, 7, "6 groups are too few for 7 folds")],
 )
 def test_impossible_folds(tmp_path, fold, folds, message):
     with pytest.raises(InputError, match=message):

@@ -211,14 +211,14 @@ class TestSomethingSomethingV2:
 
 def test_a_video_whose_name_is_no_text(tmp_path):
     touch(tmp_path / "a", "b.mp4", "\udcff.mp4")
-    with pytest.raises(InputError, match=r"column 'clip_id': 'a/\\udcff.mp4' is no UTF-8 text; rename it"):
+    with pytest.raises(InputError, match=r"column 'clip_id': 'a/\\udcff.mp4' is not UTF-8 text; rename it"):
         IMPORTERS["folder"](tmp_path)
 
 
 def test_videos_in_a_folder_whose_name_is_no_text(tmp_path, small_ssv2):
     videos = touch(tmp_path / "\udcff", "3.webm", "12.webm", "5.webm", "8.webm", "9.webm")
     message = refused("something-something-v2", write_ssv2(tmp_path / "lists"), videos)
-    assert message.endswith("/\\udcff/3.webm' is no UTF-8 text; rename it")
+    assert message.endswith("/\\udcff/3.webm' is not UTF-8 text; rename it")
 
 
 def test_manifests_can_be_written(tmp_path, small_ssv2):

@@ -193,7 +193,7 @@ def test_errors_other_set_in_the_folder(dataset):
 
 def test_errors_other_things_in_the_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="no synthetic data set"):
+    with pytest.raises(InputError, match="not a synthetic data set"):
         write_motion_dataset(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -1,10 +1,10 @@
-"""What the importers of EPIC-KITCHENS-55 and -100 share: CSV files with a row a segment of an untrimmed video.
+"""What the importers of EPIC-KITCHENS-55 and -100 share: CSV files with one row per segment of an untrimmed video.
 
-A row says twice where its segment lies: in time (`start_timestamp`, `stop_timestamp`) and in frames (`start_frame`,
-`stop_frame`), and each is right for another thing. The frame numbers are those of the distributed frames, which were
-taken at 59.94 per second of most videos, at 50 of the later ones, and at 60 of those whose own rate is another (29.97,
-47.95 or 90, such as P10_04, P17_01 and P18_09): in these the numbers are not the frames of the video. So a clip of a
-video is cut by its times, and a clip of a folder of frames by its frame numbers, both ends included.
+A row gives the position of its segment twice: as times (`start_timestamp`, `stop_timestamp`) and as frame numbers
+(`start_frame`, `stop_frame`). The frame numbers belong to the distributed frames. These were extracted at 59.94 frames
+per second from most videos, at 50 from the later ones, and at 60 from videos with another frame rate (29.97, 47.95 or
+90, such as P10_04, P17_01 and P18_09): there the numbers are not the video's own frames. So a clip of a video is cut by
+its times, and a clip of a folder of frames by its frame numbers, both ends included.
 """
 
 import csv
@@ -23,7 +23,7 @@ _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 _VIDEO = re.compile(r"(P\d\d)_\d{2,3}")
 
-# Time stamps have two digits; the one segment of each data set that ends behind its video does so by 0.02 s.
+# Timestamps have two decimals. In each data set one segment ends after its video, by 0.02 s.
 ROUNDING_S = 0.1
 
 _NAMES_SHOWN = 5
@@ -31,22 +31,22 @@ _NAMES_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """What tells the two data sets apart."""
+    """The differences between the two data sets."""
 
     command: str
     prefix: str
-    """Of the files' names."""
+    """Prefix of the file names."""
     key: str
-    """The column with a segment's name."""
+    """Column with a segment's name."""
     class_columns: tuple[str, str]
-    """Number and name of a class."""
+    """Columns with the number and the name of a class."""
     video_column: str
-    """Of the list of videos."""
+    """Column with a video's name, in the list of videos."""
     marks: frozenset[str]
     """Columns that the other data set's files do not have."""
     published: PublishedSet
     remote_place: str
-    """Where the distribution has a video, for addresses at which nothing is looked for."""
+    """Path of a video in the distribution; used for web addresses, which are not searched."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Version:
 
     @property
     def other(self) -> "Version":
-        """What a file may be of by mistake."""
+        """The other data set, whose files a user may give by mistake."""
         return EPIC_100 if self is EPIC_55 else EPIC_55
 
 
@@ -73,7 +73,7 @@ EPIC_100 = Version(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One row, checked."""
+    """One checked row."""
 
     file: Path
     line: int
@@ -85,7 +85,7 @@ class Segment:
     start_frame: int
     stop_frame: int
     labels: tuple[str, str] | None
-    """Verb and noun; None: not known."""
+    """Verb and noun; None: unknown."""
 
     @property
     def where(self) -> str:
@@ -96,7 +96,7 @@ def annotation_file(annotations: str | os.PathLike[str], name: str, version: Ver
     """A file of the data set.
 
     Raises:
-        InputError: it is not there; says so where the folder is that of the other data set.
+        InputError: the file does not exist; the message says if the folder belongs to the other data set.
     """
     try:
         return find_file(annotations, [f"{version.prefix}{name}.csv"], f"the CSV files of {version.name}")
@@ -114,7 +114,7 @@ def verbs_and_nouns(annotations: str | os.PathLike[str], version: Version) -> tu
     """The names of the classes, in the order of their numbers.
 
     Raises:
-        InputError: as `annotation_file`; or there are not as many as the data set has, each once and in order.
+        InputError: as `annotation_file`; or the classes are not complete, unique and in order.
     """
     verbs, nouns = (
         _class_names(annotation_file(annotations, f"{kind}_classes", version), kind, official, version)
@@ -124,13 +124,13 @@ def verbs_and_nouns(annotations: str | os.PathLike[str], version: Version) -> tu
 
 
 def video_seconds(file: Path, version: Version) -> dict[str, float]:
-    """How long each video is."""
+    """The duration of each video, seconds."""
     seconds: dict[str, float] = {}
     for line, row in _rows(file, (version.video_column, "duration"), version):
         try:
             seconds[row[version.video_column]] = float(row["duration"])
         except ValueError as error:
-            raise InputError(f"{file}:{line}: the duration {row['duration']!r} is no number of seconds") from error
+            raise InputError(f"{file}:{line}: the duration {row['duration']!r} is not a number of seconds") from error
     return seconds
 
 
@@ -142,13 +142,13 @@ def segments(
     classes: tuple[Sequence[str], Sequence[str]] | None,
     note: Note,
 ) -> list[Segment]:
-    """The rows of a list, with labels where the `classes` (verbs, nouns) are given.
+    """The rows of a list, with labels if the `classes` (verbs, nouns) are given.
 
-    A segment that ends behind its video by no more than times are rounded is cut there, with a note that names it.
+    A segment that ends after its video by at most the rounding of times is cut at the video's end; a note names it.
 
     Raises:
-        InputError: another data set's list, an unknown class or video, or a segment that is empty or lies behind the
-            end of its video; names the line.
+        InputError: the list belongs to another data set, a class or video is unknown, or a segment is empty or ends
+            after its video; names the line.
     """
     columns = [version.key, "participant_id", "video_id", "start_timestamp", "stop_timestamp"]
     columns += ["start_frame", "stop_frame", *(("verb_class", "noun_class") if classes else ())]
@@ -177,14 +177,14 @@ def _class_names(file: Path, kind: str, official: int, version: Version) -> list
     names: list[str] = []
     for line, row in _rows(file, (number, name), version):
         if row[number] != str(len(names)):
-            raise InputError(f"{file}:{line}: class {row[number]!r} where {len(names)} follows")
+            raise InputError(f"{file}:{line}: class {row[number]!r} where {len(names)} is expected")
         names.append(row[name])
     check_classes(names, official, file, version.name)
     return names
 
 
 def _rows(file: Path, columns: Sequence[str], version: Version) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and values of each row of a CSV file that must have these columns."""
+    """Line number and values of each row of a CSV file; the file must have these columns."""
     reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
         header = reader.fieldnames or []
@@ -216,13 +216,15 @@ def _segment(
     where = f"{file}:{line}"
     video = _VIDEO.fullmatch(row["video_id"])
     if not row[version.key] or video is None or video[1] != row["participant_id"]:
-        raise InputError(f"{where}: not a {version.key}, a participant as P01 and a video of his as P01_01")
+        raise InputError(
+            f"{where}: needs a {version.key}, a participant such as P01 and one of their videos, such as P01_01"
+        )
     start_s, stop_s = (_seconds(row[name], where) for name in ("start_timestamp", "stop_timestamp"))
     frames = [row[name] for name in ("start_frame", "stop_frame")]
     if not all(frame.isdecimal() for frame in frames) or not 1 <= int(frames[0]) <= int(frames[1]) or stop_s <= start_s:
         raise InputError(
             f"{where}: segment {row[version.key]} from {row['start_timestamp']} to {row['stop_timestamp']}, frames "
-            f"{frames[0]} to {frames[1]}, is empty or counts no frames from 1"
+            f"{frames[0]} to {frames[1]}, is empty, or its frames are not counted from 1"
         )
     labels = None
     if classes is not None:
@@ -240,13 +242,13 @@ def _segment(
 def _seconds(text: str, where: str) -> float:
     match = _TIME.fullmatch(text)
     if match is None:
-        raise InputError(f"{where}: {text!r} is no time as 00:01:02.34")
+        raise InputError(f"{where}: {text!r} is not a time such as 00:01:02.34")
     return round(int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]), 6)
 
 
 def _class_name(text: str, names: Sequence[str], kind: str, where: str) -> str:
     if not text.isdecimal() or int(text) >= len(names):
-        raise InputError(f"{where}: {kind} {text!r} is none of 0 to {len(names) - 1}: is the list of another version?")
+        raise InputError(f"{where}: {kind} {text!r} is not in 0 to {len(names) - 1}: is the list of another version?")
     return names[int(text)]
 
 

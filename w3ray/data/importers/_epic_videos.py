@@ -1,4 +1,4 @@
-"""Where do the videos of EPIC-KITCHENS lie, or the folders of their frames, and which part of each is a segment?"""
+"""Where are the videos of EPIC-KITCHENS, or the folders of their frames, and which part of each is a segment?"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ _FRAMES_PER_S = 60
 
 _LOOKS_AT_ONCE = 16
 
-# Below the folder of videos. In EPIC-KITCHENS-55 the videos lie in `train` and `test`; the later downloader sorts those
-# of both data sets by participant.
+# Below the folder of videos. EPIC-KITCHENS-55 came with the folders `train` and `test`; the later downloader sorts the
+# videos of both data sets by participant.
 _VIDEO_PLACES = (
     *("{part}/{participant}/{video}", "videos/{part}/{participant}/{video}"),
     *("{participant}/videos/{video}", "{participant}/{video}", "{video}"),
@@ -43,22 +43,22 @@ class Placed:
     path: str
     uri: str
     frames: FrameNames | None = None
-    """Of a folder that was looked at."""
+    """The frames of a folder that was read."""
     is_folder: bool = False
     is_there: bool = True
 
 
 def placed_videos(videos: str, parts: Mapping[str, str], version: Version, note: Note) -> tuple[str, dict[str, Placed]]:
-    """What paths are relative to, and where each video lies below it.
+    """The base of the paths, and where each video is below it.
 
     Args:
-        videos: a folder, in which each place is tried where the data set was distributed; an address, at which nothing
-            is looked for; or a pattern such as `s3://bucket/rgb/{participant}/{video}` (`{part}` is train or test): one
-            without an extension names folders of frames.
-        parts: of each video the part of the distribution that has it, "" where it may be either.
+        videos: a folder, in which all places of the known distributions are tried; an address, which is not searched;
+            or a pattern such as `s3://bucket/rgb/{participant}/{video}` (`{part}` is train or test). A pattern without
+            an extension names folders of frames.
+        parts: for each video the part of the distribution that has it, or "" if it may be either.
 
     Raises:
-        InputError: no such folder, a pattern of another form, or there are both videos and folders of frames.
+        InputError: no such folder, an invalid pattern, or the folder holds both videos and folders of frames.
     """
     base = videos
     files: Sequence[str] = ()
@@ -79,7 +79,7 @@ def placed_videos(videos: str, parts: Mapping[str, str], version: Version, note:
             video: Placed(path=(names or others)[0], uri=video_uri(base, (names or others)[0]), is_folder=not names)
             for video, (names, others) in wanted.items()
         }
-        note(f"{base}: videos are taken to be {(files or folders)[0]}")
+        note(f"{base}: videos are expected at {(files or folders)[0]}")
         return base, placed
     if not os.path.isdir(base):
         raise InputError(f"{os.path.abspath(base)}: no such folder; give the folder of the videos or frames")
@@ -87,7 +87,7 @@ def placed_videos(videos: str, parts: Mapping[str, str], version: Version, note:
 
 
 def clips_of(found: Sequence[Segment], placed: Mapping[str, Placed], note: Note) -> list[tuple[int, Clip]]:
-    """The clips of segments, without a split: their group is the participant."""
+    """The clips of segments, without a split; the group is the participant."""
     clips, cut = [], []
     for segment in found:
         place = placed[segment.video]
@@ -105,12 +105,14 @@ def clips_of(found: Sequence[Segment], placed: Mapping[str, Placed], note: Note)
         )  # fmt: skip
         clips.append((segment.line, clip))
     if cut:
-        note(f"{found[0].file}: {shown_names(cut)}: ends a few frames past those of its video and is cut there")
+        note(
+            f"{found[0].file}: {shown_names(cut)}: ends a few frames after the last frame of its video and is cut there"
+        )
     return clips
 
 
 def is_whole(placed: Mapping[str, Placed]) -> Callable[[Clip], bool]:
-    """Tells of a clip whether its video is there, and all of its frames where it is a folder."""
+    """A function that tells whether a clip's video exists and, for a folder of frames, has all frames of the clip."""
     by_path = {place.path: place for place in placed.values()}
 
     def answer(clip: Clip) -> bool:
@@ -123,7 +125,7 @@ def is_whole(placed: Mapping[str, Placed]) -> Callable[[Clip], bool]:
 
 
 def _paths(patterns: Sequence[str], video: str, part: str) -> list[str]:
-    """Where a video may lie, the likeliest first."""
+    """The possible paths of a video, the most likely first."""
     found = []
     for pattern in patterns:
         try:
@@ -133,13 +135,13 @@ def _paths(patterns: Sequence[str], video: str, part: str) -> list[str]:
             ]
         except (KeyError, IndexError, ValueError) as error:
             raise InputError(
-                f"{pattern}: a pattern has {{video}}, {{participant}} and {{part}} in it, nothing else in braces"
+                f"{pattern}: a pattern may have only {{video}}, {{participant}} and {{part}} in braces"
             ) from error
     return list(dict.fromkeys(found))
 
 
 def _found(base: str, wanted: Mapping[str, tuple[list[str], list[str]]], note: Note) -> dict[str, Placed]:
-    """Each video where it is; where it is not, without `is_there`."""
+    """Where each video is; a missing video gets its most likely path and `is_there=False`."""
 
     def look(paths: tuple[list[str], list[str]]) -> tuple[str | None, str | None]:
         files, folders = paths
@@ -170,7 +172,7 @@ def _found(base: str, wanted: Mapping[str, tuple[list[str], list[str]]], note: N
 
 
 def _with_frames(placed: Mapping[str, Placed], note: Note) -> dict[str, Placed]:
-    """With the images of each folder, and a note where they cannot be used."""
+    """Add the frames of each folder; a note names folders that cannot be used."""
 
     def look(place: Placed) -> FrameNames | DecodeError | None:
         try:

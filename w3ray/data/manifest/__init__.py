@@ -1,6 +1,6 @@
-"""What is a manifest? One Parquet table that names every clip of a data set: the only form in which data enters.
+"""What is a manifest? One Parquet table that lists every clip of a data set. w3ray reads data in no other form.
 
-Columns, one row a clip:
+Columns, one row per clip:
 
 | column   | type    | required | meaning                                                               |
 |----------|---------|----------|-----------------------------------------------------------------------|
@@ -9,24 +9,25 @@ Columns, one row a clip:
 | start_s  | float64 | no       | where the clip begins in the video, seconds; null: the video's start  |
 | end_s    | float64 | no       | where it ends (exclusive), seconds; null: the video's end             |
 | reversed | bool    | no       | the clip is played backwards; absent: false                           |
-| label    | int32   | yes      | index into the class names; null: not known, as of a test split       |
+| label    | int32   | yes      | index into the class names; null: unknown, such as in a test split    |
 | split    | string  | yes      | `train`, `val`, `test` or any other name                              |
-| group    | string  | no       | what a fold must not tear apart: a subject, a sequence, a camera      |
+| group    | string  | no       | a fold keeps a group together: a subject, a sequence, a camera        |
 
-A uri may be a folder of numbered JPEG or PNG images in place of a video file; where it holds other images too, the
-frames are named with what their names begin with, as `clips/17/img_*`. Such frames have no clock: whatever rate they
-were taken at, by convention each one lasts 1 / 30 s (`FOLDER_FPS`), so the frames i to j - 1, counted from 0 at the
-first image, are the clip with start_s = i / 30 and end_s = j / 30.
+A uri may also be a folder of numbered JPEG or PNG images. If the folder holds other images, too, the uri ends with the
+prefix of the frames' names and a star: `clips/17/img_*`. Image files have no timestamps: whatever their real frame
+rate, by convention each one lasts 1 / 30 s (`FOLDER_FPS`). So the frames i to j - 1, counted from 0 at the first image,
+are the clip with start_s = i / 30 and end_s = j / 30.
 
-Columns that say what the files were when they were imported: see `w3ray.data.stamps`.
+More columns record the state of the files at import: see `w3ray.data.stamps`.
 
 Schema metadata, JSON: `w3ray.version` (1), `w3ray.classes` (list of class names, in label order) and `w3ray.flip_map`
 (object: a label -> the label of its mirror image, such as "moving left" -> "moving right"; a label that is not in it
-keeps its meaning when mirrored; an empty object says that nothing is known about mirroring).
+keeps its meaning when mirrored; an empty object: nothing is known about mirroring).
 
-Clips with several labels, such as a verb and a noun, have `w3ray.heads` too: a list of [name, number of classes], an
-entry a HEAD, in order. The class names are then those of all heads, one head behind the other, `label` is the number of
-the combination (`w3ray.heads` says how it is counted), and a mirror image keeps its labels.
+If clips have several labels, such as a verb and a noun, the metadata also holds `w3ray.heads`: a list of
+[name, number of classes], one entry per HEAD, in order. Then the class names are those of the first head, followed by
+those of the next; `label` is the number of the combination (counted as in `w3ray.heads`), and a mirror image keeps its
+labels.
 """
 
 from w3ray.data.manifest.files import build_manifest, read_manifest, write_manifest

@@ -1,4 +1,4 @@
-"""How is a column of a hundred million rows gone through, with a few bytes a row?"""
+"""How is a column of a hundred million rows processed with a few bytes of memory per row?"""
 
 import json
 from collections.abc import Iterator
@@ -7,28 +7,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# A manifest may have a hundred million rows: whatever needs more than a few bytes a row besides the table itself goes
-# through it in slices of this many.
+# A manifest may have a hundred million rows. Code that needs more than a few bytes per row, besides the table itself,
+# processes slices of this many rows.
 _ROWS_AT_ONCE = 100_000
 
 
 def slices_of_rows(column: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """A column in order, `_ROWS_AT_ONCE` rows at a time: as many in each however it is chunked."""
+    """A column in order, `_ROWS_AT_ONCE` rows at a time; the slices do not depend on the column's chunks."""
     for start in range(0, len(column), _ROWS_AT_ONCE):
         chunks = column.slice(start, _ROWS_AT_ONCE).chunks
         yield chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
 
 
 def cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """`column.cast`, in slices where it makes new strings: one array of `pa.string()` ends at 2 GiB."""
+    """`column.cast`, but in slices if it makes new strings: one array of `pa.string()` is limited to 2 GiB."""
     if column.type == kind or not pa.types.is_string(kind):
         return column.cast(kind)
-    # Beside an empty one: a slice still points into all of what it was cut from, which is what the cast measures.
+    # Concatenating copies the slice: a slice still refers to its whole source, and the cast would measure all of that.
     return pa.chunked_array([pa.concat_arrays([piece, piece[:0]]).cast(kind) for piece in slices_of_rows(column)], kind)
 
 
 def hash_of(texts: pa.Array) -> np.ndarray:
-    """uint64 [N]: equal for equal texts, different for nearly all others. A polynomial of the bytes, modulo 2**64."""
+    """uint64 [N]: equal for equal texts, almost always different for others. A polynomial of the bytes modulo 2**64."""
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
     lengths = np.diff(bounds)
@@ -41,13 +41,13 @@ def hash_of(texts: pa.Array) -> np.ndarray:
         return sums[bounds[1:] - bounds[0]] - sums[bounds[:-1] - bounds[0]]
 
 
-# What JSON writes between quotes as it is.
+# Texts that JSON writes between quotes without escapes.
 _PLAIN = r"^[ !#-\[\]-~]*$"
 
 
 def json_values(values: pa.Array) -> bytes:
-    """What `json.dumps` writes between the brackets of a list of these values; without making each a Python object
-    where it can be helped."""
+    """What `json.dumps` writes between the brackets of a list of these values; if possible without a Python object for
+    each value."""
     kind = values.type
     if values.null_count == len(values):
         return b",".join([b"null"] * len(values))

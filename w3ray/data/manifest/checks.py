@@ -1,4 +1,4 @@
-"""Is it a manifest: are all its columns there, of their types, and do its rows make sense?"""
+"""Is a table a valid manifest: does it have all columns with the right types, and are its rows consistent?"""
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ def checked(
 
 
 def _heads(classes: tuple[str, ...], head_sizes: tuple[tuple[str, int], ...], where: str) -> Heads:
-    """The heads, with names that are different, non-empty strings in each."""
+    """The heads; the class names of each head must be different, non-empty strings."""
     if not classes:
         raise InputError(f"{where}: it has no class names")
     try:
@@ -66,7 +66,7 @@ def _check_labels(table: pa.Table, heads: Heads, where: str) -> None:
 
 
 def _conform(table: pa.Table, where: str) -> pa.Table:
-    """Exactly the columns and types of SCHEMA and of STAMPS; missing optional columns filled, others dropped."""
+    """Convert to the columns and types of SCHEMA and STAMPS; fill missing optional columns, drop unknown ones."""
     missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
     if missing:
         raise InputError(f"{where}: column(s) {', '.join(missing)} missing; it has {', '.join(table.column_names)}")
@@ -98,7 +98,7 @@ def _conform(table: pa.Table, where: str) -> pa.Table:
 
 
 def _check_unique(clip_ids: pa.ChunkedArray, where: str) -> None:
-    """By a 64-bit hash a row; only rows whose hash occurs twice are compared as what they are."""
+    """Compare one 64-bit hash per row; compare the texts only for rows whose hash occurs more than once."""
     hashes = np.concatenate([hash_of(piece) for piece in slices_of_rows(clip_ids)])
     ordered = np.sort(hashes)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
@@ -114,7 +114,7 @@ def _check_unique(clip_ids: pa.ChunkedArray, where: str) -> None:
 def _check_spans(table: pa.Table, where: str) -> None:
     start_s = pc.fill_null(table["start_s"], 0.0)
     end_s = pc.fill_null(table["end_s"], float("inf"))
-    # `not (a and b)` rather than the opposite comparisons: a NaN must not pass.
+    # `not (a and b)` instead of the opposite comparisons, so that a NaN does not pass.
     sane = pc.and_(pc.greater_equal(start_s, 0.0), pc.greater(end_s, start_s))
     row = pc.index(sane, False).as_py()
     if row >= 0:

@@ -1,4 +1,4 @@
-"""How does a manifest come from columns or a file, and into a file?"""
+"""How is a manifest built from columns, read from a file and written to a file?"""
 
 import json
 import os
@@ -25,7 +25,7 @@ def build_manifest(
     location: str = "",
     head_sizes: Sequence[tuple[str, int]] = (),
 ) -> Manifest:
-    """A checked manifest from columns in memory; the optional ones may be left out.
+    """A checked manifest from columns in memory; optional columns may be absent.
 
     Raises:
         InputError: as `read_manifest`.
@@ -40,7 +40,7 @@ def build_manifest(
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise InputError(f"manifest: column {name!r}: {error}") from error
         except UnicodeEncodeError as error:
-            raise InputError(f"manifest: column {name!r}: {error.object!a} is no UTF-8 text; rename it") from error
+            raise InputError(f"manifest: column {name!r}: {error.object!a} is not UTF-8 text; rename it") from error
     return checked(pa.table(arrays), tuple(classes), dict(flip_map or {}), location, tuple(head_sizes))
 
 
@@ -48,7 +48,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
     """Read and check a manifest from a local path or a URI that pyarrow or fsspec knows.
 
     Raises:
-        InputError: no such file, no Parquet file, not a manifest, a column is missing or of a wrong type, an empty
+        InputError: no such file, not a Parquet file, not a manifest, a column missing or of the wrong type, an empty
             table, a duplicate clip_id, a label outside the classes, an end before its start; says which and where.
     """
     location = _absolute(os.fspath(location))
@@ -73,7 +73,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         head_sizes = tuple((str(name), int(size)) for name, size in json.loads(metadata.get("w3ray.heads", "[]")))
     except KeyError as error:
         raise InputError(
-            f"manifest {location}: the metadata {error} is missing, so it is no w3ray manifest; "
+            f"manifest {location}: the metadata {error} is missing, so it is not a w3ray manifest; "
             "make one with `w3ray data import`"
         ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -84,12 +84,12 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Manifest:
-    """Write a manifest in one step (a reader sees the old file or the new one) and return it as written.
+    """Write a manifest atomically (a reader sees the old file or the new one) and return it as written.
 
-    Videos beneath the manifest's new folder are named relative to it, so that the folder can be moved as a whole.
+    Uris of videos below the manifest's new folder become relative to it, so that the folder can be moved as a whole.
 
     Raises:
-        InputError: the place cannot be written to.
+        InputError: the file cannot be written.
     """
     location = _absolute(os.fspath(location))
     folder = folder_of(location) + "/"
@@ -110,13 +110,13 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
 
 
 def _read_columns(path: str, filesystem: pafs.FileSystem) -> pa.Table:
-    """The known columns of a Parquet file, one after the other: decoding all at once takes twice the memory."""
+    """The known columns of a Parquet file, read one by one: reading all at once takes twice the memory."""
     with filesystem.open_input_file(path) as source:
         file = pq.ParquetFile(source)
         schema = file.schema_arrow
         names = [name for name in (*SCHEMA.names, *STAMPS.names) if name in schema.names]
         columns = {name: file.read([name])[name] for name in names}
-        # A file without a known column still says which ones it has.
+        # If a required column is missing, read all columns, so that the error can list them.
         missing = [name for name in REQUIRED_COLUMNS if name not in names]
         table = file.read() if missing else pa.table(columns)
         return table.replace_schema_metadata(schema.metadata)

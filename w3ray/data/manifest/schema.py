@@ -1,4 +1,4 @@
-"""Which columns has a manifest, and of which types?"""
+"""Which columns does a manifest have, and of which types?"""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from w3ray.heads import UNLABELLED
 MANIFEST_VERSION = 1
 
 FOLDER_FPS = 30
-"""Frames a second of a folder of images, by convention."""
+"""Frames per second of a folder of images, by convention."""
 
 SCHEMA = pa.schema(
     [
@@ -25,15 +25,15 @@ SCHEMA = pa.schema(
 )
 
 CLIP_COLUMNS = ("clip_id", "uri", "start_s", "end_s", "reversed", "label")
-"""What is needed to read and to count a clip."""
+"""The columns that are needed to read a clip and to score it."""
 
 STAMPS = pa.schema([pa.field("size", pa.int64()), pa.field("modified_ns", pa.int64()), pa.field("sha256", pa.string())])
-"""Columns that a manifest may have: what its files were when they were imported (`w3ray.data.stamps`)."""
+"""Optional columns: the state of the files at import (`w3ray.data.stamps`)."""
 
 REQUIRED_COLUMNS = ("clip_id", "uri", "label", "split")
 
 
 def known_labels(table: pa.Table) -> np.ndarray:
-    """int64 [N]: the labels of a table of clips, `UNLABELLED` where one is not known."""
+    """int64 [N]: the labels of a table of clips; `UNLABELLED` for unknown labels."""
     labels: np.ndarray = pc.fill_null(table["label"], UNLABELLED).to_numpy().astype(np.int64)
     return labels

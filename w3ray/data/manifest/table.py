@@ -21,9 +21,9 @@ from w3ray.heads import Heads
 class Manifest:
     """A checked manifest.
 
-    `table` has the columns of SCHEMA, and those of STAMPS that its file has; `location` is the Parquet file it was read
-    from or will be written to, and "" while it has none (then every uri must be absolute). `classes` are the names of
-    all heads, `head_sizes` as in `w3ray.heads.Heads`.
+    `table` has the columns of SCHEMA, and those columns of STAMPS that its file has. `location` is the Parquet file of
+    the table (read from or to be written), or "" without a file (then every uri must be absolute). `classes` are the
+    class names of all heads; `head_sizes` is as in `w3ray.heads.Heads`.
     """
 
     table: pa.Table
@@ -41,12 +41,12 @@ class Manifest:
         return len(self.classes)
 
     def splits(self) -> dict[str, int]:
-        """Clips in each split, by name."""
+        """Number of clips in each split, by name."""
         counted = pc.value_counts(self.table["split"]).to_pylist()
         return {row["values"]: row["counts"] for row in sorted(counted, key=lambda row: row["values"])}
 
     def split_named(self, name: str) -> str:
-        """The split of this manifest that a name means, in whatever case: "Train" is "train".
+        """The split of this manifest with this name; case does not matter: "Train" is "train".
 
         Raises:
             InputError: the manifest has no clip in that split (the splits it has are listed), or several splits have
@@ -61,7 +61,7 @@ class Manifest:
         return found
 
     def split(self, name: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
-        """The rows of one split, of `columns` alone where they are given.
+        """The rows of one split, with only the given `columns`.
 
         Raises:
             InputError: as `split_named`.
@@ -71,7 +71,7 @@ class Manifest:
         return rows if rows.num_rows else table.filter(pc.equal(self.table["split"], self.split_named(name)))
 
     def resolve(self, uri: str) -> str:
-        """A uri of the table as one that can be opened from anywhere."""
+        """A uri of the table, made absolute."""
         if "://" in uri or os.path.isabs(uri):
             return uri
         if not self.location:
@@ -83,7 +83,7 @@ class Manifest:
         return pa.chunked_array([self._resolved_slice(piece) for piece in slices_of_rows(uris)], pa.string())
 
     def resolved_uris(self, rows: pa.Table | None = None) -> list[str]:
-        """`resolve` for every row (of the whole table unless `rows` are given)."""
+        """`resolve` for every row (of the whole table if `rows` is None)."""
         uris: list[str] = self.resolved((self.table if rows is None else rows)["uri"]).to_pylist()
         return uris
 
@@ -97,10 +97,10 @@ class Manifest:
         return pc.if_else(as_they_are, uris, pc.binary_join_element_wise(folder_of(self.location), uris, "/"))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the rows and the metadata, as hex: the same wherever the file lies and however it is compressed.
+        """SHA-256 of the rows and the metadata, as hex; independent of the file's location and compression.
 
-        It covers the uris as written, not the bytes of the videos or their stamps. Reads every row: a second or two for
-        each million.
+        It covers the uris as written, but not the bytes of the videos or their stamps. It reads every row: one or two
+        seconds per million rows.
         """
         digest = hashlib.sha256(json.dumps(metadata_of(self), sort_keys=True).encode())
         for name in SCHEMA.names:
@@ -112,10 +112,10 @@ class Manifest:
         return digest.hexdigest()
 
     def with_fold(self, fold: int, folds: int, seed: int = 0) -> "Manifest":
-        """The same clips with train and val dealt anew by group: fold `fold` of `folds` becomes val, the rest train.
+        """The same clips with new train and val splits by group: fold `fold` of `folds` becomes val, the rest train.
 
-        Groups are dealt round robin in sorted order (in an order shuffled by `seed` where it is not 0). Rows of other
-        splits, such as `test`, stay as they are.
+        Groups are assigned to folds round robin in sorted order (shuffled by `seed` if it is not 0). Rows of other
+        splits, such as `test`, do not change.
 
         Raises:
             InputError: `fold` is outside 0..folds-1, a clip has no group, or there are fewer groups than folds.
@@ -130,7 +130,7 @@ class Manifest:
             raise InputError(f"{where}: folds need a group for every clip; import with --group or a group column")
         names = sorted(pc.unique(groups.filter(dealt)).to_pylist())
         if len(names) < folds:
-            raise InputError(f"{where}: {len(names)} groups cannot be dealt into {folds} folds")
+            raise InputError(f"{where}: {len(names)} groups are too few for {folds} folds")
         if seed:
             names = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
         held_out = pc.is_in(groups, pa.array(names[fold::folds], pa.string()))
@@ -146,7 +146,7 @@ def metadata_of(manifest: Manifest) -> dict[str, object]:
         "w3ray.classes": list(manifest.classes),
         "w3ray.flip_map": {str(label): mirror for label, mirror in sorted(manifest.flip_map.items())},
     }
-    if manifest.head_sizes:  # absent otherwise: older fingerprints hold
+    if manifest.head_sizes:  # otherwise absent, so that older fingerprints stay valid
         metadata["w3ray.heads"] = [list(head) for head in manifest.head_sizes]
     return metadata
 

@@ -1,13 +1,13 @@
-"""Which videos can only be told apart by the order of their frames?
+"""Synthetic videos whose classes differ only in the order of their frames.
 
-`write_motion_dataset` draws them and writes real H.264 files. The classes come in pairs, and a clip of the second
-class of a pair is a clip of the first played backwards: it is drawn by the same process, then its frames are turned
-round. So the unordered set of frames has exactly the same distribution in both classes of a pair.
+`write_motion_dataset` draws them and writes real H.264 files. The classes come in pairs. A clip of the second class of
+a pair is a clip of the first class played backwards: the same process draws it, then its frames are reversed. So the
+unordered set of frames has exactly the same distribution in both classes of a pair.
 
-One frame says nothing either, not even the first: the action repeats with a random phase (what has arrived starts
-anew), so that at any moment every state is as likely in both classes. Background, distractors, drift and noise move in
-directions drawn evenly, and every frame is coded by itself at a fixed quantiser, because prediction between frames
-would leave traces of where things came from.
+A single frame, even the first one, also says nothing about the class: the action repeats with a random phase, so at any
+moment every state is equally likely in both classes. Background, distractors, drift and noise have uniformly drawn
+directions. Every frame is coded by itself at a fixed quantiser, because prediction between frames would leave traces
+of the direction of motion.
 """
 
 from w3ray.data.synthetic.arguments import SYNTHETIC_VERSION, split_counts

@@ -1,6 +1,6 @@
-"""How is one clip drawn, of its class and a random generator?
+"""How is one clip drawn from its class and a random generator?
 
-Letters: T frames, S side of the square frame, C = 3 colours. Lengths inside a picture are shares of its side.
+Letters: T frames, S side of the square frame, C = 3 colours. Lengths inside a picture are fractions of its side.
 """
 
 from statistics import NormalDist
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from w3ray.data.synthetic.scene import ACTIONS, CLASSES, Difficulty, FloatArray, Scene
 
 NUM_ACTORS = 10
-"""Hues of the acting thing; the manifest's `group`."""
+"""Number of hues of the acting object; the hue is the manifest's `group`."""
 
 _QUANTILES_256 = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
 
 NORMAL_256: FloatArray = (_QUANTILES_256 / _QUANTILES_256.std()).astype(np.float32)
-"""Equally likely values of a standard normal distribution. Looking a random byte up here is several times cheaper than
-drawing a normal number."""
+"""256 equally likely values of a standard normal distribution. Looking up a random byte here is several times cheaper
+than drawing a normal number."""
 
 
 def draw_clip(
@@ -30,7 +30,7 @@ def draw_clip(
     difficulty = difficulty or Difficulty()
     num_frames, fps, actor = draw_cast(rng)
     scene = _draw_scene(rng, num_frames, side, difficulty)
-    # The half rounds, because the cast to bytes cuts off.
+    # Adding 0.5 rounds to nearest, because the cast to bytes truncates.
     noise_256 = np.float32(255 * difficulty.noise) * NORMAL_256 + np.float32(0.5)
     noise_CTSS = noise_256.take(rng.integers(0, 256, (3, num_frames, side, side), np.uint8))
     pattern_TSS, base_3, tint_3 = _background(rng, scene, difficulty.background)
@@ -43,7 +43,7 @@ def draw_clip(
         layers.append((_decoy(rng, num_frames, side, difficulty), _grey(rng)))
     layers.append((_act(label, scene), _actor_colour(actor, rng)))
     frames_TSSC = np.empty((num_frames, side, side, 3), np.uint8)
-    # One colour at a time, always in the same memory: fetching fresh memory costs as much as the arithmetic.
+    # One colour at a time, always in the same memory: allocating new memory costs as much as the arithmetic.
     picture_TSS, work_TSS = np.empty((2, num_frames, side, side), np.float32)
     for channel, noise_TSS in enumerate(noise_CTSS):
         np.multiply(pattern_TSS, tint_3[channel], out=picture_TSS)
@@ -61,9 +61,9 @@ def draw_clip(
 def draw_cover(
     label: int, rng: np.random.Generator, *, side: int = 64, difficulty: Difficulty | None = None
 ) -> FloatArray:
-    """Where the acting thing is in the clip that `draw_clip` draws from the same generator state.
+    """Where the acting object is in the clip that `draw_clip` draws from the same generator state.
 
-    Returns: its cover [T, S, S] in [0, 1]: the share of each pixel that it fills, times its opacity.
+    Returns: its cover [T, S, S] in [0, 1]: the fraction of each pixel that it fills, times its opacity.
     """
     num_frames, _, _ = draw_cast(rng)
     cover_TSS = _act(label, _draw_scene(rng, num_frames, side, difficulty or Difficulty()))
@@ -71,46 +71,47 @@ def draw_cover(
 
 
 def _act(label: int, scene: Scene) -> FloatArray:
-    """Cover [T, S, S] of the acting thing of class `label`, forwards."""
+    """Cover [T, S, S] of the acting object of class `label`, played forwards."""
     return list(ACTIONS.values())[label // 2](scene)
 
 
 def _decoy(rng: np.random.Generator, num_frames: int, side: int, difficulty: Difficulty) -> FloatArray:
-    """Cover [T, S, S] of a thing that does an action of its own. It may also act backwards, so the whole clip may."""
+    """Cover [T, S, S] of an object with its own action, forwards or backwards alike: it does not show if the clip is
+    reversed."""
     label = int(rng.integers(len(CLASSES)))
     cover_TSS = _act(label, _draw_scene(rng, num_frames, side, difficulty))
     return cover_TSS[::-1] if label % 2 else cover_TSS
 
 
 def _grey(rng: np.random.Generator) -> FloatArray:
-    """A colour [C] that is nearly grey."""
+    """A nearly grey colour [C]."""
     return (rng.uniform(0.1, 0.9) + rng.uniform(-0.05, 0.05, 3)).astype(np.float32)
 
 
 def draw_cast(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A clip's number of frames, its frames per second and its actor: the first numbers drawn of each clip."""
+    """A clip's number of frames, frames per second and actor: the first numbers drawn for each clip."""
     return int(rng.integers(16, 37)), int(rng.integers(12, 31)), int(rng.integers(NUM_ACTORS))
 
 
 def _draw_scene(rng: np.random.Generator, num_frames: int, side: int, difficulty: Difficulty) -> Scene:
     time_T = np.linspace(0, 1, num_frames, dtype=np.float32)
     lap_T = (np.float32(rng.uniform()) + np.float32(rng.uniform(*difficulty.cycles)) * time_T) % 1
-    # A rest at both ends of the action, equally long, so that backwards is the same process mirrored.
+    # Pauses of equal length at both ends of the action, so that backwards is the same process in reverse.
     progress_T = np.clip((lap_T - 0.05) / 0.9, 0, 1)
-    # Not at the border, where a crop of training may cut the action off.
+    # Not at the border, where a training crop may cut off the action.
     centre_T2 = _drift(rng, num_frames, speed=0.15, margin=0.38)
     return Scene(side, progress_T, lap_T, centre_T2, float(rng.uniform(-0.4, 0.4)))
 
 
 def _drift(rng: np.random.Generator, num_frames: int, speed: float, margin: float = 0.0) -> FloatArray:
-    """A straight path [T, 2], at most `speed` sides long each way; its middle is `margin` from the border."""
+    """A straight path [T, 2], at most `speed` long in x and in y; its middle is at least `margin` from the border."""
     time_T = np.linspace(-0.5, 0.5, num_frames, dtype=np.float32)
     middle_2 = rng.uniform(margin, 1 - margin, 2).astype(np.float32)
     return middle_2 + time_T[:, None] * rng.uniform(-speed, speed, 2).astype(np.float32)
 
 
 def _background(rng: np.random.Generator, scene: Scene, contrast: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """A soft pattern [T, S, S] of a few waves that drifts in one direction, its base and its tint [C]."""
+    """A soft pattern [T, S, S] of a few waves that drifts in one direction, its base colour [C] and its tint [C]."""
     num_waves = 8
     path_T2 = _drift(rng, len(scene.lap_T), speed=0.4)
     frequency_W2 = rng.integers(-4, 5, (num_waves, 2))
@@ -119,7 +120,7 @@ def _background(rng: np.random.Generator, scene: Scene, contrast: float) -> tupl
     along_x_SW = (contrast * size_W * np.exp(turn_S1 * frequency_W2[:, 0])).astype(np.complex64)
     along_y_SW = np.exp(turn_S1 * frequency_W2[:, 1]).astype(np.complex64)
     along_y_TSW = np.exp(2j * np.pi * path_T2 @ frequency_W2.T).astype(np.complex64)[:, None, :] * along_y_SW
-    # The real part of the complex product, as a product of pairs of real numbers: that of (a, b) and (c, -d).
+    # The real part of the complex product, as a product of pairs of real numbers: (a, b) times (c, -d).
     pattern_TSS = along_y_TSW.view(np.float32) @ along_x_SW.conj().view(np.float32).T
     return pattern_TSS, rng.uniform(0.25, 0.6, 3).astype(np.float32), rng.uniform(0.4, 1, 3).astype(np.float32)
 

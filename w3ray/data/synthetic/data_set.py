@@ -1,4 +1,4 @@
-"""How does a generated set become real H.264 files and a manifest, and what is known of it before it is drawn?"""
+"""How does a generated set become H.264 files and a manifest, and what is known before it is drawn?"""
 
 import hashlib
 import json
@@ -27,8 +27,8 @@ def write_video(
 ) -> None:
     """Write frames uint8 [T, H, W, 3] as an H.264 file (even sides).
 
-    `gop_frames` is the distance between frames that are coded by themselves, frames; 1 = all of them.
-    The same arguments give the same bytes as long as libx264 and FFmpeg stay the same.
+    `gop_frames` is the distance between intra-coded frames, in frames; 1 = all frames are intra-coded.
+    The same arguments give the same bytes with the same versions of libx264 and FFmpeg.
     """
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
@@ -36,7 +36,7 @@ def write_video(
         # More threads change the bytes; bframes=0 keeps decoding order.
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = gop_frames
-        # cabac=1, because x264 prepares the tables of the other coder anew for each file, which takes long.
+        # cabac=1, because x264 rebuilds the tables of the other entropy coder for each file, which is slow.
         stream.options = {"qp": str(quantiser), "preset": "ultrafast", "x264-params": "bframes=0:scenecut=0:cabac=1"}
         for picture_HWC in np.ascontiguousarray(frames_TSSC):
             container.mux(stream.encode(av.VideoFrame.from_numpy_buffer(picture_HWC, format="rgb24")))
@@ -44,7 +44,7 @@ def write_video(
 
 
 class DrawingStopped(Exception):
-    """The caller of `write_motion_dataset` wanted no more clips."""
+    """The caller of `write_motion_dataset` stopped the drawing."""
 
 
 def write_motion_dataset(
@@ -62,23 +62,23 @@ def write_motion_dataset(
 ) -> Manifest:
     """Write `root/<split>/<class>/<number>.mp4`, `root/manifest.parquet` and `root/synthetic.json`.
 
-    The videos are a pure function of the arguments (all but `threads`). They appear at once: written beside `root`,
-    then renamed. Where `root` already holds the set of the same arguments it is used as it is.
+    The videos are a pure function of the arguments (except `threads`). They appear all at once: they are written next
+    to `root` and then renamed. If `root` already holds the set with the same arguments, it is used without changes.
 
     Args:
         root: a folder that is absent, empty, or holds the same set.
-        clips: clips of the split "train", as many of each class as of the others (one less where it does not divide).
+        clips: clips of the split "train", evenly over the classes (some have one less if it does not divide evenly).
         val_clips, test_clips: clips of "val" (None = a quarter of `clips`) and of the held-out "test" (None = half).
-        seed: of everything that is drawn.
+        seed: seed of all random draws.
         size: side of the square frames, pixels, even.
-        gop_frames: distance between frames coded by themselves. Above 1 files look more like ordinary video, but
-            prediction between frames leaves traces of the direction of motion in single frames.
+        gop_frames: distance between intra-coded frames. Above 1 the files are more like ordinary video, but prediction
+            between frames leaves traces of the direction of motion in single frames.
         difficulty: how hard the motion is to see; a `Difficulty` or a name of `DIFFICULTIES`.
-        threads: drawing threads; None = one a core.
-        stop: when set, the drawing ends before the next clip and leaves nothing.
+        threads: drawing threads; None = one per core.
+        stop: when set, the drawing ends before the next clip and leaves no files.
 
-    Raises: InputError for an argument that cannot be used, and where `root` holds something else or cannot be
-        written; DrawingStopped.
+    Raises: InputError if an argument cannot be used, or if `root` holds something else or cannot be written;
+        DrawingStopped.
     """
     root, arguments = set_of(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty)
     if _holds_same_set(root, arguments):
@@ -90,7 +90,7 @@ def write_motion_dataset(
             write_manifest(manifest, str(partial / "manifest.parquet"))
             (partial / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
     except OSError as error:
-        # Another process may have finished the same set first; anything else there is refused.
+        # Another process may have finished the same set first; any other content of `root` is an error.
         if not _holds_same_set(root, arguments):
             raise InputError(
                 f"cannot write the synthetic data set to {root}: {error.strerror or error}; choose another folder"
@@ -109,17 +109,17 @@ def motion_manifest(
     gop_frames: int = 1,
     difficulty: Difficulty | str | None = None,
 ) -> Manifest:
-    """The manifest that `write_motion_dataset` would write below `root`: it is known before a pixel is drawn.
+    """The manifest that `write_motion_dataset` would write below `root`; it is known before anything is drawn.
 
-    Raises: InputError for an argument that cannot be used.
+    Raises: InputError if an argument cannot be used.
     """
     return _manifest(*set_of(root, clips, val_clips, test_clips, seed, size, gop_frames, difficulty))
 
 
 def acting_cover(root: str | Path, clip_id: str) -> FloatArray:
-    """Where the acting thing is in a clip of the set that `write_motion_dataset` wrote to `root`: [T, S, S].
+    """Where the acting object is in a clip of the set that `write_motion_dataset` wrote to `root`: [T, S, S].
 
-    Raises: InputError where `root` holds no set of this version, or the set no such clip.
+    Raises: InputError if `root` holds no set of this version, or if the set has no such clip.
     """
     description = Path(root) / "synthetic.json"
     try:
@@ -142,15 +142,15 @@ def acting_cover(root: str | Path, clip_id: str) -> FloatArray:
 
 
 def _holds_same_set(root: Path, arguments: dict[str, Any]) -> bool:
-    """Whether `root` is the finished set of these arguments; False where it is absent or empty.
+    """Whether `root` is the finished set with these arguments; False if it is absent or empty.
 
-    Raises: InputError where it holds anything else.
+    Raises: InputError if `root` holds anything else.
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     description = root / "synthetic.json"
     if not description.is_file():
-        raise InputError(f"{root} exists and is no synthetic data set; choose another folder")
+        raise InputError(f"{root} exists and is not a synthetic data set; choose another folder")
     found = json.loads(description.read_text())
     if found != arguments:
         differing = sorted(key for key in arguments if found.get(key) != arguments[key])
@@ -162,7 +162,7 @@ def _holds_same_set(root: Path, arguments: dict[str, Any]) -> bool:
 
 
 def _jobs(counts: dict[str, int]) -> list[tuple[int, str, int, str]]:
-    """Of each clip its split's number, split, number and uri."""
+    """For each clip: the split's number, the split, the clip's number and its uri."""
     return [
         (i, split, number, f"{split}/{CLASSES[number % len(CLASSES)]}/{number:05d}.mp4")
         for i, (split, count) in enumerate(counts.items())
@@ -190,7 +190,7 @@ def _manifest(folder: Path, arguments: dict[str, Any]) -> Manifest:
 
 
 def _digest(arguments: dict[str, Any]) -> str:
-    """In every clip's name, because the manifest's fingerprint covers names, not pixels."""
+    """Part of every clip's name, because the manifest's fingerprint covers names, not pixels."""
     return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -208,12 +208,12 @@ def _write_clips(
     for split in arguments["counts"]:
         for name in CLASSES:
             (folder / split / name).mkdir(parents=True)
-    # Threads, not processes: NumPy and libx264 leave the interpreter lock, and callers need no `__main__` guard.
+    # Threads, not processes: NumPy and libx264 release the interpreter lock, and callers need no `__main__` guard.
     with ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=_step_back) as pool:
         list(pool.map(write_clip, _jobs(arguments["counts"])))
 
 
 def _step_back() -> None:
-    """Let this thread leave the processor to whoever else needs it: a run starts its processes beside the drawing."""
+    """Lower this thread's priority, because a run starts its processes while the set is drawn."""
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -94,7 +94,7 @@ class ToBatch:
         return pc.utf8_trim_whitespace(pa.array(values[self._place[name]], pa.string()))
 
     def _seconds(self, values: Sequence[tuple[str, ...]], name: str) -> tuple[pa.Array, int]:
-        """The seconds of a column, null where it has none, and the first row that has something else, or -1."""
+        """The seconds of a column (null for empty values), and the first row with another value, or -1."""
         texts = values[self._place[name]] if name in self._place else ("",) * len(values[0])
         found: list[float | None] = []
         try:
@@ -119,7 +119,7 @@ class ToBatch:
             below = pc.binary_join_element_wise(f"{folder.rstrip('/')}/", path, f"{mark}{query}", "")
             return pc.if_else(whole, path, below)
         uris = pc.if_else(whole, path, pc.binary_join_element_wise(self._folder.rstrip("/"), path, "/"))
-        # What `normpath` changes: a part that is empty, a dot or two.
+        # Paths that `normpath` changes: with a part that is empty, "." or "..".
         odd = pc.and_not(pc.match_substring_regex(path, r"(^|/)\.{0,2}(/|$)"), whole)
         if not pc.any(odd).as_py():
             return uris
@@ -144,6 +144,6 @@ def _clip_ids(path: pa.Array, start_s: pa.Array, end_s: pa.Array) -> pa.Array:
 
 
 def encoded(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """The different texts of a column of `NAMES` without nulls, and int32 [N]: which one each row has."""
+    """The distinct texts of a column of `NAMES` without nulls, and int32 [N]: the index of each row's text."""
     chunks = column.unify_dictionaries().chunks
     return chunks[0].dictionary.to_pylist(), np.concatenate([chunk.indices.to_numpy() for chunk in chunks])

@@ -1,4 +1,4 @@
-"""Which column of a CSV file is read for what, and what was each one taken for?"""
+"""What is each column of a CSV file used for?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from w3ray.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The names of the CSV's columns; all but path and label may be absent from the file. start and end in seconds.
+    """The names of the CSV's columns. Only path and label must be in the file. start and end are in seconds.
 
-    Several labels a clip: `label` names their columns with a plus between, as in "verb+noun"; each one is a head.
+    If a clip has several labels, `label` holds their columns, joined with a plus: "verb+noun". Each one is a head.
     """
 
     path: str = "path"
@@ -25,48 +25,48 @@ class Columns:
     end: str = "end"
 
     def known(self) -> dict[str, str]:
-        """What each column is read for, by its name."""
+        """The use of each column, by its name."""
         labels = dict.fromkeys(self.label.split("+"), "label")
         others = {self.split: "split", self.group: "group", self.start: "start", self.end: "end"}
         return {self.path: "path"} | labels | others
 
 
 NOT_READ = ("num_frames", "_")
-"""Names of columns in a file without a header that nothing is read from; "_" may stand several times."""
+"""Names for unused columns in a file without a header; "_" may occur several times."""
 
 
 def label_columns(label: str, header: Sequence[str]) -> list[str]:
-    """The columns that hold the labels; a column whose own name has a plus is one."""
+    """The columns that hold the labels; a column whose own name has a plus is a single column."""
     return [label] if label in header else label.split("+")
 
 
 def check_header(header: Sequence[str], columns: Columns) -> None:
-    """Raises: InputError where a name is there twice, or nothing is read from a column of that name."""
+    """Raises: InputError if a name occurs twice or is not a known column."""
     known = columns.known()
     for place, name in enumerate(header):
         if name in header[:place] and name != "_":
-            raise InputError(f"columns: {name!r} is named twice; '_' is a column that is not read")
+            raise InputError(f"columns: {name!r} occurs twice; name a column that is not read '_'")
         if name not in known and name not in NOT_READ:
             hint = did_you_mean(name, [*known, *NOT_READ])
-            raise InputError(f"columns: {name!r} is read for nothing; {hint}known: {', '.join([*known, *NOT_READ])}")
+            raise InputError(f"columns: {name!r} is unknown; {hint}known: {', '.join([*known, *NOT_READ])}")
 
 
 def what_it_has(rows: Rows, delimiter: str | None) -> str:
-    """What a file has in place of a column, and what to do if its first line is no header."""
+    """What a file has instead of a required column, and what to do if its first line is not a header."""
     if rows.separator is not None:
         return f"it has {', '.join(rows.header)}"
     if not _looks_like_a_clip(rows.header, delimiter):
         return (
-            f"it has {', '.join(rows.header)}; say which is which with --columns path=...,label=..., or, if that is no "
-            "header, name all columns in their order: --columns path,label"
+            f"it has {', '.join(rows.header)}; map the columns with --columns path=...,label=..., or, if that is not a "
+            "header, name all columns in order: --columns path,label"
         )
     values = _values(rows.first_line, delimiter)
     names = {2: "path,label", 4: "path,label,start,end"}.get(len(values), "path,label,...")
     if len(values) == 3:
         names = "path,num_frames,label" if values[1].isdecimal() else "path,label,split"
     return (
-        f"its first line is {rows.first_line!r}: if that is a clip and no header, name its columns in their order, as "
-        f"--columns {names} ('_' for one that is not read)"
+        f"its first line is {rows.first_line!r}: if that is a clip and not a header, name all columns in order: "
+        f"--columns {names} ('_' for a column that is not read)"
     )
 
 
@@ -82,7 +82,7 @@ def _values(line: str, delimiter: str | None) -> list[str]:
 
 
 def taken_for(rows: Rows, columns: Columns, table: Path, reads: Mapping[str, bool]) -> str:
-    """One line: what each column of a file was read for. `reads` says so of those that may be left aside."""
+    """One line with the use of each column of a file. `reads` tells which optional columns are read."""
     known = columns.known()
     if columns.label in rows.header:  # a column whose own name has a plus
         known[columns.label] = "label"

@@ -1,4 +1,4 @@
-"""What is the label of each clip, and what do labels mean?"""
+"""What is the label of each clip, and what do the labels mean?"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from w3ray.heads import Heads
 
 
 class Labelled(NamedTuple):
-    """The label of each clip, and what labels mean."""
+    """The label of each clip, and the meaning of the labels."""
 
     label: pa.ChunkedArray
     heads: Heads
@@ -36,8 +36,8 @@ def labels_of(
     """The labels of the clips.
 
     Args:
-        heads: the columns that hold them.
-        names, codes: the different labels as texts (of several heads joined), and which one each row has.
+        heads: the columns that hold the labels.
+        names, codes: the distinct labels as texts (joined if there are several heads), and each row's index in them.
         classes, flip_map: as `import_csv` takes them.
     """
     if len(heads) > 1:
@@ -53,11 +53,11 @@ def _several_labels(
     flip_map: Mapping[str, str] | Literal["identity"] | None,
     where: str,
 ) -> Labelled:
-    """Labels by head, of the different texts that `ToBatch` joined and of which one each row has."""
+    """The labels of each head, from the distinct texts that `ToBatch` joined and each row's index in them."""
     if classes is not None:
         raise InputError(f"{where}: class names are taken from the columns {', '.join(heads)}; leave classes out")
     if flip_map not in (None, "identity"):
-        raise InputError(f"{where}: of several labels the flip map can only be 'identity': a mirror image keeps them")
+        raise InputError(f"{where}: with several labels the flip map must be 'identity': a mirror image keeps them")
     parts = [text.split(BETWEEN_LABELS) for text in combinations]
     columns = {
         head: pa.chunked_array([pa.array([part[place] for part in parts], pa.string()).take(pa.array(codes))])
@@ -84,7 +84,7 @@ def _one_label(
 def _name_classes(
     found: Sequence[str], codes: np.ndarray, classes: Sequence[str] | None, lines: pa.ChunkedArray, table: Path
 ) -> tuple[list[str], pa.Array]:
-    """All the class names in label order, and the label of each clip. Whole numbers are labels, else it is a name."""
+    """All class names in label order, and the label of each clip. Whole numbers are labels, other texts are names."""
     if classes is None and not all(label.isdecimal() for label in found):
         classes = sorted(found)
     if classes is not None and set(found) <= set(classes):
@@ -93,7 +93,7 @@ def _name_classes(
     if classes is not None and not all(label.isdecimal() for label in found):
         code = next(code for code, name in enumerate(found) if name not in set(classes))
         line = lines[int(np.argmax(codes == code))]
-        raise InputError(f"{table}:{line}: label {found[code]!r} is none of the classes {', '.join(classes)}")
+        raise InputError(f"{table}:{line}: label {found[code]!r} is not one of the classes {', '.join(classes)}")
     num_classes = max(int(label) for label in found) + 1
     if classes is None and num_classes > len(codes):
         raise InputError(

@@ -1,4 +1,4 @@
-"""How is an open CSV file read, with a header or without, some thousand rows at a time?"""
+"""How is an open CSV file read, with or without a header, some thousand rows at a time?"""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ _ROWS_AT_ONCE = 50_000
 
 
 class _Lines:
-    """Splits lines at blanks, with the interface of `csv.reader`. Blanks in the path stay where it comes first."""
+    """Splits lines at blanks, with the interface of `csv.reader`. If the path comes first, it may contain blanks."""
 
     def __init__(self, lines: Iterable[str], width: int, path_first: bool) -> None:
         self._lines, self._width, self._path_first = lines, width, path_first
@@ -32,7 +32,7 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", " ": "blanks"}
 
 
 def _separator(line: str, header: Sequence[str]) -> str:
-    """What stands between the values of a list without a header."""
+    """The separator between the values of a list without a header."""
     fitting = [one for one in SEPARATORS if one != " " and len(line.split(one)) == len(header)]
     return fitting[0] if fitting else " " if len(line.split()) >= len(header) else ","
 
@@ -40,7 +40,7 @@ def _separator(line: str, header: Sequence[str]) -> str:
 class Rows:
     """The header of an open CSV file, and its rows.
 
-    `separator` is what stands between the values where the file has no header of its own, else None.
+    `separator` stands between the values of a file without its own header; None if the file has a header.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Rows:
 
     @property
     def line(self) -> int:
-        """Where the reader is, from 1."""
+        """The reader's current line, counted from 1."""
         line: int = self._reader.line_num
         return line
 
     def chunks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
-        """Some rows, and the line in which each one ends, from 1."""
+        """Chunks of rows, each with the line in which each row ends, counted from 1."""
         rows: list[list[str]] = []
         lines: list[int] = []
         width, reader = len(self.header), self._reader
@@ -85,7 +85,7 @@ class Rows:
             if self.separator is not None and not self.first_row:
                 values = [value.strip() for value in row]
                 if not rows and values == self.header:
-                    continue  # a header after all
+                    continue  # the file has a header after all
                 self.first_row = values
             rows.append(row)
             lines.append(reader.line_num)
@@ -98,14 +98,14 @@ class Rows:
 
 @contextmanager
 def opened_rows(table: Path, delimiter: str | None, header: Sequence[str] | None, path: str) -> Iterator[Rows]:
-    """Raises: InputError where the file cannot be read, and for what is no CSV in it."""
+    """Raises: InputError if the file cannot be read or is not valid CSV."""
     rows = None
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
             rows = Rows(stream, table, delimiter, header, path)
             yield rows
     except UnicodeDecodeError as error:
-        raise InputError(f"{table}:{line_without_text(table)}: cannot be read as CSV: no UTF-8 text") from error
+        raise InputError(f"{table}:{line_without_text(table)}: cannot be read as CSV: not UTF-8 text") from error
     except csv.Error as error:
         raise InputError(f"{table}:{rows.line if rows else 1}: cannot be read as CSV: {error}") from error
     except OSError as error:

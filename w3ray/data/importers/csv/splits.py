@@ -1,4 +1,4 @@
-"""In which split is each clip: as a column says, or dealt anew by group or at random?"""
+"""In which split is each clip: from a column, or assigned by group or at random?"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ from w3ray.data.split_names import split_names
 
 
 def one_name_each(clips: pa.Table, table: Path, note: Callable[[str], None]) -> pa.ChunkedArray:
-    """The split column with the one name of each split.
+    """The split column with one canonical name per split.
 
-    Raises: InputError where two of its names differ in case alone.
+    Raises: InputError if two names differ only in case.
     """
     found, codes = encoded(clips["split"])
     names = split_names(found, str(table), synonyms=True)
@@ -33,10 +33,10 @@ def one_name_each(clips: pa.Table, table: Path, note: Callable[[str], None]) -> 
 def dealt(
     clips: pa.Table, by: str, names: Sequence[str], codes: np.ndarray, dealing: Dealing, table: Path
 ) -> pa.ChunkedArray:
-    """The split column dealt anew, by "group", or at "random" within each class.
+    """A new split column, assigned by "group", or at "random" within each class.
 
     Args:
-        names, codes: the different labels, and which one each row has.
+        names, codes: the distinct labels, and each row's index in them.
     """
     if by == "group":
         return _dealt_by_group(clips, dealing, str(table))

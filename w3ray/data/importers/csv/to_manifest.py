@@ -39,28 +39,29 @@ def import_csv(
     frame_prefix: str | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
-    """Every row of a CSV with a header line, or without one where `header` says what its columns are.
+    """Import every row of a CSV. The CSV has a header line, or `header` names its columns.
 
     Args:
         source: the CSV file.
-        root: what paths are relative to, a folder or an address such as `s3://bucket/clips`; None: the CSV's folder.
-        columns: the columns' names.
-        header: the names of all columns in their order, of a file without a header line; "num_frames" and "_" are not
-            read. A first line of just these names is taken for the header that it is.
-        delimiter: the character between two values, " " for any blanks. None: a comma; of a file without a header the
-            comma, tab, semicolon or blanks that give its first line as many values as there are names.
-        split: "column" reads the split column, "group" and "random" deal as `dealing` says; None: the column where
-            there is one, else "random".
-        group: regular expression with one capture on the path; None: the group column where there is one.
-        classes: the class names in label order. None: the names in the CSV, sorted; labels that are all whole numbers
-            are taken as they are and name their classes ("0", "1", ...). So it is for each of several label columns.
+        root: base of relative paths, a folder or an address such as `s3://bucket/clips`; None: the CSV's folder.
+        columns: names of the columns.
+        header: for a file without a header line: the names of all columns in order; "num_frames" and "_" are not read.
+            If the first line consists of exactly these names, it is skipped as a header.
+        delimiter: the character between two values; " " means any blanks. None: a comma; for a file without a header
+            the comma, tab, semicolon or blanks that split its first line into as many values as there are names.
+        split: "column" reads the split column; "group" and "random" assign splits as `dealing` says; None: the column
+            if there is one, else "random".
+        group: regular expression with one capture group, applied to the path; None: the group column if there is one.
+        classes: the class names in label order. None: the names in the CSV, sorted. If all labels are whole numbers,
+            they are used unchanged and their classes are named "0", "1", ... The same holds for each of several label
+            columns.
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
-        missing_ok: do not look whether the videos exist (those at web addresses are never looked for).
-        frame_prefix: as `import_folder` takes it, of all paths that are no videos by their names.
-        note: told in one line what each column was taken for.
+        missing_ok: do not check whether the videos exist (videos at web addresses are never checked).
+        frame_prefix: as in `import_folder`, for all paths without the name of a video file.
+        note: receives one line that tells what each column was used for.
 
     Raises:
-        InputError: file, column, value or video missing or unusable; names the line.
+        InputError: a file, column, value or video is missing or unusable; names the line.
     """
     table = Path(os.path.abspath(source))
     columns = columns or Columns()
@@ -113,7 +114,7 @@ def _no_rows(table: Path) -> InputError:
 
 def _check_there(clips: pa.Table, table: Path) -> None:
     uris = clips["uri"]
-    if pc.any(pc.match_substring(uris, "*")).as_py():  # of frames with a prefix the folder is looked for
+    if pc.any(pc.match_substring(uris, "*")).as_py():  # for frames with a prefix, check the folder
         uris = pc.replace_substring_regex(uris, r"/[^/?]*\*(\?|$)", r"\1")
     missing = find_missing(
         slices_of(uri for chunk in uris.chunks for uri in chunk.to_pylist()),
