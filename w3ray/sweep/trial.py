@@ -51,7 +51,7 @@ class Task:
     folder: str
     """The driver's current folder: relative paths in the recipe start there."""
     plugins: Shipment
-    """Loaded before the recipe is read, which may name what they register."""
+    """Loaded before the recipe is read, because the recipe may name parts that they register."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

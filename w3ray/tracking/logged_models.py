@@ -142,7 +142,7 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str, data: dict[str, 
 
 
 def _plugin_packages(folder: Path) -> list[str]:
-    """The packages of the model's parts that are not built in, with their versions; a part of a file has none."""
+    """Packages and versions of the model's parts that are not built in; a part from a plain file has no package."""
     plugins = json.loads((folder / DESCRIPTION_NAME).read_text(encoding="utf-8")).get("plugins", {})
     found = {f"{part['package']}=={part['version']}" for part in plugins.values() if part["package"] is not None}
     return sorted(found)

@@ -42,7 +42,7 @@ def write_report(storage: str, name: str) -> dict[str, StoragePath]:
         raise InputError(f"sweep {name!r}: {folder.directory} has no trials yet")
     try:
         recipe = stored_recipe(document["recipe"])
-    except ValueError as error:  # as where a plugin is not there
+    except ValueError as error:  # such as a missing plugin
         lines = fault_lines(error, Recipe, ()) if isinstance(error, ValidationError) else [str(error)]
         raise InputError(*(f"{folder.directory / 'sweep.json'}: recipe: {line}" for line in lines)) from error
     found = Findings(space, recipe, points)
