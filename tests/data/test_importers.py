@@ -1,7 +1,6 @@
 """Importers find every clip, deal it into the split that was asked for, and refuse what they cannot understand."""
 
 import csv
-import importlib
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from w3ray.data.decoders import open_video
 from w3ray.data.importers import IMPORTERS, Columns, Dealing, import_csv, import_folder, reversed_twin
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
-
-csv_importer = importlib.import_module("w3ray.data.importers.csv")
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -95,7 +92,7 @@ def test_list_files(classes_tree, tmp_path):
     with pytest.raises(InputError, match=r"val\.txt:3: 'jump/s4_0\.avi' is listed twice, first in .*val\.txt:1"):
         import_folder(classes_tree, split="list", lists={"train": train, "val": val})
     val.write_bytes(b"jump/s4_0\n\xff\n")
-    with pytest.raises(InputError, match=r"val\.txt:2: the list of split 'val' cannot be read: no UTF-8 text"):
+    with pytest.raises(InputError, match=r"val\.txt:2: the list of split 'val' cannot be read: not UTF-8 text"):
         import_folder(classes_tree, split="list", lists={"train": train, "val": val})
     with pytest.raises(InputError, match="needs list files"):
         import_folder(classes_tree, split="list")
@@ -340,7 +337,7 @@ OLD_FINGERPRINTS = {
     ],
 )
 def test_csv_is_dealt_as_ever(tmp_path, monkeypatch, case, options, rows_at_once):
-    monkeypatch.setattr(csv_importer, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("w3ray.data.importers.csv.rows._ROWS_AT_ONCE", rows_at_once)
     paths = ["clips/{}.mp4", " odd dir/ü {}.mp4 ", "./up/../{}.mp4", "a//b/{}.mp4", "back\\slash\\{}.mp4"]
     paths += ["/far/{}.mp4", "s3://bucket/{}.mp4"]
     spans = [",", "0,1.5", " 2.25,", ",1e1", "1_0.5,12.3456789"]
@@ -356,7 +353,7 @@ def test_csv_is_dealt_as_ever(tmp_path, monkeypatch, case, options, rows_at_once
 
 
 def test_csv_errors_name_the_line_in_later_chunks_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_importer, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("w3ray.data.importers.csv.rows._ROWS_AT_ONCE", 2)
     head = 'path,label\na/1.mp4,x\n\n"a/2.mp4","x\ny"\n'
     for text, message in (
         ("b/3.mp4,\n", r"list\.csv:6: 'label' is empty"),
@@ -395,7 +392,7 @@ def test_csv_without_text(tmp_path):
 
 def test_csv_in_a_folder_whose_name_is_no_text(tmp_path):
     source = write_csv(tmp_path / "\udcff", "path,label\na/1.mp4,x\n")
-    with pytest.raises(InputError, match=r"\\udcff' is no UTF-8 text; rename it"):
+    with pytest.raises(InputError, match=r"\\udcff' is not UTF-8 text; rename it"):
         import_csv(source)
 
 

@@ -195,7 +195,7 @@ class TestSomethingSomethingV2:
     def test_bad_bytes(self, tmp_path, small_ssv2):
         lists = write_ssv2(tmp_path / "lists")
         (lists / "something-something-v2-train.json").write_bytes(b'[{"id": "1", "template": "\xff"}]')
-        assert "train.json: byte 26 is no UTF-8 text" in refused(self.NAME, lists, tmp_path)
+        assert "train.json: byte 26 is not UTF-8 text" in refused(self.NAME, lists, tmp_path)
         (lists / "something-something-v2-train.json").write_bytes(b"[{")
         assert "train.json: not a JSON file" in refused(self.NAME, lists, tmp_path)
 

@@ -100,7 +100,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise PluginError(f"{path}: byte {error.start} is no UTF-8 text") from error
+        raise PluginError(f"{path}: byte {error.start} is not UTF-8 text") from error
     except OSError as error:
         raise PluginError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # a name that no file can have

@@ -75,7 +75,7 @@ def check_text(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{path!a} is no UTF-8 text; rename it") from error
+        raise InputError(f"{path!a} is not UTF-8 text; rename it") from error
 
 
 def with_groups(clips: Sequence[Clip], pattern: str, where: str) -> list[Clip]:

@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is no UTF-8 text") from error
+        raise InputError(f"{path}: byte {error.start} is not UTF-8 text") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

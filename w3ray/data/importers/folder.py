@@ -171,7 +171,7 @@ def _lines(listing: str | os.PathLike[str], split: str) -> Iterator[tuple[int, s
         raise InputError(f"list file {listing} of split {split!r} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{listing}:{line_without_text(listing)}: the list of split {split!r} cannot be read: no UTF-8 text"
+            f"{listing}:{line_without_text(listing)}: the list of split {split!r} cannot be read: not UTF-8 text"
         ) from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
