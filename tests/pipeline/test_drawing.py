@@ -8,10 +8,11 @@ import pytest
 
 from w3ray.data import microbatch
 from w3ray.data.manifest import read_manifest
-from w3ray.data.microbatch import MicrobatchDecoder
+from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.synthetic import motion_manifest
 from w3ray.errors import InputError, RunError
 from w3ray.pipeline.drawing import Drawing
+from w3ray.plugins import NO_PLUGINS
 
 ARGUMENTS = {"clips": 16, "val_clips": 8, "test_clips": 8, "seed": 3, "size": 32}
 
@@ -62,15 +63,11 @@ def test_failure_is_told(tmp_path):
 
 def decoder(clips_ready) -> MicrobatchDecoder:
     """A decoder of no schedule and no rows: only its waiting is looked at."""
-    return MicrobatchDecoder(SimpleNamespace(shared=None, clips_ready=clips_ready), SimpleNamespace())
+    return MicrobatchDecoder(
+        SimpleNamespace(shared=None, clips_ready=clips_ready, plugins=NO_PLUGINS), ClipTables(splits={})
+    )
 
 
-@pytest.fixture
-def no_tables(monkeypatch):
-    monkeypatch.setattr(microbatch, "_KINDS", ())
-
-
-@pytest.mark.usefixtures("no_tables")
 class TestDecoder:
     def test_waits_for_the_clips(self, tmp_path):
         ready = tmp_path / "motion"
