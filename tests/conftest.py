@@ -20,6 +20,8 @@ def _forget_tracking() -> None:
 
 
 _forget_tracking()  # where a developer's own runs are recorded is no place for those of tests
+for name in ("COLUMNS", "LINES"):  # some environments of several test processes say a size where there is no terminal
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

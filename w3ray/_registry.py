@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from w3ray.errors import InputError
@@ -56,6 +56,9 @@ class _Entry:
     value: Any
     """The member, "module:attribute" of it, or the entry point that loads it."""
     origin: Origin
+    is_entry_point: bool = False
+    """Said here: the class of entry points is another one once a package has imported the backport of
+    importlib.metadata, as MLflow does."""
 
 
 def attribute(place: Any) -> Any:
@@ -136,7 +139,7 @@ class Registry(Mapping[str, T], Generic[T]):
             PluginError: several members have it, or its package cannot be loaded or gives none of this family.
         """
         entry = self._entry(name)
-        if not isinstance(entry.value, EntryPoint):
+        if not entry.is_entry_point:
             return entry.value
         if name not in self._loaded:
             try:
@@ -227,7 +230,7 @@ def installed_groups() -> dict[str, dict[str, tuple[_Entry, ...]]]:
         for entry in sorted(installed.select(group=group), key=lambda one: (one.name, one.value)):
             package, version = ("a package", "") if entry.dist is None else (entry.dist.name, entry.dist.version)
             origin = Origin(module=entry.module, package=package, version=version)
-            names[entry.name] = (*names.get(entry.name, ()), _Entry(entry, origin))
+            names[entry.name] = (*names.get(entry.name, ()), _Entry(entry, origin, is_entry_point=True))
     return found
 
 

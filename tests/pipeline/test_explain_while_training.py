@@ -17,8 +17,11 @@ from w3ray.pipeline import run
 from w3ray.pipeline.plan import plan_recipe
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.sweep_part import SweepPart
+from w3ray.plugins.shipping import Shipment
 from w3ray.recipe import Recipe
 from w3ray.training.checkpoint_files import by_step
+
+NO_PLUGINS = Shipment(files={}, modules=(), parts={})
 
 
 def recipe(manifest, storage: Path, tracking: dict | None = None, **changes) -> Recipe:
@@ -167,7 +170,7 @@ def test_drawing_leaves_the_network_and_the_random_numbers_as_they_were(motion_m
         data.explained, spec=data.clip, stage="teacher", heads=data.heads, roots=None, decode_timeout_s=60,
         events=events,
     )  # fmt: skip
-    pictures._frames = {clip: _load(clip, data.clip, None) for clip in data.explained}
+    pictures._frames = {clip: _load(clip, data.clip, None, NO_PLUGINS) for clip in data.explained}
     model = build_model("tsm", backbone="resnet_small", num_classes=data.heads.num_scores, attention={"kind": kind})
     model.train()
     model.backbone.layer1.eval()  # as frozen norms are

@@ -23,7 +23,6 @@ def test_losses_and_final_weights(name, tmp_path):
     assert found.keys() == golden.keys()
     for stage in golden:
         assert found[stage]["losses"] == pytest.approx(golden[stage]["losses"], rel=1e-3)
-    if make_weights.processor() == GOLDEN["processor"]:
-        assert {stage: found[stage]["sha256"] for stage in found} == {
-            stage: golden[stage]["sha256"] for stage in golden
-        }
+        sums = golden[stage]["sha256"]
+        # Another processor adds in another order: its last digits differ.
+        assert found[stage]["sha256"] == sums.get(make_weights.processor(), found[stage]["sha256"])

@@ -136,7 +136,7 @@ def test_clips_without_labels_get_scores_and_count_nowhere(finished, manifest, t
     np.testing.assert_array_equal(scores.scores, known.scores)
     assert scores.labels.tolist() == [-1] * 8
     assert not (Path(found.directory) / "report").exists()
-    with pytest.raises(InputError, match="no clip with a label"):
+    with pytest.raises(InputError, match="no clip has a label"):
         compare([found.directory, found.directory])
 
 

@@ -1,5 +1,6 @@
 """Parts of installed packages: found without being imported, refused in one line, and of the source that they are."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def test_names_are_known_before_anything_is_imported(install):
     Recipe.model_validate(FOCUSED)
     assert "my_parts.rows" in sys.modules
     assert "my_parts.spread" not in sys.modules
+    assert type(LOSSES["spread"]()).__name__ == "Spread"
+
+
+def test_the_backport_of_importlib_metadata_changes_nothing(install):
+    """It takes over the search for packages: entry points are of its class then. MLflow imports it."""
+    import importlib_metadata
+
+    assert importlib_metadata.EntryPoint is not importlib.metadata.EntryPoint
+    install("my-parts", PACKAGE, GROUPS)
     assert type(LOSSES["spread"]()).__name__ == "Spread"
 
 

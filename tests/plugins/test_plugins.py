@@ -145,7 +145,7 @@ class TestFaults:
                 "samplers: 'x' of {a} cannot be one of them: it is 3, which cannot be called",
             ),
             (
-                "from w3ray.models import MODELS\nMODELS.add('x', print)\n",
+                "from w3ray.models import MODELS\nMODELS.add('x', len)\n",
                 "models: 'x' of {a} cannot be one of them: it must be a ModelFamily(network, options), not <built-in",
             ),
         ],

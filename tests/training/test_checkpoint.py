@@ -159,7 +159,7 @@ class TestDamage:
 
     def test_newer_format_is_explained(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("w3ray.training.checkpoint_files.FORMAT_VERSION", 2)
-        with pytest.raises(CheckpointError, match="format 1, this version of w3ray reads 2"):
+        with pytest.raises(CheckpointError, match="format 1, but this version of w3ray reads 2"):
             verify_checkpoint(folder)
 
     def test_newest_whole_one_is_chosen_and_the_damaged_said(self, folder: Path) -> None:

@@ -226,7 +226,7 @@ class TestUpdate:
         run_microbatches(step, *batch(1), [[0]], normalizer=1)
         step.update(0.02)
         assert not gradients(step.model)
-        with pytest.raises(RuntimeError, match="without accumulate"):
+        with pytest.raises(RuntimeError, match=r"before accumulate\(\)"):
             step.update(0.02)
 
     def test_normalizer_must_hold_for_the_step(self) -> None:
