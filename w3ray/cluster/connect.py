@@ -105,13 +105,18 @@ def on_each_node(call: Callable[[], T]) -> list[T]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0)(call)
+    task = ray.remote(num_cpus=0)(_call)
     answers = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(call)
         for node in ray.nodes()
         if node["Alive"] and any(node["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
     ]
     return ray.get(answers)
+
+
+def _call(call: Callable[[], T]) -> T:
+    """Ray takes functions alone for tasks; what a caller has may be a method."""
+    return call()
 
 
 def job_address() -> str | None:
