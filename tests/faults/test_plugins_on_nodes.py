@@ -35,7 +35,7 @@ class Focal:
 
 
 LOSSES.add("focal", LossKind(Focal))
-SAMPLERS.add("first", lambda frames, samples, stride, rng: __import__("numpy").arange(samples) % frames)
+SAMPLERS.add("first", lambda frames, samples, stride, rng: __import__("numpy").arange(samples).clip(max=frames - 1))
 
 if ray.is_initialized():
     where = ray.get_runtime_context()
