@@ -17,11 +17,9 @@ from w3ray.pipeline import run
 from w3ray.pipeline.plan import plan_recipe
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.sweep_part import SweepPart
-from w3ray.plugins.shipping import Shipment
+from w3ray.plugins.shipping import NO_PLUGINS
 from w3ray.recipe import Recipe
 from w3ray.training.checkpoint_files import by_step
-
-NO_PLUGINS = Shipment(files={}, modules=(), parts={})
 
 
 def recipe(manifest, storage: Path, tracking: dict | None = None, **changes) -> Recipe:

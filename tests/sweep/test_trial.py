@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from w3ray.events import CheckpointSaved, Validated
-from w3ray.plugins.shipping import Shipment
+from w3ray.plugins.shipping import NO_PLUGINS
 from w3ray.runtime.event_channel import LocalChannel
 from w3ray.sweep.records import Report
 from w3ray.sweep.schedulers import BEST, EPOCH, SCHEDULERS, standing
@@ -20,7 +20,7 @@ def reporter(told: list, **more) -> _Reporter:
             "trial": "0000", "recipe": {}, "objective_metric": "top1", "lower_is_better": False,
             "objective_stage": "student", "epochs": 3, "stops_after": None, "reports": (), "run_name": "x",
             "identity": "x", "parent_run_id": None, "params": {}, "tags": {}, "plan": None, "in_process": True,
-            "shared": None, "folder": ".", "plugins": Shipment(files={}, modules=(), parts={}), **more,
+            "shared": None, "folder": ".", "plugins": NO_PLUGINS, **more,
         }
     )  # fmt: skip
     return _Reporter(task, LocalChannel(), told.append)

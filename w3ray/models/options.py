@@ -37,7 +37,7 @@ class TSMOptions(ModelOptions):
         check_one_of("TSM", "shift_mode", self.shift_mode, ShiftMode)
 
 
-_SHIFT = ("shift_div", "shift_mode")
+SHIFT_OPTIONS = ("shift_div", "shift_mode")
 """Options of TSM that all models had in older versions."""
 
 
@@ -54,7 +54,7 @@ def model_from_before(values: Mapping[str, Any]) -> dict[str, Any]:
 
     values = dict(values)
     family = model_family(values["name"])
-    shift = {name: values.pop(name) for name in _SHIFT if name in values}
+    shift = {name: values.pop(name) for name in SHIFT_OPTIONS if name in values}
     options = values.get("options")
     if options is None:
         options = shift if issubclass(family.options, TSMOptions) else {}

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from w3ray._nearest import did_you_mean
 from w3ray.errors import InputError
+from w3ray.models.options import SHIFT_OPTIONS
 from w3ray.plugins import absolute
 from w3ray.recipe._recipe import Recipe
 from w3ray.recipe.faults import fault_lines, override_faults, show
-from w3ray.recipe.sections import SHIFT_OPTIONS
 
 PIPELINES = Path(__file__).resolve().parent.parent / "_pipelines"
 """The shipped recipes. In a checkout this is a link to `pipelines/`, in a wheel a copy."""

@@ -7,7 +7,7 @@ importing this module does not import torch.
 from w3ray.recipe.sections._known import NAME_PATTERN
 from w3ray.recipe.sections._merge import merge
 from w3ray.recipe.sections.data import Data, Synthetic
-from w3ray.recipe.sections.model import SHIFT_OPTIONS, Model, merge_model, options_of_before
+from w3ray.recipe.sections.model import Model, merge_model, options_of_before
 from w3ray.recipe.sections.run import Evaluation, Resources, Tracking
 from w3ray.recipe.sections.stages import PLAIN_STAGE, STAGE_OVERRIDES, ResolvedStage, Stage
 from w3ray.recipe.sections.train import LrSchedule, Phase, Train
@@ -15,7 +15,6 @@ from w3ray.recipe.sections.train import LrSchedule, Phase, Train
 __all__ = [
     "NAME_PATTERN",
     "PLAIN_STAGE",
-    "SHIFT_OPTIONS",
     "STAGE_OVERRIDES",
     "Data",
     "Evaluation",

@@ -7,6 +7,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, fie
 from pydantic_core import PydanticCustomError
 
 from w3ray.attention.options import AttentionConfig, W3Config
+from w3ray.models.options import SHIFT_OPTIONS
 from w3ray.plugins import Part
 from w3ray.recipe._marks import AsBefore, Section
 from w3ray.recipe.sections._known import known_in
@@ -33,10 +34,6 @@ def _write_attention(config: AttentionConfig | None) -> dict[str, Any] | None:
 
 def _write_options(options: Any) -> dict[str, Any] | None:
     return None if options is None else options.values()
-
-
-SHIFT_OPTIONS = ("shift_div", "shift_mode")
-"""Options of TSM that were keys of `model` in older versions."""
 
 
 def options_of_before(model: Mapping[str, Any]) -> dict[str, Any]:
