@@ -29,6 +29,11 @@ def test_import_contracts_hold():
     assert "6 kept, 0 broken" in done.stdout
 
 
+def test_the_coordinator_of_an_evaluation_imports_no_torch():
+    script = "import sys, w3ray.data.stream, w3ray.scoring.scorer_actor, w3ray.scoring.items; "
+    assert python(script + "print({'torch', 'torchvision'} & {*sys.modules})").strip() == "set()"
+
+
 def test_importing_the_package_loads_nothing_heavy():
     loaded = python("import sys, w3ray; print([m for m in ('torch', 'ray', 'mlflow', 'decord') if m in sys.modules])")
     assert loaded.strip() == "[]"

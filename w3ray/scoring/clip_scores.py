@@ -135,7 +135,8 @@ class KeptScores:
             plan: its workers are the scorers.
             roots: the folders that videos may lie in; None: anywhere.
         """
-        from w3ray.scoring.score_clips import clips_together, model_files, score_clips
+        from w3ray.scoring.model_files import model_files
+        from w3ray.scoring.score_clips import clips_together, score_clips
 
         question = self.question
         first = self.done - self.done % clips_together(question.protocol)

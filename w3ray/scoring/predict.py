@@ -25,7 +25,7 @@ from w3ray.scoring.videos import videos_of
 
 if TYPE_CHECKING:
     from w3ray.evaluation.scorer import Average, Scorer
-    from w3ray.scoring.score_clips import ModelFiles
+    from w3ray.scoring.model_files import ModelFiles
 
 FEW = 32
 """At most so many videos are scored without starting Ray: starting it would take longer than scoring them."""
@@ -85,7 +85,7 @@ def predict(
     Raises:
         InputError: no model, no video that matches, or an unknown protocol.
     """
-    from w3ray.scoring.score_clips import model_files, scorer_of
+    from w3ray.scoring.model_files import model_files, scorer_of
 
     looks, averaged = parse_protocol(protocol), check_average(average)
     if top < 1:
@@ -126,7 +126,8 @@ def _on_cluster(
     roots: Sequence[str] | None,
 ) -> Iterator[Prediction]:
     from w3ray.cluster.connection import Connection
-    from w3ray.scoring.score_clips import description_of, score_clips
+    from w3ray.scoring.model_files import description_of
+    from w3ray.scoring.score_clips import score_clips
 
     description = description_of(files)
     connection = Connection(address)

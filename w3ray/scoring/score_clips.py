@@ -8,11 +8,9 @@ network together depends only on their position in the table, so any number of s
 """
 
 import json
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,19 +19,17 @@ from ray.data import ActorPoolStrategy
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
-from w3ray.data.microbatch import ClipFailure, ClipTables, from_row
+from w3ray.data.microbatch import ClipFailure, ClipTables
 from w3ray.data.stream import DecoderPool, blocks, build_dataset
 from w3ray.data.stream_spec import CLIP_TIMEOUT_S, StreamSpec
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
-from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average, Scorer
-from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, load_model, read_description
+from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
 from w3ray.plugins import NO_PLUGINS, Shipment
 from w3ray.ray_internals import stream_coordinator
 from w3ray.scoring.items import RowsInOrder
-from w3ray.storage import StoragePath, fetched
-
-ModelFiles = Mapping[str, bytes]
+from w3ray.scoring.model_files import ModelFiles
+from w3ray.scoring.scorer_actor import ScorerActor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +43,6 @@ class ScoredClips:
     scores: np.ndarray
     readable: np.ndarray
     failures: tuple[ClipFailure, ...]
-
-
-def model_files(folder: StoragePath) -> ModelFiles:
-    """The files of a model, for nodes that cannot read its folder.
-
-    Raises:
-        InputError: the folder holds no model.
-    """
-    with fetched(folder) as local:
-        read_description(local)
-        return {name: (local / name).read_bytes() for name in (WEIGHTS_NAME, DESCRIPTION_NAME)}
 
 
 def clips_together(protocol: Protocol) -> int:
@@ -107,7 +92,7 @@ def score_clips(
         DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
         first_item=first_row // together,
     ).map_batches(
-        _ScorerActor,
+        ScorerActor,
         fn_constructor_args=(
             ray.put(dict(files)),
             protocol,
@@ -144,55 +129,3 @@ def _in_order(
             first_row=due, scores=row["scores"][:count], readable=row["readable"][:count], failures=failures
         )
         due += count
-
-
-class _ScorerActor:
-    """A model in a Ray process."""
-
-    def __init__(
-        self,
-        files: "ray.ObjectRef[ModelFiles]",
-        protocol: Protocol,
-        average: Average,
-        flip_map: Mapping[int, int],
-        threads: int,
-        plugins: Shipment,
-    ) -> None:
-        import torch
-
-        plugins.load()
-        torch.set_num_threads(threads)
-        self._scorer = scorer_of(ray.get(files), protocol, average, flip_map)
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        microbatch = from_row(batch)
-        return {
-            "first_row": microbatch.positions[:1],
-            "scores": self._scorer(microbatch.clips)[None],
-            "readable": microbatch.valid[None],
-            "failures": np.asarray(json.dumps([failure._asdict() for failure in microbatch.failures]))[None],
-        }
-
-
-def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map: Mapping[int, int]) -> Scorer:
-    """A `Scorer` made from a model's files, on this process's GPU if it has one."""
-    import torch
-
-    with _unpacked(files) as folder:
-        model, description = load_model(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Scorer(model, description, mirrored_V=protocol.mirrored_V, average=average, flip_map=flip_map, device=device)
-
-
-def description_of(files: ModelFiles) -> ModelDescription:
-    """The model's description, from its files."""
-    with _unpacked(files) as folder:
-        return read_description(folder)
-
-
-@contextmanager
-def _unpacked(files: ModelFiles) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="w3ray-model-") as folder:
-        for name, content in files.items():
-            (Path(folder) / name).write_bytes(content)
-        yield Path(folder)

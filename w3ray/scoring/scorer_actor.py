@@ -1,0 +1,50 @@
+"""The actor that scores decoded clips.
+
+Ray Data's coordinator imports this module, because it holds the actor's class. The imports here are light on purpose:
+with torch and torchvision, each evaluation would start seconds later.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+
+from w3ray.data.microbatch import from_row
+from w3ray.data.views import Protocol
+from w3ray.plugins import Shipment
+
+if TYPE_CHECKING:
+    from w3ray.evaluation.scorer import Average
+    from w3ray.scoring.model_files import ModelFiles
+
+
+class ScorerActor:
+    """A model in a Ray process."""
+
+    def __init__(
+        self,
+        files: "ray.ObjectRef[ModelFiles]",
+        protocol: Protocol,
+        average: "Average",
+        flip_map: Mapping[int, int],
+        threads: int,
+        plugins: Shipment,
+    ) -> None:
+        import torch
+
+        from w3ray.scoring.model_files import scorer_of
+
+        plugins.load()
+        torch.set_num_threads(threads)
+        self._scorer = scorer_of(ray.get(files), protocol, average, flip_map)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        microbatch = from_row(batch)
+        return {
+            "first_row": microbatch.positions[:1],
+            "scores": self._scorer(microbatch.clips)[None],
+            "readable": microbatch.valid[None],
+            "failures": np.asarray(json.dumps([failure._asdict() for failure in microbatch.failures]))[None],
+        }
