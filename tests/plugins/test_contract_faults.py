@@ -1,4 +1,4 @@
-"""What breaks a family's contract is found, and said in one line."""
+"""A broken contract of a family is found and reported in one line."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -102,16 +102,16 @@ class OtherNames(Good):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (WrongShape, "features of shape (1, 1, 16, 1, 1) come back as (1, 1, 1, 1, 1)"),
+        (WrongShape, "features of shape (1, 1, 16, 1, 1) come out as (1, 1, 1, 1, 1)"),
         (NoShortcut, "the shortcut is not added to the features"),
-        (MixesClips, "clips of a batch mix"),
-        (UnusedParameter, "spare.weight, spare.bias gets no gradient: it takes no part in the forward pass"),
-        (ReadsStrides, "features with other strides, as 3D networks have them, give something else"),
-        (Widens, "bfloat16 features come back as torch.float32"),
+        (MixesClips, "the clips of a batch influence each other"),
+        (UnusedParameter, "spare.weight, spare.bias gets no gradient: the forward pass does not use it"),
+        (ReadsStrides, "features with other strides, as in 3D networks, give another result"),
+        (Widens, "bfloat16 features come out as torch.float32"),
         (SaysMask, "has_spatial_mask is True in the module and False in its config"),
         (NoPlacement, "placement='inside': must be before or after"),
         (OneTensor, "its forward must return an AttentionOutput(features, mask)"),
-        (OtherNames, "two modules of one config have other state names"),
+        (OtherNames, "two modules of one config have different state names"),
     ],
 )
 def test_attentions(module, said):
@@ -146,7 +146,7 @@ class NoJson(AttentionConfig):
     ("config", "said"),
     [
         (Unchecked, "Unchecked: does not check the fields of AttentionConfig; call its __post_init__"),
-        (NoJson, "NoJson: its options are no plain values that JSON knows"),
+        (NoJson, "NoJson: its options are not plain JSON values"),
     ],
 )
 def test_configs(config, said):
@@ -207,11 +207,11 @@ class BreaksAtZero:
 @pytest.mark.parametrize(
     ("loss", "needs_teacher", "said"),
     [
-        (Mean, False, "it must add clips up, not average over them"),
+        (Mean, False, "add up clips, do not average them"),
         (OneForEachClip, False, "it must return one number, not a tensor of shape (5,)"),
         (InHalf, False, "the sum of bfloat16 inputs is torch.bfloat16: sum them in float32"),
         (NoGradient, False, "neither scores nor features get a gradient"),
-        (WrongGradient, False, "its gradient is not that of its value"),
+        (WrongGradient, False, "its gradient is not the derivative of its value"),
         (TeachesTheTeacher, True, "the teacher's features get a gradient"),
         (BreaksAtZero, True, "its gradient is not finite where student and teacher agree"),
         (GoodLoss, True, "needs_teacher is False in the loss and True in its LossKind"),
@@ -235,10 +235,10 @@ def test_a_loss_may_compute_in_float32():
         (lambda n, t, s, rng: np.zeros(t, dtype=np.int32), "1 of 1 frames: must be an array of int64"),
         (lambda n, t, s, rng: np.zeros(1, dtype=np.int64), "2 of 1 frames: has the shape (1,)"),
         (lambda n, t, s, rng: np.full(t, n), "1 of 1 frames: [1] are outside"),
-        (lambda n, t, s, rng: np.arange(t)[::-1] % n, "go back in time"),
+        (lambda n, t, s, rng: np.arange(t)[::-1] % n, "are not in order"),
         (
             lambda n, t, s, rng: np.sort(np.random.randint(n, size=t)),
-            "the same generator gives other frames: all that it draws must come from it",
+            "the same generator gives other frames: it must be the only source of random numbers",
         ),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_good_augmentation():
 
 
 class OneOff:
-    """A decoder that gives the frame before the one that was asked for."""
+    """A decoder that returns the frame before the requested one."""
 
     def __init__(self, uri, cache):
         self.video = DECODERS["pyav"](uri, cache)
@@ -318,10 +318,10 @@ def manifest_of(folder, flip_map=None, **more):
             lambda annotations, *, videos, partial, note, made=[]: (
                 made.append(1), manifest_of(videos, name=str(len(made)))
             )[1],
-            "a second import is another manifest",
+            "a second import gives another manifest",
         ),
         (lambda annotations, *, videos, partial, note: (note("a\nb"), manifest_of(videos))[1], "a note has more than"),
-        (lambda annotations, *, videos, partial, note: manifest_of(videos / "gone"), "is not where the manifest says"),
+        (lambda annotations, *, videos, partial, note: manifest_of(videos / "gone"), "is absent from its place"),
     ],
 )  # fmt: skip
 def test_importers(importer, said, tmp_path):
@@ -352,7 +352,7 @@ class Searcher:
 
 def test_a_searcher_that_remembers():
     SEARCHERS.add("bad", Searcher)
-    with pytest.raises(testing.ContractBroken, match="they must follow from what is known alone"):
+    with pytest.raises(testing.ContractBroken, match="they must depend only on the results so far"):
         testing.check_searcher("bad")
 
 
@@ -363,7 +363,7 @@ def test_a_scheduler_of_another_kind():
 
 
 class BlindToHalf(TSN):
-    """A model that returns the scores of its first clip alone."""
+    """A model that returns only the scores of its first clip."""
 
     def forward(self, x_BTCHW):
         out = super().forward(x_BTCHW)

@@ -1,4 +1,4 @@
-"""Parts of installed packages: found without being imported, refused in one line, and of the source that they are."""
+"""Parts of installed packages: found without an import, refused in one line, and identified by their source."""
 
 import importlib.metadata
 import json
@@ -48,7 +48,7 @@ def test_names_are_known_before_anything_is_imported(install):
 
 
 def test_the_backport_of_importlib_metadata_changes_nothing(install):
-    """It takes over the search for packages: entry points are of its class then. MLflow imports it."""
+    """The backport, which MLflow imports, replaces the search for packages, so entry points get its class."""
     import importlib_metadata
 
     assert importlib_metadata.EntryPoint is not importlib.metadata.EntryPoint
@@ -165,7 +165,7 @@ class TestFaults:
         assert line.startswith("recipe.yaml: stages.one.loss_weights.spread")
         assert f"losses: 'spread' of my-parts 1.0 {said}" in line
         assert len(line.splitlines()) == 1
-        Recipe.model_validate(RECIPE)  # who does not use it does not hear of it
+        Recipe.model_validate(RECIPE)  # no error without the part
 
     def test_a_class_that_is_not_there(self, install):
         files = {**PACKAGE, "my_parts/rows.py": ROWS.replace(":Spread", ":Sprad")}
@@ -187,7 +187,9 @@ class TestCommand:
         code, out, err = self.run(capsys, "--json")
         parts = {(row["family"], row["name"]): row for row in json.loads(out)["parts"]}
         assert (code, err) == (0, "")
-        assert {family for family, _ in parts} == set(plugins.FAMILIES) - {"augmentations"}  # none is built in
+        assert {family for family, _ in parts} == set(plugins.FAMILIES) - {
+            "augmentations"
+        }  # no augmentation is built in
         assert parts["attentions", "w3"]["from"] == "built in"
         assert parts["losses", "spread"]["from"] == "my-parts 1.0"
         assert parts["losses", "spread"]["source"] == plugins.sources_of([("losses", "spread")])["losses/spread"]
@@ -223,12 +225,12 @@ class TestCommand:
         assert code == 2
         assert err == (
             "error: losses: 'spread' of my-parts 1.0 breaks the contract of its family: the sum over parts of a batch "
-            "is not that over the batch: it must add clips up, not average over them\n"
+            "is not the sum over the batch: add up clips, do not average them\n"
         )
 
 
 class TestImporters:
-    """`w3ray data import NAME`; the commands are made when the module is imported, so in a process of its own."""
+    """`w3ray data import NAME`. The commands are created at import, so the test needs its own process."""
 
     def run(self, folder: Path, *words: str):
         return subprocess.run(

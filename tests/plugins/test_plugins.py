@@ -1,4 +1,4 @@
-"""A user's own parts in files and modules: how recipes find them, what is refused, and which source a stage is of."""
+"""A user's own parts in files and modules: how recipes find them, what is refused, and the source of a stage."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ FOCUS = [{"name": "one", "loss_weights": {"spread": 0.5}}]
 
 
 def write(folder: Path, recipe: dict[str, Any], **files: str) -> Path:
-    """A recipe's file, with files beside it."""
+    """Write a recipe's file, with files next to it."""
     folder.mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
@@ -40,7 +40,7 @@ def sha256_of(text: str) -> str:
 
 
 def refused(path: Path, *overrides: str) -> str:
-    """The one line that a recipe is refused with."""
+    """The single line of the error for a recipe."""
     with pytest.raises(InputError) as caught:
         load_recipe(path, overrides)
     assert len(str(caught.value).splitlines()) == 1
@@ -84,7 +84,7 @@ class TestFiles:
         load_recipe(write(tmp_path, {"plugins": ["./a.py"]}, a=text))
         module = __import__(LOSSES.origin("spread").module)
         assert str(tmp_path / "a.py") == module.HERE
-        (tmp_path / "a.py").unlink()  # as on a node that has no such file
+        (tmp_path / "a.py").unlink()  # as on a node without this file
         with pytest.raises(ValueError, match="here it is") as caught:
             module.fail()
         assert "raise ValueError('here it is')" in "".join(map(str, caught.traceback))
@@ -94,9 +94,9 @@ class TestFiles:
         first = load_recipe(path)
         one = LOSSES["spread"]
         assert load_recipe(path) == first
-        assert LOSSES["spread"] is one  # nothing changed, nothing is loaded
+        assert LOSSES["spread"] is one  # unchanged, so not loaded again
         (tmp_path / "a.py").write_text(LOSS.replace('"spread"', '"width"'))
-        assert Recipe.model_validate(first.to_dict()) == first  # a run goes on with what it began with
+        assert Recipe.model_validate(first.to_dict()) == first  # a run keeps the plugins that it started with
         assert "unknown loss 'spread'" in refused(path)
         assert "width" in LOSSES
 
@@ -197,7 +197,7 @@ class TestFaults:
     def test_a_part_of_the_program_itself(self, tmp_path, monkeypatch):
         monkeypatch.setitem(globals(), "__name__", "__main__")
         LOSSES.add("spread", LossKind(print))
-        with pytest.raises(PluginError, match="registered by the program itself, which no other process could import"):
+        with pytest.raises(PluginError, match="registered by the program itself, which other processes cannot import"):
             plugins.source_of("losses", "spread")
 
 
@@ -213,7 +213,7 @@ class TestEnvironment:
     def test_one_that_is_not_there(self, monkeypatch):
         monkeypatch.setenv("W3RAY_PLUGINS", "/no/such.py")
         assert "mfr" in LOSSES  # built-in names need no plugins
-        for _ in range(2):  # it is said as often as it is asked
+        for _ in range(2):  # each attempt gives the error
             with pytest.raises(InputError, match=r"^W3RAY_PLUGINS: /no/such.py: cannot be read"):
                 list(LOSSES)
 
@@ -227,12 +227,12 @@ class TestIdentity:
         loading._files.clear()
         LOSSES.forget(LOSSES.origin("spread").module)
         moved = load_recipe(other)
-        assert identities(moved) == found  # where the file lies, and how it is called, is not part of it
+        assert identities(moved) == found  # the file's place and name are not part of it
         fingerprint = moved.fingerprint()
         (tmp_path / "other" / "b.py").write_text(LOSS.replace("FACTOR = 1", "FACTOR = 2"))
         changed = load_recipe(other)
         assert identities(changed)["one"] != found["one"]
-        assert identities(changed)["two"] == found["two"]  # which does not use it
+        assert identities(changed)["two"] == found["two"]  # this stage does not use the loss
         assert changed.fingerprint() != fingerprint
 
     def test_what_it_is_made_of_is_told(self, tmp_path):
@@ -287,8 +287,8 @@ class TestModelsOnDisk:
             load_model(folder)
         sha256 = sha256_of(ATTENTION)[:12]
         assert str(caught.value) == (
-            f"{folder}/model.json: needs attentions 'scale', which is not there; it was of a file (sha256 {sha256}): "
-            "name that in W3RAY_PLUGINS"
+            f"{folder}/model.json: needs attentions 'scale', which is not there; it was from a file (sha256 {sha256}): "
+            "name this file in W3RAY_PLUGINS"
         )
         loading._files.clear()
         monkeypatch.setenv("W3RAY_PLUGINS", str(folder.parent / "a.py"))
@@ -336,8 +336,8 @@ class TestShipment:
         theirs = {part: {**source, "package": "my-package", "version": "2.0"} for part, source in sources.items()}
         shipment = plugins.Shipment(files={}, modules=(), parts=theirs)
         said = shipment.fault()
-        assert "losses: 'spread' is of a file (sha256 " in said
-        assert "that of the driver of my-package 2.0 (sha256 " in said
+        assert "losses: 'spread' is from a file (sha256 " in said
+        assert "the driver's is from my-package 2.0 (sha256 " in said
         assert said.startswith("node ")
         LOSSES.forget(LOSSES.origin("spread").module)
         assert shipment.fault().endswith("losses: there is no 'spread'; install my-package==2.0")

@@ -1,7 +1,7 @@
-"""A user's own parts: how are their modules and files loaded, here and on a cluster, and of which source are they?
+"""Plugins: how a user's modules and files are loaded, here and on a cluster, and which source a part comes from.
 
 A plugin registers its parts in the tables of their families: `LOSSES.add("mine", ...)`. Parts of installed packages
-need no loading: their entry points are found by name (`w3ray._registry`).
+need no loading. They are found by their entry points (`w3ray._registry`).
 """
 
 from w3ray.plugins.contracts import check_contracts

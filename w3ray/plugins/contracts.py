@@ -1,4 +1,4 @@
-"""Does a part of a plugin keep the contract of its family?"""
+"""Checks whether the parts of plugins keep the contracts of their families."""
 
 from collections.abc import Iterable
 
@@ -7,14 +7,14 @@ from w3ray.plugins.families import Part, table
 from w3ray.plugins.sources import source_of
 
 _kept: set[tuple[Part, str]] = set()
-"""The parts that kept their contracts in this process, with the sources that they had."""
+"""The parts that passed in this process, with the sources that they had."""
 
 
 def check_contracts(parts: Iterable[Part]) -> None:
-    """Run the contract of its family (`w3ray.testing`) on each part that is not built in.
+    """Run the contract of its family (`w3ray.testing`) for each part that is not built in.
 
     Raises:
-        PluginError: the first one that breaks it.
+        PluginError: a part breaks its contract. Only the first one is reported.
     """
     for family, name in parts:
         source = source_of(family, name)
@@ -25,7 +25,7 @@ def check_contracts(parts: Iterable[Part]) -> None:
             attribute(parts_of.contract)(name)
         except PluginError:
             raise
-        except Exception as error:  # what a plugin's code does
+        except Exception as error:  # a plugin's code can raise anything
             broken = str(error) if isinstance(error, AssertionError) else cause(error)
             called = f"{family}: {name!r} of {parts_of.origin(name)}"
             raise PluginError(f"{called} breaks the contract of its family: {broken}") from error

@@ -1,4 +1,4 @@
-"""Which families of parts are there, and where are their tables?"""
+"""The families of parts, and where their tables are."""
 
 from typing import Any
 
@@ -16,25 +16,25 @@ FAMILIES: dict[str, str] = {
     "searchers": "w3ray.sweep.searchers:SEARCHERS",
     "schedulers": "w3ray.sweep.schedulers:SCHEDULERS",
 }
-"""Family -> its table as "module:attribute"."""
+"""Family -> its table, as "module:attribute"."""
 
 CLIP_FAMILIES = ("samplers", "decoders", "augmentations")
-"""The families of parts that decide the pixels of a clip."""
+"""Families whose parts decide the pixels of a clip."""
 
 MODEL_FAMILIES = ("models", "backbones", "attentions", "samplers", "decoders")
-"""The families of parts that a trained model cannot be used without."""
+"""Families whose parts a trained model needs."""
 
 Part = tuple[str, str]
-"""Family and name of a part; written `family/name`."""
+"""Family and name of a part, written as `family/name`."""
 
 
 def part_of(text: str) -> Part:
-    """The part that `family/name` means."""
+    """Parse `family/name`."""
     family, _, name = text.partition("/")
     return family, name
 
 
 def table(family: str) -> Registry[Any]:
-    """The table of a family of `FAMILIES`."""
+    """The table of a family in `FAMILIES`."""
     found: Registry[Any] = attribute(FAMILIES[family])
     return found

@@ -1,4 +1,4 @@
-"""How are a user's modules and files imported, and what is said of one that cannot be?"""
+"""Imports a user's modules and files, and reports those that cannot be imported."""
 
 import hashlib
 import linecache
@@ -17,36 +17,36 @@ from typing import Any
 from w3ray._registry import PluginError, cause, files_of_modules, forget_module
 
 ENVIRONMENT_VARIABLE = "W3RAY_PLUGINS"
-"""Modules and files to load beside those of a recipe, separated as paths are in PATH."""
+"""Modules and files to load in addition to those of a recipe, separated like the paths in PATH."""
 
 _FILE_MODULE = "w3ray_plugin_"
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _files: dict[str, str] = {}
-"""Absolute path of a file -> its text as it was loaded."""
+"""Absolute path of a file -> its text when it was loaded."""
 _lock = threading.RLock()
 _environment_is_loaded = False
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a plugin is named as a file, not as a module."""
+    """Whether the name of a plugin is a file, not a module."""
     return name.endswith(".py") or "/" in name
 
 
 def absolute(name: str, folder: Path) -> str:
-    """The name of a plugin, a file's with its absolute path; relative ones count from `folder`."""
+    """The name of a plugin. A file gets its absolute path; a relative path is relative to `folder`."""
     return os.path.abspath(os.path.join(folder, os.path.expanduser(name))) if is_file_name(name) else name
 
 
 def load_plugins(names: Iterable[str], *, fresh: bool = False) -> None:
-    """Import modules (`my_package.module`) and files (with their absolute paths), which register their parts.
+    """Import modules (`my_package.module`) and files (by absolute path). They register their parts.
 
     Args:
-        names: of plugins. One that this process has loaded is not loaded again.
-        fresh: a file that has changed since is.
+        names: of plugins. A plugin that this process has already loaded is skipped.
+        fresh: load a file again if it has changed.
 
     Raises:
-        PluginError: one is not there, raises, or registers what cannot be registered.
+        PluginError: a plugin is absent, raises, or registers something invalid.
     """
     with _lock:
         for name in names:
@@ -57,7 +57,7 @@ def load_plugins(names: Iterable[str], *, fresh: bool = False) -> None:
 
 
 def load_environment() -> None:
-    """Load the plugins that the environment variable names, once a process.
+    """Load the plugins that the environment variable names, once per process.
 
     Raises:
         PluginError: as `load_plugins`.
@@ -66,7 +66,7 @@ def load_environment() -> None:
     with _lock:
         if _environment_is_loaded:
             return
-        _environment_is_loaded = True  # a plugin may look something up
+        _environment_is_loaded = True  # set first: a plugin may look up a part, which comes here again
         try:
             names = [name for name in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if name]
             load_plugins(absolute(name, Path.cwd()) for name in names)
@@ -76,10 +76,10 @@ def load_environment() -> None:
 
 
 def load_sent(files: Mapping[str, str], modules: Iterable[str]) -> None:
-    """Load a driver's plugins in another process: its modules, then its files, which are path and text.
+    """Load a driver's plugins in another process: its modules, then its files, given as path -> text.
 
-    What the environment names here is the driver's, whose paths count from its own folder: it is not loaded.
-
+    The environment variable is not read here: its value is the driver's, and its paths are relative to the driver's
+    folder.
     Raises:
         PluginError: as `load_plugins`.
     """
@@ -92,7 +92,7 @@ def load_sent(files: Mapping[str, str], modules: Iterable[str]) -> None:
 
 
 def text_of_file(path: str) -> str | None:
-    """A plugin file's text as it was loaded; None: it was not."""
+    """The text of a plugin file when it was loaded. None: it was not loaded."""
     return _files.get(path)
 
 
@@ -103,12 +103,12 @@ def _read(path: str) -> str:
         raise PluginError(f"{path}: byte {error.start} is not UTF-8 text") from error
     except OSError as error:
         raise PluginError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # not a valid file name
         raise PluginError(f"{path}: cannot be read ({error})") from error
 
 
 class _TextLoader(InspectLoader):
-    """Imports the text of a file, which need not be on this machine; tracebacks show its lines all the same."""
+    """Imports the text of a file that may not exist on this machine. Tracebacks show its lines."""
 
     def __init__(self, path: str, source: str) -> None:
         self._path, self._source = path, source
@@ -136,14 +136,14 @@ def _load_file(path: str, source: str) -> None:
     before, _files[path] = _files.get(path), source
     files_of_modules[name] = path
     forget_module(name)
-    linecache.cache.pop(path, None)  # the lines of before
+    linecache.cache.pop(path, None)  # lines of the older text
     sys.modules[name] = module
     try:
         loader.exec_module(module)
     except (Exception, SystemExit) as error:
         forget_module(name)
         del _files[path], sys.modules[name]
-        if before is not None:  # what runs goes on with what it began with
+        if before is not None:  # running code keeps the version that it started with
             _load_file(path, before)
         raise _raised(path, error) from error
 

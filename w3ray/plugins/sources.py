@@ -1,4 +1,4 @@
-"""Of which source is a part: package, version, and the hash of the files that it is made of?"""
+"""The source of a part: its package, its version, and a hash of its files."""
 
 import ast
 import hashlib
@@ -18,7 +18,7 @@ from w3ray.plugins.loading import text_of_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a part is made of: package, version, and the SHA-256 of the files of its package that it is made of."""
+    """Package and version of a part, and the SHA-256 of its files."""
 
     package: str | None
     version: str | None
@@ -29,14 +29,14 @@ class Source:
 
 
 def source_of(family: str, name: str) -> Source | None:
-    """The source of a part; None: it is built in.
+    """The source of a part. None: it is built in.
 
-    That is the file that registers it. In a package, that and the modules of its class, and what these import from the
-    same package; a plugin in a file is this file.
+    For a part of a package, the files are the file that registers it, the modules of its class, and what these import
+    from the same package. For a part of a file, it is this file.
 
     Raises:
         KeyError: the name is unknown.
-        PluginError: its plugin cannot be loaded, its source cannot be read, or no other process could load it.
+        PluginError: its plugin cannot be loaded, its source cannot be read, or no other process can load it.
     """
     parts = table(family)
     origin = parts.origin(name)
@@ -47,20 +47,20 @@ def source_of(family: str, name: str) -> Source | None:
     top = origin.module.partition(".")[0]
     if top == "__main__":
         raise PluginError(
-            f"{family}: {name!r} was registered by the program itself, which no other process could import; "
-            "move it into a file, and name that in the recipe's plugins"
+            f"{family}: {name!r} was registered by the program itself, which other processes cannot import; "
+            "move it into a file, and name this file in the recipe's plugins"
         )
     own = {module for module in modules_of(parts.row(name)) if module.partition(".")[0] == top}
     files = _files_of(top, {origin.module, *own})
     if origin.module not in files:
-        raise PluginError(f"{family}: {name!r} of {origin}: the source of {origin.module} cannot be found")
+        raise PluginError(f"{family}: {name!r} from {origin}: the source of {origin.module} cannot be found")
     content = [f"{module} {_hash(path.read_bytes())}" for module, path in sorted(files.items())]
     package, its_version = (origin.package, origin.version) if origin.package else _package_of(top)
     return Source(package=package, version=its_version, sha256=_hash("\n".join(content).encode()))
 
 
 def sources_of(parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
-    """`family/name` -> source, as JSON values, of those parts that are not built in.
+    """`family/name` -> source, as JSON values, for the parts that are not built in.
 
     Raises:
         PluginError: as `source_of`.
@@ -70,7 +70,7 @@ def sources_of(parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
 
 
 def modules_of(member: Any) -> Iterator[str]:
-    """The modules of a member as it was registered: of a row of a table, those of all its fields."""
+    """The modules that define a member of a table. For a row with fields: the modules of all its fields."""
     if isinstance(member, str):
         module, colon, _ = member.partition(":")
         if colon:
@@ -83,7 +83,7 @@ def modules_of(member: Any) -> Iterator[str]:
 
 
 def _files_of(top: str, modules: set[str]) -> dict[str, Path]:
-    """Module -> file, of modules of the package `top` and all that they import from it. Nothing is imported."""
+    """Module -> file, for modules of the package `top` and all that they import from it. Nothing is imported."""
     found: dict[str, Path] = {}
     wanted = set(modules)
     while wanted:
@@ -93,13 +93,13 @@ def _files_of(top: str, modules: set[str]) -> dict[str, Path]:
             continue
         found[module] = path
         names = module.split(".")
-        wanted.update(".".join(names[:count]) for count in range(1, len(names)))  # packages are imported before it
+        wanted.update(".".join(names[:count]) for count in range(1, len(names)))  # parent packages are imported first
         wanted.update(name for name in _imports(module, path) if name.partition(".")[0] == top)
     return found
 
 
 def _file_of(top: str, module: str) -> Path | None:
-    spec = find_spec(top)  # of what is at the top nothing needs to be imported to find it
+    spec = find_spec(top)  # finding a top-level module imports nothing
     if spec is None:
         return None
     if module == top:
@@ -113,13 +113,13 @@ def _file_of(top: str, module: str) -> Path | None:
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:
-    """What may be modules among the names that a file imports, in functions too."""
+    """The names that a file imports, also inside functions. Some may be modules."""
     if path.suffix != ".py":
         return
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return  # it is found when it is imported
+        return  # the import will report it
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -133,7 +133,7 @@ def _imports(module: str, path: Path) -> Iterator[str]:
 
 @cache
 def _package_of(top: str) -> tuple[str | None, str | None]:
-    """The installed package of a top-level module, and its version."""
+    """The installed package of a top-level module, and the package's version."""
     packages = packages_distributions().get(top, [])
     return (packages[0], version(packages[0])) if packages else (None, None)
 

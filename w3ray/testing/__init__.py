@@ -1,13 +1,13 @@
-"""Does a part keep the contract of its family? For the tests of plugins; w3ray's own parts pass the same checks.
+"""Checks of the contract of each family of parts, for the tests of plugins. w3ray's own parts pass the same checks.
 
     from w3ray.testing import check_loss
 
     def test_contract():
         check_loss("my_loss")
 
-Each check takes a name of its family's table and raises `ContractBroken`, whose text says in one line what is wrong.
-`w3ray run` checks the plugin parts of a recipe so, before it starts anything. A check draws what it needs from seeds of
-its own and leaves torch's generator as it was. This module needs no pytest.
+Each check takes a name in its family's table. It raises `ContractBroken`, whose text says in one line what is wrong.
+`w3ray run` runs these checks for the plugin parts of a recipe before it starts anything. A check draws random numbers
+from its own seeds and leaves torch's generator as it was. This module needs no pytest.
 """
 
 from w3ray.testing._common import ContractBroken

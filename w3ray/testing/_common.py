@@ -1,4 +1,4 @@
-"""What all checks share."""
+"""Functions that all checks share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +37,6 @@ def close(one: "Tensor", other: "Tensor", message: str, *, rtol: float, atol: fl
 
 def require_gradients(module: "nn.Module", what: str) -> None:
     missing = [name for name, parameter in module.named_parameters() if parameter.grad is None]
-    require(not missing, f"{what}: {', '.join(missing[:3])} gets no gradient: it takes no part in the forward pass")
+    require(not missing, f"{what}: {', '.join(missing[:3])} gets no gradient: the forward pass does not use it")
     bad = [name for name, one in module.named_parameters() if one.grad is not None and not one.grad.isfinite().all()]
     require(not bad, f"{what}: the gradient of {', '.join(bad[:3])} is not finite")

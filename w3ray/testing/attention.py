@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def check_attention(kind: str, **options: Any) -> None:
-    """Config and module of an attention, and a small network with it.
+    """Check config and module of an attention, and a small network with it.
 
     Args:
-        kind: a name of `w3ray.attention.ATTENTION`.
-        options: of its config, where not the defaults are to be checked.
+        kind: a key of `w3ray.attention.ATTENTION`.
+        options: of its config, if they differ from the defaults.
 
     Raises:
-        ContractBroken: it does not keep the contract (`w3ray.attention._common.Attention`).
+        ContractBroken: the attention breaks the contract (`w3ray.attention._common.Attention`).
     """
     from w3ray.attention import ATTENTION
 
@@ -36,15 +36,15 @@ def check_attention(kind: str, **options: Any) -> None:
 def _check_config(config: Any) -> None:
     name = type(config).__name__
     written = config.written_out()
-    require(json.loads(json.dumps(written)) == written, f"{name}: its options are no plain values that JSON knows")
+    require(json.loads(json.dumps(written)) == written, f"{name}: its options are not plain JSON values")
     again = type(config).from_options({key: value for key, value in written.items() if key != "kind"})
-    require(again == config, f"{name}: its options written out are another config")
+    require(again == config, f"{name}: its written options give another config")
     try:
         type(config).from_options({"no_such_option": 1})
     except ValueError as error:
-        require("no_such_option" in str(error), f"{name}: an unknown option is refused without being named")
+        require("no_such_option" in str(error), f"{name}: the error for an unknown option does not name the option")
     else:
-        raise ContractBroken(f"{name}: takes an option that it does not have")
+        raise ContractBroken(f"{name}: accepts an unknown option")
     try:
         dataclasses.replace(config, every=0)
     except ValueError:
@@ -64,15 +64,17 @@ def _check_attention_module(build: Callable[[int, Any], "nn.Module"], config: An
         f"has_spatial_mask is {attention.has_spatial_mask} in the module and {config.has_spatial_mask} in its config",
     )
     names = list(attention.state_dict())
-    require(list(build(16, config).state_dict()) == names, "two modules of one config have other state names")
-    attention.eval()  # in training a batch norm refuses a single value for each channel
+    require(list(build(16, config).state_dict()) == names, "two modules of one config have different state names")
+    attention.eval()  # in training mode, a batch norm refuses a single value per channel
     for shape in ((1, 1, 16, 1, 1), (2, 3, 16, 5, 4), (1, 9, 16, 1, 8)):
         x_BTCHW = torch.randn(shape)
         out = attention(x_BTCHW)
         require(isinstance(out, tuple) and len(out) == 2, "its forward must return an AttentionOutput(features, mask)")
-        require(out[0].shape == shape, f"features of shape {shape} come back as {tuple(out[0].shape)}")
-        require(out[0].isfinite().all(), f"features of shape {shape} come back as numbers that are not finite")
-        require((out[1] is not None) == config.has_spatial_mask, "has_spatial_mask says else than its forward returns")
+        require(out[0].shape == shape, f"features of shape {shape} come out as {tuple(out[0].shape)}")
+        require(out[0].isfinite().all(), f"features of shape {shape} come out with numbers that are not finite")
+        require(
+            (out[1] is not None) == config.has_spatial_mask, "has_spatial_mask contradicts what its forward returns"
+        )
         if out[1] is not None:
             expected = (*shape[:2], *shape[3:])
             require(out[1].shape == expected, f"its mask must be [B, T, H, W] = {expected}, not {tuple(out[1].shape)}")
@@ -82,12 +84,12 @@ def _check_attention_module(build: Callable[[int, Any], "nn.Module"], config: An
     x_BTCHW = torch.randn(3, 4, 16, 5, 5)
     together = attention(x_BTCHW)[0]
     alone = torch.cat([attention(x_BTCHW[b : b + 1])[0] for b in range(3)])
-    close(alone, together, "clips of a batch mix", rtol=1e-4, atol=1e-4)
+    close(alone, together, "the clips of a batch influence each other", rtol=1e-4, atol=1e-4)
     strided_BTCHW = x_BTCHW.transpose(1, 2).contiguous().transpose(1, 2)
-    message = "features with other strides, as 3D networks have them, give something else"
+    message = "features with other strides, as in 3D networks, give another result"
     close(attention(strided_BTCHW)[0], together, message, rtol=1e-4, atol=1e-4)
     half = copy.deepcopy(attention).bfloat16()(x_BTCHW.bfloat16())[0]
-    require(half.dtype == torch.bfloat16, f"bfloat16 features come back as {half.dtype}")
+    require(half.dtype == torch.bfloat16, f"bfloat16 features come out as {half.dtype}")
     attention.train()
     attention(x_BTCHW.requires_grad_())[0].square().sum().backward()
     require_gradients(attention, "the module")
@@ -106,4 +108,4 @@ def _check_in_network(config: Any) -> None:
     again.load_state_dict(model.state_dict())
     x_BTCHW = torch.randn(2, 4, 3, 32, 32)
     one, other = (network.eval()(x_BTCHW).logits_BK for network in (model, again))
-    require(torch.equal(one, other), "a network with the same weights computes something else")
+    require(torch.equal(one, other), "a network with the same weights gives another result")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_sampler(name: str) -> None:
-    """A sampler of `w3ray.data.clip_sampling.SAMPLERS`: which frames it picks of videos of any length."""
+    """Check a sampler of `w3ray.data.clip_sampling.SAMPLERS`: which frames it picks from videos of any length."""
     from w3ray.data.clip_sampling import SAMPLERS
 
     sampler = SAMPLERS[name]
@@ -24,7 +24,7 @@ def check_sampler(name: str) -> None:
                 for _ in range(1 if rng is None else 20):
                     _check_indices(sampler(num_frames, num_samples, 2, rng), num_frames, num_samples)
     draws = [sampler(1000, 8, 2, np.random.default_rng(seed)).tolist() for seed in (5, 5)]
-    require(draws[0] == draws[1], "the same generator gives other frames: all that it draws must come from it")
+    require(draws[0] == draws[1], "the same generator gives other frames: it must be the only source of random numbers")
     fixed = [sampler(1000, 8, 2, None).tolist() for _ in range(2)]
     require(fixed[0] == fixed[1], "without a generator it gives other frames each time")
 
@@ -34,11 +34,11 @@ def _check_indices(indices_T: Any, num_frames: int, num_samples: int) -> None:
     require(isinstance(indices_T, np.ndarray) and indices_T.dtype == np.int64, f"{what}: must be an array of int64")
     require(indices_T.shape == (num_samples,), f"{what}: has the shape {indices_T.shape}")
     require(indices_T.min() >= 0 and indices_T.max() < num_frames, f"{what}: {indices_T.tolist()} are outside")
-    require((np.diff(indices_T) >= 0).all(), f"{what}: {indices_T.tolist()} go back in time")
+    require((np.diff(indices_T) >= 0).all(), f"{what}: {indices_T.tolist()} are not in order")
 
 
 def check_augmentation(name: str) -> None:
-    """An augmentation of `w3ray.data.augmentation.AUGMENTATIONS`: a clip stays a clip, and is the same again."""
+    """Check an augmentation of `w3ray.data.augmentation.AUGMENTATIONS`: it returns a clip, and is reproducible."""
     from w3ray.data.augmentation import AUGMENTATIONS
 
     clip_TSSC = np.random.default_rng(SEED).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
@@ -46,7 +46,10 @@ def check_augmentation(name: str) -> None:
         one, other = (AUGMENTATIONS[name](clip_TSSC.copy(), np.random.default_rng(seed)) for _ in range(2))
         good = isinstance(one, np.ndarray) and one.dtype == np.uint8 and one.shape == clip_TSSC.shape
         require(good, f"a clip must stay uint8 {clip_TSSC.shape}, not {getattr(one, 'dtype', one)} {np.shape(one)}")
-        require(np.array_equal(one, other), "the same generator gives another clip: all it draws must come from it")
+        require(
+            np.array_equal(one, other),
+            "the same generator gives another clip: it must be the only source of random numbers",
+        )
 
 
 _BITS = 8
@@ -54,7 +57,7 @@ _FRAMES = 30
 
 
 def check_decoder(name: str) -> None:
-    """A decoder of `w3ray.data.decoders.DECODERS`: the frames asked for, of a small H.264 file that is written."""
+    """Check a decoder of `w3ray.data.decoders.DECODERS`: it returns the requested frames of a small H.264 file."""
     from w3ray.data.decoders import DECODERS, DecodeError
 
     decoder = DECODERS[name]
@@ -63,20 +66,25 @@ def check_decoder(name: str) -> None:
         _write_numbered(file)
         for indices in ([0], [_FRAMES - 1], [5, 17, 29], [28, 3, 3, 0], list(range(_FRAMES))):
             with decoder(str(file), None) as video:
-                require(video.info.num_frames == _FRAMES, f"says {video.info.num_frames} frames of {_FRAMES}")
+                require(
+                    video.info.num_frames == _FRAMES, f"reports {video.info.num_frames} frames instead of {_FRAMES}"
+                )
                 frames_THWC = video.frames(indices)
                 good = frames_THWC.dtype == np.uint8 and frames_THWC.shape == (len(indices), 48, 64, 3)
                 require(good, f"frames must be uint8 [T, H, W, 3], not {frames_THWC.dtype} {frames_THWC.shape}")
                 found = _numbers(frames_THWC)
                 require(found == indices, f"asked for the frames {indices}, got {found}")
         with decoder(str(file), None) as video:
-            require(video.frame_span(0.4, 0.8) == (10, 20), f"from 0.4 to 0.8 s are {video.frame_span(0.4, 0.8)}")
+            require(
+                video.frame_span(0.4, 0.8) == (10, 20),
+                f"the frame span from 0.4 to 0.8 s is {video.frame_span(0.4, 0.8)}, not (10, 20)",
+            )
             try:
                 video.frames([_FRAMES])
             except IndexError:
                 pass
             else:
-                raise ContractBroken("a frame behind the end is no IndexError")
+                raise ContractBroken("a frame after the end raises no IndexError")
         for bad, content in (("absent.mp4", None), ("no-video.mp4", b"no video")):
             path = Path(folder) / bad
             if content is not None:
@@ -88,11 +96,11 @@ def check_decoder(name: str) -> None:
                 continue
             except Exception as error:
                 raise ContractBroken(f"{bad}: raised {type(error).__name__}, not DecodeError") from error
-            raise ContractBroken(f"{bad}: was read all the same")
+            raise ContractBroken(f"{bad}: was read without an error")
 
 
 def _write_numbered(path: Path) -> None:
-    """Frame i shows the number i as eight bars, black or white, the lowest bit on the left; 25 frames a second."""
+    """Write a video whose frame i shows the number i as eight black or white bars, lowest bit on the left; 25 fps."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -113,12 +121,12 @@ def _numbers(frames_THWC: np.ndarray) -> list[int]:
 
 
 def check_importer(name: str, annotations: str | Path, videos: str | Path, **options: Any) -> "Manifest":
-    """An importer of `w3ray.data.importers.IMPORTERS`, on a small data set of its own form.
+    """Check an importer of `w3ray.data.importers.IMPORTERS` on a small data set in its format.
 
     Args:
-        annotations: folder as the importer wants it, all of whose videos are there.
-        videos: their folder.
-        options: more of the importer's arguments.
+        annotations: folder as the importer expects it. All its videos must exist.
+        videos: folder of the videos.
+        options: further arguments of the importer.
 
     Returns:
         The manifest, for further assertions.
@@ -133,25 +141,25 @@ def check_importer(name: str, annotations: str | Path, videos: str | Path, **opt
 
     manifest = imported()
     require(isinstance(manifest, Manifest), f"it must return a Manifest, not {type(manifest).__name__}")
-    require(imported().fingerprint() == manifest.fingerprint(), "a second import is another manifest")
+    require(imported().fingerprint() == manifest.fingerprint(), "a second import gives another manifest")
     require(all("\n" not in note for note in notes), "a note has more than one line")
     labels = [label for label in manifest.table["label"].to_pylist() if label is not None]
-    require(labels, "not one clip has a label")
-    require(min(labels) >= 0 and max(labels) < manifest.heads.num_labels, "a label is none of the classes")
+    require(labels, "no clip has a label")
+    require(min(labels) >= 0 and max(labels) < manifest.heads.num_labels, "a label is not one of the classes")
     for label, mirror in manifest.flip_map.items():
-        require(manifest.flip_map.get(mirror) == label, f"flip map: {label} -> {mirror}, but not back again")
+        require(manifest.flip_map.get(mirror) == label, f"flip map: {label} -> {mirror}, but not back")
     absent = [uri for uri in manifest.resolved_uris() if uri.startswith("/") and not Path(uri).exists()]
-    require(not absent, f"a video is not where the manifest says: {', '.join(absent[:2])}")
+    require(not absent, f"a video is absent from its place in the manifest: {', '.join(absent[:2])}")
     with tempfile.TemporaryDirectory(prefix="w3ray-contract-") as folder:
         path = str(Path(folder) / "manifest.parquet")
         written = write_manifest(manifest, path)
         again = read_manifest(path)
-    require(again.fingerprint() == written.fingerprint(), "the manifest is another one when it is read again")
+    require(again.fingerprint() == written.fingerprint(), "the manifest changes when it is written and read")
     return manifest
 
 
 def check_importer_signature(name: str) -> None:
-    """An importer's arguments: what can be checked without its data."""
+    """Check an importer's arguments, without its data."""
     from w3ray.data.importers import IMPORTERS
 
     parameters = inspect.signature(IMPORTERS[name]).parameters

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_loss(name: str) -> None:
-    """A loss of `w3ray.training.losses.LOSSES`: any split of a batch has the same sum, and only the student learns."""
+    """Check a loss of `w3ray.training.losses.LOSSES`: parts of a batch add up, and only the student gets gradients."""
     import torch
 
     from w3ray.training.losses import LOSSES
@@ -27,7 +27,7 @@ def check_loss(name: str) -> None:
     value = loss(whole)
     require(value.shape == (), f"it must return one number, not a tensor of shape {tuple(value.shape)}")
     parts = torch.stack([loss(_rows(whole, rows)) for rows in ([0], [3, 1], [2, 4])]).sum()
-    message = "the sum over parts of a batch is not that over the batch: it must add clips up, not average over them"
+    message = "the sum over parts of a batch is not the sum over the batch: add up clips, do not average them"
     tolerance = 1e-9 if value.dtype == torch.float64 else 1e-4  # it may compute in float32
     close(parts, value, message, rtol=tolerance, atol=tolerance)
     value.backward()
@@ -49,7 +49,7 @@ def check_loss(name: str) -> None:
         return loss(few._replace(logits_BK=logits_BK, features=features))
 
     right = torch.autograd.gradcheck(of, (few.logits_BK, *few.features), raise_exception=False)
-    require(right, "its gradient is not that of its value (torch.autograd.gradcheck)")
+    require(right, "its gradient is not the derivative of its value (torch.autograd.gradcheck)")
 
 
 def _check_teacher(loss: Any) -> None:

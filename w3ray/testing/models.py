@@ -6,7 +6,7 @@ from w3ray.testing._common import close, require, require_gradients, seeded
 
 
 def check_model(name: str) -> None:
-    """A family of `w3ray.models.MODELS`: a small network of it, plain and with W3."""
+    """Check a family of `w3ray.models.MODELS`: a small network of it, plain and with W3."""
     from w3ray.models import build_model
 
     with seeded():
@@ -17,7 +17,7 @@ def check_model(name: str) -> None:
 
 
 def check_backbone(name: str) -> None:
-    """A network of `w3ray.models.BACKBONES`: plain under TSN, and with W3 under TSM."""
+    """Check a network of `w3ray.models.BACKBONES`: plain in TSN, and with W3 in TSM."""
     from w3ray.models import build_model
 
     with seeded():
@@ -43,7 +43,7 @@ def check_forward_and_backward(model: Any, what: str) -> None:
     require_gradients(model, what)
     classifier = {id(parameter) for parameter in model.classifier_parameters()}
     own = {id(parameter) for parameter in model.parameters()}
-    require(classifier and classifier <= own, f"{what}: classifier_parameters are none of the model's parameters")
+    require(classifier and classifier <= own, f"{what}: classifier_parameters are not parameters of the model")
     require(sum(map(len, model.stages())) > 0, f"{what}: has no site for an attention")
 
 
@@ -53,4 +53,4 @@ def _check_clips_apart(model: Any) -> None:
     x_BTCHW = torch.randn(2, 4, model.pixels.channels, 32, 32)
     together = model.eval()(x_BTCHW).logits_BK
     alone = torch.cat([model(x_BTCHW[b : b + 1]).logits_BK for b in range(2)])
-    close(alone, together, "clips of a batch mix in evaluation", rtol=1e-3, atol=1e-4)
+    close(alone, together, "the clips of a batch influence each other in evaluation", rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ from w3ray.testing._common import require
 
 
 def check_searcher(name: str) -> None:
-    """A searcher of `w3ray.sweep.searchers.SEARCHERS`: the same is known, the same is proposed."""
+    """Check a searcher of `w3ray.sweep.searchers.SEARCHERS`: it proposes the same points for the same results."""
     from w3ray.recipe import load_recipe
     from w3ray.sweep.searchers import SEARCHERS, Known
     from w3ray.sweep.space import Space, recipe_at
@@ -37,11 +37,11 @@ def check_searcher(name: str) -> None:
 
     points = searched()
     require(points, "it proposes no point")
-    require(searched() == points, "asked again, it proposes other points: they must follow from what is known alone")
+    require(searched() == points, "asked again, it proposes other points: they must depend only on the results so far")
 
 
 def check_scheduler(name: str) -> None:
-    """A scheduler of `w3ray.sweep.schedulers.SCHEDULERS`: it makes one of Ray Tune's."""
+    """Check a scheduler of `w3ray.sweep.schedulers.SCHEDULERS`: it makes a scheduler of Ray Tune."""
     from ray.tune.schedulers import TrialScheduler
 
     from w3ray.sweep.schedulers import SCHEDULERS
