@@ -1,7 +1,7 @@
-"""Runs commands of w3ray one after the other in one process: `run_commands.py FILE.json`.
+"""Runs commands of w3ray in sequence in one process: `run_commands.py FILE.json`.
 
-The file holds a list of lists of words. What command number N writes is in the files `N.out` and `N.err` beside it, and
-the exit codes of all are in `codes.json`.
+The file holds a list of commands, each a list of words. Next to it, `N.out` and `N.err` get the output of command
+number N, and `codes.json` gets all exit codes.
 """
 
 import json

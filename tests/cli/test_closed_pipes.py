@@ -1,4 +1,4 @@
-"""`w3ray ... | head`: who reads no more ends no command, no work and no training, and hears of no error."""
+"""`w3ray ... | head`: if nobody reads the output, commands, work and training continue and print no error."""
 
 import json
 import os
@@ -35,7 +35,7 @@ sys.exit(main())
 def run(
     words: list[str], folder: Path, *, closed: tuple[str, ...], code: str = COMMAND
 ) -> "subprocess.CompletedProcess":
-    """The command with pipes that nobody reads: they are closed before it writes."""
+    """Run the command with pipes that nobody reads. They are closed before it writes."""
     ends = {name: os.pipe() for name in closed}
     streams = {name: ends[name][1] if name in closed else subprocess.PIPE for name in ("stdout", "stderr")}
     process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=folder, **streams)
@@ -72,13 +72,13 @@ def test_errors(tmp_path):
 def test_libraries_and_children(options, closed, tmp_path):
     done = run(["noisy", *options], tmp_path, closed=closed, code=NOISY)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "done").is_file(), "the work came to its end"
+    assert (tmp_path / "done").is_file(), "the work was finished"
     assert b"BrokenPipe" not in (done.stderr or b"")
     assert b"Exception ignored" not in (done.stderr or b"")
 
 
 def test_a_reader_that_has_enough(tmp_path):
-    """Much more than a pipe holds, so that its reader is gone in the middle."""
+    """The output is much larger than a pipe's buffer, so the reader ends while the command writes."""
     script = tmp_path / "noisy.py"
     script.write_text(NOISY)
     line = f'set -o pipefail; "{sys.executable}" "{script}" noisy 2>errors | head -n 1'
@@ -93,7 +93,7 @@ def test_a_closed_descriptor(tmp_path):
     assert subprocess.run(["bash", "-c", line], cwd=tmp_path, timeout=100).returncode == 0
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only on Linux")
 def test_a_full_disk_is_one_line(tmp_path):
     with open("/dev/full", "wb") as full:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Exit codes, error lines and the one JSON document, for every command."""
+"""Exit codes, error lines and the single JSON document, for every command."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ENDINGS = {
 
 @run_command
 def end(how: Annotated[str, typer.Argument()], as_json: JsonOption = False) -> None:
-    """End as asked."""
+    """End in the requested way."""
     print("a library prints")
     os.system("echo a child prints")
     if how == "sigterm":
@@ -73,7 +73,7 @@ class TestRunCommand:
         assert json.loads(capsys.readouterr().out) == {"loss": None, "rows": [1, 2]}
 
     def test_stdout_holds_the_document_alone(self) -> None:
-        """Also against what child processes and C libraries write to descriptor 1."""
+        """Output of child processes and C libraries to descriptor 1 is kept out, too."""
         script = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_common as t; "
         script += "t.COMMANDS['end'] = ('test_common:end', ''); sys.exit(t.main(['end', 'done', '--json']))"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -93,7 +93,7 @@ class TestMain:
         assert all(f" {name} " in shown for name in COMMANDS)
 
     def test_help_is_light_and_quick(self) -> None:
-        """Nothing heavy is imported; the time has room for a busy machine."""
+        """No heavy import. The time limit leaves room for a busy machine."""
         script = "import sys; from w3ray.cli import main; main(['--help']); "
         script += "print(*({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)), file=sys.stderr)"
         started_s = time.monotonic()

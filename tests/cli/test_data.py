@@ -1,4 +1,4 @@
-"""`w3ray data` from the outside: exit codes, one JSON document, one line for each kind of bad input."""
+"""`w3ray data` as a command: exit codes, one JSON document, one line for each kind of bad input."""
 
 import json
 import subprocess
@@ -103,7 +103,7 @@ def test_bad_input_is_one_line_and_code_2(tree, tmp_path, capfd, words, message)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_check_in_a_process_of_its_own(tree, tmp_path):
-    """The real command: what it prints where, its exit codes, and the ledger it leaves."""
+    """The real command: its output streams, exit codes, and ledger."""
     broken = tmp_path / "clips" / "left" / "broken.mp4"
     cut(tree / "left" / "s0.mp4", broken)
     for number in range(4):
@@ -136,7 +136,7 @@ def test_ledger_of_another_kind_is_refused_before_anything_is_read(tree, tmp_pat
     manifest = tmp_path / "m.parquet"
     assert main(["data", "import", "folder", str(tree), "--out", str(manifest)]) == 0
     assert main(["data", "check", str(manifest), "--ledger", str(tmp_path / "ledger.csv")]) == 2
-    assert "ends in .parquet" in capfd.readouterr().err
+    assert "must end in .parquet" in capfd.readouterr().err
     assert not (tmp_path / "ledger.csv").exists()
 
 

@@ -1,4 +1,4 @@
-"""`w3ray data show` from the outside: the picture, its document, bad input."""
+"""`w3ray data show` as a command: the picture, its document, bad input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`w3ray data stats` from the outside: its document, what people read, bad input."""
+"""`w3ray data stats` as a command: its document, its text, bad input."""
 
 import json
 

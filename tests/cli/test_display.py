@@ -1,4 +1,4 @@
-"""What a person sees of a run: plain lines, the live picture, the closing table."""
+"""What a user sees of a run: plain lines, the live display, the final table."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ from w3ray.events import (
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -94,7 +94,7 @@ def validated(epoch: int, **metrics: float) -> Validated:
     return Validated(stage="teacher", step=10 * (epoch + 1), epoch=epoch, metrics=metrics)
 
 
-# Each metric is best in another epoch, and none in the last one.
+# Each metric is best in a different epoch, and none is best in the last one.
 VALIDATIONS = [
     validated(0, top1=0.5, top5=0.9, mean_class_accuracy=0.3),
     validated(1, top1=0.7, top5=0.8, mean_class_accuracy=0.4),
@@ -108,7 +108,7 @@ def progress(clips: int, split: Literal["val", "test"] = "val") -> ValidationPro
 
 
 def drawn(events: list[Event], width: int = 80) -> list[str]:
-    """The lines of the live picture after these events."""
+    """The lines of the live display after these events."""
     view = RunView(lambda: 0.0)
     for event in events:
         view.apply(event)
@@ -182,7 +182,7 @@ class TestPlain:
         display, stream = plain(clock)
         for event in (STARTED, TEACHER, step(1)):
             display.handle(event)
-        for seconds in (5, 25, 15):  # of the validations of three epochs
+        for seconds in (5, 25, 15):  # the validations of three epochs
             for clips in range(10, 10 * seconds, 10):
                 clock.now_s += 1
                 display.handle(progress(clips))
@@ -213,7 +213,7 @@ class TestPlain:
         assert "11.5 s to the first step, 4.2 s before student, 20.0 s outside training steps of 90.0 s\n" in text
 
     def test_closing_report_says_what_the_gates_did(self, clock: Clock) -> None:
-        """Of each stage by how much they deviate, and what is wrong; nothing where there is nothing to say."""
+        """For each stage the deviation of its gates, and faults. Nothing if there is nothing to say."""
         living, dead = (
             GateHealth(mean=1.0, std=std, std_time=0.0, near_zero=0.0, saturated=0.0, greatest=2.0, start=1.0)
             for std in (0.12, 0.001)
@@ -234,7 +234,7 @@ class TestPlain:
         assert said.count("warning: ") == 1
 
     def test_closing_report_on_a_terminal(self, clock: Clock) -> None:
-        """Words are folded between them, the command never."""
+        """Text is wrapped between words. The command is not wrapped."""
         stream = io.StringIO()
         with Display(Console(file=stream, force_terminal=True, width=60, color_system=None), clock) as display:
             display.handle(RunFinished(summary=SUMMARY))
@@ -257,7 +257,7 @@ class TestLive:
         for text in ("quickstart", "running", "waiting", "step 1/30", "81.3 clips/s", "data wait 10%", "mfr 0.250"):
             assert text in picture
         assert "warning: clip a.mp4 [bold] cannot be read" in picture
-        assert picture.rstrip().endswith("\x1b[?25h")  # the cursor is given back
+        assert picture.rstrip().endswith("\x1b[?25h")  # the cursor is visible again
 
     def test_a_failure_gives_the_terminal_back(self) -> None:
         stream = io.StringIO()
@@ -302,7 +302,7 @@ class TestPicture:
         assert drawn([*self.RUNNING, progress(120), validated(0)])[3:] == training[3:]
 
     def test_progress_before_any_step(self) -> None:
-        """A stage resumed after its last step has only its evaluation left."""
+        """A stage that resumes after its last step has only its evaluation left."""
         text = "\n".join(drawn([STARTED, TEACHER, progress(120, "test")]))
         assert "evaluation 120/800 clips" in text
         assert "starting workers" not in text
@@ -327,7 +327,7 @@ class TestRunView:
         assert view.stage("teacher").time_left_s() == pytest.approx(40)
 
     def test_time_left_after_a_restart(self, clock: Clock) -> None:
-        """A worker died and the stage goes back to its checkpoint: old marks would give a negative time."""
+        """A worker died and the stage returned to its checkpoint. Old marks would give a negative time."""
         view = RunView(clock)
         view.apply(TEACHER)
         for number in (18, 19, 20, 11, 12):

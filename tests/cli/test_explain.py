@@ -1,4 +1,4 @@
-"""Does `w3ray explain` draw what the model says, and say in one line what it cannot use?"""
+"""`w3ray explain` draws what the model computes, and refuses unusable input in one line."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.storage import RemotePath, upload
 
 CLASSES = ("moves-right", "moves-left", "opens", "closes", "put-together", "pulled-apart", "appears", "vanishes")
-W3, CBAM = {"kind": "w3", "start": "near_open"}, {"kind": "cbam", "start": "plain"}  # fresh gates that are not all 1
+W3, CBAM = {"kind": "w3", "start": "near_open"}, {"kind": "cbam", "start": "plain"}  # starts whose gates are not all 1
 
 
 def write_small_model(folder: Path, attention, *, classes=CLASSES, stage="student", seed=0, **clip) -> str:
@@ -49,7 +49,7 @@ def video(motion_manifest: Path) -> str:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """As a stage's folder holds it."""
+    """A model as in a stage's folder."""
     return write_small_model(tmp_path_factory.mktemp("stages") / "student-0123456789ab" / "model", W3)
 
 
@@ -59,7 +59,7 @@ def explain(capsys, *words: str) -> dict:
 
 
 def refusal(capsys, *words: str) -> str:
-    """The one line of a refusal; nothing is printed but it."""
+    """The one line of a refusal. Nothing else is printed."""
     assert main(["explain", *words]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -81,7 +81,7 @@ def own_scores(folder: str, video: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def explained(model, video, tmp_path_factory) -> dict:
-    """One explanation that several tests look at; of the stage's folder, which is as good as the model in it."""
+    """One explanation, shared by several tests. It is of the stage's folder, which gives the same as its model."""
     folder = tmp_path_factory.mktemp("explained") / "out"
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -136,7 +136,7 @@ def test_several_videos_beside_another_model(capsys, tmp_path, model, motion_man
     document = explain(capsys, model, *videos, str(twin), "--against", plain, "--out", str(tmp_path / "out"))
     assert (document["model"], document["against"]) == (model, plain)
     assert [answer["video"] for answer in document["videos"]] == [*videos, str(twin)]
-    # Two videos of one name have files of their own.
+    # Two videos with the same name get different files.
     paths = [answer[name] for answer in document["videos"] for name in ("strip", "stages", "film")]
     assert len({path for path in paths if Path(path).is_file()}) == 9
     for answer in document["videos"]:
@@ -154,7 +154,7 @@ def test_models_of_one_make_are_told_apart(capsys, tmp_path, model, video):
 
 
 def test_from_object_storage(capsys, tmp_path, explained, model, video, s3):
-    """As on a disk, with the same answer."""
+    """Object storage gives the same answer as a disk."""
     folder = RemotePath("s3://bucket/stages/student-0")
     upload(Path(model), folder / "model", last="model.json")
     (folder / "clip.mp4").upload(Path(video))
@@ -181,7 +181,7 @@ def test_text(capsys, tmp_path, model, video):
 
 
 def test_health_of_the_gates_over_all_videos(capsys, tmp_path, model, motion_manifest):
-    """As of the gates that `record` keeps of each video."""
+    """Equals the health of the gates that `record` keeps for each video."""
     videos = sorted(str(path) for path in motion_manifest.parent.glob("train/*/00000.mp4"))[:2]
     plain = write_small_model(tmp_path / "plain", None)
     answer = explain(capsys, model, *videos, "--against", plain, "--out", str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""`w3ray export` from the outside: what it prints, its document, bad input."""
+"""`w3ray export` as a command: its output, its document, bad input."""
 
 import json
 

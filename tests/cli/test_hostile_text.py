@@ -1,4 +1,4 @@
-"""Names of classes, files and folders are shown whole by every command, whatever they hold and wherever it prints."""
+"""Every command shows names of classes, files and folders completely, for any characters and any output."""
 
 import ast
 import csv
@@ -55,7 +55,7 @@ from w3ray.sweep.report import write_report
 from w3ray.sweep.results import SweepStatus
 from w3ray.sweep.space import Space
 
-# Name -> how it is shown where there are all characters.
+# Name -> how it is shown if all characters are available.
 HOSTILE = {
     "Pushing [something]": "Pushing [something]",
     "x [/b]": "x [/b]",
@@ -72,7 +72,7 @@ HOSTILE = {
     "né 漢字 😀 ±…": "né 漢字 😀 ±…",
 }
 EVERY = " ".join(HOSTILE).replace("/", "|")
-"""All in one, for a file or folder."""
+"""All characters in one name of a file or folder."""
 EVERY_SHOWN = " ".join(HOSTILE.values()).replace("/", "|")
 ENCODINGS = ("utf-8", "ascii")
 
@@ -85,13 +85,13 @@ def leaves(command: Any, words: tuple[str, ...]) -> list[str]:
 
 
 def every_command() -> list[str]:
-    """Those that the command line has, such as "data import csv"."""
+    """All commands of the command line, such as "data import csv"."""
     apps = {name: typer.main.get_command(build_app(name)).commands[name] for name in COMMANDS}
     return [leaf for name, app in apps.items() for leaf in leaves(app, (name,))]
 
 
 class World:
-    """A data set, a model, evaluations and a sweep in a folder, all with hostile names; nothing was trained."""
+    """A folder with a data set, a model, evaluations and a sweep, all with hostile names. Nothing was trained."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / EVERY
@@ -136,7 +136,7 @@ class World:
             self.add_scores(number, description)
 
     def add_scores(self, number: int, description: ModelDescription) -> None:
-        """What an evaluation of each model would find in its storage, so that none needs Ray: all right, all wrong."""
+        """Put evaluations of each model into its storage, so that no command needs Ray: all right, and all wrong."""
         question = Question.of(
             self.manifest, "val", protocol="1clip-center", average="scores", fold=None, folds=None
         )  # fmt: skip
@@ -188,7 +188,7 @@ def sweep_book(storage: str) -> TrialBook:
 
 
 def run_all(folder: Path, commands: list[list[str]], encoding: str, cwd: Path) -> list[tuple[int, str, str]]:
-    """Exit code, standard output and standard error of each; all in one process."""
+    """Exit code, standard output and standard error of each command. All run in one process."""
     folder.mkdir()
     (folder / "asked.json").write_text(json.dumps(commands))
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": ""}
@@ -211,14 +211,14 @@ def as_encoded(text: str, encoding: str) -> str:
 
 
 class Case:
-    """A command with its words, its exit code, and what must stand in its output, each text whole and on one line."""
+    """A command, its exit code, and texts that its output must contain, each complete and on one line."""
 
     def __init__(self, words: list[str], shown: list[str], *, code: int = 0) -> None:
         self.words, self.shown, self.code = words, shown, code
 
 
 def cases(world: World, out: Path) -> dict[str, Case]:
-    """One for each command, that neither trains nor starts Ray; files are written into `out`."""
+    """One case for each command that neither trains nor starts Ray. Files are written to `out`."""
     out.mkdir()
     (out / "plugins.yaml").write_text(yaml.safe_dump({"plugins": [f"./{EVERY}.py"]}))
     classes = list(HOSTILE.values())
@@ -262,7 +262,7 @@ def cases(world: World, out: Path) -> dict[str, Case]:
 
 
 SLOW = ("data show", "tune", "evaluate", "explain")
-"""They draw pictures."""
+"""Commands that draw pictures."""
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_commands_show_hostile_names_whole(world, tmp_path):
 
 
 def test_every_help_in_ascii(tmp_path):
-    """Without the boxes that Rich draws, of which ASCII would show escapes alone."""
+    """Without the boxes that Rich draws: in ASCII they would only be escapes."""
     names = every_command()
     answers = run_all(tmp_path / "answers", [[*name.split(), "--help"] for name in names], "ascii", tmp_path)
     for name, (code, out, err) in zip(names, answers, strict=True):
@@ -346,9 +346,9 @@ def test_commands_that_draw_show_hostile_names_whole(world, tmp_path):
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_commands_that_train_show_hostile_names_whole(world, tmp_path):
-    """In ASCII; of a manifest with a clip that cannot be read, which `run` leaves out and `data check` names.
+    """In ASCII. A clip of the manifest cannot be read: `run` leaves it out, `data check` names it.
 
-    Not in a folder with a quote in its name: MLflow makes SQL of that.
+    The folder has no quote in its name, because MLflow puts the name into SQL.
     """
     manifest, storage = read_manifest(world.manifest), str(tmp_path / "runs [b]")
     rows = manifest.table.to_pydict()
@@ -398,7 +398,7 @@ def terminal(kind: type[Console], **options: Any) -> Console:
 
 
 def printed(console: Console) -> list[str]:
-    """Without what moves the cursor."""
+    """The printed lines without cursor control."""
     return re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).splitlines()
 
 
@@ -475,7 +475,7 @@ def test_what_libraries_print_cannot_act(capsys):
 
 
 def test_there_is_one_way_to_the_terminal():
-    """No other module can parse markup, or write what has not been looked at."""
+    """No other module can parse markup or write unchecked text."""
     package = Path(w3ray.__file__).parent
     may_print = re.compile(
         r"(rich|click)(\.|$)|print\(\)$|sys\.(__)?std(out|err)(__)?$|typer\.(echo|secho|style|prompt|confirm|rich_utils)"
@@ -507,7 +507,7 @@ def test_no_picture_takes_a_name_for_a_formula():
     counts = Counts(len(names))
     counts.update(torch.eye(len(names)), torch.arange(len(names)))
     figure = confusion_figure(counts, names)
-    figure.savefig(io.BytesIO(), format="svg")  # XML has no control characters
+    figure.savefig(io.BytesIO(), format="svg")  # XML allows no control characters
     labels = figure.axes[0].get_yticklabels() + figure.axes[0].get_xticklabels()
     assert [label.get_text() for label in labels] == [*HOSTILE.values()] * 2
     assert not any(label.get_parse_math() for label in labels)

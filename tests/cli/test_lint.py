@@ -1,4 +1,4 @@
-"""`w3ray lint`: a table for people, a document for machines, exit codes."""
+"""`w3ray lint`: a table for users, a document for programs, exit codes."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Commands work, and say nothing of it, where the user's home cannot be written."""
+"""Commands work without a warning if the user's home folder is not writable."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Does `w3ray profile` print the figures of the paper's models?"""
+"""`w3ray profile` prints the figures of the paper's models."""
 
 import json
 

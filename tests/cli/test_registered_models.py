@@ -1,4 +1,4 @@
-"""The commands take a model by the name that MLflow knows it by, and find what was evaluated of its folder."""
+"""Commands accept a model by its MLflow name, and find earlier evaluations of its folder."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def a_model(folder: Path, classes: tuple[str, ...], seed: int) -> Path:
 
 
 class Store:
-    """Two versions of one registered model in a database beside its storage, as `w3ray run` leaves them."""
+    """Two versions of one registered model in a database in its storage, as `w3ray run` creates them."""
 
     def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
         self.root, self.uri = root, f"sqlite:///{root / 'mlflow.db'}"
@@ -64,7 +64,7 @@ def store(manifest, tmp_path_factory) -> Store:
 
 
 def which(store: Store, location: str) -> tuple[int, str]:
-    """Which version a name stands for by its weights, and its lasting name; nothing is left behind."""
+    """The version that a name means, by its weights, and the version's permanent name. Leaves no files behind."""
     with local_models([location], uri=store.uri) as (one,):
         folder = Path(one.folder)
         weights = (folder / "model.safetensors").read_bytes()
@@ -88,7 +88,7 @@ def test_each_kind_of_name_and_its_lasting_one(store):
         inner = f"runs:/{run_id}/student/artifacts/model"
         assert which(store, inner) == (number, inner)
     before = mlflow.get_tracking_uri()
-    assert before != store.uri, "MLflow's own setting of the process stays as it was"
+    assert before != store.uri, "the process's MLflow setting does not change"
 
 
 def test_folders_are_given_back_as_they_are_and_mlflow_is_not_asked(store):

@@ -1,4 +1,4 @@
-"""`w3ray run`: bad input before anything starts, and the plan. The chain itself is tested in tests/pipeline."""
+"""`w3ray run`: bad input is refused before anything starts; the plan. tests/pipeline tests the chain itself."""
 
 import json
 from pathlib import Path

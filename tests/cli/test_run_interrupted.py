@@ -33,7 +33,7 @@ def command(motion_manifest, tmp_path):
 
 @pytest.fixture(autouse=True)
 def ctrl_c_is_heard():
-    """A shell starts background jobs deaf to Ctrl-C, which their children inherit: not where Ctrl-C is tested."""
+    """Enable Ctrl-C: a shell starts background jobs with Ctrl-C ignored, and their children inherit this."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Credentials work, and are found nowhere afterwards: the real command, a real server, every file searched."""
+"""Credentials work and are not stored anywhere: the real command, a real server, and a search in every file."""
 
 import base64
 import http.server
@@ -23,7 +23,7 @@ SECRETS = (PASSWORD, KEY, VIDEO_PASSWORD, base64.b64encode(f"me:{PASSWORD}".enco
 
 
 class _Gate(http.server.BaseHTTPRequestHandler):
-    """Lets through to a server whoever has the password, as a proxy before a tracking server does."""
+    """A proxy before a tracking server: it forwards only requests with the password."""
 
     behind = ""
 
@@ -55,7 +55,7 @@ class _Gate(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a tracking server behind a password, without it, and the server's folder."""
+    """A tracking server behind a password: its address without the password, and its folder."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tracking"))
     from tracking_server import Server
 
@@ -76,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A manifest whose videos have credentials in their addresses; one of them is not there."""
+    """A manifest whose video addresses have credentials. One video is missing."""
     from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
     from w3ray.data.synthetic import write_motion_dataset
 
@@ -106,7 +106,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
-    """Where Ray logs; short, as it holds sockets."""
+    """The folder of Ray's logs. Its path is short, because it holds sockets."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     yield Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +138,7 @@ def recipe(folder: Path, manifest: Path, uri: str) -> Path:
 
 
 def found(folder: Path, but: tuple[Path, ...] = ()) -> list[str]:
-    """The files below a folder, and their names, in which a secret stands."""
+    """The files in a folder that contain a secret, in their name or content."""
     return [
         f"{path}: {secret}"
         for path in folder.rglob("*")
@@ -184,11 +184,11 @@ def test_a_whole_run(tmp_path: Path, videos: Path, server: tuple[str, Path], ray
     assert done.returncode == 0, done.stderr[-3000:]
     document = json.loads(done.stdout)
     assert document["tracking"]["uri"] == f"http://***@{address}"
-    assert document["model"]["version"] == "1", "the password let it in"
-    assert document["stages"][0]["metrics"]["rows"] == 8, "the videos' token let it in"
+    assert document["model"]["version"] == "1", "the password was accepted"
+    assert document["stages"][0]["metrics"]["rows"] == 8, "the videos' token was accepted"
     assert "absent.mp4" in done.stderr, "the unreadable video is named"
     assert_silent(done)
-    assert list(ray_folder.glob("ray/session_*/logs/*")), "Ray's logs are among what is searched"
+    assert list(ray_folder.glob("ray/session_*/logs/*")), "Ray's logs are searched, too"
     assert found(ray_folder) == []
     assert found(tmp_path, but=(path,)) == []
     assert found(server_folder) == []

@@ -1,4 +1,4 @@
-"""`w3ray submit`: from the folder of an evaluation to the file or the archive that is uploaded."""
+"""`w3ray submit`: from the folder of an evaluation to the file or archive to upload."""
 
 import json
 import zipfile
@@ -13,7 +13,7 @@ from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, write_scores
 
 
 def evaluation(folder: Path, split: str, names: tuple[str, ...], sizes, reasons=None) -> Path:
-    """The files that an evaluation of an unlabelled split leaves, as far as they are read."""
+    """The files that an evaluation of an unlabelled split writes, as far as `submit` reads them."""
     rng = np.random.default_rng(len(names))
     parts = [rng.dirichlet(np.ones(size), len(names)) for _, size in sizes]
     scores = np.concatenate(parts, axis=1).astype(np.float32)

@@ -27,9 +27,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[dict[str, str]]:
-    """The environment in which `ray job` finds a real head of two CPUs, which asks for a token."""
+    """The environment for `ray job`: a real head with two CPUs that asks for a token."""
     port, dashboard = free_port(), free_port()
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds sockets
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, because it holds sockets
     environment = {
         **os.environ,
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -37,12 +37,12 @@ def jobs() -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0" * 64,
         "RAY_worker_niceness": "0",
-        "RAY_JOB_STOP_WAIT_TIME_S": "120",  # as in cluster/: three seconds unless told otherwise
+        "RAY_JOB_STOP_WAIT_TIME_S": "120",  # as in cluster/; the default is three seconds
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
     }
     command = [BIN / "ray", "start", "--head", "--block", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=2"]
     command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    # Ports that another Ray on this machine would otherwise hold.
+    # Ports that another Ray on this machine could use.
     command += [f"--{name}={free_port()}" for name in ("ray-client-server-port", "dashboard-agent-listen-port")]
     command += [f"--metrics-export-port={free_port()}", "--disable-usage-stats"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
@@ -53,7 +53,7 @@ def jobs() -> Iterator[dict[str, str]]:
                 assert time.monotonic() < end, "the job server did not answer"
                 time.sleep(1)
             yield environment
-        finally:  # leaving the block waits for the process, also where it never answered
+        finally:  # leaving the block waits for the process, even if it never answered
             head.terminate()
             head.wait(120)
     shutil.rmtree(folder, ignore_errors=True)
@@ -90,7 +90,7 @@ def test_stopped_job_ends_killed_and_the_same_job_goes_on(jobs, motion_manifest,
         "resources": {"workers": 1},
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    # No --address: a job runs on the cluster that it was submitted to.
+    # No --address: a job runs on the cluster to which it was submitted.
     entrypoint = ("w3ray", "run", str(tmp_path / "tiny.yaml"))
     submitted = ray_job(jobs, "submit", "--submission-id=first", "--no-wait", "--", *entrypoint)
     assert submitted.returncode == 0, submitted.stdout

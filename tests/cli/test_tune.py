@@ -1,4 +1,4 @@
-"""`w3ray tune`: what can be wrong is said in one line before anything starts; a plan; the display of a sweep."""
+"""`w3ray tune`: bad input is refused in one line before anything starts; the plan; the display of a sweep."""
 
 import io
 import json
@@ -40,12 +40,12 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, words, message):
     error = json.loads(captured.out)["error"]["message"]
     assert message in error
     assert "Traceback" not in captured.err
-    assert list(tmp_path.iterdir()) == [], "nothing is made"
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
 @pytest.fixture
 def book(tmp_path):
-    """Three trials: one whole, one stopped, one at work."""
+    """Three trials: one finished, one stopped, one running."""
     base = load_recipe("quickstart")
     space = Space.model_validate(
         {
@@ -99,7 +99,7 @@ def test_the_live_table(book, width):
 
 
 def test_long_parameters_take_nothing_from_the_other_columns(book, monkeypatch):
-    """Those of a population's member grow with each phase."""
+    """The parameters of a population's member get longer with each phase."""
     monkeypatch.setattr("w3ray.cli._sweep_display.point_text", lambda point: "lr 0.0078, phases from epoch 1 " * 20)
     rows = shown(sweep_picture(status(book), book.space), 100).splitlines()
     assert all(len(row) <= 100 for row in rows)

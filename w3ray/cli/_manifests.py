@@ -1,4 +1,4 @@
-"""What does a command say of a manifest that it made?"""
+"""The summary that a command prints of a manifest that it made."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
 
 
 def _class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Clips by class, then by split; of several heads a class is named with its head, as "verb take"."""
+    """Clips by class, then by split. With several heads, a class is named with its head, such as "verb take"."""
     splits = manifest.table["split"]
     labels = {split: known_labels(manifest.table.filter(pc.equal(splits, split))) for split in manifest.splits()}
     counts: dict[str, dict[str, int]] = {}

@@ -23,11 +23,11 @@ def check(
         list[str] | None,
         typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; without one, this machine.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: this machine.")] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Also hold every frame against a decode of the whole video. Slow.")
+        bool, typer.Option("--exact", help="Also compare every frame with a decode of the whole video. Slow.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a clip cannot be read.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a clip cannot be read.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read every clip on the cluster; say which cannot be read and why."""
@@ -39,7 +39,7 @@ def check(
     clips = read_manifest(manifest)
     require_decoder(decoder)
     if ledger is not None and not ledger.endswith(".parquet"):
-        raise InputError(f"--ledger {ledger}: is written as Parquet; give it a name that ends in .parquet")
+        raise InputError(f"--ledger {ledger}: the name must end in .parquet")
     check_roots(clips, roots or None)
     began_s = time.perf_counter()
     connect(address or job_address())
@@ -78,7 +78,7 @@ def check(
 def _check_text(document: dict[str, Any]) -> RenderableType:
     head = Line(
         f"{document['readable']} of {document['clips']} clips can be read with {document['decoder']}"
-        f"{', every frame as a whole decode shows it' if document['exact'] else ''} "
+        f"{', every frame as in a decode of the whole video' if document['exact'] else ''} "
         f"({document['seconds']:.1f} s)"
     )
     if not document["unreadable"]:

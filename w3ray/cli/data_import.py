@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from w3ray.data.importers._looking import Journal
 from w3ray.cli._manifests import manifest_document, manifest_text
 
-import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from videos that lie somewhere.")
+import_app = typer.Typer(no_args_is_help=True, help="Make a manifest from existing videos.")
 
 
 class FolderSplit(StrEnum):
@@ -44,26 +44,26 @@ class CsvSplit(StrEnum):
 OutOption = Annotated[str, typer.Option("--out", "-o", help="Manifest to write (Parquet; a path or s3://...).")]
 
 GroupOption = Annotated[
-    str | None, typer.Option("--group", help="Regular expression with one (capture), searched in each clip's path.")
+    str | None, typer.Option("--group", help="Regular expression with one (capture), searched for in each clip's path.")
 ]
 
 ValGroupsOption = Annotated[str, typer.Option(help="Groups to hold out for val, separated by commas.")]
 
 TestGroupsOption = Annotated[str, typer.Option(help="Groups to hold out for test, separated by commas.")]
 
-ValShareOption = Annotated[float, typer.Option(help="Share of clips for val, where no groups are named.")]
+ValShareOption = Annotated[float, typer.Option(help="Share of clips for val, if no groups are named.")]
 
-TestShareOption = Annotated[float, typer.Option(help="Share of clips for test, where no groups are named.")]
+TestShareOption = Annotated[float, typer.Option(help="Share of clips for test, if no groups are named.")]
 
-SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random choices.")]
 
-ClassesOption = Annotated[str, typer.Option(help="Class names in label order, separated by commas; else sorted.")]
+ClassesOption = Annotated[str, typer.Option(help="Class names in label order, separated by commas; default: sorted.")]
 
 FramePrefixOption = Annotated[
     str | None,
     typer.Option(
         "--frame-prefix",
-        help="What the names of the frames begin with, as 'img_', in folders that hold other images too.",
+        help="First part of the frames' file names, such as 'img_'. For folders that hold other images, too.",
     ),
 ]
 
@@ -71,16 +71,16 @@ FlipOption = Annotated[
     str,
     typer.Option(
         "--flip-map",
-        help="Mirror images: 'left=right,in=out', or 'identity' where a mirrored clip keeps its class. "
+        help="Mirror images: 'left=right,in=out', or 'identity' if a mirrored clip keeps its class. "
         "Without one, training may not mirror clips.",
     ),
 ]
 
-MissingOkOption = Annotated[bool, typer.Option("--missing-ok", help="Do not look whether the videos exist.")]
+MissingOkOption = Annotated[bool, typer.Option("--missing-ok", help="Do not check whether the videos exist.")]
 
 AddressOption = Annotated[
     str | None,
-    typer.Option(help="Ray cluster that looks for the videos, which each of its nodes must see; else this process."),
+    typer.Option(help="Ray cluster that checks the videos; each node must see them. Default: this process."),
 ]
 
 TwinOption = Annotated[
@@ -91,7 +91,8 @@ TwinOption = Annotated[
 HashOption = Annotated[
     bool,
     typer.Option(
-        "--hash", help="Hash each video's content: a run then knows for certain which of them changed since. Reads all."
+        "--hash",
+        help="Hash each video's content: a run then knows for certain which videos changed. Reads all of them.",
     ),
 ]
 
@@ -120,8 +121,8 @@ def import_folder_command(
 ) -> None:
     """Import class folders.
 
-    Split folders are train, val or test in any case, or training, valid, validation, dev, testing. One folder called
-    'test' among others is a class; where all of them are called so, --classes says that they are classes.
+    Split folders are called train, val or test (in any case), or training, valid, validation, dev, testing. A single
+    folder called 'test' among others is a class. If all folders have such names, --classes says that they are classes.
     """
     from w3ray.data.importers import import_folder
 
@@ -144,25 +145,25 @@ def import_folder_command(
 @run_command
 def import_csv_command(
     source: Annotated[
-        str, typer.Argument(help="CSV with a row a clip: path, label, split, group, ...; or a list without a header.")
+        str, typer.Argument(help="CSV with a row per clip: path, label, split, group, ...; or a list without a header.")
     ],
     out: OutOption,
-    root: Annotated[str | None, typer.Option(help="What paths are relative to; else the CSV's folder.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of relative paths; default: the CSV's folder.")] = None,
     columns: Annotated[
         str,
         typer.Option(
             help="Other column names: 'path=video,label=class,split=..,group=..,start=..,end=..'; "
-            "'label=verb+noun': each clip has two labels. Of a file without a header, its columns in their order: "
+            "'label=verb+noun': each clip has two labels. For a file without a header: its columns in order: "
             "'path,label', 'path,num_frames,label', 'path,label,start,end' ('_': not read); also "
             "'path,verb,noun,label=verb+noun'."
         ),
     ] = "",
     delimiter: Annotated[
         str | None,
-        typer.Option(help="Character between two values; else a comma, and without a header what fits: blanks, ..."),
+        typer.Option(help="Character between two values; default: a comma, or without a header what fits: blanks, ..."),
     ] = None,
     split: Annotated[
-        CsvSplit | None, typer.Option(help="From the column (default where there is one), groups, or a random share.")
+        CsvSplit | None, typer.Option(help="From the column (the default, if there is one), groups, or a random share.")
     ] = None,
     group: GroupOption = None,
     val_groups: ValGroupsOption = "",
@@ -204,7 +205,7 @@ def import_csv_command(
 
 
 def _importer(name: str) -> Callable[..., Manifest]:
-    """The importer of a name; of a plugin that cannot be loaded one that says so, for its command to be there."""
+    """The importer with this name. If its plugin cannot be loaded, an importer that says so: its command must exist."""
     try:
         return IMPORTERS[name]
     except PluginError as error:
@@ -218,25 +219,25 @@ def _importer(name: str) -> Callable[..., Manifest]:
 
 
 def _add_published(name: str) -> None:
-    """The command of a published data set, or of a plugin's: all of them have the same options."""
+    """Add the command of a published data set or of a plugin's importer. All these commands have the same options."""
     importer = _importer(name)
     parameters = inspect.signature(importer).parameters
 
     @import_app.command(name, help=(importer.__doc__ or "").partition("\n")[0])
     @run_command
     def command(
-        annotations: Annotated[str, typer.Argument(help="Folder with the annotation files, as they are published.")],
+        annotations: Annotated[str, typer.Argument(help="Folder with the published annotation files.")],
         videos: Annotated[str, typer.Option(help="Folder (or s3://...) of the videos or frame folders.")],
         out: OutOption,
-        fold: Annotated[int | None, typer.Option(help="Which one of several official splits; else the first.")] = None,
+        fold: Annotated[int | None, typer.Option(help="One of several official splits; default: the first.")] = None,
         val_groups: Annotated[
             str,
             typer.Option(
-                help="Groups to hold out for val, separated by commas, where the data set has no val; 'none': no val."
+                help="Groups to hold out for val, separated by commas, if the data set has no val; 'none': no val."
             ),
         ] = "",
         partial: Annotated[
-            bool, typer.Option("--partial", help="Take what is there of an unfinished download.")
+            bool, typer.Option("--partial", help="Import what is there of an unfinished download.")
         ] = False,
         missing_ok: MissingOkOption = False,
         address: AddressOption = None,
@@ -257,14 +258,14 @@ def _add_published(name: str) -> None:
 
 @contextmanager
 def _looked_for(out: str, address: str | None, missing_ok: bool, content: bool) -> Iterator["Journal"]:
-    """Imports in here look for videos with progress, on a cluster where there is an address, and with this journal."""
+    """Imports inside the `with` block check videos with progress and this journal, on the cluster at `address`."""
     from w3ray.cluster.connect import connect, disconnect, job_address
     from w3ray.data.importers._looking import Journal, Looking, looking
 
     if missing_ok and content:
-        raise InputError("--hash has no effect with --missing-ok: no video is looked at")
+        raise InputError("--hash has no effect with --missing-ok: no video is checked")
     if missing_ok and address:
-        raise InputError("--address has no effect with --missing-ok: nothing is looked for")
+        raise InputError("--address has no effect with --missing-ok: no video is checked")
     journal = Journal(f"{out}.looked")
     cluster = None if missing_ok else address or job_address()
     if cluster:
@@ -272,7 +273,7 @@ def _looked_for(out: str, address: str | None, missing_ok: bool, content: bool) 
     how = Looking(
         journal=None if missing_ok else journal,
         on_cluster=cluster is not None,
-        progress=Progress("looked for {done} of {total} videos"),
+        progress=Progress("checked {done} of {total} videos"),
         note=write_error,
         skip=missing_ok,
     )
@@ -321,7 +322,7 @@ def _dealing(
 
 
 def _columns(text: str) -> "tuple[list[str] | None, Columns]":
-    """The columns of a file without a header in their order, and what each one is read for."""
+    """The columns of a file without a header, in order, and what each column is read as."""
     from w3ray.data.importers import Columns
 
     header = [name for name in _names(text) if "=" not in name]

@@ -85,7 +85,7 @@ def show(
 
 
 def _clips(manifest: str, data: "Data") -> Manifest:
-    """The manifest, with its folds dealt. Raises: InputError where a video lies elsewhere than it may."""
+    """The manifest, with its folds assigned. Raises: InputError if a video is outside the allowed folders."""
     from w3ray.data.roots import check_roots
 
     clips = read_manifest(manifest)
@@ -96,7 +96,7 @@ def _clips(manifest: str, data: "Data") -> Manifest:
 def _training_rows(
     clips: Manifest, split: str, data: "Data", stage: "ResolvedStage", epoch: int, count: int
 ) -> "list[SheetRow]":
-    """The first clips of an epoch. Raises: InputError where the stage has no such epoch."""
+    """The first clips of an epoch. Raises: InputError if the stage has no such epoch."""
     from w3ray.data.contact_sheet import training_rows
     from w3ray.pipeline.prepare import stage_schedule
 
@@ -115,7 +115,7 @@ def _save(sheet: "Image", out: str) -> None:
 
 
 def _shown(row: "SheetRow", heads: Heads) -> dict[str, Any]:
-    """What of a clip is shown, as JSON values."""
+    """What the picture shows of a clip, as JSON values."""
     clip = row.clip
     return {
         "position": row.position,

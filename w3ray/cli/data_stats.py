@@ -1,4 +1,4 @@
-"""`w3ray data stats`: what is in a manifest, split by split?"""
+"""`w3ray data stats`: what is in a manifest, by split?"""
 
 from typing import Annotated, Any
 

@@ -15,7 +15,7 @@ from w3ray.plugins import FAMILIES, check_contracts, load_plugins, source_of, ta
 @run_command
 def plugins(
     recipe: Annotated[
-        str | None, typer.Argument(help="Name of a shipped recipe, or a YAML file: with the plugins that it names.")
+        str | None, typer.Argument(help="Name of a shipped recipe, or a YAML file: its plugins are loaded, too.")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Test each part of a plugin against the contract of its family.")
@@ -24,8 +24,8 @@ def plugins(
 ) -> None:
     """List all parts that a recipe can name: family, name, and where each comes from.
 
-    Exit code 2 where a plugin cannot be used, with a line that says why. Plugins are those of installed packages, of
-    the environment variable W3RAY_PLUGINS, and of the recipe.
+    Exit code 2 if a plugin cannot be used; a line says why. Plugins come from installed packages, from the
+    environment variable W3RAY_PLUGINS, and from the recipe.
     """
     faults = [] if recipe is None else _load(recipe)
     rows = [row for family in FAMILIES for row in _rows(family, check)]
@@ -37,7 +37,7 @@ def plugins(
 
 
 def _load(recipe: str) -> list[str]:
-    """Load the plugins of a recipe, whatever else is wrong with it; what cannot be loaded."""
+    """Load the plugins of a recipe, even if the recipe has other faults. Returns what cannot be loaded."""
     from w3ray.recipe.load import find_recipe, recipe_values
 
     names = recipe_values(find_recipe(recipe)).get("plugins") or []
@@ -67,7 +67,7 @@ def _rows(family: str, check: bool) -> Iterator[dict[str, Any]]:
 
 
 def _unknown_groups() -> Iterator[str]:
-    """Entry points that belong to no family: nobody would ever find them."""
+    """Entry points of an unknown family. w3ray would never find them."""
     known = [GROUP_PREFIX + family for family in FAMILIES]
     for group, names in installed_groups().items():
         if group not in known:
