@@ -30,7 +30,7 @@ from w3ray.recipe.sections import (
 )
 
 PARTS = "parts"
-"""What `Recipe.deciding` says beside the fields: the sources of the parts that are not built in."""
+"""Key of `Recipe.deciding` for the sources of the parts that are not built in."""
 
 
 class Recipe(Section):
@@ -56,7 +56,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _load_plugins(cls, values: Any, info: ValidationInfo) -> Any:
-        """Before the other fields: they may name what plugins register."""
+        """Load the plugins first: other fields may name what they register."""
         names = values.get("plugins") if isinstance(values, Mapping) else None
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
             return values
@@ -90,7 +90,7 @@ class Recipe(Section):
         )
 
     def parts(self) -> set[Part]:
-        """The parts that decide its results."""
+        """The parts that decide the recipe's results."""
         return {*self.data.parts(), *(part for stage in self.resolved_stages() for part in stage.parts())}
 
     def with_plain(self) -> "Recipe":

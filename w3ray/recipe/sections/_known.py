@@ -1,4 +1,4 @@
-"""Is this name known? Names of models, decoders, losses and samplings are looked up in their tables.
+"""Validators for names of models, decoders, losses and samplings: a name must be in its table.
 
 A table is imported only when a recipe uses a name from it, so importing the sections does not import torch.
 """
@@ -9,11 +9,11 @@ from w3ray._nearest import did_you_mean
 from w3ray.plugins import table
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Names are used as folders, run names and parts of a command line."""
+"""Allowed names: they are used as folders, as run names and on command lines."""
 
 
 def known_in(what: str, family: str) -> AfterValidator:
-    """A validator: the name must be in the family's table, and a plugin of that name must be one that can be loaded."""
+    """A validator: the name must be in the family's table. If it names a plugin, the plugin must load."""
 
     def check(name: str) -> str:
         known = table(family)
@@ -27,10 +27,10 @@ def known_in(what: str, family: str) -> AfterValidator:
 
 
 def check_loss(name: str) -> str:
-    """Check the name of a loss, or of a loss for a single head: `cross_entropy.verb`."""
+    """Check the name of a loss, or of a loss for a single head, such as `cross_entropy.verb`."""
     kind, dot, head = name.partition(".")
     if dot and (kind != "cross_entropy" or not head):
-        raise ValueError(f"unknown loss {name!r}; only cross_entropy has parts, as cross_entropy.verb")
+        raise ValueError(f"unknown loss {name!r}; only cross_entropy can name a head, such as cross_entropy.verb")
     known = table("losses")
     if kind not in known:
         raise ValueError(f"unknown loss {name!r}; {did_you_mean(kind, known)}known: {', '.join(known)}")

@@ -152,7 +152,7 @@ class Data(Section):
         )
 
     def parts(self) -> Iterator[Part]:
-        """The parts that decide its clips."""
+        """The parts that decide the clips."""
         yield "samplers", self.sampling
         yield "decoders", self.decoder
         for name in self.augmentations:

@@ -124,7 +124,7 @@ class Model(Section):
         return {**self.model_dump(), "backbone": backbone, "refinement": self.refines}
 
     def parts(self) -> Iterator[Part]:
-        """The parts that it is made of."""
+        """The parts of the model."""
         yield "models", self.name
         if self.takes_backbone:
             yield "backbones", self.backbone

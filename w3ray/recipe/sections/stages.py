@@ -50,7 +50,7 @@ class ResolvedStage(Section):
     model: Model
 
     def parts(self) -> Iterator[Part]:
-        """The parts that decide its result, but those of its data."""
+        """The parts that decide the stage's result, except those of its data."""
         yield from self.model.parts()
         for name in self.loss_weights:
             yield "losses", name.partition(".")[0]
