@@ -1,4 +1,4 @@
-"""Does an attention enter every residual block, without changing what was there?"""
+"""An attention enters every residual block and leaves the rest of the network unchanged."""
 
 import copy
 
@@ -63,7 +63,7 @@ def test_torchvision_3d(name: str, placement: str) -> None:
 
 
 def test_plain_adoption_changes_nothing() -> None:
-    """Our TSN around a torchvision network gives that network's own features."""
+    """Our TSN around a torchvision network gives the same features as that network."""
     backbone = torchvision.models.resnet18(num_classes=5)
     tsn = build_model("tsn", backbone="resnet18", num_classes=5, dropout=0.0).eval()
     state = {key: value for key, value in backbone.state_dict().items() if not key.startswith("fc.")}
@@ -78,7 +78,7 @@ def test_plain_adoption_changes_nothing() -> None:
 @pytest.mark.parametrize("kind", ["resnet18", "r3d_18"])
 @pytest.mark.parametrize("placement", ["before", "after"])
 def test_placement(kind: str, placement: str) -> None:
-    """Against a block written out by hand."""
+    """Compared with a block written by hand."""
     if kind == "resnet18":
         model = add_attention(torchvision.models.resnet18(), num_frames=3, placement=placement)
         block, x = model.layer2[0].eval(), torch.randn(6, 64, 8, 8)

@@ -1,4 +1,4 @@
-"""Is each equation of W3 (arXiv:2004.01278, Eq. 1-6) what the code computes? Written again here, in plain loops."""
+"""The code computes each equation of W3 (arXiv:2004.01278, Eq. 1-6). The reference is plain loops."""
 
 import math
 from itertools import product
@@ -17,7 +17,7 @@ def sigmoid(value: float) -> float:
 
 
 def random_weights(module: torch.nn.Module) -> torch.nn.Module:
-    """All parameters drawn at random, so that no term of an equation hides behind a zero or a small start."""
+    """Draw all parameters at random: zeros or a small start could hide a wrong term of an equation."""
     generator = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -93,7 +93,7 @@ def loop_frame_mask(module: SpatioTemporalAttention, x_BTCHW: Tensor) -> Tensor:
 
 
 def loop_video_mask(module: SpatioTemporalAttention, frame_BTHW: Tensor) -> Tensor:
-    """Eq. 6: 3D convolutions, whose weights are stored as [out, in * K, K, K]."""
+    """Eq. 6: 3D convolutions. Their weights are stored as [out, in * K, K, K]."""
     kernel = module.time1.kernel_size[0]
     weight1, weight2 = (
         layer.weight.detach().view(layer.out_channels, -1, kernel, kernel, kernel)
@@ -112,7 +112,7 @@ def loop_video_mask(module: SpatioTemporalAttention, frame_BTHW: Tensor) -> Tens
 
 
 SCALES = [("unit", 2.0), ("near_open", 1.0), ("plain", 1.0)]
-"""Start -> what the last sigmoid of a gate is multiplied by; inner sigmoids never are."""
+"""Start -> factor of a gate's last sigmoid. Inner sigmoids have no factor."""
 
 
 @pytest.mark.parametrize(("start", "scale"), SCALES)
@@ -151,7 +151,7 @@ def test_equation_6_mask_over_time(temporal_kernel: int, hidden: int, start: str
 
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_equations_1_and_2_sequence(shortcut: bool) -> None:
-    """F^c = M^c(F) * F, then F^s = M^s(F^c) * F^c: the spatial mask sees the channel-attended features."""
+    """F^c = M^c(F) * F, then F^s = M^s(F^c) * F^c: the input of the spatial mask is the channel-attended features."""
     w3 = random_weights(W3(C, W3Config(reduction=2, spatial_kernel=3)))
     x_BTCHW, identity_BTCHW = clips(), clips(seed=5)
     gate_BTC, channel_BTCHW = w3.channel(x_BTCHW), torch.zeros_like(x_BTCHW)

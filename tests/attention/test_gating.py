@@ -1,4 +1,4 @@
-"""Do the thrifty gradients equal those that autograd derives by itself?"""
+"""The hand-written gradients equal autograd's own."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def features(seed: int = 0, layout: str = "plain") -> Tensor:
 
 @pytest.fixture(params=[1, 600, 2000, 1 << 20])
 def part_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Parts of one frame, of two frames, of one clip (960 bytes a clip and frame: 480), and the whole."""
+    """Parts of one frame, two frames, one clip (960 bytes per clip, 480 per frame), and everything in one part."""
     monkeypatch.setattr(gating, "PART_BYTES", request.param)
     return request.param
 

@@ -1,4 +1,4 @@
-"""What gates did, measured while a network runs, and what is said of it."""
+"""The measured health of gates, and its texts."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,14 @@ from w3ray.models import build_model
 
 
 class Fixed(nn.Module):
-    """A gate that gives what it is told to."""
+    """A gate with a fixed output."""
 
     def forward(self, gate: torch.Tensor) -> torch.Tensor:
         return gate
 
 
 class Network(nn.Module):
-    """Two stages, the first of two blocks; gates of the range (0, 2) that begin at 1."""
+    """Two stages, the first with two blocks. The gates have the range (0, 2) and start at 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Network(nn.Module):
 
 
 def random_gates(rng: np.random.Generator, clips: int, frames: int) -> dict[tuple[int, int, str], np.ndarray]:
-    """Of blocks whose channels and places differ; near both ends, too."""
+    """Gates of blocks with different channels and places. Some values are near the ends of the range."""
     shapes = {
         (0, 0, "channel"): (3,), (0, 1, "channel"): (5,), (1, 0, "channel"): (8,),
         (0, 0, "spatial"): (7, 5), (0, 1, "spatial"): (4, 4), (1, 0, "spatial"): (1, 1),
@@ -66,7 +66,7 @@ def random_gates(rng: np.random.Generator, clips: int, frames: int) -> dict[tupl
 
 
 def expected(gates: list[np.ndarray], kind: str) -> dict[str, float]:
-    """The definitions, in numpy: deviations over an axis are root mean squares over the rest."""
+    """The definitions, in numpy. A deviation over an axis is the root mean square over the rest."""
     flat = [values.astype(np.float64).reshape(*values.shape[:2], -1) for values in gates]
     everything = np.concatenate([values.ravel() for values in flat])
     in_time = np.concatenate([(values - values.mean(1, keepdims=True)).ravel() for values in flat])
@@ -83,7 +83,7 @@ def expected(gates: list[np.ndarray], kind: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("frames", [1, 4])
 def test_numbers_are_those_of_all_valid_clips(frames: int) -> None:
-    """Several batches, a row that does not count, and two workers whose sums are added."""
+    """Several batches, one row that does not count, and two workers whose sums are added."""
     rng, network = np.random.default_rng(0), Network()
     meters = [GateMeter(network), GateMeter(network)]
     counted: dict[tuple[int, str], list[np.ndarray]] = {}

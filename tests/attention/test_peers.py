@@ -1,4 +1,4 @@
-"""CBAM and the non-local block against their papers' equations, written out."""
+"""CBAM and the non-local block, compared with the equations of their papers."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_cbam_is_its_equations_frame_by_frame():
     out = cbam(x_BTCHW)
     torch.testing.assert_close(out.x_BTCHW, expected)
     assert out.mask_BTHW.shape == (2, 3, 6, 4)
-    assert not [name for name, _ in cbam.named_parameters() if "time" in name], "each frame by itself"
+    assert not [name for name, _ in cbam.named_parameters() if "time" in name], "each frame separately"
 
 
 @pytest.mark.parametrize("subsample", [True, False])
@@ -82,7 +82,7 @@ def entered(model) -> list[str]:
 
 
 def test_which_blocks_are_entered():
-    """Five in a ResNet-50, as in the non-local paper's network; CBAM is in all."""
+    """Non-local enters five blocks of a ResNet-50, as in its paper. CBAM enters all blocks."""
     nonlocal50 = build_model("tsm", backbone="resnet50", num_classes=4, attention={"kind": "nonlocal"})
     assert entered(nonlocal50) == [f"backbone.layer{stage}" + f".{block}" for stage, block in
                                    ((2, 0), (2, 2), (3, 0), (3, 2), (3, 4))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Any module can be a site, and a config chooses which sites it enters."""
+"""Any module can be a site, and a config selects the sites that it enters."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from w3ray.models.profiling import profile
 
 
 class PlainNetwork(VideoModel):
-    """Two convolutions behind each other, as in VGG: nothing residual, nothing of torchvision."""
+    """Two convolutions in sequence, as in VGG: not residual, not from torchvision."""
 
     def __init__(self, layout: str) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ ENTERED = [
     (W3Config(stages=(4,)), {(3, 0), (3, 1), (3, 2)}),
     (W3Config(every=2), {(0, 0), (0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (2, 4), (3, 0), (3, 2)}),
     (W3Config(every=3, first=2), {(0, 1), (1, 1), (2, 1), (2, 4), (3, 1)}),
-    # TSM's code, then that of the non-local block's authors (ZOO.md 5.3).
+    # TSM's code, then the code of the non-local block's authors (ZOO.md 5.3).
     (NonLocalConfig(), {(1, 0), (1, 2), (2, 0), (2, 2), (2, 4)}),
     (NonLocalConfig(first=2), {(1, 1), (1, 3), (2, 1), (2, 3), (2, 5)}),
 ]

@@ -1,4 +1,4 @@
-"""Is a fresh network with attention at unit gain the network without it, bit for bit, and does it learn?"""
+"""A fresh network with unit gates computes the same bits as the network without attention, and it learns."""
 
 import copy
 from pathlib import Path
@@ -40,7 +40,7 @@ def pair(name: str, attention: dict[str, Any], **options: Any) -> tuple[nn.Modul
 @pytest.mark.parametrize("attention", KINDS, ids=str)
 @pytest.mark.parametrize("refinement", [False, True])
 def test_a_fresh_network_is_the_plain_one(attention: dict[str, Any], refinement: bool) -> None:
-    """In training mode too: logits, features, gradients of the backbone and running statistics are the same bits."""
+    """Also in training mode: logits, features, gradients of the backbone and running statistics are the same bits."""
     plain, attended = pair("tsm", attention, backbone="resnet_small", refinement=refinement)
     clips_BTCHW = torch.randn(2, 4, 3, 32, 32)
     for training in (True, False):
@@ -82,7 +82,7 @@ def test_weights_of_another_training_keep_their_function(gain: str, tmp_path: Pa
     clips_BTCHW = torch.randn(1, 4, 3, 48, 48)
     with torch.no_grad():
         assert torch.equal(plain.eval()(clips_BTCHW).logits_BK, attended.eval()(clips_BTCHW).logits_BK)
-    # A network of its own, which the user gives to add_attention, too.
+    # A network of the user's own, to which add_attention is applied, too.
     twin = add_attention(copy.deepcopy(trained), num_frames=4, gain=gain)
     with torch.no_grad():
         frames_NCHW = clips_BTCHW.flatten(0, 1)
@@ -92,7 +92,7 @@ def test_weights_of_another_training_keep_their_function(gain: str, tmp_path: Pa
 def test_gates_and_refinement_learn_from_the_start() -> None:
     _, model = pair("tsm", {"kind": "w3", "reduction": 2}, backbone="resnet_small")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # moves whatever has a gradient
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # moves every parameter with a gradient
     labels_B = torch.tensor([0, 1, 2, 3])
     for _ in range(4):
         optimizer.zero_grad()

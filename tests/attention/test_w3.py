@@ -24,8 +24,8 @@ NAMES = [
     "spatial.time2.bias",
 ]
 MARK = "gate_scale"
-"""Only where gates are 2 sigmoid(z)."""
-"""Checkpoints rest on these names: a change here makes every stored W3 unreadable."""
+"""Only if gates are 2 sigmoid(z)."""
+"""Checkpoints use these names: a change here makes every stored W3 unreadable."""
 
 VARIANTS = [
     {},
@@ -46,7 +46,7 @@ def _seed() -> None:
 
 
 def trained(w3: W3) -> W3:
-    """With weights as after some training: none of them 0."""
+    """Give it weights as after some training: none is 0."""
     for parameter in w3.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return w3
@@ -60,8 +60,8 @@ def test_state_names() -> None:
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_gradcheck(options: dict) -> None:
-    w3 = W3(4, W3Config(reduction=2, spatial_kernel=3, **options)).double().eval()  # a batch norm's statistics stay
-    for parameter in w3.parameters():  # zeros would hide half of it
+    w3 = W3(4, W3Config(reduction=2, spatial_kernel=3, **options)).double().eval()  # eval: norms keep their statistics
+    for parameter in w3.parameters():  # zeros would hide half of the computation
         torch.nn.init.normal_(parameter)
     x_BTCHW = torch.randn(1, 2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
     identity_BTCHW = torch.randn(1, 2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
@@ -118,7 +118,7 @@ def test_bf16() -> None:
 
 @pytest.mark.parametrize("options", VARIANTS[:5])
 def test_starts(options: dict) -> None:
-    """Gates of exactly 1, of about sigmoid(3) = 0.95 each, or of about 0.5 each."""
+    """All gates are exactly 1, about sigmoid(3) = 0.95, or about 0.5."""
     x_BTCHW = torch.randn(2, 4, 64, 8, 8)
     gates = 1 if options in ({"channel": False}, {"spatial": False}) else 2
     assert torch.equal(W3(64, W3Config(**options, start="unit"))(x_BTCHW).x_BTCHW, x_BTCHW)
@@ -131,9 +131,9 @@ def test_starts(options: dict) -> None:
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_every_parameter_learns_from_the_start(options: dict) -> None:
-    """No layer starts behind a dead ReLU. At unit gain the last layer is 0, so the others follow a step later."""
+    """No layer starts after a dead ReLU. With unit gates the last layer is 0, so the others learn one step later."""
     w3 = W3(32, W3Config(**options))
-    optimizer = torch.optim.SGD(w3.parameters(), lr=1e-6)  # so small that no gate closes
+    optimizer = torch.optim.SGD(w3.parameters(), lr=1e-6)  # so small that no gate saturates
     for _ in range(2):
         optimizer.zero_grad()
         w3(torch.randn(2, 4, 32, 6, 6)).x_BTCHW.square().sum().backward()
@@ -143,14 +143,14 @@ def test_every_parameter_learns_from_the_start(options: dict) -> None:
 
 
 def test_replicated_borders_see_no_border() -> None:
-    """Features that are the same everywhere have a gate that is the same everywhere."""
+    """Features that are the same everywhere give a gate that is the same everywhere."""
     x_BTCHW = torch.randn(16, generator=torch.Generator().manual_seed(3))[None, None, :, None, None].expand(
         1, 5, 16, 9, 9
     )
     for borders, even in (("replicate", True), ("zeros", False)):
         w3 = W3(16, W3Config(borders=borders))
         for parameter in w3.parameters():
-            torch.nn.init.uniform_(parameter, 0.0, 0.1)  # not below 0, where a ReLU would hide the borders
+            torch.nn.init.uniform_(parameter, 0.0, 0.1)  # not negative: a ReLU would hide the borders
         gate_BTC, mask_BTHW = w3.channel(x_BTCHW), w3(x_BTCHW).mask_BTHW
         assert torch.allclose(gate_BTC, gate_BTC[:, :1]) == even
         assert torch.allclose(mask_BTHW, mask_BTHW[:, 2:3, 4:5, 4:5]) == even

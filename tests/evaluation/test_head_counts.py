@@ -1,4 +1,4 @@
-"""Verb, noun and both at once, against loops over clips; one head is what it is without heads."""
+"""Verb, noun and action, compared with loops over clips. One head gives the same as no heads."""
 
 import itertools
 import math

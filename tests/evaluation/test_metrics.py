@@ -1,4 +1,4 @@
-"""Counts against torchmetrics; exact whatever the split (over ranks: tests/training/test_step_ddp.py)."""
+"""Counts compared with torchmetrics; exact for any split (over ranks: tests/training/test_step_ddp.py)."""
 
 import math
 

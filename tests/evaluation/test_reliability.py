@@ -1,4 +1,4 @@
-"""The reliability diagram shows the numbers of the calibration, and no other ones."""
+"""The reliability diagram shows exactly the numbers of the calibration."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from w3ray.evaluation.uncertainty import Calibration, calibration
 
 
 def boasting() -> Calibration:
-    """Ten clips at 0.9 of which six are right, four at 0.55 of which three are."""
+    """Ten clips at 0.9, six of them right; four at 0.55, three of them right."""
     scores = np.array([[0.9, 0.1]] * 10 + [[0.55, 0.45]] * 4)
     return calibration(scores, np.array([0] * 6 + [1] * 4 + [0] * 3 + [1]), bins=10)
 
@@ -39,7 +39,7 @@ def test_bars_are_the_numbers() -> None:
 
 
 def test_every_bar_is_seen() -> None:
-    """Scores of 0 and of 1 lie in the first and the last bin, whose bars are inside of the picture."""
+    """Scores of 0 and 1 are in the first and last bin. Their bars are inside the picture."""
     found = calibration(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([0, 0]))
     shares, counts = calibration_figure(found).axes
     for axes in (shares, counts):

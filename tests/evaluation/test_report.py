@@ -18,7 +18,7 @@ def small_counts(*, broken: bool = False) -> Counts:
 
 
 def of_one_head(*, broken: bool = False) -> HeadCounts:
-    """Class 0: one right, two taken for class 1. Class 1: one right (or without finite scores). Class 2: no clip."""
+    """Class 0: one right, two predicted as class 1. Class 1: one right (or without finite scores). Class 2: no clip."""
     logits = torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]])
     if broken:
         logits[3, 0] = float("nan")
@@ -100,7 +100,7 @@ def test_several_heads_have_files_each_and_a_table_of_what_occurs_together(tmp_p
 
 
 def test_heads_of_any_name_have_files_of_their_own(tmp_path: Path) -> None:
-    """Their names are those of columns: a slash makes no folder, and what is put for it no other head's name."""
+    """Names become columns. A slash makes no folder, and its replacement gives no other head's name."""
     counts = HeadCounts(Heads(("take", "put", "cup", "pan"), (("../a/b", 2), (".._a_b", 2))))
     counts.update(torch.tensor([[1.0, 0, 0, 1]]), torch.tensor([1]))
     paths = write_report(tmp_path / "report", counts)

@@ -1,4 +1,4 @@
-"""Scores of several views: what is averaged, mirror images, and that they are the model's own."""
+"""Scores of several views: the average, mirror images, and equality with the model's own scores."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CLASSES = ("left", "right", "up")
 
 
 class Says(nn.Module):
-    """Class scores that are the red pixels of a clip's first row: whatever a test wants."""
+    """A model whose class scores are the red pixels of the clip's first row, so that a test can choose them."""
 
     def forward(self, x_BTCHW):
         class Out:
@@ -28,7 +28,7 @@ def description(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)) -> ModelD
 
 
 def clips(*views) -> np.ndarray:
-    """One clip whose views make the model say these logits."""
+    """One clip whose views give these logits."""
     found = np.zeros((1, len(views), 1, 4, 4, 3), np.uint8)
     for number, logits in enumerate(views):
         found[0, number, 0, 0, :3, 0] = logits

@@ -1,4 +1,4 @@
-"""Submissions: what a server computes from the file is what the model said."""
+"""Submissions: what a server computes from the file equals the model's output."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_epic_values(version):
     for segment, scores_S in zip(document["results"].values(), scores_NS, strict=True):
         verbs, nouns = softmax(segment["verb"]), softmax(segment["noun"])
         np.testing.assert_allclose(np.concatenate([verbs, nouns]), scores_S, rtol=1e-4)
-        # What the server does where there are no actions: the 100 greatest products.
+        # What the server computes if there are no actions: the 100 greatest products.
         products = np.outer(verbs, nouns).ravel()
         best = np.argsort(-products, kind="stable")[:100]
         assert list(segment["action"]) == [f"{a // num_nouns},{a % num_nouns}" for a in best]

@@ -1,4 +1,4 @@
-"""Intervals, calibration and paired tests, against what can be computed otherwise."""
+"""Intervals, calibration and paired tests, compared with other ways to compute them."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ def test_an_interval_is_that_of_the_binomial_for_many_clips():
     low, high = bootstrap_interval(right)
     half = 1.96 * math.sqrt(0.7 * 0.3 / 1000)
     assert (low, high) == (pytest.approx(0.7 - half, abs=0.003), pytest.approx(0.7 + half, abs=0.003))
-    assert bootstrap_interval(right) == (low, high), "the same each time"
+    assert bootstrap_interval(right) == (low, high), "the same every time"
     assert bootstrap_interval(right, seed=1) != (low, high)
 
 
@@ -30,8 +30,10 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
 def test_groups_are_drawn_whole():
     right = np.array([1, 1, 1, 1, 1, 1, 0, 0])
     groups = ["b"] * 6 + ["a"] * 2
-    assert bootstrap_interval(right, groups) == (0.0, 1.0), "each of the two alone is drawn in a quarter of the cases"
-    assert bootstrap_interval(right, groups, level=0.4) == (0.75, 0.75), "both, weighed by their clips, in half of them"
+    assert bootstrap_interval(right, groups) == (0.0, 1.0), "in a quarter of the cases only one of the two is drawn"
+    assert bootstrap_interval(right, groups, level=0.4) == (0.75, 0.75), (
+        "in half of the cases both are drawn, weighted by their clips"
+    )
     assert bootstrap_interval(right, list("hgfedcba")) == pytest.approx(bootstrap_interval(right), abs=0.13)
     with pytest.raises(ValueError, match="2 groups for 8 clips"):
         bootstrap_interval(right, ["a", "b"])
@@ -43,7 +45,7 @@ def test_an_interval_by_group_is_wider_where_clips_of_a_group_are_alike():
     right = np.repeat(rng.random(40) < 0.6, 10)
     low, high = bootstrap_interval(right, groups)
     half = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 40)
-    assert (high - low) / 2 == pytest.approx(half, rel=0.1), "as if each group were one clip"
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1), "as if each group was one clip"
     found = paired_difference(np.zeros(400), right, groups)
     assert found.interval == (low, high)
     assert found.p_value < 1e-9
@@ -58,7 +60,7 @@ def test_all_right_leaves_no_doubt_that_can_be_drawn():
 def test_all_right_of_few_clips_is_not_certain():
     low, high = accuracy_interval(np.ones(10))
     assert high == 1.0
-    assert low**10 == pytest.approx(0.025), "the accuracy at which ten of ten are right that rarely"
+    assert low**10 == pytest.approx(0.025), "at this accuracy, ten of ten are right with this probability"
     assert accuracy_interval(np.zeros(10)) == pytest.approx((0.0, 1 - low))
     some = np.arange(10) < 9
     assert accuracy_interval(some) == bootstrap_interval(some)

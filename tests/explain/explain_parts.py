@@ -1,4 +1,4 @@
-"""A network whose masks are known by hand."""
+"""A network with known masks."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ PLANTED_SIDE = 64
 
 
 def moving_square() -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """A white square of 16 pixels on black in another place each frame, and the corners (top, left)."""
+    """A white square of 16 pixels on black, in another place in each frame, and its corners (top, left)."""
     corners = [(16, 32), (0, 0), (48, 16), (32, 48)]
     frames_TSSC = np.zeros((len(corners), PLANTED_SIDE, PLANTED_SIDE, 3), np.uint8)
     for frame, (top, left) in enumerate(corners):
@@ -31,6 +31,6 @@ def planted_model() -> nn.Module:
     for stage in model.stages():
         gate = stage[0].attention.spatial.frame
         gate.weight.zero_()
-        gate.weight[0, 0, 3, 3] = 20  # of the mean over channels, at the place itself
+        gate.weight[0, 0, 3, 3] = 20  # for the mean over channels, at the centre
         gate.bias.fill_(-10)
     return model.eval()

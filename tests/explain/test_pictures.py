@@ -1,4 +1,4 @@
-"""Do the pictures show what they should, without anything covering anything?"""
+"""Pictures show the right content, and nothing overlaps."""
 
 from dataclasses import replace
 
@@ -43,8 +43,8 @@ def frames(num_frames, size=24):
 
 
 def overlaps(figure):
-    """Pairs of texts that cover each other or a picture, and texts that leave the sheet."""
-    figure.draw_without_rendering()  # places everything, and paints nothing
+    """Pairs of texts that overlap, texts that overlap a picture, and texts outside the sheet."""
+    figure.draw_without_rendering()  # computes the layout, paints nothing
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in figure.texts if text.get_text()]
     for axes in figure.axes:
@@ -165,7 +165,7 @@ def test_film(tmp_path, num_frames):
     assert len(read) == num_frames * HOLD
     for shown, image in zip(read[::HOLD], images, strict=True):
         assert np.abs(shown.astype(int) - image).mean() < 4
-    # The index stands before the pictures: a browser need not fetch the whole file first.
+    # The index is before the pictures, so a browser need not fetch the whole file first.
     content = (tmp_path / "film.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
 

@@ -1,4 +1,4 @@
-"""Is the thing where the pixels say it is, and is what falls on it counted right?"""
+"""The thing is where its pixels are, and the share of a map on it is counted correctly."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ class TestPointing:
     def test_known_by_hand(self):
         cover_TSS = np.zeros((3, 10, 10), np.float32)
         cover_TSS[0, 2:4, 2:4] = 1
-        cover_TSS[1, 2:4, 2:4] = VISIBLE / 2  # too faint to be seen
+        cover_TSS[1, 2:4, 2:4] = VISIBLE / 2  # too faint to be visible
         cover_TSS[2, :, :5] = 1
         map_TSS = np.zeros((3, 10, 10), np.float32)
         map_TSS[0, 2, 2], map_TSS[0, 9, 9] = 3, 1
@@ -36,7 +36,7 @@ class TestPointing:
         cover_TSS = one_pixel((1, 10, 10), (0, 5, 3))
         score = pointing(one_pixel((1, 10, 10), (0, 5, column)), cover_TSS, tolerance=0.2)
         assert score.hit_F.tolist() == [hit]
-        assert score.hit_area_F.tolist() == [pytest.approx(0.13)]  # places at most 2 away from one
+        assert score.hit_area_F.tolist() == [pytest.approx(0.13)]  # places at a distance of at most 2
         assert score.area_F.tolist() == [pytest.approx(0.01)]
 
     def test_an_even_map_gets_the_area(self):
@@ -59,14 +59,14 @@ class TestPointing:
 
 
 def colourfulness(frames_TSSC):
-    """The acting thing is colourful, all else nearly grey."""
+    """The acting thing is colourful, everything else nearly grey."""
     frames_TSSC = frames_TSSC.astype(int)
     return frames_TSSC.max(axis=3) - frames_TSSC.min(axis=3)
 
 
 @pytest.mark.parametrize("spec", [ClipSpec(size=40), ClipSpec(size=48, num_frames=5, sampling="dense", short_side=64)])
 def test_the_thing_is_where_the_pixels_are(motion_manifest, spec):
-    """In every clip of the set, as evaluation loads it from its file."""
+    """In every clip of the set, loaded from its file as in evaluation."""
     manifest = read_manifest(str(motion_manifest))
     inside, outside, faint = [], [], 0
     for row, video in zip(manifest.table.to_pylist(), manifest.resolved_uris(), strict=True):
@@ -79,13 +79,13 @@ def test_the_thing_is_where_the_pixels_are(motion_manifest, spec):
             inside.append(colour_TSS[cover_TSS > 0.9].mean())
             outside.append(colour_TSS[cover_TSS < 0.01].mean())
     assert len(inside) > 40
-    # Frame by frame the same hue stands out, in each clip by far.
+    # In each clip, one hue clearly stands out in every frame.
     assert min(np.array(inside) / np.array(outside)) > 2
     assert faint > 0
 
 
 def test_turned_round_or_shifted_it_is_not(motion_manifest):
-    """What the test above would say of the wrong frames: the thing of clips that move is then elsewhere."""
+    """The test above would fail with wrong frames, where the thing of a moving clip is elsewhere."""
     manifest = read_manifest(str(motion_manifest))
     worse = 0
     rows = [row for row in manifest.table.to_pylist() if row["label"] < 2]

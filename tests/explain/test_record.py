@@ -1,4 +1,4 @@
-"""Is what is kept of an attention what it computed, and is the network's answer its own?"""
+"""The record of an attention holds what the attention computed, and the network's output does not change."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_masks_are_those_that_gate_the_features():
     handle.remove()
     (branch, identity), output = seen[0]
     mask_TCHW = torch.from_numpy(looks[1].mask_THW)[:, None]
-    # The block's ReLU has worked on the output in place by now.
+    # The block's ReLU has already changed the output in place.
     torch.testing.assert_close(output.x_BTCHW[0], torch.relu(branch[0] * mask_TCHW + identity[0]))
 
 
@@ -95,7 +95,7 @@ def test_received_attention_is_that_of_the_block():
         block(x_BTCHW)
         theta_PE, phi_QE, g_QE = (inner[name].permute(0, 2, 3, 1).flatten(0, 2) for name in ("theta", "phi", "g"))
         affinity_PQ = (theta_PE @ phi_QE.T).softmax(dim=1)
-        # The affinities are the block's: with them its own sum comes out.
+        # These are the block's affinities: with them the block's sum is reproduced.
         y_PE = inner["expand_in"].permute(0, 2, 3, 1).flatten(0, 2)
         torch.testing.assert_close(affinity_PQ @ g_QE, y_PE)
         received = received_attention(inner["theta"], inner["phi"], num_frames=3)
@@ -112,7 +112,7 @@ def test_nonlocal_looks():
 
 
 def test_a_planted_mask_lands_on_its_pixels():
-    """Weights under which each stage's mask is open where the picture is bright, and nowhere else."""
+    """With these weights, each stage's mask is open exactly where the picture is bright."""
     frames_TSSC, corners_T2 = moving_square()
     one = explain_clip(planted_model(), frames_TSSC, classes="abc", mean=(0, 0, 0), std=(1, 1, 1))
     assert one.source == "attention"
@@ -128,7 +128,7 @@ def test_a_planted_mask_lands_on_its_pixels():
 
 
 def test_grad_cam_of_a_linear_head():
-    """Behind a mean and one linear layer Eq. 1 is the layer's weight over the places, so the map is known by hand."""
+    """For a mean and one linear layer, Eq. 1 is the layer's weight over the number of places: a known map."""
     model = small(None, dropout=0.0)
     x_BTCHW = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_grad_cam_of_a_linear_head():
 
 @pytest.mark.parametrize("name", ["tsm", "r3d_18"])
 def test_grad_cam_of_a_head_that_is_not_linear(name):
-    """Squares before the mean: the gradient is 2 w A / Z' then, and differs from place to place and frame to frame."""
+    """Squares before the mean: the gradient is then 2 w A / Z', and differs between places and frames."""
     model = small(OPTIONS["w3"], name, refinement=False)
     weight, bias = model.classifier.weight, model.classifier.bias
     model.classifier.forward = lambda features_BTCHW: F.linear(
@@ -165,7 +165,7 @@ def test_grad_cam_of_a_head_that_is_not_linear(name):
 
 
 def test_grad_cam_is_taken_before_refinement():
-    """Refinement adds to the features, so the weights of a linear head stay, and so does the map of what it adds to."""
+    """Refinement adds to the features. So the weights of a linear head stay, and so does the map of the features."""
     model = small(OPTIONS["w3"], dropout=0.0)
     x_BTCHW = torch.randn(1, 4, 3, 32, 32)
     kept = []
@@ -225,7 +225,7 @@ class TestMaps:
         row, column = np.unravel_index(frames_TSS[1].argmax(), (40, 40))
         assert 20 <= row < 30
         assert 30 <= column < 40
-        # A cell is as wide as its share of the picture: up to the middle of the first one nothing is mixed in.
+        # A cell is as wide as its share of the picture. Up to the middle of the first cell, nothing is interpolated.
         row_S = to_frames(np.array([[[0.0, 1.0]]], np.float32), 1, 40)[0, 0]
         assert row_S[:10].max() == 0
         assert row_S[30:].min() == 1

@@ -1,4 +1,4 @@
-"""What are the files of a video called?"""
+"""Names of the output files of videos."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def test_a_name_holds_no_query(video, name):
 def test_names_are_told_apart():
     assert _stems(["a.mp4", "b.mp4", "a.avi"]) == ["a", "b", "a-2"]
     assert _stems(["x/a", "y/a", "z/a-2"]) == ["a", "a-3", "a-2"]
-    assert _stems(["x/a.mp4", "y/A.mp4"]) == ["a", "A-2"]  # of some file systems the same name
+    assert _stems(["x/a.mp4", "y/A.mp4"]) == ["a", "A-2"]  # the same name on some file systems
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""BNInception against the figures of its specification, and its public files."""
+"""BNInception, compared with the figures of its specification, and its public files."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_every_parameter_learns_with_w3_and_refinement() -> None:
 
 
 def public_state(num_classes: int) -> dict[str, Tensor]:
-    """What a public file holds: flat keys, batch norm of [1, C] as older files have it."""
+    """The content of a public file: flat keys, batch norms of shape [1, C] as in older files."""
     state: dict[str, Tensor] = {}
 
     def add(name: str, num_in: int, num_out: int, kernel: int) -> None:

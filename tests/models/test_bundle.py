@@ -1,4 +1,4 @@
-"""A model folder gives back the same network, and says what is wrong where it cannot."""
+"""A model folder gives back the same network, or an error that says what is wrong."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, model: nn.Module) -> Path:
 def test_round_trip(folder: Path, model: nn.Module) -> None:
     loaded, description = load_model(folder)
     assert not loaded.training
-    # The starting weights are not part of it: they may be gone by now.
+    # The initial weights are not stored, because they may no longer exist.
     assert "weights" not in description.model
     assert description.classes == DESCRIPTION.classes
     assert (description.mean, description.std) == (DESCRIPTION.mean, DESCRIPTION.std)
@@ -73,7 +73,7 @@ def test_rewriting_replaces_and_leaves_nothing_else(folder: Path) -> None:
 
 
 def test_failed_write_leaves_the_old_one(folder: Path, model: nn.Module) -> None:
-    broken = ModelDescription(**{**DESCRIPTION_FIELDS, "metrics": {"top1": object()}})  # no JSON
+    broken = ModelDescription(**{**DESCRIPTION_FIELDS, "metrics": {"top1": object()}})  # not JSON
     with pytest.raises(TypeError):
         write_model(folder, model, broken)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -138,13 +138,13 @@ def test_a_model_of_format_1_keeps_the_gates_it_was_trained_with(tmp_path: Path,
     model = build_model(**{**arguments, "weights": None}).eval()
     write_model(tmp_path / "model", model, replace(DESCRIPTION, model=arguments))
     document = json.loads((tmp_path / "model" / "model.json").read_text())
-    document["format"], document["model"]["attention"] = 1, {"kind": kind}  # as it was written before
+    document["format"], document["model"]["attention"] = 1, {"kind": kind}  # as older versions wrote it
     (tmp_path / "model" / "model.json").write_text(json.dumps(document))
     loaded, description = load_model(tmp_path / "model")
     assert description.model["attention"]["start"] == start
     x_BTCHW = torch.randn(1, 4, 3, 32, 32)
     assert torch.equal(loaded(x_BTCHW).logits_BK, model(x_BTCHW).logits_BK)
-    document["format"] = 2  # then no start means the default, which these weights are not of
+    document["format"] = 2  # then an absent start means the default, which does not fit these weights
     (tmp_path / "model" / "model.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match=r"gates are sigmoid\(z\), the model's are 2 sigmoid\(z\)"):
         load_model(tmp_path / "model")
@@ -165,7 +165,7 @@ def test_a_model_of_format_1_keeps_the_gates_it_was_trained_with(tmp_path: Path,
 def test_a_converted_model_computes_the_same(
     tmp_path: Path, attention: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And back again it is the same file."""
+    """Converted back, it is the same file."""
 
     def command(source: str, out: str, gain: str) -> None:
         monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / source), str(tmp_path / out), "--gain", gain])

@@ -1,4 +1,4 @@
-"""Are multiply-adds and parameters counted as the literature counts them?"""
+"""Multiply-adds and parameters are counted as in the literature."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ DENSE = {"kind": "w3", "depthwise": False}
     ],
 )
 def test_resnet50_at_224(attention: dict | None, num_frames: int, gmac: float) -> None:
-    """TSM on ResNet-50 with 1000 classes, W3 without AFR (which adds 0.4 MMAC a frame)."""
+    """TSM on ResNet-50 with 1000 classes. W3 without AFR (AFR adds 0.4 MMAC per frame)."""
     with torch.device("meta"):
         model = build_model("tsm", num_classes=1000, attention=attention, refinement=False)
     assert round(profile(model, num_frames, 224).macs / 1e9, 2) == gmac

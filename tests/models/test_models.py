@@ -1,4 +1,4 @@
-"""Do the models keep their contract: shapes, frame-level scores, shift, refinement, heads?"""
+"""The models keep their contract: shapes, frame-level scores, shift, refinement, heads."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_online_shift_never_looks_ahead() -> None:
 
 
 def test_refinement_equations_7_and_8() -> None:
-    """Against the equations written out per frame, with adaptive pooling as plain means."""
+    """Compared with the equations written for each frame, with adaptive pooling as plain means."""
     afr = AttentionGuidedRefinement(3, 5).double()
     x_BTCHW = torch.randn(2, 3, 5, 2, 3, dtype=torch.float64)
     masks = [torch.rand(2, 3, 2 * k, 3 * k, dtype=torch.float64) for k in (4, 2, 1)]

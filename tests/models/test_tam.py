@@ -1,4 +1,4 @@
-"""TAM against its equation, the figures of its specification, and its public files."""
+"""TAM, compared with its equation and the figures of its specification, and its public files."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_it_sees_order_and_every_parameter_learns(backbone: str) -> None:
 
 
 def public_state(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model under the names of the authors' files."""
+    """The tensors of a model, with the names of the authors' files."""
     state = {}
     for key, value in model.state_dict().items():
         name = key.removeprefix("backbone.").replace("classifier.", "fc.")

@@ -1,4 +1,4 @@
-"""Do published weights arrive where they belong, and does a file that does not fit say so?"""
+"""Published weights are loaded into the right places, and a file that does not fit is an error."""
 
 from pathlib import Path
 
@@ -29,10 +29,10 @@ def reference_shift(x_NCHW: Tensor, num_frames: int) -> Tensor:
 
 
 def reference_scores(state: dict[str, Tensor], clips_BTCHW: Tensor) -> Tensor:
-    """Class scores [B, K] of the reference TSM in evaluation mode, straight from a checkpoint's own keys.
+    """Class scores [B, K] of the reference TSM in evaluation mode, from the keys of a checkpoint.
 
-    Nothing of w3ray (Lin et al., arXiv:1811.08383): a convolution wrapped by a shift has `.net.` in its key; the first
-    eighth of the channels moves one frame to the left, the second one to the right.
+    Uses no code of w3ray (Lin et al., arXiv:1811.08383). A convolution inside a shift has `.net.` in its key. The first
+    eighth of the channels moves one frame to the left, the second eighth one frame to the right.
     """
     batch, num_frames = clips_BTCHW.shape[:2]
     key = "module.base_model."
@@ -68,7 +68,7 @@ def reference_scores(state: dict[str, Tensor], clips_BTCHW: Tensor) -> Tensor:
 
 
 def reference_state(backbone: str, every: int = 1) -> dict[str, Tensor]:
-    """A checkpoint as the reference project writes it, with random weights and lively batch norms."""
+    """A checkpoint in the reference project's format, with random weights and random batch norms."""
     torch.manual_seed(0)
     network = getattr(torchvision.models, backbone)()
     network.fc = nn.Identity()
@@ -100,7 +100,7 @@ def test_published_tsm_gives_the_same_scores(tmp_path: Path, backbone: str, ever
         torch.testing.assert_close(
             model(clips_BTCHW).logits_BK, reference_scores(state, clips_BTCHW), rtol=1e-4, atol=1e-4
         )
-        # The clip played backwards must score differently, or the shift had no part in this test.
+        # The reversed clip must score differently. Otherwise the shift had no effect in this test.
         assert not torch.allclose(model(clips_BTCHW.flip(1)).logits_BK, model(clips_BTCHW).logits_BK, atol=1e-3)
 
 
@@ -198,7 +198,7 @@ def test_unreadable(tmp_path: Path) -> None:
 
 
 def test_enum_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A weights enum reads torchvision's cache; here a file put there under the enum's own name."""
+    """A weights enum reads torchvision's cache. This test puts a file with the enum's name there."""
     torch.manual_seed(0)
     enum = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Modes on real networks; that several ranks agree is in test_step_ddp.py."""
+"""Modes on real networks. test_step_ddp.py tests that several ranks agree."""
 
 import copy
 from typing import Any
@@ -18,7 +18,7 @@ from w3ray.training.batch_norm import (
 
 
 def train_forward(model: nn.Module) -> list[str]:
-    """One training forward; the names of the batch norms whose running mean moved."""
+    """Run one training forward. Returns the names of the batch norms whose running mean changed."""
     before = buffers(model)
     model.train()
     model(torch.randn(2, 2, 3, 16, 16, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Saved and loaded bit for bit; damage and misfits are said, never used."""
+"""Checkpoints are saved and loaded bit for bit. Damaged and unsuitable ones are reported, never used."""
 
 import copy
 import json

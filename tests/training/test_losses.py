@@ -1,4 +1,4 @@
-"""Losses against direct formulas; sums over clips whatever the split."""
+"""Losses, compared with direct formulas. They are sums over clips for any split."""
 
 import pytest
 import torch

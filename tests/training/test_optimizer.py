@@ -1,4 +1,4 @@
-"""Groups by name on TSM + W3; TSM's multipliers."""
+"""Parameter groups by name for TSM with W3; TSM's multipliers."""
 
 from typing import Any
 

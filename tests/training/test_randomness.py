@@ -12,7 +12,7 @@ def test_value_is_pinned_and_the_same_in_another_process() -> None:
     assert int(other.stdout) == microbatch_seed(7, "dropout", 3, 1) == PINNED
 
 
-# A resumed run of an older version must see the same dropout: change this number only with the format of checkpoints.
+# A resumed run of an older version must get the same dropout. Change this number only with the checkpoint format.
 PINNED = 8422970721478623340
 
 

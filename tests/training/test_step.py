@@ -20,12 +20,12 @@ LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
 
 
 def frozen_pair() -> tuple[nn.Module, nn.Module]:
-    """Student and teacher of one architecture; frozen batch norm, as only that lets clips not see each other."""
+    """Student and teacher with one architecture. Batch norm is frozen, so that clips do not influence each other."""
     return apply_batch_norm_mode(small_model(1), "frozen"), small_model(2)
 
 
 class OneConv(nn.Module):
-    """The smallest network that has all that matters when compiled: convolution, batch norm, classifier."""
+    """The smallest network with everything that matters for compilation: convolution, batch norm, classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class TestSplits:
         model = small_model(1)
         step = training_step(model)
         run_microbatches(step, clips, labels, [[0, 1]], normalizer=2)
-        step.update(0.1)  # fills the momentum, which would move the parameters on a gradient of 0
+        step.update(0.1)  # fills the momentum, so that even a gradient of 0 would move the parameters
         before = copy.deepcopy(model.state_dict())
         run_microbatches(step, clips, labels, [[None, None]], normalizer=0)
         result = step.update(0.1)
@@ -253,7 +253,7 @@ class TestUpdate:
 
 
 def overfit(step: TrainingStep, num_steps: int, device: str = "cpu") -> tuple[float, float]:
-    """First and last mean loss over one batch of four clips."""
+    """First and last mean loss on one batch of four clips."""
     clips, labels = batch(4)
     losses = []
     for seed in range(num_steps):
@@ -333,7 +333,7 @@ class TestNormsOfParts:
         assert found[False] == {}
         assert set(expected) == {1, 4}
         torch.testing.assert_close(found[True], expected)
-        assert all(norm > 1e-3 for norm in expected.values()), "the clipping would show"
+        assert all(norm > 1e-3 for norm in expected.values()), "clipping would be visible"
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
     def test_of_a_step_without_update_there_are_none(self) -> None:

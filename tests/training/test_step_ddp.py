@@ -1,6 +1,6 @@
-"""Two gloo processes: what they compute together equals what one process computes alone.
+"""Two gloo processes compute the same together as one process alone.
 
-Both ranks run all scenarios once (a process start costs seconds); the tests look at what they left.
+Both ranks run all scenarios once, because a process start takes seconds. The tests read the results.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, aver
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
 Split = list[list[int | None]]
 
-# Scenario: batch-norm mode, DDP's buffer broadcast, and the microbatches of rank 0 and of rank 1 over 5 clips.
+# Scenario: batch-norm mode, DDP's buffer broadcast, and the microbatches of rank 0 and of rank 1 for 5 clips.
 SCENARIOS: dict[str, tuple[BatchNormMode, bool, tuple[Split, Split]]] = {
     "even": ("frozen", False, ([[0, 1, None], [2]], [[3], [4]])),
     "one_rank_padded_at_the_end": ("frozen", False, ([[0, 1], [2, 3, 4]], [[None, None], [None, None, None]])),
@@ -46,7 +46,7 @@ def build(mode: BatchNormMode) -> tuple[nn.Module, nn.Module]:
 
 
 def scores(rank: int | None) -> tuple[Tensor, Tensor]:
-    """Scores and labels of one rank's clips, 11 and 10 of them; None gives all 21."""
+    """Scores and labels of one rank's 11 or 10 clips. None: all 21."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(21, NUM_CLASSES, generator=generator)
     rows = slice(None) if rank is None else slice(rank, None, 2)
@@ -87,7 +87,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def alone(mode: BatchNormMode) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Gradients, buffers and updated parameters of one process over the whole batch."""
+    """Gradients, buffers and updated parameters of one process with the whole batch."""
     student, teacher = build("train" if mode == "sync" else mode)
     step = training_step(student, teacher=teacher, loss_weights=LOSS_WEIGHTS)
     run_microbatches(step, *batch(5), [[0, 1, 2, 3, 4]], normalizer=5)

@@ -1,4 +1,4 @@
-"""Small things that several training tests need."""
+"""Small functions for several training tests."""
 
 import socket
 from typing import Any
@@ -14,10 +14,10 @@ NUM_CLASSES = 4
 
 
 def small_model(seed: int, *, dtype: torch.dtype = torch.float64, dropout: float = 0.0) -> nn.Module:
-    """TSM with W3 and AFR whose batch norms have seen something, so that their statistics matter."""
+    """TSM with W3 and AFR. Its batch norms have seen data, so that their statistics matter."""
     torch.manual_seed(seed)
-    # With r = 16 the first stage has one hidden unit, which some seeds start dead: a gradient of zeros proves nothing.
-    # Not from unit gain, where the first gradient of all but the last layers of a gate is zeros.
+    # With r = 16 the first stage has one hidden unit. Some seeds start it dead, and a gradient of zeros proves nothing.
+    # Not unit gates: with them, the first gradient of all layers of a gate except the last is zero.
     attention = {"kind": "w3", "reduction": 4, "start": "near_open"}
     model = build_model("tsm", backbone="resnet_small", num_classes=NUM_CLASSES, attention=attention, dropout=dropout)
     for name, buffer in model.named_buffers():
@@ -25,7 +25,7 @@ def small_model(seed: int, *, dtype: torch.dtype = torch.float64, dropout: float
             buffer.normal_(0.0, 0.1)
         elif name.endswith("running_var"):
             buffer.uniform_(0.8, 1.2)
-    # As built, all scores are nearly equal; spread them, so that a wrong gradient is seen.
+    # At the start all scores are nearly equal. Spread them, so that a wrong gradient is visible.
     nn.init.normal_(model.classifier.weight, 0.0, 0.3)
     return model.to(dtype)
 
@@ -38,7 +38,7 @@ def batch(num_clips: int, seed: int = 0, size: int = 16) -> tuple[Tensor, Tensor
 
 
 def padded(clips: Tensor, labels: Tensor, rows: list[int | None]) -> tuple[Tensor, Tensor, Tensor]:
-    """The microbatch of these rows of the batch; None is padding, filled with what must never be looked at."""
+    """The microbatch of these rows of the batch. None is padding with values that must never be used."""
     noise = torch.full_like(clips[0], 255)
     return (
         torch.stack([noise if row is None else clips[row] for row in rows]),
@@ -48,7 +48,7 @@ def padded(clips: Tensor, labels: Tensor, rows: list[int | None]) -> tuple[Tenso
 
 
 def training_step(model: nn.Module, *, kind: Any = "sgd", **options: Any) -> TrainingStep:
-    """Step over the model (wrapped or not) with cross-entropy alone unless told otherwise."""
+    """A step over the model (wrapped or not), by default only with cross-entropy."""
     plain = getattr(model, "module", model)
     optimizer = build_optimizer(kind, parameter_groups(plain, lr=0.1, weight_decay=5e-4))
     return TrainingStep(model, optimizer=optimizer, **{"loss_weights": {"cross_entropy": 1.0}, **options})
@@ -83,7 +83,7 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on at the moment."""
+    """A free port on loopback."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
