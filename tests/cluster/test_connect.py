@@ -1,4 +1,4 @@
-"""Joining a cluster: what cannot work is said in one line, at once."""
+"""Joining a cluster: if it cannot work, one line says so at once."""
 
 import os
 import shutil
@@ -40,10 +40,10 @@ def _wait_for_port(head: "subprocess.Popen[bytes]", port: int) -> None:
 
 @pytest.fixture(scope="module")
 def cluster_with_token() -> Iterator[str]:
-    """The address of a real cluster that asks for a token which this process does not have."""
+    """A real cluster that asks for a token which this process does not have. Yields its address."""
     port = free_port()
-    # Ray notes its newest cluster in its folder, and any later `ray.init()` would join it: a folder of its own, short,
-    # as it holds sockets.
+    # Ray records its newest cluster in its folder, and a later `ray.init()` would join it. So it gets its own folder,
+    # with a short path, because it holds sockets.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=1"]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
@@ -53,7 +53,7 @@ def cluster_with_token() -> Iterator[str]:
         try:
             _wait_for_port(head, port)
             yield f"127.0.0.1:{port}"
-        finally:  # leaving the block waits for the process, also where it never answered
+        finally:  # leaving the block waits for the process, even if it never answered
             head.terminate()
             head.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
@@ -88,7 +88,7 @@ def test_workers_of_a_local_cluster_have_ordinary_priority() -> None:
 def test_a_submitted_job_runs_where_it_was_submitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert job_address() is None  # a variable of the user's own, for other tools
+    assert job_address() is None  # the user's own variable, for other tools
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert job_address() == "10.0.0.1:6379"
 
@@ -109,7 +109,7 @@ def test_sigterm_is_given_back_by_the_main_thread_alone() -> None:
 
 
 def test_a_local_cluster_leaves_the_environment_as_it_was() -> None:
-    """What suits one machine must not reach a cluster of many that the same process joins later."""
+    """Settings for one machine must not reach a cluster of several machines that this process joins later."""
     code = """
 import os
 from w3ray.cluster.connect import _LOCAL_ENVIRONMENT, connect, disconnect, quiet
@@ -139,7 +139,7 @@ def test_a_folder_is_ours_where_rays_own_can_hold_no_sockets(monkeypatch: pytest
         monkeypatch.setenv("TMPDIR", folder)
         found = _ray_folder()
         assert found == made[-1]
-        assert Path(str(found)).stat().st_mode & 0o77 == 0, "nobody else looks in"
+        assert Path(str(found)).stat().st_mode & 0o77 == 0, "no other user can read it"
         assert len(str(found)) < 30
     assert len(made) == len(set(made)) == 6
     for folder in made:
@@ -152,7 +152,7 @@ def test_a_folder_is_ours_where_rays_own_can_hold_no_sockets(monkeypatch: pytest
 @pytest.mark.ray
 @pytest.mark.slow
 def test_long_temporary_folder_and_no_home() -> None:
-    """Ray starts, twice, and nothing stays of what it was given."""
+    """Ray starts twice, and nothing remains of its settings."""
     code = """
 import os
 from w3ray.cluster.connect import connect, disconnect
@@ -173,7 +173,7 @@ for _ in range(2):
 
 
 def test_what_ray_can_not_start_with_is_one_line(tmp_path: Path) -> None:
-    """A disk without room, as far as Ray's files see it."""
+    """Ray's files see a full disk."""
     code = """
 import resource, sys
 from w3ray.cli import main

@@ -1,4 +1,4 @@
-"""Nothing listens beyond loopback: every socket of a local cluster, and of training workers on it, is looked at."""
+"""Every socket of a local cluster and of its training workers listens only on loopback."""
 
 import ipaddress
 import os
@@ -19,7 +19,7 @@ def on_loopback(address: str) -> bool:
 
 
 def listening(process: psutil.Process) -> list[tuple[str, str]]:
-    """(process, address) of each listening socket of a process and all below it."""
+    """(process, address) of each listening socket of a process and its descendants."""
     found = []
     for member in (process, *process.children(recursive=True)):
         try:
@@ -33,7 +33,7 @@ def listening(process: psutil.Process) -> list[tuple[str, str]]:
 def test_local_cluster() -> None:
     import ray
 
-    ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote())  # a worker has ports of its own
+    ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote())  # a worker has its own ports
     found = listening(psutil.Process())
     names = " ".join(name for name, _ in found)
     assert all(part in names for part in ("gcs_server", "raylet", "DashboardAgent", "RuntimeEnvAgent")), names
@@ -41,7 +41,7 @@ def test_local_cluster() -> None:
 
 
 def test_the_environment_is_as_before() -> None:
-    """A later connection to a cluster on other machines must not be told that this machine is alone."""
+    """A later connection to a cluster on other machines must not get settings for a single machine."""
     from ray._private import ray_constants
 
     assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR not in os.environ
@@ -78,20 +78,20 @@ def test_two_training_workers(tmp_path: Path) -> None:
     for rank in range(2):
         total, *addresses = (tmp_path / str(rank)).read_text().split()
         assert total == "2"
-        # Ray's own port and gloo's in each; the store in the first.
+        # In each worker: Ray's own port and gloo's. In the first: the store's.
         assert len(addresses) >= (3 if rank == 0 else 2)
         assert [address for address in addresses if not on_loopback(address)] == []
 
 
 def test_a_stranger_without_the_token_is_sent_away() -> None:
-    """Other users of the machine reach loopback too: the cluster asks them for a token."""
+    """Other users of the machine can reach loopback, too. The cluster asks them for a token."""
     import ray
     from ray._raylet import GcsClient
 
     address = ray.get_runtime_context().gcs_address
     GcsClient(address=address)  # with the token
     token = Path.home() / ".ray" / "auth_token"
-    assert not token.exists() or token.stat().st_mode & 0o077 == 0, "the token is for its owner alone"
+    assert not token.exists() or token.stat().st_mode & 0o077 == 0, "only its owner can read the token"
     code = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     done = subprocess.run(

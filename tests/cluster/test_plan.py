@@ -1,4 +1,4 @@
-"""The resource plan: fits, leaves CPUs for reading, or is refused with the numbers."""
+"""The resource plan: it fits and leaves CPUs for decoding, or it is refused with the numbers."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_what_is_planned_fits_and_leaves_reading_its_share(cpus, workers, gpus):
     assert p.decoders >= 1
     assert p.worker_gpus == (1.0 if gpus else 0.0)
     for share in (p.worker_cpus, p.decoder_cpus):
-        assert share < 1 or share == int(share), "Ray takes fractions below one CPU and whole numbers above"
+        assert share < 1 or share == int(share), "Ray accepts fractions below one CPU, and whole numbers above"
     assert p.trainer_threads == max(1, int(p.worker_cpus))
 
 
@@ -80,7 +80,7 @@ def test_elastic_workers_are_planned_for_the_least():
 def test_reading_keeps_its_share_beside_all_the_workers_there_is_room_for():
     nodes = [{"CPU": 0}, {"CPU": 2, "decode": 2}, {"CPU": 1, "trainer": 1}, {"CPU": 1, "trainer": 1}]
     p = plan(None, workers=(1, 2), nodes=nodes, worker_resources={"trainer": 1}, decoder_resources={"decode": 1})
-    assert p.decoders == 1, "two would leave no CPU for Ray Data's read tasks once both workers run"
+    assert p.decoders == 1, "two would leave no CPU for Ray Data's read tasks when both workers run"
 
 
 def test_a_growing_cluster_is_asked_for_what_is_not_there_yet():

@@ -1,4 +1,4 @@
-"""The container file and the tracking server's compose file, read by Hadolint and by Docker Compose itself."""
+"""The container file and the tracking server's compose file, checked by Hadolint and by Docker Compose."""
 
 import json
 import os
@@ -73,7 +73,7 @@ class TestCompose:
     @pytest.mark.parametrize("name", SETTINGS)
     def test_a_missing_setting_is_named(self, name: str) -> None:
         done = compose_config({key: value for key, value in SETTINGS.items() if key != name})
-        assert done.stdout == ""  # its exit code is 0 all the same
+        assert done.stdout == ""  # its exit code is still 0
         assert f"required variable {name} is missing" in done.stderr
 
     def test_no_secret_in_the_file_or_in_the_list_of_processes(self) -> None:

@@ -1,4 +1,4 @@
-"""The notice of a spot machine: a metadata server that says what the clouds' say, and what `ray` is then told."""
+"""The notice of a spot machine: a metadata server answers like the clouds' servers, and `ray` gets the command."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "drain-on-notice.sh"
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """Both clouds' metadata servers; there is a notice from the third question on."""
+    """The metadata server of both clouds. It gives notice from the third request on."""
 
     questions = 0
 
@@ -72,7 +72,7 @@ def test_ray_is_told_once_there_is_a_notice(cloud: str, notice_s: str, metadata:
     options = dict(zip(words[1::2], words[2::2], strict=True))
     assert options["--reason"] == "DRAIN_NODE_REASON_PREEMPTION"
     assert options["--deadline-remaining-seconds"] == notice_s
-    # `ray` itself, too, knows these options.
+    # The real `ray` knows these options, too.
     shown = subprocess.run(
         [Path(sys.executable).with_name("ray"), "drain-node", "--help"], capture_output=True, text=True
     )

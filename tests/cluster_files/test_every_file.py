@@ -1,4 +1,4 @@
-"""Does every file of `cluster/` have its check, one version of everything, and nothing private?"""
+"""Every file of `cluster/` has a check, all versions agree, and nothing private is in the files."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parents[2]
 CLUSTER = REPO / "cluster"
 BIN = Path(sys.executable).parent
 
-# What an operator runs -> the test that reads it with the tool that reads it there.
+# File for operators -> the test that reads it with the operators' tool.
 CHECKED_BY = {
     "Containerfile": "test_containers.py",
     "Containerfile.dockerignore": "test_containers.py",
@@ -39,9 +39,9 @@ def test_every_file_has_a_check() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_nothing_private(path: Path) -> None:
     text = path.read_text()
-    # A person's home, a key, or an account's number.
+    # A home folder, a key, or an account number.
     assert not re.search(r"/home/(?!w3ray)|/Users/|/root/|AKIA[0-9A-Z]{16}|-----BEGIN|\b\d{12}\b", text)
-    # One made-up image, one made-up account, so that a search finds what must be changed.
+    # Only one invented image and one invented account, so that a search finds what must be changed.
     assert set(re.findall(r"[\w.-]+/w3ray:[\w.]+", text)) <= {f"registry.example.com/w3ray:{version('w3ray')}"}
 
 
@@ -56,7 +56,7 @@ def test_which_files_are_shell_scripts() -> None:
 
 
 def test_one_ray_version() -> None:
-    """A node with another Ray cannot join: the image's comes from constraints.txt, which KubeRay must be told of."""
+    """A node with another Ray cannot join. The image's Ray is from constraints.txt; KubeRay needs the version, too."""
     for path in (CLUSTER / "kuberay").glob("ray*.yaml"):
         assert re.findall(r"rayVersion: (\S+)", path.read_text()) == [pinned("ray")]
     assert "constraints.txt" in (CLUSTER / "Containerfile").read_text()
@@ -77,7 +77,7 @@ def pinned(name: str) -> str:
 
 
 def python_version() -> str:
-    """The Python that constraints.txt was made with, from its first line."""
+    """The Python version of constraints.txt, from its first line."""
     found = re.search(r"Python (\d+\.\d+)", (REPO / "constraints.txt").read_text())
     assert found is not None
     return found.group(1)

@@ -1,4 +1,4 @@
-"""The KubeRay files: the operator's fields, Kubernetes' own schemas, and what Ray's autoscaler makes of them."""
+"""The KubeRay files: the operator's fields, Kubernetes' schemas, and what Ray's autoscaler reads from them."""
 
 import shlex
 from itertools import pairwise
@@ -25,8 +25,8 @@ def fields(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
 
 
 # The fields that these files may use, with their types in KubeRay 1.6's API (https://docs.ray.io, "KubeRay CRD API
-# reference"). No package carries the custom resource definitions themselves; a server's own answer is
-# `kubectl apply --dry-run=server`. Pod templates are checked apart, by Kubernetes' schema.
+# reference"). No package contains the custom resource definitions. On a real server, `kubectl apply --dry-run=server`
+# checks all fields. Pod templates are checked separately, with Kubernetes' schema.
 GROUP = {"template": {"type": "object"}, "rayStartParams": TEXTS, "resources": TEXTS}
 WORKER_GROUP = fields(
     ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),

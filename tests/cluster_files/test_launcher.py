@@ -1,4 +1,4 @@
-"""The launcher files, read by Ray's own launcher and against each cloud's own description of its machines."""
+"""The launcher files, read by Ray's launcher and checked with each cloud's description of its machines."""
 
 import json
 from importlib.resources import files as package_files
@@ -24,7 +24,7 @@ CLOUDS = ("aws", "gcp")
 
 @pytest.fixture(params=CLOUDS)
 def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The file as Ray's launcher sees it: merged with Ray's defaults."""
+    """The file as Ray's launcher sees it, merged with Ray's defaults."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
@@ -57,7 +57,7 @@ def test_only_the_head_loopback_serves_the_dashboard(config: dict[str, Any]) -> 
 
 
 def test_every_process_of_every_node_has_these_settings(config: dict[str, Any]) -> None:
-    """In the container's environment, so that `ray exec` and drain-on-notice have them, too."""
+    """They are in the container's environment, so `ray exec` and drain-on-notice get them, too."""
     options = config["docker"]["run_options"]
     assert "--env=RAY_AUTH_MODE=token" in options
     assert "~/.ray/auth_token" in config["file_mounts"]
@@ -77,7 +77,7 @@ def test_placement(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("recipe", ["quickstart", "tank-state"])
 def test_the_smallest_cluster_fits_a_recipe(config: dict[str, Any], recipe: str) -> None:
-    """With `min_workers` nodes: neither the plan nor Ray refuses."""
+    """With `min_workers` nodes, neither the plan nor Ray refuses."""
     nodes = [node for node in config["available_node_types"].values() for _ in range(node["min_workers"])]
     for node in config["available_node_types"].values():
         node["max_workers"] = node["min_workers"]
@@ -94,7 +94,7 @@ def test_more_than_the_largest_cluster_is_not_placed(config: dict[str, Any]) -> 
 
 
 def bundles(name: str, nodes: list[dict[str, Any]], *overrides: str) -> list[dict[str, float]]:
-    """What the recipe's processes ask Ray for on a cluster of these nodes."""
+    """The resources that the recipe's processes request from Ray on a cluster of these nodes."""
     resources = load_recipe(name, list(overrides)).resources
     plan = plan_resources(
         nodes=[node["resources"] for node in nodes],
@@ -108,7 +108,7 @@ def bundles(name: str, nodes: list[dict[str, Any]], *overrides: str) -> list[dic
 
 
 def left_over(config: dict[str, Any], demands: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What of `demands` Ray's autoscaler could not place if it started all the nodes it may."""
+    """The part of `demands` that Ray's autoscaler cannot place with the maximum number of nodes."""
     _, left = get_nodes_for(
         config["available_node_types"],
         {},
@@ -143,7 +143,7 @@ class TestAws:
     def test_rays_launcher_makes_the_network_and_the_machines(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Against moto's EC2 and IAM: what README.md says of the network, and a machine of each kind."""
+        """With moto's EC2 and IAM: the network that README.md describes, and a machine of each kind."""
         for name, value in {
             "HOME": str(tmp_path),
             "AWS_ACCESS_KEY_ID": "key",

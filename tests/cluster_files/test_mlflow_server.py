@@ -1,4 +1,4 @@
-"""The tracking server with the flags of its compose file: real PostgreSQL, a real S3 API, a run and its artifact."""
+"""The tracking server with the options of its compose file: real PostgreSQL, a real S3 API, a run and its artifact."""
 
 import json
 import os
@@ -44,14 +44,14 @@ def answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="mlflow-", dir="/tmp"))
-    path.chmod(0o755)  # PostgreSQL's own user must come through
+    path.chmod(0o755)  # PostgreSQL's user must have access
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[dict[str, str]]:
-    """Addresses of a tracking server that was started with the compose file's own command."""
+    """Start a tracking server with the compose file's command. Yields its addresses."""
     if binaries() is None:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
     s3_port, port = free_port(), free_port()
@@ -90,7 +90,7 @@ def bucket(s3_url: str):
 
 
 def command(database_uri: str, port: int) -> list[str]:
-    """The compose file's command; only where things are differs."""
+    """The compose file's command with other addresses and paths."""
     config = subprocess.run(
         [BIN / "docker-compose", f"--file={REPO / 'cluster' / 'mlflow.compose.yaml'}", "config", "--format=json"],
         env={"PATH": os.environ["PATH"], "HOME": "/", "POSTGRES_PASSWORD": PASSWORD, "S3_BUCKET": "clips"}
@@ -116,7 +116,7 @@ def test_a_run_and_its_artifact(server: dict[str, str], folder: Path) -> None:
     client.log_metric(run.info.run_id, "top1", 0.5, step=3)
     artifact = folder / "report.txt"
     artifact.write_text("as it was")
-    # Through the server: this process has no key of the object storage, nor its address.
+    # Through the server: this process has neither a key nor the address of the object storage.
     assert not any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "MLFLOW_S3_ENDPOINT_URL"))
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     client.log_artifact(run.info.run_id, str(artifact))
@@ -142,7 +142,7 @@ def test_a_run_and_its_artifact(server: dict[str, str], folder: Path) -> None:
 
 
 def test_another_host_name_is_refused(server: dict[str, str]) -> None:
-    """A web page that points a name of its own at the server (DNS rebinding) gets nothing."""
+    """A web page that points its own host name at the server (DNS rebinding) gets nothing."""
     request = urllib.request.Request(f"{server['url']}/ajax-api/2.0/mlflow/experiments/search?max_results=1")
     request.add_header("Host", "evil.example.com")
     with pytest.raises(urllib.error.HTTPError) as refused:

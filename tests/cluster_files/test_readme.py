@@ -1,4 +1,4 @@
-"""The operator's page: each command is shell, names files that exist, and runs a recipe that exists."""
+"""README.md for operators: each command is valid shell, and the files and recipes that it names exist."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The batch script under a real Slurm of one machine: a run, its notice, and the same job queued again.
+"""The batch script in a real Slurm on one machine: a run, its notice, and the same job queued again.
 
 Needs Debian's slurm-wlm and munge, and root, as slurmd does: `apt-get install slurm-wlm munge`.
 """
@@ -40,7 +40,7 @@ def wait_for(what: str, found, deadline_s: float, *logs: Path):
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[dict[str, str]]:
-    """The environment in which `sbatch` finds a Slurm of this machine's own, with two CPUs."""
+    """The environment for `sbatch`: a Slurm on this machine with two CPUs."""
     missing = [name for name in DAEMONS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if missing:
         pytest.skip(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
@@ -112,7 +112,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             )
             yield environment
         finally:
-            # A daemon that still has a job waits for it.
+            # A daemon with a job waits for the job.
             subprocess.run(["scancel", "--user=root"], env=environment, timeout=60, check=False)
             time.sleep(2)
             for process in reversed(running):
@@ -173,13 +173,13 @@ def test_a_job_with_notice_is_queued_again_and_goes_on(slurm, motion_manifest, t
         300,
         *logs,
     )
-    # What --signal=B:USR1 and a preemption with notice send: to the batch script alone.
+    # --signal=B:USR1 and a preemption with notice send this signal only to the batch script.
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=slurm, check=True)
     wait_for("the notice's end", lambda: "queued again" in log.read_text(), 200, *logs)
     assert "error: interrupted" in log.read_text()
     assert statuses(tmp_path) == [("teacher", "KILLED"), ("tiny", "KILLED")]
     assert not list(tmp_path.glob(".w3ray-token-*"))
-    # Slurm keeps a requeued job back for a while (two minutes here): it need not.
+    # Slurm delays a requeued job (here by two minutes). Skip the delay.
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=slurm, check=False)
     wait_for("the job's end", lambda: state(slurm, job) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"), 600, *logs)
     text = log.read_text()
