@@ -1,4 +1,4 @@
-"""The audit reads every clip on a cluster and reports each one that cannot be read, crashed decoders included."""
+"""The audit reads every clip on a cluster and reports each unreadable clip, even if it crashes a decoder."""
 
 import os
 import sys
@@ -83,8 +83,8 @@ def test_folders_of_frames(tmp_path):
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_segments_past_the_end(tmp_path, decoder):
-    """A container may lack a few frames that its header has: a file has that much slack, a folder of frames none."""
-    video, folder = write_video(tmp_path / "v.mp4", 50), write_frames(tmp_path / "f", 30)  # both end after 2 and 1 s
+    """A container may have a few frames fewer than its header says, so a file has that slack. A folder has none."""
+    video, folder = write_video(tmp_path / "v.mp4", 50), write_frames(tmp_path / "f", 30)  # 2 s and 1 s
     paths = [video, video, video, folder, folder]
     spans = {"start_s": [1.0, 1.0, 1.0, 0.5, 0.5], "end_s": [2.0, 2.3, 9.0, 1.0, 31 / 30]}
     rows = check_clips(manifest_of(paths, **spans), decoder).to_pylist()
@@ -106,7 +106,7 @@ def crash_on_bad(uri, decoder, roots):
 
 def test_a_crashing_decoder_costs_its_own_clip_only(tmp_path):
     good, bad = write_video(tmp_path / "good.mp4"), write_video(tmp_path / "bad.mp4")
-    # Sent by value: the worker processes have not imported this file.
+    # Pickled by value: the worker processes have not imported this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ledger = check_clips(manifest_of([good, bad, good]), open_clip=crash_on_bad)
     assert [row["reason"] for row in ledger.to_pylist()] == [None, CRASHED, None]

@@ -1,4 +1,4 @@
-"""Augmentation: boxes inside the frame, the same for all frames, resized as a reference does."""
+"""Augmentation: crops inside the frame, the same for all frames, resized like a reference."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_resize_matches_pillow():
     for frame_HWC, ours_SSC in zip(frames_THWC, ours_TSSC, strict=True):
         cut = Image.fromarray(frame_HWC[5:55, 11:52])
         reference = np.asarray(cut.resize((24, 24), Image.Resampling.BILINEAR))
-        # Both round fixed-point sums: one step apart at most.
+        # Both round fixed-point sums: they differ by at most one level.
         assert np.abs(reference.astype(int) - ours_SSC).max() <= 1
 
 

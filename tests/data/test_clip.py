@@ -1,4 +1,4 @@
-"""Clips: exact frames, pure in the generator, backwards, parts of a video, mirrored labels."""
+"""Clips: exact frames, deterministic in the generator, reversed, parts of a video, mirrored labels."""
 
 import pickle
 
@@ -16,7 +16,7 @@ NUM_FRAMES, FPS, HEIGHT, WIDTH = 30, 10, 48, 64
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """Frame t is grey 8 t, with a white right half: the brightness says which frame, the halves say which side."""
+    """Frame t has the grey level 8 t and a white right half: the grey level gives the frame, the halves the side."""
     frames_THWC = np.zeros((NUM_FRAMES, HEIGHT, WIDTH, 3), np.uint8)
     frames_THWC += (8 * np.arange(NUM_FRAMES, dtype=np.uint8))[:, None, None, None]
     frames_THWC[:, :, WIDTH // 2 :] = 255
@@ -41,7 +41,7 @@ def test_evaluation(video, decoder):
     assert clip_TSSC.dtype == np.uint8
     assert label == 3
     assert frame_numbers(clip_TSSC) == [3, 9, 15, 21, 27]
-    # The centre square of 42 of 48 pixels has the border between the halves in its middle.
+    # The centre crop of 42 from 48 pixels has the border between the halves in its middle.
     assert (clip_TSSC[:, :, 17:] > 245).all()
     assert (clip_TSSC[:, :, :14] < 245).all()
 
@@ -103,7 +103,7 @@ def test_mirror_keeps_labels_outside_the_map(video):
 def test_mirror_needs_a_map(video, flip_map):
     with pytest.raises(InputError, match="flip map"):
         load(video, np.random.default_rng(0), flip=True, flip_map=flip_map)
-    # Evaluation mirrors nothing, so it needs no map.
+    # Evaluation never mirrors, so it needs no map.
     load(video, None, flip=True, flip_map=flip_map)
 
 
@@ -151,7 +151,7 @@ def test_spec_is_a_plain_value():
 
 
 def test_real_clip(real_data):
-    """An AVI with packed B pictures: the default reads it, the others say why they do not."""
+    """An AVI with packed B-frames: the default decoder reads it, the others refuse it with a reason."""
     uri = str(next(iter(sorted((real_data / "ut-interaction").rglob("*.avi")))))
     clip, _ = load(uri, np.random.default_rng(0))
     assert clip.shape == (8, 32, 32, 3)

@@ -1,4 +1,4 @@
-"""Which files are clips: one answer for every command, each folder once, and videos before pictures."""
+"""Which files are clips: all commands agree, each folder counts once, and videos have priority over pictures."""
 
 import os
 
@@ -27,7 +27,7 @@ def touch(root, *paths):
 
 
 def below(root):
-    """What `predict` looks at, as paths below the folder."""
+    """What `predict` reads, as paths relative to the folder."""
     return [os.path.relpath(path, root) for path in videos_of(str(root))]
 
 
@@ -58,7 +58,7 @@ def test_videos_win(tmp_path):
     root = touch(tmp_path / "set" / "class", *MIXED)
     assert below(root) == CLIPS
     assert imported(root.parent) == [f"class/{path}" for path in CLIPS]
-    assert below(root / "frames") == ["."]  # a folder that is itself a clip
+    assert below(root / "frames") == ["."]  # the folder itself is a clip
     assert [os.path.relpath(path, root) for path in videos_of(f"{root}/*")] == ["a.mp4", "b.mp4", "frames"]
 
 
@@ -135,7 +135,7 @@ class TestLinks:
         told = capfd.readouterr().err
         assert "2 broken links, the first " in told
         assert "gone.mp4 leads to " in told
-        # `predict` tells of each why it was not read, as of any other file.
+        # `predict` gives a reason for each of them, as for any other unread file.
         assert below(root) == ["a/1.mp4", "b/2.mp4", "a/gone.mp4", "b/self"]
         (root / "a" / "gone.mp4").unlink()
         (root / "b" / "self").unlink()

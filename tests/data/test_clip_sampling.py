@@ -1,4 +1,4 @@
-"""Clip sampling: which frames, from any length of video."""
+"""Clip sampling: the frames it picks from videos of any length."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_segment_centres():
 def test_segment_covers_each_frame_evenly():
     rng = np.random.default_rng(1)
     counts = np.bincount(np.concatenate([segment_indices(24, 8, rng) for _ in range(6000)]), minlength=24)
-    # 6000 draws of each segment of 3 frames: 2000 a frame, standard deviation 37.
+    # 6000 draws in each segment of 3 frames: 2000 per frame, standard deviation 37.
     assert np.abs(counts - 2000).max() < 200
     for _ in range(100):
         assert (segment_indices(24, 8, rng) // 3).tolist() == list(range(8))

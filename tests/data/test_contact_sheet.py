@@ -1,4 +1,4 @@
-"""A sheet shows the clips of the stream: the same ones, with the same pixels; what cannot be read says so."""
+"""A sheet shows the clips of the stream with the same pixels, and marks unreadable clips."""
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ def manifest(motion_manifest):
 @pytest.mark.parametrize("epoch", [0, 2])
 @pytest.mark.parametrize("rows_together", [1, 2])
 def test_pixels_are_those_of_the_stream(manifest, epoch, rows_together):
-    """Against the decoder that feeds training."""
+    """Compared with the decoder that training uses."""
     table = manifest.split("train")
     table = table.set_column(table.column_names.index("uri"), "uri", pa.array(manifest.resolved_uris(table)))
     plan = schedule(table.num_rows, rows_together=rows_together, batch_size=6)
@@ -108,7 +108,7 @@ def test_errors(manifest):
 
 
 def _holds(sheet, picture):
-    """Whether a picture lies somewhere on a sheet, pixel by pixel."""
+    """Whether the sheet contains the picture anywhere, pixel by pixel."""
     height, width = picture.shape[:2]
     starts = np.argwhere((sheet[: -height + 1, : -width + 1] == picture[0, 0]).all(axis=2))
     return any(np.array_equal(sheet[y : y + height, x : x + width], picture) for y, x in starts)

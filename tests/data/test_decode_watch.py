@@ -1,4 +1,4 @@
-"""A clip that hangs or crashes a process is tried again, then given up: in real processes that really end."""
+"""A clip that hangs or crashes a process is tried again, then given up. The processes are real and really end."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from w3ray.data.decode_watch import MAX_CRASHES, MAX_TIMEOUTS, DecodeWatch
 from w3ray.storage import RemotePath
 
-# What a decoder does: look, then read. "hang" holds the interpreter's lock, as a C library may.
+# What a decoder does: read notes, then decode. "hang" holds the interpreter's lock, as a C library may.
 DECODER = """
 import ctypes, os, sys, time
 from pathlib import Path
@@ -30,7 +30,7 @@ with watch.at("train-7"):
 """
 
 
-# Fetches a video, then reads on for as long as it is told.
+# Fetches a video, then reads for the given time.
 FETCHER = """
 import sys, time
 from pathlib import Path
@@ -46,7 +46,7 @@ print(len(content))
 
 
 def ends(folder, how, decoders=("a",)):
-    """How often decoders ended at the clip before it was given up, taking turns."""
+    """How often decoders ended at the clip, in turns, before it was given up."""
     for count in range(10):
         decoder = decoders[count % len(decoders)]
         done = subprocess.run([sys.executable, "-c", DECODER, str(folder), decoder, how], capture_output=True)
@@ -67,11 +67,11 @@ def test_a_clip_that_ends_its_process_is_given_up(tmp_path, how, times, reason):
     assert ends(tmp_path, how) == times
     watch = DecodeWatch(tmp_path, "b", timeout_s=1.0)
     assert reason in watch.given_up("train-7")
-    assert watch.given_up("train-1") is None, "a clip that was read is innocent of what ended the process later"
+    assert watch.given_up("train-1") is None, "a clip that was read did not cause the later end of the process"
 
 
 def test_the_decoders_of_a_node_count_together(tmp_path):
-    # A decoder that is not started again leaves its last note unread: here both are.
+    # A decoder that is not restarted leaves its last note unread. Here both are restarted.
     assert ends(tmp_path, "killed", decoders=("a", "b")) <= 2 * MAX_CRASHES
 
 
@@ -85,7 +85,7 @@ def test_an_exception_is_no_end(tmp_path):
 
 @pytest.mark.parametrize(("reads_s", "code"), [(0.2, 0), (30.0, 1)])
 def test_a_slow_storage_is_no_slow_clip(s3, tmp_path, reads_s, code):
-    """Three seconds of fetching are not counted; what comes after them is."""
+    """Three seconds of fetching do not count. The time after that counts."""
     video = RemotePath("s3://bucket/slow.mp4")
     video.write_bytes(b"12345")
     s3.fail("slow.mp4", "slow", method="GET")

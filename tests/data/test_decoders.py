@@ -1,4 +1,4 @@
-"""Decoders return exactly the frames asked for, the same ones, and name the reason where they cannot."""
+"""Decoders return exactly the requested frames, all decoders the same ones, or refuse with a reason."""
 
 import pickle
 import subprocess
@@ -28,8 +28,8 @@ def clip(tmp_path_factory):
         [0],
         [59],
         list(range(60)),
-        [5, 17, 30, 44, 58],  # across key frames, which lie at every 12th frame
-        [58, 3, 3, 40, 0, 58],  # any order, repeated
+        [5, 17, 30, 44, 58],  # across key frames (every 12th frame)
+        [58, 3, 3, 40, 0, 58],  # any order, with repetitions
         [11, 12, 13, 23, 24, 25],
     ],
 )
@@ -58,7 +58,7 @@ def test_other_containers(tmp_path, decoder, name, codec):
 @each_decoder
 def test_info(clip, decoder):
     with open_video(str(clip), decoder) as video:
-        assert (video.info.height, video.info.width) == (None, None)  # nothing decoded yet
+        assert (video.info.height, video.info.width) == (None, None)  # nothing is decoded yet
         video.frames([0])
         info = video.info
     assert (info.num_frames, info.height, info.width) == (60, HEIGHT, WIDTH)
@@ -116,7 +116,7 @@ def test_missing_and_empty_files(tmp_path, decoder):
     with pytest.raises(DecodeError) as caught:
         open_video(str(tmp_path / "text.mp4"), decoder)
     assert "\n" not in caught.value.reason
-    assert str(tmp_path) not in caught.value.reason  # the uri says it; reasons are counted by kind
+    assert str(tmp_path) not in caught.value.reason  # the uri is stored elsewhere; reasons are counted by kind
 
 
 @each_decoder
@@ -131,7 +131,7 @@ def test_missing_and_empty_files(tmp_path, decoder):
     ],
 )
 def test_a_file_that_was_cut_off_is_refused(tmp_path, decoder, name, codec, options):
-    """AVI, Matroska and WebM would play on to the cut as if the clip were just shorter."""
+    """AVI, Matroska and WebM would play up to the cut, as if the clip were shorter."""
     whole = write_video(tmp_path / name, 100, codec=codec, options=options)
     with open_video(str(whole)) as video:
         assert video.info.num_frames == 100
@@ -159,14 +159,14 @@ def test_decode_error_survives_pickling():
 
 @pytest.mark.real_data
 def test_packed_b_frames_are_counted_as_shown(real_data):
-    """An AVI of UT-Interaction: 110 packets, of which two hold no picture; P and B pictures share packets."""
+    """An AVI of UT-Interaction: 110 packets, two of them without a picture. P- and B-frames share packets."""
     path = str(real_data / "ut-interaction" / "set1" / "0_1_4.avi")
     with av.open(path) as container:
         whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     with open_video(path) as video:
         assert video.info.num_frames == len(whole) == 108
         assert video.info.fps == pytest.approx(30)
-        # The two empty packets follow the first frame, which therefore lasts as long as three.
+        # The two empty packets follow the first frame, so this frame lasts as long as three.
         assert video.times_s(range(3)) == pytest.approx([0, 3 / 30, 4 / 30])
         assert video.frame_span(1.0, 2.0) == (28, 58)
         indices = [107, 50, 0, 51, 106]
@@ -198,7 +198,7 @@ def test_nothing_is_printed_about_damaged_frames(tmp_path, decoder):
 
 
 def test_torchcodec_without_ffmpeg_is_refused_before_the_first_video(monkeypatch):
-    """It can be imported then, and would fail on each video: a run would take all of them for unreadable."""
+    """torchcodec can then be imported, but fails on each video: a run would count all videos as unreadable."""
     import torchcodec
 
     monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)

@@ -1,4 +1,4 @@
-"""EPIC-KITCHENS: verbs and nouns from the real annotation files, in videos and frame folders, and what is amiss."""
+"""EPIC-KITCHENS: verbs and nouns from the real annotation files, in videos and frame folders, and errors in them."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ EPIC_55, EPIC_100 = "epic-kitchens-55", "epic-kitchens-100"
 HEADER_55 = "uid,participant_id,video_id,narration,start_timestamp,stop_timestamp,start_frame,stop_frame"
 LABELS = ",verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
 TIMES = "participant_id,video_id,start_timestamp,stop_timestamp,start_frame,stop_frame"
-# Of a video of 60 frames a second; uid 5 has the times of uid 4, as two pairs of the real list have.
+# From a video with 60 frames per second. uid 5 has the times of uid 4, like two pairs in the real list.
 TRAIN = """0,P01,P01_01,open door,00:00:00.14,00:00:00.60,8,36,open,2,door,8,['door'],[8]
 4,P01,P01_01,a,00:00:00.50,00:00:00.90,30,54,open,124,door,351,['door'],[351]
 5,P01,P01_01,b,00:00:00.50,00:00:00.90,30,54,open,0,door,0,['door'],[0]
@@ -98,7 +98,7 @@ class TestEpic55:
 
     @pytest.mark.real_data
     def test_a_partial_download(self, real_data, tmp_path):
-        """One video and no other; frames are found as the numbers of the list say."""
+        """One video and no others. Frames are found by the numbers in the list."""
         source = real_data / "annotations" / EPIC_55
         write_frames(tmp_path / "frames_rgb_flow/rgb/train/P01/P01_01", 210, name="frame_{:010d}.jpg")
         manifest, notes = run(EPIC_55, source, tmp_path, partial=True)
@@ -132,7 +132,7 @@ class TestEpic55:
         with open_video(manifest.resolved_uris()[0]) as video:
             first, stop = video.frame_span(row["start_s"], row["end_s"])
             assert frame_numbers(video.frames([first, stop - 1])) == [9, 35]
-        assert main(words) == 0  # for people
+        assert main(words) == 0  # text output
         assert "noun noun 351" in capfd.readouterr().out
 
     def test_val_groups(self, lists, videos, tmp_path):
@@ -204,7 +204,7 @@ class TestEpic55:
         assert "none: no such folder" in refused(EPIC_55, lists, tmp_path / "none")
 
     def test_missing_frames(self, lists, tmp_path):
-        """A frame less than the list counts is rounding, and cut; more are missing, or an image within is."""
+        """One frame fewer than in the list is rounding: the segment is shortened. More missing frames are an error."""
         folder = write_frames(tmp_path / "v/train/P01/P01_01", 53)
         manifest, notes = run(EPIC_55, lists, tmp_path / "v", partial=True)
         assert [row["end_s"] for row in manifest.table.to_pylist()] == [36 / 30, 53 / 30, 53 / 30]
@@ -257,7 +257,7 @@ class TestEpic55:
 class TestEpic100:
     @pytest.mark.real_data
     def test_real_lists(self, real_data, tmp_path):
-        """The training list is not among the real files: it is written as the validation list is."""
+        """The real files do not include the training list. It is written in the form of the validation list."""
         source = real_data / "annotations" / EPIC_100
         assert "no EPIC_100_train.csv" in refused(EPIC_100, source, "s3://bucket/ek")
         for path in source.iterdir():
@@ -280,7 +280,7 @@ class TestEpic100:
         source = real_data / "annotations" / EPIC_100
         write_video(tmp_path / "v/P01/videos/P01_11.MP4", 150, rate=60)
         manifest, _ = run(EPIC_100, source, tmp_path / "v", partial=True)
-        # They are in the list though the video here is shorter than its own: reading it would tell.
+        # They are in the list although this video is shorter than the original. Only reading would show it.
         assert manifest.table["uri"].to_pylist()[0] == str(tmp_path / "v/P01/videos/P01_11.MP4")
         write_frames(tmp_path / "f/P01/rgb_frames/P01_101", 250, name="frame_{:010d}.jpg")
         manifest, _ = run(EPIC_100, source, tmp_path / "f", partial=True)

@@ -1,7 +1,8 @@
-"""The contract of all decoders: the frame that was asked for, in every codec, container and structure.
+"""The contract of all decoders: the requested frame, in every codec, container and structure.
 
-For each clip a plain decode of the whole file (`numbered.truth`) says which frames there are. The default decoder must
-give each of them by its index; any other must do the same or refuse the file with a reason. Wrong is never allowed.
+For each clip, a plain decode of the whole file (`numbered.truth`) gives the true frames. The default decoder must
+return each of them by its index. Any other decoder must do the same or refuse the file with a reason. A wrong frame is
+never allowed.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,18 +23,18 @@ from numbered_structures import STRUCTURES, TURNS
 from w3ray.data.decoders import DECODERS, DecodeError
 
 EXACT = "pyav"
-"""The decoder that may refuse none of these files."""
+"""The decoder that must read all these files."""
 MAX_PICTURE_DIFFERENCE = 6.0
-"""Mean difference of gray levels to the picture of a whole decode. Two neighbours differ by 20 or more."""
+"""Mean difference in gray levels from the picture of a whole decode. Neighbouring frames differ by 20 or more."""
 
 BACK = {"clockwise": "counter_clockwise", "counter_clockwise": "clockwise"}
-"""What undoes a turn; the others undo themselves."""
+"""The inverse of each rotation; the others are their own inverse."""
 MAX_ALONE = 32
-"""Every index is asked for alone, but of the few clips of 300 frames, in which a GOP is long, only some."""
+"""Every index is requested alone, except in clips of 300 frames, which have a long GOP: there only some."""
 RARE = ("mov", "3gp", "vob", "mxf", "wmv", "ogv")
-"""Containers that are read by the same code as another one, or seldom met: only in the slow tests."""
+"""Containers with the same reading code as another one, or rare ones: only in the slow tests."""
 
-# What no encoder here writes, by container. `test_what_cannot_be_written` holds this table against the muxers.
+# Combinations that no encoder here writes, by container. `test_what_cannot_be_written` compares this with the muxers.
 REFUSED_BY_THE_MUXER = {
     "mp4": (
         "vp8 vp8_altref wmv1 wmv2 msmpeg4v2 msmpeg4v3 flv1 h261 h263 h263p prores dnxhr huffyuv ffvhuff "
@@ -115,7 +116,7 @@ class Clip:
 
 
 def _with_decoders(names: Iterable[str], is_slow: Callable[[str], bool]) -> list[Any]:
-    """Each name with each decoder. The others than the default are mostly refused: but for MP4 in the slow tests."""
+    """Each name with each decoder. Except for the default decoder, only closed MP4 files are fast tests."""
     return [
         pytest.param(name, *param.values, marks=[*param.marks, *([pytest.mark.slow] if slow else [])])
         for name in names
@@ -125,21 +126,21 @@ def _with_decoders(names: Iterable[str], is_slow: Callable[[str], bool]) -> list
 
 
 def fate(codec: str, container: str, path: Path) -> str:
-    """Whether the encoder's clip can be written in that container and read back."""
+    """Whether the encoder's clip can be written to that container and read back."""
     try:
         numbered.write(path, CODECS[codec])
     except (ValueError, av.FFmpegError):
         return "refused"
     try:
         truth(path)
-    except (AssertionError, AttributeError, av.FFmpegError):  # a stream of data, a video of unknown size ...
+    except (AssertionError, AttributeError, av.FFmpegError):  # a data stream, a video of unknown size ...
         return "no video"
     return "read"
 
 
 @pytest.mark.slow
 def test_what_cannot_be_written(tmp_path):
-    """The two tables above are true: a muxer that has learned a codec adds a cell to the contract."""
+    """The two tables above are correct. If a muxer learns a codec, the contract gets a new cell."""
     for container in CONTAINERS:
         left_out = dict.fromkeys(REFUSED_BY_THE_MUXER[container].split(), "refused")
         left_out |= dict.fromkeys(READ_AS_NO_VIDEO.get(container, "").split(), "no video")
@@ -208,11 +209,11 @@ def check_video(video, clip: Clip) -> None:
         check_pictures(video, clip, [int(index)])
     check_pictures(video, clip, np.arange(count))
     check_pictures(video, clip, random.permutation(count))
-    check_pictures(video, clip, random.integers(0, count, 9))  # sparse, and some of them twice
+    check_pictures(video, clip, random.integers(0, count, 9))  # sparse, some of them twice
 
 
 def check_alone(clip: Clip, decoder: str) -> None:
-    """Frames that are the first thing asked of a video just opened."""
+    """Single frames as the first request to a newly opened video."""
     random = np.random.default_rng(crc32(clip.path.name.encode()))
     for index in {len(clip.truth.numbers) - 1, *random.integers(0, len(clip.truth.numbers), 3).tolist()}:
         with DECODERS[decoder](str(clip.path)) as video:
@@ -229,7 +230,7 @@ def check_pictures(video, clip: Clip, indices) -> None:
     assert numbered.numbers(as_coded) == [clip.truth.numbers[index] for index in indices]
     for index, frame in zip(indices, as_coded, strict=True):
         difference = numbered.thumbnail(frame).astype(int) - clip.truth.thumbnails[index]
-        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged or turned"
+        assert np.abs(difference).mean() < MAX_PICTURE_DIFFERENCE, f"frame {index} is damaged or rotated"
 
 
 def check_times(video, clip: Clip, random: np.random.Generator) -> None:
@@ -247,7 +248,7 @@ def check_times(video, clip: Clip, random: np.random.Generator) -> None:
         first, last = sorted(random.integers(0, count, 2).tolist())
         if first < last:
             assert video.frame_span(times_s[first], times_s[last]) == (first, last)
-        # Between two frames, so that no rounding of ticks matters.
+        # Between two frames, so that the rounding of ticks does not matter.
         start_s, end_s = (times_s[first] + times_s[max(0, first - 1)]) / 2, (times_s[last] + times_s[last - 1]) / 2
         if 0 < first < last:
             assert video.frame_span(start_s, end_s) == (first, last)
@@ -265,7 +266,7 @@ OTHERS = """
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", OTHERS.split())
 def test_numbered_files_of_others(real_data, name):
-    """Files of the same kind written by the ffmpeg program; one has no numbers, so pictures are compared."""
+    """Files of the same kind from the ffmpeg program. One has no numbers, so its pictures are compared."""
     path = real_data / "numbered" / name
     turn = TURNS[name.split(".")[0].removeprefix("mat_") if name.startswith("mat_") else "upright"]
     with av.open(str(path)) as container:

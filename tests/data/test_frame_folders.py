@@ -1,4 +1,4 @@
-"""A folder of JPEG images is a video: exactly the frames asked for, and a reason that names the image where not."""
+"""A folder of JPEG images is a video: exactly the requested frames, or a reason that names the image."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def test_exactly_the_frames_asked_for(clip, decoder, indices):
         assert frames.shape == (len(indices), HEIGHT, WIDTH, 3)
         assert frame_numbers(frames) == indices
         assert frame_numbers(video.frames(indices[::-1])) == indices[::-1]
-        frames[:] = 0  # as writable as any decoder's
+        frames[:] = 0  # must be writable, as with any decoder
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_exactly_the_frames_asked_for(clip, decoder, indices):
         ("img_{:05d}.jpg", 1, 12),
         ("frame_{:010d}.jpg", 1, 12),
         ("{}.JPG", 1, 12),
-        ("clip 2, take 3 %d ü_{}.jpeg", 0, 101),  # the number grows, as it does where it is not padded
+        ("clip 2, take 3 %d ü_{}.jpeg", 0, 101),  # numbers without padding get longer
         ("{:02d}.jpg", 1, 120),
         ("frame_{:010d}.jpg", 123, 12),  # a part of a longer video
         ("{}.jpg", 95, 12),
@@ -73,13 +73,13 @@ def test_optical_flow_is_no_frame(tmp_path):
         write_frames(tmp_path / "c", 11, name=flow, first=0)
     write_frames(tmp_path / "a", 12, name="img_{:05d}.jpg")
     write_frames(tmp_path / "c", 12, name="{:05d}.jpg")
-    for number in range(12):  # PNG beside the JPEG of the flow
+    for number in range(12):  # PNG images next to the JPEG images of the flow
         Image.fromarray(numbered_image(number)).save(tmp_path / "b" / f"img_{number:05d}.png")
     for name in ("a", "b", "c"):
         with open_video(str(tmp_path / name)) as video:
             assert video.info.num_frames == 12
             assert frame_numbers(video.frames(range(12))) == list(range(12))
-    # What is left is one kind of flow: as a user's own choice it is read, two of them are not.
+    # One kind of flow is left. It is read, because the user may choose it. Two kinds are refused.
     write_frames(tmp_path / "d", 12, name="flow_x_{:05d}.jpg")
     with open_video(str(tmp_path / "d")) as video:
         assert video.info.num_frames == 12
@@ -89,7 +89,7 @@ def test_optical_flow_is_no_frame(tmp_path):
 
 
 def test_a_published_clip_begins_at_its_first_image(tmp_path):
-    """Of the lists' data sets it is known, so a missing beginning is missed."""
+    """Data sets with published lists have a known first image, so a missing beginning is noticed."""
     folder = write_frames(tmp_path / "a", 12, first=3)
     assert frame_names(str(folder)).first == 3
     with pytest.raises(DecodeError, match=r"missing images: 00001\.jpg is the first of 2"):
@@ -113,7 +113,7 @@ def test_info_and_spans(clip):
 
 
 def test_frame_numbers_survive_seconds(tmp_path, monkeypatch):
-    """Every span of frames, written as seconds and read back, is the same span: in a folder of 70000 images."""
+    """Every span of frames, written as seconds and read back, stays the same, in a folder of 70000 images."""
     monkeypatch.setattr("os.listdir", lambda _: [f"{number:06d}.jpg" for number in range(1, 70_001)])
     folder = FrameFolder(str(tmp_path))
     for first in (0, 1, 7, 29, 333, 4999, 65_536, 69_998):
@@ -167,7 +167,7 @@ def test_an_image_that_comes_later_is_seen(tmp_path):
     with open_video(str(folder)) as video:
         assert video.info.num_frames == 12
     shutil.copy(folder / "00001.jpg", folder / "00013.jpg")
-    os.utime(folder, ns=(1, 1))  # another time than before, however coarse the clock is
+    os.utime(folder, ns=(1, 1))  # a different time, however coarse the clock
     with open_video(str(folder)) as video:
         assert video.info.num_frames == 13
 
@@ -207,7 +207,7 @@ def test_sizes_and_colours(tmp_path):
     turned.save(folder / "00003.jpg", exif=turned.getexif())
     Image.new("RGB", (WIDTH + 1, HEIGHT)).save(folder / "00004.jpg")
     with open_video(str(folder)) as video:
-        assert video.frames([1, 2]).shape == (2, HEIGHT, WIDTH, 3)  # grey, and turned as its tag says
+        assert video.frames([1, 2]).shape == (2, HEIGHT, WIDTH, 3)  # grey, and rotated as its tag says
         assert set(np.unique(video.frames([1]))) == {200}
         with pytest.raises(DecodeError, match=r"the frame size changes within the folder: \[\(48, 64\), \(48, 65\)\]"):
             video.frames([0, 3])
@@ -263,7 +263,7 @@ class TestRoots:
         with pytest.raises(DecodeError, match="it is a link that leads outside the roots"):
             open_video(str(tmp_path / "root" / "b"), roots=roots)
         with open_video(str(folder)) as video:
-            assert frame_numbers(video.frames([0, 1])) == [0, 1]  # without roots it is an image like any other
+            assert frame_numbers(video.frames([0, 1])) == [0, 1]  # without roots it is a normal image
 
     def test_links_within_the_roots(self, tmp_path):
         folder = write_frames(tmp_path / "a", 3)
@@ -294,14 +294,14 @@ class TestRemote:
         s3.forget()
         with open_video("s3://bucket/set/100218") as video:
             assert frame_numbers(video.frames([5])) == [5]
-        # Listed once a process.
+        # Listed once per process.
         assert all(request.endswith("00006.jpg") for request in s3.requests()), s3.requests()
         with pytest.raises(DecodeError, match="cannot be fetched"):
             open_video("s3://bucket/set/4")
         monkeypatch.setenv("W3RAY_STORAGE_DEADLINE_S", "0.1")
         s3.fail("00031.jpg")
         with open_video("s3://bucket/set/100218") as video, pytest.raises(StorageFailing):
-            video.frames([30])  # that says nothing of the clip
+            video.frames([30])  # such an error does not concern the clip
 
 
 class TestWhereverAVideoIsNamed:
@@ -310,7 +310,7 @@ class TestWhereverAVideoIsNamed:
             write_frames(tmp_path / "set" / name, 2)
         (tmp_path / "set" / "right" / "v").mkdir()
         (tmp_path / "set" / "right" / "v" / "a.mp4").touch()
-        (tmp_path / "set" / "right" / "v" / "thumbnail.jpg").touch()  # beside a video an image is no frame
+        (tmp_path / "set" / "right" / "v" / "thumbnail.jpg").touch()  # an image next to a video is not a frame
         rows = import_folder(tmp_path / "set").table.to_pylist()
         names = ["left/day 2/two", "left/one", "right/one.5", "right/v/a.mp4"]
         assert sorted(row["clip_id"] for row in rows) == names

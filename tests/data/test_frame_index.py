@@ -1,4 +1,4 @@
-"""Behind exact frames: packets read again from a long file, a wrong index put right, the lengths of containers."""
+"""Parts of exact frames: rereading packets of a long file, correcting a wrong index, lengths of containers."""
 
 from io import BytesIO
 
@@ -16,7 +16,7 @@ LONG = ["h264_open.mp4", "hevc_open.mkv", "mpeg4_b.avi", "mpeg2_b.ts", "mpeg1_b.
 
 @pytest.mark.parametrize("cell", LONG)
 def test_packets_that_are_not_kept(tmp_path, monkeypatch, cell):
-    """A stream too long for memory: its packets come from the file again, after a seek or from its beginning."""
+    """The stream is too long for memory, so packets are read again, after a seek or from the start of the file."""
     path = str(numbered.write(tmp_path / cell, numbered.CODECS[cell.split(".")[0]]))
     monkeypatch.setattr(pyav, "_HELD_BYTES", 0)
     with open_video(path) as video:
@@ -29,7 +29,7 @@ def test_packets_that_are_not_kept(tmp_path, monkeypatch, cell):
 
 
 def test_a_seek_that_goes_wrong_half_way(tmp_path, monkeypatch):
-    """A packet that is not where it was: the rest comes from the file's beginning, to the same decoder."""
+    """A packet is not where it was: the rest is read from the start of the file, into the same decoder."""
     path = str(numbered.write(tmp_path / "a.mp4", numbered.CODECS["h264_no_b"]))
     with open_video(path) as video:
         whole = video.frames(range(numbered.NUM_FRAMES))
@@ -43,7 +43,7 @@ def test_a_seek_that_goes_wrong_half_way(tmp_path, monkeypatch):
 
 
 def test_a_count_that_was_wrong_is_found_and_corrected(tmp_path, monkeypatch):
-    """Pictures that are not shown, if their headers said otherwise: no other frame is given for them."""
+    """Pictures that are not shown although their headers say so: no other frame takes their place."""
     path = str(numbered.write(tmp_path / "a.webm", numbered.CODECS["vp8_altref"]))
     shown = numbered.NUM_FRAMES
     monkeypatch.setitem(_pictures.READERS, "vp8", lambda data, is_key: _pictures.Picture(True, True, not data[0] & 1))
@@ -52,7 +52,7 @@ def test_a_count_that_was_wrong_is_found_and_corrected(tmp_path, monkeypatch):
         assert promised > shown
         with pytest.raises(DecodeError, match=f"promise {promised} frames, a decode shows {shown}: open it again"):
             video.frames(range(promised))
-    with open_video(path) as video:  # this process knows it now
+    with open_video(path) as video:  # this process now knows the true count
         assert numbered.numbers(video.frames(range(shown))) == list(range(shown))
 
 
@@ -65,7 +65,7 @@ def test_a_whole_decode_is_remembered(tmp_path, monkeypatch):
         with open_video(path) as video:
             assert numbered.numbers(video.frames([20, 3])) == [20, 3]
     assert len(decodes) == 1
-    numbered.write(tmp_path / "a.ts", numbered.CODECS["mpeg2"])  # another video under the same name is decoded anew
+    numbered.write(tmp_path / "a.ts", numbered.CODECS["mpeg2"])  # a new video with the same name is decoded again
     with open_video(path) as video:
         assert numbered.numbers(video.frames([31])) == [31]
     assert len(decodes) == 2
@@ -85,14 +85,14 @@ def test_a_recording_that_begins_within_a_packet(tmp_path, cell, byte):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm", "a.avi", "a.wmv", "a.flv"])
 def test_length_by_the_container(tmp_path, name):
-    """Whole files pass; without their last tenth they are truncated, whatever is in it."""
+    """Complete files pass. Without their last tenth they count as truncated, whatever their content."""
     codec = {"webm": "libvpx-vp9", "avi": "mpeg4", "wmv": "wmv2", "flv": "flv"}.get(name[2:], "libx264")
     whole = write_video(tmp_path / name, 100, codec=codec)
     check_not_cut(str(whole), name)
     check_not_cut(BytesIO(whole.read_bytes()), name)
     with open_video(str(whole)) as video:
         assert video.info.num_frames == 100
-    share = 0.5 if name == "a.flv" else 0.9  # FLV has no length but the duration in its header
+    share = 0.5 if name == "a.flv" else 0.9  # FLV has only the duration in its header
     part = cut(whole, tmp_path / "cut" / name, share)
     with pytest.raises(DecodeError, match="truncated"):
         open_video(str(part))

@@ -1,4 +1,4 @@
-"""Importers find every clip, deal it into the split that was asked for, and refuse what they cannot understand."""
+"""Importers find every clip, assign it to the right split, and refuse what they do not understand."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from w3ray.errors import InputError
 
 
 def touch(root: Path, *paths: str) -> Path:
-    """Files as importers see them: they look at names only, and leave reading to the audit."""
+    """Empty files: importers read only names, and leave the content to the audit."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(b"x")
@@ -65,14 +65,14 @@ def test_split_folders(tmp_path):
         "test/b/2.mp4": "test",
     }
     assert manifest.classes == ("a", "b")
-    # Taken for class folders they would make a data set of the classes "training" and "validation".
+    # As class folders they would make a data set with the classes "training" and "validation".
     with pytest.raises(InputError, match=r"its folders are splits .* use the split 'folder'"):
         import_folder(root)
 
 
 def test_list_files(classes_tree, tmp_path):
     train, val = tmp_path / "train.txt", tmp_path / "val.txt"
-    # The forms in use: path; path and label; path without extension; commas.
+    # The common forms: path; path and label; path without extension; commas.
     train.write_text("run/s0_0.avi\nrun/s0_1.avi 1\n\njump/s1_0\n")
     val.write_text("jump/s4_0.avi,2\n")
     manifest = import_folder(classes_tree, split="list", lists={"train": train, "validation": val})
@@ -306,7 +306,7 @@ def test_csv_that_can_not_be_read(tmp_path, text, options, message):
     assert "\n" not in str(caught.value)
 
 
-# Of the importer that made an object a row (commit 7e7f7ad): whatever was dealt then is dealt so for ever.
+# Results of the importer that made one object per row (commit 7e7f7ad). These assignments must never change.
 OLD_FINGERPRINTS = {
     "random": "6ba61263907f80b48dc4516a123e05ecdfac0c6b411188301b0fd12eed876737",
     "default": "95e0729c86b7ca9cc8ab071e39415f629f611f0eaf6363b03f8bf0d7425ae998",
@@ -374,7 +374,7 @@ def test_csv_the_first_fault_is_told(tmp_path):
 
 
 def test_csv_clips_of_one_video_are_dealt_in_order_of_their_starts(tmp_path):
-    """However the rows are ordered, the same clips are drawn."""
+    """The same clips are chosen for any order of the rows."""
     rows = [f"a/1.mp4,x,{start}" for start in range(30)]
     dealt = []
     for ordered in (rows, rows[::-1]):
@@ -400,7 +400,7 @@ ODD_NAMES = ["a b", "ü 日本", "a#b", "100%d %20", "what?x=1", "-dash", "a;b&c
 
 
 class TestOddNames:
-    """Files of names that mean something to shells, addresses or FFmpeg: each importer's manifest opens them."""
+    """File names with a meaning for shells, addresses or FFmpeg: each importer's manifest opens these files."""
 
     def readable(self, manifest, tmp_path) -> list[str]:
         written = write_manifest(manifest, tmp_path / "out #1" / "m.parquet")
@@ -454,7 +454,7 @@ def test_reversed_twin(tmp_path):
         ("b/3.mp4#backward", 1, True, "val", "g2"),
     ]
     assert twin.resolved_uris() == [f"{tmp_path}/a/1.mp4"] * 2 + [f"{tmp_path}/b/3.mp4"] * 2
-    # Backwards played backwards is forwards: the twin of a twin keeps the direction true.
+    # Reversed twice is forwards: the twin of a twin has the right direction.
     assert reversed_twin(twin).table["reversed"].to_pylist()[:4] == [False, True, True, False]
 
 

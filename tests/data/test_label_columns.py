@@ -1,4 +1,4 @@
-"""Several label columns become heads and one label a row."""
+"""Several label columns become heads, and one label per row."""
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,4 @@
-"""Lists as MMAction2, PySlowFast and TSM write them, and what an import says of the columns it read."""
+"""Lists in the formats of MMAction2, PySlowFast and TSM, and the importer's message on the columns that it read."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def rows(manifest):
             [("a.mp4@0-1.5", "wave", 0.0, 1.5), ("a.mp4@1.5-", "run", 1.5, None)],
         ),
         ('"my clip.mp4",x,"wave, twice",y\n', "path,_,label,_", [("my clip.mp4", "wave, twice", None, None)]),
-        ("path,label\na.mp4,wave\n", "path,label", [("a.mp4", "wave", None, None)]),  # a header after all
+        ("path,label\na.mp4,wave\n", "path,label", [("a.mp4", "wave", None, None)]),  # has a header
     ],
 )  # fmt: skip
 def test_they_are_read(tmp_path, text, columns, expected):
@@ -118,7 +118,7 @@ def test_what_does_not_fit(tmp_path, text, header, message):
 
 
 def test_clip_ids_of_long_videos(tmp_path):
-    """Beyond 1000 s with all their digits; below as they always were."""
+    """Times above 1000 s keep all digits. Times below keep their old form."""
     starts = ["0", "0.25", "12.5", "999.5", "1234.5", "12345.61", "12345.62", "36000.04", "36000.041", "1000000.5"]
     text = "".join(f"a.mp4,x,{start},{float(start) + 1!r}\n" for start in starts)
     manifest = import_csv(write(tmp_path, f"path,label,start,end\n{text}"))

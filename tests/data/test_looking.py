@@ -1,4 +1,4 @@
-"""Videos are looked for once, wherever they lie: a killed import goes on, a cluster says what one process says."""
+"""Videos are checked once, wherever they are. A killed import resumes. A cluster gives the result of one process."""
 
 import json
 import os
@@ -28,14 +28,14 @@ REPO = Path(__file__).parents[2]
 
 
 class Noted(list):
-    """Collects the lines that an import has for its user."""
+    """Collects the lines that an import prints for its user."""
 
     def __call__(self, line: str) -> None:
         self.append(line)
 
 
 def there(marks: Path, uris) -> list[int]:
-    """Asks for files, and writes down which ones it was asked for."""
+    """Checks files, and records which ones were checked."""
     for uri in uris:
         (marks / Path(uri).name).touch()
     return not_there(uris)
@@ -49,7 +49,7 @@ def files(folder: Path, count: int) -> list[str]:
 
 
 def look_for(uris, marks: Path, **how):
-    """The missing ones, and the names of those that were asked for."""
+    """The missing videos, and the names of the videos that were checked."""
     marks.mkdir(exist_ok=True)
     for mark in marks.iterdir():
         mark.unlink()
@@ -85,7 +85,7 @@ class TestJournal:
         assert notes == [f"{where}: 1498 of 1500 videos were found before; remove the file to look for all of them"]
         missing, asked = look_for(uris, tmp_path / "marks", journal=Journal(where))
         assert (missing, asked) == ([1400], {"1400.mp4"})
-        # Another list of videos is another question, as far as it differs.
+        # In another list, only the videos that are new are checked.
         missing, asked = look_for(uris[:1024] + uris[1100:], tmp_path / "marks", journal=Journal(where))
         assert (missing, len(asked)) == ([1324], 400)
 
@@ -108,7 +108,7 @@ class TestJournal:
 
 
 def test_a_video_that_is_gone_since_is_found_after_the_journal_is_removed(tmp_path, capfd):
-    """What the note says is so; and a finished import leaves no journal."""
+    """The note is true. A finished import leaves no journal."""
     videos = files(tmp_path / "v", 3)
     (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{uri},x\n" for uri in [*videos, "late.mp4"]))
     words = ["data", "import", "csv", str(tmp_path / "list.csv"), "--out", str(tmp_path / "m.parquet")]
@@ -125,7 +125,7 @@ def test_a_video_that_is_gone_since_is_found_after_the_journal_is_removed(tmp_pa
 @pytest.mark.usefixtures("ray_session")
 class TestOnCluster:
     def test_it_says_what_one_process_says(self, tmp_path):
-        uris = files(tmp_path / "v", 20_000)  # more slices than a task takes
+        uris = files(tmp_path / "v", 20_000)  # more slices than one task takes
         for number in range(0, 20_000, 777):
             os.unlink(uris[number])
         here, _ = look_for(uris, tmp_path / "marks")
@@ -183,7 +183,7 @@ class TestObjectStorage:
         manifest = import_csv(source, root="s3://bucket/set")
         assert manifest.table["uri"][0].as_py() == "s3://bucket/set/few/0 ü#%.mp4"
         assert len(s3.requests("HEAD", "few/")) == 3
-        assert not s3.requests(".*", "many/")  # a list names the bucket alone
+        assert not s3.requests(".*", "many/")  # a listing names only the bucket
         source.write_text(source.read_text() + "many/20.mp4,x\nnone/1.mp4,x\n")
         message = r"list\.csv:25: no file or folder s3://bucket/set/many/20\.mp4 \(2 of 25 are missing\)"
         with pytest.raises(InputError, match=message):
@@ -216,7 +216,7 @@ class TestObjectStorage:
         rows = "abseiling,-3B32lodo2M,59,69,train\nabseiling,_4YTwq0-73Y,8,18,val\n"
         (tmp_path / "all.csv").write_text("label,youtube_id,time_start,time_end,split\n" + rows)
         upload(["k400/train/a b/-3B32lodo2M_000059_000069.mp4"])
-        upload(["k400/val/_4YTwq0-73Y_000008_000018.mkv"], b"")  # empty: not whole
+        upload(["k400/val/_4YTwq0-73Y_000008_000018.mkv"], b"")  # empty, so not complete
         manifest = IMPORTERS["kinetics"](tmp_path, videos="s3://bucket/k400", partial=True, note=Noted())
         assert manifest.table["uri"].to_pylist() == ["s3://bucket/k400/train/a b/-3B32lodo2M_000059_000069.mp4"]
 
@@ -249,7 +249,7 @@ class TestObjectStorage:
 
 
 def test_killed_and_going_on(tmp_path, s3):
-    """kill -9 in the middle: the same command asks for the rest, and comes to what an undisturbed one comes to."""
+    """kill -9 during an import: the same command checks the rest, and gets the result of an undisturbed import."""
     folders = [f"{number:02d}" for number in range(80)]
     upload([f"kill/{folder}/{number}.mp4" for folder in folders for number in range(2)])
     lines = [f"{folder}/{number}.mp4,x" for folder in folders for number in range(2)]
@@ -306,4 +306,4 @@ def test_frames_with_a_gap_are_not_whole(tmp_path, monkeypatch):
     assert is_frames(clip)
     (folder / "00002.jpg").unlink()
     assert not is_frames(clip)
-    assert not is_file(clip)  # a folder is no file
+    assert not is_file(clip)  # a folder is not a file

@@ -1,4 +1,4 @@
-"""A manifest is checked when it is read; what is wrong is said in one line; folds keep groups together."""
+"""A manifest is checked when it is read. Faults are one line. Folds keep groups together."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def test_videos_beneath_the_manifest_move_with_it(tmp_path):
     moved = read_manifest(tmp_path / "there" / "set.parquet")
     assert moved.resolved_uris()[0] == f"{tmp_path}/there/videos/0.mp4"
     assert moved.fingerprint() == manifest.fingerprint()
-    # Written elsewhere it still names the same files.
+    # In another folder it still names the same files.
     elsewhere = write_manifest(moved, tmp_path / "other" / "set.parquet")
     assert elsewhere.table["uri"][0].as_py() == f"{tmp_path}/there/videos/0.mp4"
 
@@ -118,7 +118,7 @@ def test_fingerprint_covers_every_column(change):
 
 
 def plain_fingerprint(manifest):
-    """The definition: JSON of the metadata and, column by column, of the name and the list of its values."""
+    """The definition: JSON of the metadata, then for each column its name and the list of its values."""
     described = {
         "w3ray.version": 1,
         "w3ray.classes": list(manifest.classes),
@@ -321,7 +321,7 @@ def test_folds_partition_the_groups(tmp_path):
         train = {row["group"] for row in rows if row["split"] == "train"}
         assert len(val) == 2
         assert not val & train
-        # Clips of the test split are nobody's to deal.
+        # Clips of the test split are in no fold.
         assert [row["clip_id"] for row in rows if row["split"] == "test"] == ["c30", "c31"]
         assert dealt.fingerprint() != manifest.fingerprint()
         held_out += sorted(val)

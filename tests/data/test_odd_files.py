@@ -1,4 +1,4 @@
-"""Odd real files are read right or refused with their reason, by every decoder, as `odd_files.py` has it."""
+"""Every decoder reads odd real files correctly or refuses them with a reason. `odd_files.py` has the expectations."""
 
 import os
 import struct
@@ -19,7 +19,7 @@ from w3ray.data.decoders import DecodeError, open_video
 from w3ray.data.manifest import build_manifest
 
 pytestmark = pytest.mark.real_data
-TEN_BIT_LEVELS = 4.0  # mean difference of 8-bit levels: the two libraries' FFmpeg round 10 bits differently
+TEN_BIT_LEVELS = 4.0  # mean difference in 8-bit levels: the libraries' FFmpeg versions round 10 bits differently
 
 each_file = pytest.mark.parametrize("name", FILES)
 READ = [name for name, odd in FILES.items() if odd.pyav is None]
@@ -27,7 +27,7 @@ READ = [name for name, odd in FILES.items() if odd.pyav is None]
 
 @pytest.fixture
 def odd(real_data, monkeypatch):
-    """The files are named by their bare names, one of which starts with a dash."""
+    """The files are given by their plain names. One starts with a dash."""
     monkeypatch.chdir(real_data / "odd")
 
 
@@ -48,7 +48,7 @@ def test_where_the_decoders_differ():
 @each_file
 @each_decoder
 def test_clip(odd, name, decoder):
-    """What training and evaluation get: a whole clip with something in it, or one line that says why not."""
+    """The result for training and evaluation: a clip with content, or one line with the reason."""
     expected = FILES[name]
     spec = ClipSpec(num_frames=8, size=64, decoder=decoder)
     if (reason := expected.refusal(decoder)) is None:
@@ -86,7 +86,7 @@ def test_data_check(real_data, decoder):
 @pytest.mark.parametrize("name", READ)
 @each_decoder
 def test_frames_are_those_of_plain_decoding(odd, name, decoder):
-    """Frame i, by seeking, is the i-th in display order of a loop that decodes everything."""
+    """Frame i, found by seeking, is the i-th in display order of a loop that decodes everything."""
     if FILES[name].refusal(decoder) is not None:
         return
     wanted = [FILES[name].frames - 1, 0, FILES[name].frames // 2]
@@ -99,7 +99,7 @@ def test_frames_are_those_of_plain_decoding(odd, name, decoder):
 
 @each_decoder
 def test_rotation_is_applied(odd, decoder):
-    """Four shots of one keyboard, held four ways: each is shown upright, as its tag says, and in no other way."""
+    """Four videos of one keyboard, held in four ways: each is shown upright, and only in the way of its tag."""
     for tag, quarter_turns in {0: 0, 90: 3, 180: 2, 270: 1}.items():
         name = f"rotation_{tag}.mov"
         stored = next(decode_all(name, upright=False))[1]
@@ -111,10 +111,10 @@ def test_rotation_is_applied(odd, decoder):
 
 @each_decoder
 def test_one_recording_under_four_rotation_tags(odd, tmp_path, decoder):
-    """The same pixels with another tag are the same picture, turned."""
+    """The same pixels with another tag give the same picture, rotated."""
     content = bytearray(Path("rotation_0.mov").read_bytes())
     place = content.index(b"tkhd") + 4
-    place += 52 if content[place] else 40  # version 1 has times of 64 bits
+    place += 52 if content[place] else 40  # version 1 has 64-bit times
     turns = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
     shown = {}
     for tag, (a, b, c, d) in turns.items():
@@ -138,15 +138,15 @@ def test_a_part_is_cut_by_time_stamps(odd, name, decoder):
     with open_video(name, decoder) as video:
         spans = [video.frame_span(start_s, end_s) for start_s, end_s in parts_s]
         fps = video.info.fps
-    slack_s = 5e-4  # containers store times in ticks as coarse as 1 ms
+    slack_s = 5e-4  # container ticks can be as coarse as 1 ms
     assert spans == [tuple((times_s < limit_s - slack_s).sum() for limit_s in part_s) for part_s in parts_s]
-    if name == "vfr_fire.mp4":  # counting at the average rate would take other frames
+    if name == "vfr_fire.mp4":  # counting at the average rate would give other frames
         assert [first for first, _ in spans] != [round(start_s * fps) for start_s, _ in parts_s]
 
 
 @each_decoder
 def test_times_that_are_uneven_by_design(tmp_path, decoder):
-    """Each frame's number is in its pixels: what lies between two times is what was shown between them."""
+    """Frames carry their numbers. The frames between two times are those that are shown between these times."""
     times_ms = np.cumsum([0, 10, 10, 10, 400, 20, 20, 300, 5, 5, 5, 200, 40, 40, 40, 40])
     path = tmp_path / "uneven.mkv"
     with av.open(str(path), "w") as container:
@@ -165,7 +165,7 @@ def test_times_that_are_uneven_by_design(tmp_path, decoder):
 
 @each_decoder
 def test_of_two_video_streams_the_larger_is_read(odd, decoder):
-    """All decoders take the stream that FFmpeg calls best; the file's first one has 320x180 pixels."""
+    """All decoders take the stream that FFmpeg calls best. The first stream of the file has 320x180 pixels."""
     with av.open("two_video_streams.mp4") as container:
         assert [(stream.height, stream.width) for stream in container.streams.video] == [(180, 320), (270, 480)]
     with open_video("two_video_streams.mp4", decoder) as video:
@@ -174,8 +174,8 @@ def test_of_two_video_streams_the_larger_is_read(odd, decoder):
 
 @each_decoder
 def test_full_range_is_not_stretched(odd, decoder):
-    """Its luma uses all of 0..255 and its colours are BT.709's; as usual video (16..235) they would come out too bright
-    and too dark by up to 16 levels."""
+    """Its luma uses all of 0..255 and its colours are BT.709. Read as usual video (16..235), it would be too bright and
+    too dark by up to 16 levels."""
     with av.open("full_range.mp4") as container:
         planes = next(container.decode(video=0)).to_ndarray().astype(float)
     luma, blue, red = planes[:720], planes[720:900].reshape(360, 640), planes[900:].reshape(360, 640)

@@ -1,4 +1,4 @@
-"""`data check --exact`: frames read by their numbers are held against a decode of the whole video."""
+"""`data check --exact`: frames read by number are compared with a decode of the whole video."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from w3ray.recipe import Data
 
 
 class OneLate(PyavVideo):
-    """A reader that is one frame late from frame 40 on, as decord is behind a seek that went wrong."""
+    """A reader that is one frame late from frame 40 on, like decord after a wrong seek."""
 
     def frames(self, indices):
         late = np.asarray(indices)
@@ -64,7 +64,7 @@ def test_a_wrong_count_is_named(clip):
 @pytest.mark.real_data
 @each_decoder
 def test_rounding_of_another_library_is_no_other_frame(real_data, decoder):
-    """10-bit video, of which each FFmpeg makes other 8 bits; one frame late is found there, too."""
+    """Each FFmpeg converts 10-bit video to slightly different 8 bits. A frame that is one late is still found."""
     path = str(real_data / "odd" / "h264_10bit.mp4")
     with open_video(path, decoder) as video:
         prove_exact(video, path, 0, 30)

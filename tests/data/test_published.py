@@ -1,4 +1,4 @@
-"""Published data sets: exact labels and splits from the real annotation files, and one line for each thing amiss."""
+"""Published data sets: exact labels and splits from the real annotation files, and one line for each fault."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from w3ray.errors import InputError
 
 
 class Noted(list):
-    """Collects the lines that an importer has for its user."""
+    """Collects the lines that an importer prints for its user."""
 
     def __call__(self, line: str) -> None:
         assert "\n" not in line
@@ -27,7 +27,7 @@ class Noted(list):
 
 
 def run(name, annotations, videos, **options):
-    """Videos at an address are not looked for: there is nothing at these (`test_looking.py` has a real store)."""
+    """Videos at an address are not checked, because these addresses are empty (`test_looking.py` has a real store)."""
     notes = Noted()
     with looking(Looking(skip=str(videos).startswith("s3://"))):
         return IMPORTERS[name](annotations, videos=str(videos), note=notes, **options), notes
@@ -49,7 +49,7 @@ def touch(folder: Path, *paths: str) -> Path:
 
 
 def swapped(manifest) -> dict[str, str]:
-    """The classes that become another one in a mirror."""
+    """The classes that change in a mirror."""
     return {manifest.classes[one]: manifest.classes[other] for one, other in manifest.flip_map.items() if one != other}
 
 
@@ -105,7 +105,7 @@ class TestSomethingSomethingV2:
 
     @pytest.mark.real_data
     def test_real_lists(self, real_data, tmp_path):
-        """The training list is not among the real files: the rest is taken as partial."""
+        """The real files do not include the training list, so the rest is imported with `partial`."""
         source = real_data / "annotations" / self.NAME
         entries = json.loads((source / "something-something-v2-validation.json").read_text())
         tests = json.loads((source / "something-something-v2-test.json").read_text())
@@ -114,7 +114,7 @@ class TestSomethingSomethingV2:
         manifest, notes = run(self.NAME, source, videos, partial=True)
         assert manifest.splits() == {"test": 1, "val": 24_776}
         assert manifest.classes == tuple((source / "label_map.txt").read_text().splitlines())
-        # As TSM's own list of pairs has them.
+        # As in TSM's own list of pairs.
         assert {one: other for one, other in manifest.flip_map.items() if one < other} == {86: 87, 93: 94, 166: 167}
         missing = f"{entries[-1]['id']}.webm, {tests[1]['id']}.webm, "
         assert f"27157 of 51934 clips are missing or not whole: {missing}" in notes[1]
@@ -146,7 +146,7 @@ class TestSomethingSomethingV2:
 
     def test_partial_downloads(self, tmp_path, small_ssv2):
         lists, videos = write_ssv2(tmp_path / "lists", test=None), touch(tmp_path / "v", "12.webm")
-        (videos / "3.webm").touch()  # empty: the download had just begun
+        (videos / "3.webm").touch()  # empty: the download has just begun
         text = (
             f"{videos}: 2 of 3 clips are missing or not whole: 3.webm, 5.webm; get them, or let --partial take what is"
         )
@@ -298,7 +298,7 @@ class TestSomethingSomethingV1:
         )
         manifest, _ = run(self.NAME, lists, "s3://bucket/v1")
         assert manifest.classes == tuple(real.read_text().splitlines())
-        # As TSM's own list of pairs has them.
+        # As in TSM's own list of pairs.
         assert {one: other for one, other in manifest.flip_map.items() if one < other} == {2: 4, 30: 41, 52: 66}
         assert manifest.table["label"].to_pylist() == [0, 5, 9]
 
@@ -439,7 +439,7 @@ class TestHmdb51:
 
 
 def write_original(folder: Path, **files: str) -> Path:
-    """The original CSV files, of subjects of train, val and test."""
+    """The original CSV files, for subjects of train, val and test."""
     texts = {
         "Subject03/Scene1/Group1.csv": "7,3,6\n2,9,12\n",
         "subject01/Scene2/group2.csv": "83,1,12\n,,\n",
@@ -518,7 +518,7 @@ class TestEgoGesture:
         assert spans == [(0, 12), (1, 3), (2, 6), (8, 12)]
 
     def test_frames_are_the_numbers_of_the_images(self, images, tmp_path):
-        """In a folder that counts from 0 image 3 is the fourth."""
+        """In a folder that counts from 0, image 3 is the fourth frame."""
         folder = images / self.FOLDERS[0]
         write_frames(folder, 1, name="{:06d}.jpg", first=0)
         manifest, _ = run("egogesture", write_original(tmp_path / "l"), images)
@@ -631,7 +631,7 @@ class TestKinetics:
 
 
 class TestJhmdb:
-    """Its split files are not among the real ones: they are written as those of HMDB51 are."""
+    """The real files do not include its split files. They are written in the form of HMDB51's."""
 
     @pytest.fixture
     def lists(self, tmp_path, monkeypatch):

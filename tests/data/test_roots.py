@@ -1,4 +1,4 @@
-"""Where roots are set, no row of a manifest leads out of them: by its text, by a link, or by what the file holds."""
+"""With roots, no row of a manifest leads outside them: not by its text, a link, or the content of its file."""
 
 import json
 from pathlib import Path
@@ -114,7 +114,7 @@ class TestText:
             check_roots(manifest(["a.mp4"]), [root])
 
     def test_many_rows_are_not_looked_at_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A manifest may have ten million rows; only the odd ones may cost Python."""
+        """A manifest may have ten million rows. Only unusual rows may cost time in Python."""
         from w3ray.data import roots
 
         looked = []
@@ -154,7 +154,7 @@ class TestFiles:
                     written, label=0, spec=ClipSpec(num_frames=2, size=32, decoder=decoder), rng=None, roots=roots
                 )
         with open_video(uri, decoder):
-            pass  # without roots it is a video like any other
+            pass  # without roots it is a normal video
 
     @each_decoder
     def test_a_root_that_is_a_link(self, place: Path, decoder: str) -> None:
@@ -162,7 +162,7 @@ class TestFiles:
             uri = str(place / folder / "good.mp4")
             spec = ClipSpec(num_frames=2, size=32, decoder=decoder)
             if (root, folder) == ("root", "other"):
-                with pytest.raises(InputError):  # by its text it is elsewhere
+                with pytest.raises(InputError):  # its text names another folder
                     check_roots(manifest([uri]), [str(place / root)])
             else:
                 check_roots(manifest([uri]), [str(place / root)])
@@ -193,7 +193,7 @@ class TestFiles:
 
 
 class TestLists:
-    """FFmpeg goes by content: what it takes for a playlist makes it open what is named there."""
+    """FFmpeg decides by content: if a file looks like a playlist, FFmpeg opens the files that it names."""
 
     SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
     DASH = (
@@ -220,7 +220,7 @@ class TestLists:
             open_video(str(path), decoder)
 
     def test_one_that_ffmpeg_itself_would_follow(self, tmp_path: Path) -> None:
-        """So that the tests above are about something."""
+        """FFmpeg really follows them, so the tests above test something."""
         import av
 
         write_video(tmp_path / "a.ts", 20)
@@ -240,7 +240,7 @@ class TestLists:
 
     @each_decoder
     def test_numbered_pictures(self, tmp_path: Path, decoder: str) -> None:
-        """A file whose name FFmpeg takes for a pattern stands for itself alone."""
+        """FFmpeg could read the name as a pattern. It must mean only this one file."""
         for number in range(1, 4):
             (tmp_path / f"a{number}.gif").write_bytes(b"GIF89a\0")
         write_video(tmp_path / "good.mp4", 20).rename(tmp_path / "a%d.gif")

@@ -1,4 +1,4 @@
-"""The stream's order: every sample once an epoch, the same for any world size, any step reachable at once."""
+"""The stream's order: each sample once per epoch, the same for any number of workers, any step directly reachable."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_permute_is_a_bijection(size, key):
 def test_permute_orders_differ_and_do_not_favour_a_place():
     first = permute(np.arange(1000), 1000, 1)
     assert (first != permute(np.arange(1000), 1000, 2)).mean() > 0.98
-    # Mean index over 400 keys at each of 8 positions: 3.5 for a fair order, with a deviation of 2.29 / 20 = 0.115.
+    # Mean index over 400 keys at each of 8 positions: 3.5 for a fair order, standard deviation 2.29 / 20 = 0.115.
     places = np.stack([permute(np.arange(8), 8, key) for key in range(400)])
     assert np.abs(places.mean(0) - 3.5).max() < 0.6
 
@@ -95,7 +95,7 @@ def test_a_step_holds_the_same_samples_in_the_same_order_for_any_world_size(sche
 
 
 def rows_of(schedule: Schedule, items) -> list[tuple]:
-    """(kind, epoch, position, sample, a number drawn for its augmentation) of every sample in `items`."""
+    """(kind, epoch, position, sample, a random number of its augmentation) of every sample in `items`."""
     return [
         (
             item.kind,
@@ -111,7 +111,7 @@ def rows_of(schedule: Schedule, items) -> list[tuple]:
 
 
 def checkpoints(schedule: Schedule, every_steps: int) -> list[int]:
-    """The steps after which a worker saves: regularly, and where an epoch ends in a validation."""
+    """The steps after which a worker saves: at regular intervals, and after the last step before each validation."""
     ends = [
         (epoch + 1) * schedule.steps_per_epoch for epoch in range(schedule.epochs) if schedule.validates_after(epoch)
     ]
@@ -126,7 +126,7 @@ def checkpoints(schedule: Schedule, every_steps: int) -> list[int]:
 )
 @settings(max_examples=120, deadline=None)
 def test_what_survives_interruptions_is_the_undisturbed_history(schedule, interruptions, last_world_size, every_steps):
-    """Each run of a stage reads from its newest checkpoint to an arbitrary item, with a world size of its own."""
+    """Each run of a stage reads from its newest checkpoint to any item, with its own number of workers."""
     survived, done = [], 0
     for share, world_size in [*interruptions, (1.0, last_world_size)]:
         run = schedule.for_world_size(world_size)
@@ -134,7 +134,7 @@ def test_what_survives_interruptions_is_the_undisturbed_history(schedule, interr
         stop = first + round(share * (run.total_items - first))
         whole = stop == run.total_items
         done = max(step for step in checkpoints(run, every_steps) if step >= done and run.first_item(step) <= stop)
-        # Consumer i of n reads i, i + n, ...; what it read after the checkpoint is read again, so it does not count.
+        # Consumer i of n reads i, i + n, ... Items after the checkpoint are read again, so they do not count.
         end = stop if whole else run.first_item(done)
         shares = [range(first + rank, end, world_size) for rank in range(world_size)]
         survived += rows_of(run, [run.item(number) for numbers in shares for number in numbers])

@@ -1,4 +1,4 @@
-"""Clips that trials share: decoded once, whoever asks, and never anything but what was decoded."""
+"""Clips that trials share are decoded only once, and are never changed."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ SPEC = ClipSpec(num_frames=4, size=32)
 SPAWN = multiprocessing.get_context("spawn")
 ROW = {"uri": "/videos/a.mp4", "start_s": None, "end_s": None, "reversed": False, "label": 1}
 ON_DISK = 4 * 4096
-"""Bytes of a clip: its 12300 take whole blocks."""
+"""Bytes of a clip: 12300 bytes need whole blocks."""
 
 
 def pixels(seed: int = 0) -> np.ndarray:

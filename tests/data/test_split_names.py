@@ -1,4 +1,4 @@
-"""A split has one name, however data sets, lists and users spell it."""
+"""A split has one name, whatever the spelling in data sets, lists and options."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_other_names_stay():
         split_names(["Fold1", "fold1"], "set")
     assert split_among("FOLD1", ["Fold1", "train"], "set") == "Fold1"
     assert split_among("fold2", ["Fold1"], "set") is None
-    assert split_among("dev", ["val"], "set") is None  # a user names the split that is there
+    assert split_among("dev", ["val"], "set") is None  # a user names the split that exists
 
 
 def tree(tmp_path, *folders):
@@ -70,7 +70,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     with pytest.raises(InputError, match=r"its folders are splits .* name all classes"):
         import_folder(root)
     assert import_folder(root, classes=["Train", "Test"]).classes == ("Train", "Test")
-    # Beside splits there may be anything; it does not make classes of them.
+    # Other folders may be next to the splits. They do not make the splits classes.
     with pytest.raises(InputError, match=r"its folders are splits \(Train, dev\)"):
         import_folder(tree(tmp_path / "three", "Train", "dev", "raw"))
 
@@ -91,7 +91,7 @@ def test_csv(tmp_path):
 def test_lists(tmp_path):
     root = tree(tmp_path / "set", "a", "b")
     (tmp_path / "1.txt").write_text("a/0.mp4 0\n")
-    (tmp_path / "2.txt").write_text("b/1 77 1\n")  # with a number of frames, as TSM's lists have it
+    (tmp_path / "2.txt").write_text("b/1 77 1\n")  # with a number of frames, as in TSM's lists
     lists = {"TRAIN": tmp_path / "1.txt", "Valid": tmp_path / "2.txt"}
     assert import_folder(root, split="list", lists=lists).splits() == {"train": 1, "val": 1}
     with pytest.raises(InputError, match="'Train' and 'train' both name the split 'train'"):
@@ -128,5 +128,5 @@ def test_commands(tmp_path, capfd):
     words = ["--set", "data.synthetic=null", "--set", f"data.manifest={tmp_path}/foreign.parquet", "--json"]
     main(["lint", "quickstart", *words])
     found = json.loads(capfd.readouterr().out)["findings"]
-    assert "data.test_split" in {one["field"] for one in found}  # there is no test
+    assert "data.test_split" in {one["field"] for one in found}  # there is no test split
     assert not {"data.train_split", "data.val_split"} & {one["field"] for one in found}

@@ -1,4 +1,4 @@
-"""A video that is replaced in place is noticed; one that was only touched is not another one."""
+"""A video that is replaced in place is noticed. A touched video counts as the same."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from w3ray.recipe import Recipe
 
 
 def files(root: Path) -> Manifest:
-    """Two files and a folder of images, with stamps; `b` is in val."""
+    """Two files and a folder of images, with stamps. `b` is in val."""
     (root / "frames").mkdir()
     for name in ("a.mp4", "b.mp4", "frames/img_1.jpg", "frames/img_2.jpg"):
         (root / name).write_bytes(name.encode())
@@ -77,7 +77,7 @@ def test_another_size_is_another_file(manifest, tmp_path):
     touch(tmp_path / "a.mp4")
     assert changes_since_import(manifest, ["train"]) == found, "by its content"
     assert found.messages() == ["a.mp4 was changed since the import: stages that saw the old content are not reused"]
-    assert changes_since_import(manifest, ["val"]) == FileChanges(), "of the splits that are asked for"
+    assert changes_since_import(manifest, ["val"]) == FileChanges(), "only in the requested splits"
     (tmp_path / "a.mp4").write_bytes(b"longer than befor!")
     assert changes_since_import(manifest, ["train"]).digest != found.digest
 
@@ -118,7 +118,7 @@ def test_files_that_are_not_seen_from_here_tell_nothing(manifest, tmp_path):
 
 
 def test_a_replaced_video_is_another_stage_and_the_old_one_comes_back(tmp_path, motion_manifest):
-    """The whole way: import, plan, replace a video in place, plan again."""
+    """The complete flow: import, plan, replace a video in place, plan again."""
     shutil.copytree(motion_manifest.parent, tmp_path / "set")
     place = tmp_path / "set" / "manifest.parquet"
     manifest = write_manifest(stamped(read_manifest(place), content=True), place)
@@ -151,7 +151,7 @@ def test_a_replaced_video_is_another_stage_and_the_old_one_comes_back(tmp_path, 
 
 
 def test_a_table_of_several_pieces_and_many_files(tmp_path, monkeypatch):
-    """Looked at in slices; each row has the stamp of its own file."""
+    """They are processed in slices. Each row gets the stamp of its own file."""
     monkeypatch.setattr(stamps, "_AT_ONCE", 2)
     manifest = files(tmp_path)
     pieces = pa.concat_tables([manifest.table.slice(i, 1) for i in range(4)])

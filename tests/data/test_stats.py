@@ -1,4 +1,4 @@
-"""Statistics of a manifest: rows are counted, videos are looked into, and what cannot be read is counted by reason."""
+"""Statistics of a manifest: rows are counted, videos are read, and unreadable videos are counted by reason."""
 
 import fsspec
 import pytest
@@ -22,7 +22,7 @@ def manifest_of(rows, classes=("left", "right", "up")):
 
 
 def test_values(tmp_path):
-    one = write_video(tmp_path / "one.mp4", 50)  # 2 s at 25 frames a second
+    one = write_video(tmp_path / "one.mp4", 50)  # 2 s at 25 frames per second
     two = write_video(tmp_path / "two.webm", 30, rate=10, codec="libvpx-vp9")  # 3 s
     broken = cut(one, tmp_path / "broken.mp4")
     manifest = manifest_of(
@@ -30,9 +30,9 @@ def test_values(tmp_path):
             (one, 0, "train", None, None),  # 2 s
             (one, 0, "train", 0.5, None),  # 1.5 s
             (two, 0, "train", 1.0, 2.0),  # 1 s
-            (two, 1, "train", 2.5, 9.0),  # 0.5 s: its video ends before
+            (two, 1, "train", 2.5, 9.0),  # 0.5 s: the video ends earlier
             (broken, 0, "val", None, None),  # unknown
-            (broken, 1, "val", 1.0, 5.0),  # 4 s, says the manifest
+            (broken, 1, "val", 1.0, 5.0),  # 4 s, according to the manifest
             (tmp_path / "none.mp4", 2, "val", None, None),
         ]
     )
@@ -92,7 +92,7 @@ def test_beyond_a_limit_some_videos_are_drawn(tmp_path):
     stats = manifest_stats(manifest, max_videos=6, progress=lambda done, total: seen.append((done, total)))
     assert (stats["videos"], stats["videos_read"], stats["sampled"]) == (24, 6, True)
     assert [stats["splits"][name]["videos_read"] for name in ("train", "val")] == [5, 1]
-    assert stats["splits"]["train"]["clips"] == 23  # rows are all counted
+    assert stats["splits"]["train"]["clips"] == 23  # all rows are counted
     assert stats["splits"]["train"]["length_s"]["known"] == 5
     assert stats["splits"]["train"]["length_s"]["total"] == pytest.approx(23 * 12 / 25, abs=0.01)
     assert seen[-1] == (6, 6)
@@ -123,9 +123,9 @@ def test_roots(tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", FILES)
 def test_odd_files(real_data, name):
-    """A header agrees with what decoding finds; what FFmpeg cannot begin to read has a reason."""
+    """A header agrees with the decoded frames. If FFmpeg cannot read the start of a file, there is a reason."""
     path, odd = str(real_data / "odd" / name), FILES[name]
-    if odd.frames == 0 and name not in ("corrupted_after_28_of_50.mp4", "minimal.webm"):  # these fail later
+    if odd.frames == 0 and name not in ("corrupted_after_28_of_50.mp4", "minimal.webm"):  # these fail only later
         with pytest.raises(DecodeError) as caught:
             probe_video(path)
         assert caught.value.reason.startswith(odd.pyav)

@@ -51,7 +51,7 @@ def tables_of(manifest, **changed_uris):
 
 @ray.remote(num_cpus=0)
 def consume(shard):
-    # Copies: a block's memory belongs to the stream.
+    # Copies, because the memory of a block belongs to the stream.
     return [replace(m, clips=m.clips.copy(), samples=m.samples.copy()) for m in read_microbatches(shard)]
 
 
@@ -77,7 +77,7 @@ def alone(tables):
 
 
 def content(microbatches):
-    """(kind, epoch, place in the epoch's order) -> pixels of every clip, whatever the microbatch it came in."""
+    """(kind, epoch, place in the epoch's order) -> pixels of every clip, in whichever microbatch it was."""
     return {
         (m.kind, m.epoch, int(position)): m.clips[place]
         for m in microbatches
@@ -140,7 +140,7 @@ def test_what_one_stream_decoded_another_one_finds(alone, tables, tmp_path, as_t
             assert np.array_equal(mine.labels, theirs.labels)
             assert np.array_equal(mine.draws, theirs.draws)
             assert mine.clip_ids == theirs.clip_ids
-    kept = 24 * 2 + 16 + 8  # a training clip in each epoch, an evaluation clip once
+    kept = 24 * 2 + 16 + 8  # training clips in each epoch, evaluation clips once
     assert len(list(shared.folder.glob("*.clip"))) == kept
     other = MicrobatchDecoder(replace(STREAM, schedule=replace(SCHEDULE, seed=6), shared=shared), tables)
     assert other.shared(0) is None, "another seed needs other pixels"
@@ -151,7 +151,7 @@ def test_few_read_tasks_however_long_the_stage(first, stop):
     tasks = ItemNumbers(first, stop).get_read_tasks(8)
     assert len(tasks) <= 1024
     assert sum(task.metadata.num_rows for task in tasks) == stop - first
-    # The first number of each comes at once; the tasks join without a gap.
+    # The first item of each task is ready at once. The tasks join without a gap.
     due = first
     for task in tasks:
         assert next(iter(task()))["item"].to_pylist() == [due]
@@ -162,7 +162,7 @@ def test_few_read_tasks_however_long_the_stage(first, stop):
 
 @pytest.mark.parametrize(("world_size", "groups"), [(1, 1), (3, 2), (8, 1), (20, 3), (256, 32)])
 def test_groups_of_workers_share_the_items_without_changing_their_order(world_size, groups):
-    """Each group's stream, dealt round robin to its ranks, gives every rank what one stream would give it."""
+    """Each group's stream, dealt round robin to its ranks, gives every rank the items of a single stream."""
     schedule = replace(SCHEDULE, world_size=world_size)
     first, stop = schedule.first_item(1), schedule.total_items
     dealt = []
@@ -198,7 +198,7 @@ def test_all_coordinators_end_with_the_stage(tables):
 
 
 class Watch(ExecutionCallback):
-    """The most that the coordinator held at once, of a kind; counted here, in the process that made the class."""
+    """The maximum that the coordinator held at once, by kind. It counts in the process that created the class."""
 
     most: ClassVar[Counter] = Counter()
 
@@ -213,12 +213,12 @@ class Watch(ExecutionCallback):
         Watch.most |= Counter(held)
 
 
-# Decoders are told of the class and cannot import this file: let it travel whole.
+# Decoders get the class but cannot import this file, so it is pickled by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
-    """In this process rather than in a coordinator's: so that one can look."""
+    """The stream is in this process, not in a coordinator's, so that the test can inspect it."""
     dataset = build_dataset(replace(STREAM, schedule=replace(SCHEDULE, epochs=100_000)), tables, POOL, first_item=0)
     dataset.context.custom_execution_callback_classes.append(Watch)
     numbers = []
@@ -227,8 +227,8 @@ def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
         if len(numbers) == 120:
             break
     assert numbers == list(range(120))
-    # Beside the limit of four: what a step takes of the reading task's buffer, and what is under way; more of it the
-    # busier the machine is. Without the limit it grows as fast as the blocks that were read.
+    # In addition to the limit of four: a step's share of the reading task's buffer, and items in flight. A busy machine
+    # has more of them. Without the limit, the number grows as fast as blocks are read.
     assert 0 < Watch.most["waiting"] <= 40
     assert Watch.most["statistics"] <= 8
     assert Watch.most["queues"] <= 8

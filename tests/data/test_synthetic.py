@@ -1,4 +1,4 @@
-"""Synthetic motion data: only the order of frames tells the two of a pair apart; files are real and complete."""
+"""Synthetic motion data: only the order of frames distinguishes the classes of a pair; files are complete."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_second_class_is_the_first_backwards(pair):
 
 
 def test_decoys_act_too_and_are_played_backwards_with_the_clip():
-    """What they do is as likely forwards as backwards, so that they tell nothing of the class."""
+    """Their motion is equally likely forwards and backwards, so it says nothing about the class."""
     decoys = Difficulty(noise=0, num_distractors=0, background=0, num_decoys=2)
     alone = Difficulty(noise=0, num_distractors=0, background=0)
     with_decoys, without = (draw_clip(2, np.random.default_rng(1), difficulty=one)[0] for one in (decoys, alone))
@@ -54,7 +54,7 @@ def test_difficulties_by_name(tmp_path):
     )
     assert set(easy).isdisjoint(hard)
     described = json.loads((tmp_path / "easy" / "synthetic.json").read_text())["difficulty"]
-    assert "num_decoys" not in described, "sets of before there were decoys keep their names"
+    assert "num_decoys" not in described, "sets from before decoys existed keep their names"
     assert easy == write_motion_dataset(tmp_path / "default", **SMALL).table["clip_id"].to_pylist()
     cover_TSS = synthetic.acting_cover(tmp_path / "hard", hard[0])
     assert cover_TSS.max() > 0.5
@@ -64,7 +64,7 @@ def test_difficulties_by_name(tmp_path):
 
 @pytest.mark.parametrize("act", ACTIONS.values(), ids=[name for name, _ in ACTIONS])
 def test_first_and_last_frame_look_alike(act):
-    """Else the first frame alone would tell the class: how much of the actor shows, and where, is as likely in both."""
+    """Otherwise the first frame would show the class. The actor's visible area and place have equal distributions."""
     ends = []
     for seed in range(1500):
         rng = np.random.default_rng(seed)
@@ -86,13 +86,13 @@ def test_motion_is_there():
 
 
 def test_noise():
-    """Each pixel, colour and frame has its own, as strong as asked for."""
+    """Each pixel, colour and frame has its own noise, of the requested strength."""
     noisy_TSSC, clean_TSSC = (
         draw_clip(2, np.random.default_rng(1), difficulty=Difficulty(noise=noise))[0].astype(float)
         for noise in (0.05, 0)
     )
     noise_TSSC = noisy_TSSC - clean_TSSC
-    # Black and white cut it off.
+    # Clipped at black and white.
     inside_TSSC = (clean_TSSC > 64) & (clean_TSSC < 192)
     assert noise_TSSC[inside_TSSC].std() / 255 == pytest.approx(0.05, rel=0.01)
     for axis in range(4):
@@ -135,7 +135,7 @@ def test_files_hold_what_was_drawn(dataset, decoder):
         read_TSSC = video.frames(range(len(drawn_TSSC)))
         assert round(video.info.fps) == fps
     assert row["group"] == f"actor-{actor}"
-    # Colours are stored at half the resolution, so a small frame differs at its edges.
+    # Colours are stored at half the resolution, so small frames differ at their edges.
     assert np.abs(read_TSSC.astype(int) - drawn_TSSC).mean() < 16
     other_TSSC = draw_clip(row["label"], np.random.default_rng([3, 0, 6]), side=32)[0]
     assert np.abs(read_TSSC[:16].astype(int) - other_TSSC[:16]).mean() > 32
@@ -167,7 +167,7 @@ def test_same_arguments_same_bytes(dataset, tmp_path):
         assert (tmp_path / "again" / uri).read_bytes() == (root / uri).read_bytes()
         differing += (tmp_path / "other" / uri).read_bytes() != (root / uri).read_bytes()
     assert differing == 32
-    # Stages are known by the fingerprint: it must tell other pixels apart although the files are called the same.
+    # Stages are identified by the fingerprint: it must differ for other pixels, even if the file names are the same.
     assert other.fingerprint() != manifest.fingerprint()
     assert not set(other.table["clip_id"].to_pylist()) & set(manifest.table["clip_id"].to_pylist())
 
@@ -210,7 +210,7 @@ def test_a_relative_folder_holds_clips_that_are_found(tmp_path, monkeypatch, roo
     monkeypatch.chdir(tmp_path / "here")
     manifest = write_motion_dataset(root, clips=1, val_clips=1, test_clips=1, size=32)
     assert all(Path(uri).is_file() for uri in manifest.resolved_uris())
-    # Relative in the file too, so that the folder can be moved.
+    # Relative in the file, too, so that the folder can be moved.
     assert manifest.table["uri"].to_pylist()[0] == "train/moves-right/00000.mp4"
 
 
@@ -247,14 +247,14 @@ def test_nothing_half_written(tmp_path, monkeypatch):
 
 
 def _set_features(plane_TSS):
-    """What a set of frames says whatever their order: quantiles over time of every region and of its contrast."""
+    """Features of a set of frames without its order: quantiles over time of every region and of its contrast."""
     blocks_TRP = plane_TSS.reshape(len(plane_TSS), 8, 4, 8, 4).transpose(0, 1, 3, 2, 4).reshape(len(plane_TSS), 64, 16)
     regions_TF = np.concatenate([blocks_TRP.mean(axis=2), blocks_TRP.std(axis=2)], axis=1)
     return np.quantile(regions_TF, [0, 0.25, 0.5, 0.75, 1], axis=0).ravel()
 
 
 def _order_features(plane_TSS):
-    """What two neighbouring frames say: sudden against slow change, and the side to which the picture moves."""
+    """Features of two neighbouring frames: sudden or slow change, and the direction of the motion."""
     taken_TSS = plane_TSS[np.linspace(0, len(plane_TSS) - 1, 12).astype(int)]
     mean_T, std_T = taken_TSS.mean(axis=(1, 2)), taken_TSS.std(axis=(1, 2))
     change_TSS = np.diff(taken_TSS, axis=0)
@@ -268,7 +268,7 @@ def _order_features(plane_TSS):
 
 
 def _held_out_accuracy(features_NF, sides_N, folds=8):
-    """Least squares with a ridge, cross-validated: how often the side (+1 or -1) of a held-out clip is right."""
+    """Ridge regression, cross-validated: how often the side (+1 or -1) of a held-out clip is right."""
     features_NF = (features_NF - features_NF.mean(axis=0)) / (features_NF.std(axis=0) + 1e-9)
     correct = 0
     for fold in range(folds):
@@ -281,14 +281,14 @@ def _held_out_accuracy(features_NF, sides_N, folds=8):
 
 @pytest.mark.slow
 def test_only_order_tells_a_pair_apart(tmp_path):
-    """Read back from the files, so that traces which coding leaves in single frames would count too."""
+    """The clips are read from the files, so traces of the coding in single frames would count, too."""
     manifest = write_motion_dataset(tmp_path / "set", clips=960, val_clips=1, test_clips=1, size=32, seed=7)
     rows = manifest.split("train")
     by_class = [[] for _ in CLASSES]
     for uri, label in zip(manifest.resolved_uris(rows), rows["label"].to_pylist(), strict=True):
         with open_video(uri) as video:
             frames_TSSC = video.frames(range(video.info.num_frames)) / 255
-        # The actor is colourful, all else nearly grey.
+        # The actor is colourful, everything else nearly grey.
         colour_TSS = frames_TSSC.max(axis=3) - frames_TSSC.min(axis=3)
         sets = np.concatenate([_set_features(colour_TSS), _set_features(frames_TSSC.mean(axis=3))])
         by_class[label].append((sets, _order_features(colour_TSS)))
@@ -298,7 +298,7 @@ def test_only_order_tells_a_pair_apart(tmp_path):
         sides_N = np.tile([1, -1], len(clips) // 2)
         of_sets.append(_held_out_accuracy(np.stack([clip[0] for clip in clips]), sides_N))
         of_order.append(_held_out_accuracy(np.stack([clip[1] for clip in clips]), sides_N))
-    # 240 clips a pair: standard deviation 0.03, and 0.016 over all pairs.
+    # 240 clips per pair: standard deviation 0.03, and 0.016 over all pairs.
     assert max(of_sets) < 0.65, (of_sets, of_order)
     assert np.mean(of_sets) < 0.57, (of_sets, of_order)
     assert np.mean(of_order) > 0.75, (of_sets, of_order)

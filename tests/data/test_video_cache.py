@@ -1,4 +1,4 @@
-"""The bounded cache of videos, shared by real processes, before a real S3 API that counts what is asked of it."""
+"""The bounded cache of videos: real processes share it, and a real S3 API counts their requests."""
 
 import multiprocessing
 import os
@@ -58,7 +58,7 @@ def test_without_a_cache_nothing_is_kept(s3, videos, tmp_path, monkeypatch):
 
 @each_decoder
 def test_a_decoder_reads_through_the_cache_that_it_is_given(s3, tmp_path, motion_manifest, decoder):
-    """And through none that another stream of the same process was given."""
+    """It does not use the cache of another stream in the same process."""
     local = Path(read_manifest(motion_manifest).resolved_uris()[0])
     video = RemotePath(f"s3://bucket/{decoder}.mp4")
     video.write_bytes(local.read_bytes())
@@ -85,7 +85,7 @@ def test_the_longest_unread_goes_first(s3, videos, tmp_path):
     cache.read(videos[3])
     s3.forget()
     cache.read(videos[0])
-    assert s3.requests("GET", "mp4") == [], "the one that was read last is still there"
+    assert s3.requests("GET", "mp4") == [], "the last one that was read is still cached"
     cache.read(videos[1])
     assert len(s3.requests("GET", "mp4")) == 1
 

@@ -1,4 +1,4 @@
-"""Views of a test protocol: where they lie in time and space, and that the plain one is what validation sees."""
+"""Views of a test protocol: their places in time and space. The single view is that of the validation."""
 
 import numpy as np
 import pytest
@@ -63,11 +63,11 @@ def test_dense_clips_go_from_the_start_to_the_end():
     dense = ClipSpec(num_frames=4, size=32, sampling="dense", stride_frames=2)
     assert clip_indices(20, dense, 3).tolist() == [[0, 2, 4, 6], [6, 8, 10, 12], [13, 15, 17, 19]]
     assert clip_indices(20, dense, 1).tolist() == [[6, 8, 10, 12]]
-    assert clip_indices(5, dense, 2).tolist() == [clip_indices(5, dense, 1).tolist()[0]] * 2, "no room to move"
+    assert clip_indices(5, dense, 2).tolist() == [clip_indices(5, dense, 1).tolist()[0]] * 2, "no other position exists"
 
 
 class Ramp:
-    """Pixels that say where they are: red the column, green the row."""
+    """Pixels that encode their place: red the column, green the row."""
 
     def __init__(self, height: int, width: int) -> None:
         rows, columns = np.mgrid[:height, :width]
@@ -97,7 +97,7 @@ def corners(view: np.ndarray) -> tuple[int, int, int, int]:
     [(48, 100, [0, 26, 52], [0, 0, 0]), (100, 48, [0, 0, 0], [0, 26, 52]), (48, 48, [0, 0, 0], [0, 0, 0])],
 )
 def test_three_crops_cover_the_long_side(monkeypatch, height, width, lefts, tops):
-    spec = ClipSpec(num_frames=4, size=42, short_side=48)  # no pixel is resized
+    spec = ClipSpec(num_frames=4, size=42, short_side=48)  # nothing is resized
     monkeypatch.setattr("w3ray.data.views.open_video", lambda *args, **more: Ramp(height, width))
     views = load_views("x", spec=spec, protocol=parse_protocol("3crop-1clip"))
     assert [corners(view) for view in views] == [
