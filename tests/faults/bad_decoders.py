@@ -1,4 +1,4 @@
-"""A decoder that fails as C libraries do: installed in every process of a Ray cluster by its set-up hook."""
+"""A decoder that fails like a C library. A set-up hook installs it in every process of a Ray cluster."""
 
 import ctypes
 import os
@@ -20,14 +20,14 @@ def install() -> None:
     def bad(uri: str, cache: VideoCache | None = None):
         name = os.path.basename(uri)
         if name.startswith("hangs"):
-            ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock: no other thread of Python's runs
+            ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock, so no other Python thread runs
         elif name.startswith("crashes"):
             ctypes.string_at(0)
         elif name.startswith("killed"):
-            if group := os.environ.get("W3RAY_MEMORY_GROUP"):  # the kernel kills who takes more than it has
+            if group := os.environ.get("W3RAY_MEMORY_GROUP"):  # the kernel kills processes that exceed its memory
                 Path(group, "cgroup.procs").write_text(str(os.getpid()))
             _take_memory(1 << 30)
-            os.kill(os.getpid(), signal.SIGKILL)  # where only the kernel's way of it can be had
+            os.kill(os.getpid(), signal.SIGKILL)  # imitates the kernel if there is no memory group
         elif name.startswith("starves"):
             soft, hard = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 28), hard))

@@ -6,7 +6,7 @@ from w3ray.pipeline import run
 
 @pytest.fixture(scope="session")
 def undisturbed(ray_session, motion_manifest, tmp_path_factory):
-    """What the recipe of these tests ends with when nothing happens."""
+    """The result of the recipe of these tests without a fault."""
     storage = tmp_path_factory.mktemp("undisturbed")
     recipe = faulty_recipe(motion_manifest, storage, stages=WITH_STUDENT)
     run(recipe)

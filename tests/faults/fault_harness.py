@@ -1,4 +1,4 @@
-"""How is a run struck at a given moment, and what did it cost?"""
+"""Causes a fault in a run at a given moment, and measures its cost."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
 from w3ray.storage import StoragePath
 
-# How Ray names the processes of its actors.
+# Ray's names for the processes of its actors.
 WORKER = "ray::RayTrainWorker"
 DECODER = "ray::MapWorker(MapBatches(MicrobatchDecoder))"
 COORDINATOR = "ray::SplitCoordinator"
@@ -30,7 +30,7 @@ CONTROLLER = "ray::TrainController"
 
 
 def faulty_recipe(manifest: Path, storage: Path, **changes: Any) -> Recipe:
-    """A teacher, a checkpoint every second step; long enough to be struck in the middle."""
+    """A teacher, with a checkpoint every second step; long enough for a fault in the middle."""
     values: dict[str, Any] = {
         "name": "struck",
         "storage": str(storage),
@@ -54,19 +54,18 @@ WITH_STUDENT = [{"name": "teacher"}, {"name": "student", "teacher": "teacher", "
 
 
 def stages_to(stage: str) -> list[dict[str, Any]]:
-    """`stages` of a recipe that ends with this one."""
+    """`stages` of a recipe that ends with this stage."""
     return WITH_STUDENT if stage == "student" else WITH_STUDENT[:1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a fault cost: a row of benchmarks/results/faults.json.
+    """The cost of a fault: a row of benchmarks/results/faults.json.
 
-    `identical` is None where the number of workers changed: sums then differ in their last bits.
-
-    `steps_again` optimiser steps were done more than once; of the history that counts `lost` samples are missing,
-    `doubled` are there twice; `recovery_s` from the fault to the end of the longest pause after it; `identical` final
-    weights of all stages.
+    `steps_again`: optimiser steps that were done more than once. `lost`, `doubled`: samples that are missing, or occur
+    twice, in the history that counts. `recovery_s`: from the fault to the end of the longest pause after it.
+    `identical`: the final weights of all stages are the same bits. None if the number of workers changed: sums then
+    differ in their last bits.
     """
 
     fault: str
@@ -79,7 +78,7 @@ class Cost:
 
 
 class Outcome:
-    """What a finished run left: final weights and histories of its stages, by stage name."""
+    """The result of a finished run: final weights and histories of its stages, by stage name."""
 
     def __init__(self, storage: StoragePath) -> None:
         folders = {path.name.rsplit("-", 1)[0]: path for path in (storage / "stages").iterdir()}
@@ -108,7 +107,7 @@ class Outcome:
 
 
 def expected_history(recipe: Recipe, stage: str) -> list[Draw]:
-    """What `read_samples` must give for a whole stage: computed from the schedule alone, without a run."""
+    """The expected result of `read_samples` for a whole stage, computed only from the schedule."""
     data = prepare_data(recipe)
     planned = next(item for item in plan_stages(recipe, data) if item.stage.name == stage)
     clips = {kind: table["clip_id"].to_pylist() for kind, table in data.splits.items()}
@@ -123,14 +122,14 @@ def expected_history(recipe: Recipe, stage: str) -> list[Draw]:
 
 
 def note(cost: Cost) -> None:
-    """Add a row to the file that benchmarks/faults.py asks for."""
+    """Add a row to the file that benchmarks/faults.py names."""
     if path := os.environ.get("W3RAY_FAULT_ROWS"):
         with open(path, "a") as file:
             file.write(json.dumps(asdict(cost)) + "\n")
 
 
 def processes(title: str, root: psutil.Process | None = None) -> list[psutil.Process]:
-    """The living processes below `root` (this one) whose title begins with `title`."""
+    """The living descendants of `root` (default: this process) whose title begins with `title`."""
     found = []
     for process in (root or psutil.Process()).children(recursive=True):
         try:
@@ -142,20 +141,20 @@ def processes(title: str, root: psutil.Process | None = None) -> list[psutil.Pro
 
 
 class Victim:
-    """The process to kill, looked for early: the look takes longer than a checkpoint's write."""
+    """The process to kill. It is searched early, because the search takes longer than writing a checkpoint."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._process: psutil.Process | None = None
 
     def found(self) -> bool:
-        """Is it known, and alive? Else it is looked for."""
+        """Whether the process is known and alive. If not, search it."""
         if self._process is None or not self._process.is_running():
             self._process = next(iter(processes(self._title)), None)
         return self._process is not None
 
     def kill(self) -> bool:
-        """kill -9; whether there was one."""
+        """kill -9. Returns whether there was a process."""
         assert self._process is not None
         try:
             os.kill(self._process.pid, signal.SIGKILL)
@@ -165,7 +164,7 @@ class Victim:
 
 
 class Strike(threading.Thread):
-    """Waits until `when`, then does `what` until it says that it was done; `at_s` is when, of the system clock."""
+    """Waits for `when`, then does `what` until it succeeds. `at_s` is the time of success, by the system clock."""
 
     def __init__(self, when: Callable[[], bool], what: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -185,7 +184,7 @@ class Strike(threading.Thread):
 
 
 def struck_run(recipe: Recipe, strike: Strike, address: str | None = None) -> tuple[Outcome, list[str]]:
-    """Run the recipe here with the strike armed; its outcome and what the user was told."""
+    """Run the recipe in this process with the strike active. Returns the outcome and the messages to the user."""
     told: list[str] = []
 
     def on_event(event: Any) -> None:
@@ -197,17 +196,17 @@ def struck_run(recipe: Recipe, strike: Strike, address: str | None = None) -> tu
         run(recipe, address=address, on_event=on_event)
     finally:
         strike.leave()
-    assert strike.at_s is not None, "the run was over before the fault came"
+    assert strike.at_s is not None, "the run ended before the fault"
     return Outcome(Path(recipe.storage)), told
 
 
 def lines(storage: Path, stage: str) -> list[dict[str, Any]]:
-    """Lines of the stage's sample logs, as far as they are written."""
+    """The lines of the stage's sample logs that are written so far."""
     return [line for folder in storage.glob(f"stages/{stage}-*") for line in read_lines(folder)]
 
 
 def once(condition: Callable[[], bool]) -> Callable[[], bool]:
-    """Is it so, or was it ever? Not asked again afterwards: reading the logs takes longer than a checkpoint's write."""
+    """Whether the condition was ever true. Then it is not checked again: reading the logs takes too long."""
     been: list[bool] = []
 
     def when() -> bool:
@@ -219,17 +218,17 @@ def once(condition: Callable[[], bool]) -> Callable[[], bool]:
 
 
 def at_step(storage: Path, stage: str, step: int) -> Callable[[], bool]:
-    """Has the stage read its way to this training step?"""
+    """Whether the stage has read up to this training step."""
     return lambda: any(line["kind"] == "train" and line["step"] >= step for line in lines(storage, stage))
 
 
 def validating(storage: Path, stage: str, epoch: int) -> Callable[[], bool]:
-    """Is the stage in the validation after this epoch?"""
+    """Whether the stage is in the validation after this epoch."""
     return lambda: any(line["kind"] == "val" and line["epoch"] >= epoch for line in lines(storage, stage))
 
 
 def writing_checkpoint(storage: Path, stage: str, step: int) -> Callable[[], bool]:
-    """Is a checkpoint of at least this step being copied to the storage at this moment?"""
+    """Whether a checkpoint of at least this step is being copied to the storage now."""
 
     def when() -> bool:
         for folder in storage.glob(f"stages/{stage}-*/checkpoints/step_*"):
@@ -246,7 +245,7 @@ MOMENTS: dict[str, tuple[str, Callable[[Path], Callable[[], bool]]]] = {
     "during validation": ("teacher", lambda storage: validating(storage, "teacher", 7)),
     "during a checkpoint write": ("teacher", lambda storage: writing_checkpoint(storage, "teacher", 8)),
 }
-"""When a run is struck: the stage, and what to ask of the run's storage to know that the moment is there."""
+"""The moment of a fault: the stage, and a function that checks the run's storage for this moment."""
 
 
 def recovery_s(folder: Path, struck_at_s: float) -> float:

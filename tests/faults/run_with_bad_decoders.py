@@ -1,6 +1,6 @@
-"""Runs a recipe (a JSON file) on a local Ray whose decoders are `bad_decoders`; writes what the user was told.
+"""Runs a recipe (a JSON file) on a local Ray with `bad_decoders`, and writes the messages to the user to TOLD.
 
-run_with_bad_decoders.py RECIPE TOLD [in-process]         the last word: as a trial of a sweep does
+run_with_bad_decoders.py RECIPE TOLD [in-process]         in-process: as in a trial of a sweep
 """
 
 import json

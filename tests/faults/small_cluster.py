@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine: real `ray start` processes, one raylet a node."""
+"""A Ray cluster of several nodes on this machine: real `ray start` processes, one raylet per node."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ _COMMANDS = (
     "head_start_ray_commands",
     "worker_start_ray_commands",
 )
-"""Sections that Ray's autoscaler wants to find."""
+"""Sections that Ray's autoscaler requires."""
 
 
 def free_port() -> int:
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 class Node:
-    """One node: `ray start --block` and all below it."""
+    """One node: `ray start --block` and its descendants."""
 
     def __init__(self, arguments: list[str], env: Mapping[str, str], log: Path, folder: Path | None = None) -> None:
         with log.open("a") as output:
@@ -51,12 +51,12 @@ class Node:
         return None
 
     def holds(self, process: psutil.Process) -> bool:
-        """Does a process run on this node?"""
+        """Whether a process runs on this node."""
         raylet = self.raylet()
         return raylet is not None and raylet.pid in [parent.pid for parent in process.parents()]
 
     def kill(self) -> None:
-        """The node is gone at once, with all its processes: as when its plug is pulled."""
+        """End the node and all its processes at once, as if it lost power."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         for process in [*below, psutil.Process(self.process.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,7 +65,7 @@ class Node:
 
 
 class SmallCluster:
-    """Head and nodes, ended with `close`. Its drivers need `env`."""
+    """Head and nodes. `close` ends them. Drivers need the environment `env`."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class SmallCluster:
         self.folder, self._store = folder, object_store_mb
         self.port = free_port()
         self.env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
-        # Notice of a node's end is looked for as often as a test needs it; a dead node is noticed soon.
+        # Ray checks for the end of a node as often as a test needs, so a dead node is noticed soon.
         self.env |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "RAY_health_check_period_ms": "1000"}
         self.env |= {"RAY_health_check_failure_threshold": "5", "RAY_health_check_initial_delay_ms": "1000"}
-        # What a local cluster of this process left there: see `w3ray.cluster.connect`.
+        # Variables that a local cluster of this process set: see `w3ray.cluster.connect`.
         for name in ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
             self.env.pop(name, None)
         self.nodes: list[Node] = []
@@ -97,7 +97,7 @@ class SmallCluster:
         return f"127.0.0.1:{self.port}"
 
     def add(self, cpus: int, folder: Path | None = None, **resources: float) -> Node:
-        """A node more, with custom resources; `folder` is its processes' current one."""
+        """Add a node with custom resources. Its processes have `folder` as their current folder."""
         node = self._node(
             [f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={json.dumps(resources)}",
              "--dashboard-agent-listen-port=0"],
@@ -107,13 +107,13 @@ class SmallCluster:
         return node
 
     def node_id(self, node: Node) -> str:
-        """Ray's name of a node."""
+        """Ray's id of a node."""
         raylet = node.raylet()
         assert raylet is not None
         return next(arg.partition("=")[2] for arg in raylet.cmdline() if arg.startswith("--node_id="))
 
     def announce_end(self, node: Node, *, seconds: int) -> None:
-        """Tell Ray that a node will be taken away, as a cloud's spot notice does."""
+        """Tell Ray that a node will be taken away, like a cloud's spot notice."""
         subprocess.run(
             [RAY, "drain-node", f"--address={self.address}", f"--node-id={self.node_id(node)}",
              "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
@@ -122,7 +122,7 @@ class SmallCluster:
         )  # fmt: skip
 
     def _autoscaling(self, node_types: Mapping[str, Mapping[str, float]]) -> Path:
-        """Settings of Ray's autoscaler, whose "cloud" starts nodes on this machine: none to begin with."""
+        """Settings of Ray's autoscaler, whose "cloud" starts nodes on this machine. At first there is none."""
         kinds = {
             name: {"resources": {**resources, "object_store_memory": self._store * 2**20}, "node_config": {},
                    "min_workers": 0, "max_workers": 4}
@@ -166,7 +166,7 @@ class SmallCluster:
         return node
 
     def _wait(self, count: int) -> None:
-        """Until so many nodes are alive."""
+        """Wait until `count` nodes are alive."""
         code = (
             "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
         )

@@ -1,4 +1,4 @@
-"""Videos that hang a decoder, crash its process or take all memory cost their place in a batch, and nothing else."""
+"""Videos that hang a decoder, crash its process or use all memory only lose their own place in a batch."""
 
 import json
 import os
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def manifest_with(manifest_path: Path, target: Path, *, readable: bool) -> Path:
-    """The first training clips under names that `bad_decoders` knows; whole videos, or empty files."""
+    """The manifest with the first training clips under names for `bad_decoders`: whole videos, or empty files."""
     target.mkdir()
     manifest = read_manifest(manifest_path)
     rows = [{**row, "uri": manifest.resolve(row["uri"])} for row in manifest.table.to_pylist()]
@@ -53,7 +53,7 @@ def short(manifest: Path, storage: Path):
 
 @pytest.fixture
 def memory_group() -> Iterator[Path | None]:
-    """A control group of 256 MiB whose processes the kernel kills; None where none can be made (only root may)."""
+    """A control group of 256 MiB; the kernel kills its processes. None if none can be made (needs root)."""
     name, limit = f"w3ray-test-{os.getpid()}", str(256 << 20)
     for root, file in (("memory", "memory.limit_in_bytes"), (".", "memory.max")):
         group = Path("/sys/fs/cgroup") / root / name
@@ -66,14 +66,14 @@ def memory_group() -> Iterator[Path | None]:
             yield group
             return
         except OSError:
-            continue  # no such controller here
+            continue  # this controller is absent
         finally:
             group.rmdir()
     yield None
 
 
 def kills(group: Path) -> int:
-    """How many processes of a control group the kernel has killed."""
+    """The number of processes of a control group that the kernel killed."""
     name = "memory.oom_control" if (group / "memory.oom_control").exists() else "memory.events"
     counts = dict(line.split() for line in (group / name).read_text().splitlines())
     return int(counts["oom_kill"])
@@ -83,7 +83,7 @@ def kills(group: Path) -> int:
 def test_clips_that_end_their_decoder_are_masked_as_unreadable_ones_are(
     ray_session, memory_group, motion_manifest, tmp_path, how
 ):
-    """Decoders are actors, or tasks where a stage trains in the process of a sweep's trial."""
+    """Decoders are actors, or tasks if a stage trains in the process of a sweep's trial."""
     recipe = short(manifest_with(motion_manifest, tmp_path / "bad", readable=True), tmp_path / "runs")
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     script = Path(__file__).with_name("run_with_bad_decoders.py")

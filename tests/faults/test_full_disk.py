@@ -1,4 +1,4 @@
-"""A disk that is full when a checkpoint is due: the run ends with one line, and goes on where there is room."""
+"""The disk is full when a checkpoint is written: the run ends with one line, and resumes when there is space."""
 
 import pytest
 from fault_harness import Outcome, faulty_recipe, note
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_se
 def test_the_run_ends_with_one_line_and_resumes_when_there_is_room(undisturbed, motion_manifest, small_disk):
     disk = small_disk("4m")  # a checkpoint is 2.5 MB
     recipe = faulty_recipe(motion_manifest, disk)
-    # Of the checkpoint, or of Ray Train's record of it: whichever is written when the last byte is used.
+    # The last byte may be used by the checkpoint or by Ray Train's record of it.
     with pytest.raises(
         RunError, match=r"teacher-.*: cannot be written \(No space left on device\); make room"
     ) as caught:

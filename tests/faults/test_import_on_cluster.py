@@ -1,4 +1,4 @@
-"""`w3ray data import --address`: nodes of a real cluster look for the videos, and find what one process finds."""
+"""`w3ray data import --address`: the nodes of a real cluster check the videos, with the result of one process."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ REPO = Path(__file__).parents[2]
 
 @pytest.fixture
 def cluster(tmp_path, s3):
-    """Head without CPUs and two nodes, which find the store in their environment."""
+    """A head without CPUs and two nodes. They get the object store from their environment."""
     cluster = SmallCluster(tmp_path)
     try:
         cluster.add(1)
@@ -42,11 +42,11 @@ def test_videos_on_a_disk_and_in_the_store(tmp_path, s3, cluster):
     source.write_text("\n".join(["path,label", *lines]) + "\n")
     script = "import sys; from w3ray.cli import main; sys.exit(main(sys.argv[1:]))"
 
-    # The command itself knows neither endpoint nor credentials: it is the nodes that ask.
+    # The command itself has neither endpoint nor credentials: only the nodes use the store.
     env = {name: value for name, value in cluster.env.items() if not name.startswith("AWS_")}
 
     def command() -> subprocess.CompletedProcess[str]:
-        # In a folder of its own: uris below the manifest's would become relative.
+        # In a separate folder, because uris below the manifest's folder would become relative.
         words = ["data", "import", "csv", str(source), "--out", str(tmp_path / "out" / "m.parquet"), "--json"]
         return subprocess.run(
             [sys.executable, "-c", script, *words, "--address", cluster.address],

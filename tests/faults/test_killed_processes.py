@@ -1,4 +1,4 @@
-"""kill -9 of each process of a run, in each part of it: it goes on, loses nothing and ends with the same bits."""
+"""kill -9 of each process of a run, at several moments: the run resumes, loses nothing and ends with the same bits."""
 
 import pytest
 from fault_harness import (
@@ -40,7 +40,7 @@ def test_killed_process(undisturbed, motion_manifest, tmp_path, name, moment):
     cost = outcome.cost(f"kill -9: {name}, {moment}", undisturbed, seconds)
     note(cost)
     assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
-    # A checkpoint every second step, and its upload goes on beside the steps after it.
+    # A checkpoint every second step. Its upload runs during the next steps.
     assert cost.steps_again <= 4
-    if name != "decoder":  # Ray starts a decoder again, and nobody but its clips waits
+    if name != "decoder":  # Ray restarts a decoder, and only its clips wait
         assert any("from step" in message for message in told), told

@@ -1,4 +1,4 @@
-"""Nodes of a cluster come and go: where processes are placed, and what it costs when a node dies or is announced to."""
+"""Nodes of a cluster come and go: where processes run, and the cost of a node that dies or announces its end."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ _RUN_S = 900
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Head without CPUs, a node that decodes, two that train."""
+    """A head without CPUs, one node that decodes, two nodes that train."""
     cluster = SmallCluster(tmp_path)
     try:
         cluster.decode = [cluster.add(2, decode=2)]
@@ -46,7 +46,7 @@ def cluster(tmp_path):
 
 
 class ClusterRun:
-    """`w3ray run` on a cluster, in a process of its own."""
+    """`w3ray run` on a cluster, in its own process."""
 
     def __init__(self, cluster: SmallCluster, manifest: Path, storage: Path, **changes) -> None:
         resources = {"worker_resources": {"trainer": 1}, "decoder_resources": {"decode": 1}, "resize_every_s": 3.0}
@@ -91,7 +91,7 @@ def test_each_process_is_placed_where_it_belongs(cluster, motion_manifest, tmp_p
 
 
 def trained_by(storage: Path, workers: int, after_s: float):
-    """Did so many workers take a step after this moment of the system clock?"""
+    """Whether `workers` workers took a step after this moment of the system clock."""
 
     def done() -> bool:
         steps: dict[int, set[int]] = {}
@@ -106,7 +106,7 @@ def trained_by(storage: Path, workers: int, after_s: float):
 
 
 def test_a_training_node_dies_and_another_one_comes(cluster, motion_manifest, tmp_path):
-    """Elastic workers: two, one, two again."""
+    """Elastic workers: two, then one, then two again."""
     storage = tmp_path / "runs"
     changes = {"resources": {"workers": (1, 2)}, "train": {"epochs": 90, "validate_every_epochs": 30}}
     run = ClusterRun(cluster, motion_manifest, storage, **changes)
@@ -167,8 +167,8 @@ def test_a_node_that_decodes_dies(undisturbed, cluster, motion_manifest, tmp_pat
 
 
 def test_a_node_is_announced_to_go_away(ray_session, cluster, motion_manifest, tmp_path):
-    """A checkpoint just in time: no step is done again, although none is due until the validations."""
-    # Long enough for Ray's command line to announce the end while it trains.
+    """A checkpoint is written in time: no step is done again, although none was due before the validations."""
+    # Long enough for Ray's command line to announce the end during training.
     changes = {"train": {"epochs": 100, "validate_every_epochs": 50, "checkpoint_every_steps": 100_000}}
     run_here(faulty_recipe(motion_manifest, tmp_path / "undisturbed", **changes))
     storage = tmp_path / "runs"
@@ -186,7 +186,7 @@ def test_a_node_is_announced_to_go_away(ray_session, cluster, motion_manifest, t
 
 
 def test_a_cluster_that_grows_brings_the_nodes_that_a_run_asks_for(undisturbed, motion_manifest, tmp_path):
-    """Ray's autoscaler, from a head alone."""
+    """Ray's autoscaler, starting with only a head."""
     node_types = {"decode": {"CPU": 2, "decode": 2}, "train": {"CPU": 1, "trainer": 1}}
     cluster = SmallCluster(tmp_path, node_types=node_types)
     try:

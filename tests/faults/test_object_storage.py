@@ -1,4 +1,4 @@
-"""The whole chain on object storage: each run is the command itself, in a process and with a Ray of its own."""
+"""The whole chain on object storage. Each run is the real command, in its own process and with its own Ray."""
 
 import json
 import os
@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 COMMAND = [sys.executable, "-c", "import sys; from w3ray.cli import main; sys.exit(main())", "run"]
 TEACHER = "teacher-"
 INTERVAL = 3
-"""Steps from one checkpoint to the next: those of an epoch."""
+"""Steps between checkpoints: the steps of an epoch."""
 
 
 @pytest.fixture(scope="module")
 def files(s3, motion_manifest) -> str:
-    """The motion set in the bucket; the uri of its manifest."""
+    """The motion set in the bucket. Returns the uri of its manifest."""
     folder = motion_manifest.parent
     for path in folder.rglob("*"):
         if path.is_file():
@@ -37,7 +37,7 @@ def files(s3, motion_manifest) -> str:
 
 
 class Runs:
-    """Runs of one recipe, told apart by their storage."""
+    """Runs of one recipe, each with its own storage."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ def runs(tmp_path_factory) -> Runs:
 
 @pytest.fixture(scope="module")
 def undisturbed(runs, motion_manifest, tmp_path_factory) -> Outcome:
-    """Of a run on this disk."""
+    """The outcome of a run on a local disk."""
     storage = tmp_path_factory.mktemp("local")
     code, _, err = runs.run(str(storage), str(motion_manifest), "tracking.enabled=false")
     assert code == 0, err
@@ -97,7 +97,7 @@ def wait_until(condition, timeout_s: float = 300) -> None:
 
 
 def test_a_storage_that_dies_and_one_that_stutters(s3: S3Server, files, runs, undisturbed):
-    """It dies during the second checkpoint: the run ends with one line. The same command goes on, among faults."""
+    """It dies during the second checkpoint: the run ends with one line. The same command resumes, despite faults."""
     storage = "s3://bucket/dies"
     s3.fail("dies/.*/step_00000006/", "503", method="PUT|POST")
     code, result, err = runs.run(storage, files, deadline_s=5)
@@ -129,14 +129,14 @@ def test_a_storage_that_dies_and_one_that_stutters(s3: S3Server, files, runs, un
     note(cost)
     assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
     assert cost.steps_again <= INTERVAL
-    assert not (stage_folder(storage) / "failures.jsonl").exists(), "a failing store is no unreadable clip"
-    # Everything is there, and nowhere else.
+    assert not (stage_folder(storage) / "failures.jsonl").exists(), "a failing store is not an unreadable clip"
+    # Everything is in the storage, and nowhere else.
     found = {info.path for info in everything(storage)}
     for prefix in (TEACHER, "student-"):
         folder = stage_folder(storage, prefix).path
         names = ("stage.json", "result.json", "model/model.json", "report/confusion.png")
         assert {f"{folder}/{name}" for name in names} <= found
-        assert not [path for path in found if path.startswith(f"{folder}/lock/")], "the lock was given back"
+        assert not [path for path in found if path.startswith(f"{folder}/lock/")], "the lock was released"
     assert [path for path in found if "/mlartifacts/tiny/models/" in path and path.endswith("model.safetensors")]
     items = [json.loads(line)["item"] for line in samples(stage_folder(storage, "student-"))]
     assert len(items) == len(set(items)) > 0
@@ -164,7 +164,7 @@ ONE_STAGE = ("stages=[{name: teacher}]", "tracking.enabled=false")
 
 
 def test_killed_then_two_at_once(s3: S3Server, files, runs, undisturbed):
-    """The killed run's lease runs out; of two runs that come then one works, and the other waits and reuses."""
+    """The lease of the killed run expires. Of two new runs, one works, and the other waits and reuses."""
     storage = "s3://bucket/killed"
     first = runs.start(storage, files, *ONE_STAGE)
     wait_until(lambda: [info for info in everything(storage) if info.path.endswith("step_00000003/checkpoint.json")])
@@ -225,7 +225,7 @@ def test_two_workers_on_object_storage(s3: S3Server, files, runs, undisturbed):
     outcome = Outcome(RemotePath(storage))
     assert outcome.samples["teacher"] == undisturbed.samples["teacher"]
     logs = [path.name for path in outcome.folders["teacher"].iterdir() if path.name.startswith("samples-")]
-    assert {name.split("-")[1] for name in logs} == {"0", "1"}, "both had their part"
+    assert {name.split("-")[1] for name in logs} == {"0", "1"}, "both took part"
 
 
 def test_a_store_that_fails_in_the_middle_ends_the_stage_and_leaves_no_clip_out(s3: S3Server, files, runs):

@@ -1,4 +1,4 @@
-"""Plugins on a cluster of several nodes: each process has them, though no node sees the driver's files."""
+"""Plugins on a cluster of several nodes: each process has them, although no node sees the driver's files."""
 
 import json
 import subprocess
@@ -75,7 +75,7 @@ print("STAGES", *(stage.state for stage in result.stages))
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Head without CPUs, a node that decodes and one that trains, each in a folder of its own."""
+    """A head without CPUs, one node that decodes and one that trains, each in its own folder."""
     cluster = SmallCluster(tmp_path)
     try:
         for kind in ("decode", "trainer"):
@@ -111,7 +111,7 @@ def test_a_file_beside_the_recipe(cluster, motion_manifest, tmp_path):
     decode, train = (cluster.node_id(node) for node in cluster.nodes[1:])
     found = [json.loads(line) for line in marks.read_text().splitlines()]
     assert {mark["node"] for mark in found} == {decode, train}
-    for node in (decode, train):  # a process of the stage, beside the one that looked whether it can be loaded
+    for node in (decode, train):  # a process of the stage, besides the one that checked the plugin
         assert any(mark["actor"] for mark in found if mark["node"] == node)
     assert {(mark["file"], mark["there"]) for mark in found} == {(str(recipes / "my_part.py"), False)}
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]

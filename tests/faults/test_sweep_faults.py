@@ -1,4 +1,4 @@
-"""What a whole sweep survives: the death of a node of its cluster, and of its tracking server."""
+"""A sweep survives the death of a node of its cluster, and of its tracking server."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ _RUN_S = 1200
 
 
 class StruckSweep:
-    """`w3ray tune` with the MFR weights given, in a process of its own."""
+    """`w3ray tune` over given MFR weights, in its own process."""
 
     def __init__(self, recipe, folder: Path, values: list[float], *options: str, env=None) -> None:
         self.recipe, self.storage, self.log = recipe, Path(recipe.storage), folder / "sweep.log"
@@ -53,7 +53,7 @@ class StruckSweep:
         return json.loads(out)
 
     def check(self) -> None:
-        """Every trial came to its end, with one teacher; each stage has the history of its schedule, once."""
+        """Every trial is finished, with one teacher. Each stage has the history of its schedule, once."""
         trials = SweepFolder(str(self.storage), "struck").trials()
         assert [trial.state for trial in trials] == ["finished"] * len(trials)
         (teacher,) = self.storage.glob("stages/teacher-*")
@@ -69,7 +69,7 @@ class StruckSweep:
 
 
 def test_a_node_that_trains_dies_in_a_sweep(motion_manifest, tmp_path):
-    """A teacher's worker goes to the other node; the trial that waits for it still trains none of its own."""
+    """The teacher's worker moves to the other node. The trial that waits for the teacher does not train its own."""
     cluster = SmallCluster(tmp_path)
     try:
         cluster.add(2, decode=2)
@@ -114,12 +114,12 @@ def test_the_tracking_server_vanishes_in_a_sweep(motion_manifest, tmp_path, come
         client = mlflow.MlflowClient(server.uri)
         experiment = client.get_experiment_by_name("struck")
         runs = client.search_runs([experiment.experiment_id])
-        # What a trial could not deliver in time the sweep's next process delivers, at the latest the next sweep's.
+        # What a trial could not deliver in time, the next process of the sweep delivers, or the next sweep.
         names = sorted(run.info.run_name for run in runs)
         assert names == ["struck 0000", "struck 0001", "struck 0002", *["student"] * 3, "sweep struck", "teacher"]
         for run in runs:
             if run.info.run_name in ("student", "teacher"):
                 history = client.get_metric_history(run.info.run_id, "train/lr")
-                assert [point.step for point in history] == list(range(1, 49)), "no point lost or twice"
+                assert [point.step for point in history] == list(range(1, 49)), "no point is lost or duplicated"
     finally:
         server.stop()

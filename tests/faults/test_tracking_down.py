@@ -1,4 +1,4 @@
-"""The tracking server goes away while a run trains: for a minute, or for good."""
+"""The tracking server is absent during training, for a minute or forever."""
 
 import threading
 
@@ -29,7 +29,7 @@ def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, comes
             threading.Timer(_MINUTE_S, server.start).start()
 
     changes = {}
-    if comes_back:  # a run that is longer than the outage
+    if comes_back:  # the run is longer than the outage
         changes = {"train": {"epochs": 150, "validate_every_epochs": 50, "checkpoint_every_steps": 50}}
         run(faulty_recipe(motion_manifest, tmp_path / "undisturbed", **changes))
         undisturbed = Outcome(tmp_path / "undisturbed")
@@ -49,7 +49,7 @@ def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, comes
             runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
             assert {run.info.status for run in runs.values()} == {"FINISHED"}
             history = client.get_metric_history(runs["teacher"].info.run_id, "train/lr")
-            assert [point.step for point in history] == list(range(1, 451)), "no point lost or twice"
+            assert [point.step for point in history] == list(range(1, 451)), "no point is lost or duplicated"
         else:
             assert any("tracking" in message for message in told), told
     finally:

@@ -1,4 +1,4 @@
-"""Nothing waits for ever: on a rank that hangs, a driver that is gone, another run at work, a full object store."""
+"""No wait is endless: for a hanging rank, a lost driver, another run of the same stage, or a full object store."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(undisturbed, motion_m
 
 
 def test_two_runs_of_one_recipe_at_once(undisturbed, motion_manifest, tmp_path):
-    """One works, the other waits, then reuses what the first one made."""
+    """One works. The other waits, then reuses the result of the first."""
     storage = tmp_path / "runs"
     typed = command(faulty_recipe(motion_manifest, storage), tmp_path)
     with (tmp_path / "err").open("a") as err:
@@ -104,14 +104,14 @@ def test_two_runs_of_one_recipe_at_once(undisturbed, motion_manifest, tmp_path):
     assert sorted(json.loads(end)["stages"][0]["state"] for end in ends) == ["reuse", "run"]
     assert "another run works on teacher-" in (tmp_path / "err").read_text()
     written = [(line["kind"], line["item"]) for line in lines(storage, "teacher")]
-    assert len(written) == len(set(written)), "never both writing"
+    assert len(written) == len(set(written)), "never two writers at once"
     cost = Outcome(storage).cost("two runs of one recipe at once", undisturbed, None)
     note(cost)
     assert (cost.steps_again, cost.lost, cost.doubled, cost.identical) == (0, 0, 0, True)
 
 
 def test_an_object_store_that_is_too_small(motion_manifest, tmp_path):
-    """80 MiB, the least that Ray takes, for microbatches of 19 MiB: slower, perhaps, but it goes on."""
+    """80 MiB, Ray's minimum, for microbatches of 19 MiB: it may be slower, but it continues."""
     recipe = faulty_recipe(
         motion_manifest,
         tmp_path / "runs",
