@@ -1,11 +1,11 @@
-"""Train three small fixed recipes and write down what they end with: `weights.json` beside this file.
+"""Train three small fixed recipes and write their results to `weights.json` beside this file.
 
-    python tests/goldens/make_weights.py           # anew, for this processor
-    python tests/goldens/make_weights.py --add     # the sums of one more processor
+    python tests/goldens/make_weights.py           # write the file again, for this processor
+    python tests/goldens/make_weights.py --add     # add the sums of one more processor
 
-A change of structure must change no result: `tests/pipeline/test_golden_weights.py` trains the recipes again. The loss
-of each step must agree on any machine. The SHA-256 of the final weights must agree on a machine whose processor and
-torch are in the file. Make the file anew only after a change that is meant to change results, and say so in the commit.
+A change of structure must not change results: `tests/pipeline/test_golden_weights.py` trains the recipes again. The
+loss of each step must agree on any machine. The SHA-256 of the final weights must agree if the file has this processor
+and this torch. Write the file again only after a change that is meant to change results, and say so in the commit.
 Add a processor only with code whose results are known to be those of the file.
 """
 
@@ -33,7 +33,7 @@ BASE: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 8, "microbatch_size": 4, "lr": 0.05, "log_every_steps": 1},
     "stages": [{"name": "teacher"}],
     "tracking": {"enabled": False},
-    # One thread: how a sum is split over threads changes its last digits.
+    # One thread, because the last digits of a sum depend on how it is split over threads.
     "resources": {"workers": 1, "cpus_per_worker": 1, "decoders": 1, "use_gpu": False},
 }
 RECIPES: dict[str, dict[str, Any]] = {
@@ -50,14 +50,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def processor() -> str:
-    """What decides the last digits: the processor's name and the kernels that torch takes for it."""
+    """What decides the last digits: the processor's name, and the kernels that torch uses on it."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     name = names[0].partition(":")[2].strip() if names else platform.machine()
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__.partition('+')[0]}"
 
 
 def train(name: str, storage: Path) -> dict[str, Any]:
-    """Stage -> SHA-256 of its final weights and the cross-entropy of each step."""
+    """Stage -> SHA-256 of its final weights, and the cross-entropy of each step."""
     import w3ray
 
     losses: dict[str, dict[int, float]] = {}

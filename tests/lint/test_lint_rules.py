@@ -1,4 +1,4 @@
-"""The linter of recipes: each rule once where it must speak and once where it must not."""
+"""The linter of recipes: for each rule a case where it reports a finding and a case where it does not."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ ONE_STAGE = "stages=[{name: teacher}]"
 
 
 class Case(NamedTuple):
-    """Overrides of a shipped recipe with which a rule speaks, of which field, and others with which it does not."""
+    """Overrides of a shipped recipe for which a rule reports a field, and overrides for which it does not."""
 
     speaks: list[str]
     field: str
@@ -68,7 +68,7 @@ PUBLISHED = {
     "temporal_part": Case(
         ["model.attention.temporal=false"], "model.attention.temporal", "warning", ["model.attention.spatial=false"]
     ),
-    # Without masks there can be no refinement: that is the spatial part's own finding.
+    # Without masks there can be no refinement. This is the finding of the spatial part itself.
     "refinement": Case(
         ["model.refinement=false"],
         "model.refinement",
@@ -149,7 +149,7 @@ def manifest(
     groups: Mapping[str, list[str]] | None = None,
     head_sizes: tuple[tuple[str, int], ...] = (),
 ) -> Manifest:
-    """Written at `path`: the labels of each split's clips, and their groups."""
+    """Write a manifest to `path`, with these labels of each split's clips and their groups."""
     rows = [(split, label) for split, labels in splits.items() for label in labels]
     columns: dict[str, list[Any]] = {
         "clip_id": [str(i) for i in range(len(rows))],
@@ -168,7 +168,7 @@ REPORT_TEST = ["data.test_split=test", "evaluation.split=test"]
 
 
 class DataCase(NamedTuple):
-    """As `Case`, with what the manifest holds."""
+    """Like `Case`, with the content of the manifest."""
 
     speaks: list[str]
     speaks_of: dict[str, Any]
@@ -244,7 +244,7 @@ def test_every_rule_has_its_cases() -> None:
     assert set(PUBLISHED) == set(PUBLISHED_RULES)
     assert set(DATA) == set(DATA_RULES)
     assert not set(PUBLISHED) & set(DATA)
-    # The other one needs finished stages: see tests/pipeline/test_attention_health.py.
+    # The other rule needs finished stages: see tests/pipeline/test_attention_health.py.
     assert set(ATTENTION_RULES) == {"near_open_start", "gates_of_finished_stages"}
 
 
@@ -256,7 +256,7 @@ class TestPublished:
         assert (found.field, found.severity) == (case.field, case.severity)
         assert found.source
         assert found.value != found.published
-        # A figure has its source; where there is none, it says so.
+        # A figure has its source, or says that there is none.
         assert (found.cost_source is None) == (found.cost == NO_FIGURE)
 
     def test_is_silent(self, rule: str) -> None:
@@ -324,7 +324,7 @@ class TestSources:
 
 
 class TestNearOpenStart:
-    """Of the own recipe, whatever it is compared with."""
+    """It concerns the recipe itself, whatever it is compared with."""
 
     @pytest.mark.parametrize(("option", "value"), [("identity_start", True), ("start", "near_open")])
     def test_speaks(self, option: str, value: Any) -> None:
@@ -388,7 +388,7 @@ class TestRow:
         compared = [finding for finding in report.findings if finding.rule in PUBLISHED_RULES]
         assert {finding.severity for finding in compared} == {"note"}
         assert {"model", "epochs"} <= {finding.rule for finding in compared}
-        assert report.findings[0].severity == "warning", "of the data: late milestones"
+        assert report.findings[0].severity == "warning", "from the data: late milestones"
 
 
 class TestDetails:
@@ -505,7 +505,7 @@ class TestDetails:
     def test_every_shipped_recipe_can_be_linted(self, name: str) -> None:
         document = lint(load_recipe(name)).document()
         assert document["recipe"] == name
-        # What is reported of our own recipes is known to their authors: they choose nothing on what they report.
+        # Our shipped recipes do this on purpose: they choose nothing by the reported split.
         assert not [finding for finding in document["findings"] if finding["rule"] == "chosen_on_reported"]
 
     def test_rules_see_no_video(self, tmp_path: Path) -> None:

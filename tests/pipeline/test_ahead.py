@@ -1,4 +1,4 @@
-"""A stage that starts ahead of its turn changes no result, and is let go when it must."""
+"""A stage that starts before its turn changes no result, and is stopped when necessary."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,10 +85,10 @@ class TestChain:
     def test_same_result_as_one_after_the_other(self, motion_manifest, tmp_path, monkeypatch):
         events = []
         early = run(recipe(motion_manifest, tmp_path / "early"), on_event=events.append)
-        # The display hears of the student only when the teacher is done.
+        # The display gets no events of the student before the teacher is done.
         heard = [event.stage for event in events if isinstance(event, StageStarted | StepDone)]
         assert heard == ["teacher"] * 4 + ["student"] * 4
-        monkeypatch.setattr(ahead, "LEAD_S", -1.0)  # one after the other
+        monkeypatch.setattr(ahead, "LEAD_S", -1.0)  # in sequence
         late = run(recipe(motion_manifest, tmp_path / "late"))
         assert weights(early, "student") == weights(late, "student")
         assert weights(early, "student") != weights(early, "teacher")
@@ -103,6 +103,6 @@ class TestChain:
             patch.setattr(complete, "complete_stage", fail)
             with pytest.raises(RunError, match="no space left"):
                 run(chain)
-        # At once: the student that was started ahead may still hold a CPU that the teacher needs, but not for long.
+        # At once: the early student may still hold a CPU that the teacher needs, but only for a short time.
         again = run(chain)
         assert [(item.name, item.state) for item in again.stages] == [("teacher", "resume"), ("student", "run")]

@@ -1,4 +1,4 @@
-"""The gates of a stage are watched from training to model: in MLflow, in its result and report, by the linter."""
+"""The health of a stage's gates, from training to model: in MLflow, in its result and report, in the linter."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ def recipe(manifest: Path, storage: Path, **train) -> Recipe:
             "storage": str(storage),
             "data": {"manifest": str(manifest), "num_frames": 4, "size": 32, "test_split": "test"},
             "model": {"name": "tsm", "backbone": "resnet_small", "attention": {"kind": "w3"}},
-            # So low a rate that no gate can move.
+            # The learning rate is too low for any gate to move.
             "train": {"epochs": 2, "batch_size": 8, "microbatch_size": 3, "lr": 1e-6, "log_every_steps": 1,
                       "checkpoint_every_steps": 2, **train},
             "stages": [{"name": "teacher"}],
@@ -37,7 +37,7 @@ def recipe(manifest: Path, storage: Path, **train) -> Recipe:
 
 
 def in_process(one: Recipe, on_event=None):
-    """As a trial of a sweep, which needs no processes of its own."""
+    """As in a trial of a sweep, which needs no processes of its own."""
     part = SweepPart(name="trial", identity="trial", plan=plan_recipe(one, node_resources()), in_process=True)
     return run(one, on_event=on_event, part_of=part)
 
@@ -61,7 +61,7 @@ def test_from_the_worker_to_the_linter(motion_manifest, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         in_process(one, interrupt)
-    assert found_by_lint(one) == [], "it is not finished"
+    assert found_by_lint(one) == [], "the stage is not finished"
     told: list[AttentionHealth] = []
     stream = io.StringIO()
     with Display(Console(file=stream, force_terminal=False, width=80)) as display:
@@ -75,7 +75,7 @@ def test_from_the_worker_to_the_linter(motion_manifest, tmp_path):
     (stage,) = result.stages
     assert stage.state == "resume"
 
-    # Of each validation, in MLflow; that before the interruption, too.
+    # For each validation, in MLflow, also for the validation before the interruption.
     client = MlflowClient(result.tracking["uri"])
     last = told[-1]
     assert (last.stage, last.step, [one.stage for one in last.stages]) == ("teacher", 6, [1, 2, 3, 4])
@@ -88,7 +88,7 @@ def test_from_the_worker_to_the_linter(motion_manifest, tmp_path):
             assert [point.step for point in points] == [3, 6]
             assert points[-1].value == value
 
-    # Of the best checkpoint in the stage's own evaluation: beside the model, in the result, in the report.
+    # For the best checkpoint, in the stage's own evaluation: beside the model, in the result, in the report.
     model = Path(stage.model)
     assert stage.attention == read_health(model)
     assert [one.stage for one in stage.attention] == [1, 2, 3, 4]
@@ -103,7 +103,7 @@ def test_from_the_worker_to_the_linter(motion_manifest, tmp_path):
     assert float(table[1]["std_space"]) == stage.attention[0].spatial.std_space
     assert "attention.csv" in {Path(file.path).name for file in client.list_artifacts(stage.tracking_run, "report")}
 
-    # What a person sees at the end, and of the linter.
+    # What the user sees at the end, and from the linter.
     lines = stream.getvalue().splitlines()
     (said,) = [line for line in lines if line.startswith("attention    of teacher: gates deviate by 0.0")]
     assert said.endswith(" (spatial)")
@@ -114,7 +114,7 @@ def test_from_the_worker_to_the_linter(motion_manifest, tmp_path):
     assert found_by_lint(one) == [f"in the finished stage {sentence}" for sentence in sentences]
     assert found_by_lint(recipe(motion_manifest, tmp_path, epochs=3)) == [], "another training"
 
-    # Neither where it ran nor whether it was interrupted shows; a stage from before all this is as finished.
+    # The results do not depend on place or interruption. A stage of a version before this feature is also finished.
     plain = in_process(recipe(motion_manifest, tmp_path / "plain"))
     assert gates(plain.stages[0].attention) == gates(stage.attention)
     (model / HEALTH_NAME).unlink()

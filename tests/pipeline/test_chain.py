@@ -1,4 +1,4 @@
-"""The whole path on real videos, a real Ray and a real MLflow store: small, and slow all the same."""
+"""The whole chain on real videos, a real Ray and a real MLflow store: small, but still slow."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def evaluated(stage_directory: Path, kind: str) -> list[int]:
 
 
 def losses_into(losses: dict[int, float]):
-    """Keeps the loss of each step of the first stage."""
+    """Stores the loss of each step of the first stage."""
 
     def on_event(event):
         if isinstance(event, StepDone) and event.stage == "teacher":
@@ -84,7 +84,7 @@ LOSSES: dict[int, float] = {}
 
 @pytest.fixture(scope="module")
 def finished(ray_session, motion_manifest, tmp_path_factory):
-    """The chain run once with one worker: (storage, result). The teacher's losses are in `LOSSES`."""
+    """The chain, run once with one worker: (storage, result). The teacher's losses are in `LOSSES`."""
     storage = tmp_path_factory.mktemp("finished")
     return storage, run(recipe(motion_manifest, storage), on_event=losses_into(LOSSES))
 
@@ -184,7 +184,7 @@ def test_two_workers_see_the_same_samples_and_count_the_same(finished, motion_ma
     assert losses == pytest.approx(LOSSES, rel=1e-4)
     assert len(losses) == 6
     mine, theirs = Path(alone.stages[0].model).parent, Path(two.stages[0].model).parent
-    assert mine.name == theirs.name, "the number of workers is no part of a stage's identity"
+    assert mine.name == theirs.name, "the number of workers is not part of a stage's identity"
     assert samples(mine) == samples(theirs)
     assert len(list(theirs.glob("samples-*.jsonl"))) == 2
     for kind, rows, times in (("val", 16, 2), ("test", 8, 1)):
@@ -205,7 +205,7 @@ def test_the_same_weights_score_the_same_on_two_workers(finished, motion_manifes
 
 
 def test_a_resumed_stage_ends_with_the_same_bits_from_the_newest_whole_checkpoint(finished, motion_manifest, tmp_path):
-    """The newest checkpoint is damaged: the run says so, and trains the second epoch again from that of the first."""
+    """The newest checkpoint is damaged: the run reports it, and repeats the second epoch from the older checkpoint."""
     _, alone = finished
     source = Path(alone.stages[0].model).parent
     copy = tmp_path / "stages" / source.name
@@ -226,7 +226,7 @@ def test_a_resumed_stage_ends_with_the_same_bits_from_the_newest_whole_checkpoin
 
 
 class Enough(Exception):
-    """What a caller raises to get out of a run, as Ctrl-C does."""
+    """An exception that ends a run from a callback, like Ctrl-C."""
 
 
 def enough(*_: object) -> None:
@@ -249,19 +249,19 @@ def test_a_run_that_is_left_takes_its_stage_with_it(motion_manifest, tmp_path, m
 
     with pytest.raises(Enough):
         run(one_stage(motion_manifest, tmp_path, train={"epochs": 400, "log_every_steps": 1}), on_event=on_event)
-    # Outliving the connection to Ray, it would take the whole process with it.
+    # A thread that outlives the connection to Ray would end the whole process.
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fit-")]
     end = time.monotonic() + 20
     while not free() and time.monotonic() < end:
         time.sleep(0.2)
-    assert free(), "the caller's cluster still works on a stage that nobody waits for"
+    assert free(), "the caller's cluster still runs an abandoned stage"
     logs = [path.read_text().splitlines() for path in tmp_path.glob("stages/*/samples-*.jsonl")]
     items = [json.loads(line)["item"] for lines in logs for line in lines if line]
-    assert len(items) == len(set(items)), "its workers were started again, for nobody"
+    assert len(items) == len(set(items)), "its workers were restarted after the end of the run"
 
 
 def with_broken_clips(manifest_path: Path, target: Path, broken: int) -> Path:
-    """The manifest with the first training clips replaced by an empty file."""
+    """The manifest with its first training clips replaced by an empty file."""
     manifest = read_manifest(manifest_path)
     empty = target / "empty.mp4"
     empty.touch()
@@ -283,7 +283,7 @@ def test_unreadable_clips_within_the_share_are_masked_and_written_down(motion_ma
     result = run(one_stage(path, tmp_path / "runs", data={"max_failed_share": 0.1}), on_event=events.append)
     directory = Path(result.stages[0].model).parent
     ledger = [json.loads(line) for line in (directory / "failures.jsonl").read_text().splitlines()]
-    assert len(ledger) == 2, "each clip once, not once an epoch"
+    assert len(ledger) == 2, "each clip once, not once per epoch"
     assert any(isinstance(event, Warned) and "cannot be read" in event.message for event in events)
     seen = [sample for pairs in samples(directory).values() for _, sample in pairs]
     assert len(seen) == 2 * (24 - 2)

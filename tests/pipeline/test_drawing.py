@@ -1,4 +1,4 @@
-"""A recipe's clips are drawn while its first stage starts."""
+"""A recipe's synthetic clips are generated while its first stage starts."""
 
 import threading
 import time
@@ -56,13 +56,13 @@ def test_abandoned_leaves_what_is_not_its_own(tmp_path):
 def test_failure_is_told(tmp_path):
     (tmp_path / "data").write_text("a file where the folder should be")
     drawing = Drawing(tmp_path / "data" / "motion", ARGUMENTS)
-    drawing.abandon()  # it has nothing left to do
+    drawing.abandon()  # it is already done
     with pytest.raises(InputError, match="cannot write the synthetic data set"):
         drawing.check()
 
 
 def decoder(clips_ready) -> MicrobatchDecoder:
-    """A decoder of no schedule and no rows: only its waiting is looked at."""
+    """A decoder without schedule and rows: only its waiting is tested."""
     return MicrobatchDecoder(
         SimpleNamespace(shared=None, clips_ready=clips_ready, plugins=NO_PLUGINS), ClipTables(splits={})
     )

@@ -1,4 +1,4 @@
-"""Pictures of chosen clips while a stage trains: in its MLflow run, at the right steps, and without a trace in it."""
+"""Pictures of chosen clips during training: in the stage's MLflow run, at the right steps, with no effect on it."""
 
 import io
 from pathlib import Path
@@ -38,20 +38,20 @@ def recipe(manifest, storage: Path, tracking: dict | None = None, **changes) -> 
 
 
 def in_process(one: Recipe, on_event=None):
-    """As a trial of a sweep, which needs no processes of its own."""
+    """As in a trial of a sweep, which needs no processes of its own."""
     part = SweepPart(name="trial", identity="trial", plan=plan_recipe(one, node_resources()), in_process=True)
     return run(one, on_event=on_event, part_of=part)
 
 
 @pytest.fixture(scope="module")
 def chosen(motion_manifest) -> list[str]:
-    """A clip of each split that the stage reads."""
+    """One clip of each split that the stage reads."""
     manifest = read_manifest(motion_manifest)
     return [manifest.split(split)["clip_id"][0].as_py() for split in ("train", "val")]
 
 
 def pictures(result) -> dict[str, bytes]:
-    """The files below `explain` in the stage's run."""
+    """The files in `explain` of the stage's run."""
     client = MlflowClient(result.tracking["uri"])
     run_id = result.stages[-1].tracking_run
     found: dict[str, bytes] = {}
@@ -68,7 +68,7 @@ def pictures(result) -> dict[str, bytes]:
 
 
 def states(result) -> list[bytes]:
-    """All that the stage left: its model, and the optimiser and random states of its checkpoints."""
+    """The result of the stage: its model, and the optimiser and random states of its checkpoints."""
     folder = Path(result.stages[-1].model)
     checkpoints = [Path(str(path)) for path in by_step(folder.parent / "checkpoints")]
     assert checkpoints
@@ -87,7 +87,7 @@ def test_pictures_at_each_validation_and_the_same_bits(motion_manifest, chosen, 
     assert states(shown) == states(plain)
     assert shown.stages[0].metrics == plain.stages[0].metrics
     found = pictures(shown)
-    # 24 clips in batches of 8: three steps an epoch, and a validation every other epoch.
+    # 24 clips in batches of 8: three steps per epoch. A validation every second epoch.
     assert set(found) == {f"explain/{clip}/step-{step:06d}.png" for clip in chosen for step in (6, 12)}
     assert pictures(plain) == {}
     images = {name: np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for name, content in found.items()}
@@ -95,8 +95,8 @@ def test_pictures_at_each_validation_and_the_same_bits(motion_manifest, chosen, 
         assert image.std() > 5
     first, second = (images[f"explain/{chosen[0]}/step-{step:06d}.png"] for step in (6, 12))
     assert first.shape == second.shape
-    assert (first != second).any(), "the weights moved on, and with them what is looked at"
-    assert list((tmp_path / "shown" / "tracking").rglob("*.png")) == [], "what is delivered is not kept"
+    assert (first != second).any(), "the weights changed, and so did the attention"
+    assert list((tmp_path / "shown" / "tracking").rglob("*.png")) == [], "delivered pictures are not kept"
 
 
 @pytest.mark.ray
@@ -171,7 +171,7 @@ def test_drawing_leaves_the_network_and_the_random_numbers_as_they_were(motion_m
     pictures._frames = {clip: _load(clip, data.clip, None, NO_PLUGINS) for clip in data.explained}
     model = build_model("tsm", backbone="resnet_small", num_classes=data.heads.num_scores, attention={"kind": kind})
     model.train()
-    model.backbone.layer1.eval()  # as frozen norms are
+    model.backbone.layer1.eval()  # like frozen norms
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()

@@ -1,4 +1,4 @@
-"""Three small fixed recipes end as they always did: a change of structure changes no result."""
+"""Three small fixed recipes give the same results as ever: a change of structure must not change results."""
 
 import importlib.util
 import json
@@ -24,5 +24,5 @@ def test_losses_and_final_weights(name, tmp_path):
     for stage in golden:
         assert found[stage]["losses"] == pytest.approx(golden[stage]["losses"], rel=1e-3)
         sums = golden[stage]["sha256"]
-        # Another processor adds in another order: its last digits differ.
+        # Another processor adds in another order, so its last digits differ.
         assert found[stage]["sha256"] == sums.get(make_weights.processor(), found[stage]["sha256"])

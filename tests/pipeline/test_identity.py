@@ -1,4 +1,4 @@
-"""Same work, same identity; and what differs is named."""
+"""The same work has the same identity, and differences are named."""
 
 import pytest
 
@@ -74,7 +74,7 @@ def test_what_decides_the_result_changes_both_stages(change):
     ],
 )
 def test_stages_of_before_the_start_was_an_option_are_found(monkeypatch, attention, start_of_hash):
-    """Hashes that commit 11c6159 gave to the same networks, there without `start` where it was the default."""
+    """Hashes by commit 11c6159 for the same networks. It had no `start` where `start` has its default now."""
     for name, version in (("MODEL_VERSION", 1), ("TRAINING_VERSION", 2), ("STREAM_VERSION", 2)):
         monkeypatch.setattr(f"w3ray.pipeline.identity.{name}", version)
     recipe = Recipe.model_validate({**BASE, "model": {"backbone": "resnet_small", "attention": attention}})

@@ -1,4 +1,4 @@
-"""Initial weights from a file: the same wherever the file lies, checked before anything starts."""
+"""Initial weights from a file: independent of the file's place, and checked before anything starts."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_identity_follows_the_content_not_the_path(motion_manifest, tmp_path, mo
     monkeypatch.chdir(tmp_path / "elsewhere")
     moved, _ = planned(motion_manifest, tmp_path, "b.pth")
     assert moved.identity == first.identity
-    # A worker has another current folder.
+    # A worker has a different current folder.
     assert moved.model_arguments(data)["weights"] == str(tmp_path / "elsewhere" / "b.pth")
     changed, _ = planned(motion_manifest, tmp_path, save_weights(tmp_path / "elsewhere" / "b.pth", 1))
     assert changed.identity != first.identity

@@ -1,4 +1,4 @@
-"""The recipe `my-clips`: does it fit any manifest, and do the README's commands for one's own clips work?"""
+"""The recipe `my-clips` fits any manifest, and the README's commands for the user's own clips work."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from w3ray.recipe import Recipe, load_recipe
 
 
 def planned_with(folder: Path, num_classes: int, **options: Any) -> Recipe:
-    """The recipe beside a manifest of as many classes, ten clips of each, two of which validate."""
+    """The recipe next to a manifest with this number of classes. Each has ten clips, two of them for validation."""
     rows = [(split, i, label) for label in range(num_classes) for i, split in enumerate(["train"] * 8 + ["val"] * 2)]
     manifest = build_manifest(
         {
@@ -37,7 +37,7 @@ def planned_with(folder: Path, num_classes: int, **options: Any) -> Recipe:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder: that is where the recipe finds its manifest."""
+    """An empty current folder. The recipe expects its manifest there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,7 +49,7 @@ def test_any_number_of_classes(here: Path, num_classes: int) -> None:
     teacher, student = plan_stages(recipe, data)
     assert teacher.model_arguments(data)["num_classes"] == num_classes
     assert student.teacher == "teacher"
-    assert teacher.schedule.steps_per_epoch == num_classes  # 8 clips of each class, in batches of 8
+    assert teacher.schedule.steps_per_epoch == num_classes  # 8 clips per class, in batches of 8
 
 
 def test_several_labels(here: Path) -> None:
@@ -65,7 +65,7 @@ def test_lint_has_nothing_to_warn_of(here: Path) -> None:
 
 
 def class_folders(root: Path, motion: Path) -> None:
-    """Clips as people have them: videos in class folders, a class of folders of images, a clip of three frames."""
+    """Clips as users have them: videos in class folders, a class of folders of images, a clip of three frames."""
     for split in ("train", "val"):
         for video in (motion.parent / split).glob("*/*.mp4"):
             target = root / video.parent.name / f"{split}-{video.name}"
@@ -99,7 +99,7 @@ def test_the_readmes_commands(here: Path, motion_manifest: Path, capfd: pytest.C
 
 
 def document(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """What a command printed as its one JSON document."""
+    """The one JSON document that a command printed."""
     out = capfd.readouterr().out
     found: dict[str, Any] = json.loads(out[out.index("{") :])
     return found

@@ -1,7 +1,7 @@
-"""One network, one identity, however its recipe is written; and stages of older versions are found.
+"""One network has one identity, however its recipe is written, and stages of older versions are found.
 
-`older_stages` holds the stage.json files that commit 211b091 wrote for two chains. Their recipes spelled out defaults,
-which was part of a stage's identity then.
+`older_stages` holds the stage.json files that commit 211b091 wrote for two chains. Their recipes spelled out defaults.
+At that time, this changed a stage's identity.
 """
 
 import json
@@ -61,7 +61,7 @@ def with_attention(**options: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A storage with the older stages, in the eyes of a process that has read none of them."""
+    """A storage with the older stages, for a process that has read none of them."""
     for name, version in (("MODEL_VERSION", 1), ("TRAINING_VERSION", 2), ("STREAM_VERSION", 2)):
         monkeypatch.setattr(f"w3ray.pipeline.identity.{name}", version)
     monkeypatch.setattr(stage_store, "_identities", {})
@@ -82,7 +82,7 @@ def test_older_stages_are_found_and_so_are_their_students(storage, options, fold
     for name, folder in zip(("teacher", "student"), folders, strict=True):
         store = StageStore(storage, name, stage_identity(found[name]))
         assert store.directory.name == folder
-        store.create(found[name])  # a run writes the file anew: found again by a process that starts later
+        store.create(found[name])  # a run rewrites the file; a later process must still find it
     stage_store._identities.clear()
     for name, folder in zip(("teacher", "student"), folders, strict=True):
         assert StageStore(storage, name, stage_identity(found[name])).directory.name == folder
@@ -90,7 +90,7 @@ def test_older_stages_are_found_and_so_are_their_students(storage, options, fold
 
 @pytest.mark.usefixtures("storage")
 def test_stages_of_the_present_form_keep_their_identities():
-    """The hashes of this chain before there were plugins: neither built-in parts nor later fields add to them."""
+    """The hashes of this chain before plugins existed. Neither built-in parts nor later fields change them."""
     found = {name: stage_identity(each)[:16] for name, each in determinants_of(Recipe.model_validate(CHAIN)).items()}
     assert found == {"teacher": "cb2f1e55fd498053", "student": "6298006953957900"}
 
@@ -113,7 +113,7 @@ def test_what_differs_from_an_older_stage_is_said_in_full(storage):
 
 
 def written_out(recipe: Recipe) -> Recipe:
-    """The same recipe with every default, and what each null stands for, written out."""
+    """The same recipe with every default, and the meaning of each null, written out."""
     values = recipe.to_dict()
     values["data"]["short_side"] = recipe.data.clip_spec().resolved_short_side
     if recipe.data.synthetic is not None:
@@ -161,15 +161,15 @@ SECTIONS: dict[str, Any] = {kind.__name__: kind for kind in (Synthetic, Data, Mo
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_later_field_says_what_its_absence_means(name):
-    """Or that it decides nothing. Else finished stages of older versions are no longer found, or wrongly so."""
+    """Or it decides nothing. Otherwise finished stages of older versions are not found, or wrongly found."""
     later = [field for field in fields_that_decide(SECTIONS[name]) if field not in FIRST_FIELDS[name]]
     assert [field for field in later if field not in as_before(SECTIONS[name])] == []
-    assert set(FIRST_FIELDS[name]) <= set(SECTIONS[name].model_fields), "a field that is gone must be read from stages"
+    assert set(FIRST_FIELDS[name]) <= set(SECTIONS[name].model_fields), "a removed field must still be read from stages"
 
 
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_a_later_option_of_an_attention_has_a_value_that_means_as_before(kind):
-    """`AttentionConfig` takes the default where the field names no other value: it must be what networks did."""
+    """If the field names no other value, `AttentionConfig` uses the default. It must describe the older networks."""
     options = {field.name for field in fields(ATTENTION[kind].config)}
     assert options == set(FIRST_FIELDS[kind]), "add the option to first_fields.json with the test of its old meaning"
 

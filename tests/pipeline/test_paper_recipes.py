@@ -1,4 +1,4 @@
-"""The recipes of the paper's rows: what they say, that they can be planned as they are, and that they run."""
+"""The recipes for the paper's results: their values, that they can be planned unchanged, and that they run."""
 
 import re
 from dataclasses import replace
@@ -17,7 +17,7 @@ from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe, load_recipe
 from w3ray.recipe.load import known_recipes
 
-# Name -> frames, classes of the data set (of EPIC-Kitchens, 125 verbs and 352 nouns), split whose result is reported.
+# Name -> frames, classes of the data set (EPIC-Kitchens: 125 verbs and 352 nouns), split of the reported result.
 ROWS = {
     "ssv1-w3-8f": (8, 174, "val"),
     "ssv1-tsm-8f": (8, 174, "val"),
@@ -30,7 +30,7 @@ ROWS = {
     "epic-w3-8f": (8, 477, "val"),
     "epic-tsm-8f": (8, 477, "val"),
 }
-# As TSM's README has it; --num_segments is the row's. Weight decay 5e-4 is the default of its opts.py.
+# From TSM's README. --num_segments is the row's. Weight decay 5e-4 is the default in its opts.py.
 TSM_COMMAND = """python main.py something RGB
      --arch resnet50 --num_segments 8
      --gd 20 --lr 0.01 --lr_steps 20 40 --epochs 50
@@ -55,7 +55,7 @@ class TestPage:
                 section = line.partition(":")[0]
             if section in ("data", "model", "train") and re.match(r"  +\w+: ", line):
                 source = line.partition("#")[2] or before.partition("#")[2] * before.lstrip().startswith("#")
-                if "manifest:" not in line:  # whose command stands in the header
+                if "manifest:" not in line:  # the header has its command
                     assert re.match(r" (W3 |TSM |our default: |a part of W3|the (data set's own|same))", source), line
                     stated += 1
             before = line
@@ -101,7 +101,7 @@ class TestPage:
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> Path:
-    """A file as torchvision's of ResNet-50, with 1000 classes; random, for the real one is 100 MB away."""
+    """A file like torchvision's ResNet-50 weights with 1000 classes; random, because the real one is a big download."""
     path = tmp_path_factory.mktemp("weights") / "resnet50-random.pth"
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), path)
@@ -109,7 +109,7 @@ def imagenet(tmp_path_factory) -> Path:
 
 
 def head_sizes_of(name: str, num_classes: int, verbs: int) -> dict[str, Any]:
-    """What clips of a verb and a noun have besides: heads, and that they mean the same in a mirror."""
+    """Further arguments for clips with a verb and a noun: heads, and a flip map because they keep their labels."""
     if "epic" not in name:
         return {}
     return {"head_sizes": (("verb", verbs), ("noun", num_classes - verbs)), "flip_map": {0: 0}}
@@ -142,15 +142,15 @@ def test_is_planned_as_it_is(name: str, imagenet: Path, tmp_path: Path) -> None:
     data = prepare_data(recipe)
     assert (data.clip.num_frames, data.clip.size, data.clip.resolved_short_side) == (frames, 224, 256)
     assert {kind: rows.num_rows for kind, rows in data.splits.items()} == {**CLIPS, "test": CLIPS[reported]}
-    stages = plan_stages(recipe, data)  # which builds the real network and loads the file into it
+    stages = plan_stages(recipe, data)  # it builds the real network and loads the file
     assert [item.status.state for item in stages] == ["run"] * len(stages)
     for item in stages:
-        assert item.schedule.total_steps == 50 * 16  # 1000 clips in batches of 64: the last one is not dropped
+        assert item.schedule.total_steps == 50 * 16  # 1000 clips in batches of 64: the last batch is kept
         assert item.model_arguments(data)["num_classes"] == num_classes
 
 
 def small(name: str, manifest: Path, weights: Path, storage: Path) -> Recipe:
-    """The recipe as it is but for its size: fewer pixels, clips and epochs, a small backbone."""
+    """The recipe with a smaller size: fewer pixels, clips and epochs, a small backbone."""
     return load_recipe(
         name,
         [
@@ -180,7 +180,7 @@ def test_runs(name: str, motion_manifest: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(resnet_small().state_dict(), weights)
     heads = head_sizes_of(name, 6, 4)
-    if heads:  # the 8 generated classes are four pairs of two directions of time
+    if heads:  # the 8 generated classes are 4 pairs, forwards and backwards
         motion = replace(read_manifest(motion_manifest), classes=("a", "b", "c", "d", "e", "f"), **heads)
         motion_manifest = tmp_path / "heads.parquet"
         write_manifest(motion, motion_manifest)
@@ -198,7 +198,7 @@ def test_runs(name: str, motion_manifest: Path, tmp_path: Path) -> None:
         losses |= {"mfr"} if stage.name == "student" else set()
         assert set(steps[stage.name][0].losses) >= losses
         assert len(steps[stage.name]) == 5 * 2  # 24 clips in batches of 16
-        # 0.01 at 64 clips is 0.0025 at 16; a tenth of it from the second epoch on, and again from the fourth.
+        # 0.01 at 64 clips is 0.0025 at 16. A tenth of it from the second epoch on, and again from the fourth.
         rates = [event.lr for event in steps[stage.name]]
         assert rates == pytest.approx([0.0025] * 4 + [0.00025] * 4 + [0.000025] * 2)
         assert stage.metrics["rows"] == (8 if ROWS[name][2] == "test" else 16)

@@ -1,4 +1,4 @@
-"""Preparing a run's data: in memory that is bounded by the manifest's own size, and what it refuses."""
+"""Preparing a run's data: memory is bounded by the manifest's size, and faults are refused."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from w3ray.recipe import load_recipe
 
 NUM_CLIPS = 1_000_000
 
-# Run by itself: a peak of memory is a process's own.
+# In its own process, because a memory peak belongs to a process.
 PREPARE = """
 import json, resource, sys
 import pyarrow as pa
@@ -65,9 +65,9 @@ def test_memory_is_bounded_by_the_manifests_size(tmp_path):
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     assert found["rows"] == {"train": 990_000, "val": 10_000, "test": 10_000}
     assert found["chunks"] == 1
-    # What stays is the splits, and nothing else of the manifest.
+    # Only the splits stay in memory.
     assert found["allocated_mib"] < 1.1 * found["held_mib"] + 8
-    # The manifest, the splits made from it, a column or two on the way; 256 MiB for slices and the allocator.
+    # The manifest, its splits, and one or two columns in between; 256 MiB for slices and the allocator.
     assert found["peak_mib"] < 2.5 * manifest_mib + 256
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a picture that a worker told of: a file of the stage's run in a real MLflow store."""
+"""A picture from a worker becomes a file of the stage's run in a real MLflow store."""
 
 import time
 from pathlib import Path
@@ -30,14 +30,14 @@ def test_each_step_has_a_file_and_a_repeated_one_replaces_it(tmp_path: Path) -> 
             hear(explained("open/a.mp4", step, content))
         hear(explained("../a b", 3, b"odd"))
         run.finish()
-    assert heard == [], "a display has nothing to do with it"
+    assert heard == [], "displays do not get it"
     client = MlflowClient(uri)
     files = client.list_artifacts(run.run_id, "explain/open/a.mp4")
     assert [file.path for file in files] == [f"explain/open/a.mp4/step-00000{step}.png" for step in (3, 6)]
     assert [Path(client.download_artifacts(run.run_id, file.path)).read_bytes() for file in files] == [b"three", b"six"]
     (odd,) = client.list_artifacts(run.run_id, f"explain/{artifact_folder('../a b')}")
     assert Path(client.download_artifacts(run.run_id, odd.path)).read_bytes() == b"odd"
-    assert list((tmp_path / "tracking").rglob("*.png")) == [], "what is delivered is not kept"
+    assert list((tmp_path / "tracking").rglob("*.png")) == [], "delivered pictures are not kept"
 
 
 def test_while_the_store_is_away_it_is_kept_for_the_next_driver(

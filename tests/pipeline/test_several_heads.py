@@ -1,7 +1,7 @@
-"""Clips with two labels through everything: run, report, evaluation, comparison, prediction, explanation, export.
+"""Clips with two labels in every command: run, report, evaluation, comparison, prediction, explanation, export.
 
-The generated classes are four pairs of two directions of time: a pair and a way are two labels of one clip, and their
-combination counts just as the class did.
+The generated classes are four pairs of two directions of time. The pair and the direction are two labels of a clip.
+Their combination is counted like the original class.
 """
 
 import json
@@ -109,7 +109,7 @@ def test_models_are_averaged_by_head_and_compared_by_combination(finished, manif
     storage, result = finished
     models = [stage.model for stage in result.stages]
     first, second = (evaluate([model], str(manifest), split="test", storage=str(storage)) for model in models)
-    together = evaluate(models, str(manifest), split="test", storage=str(storage))  # of the scores that are kept
+    together = evaluate(models, str(manifest), split="test", storage=str(storage))  # from the stored scores
     assert together.metrics["rows"] == 8
     before, after = compare([first.directory, second.directory])
     assert after.difference == pytest.approx(second.metrics["top1"] - first.metrics["top1"])

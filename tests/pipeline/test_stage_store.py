@@ -1,4 +1,4 @@
-"""A stage's folder: what it says of its state, and who may work in it."""
+"""A stage's folder: the state that it shows, and who may work in it."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ def store(root: Path, **determinants):
 def test_states_run_resume_reuse(tmp_path):
     stage, determinants = store(tmp_path)
     assert (stage.status(determinants).state, stage.status(determinants).why) == ("run", "new")
-    assert not stage.directory.exists(), "asking writes nothing"
+    assert not stage.directory.exists(), "a query writes nothing"
     stage.create(determinants)
     save_checkpoint(
         stage.directory / "checkpoints" / "step_00000007",

@@ -1,4 +1,4 @@
-"""A stage's folder on object storage: the same states, the same ledger, and no checkpoint half believed."""
+"""A stage's folder on object storage: the same states, the same ledger, and no partial checkpoint counts."""
 
 import json
 
@@ -37,7 +37,7 @@ def put_checkpoint(checkpoints: RemotePath, tmp_path, step: int, top1: float | N
 def test_states_run_resume_reuse(root, tmp_path):
     stage, determinants = store(root)
     assert (stage.status(determinants).state, stage.status(determinants).why) == ("run", "new")
-    assert not stage.directory.exists(), "asking writes nothing"
+    assert not stage.directory.exists(), "a query writes nothing"
     stage.create(determinants)
     put_checkpoint(stage.directory / "checkpoints", tmp_path, 7)
     status = stage.status(determinants)
