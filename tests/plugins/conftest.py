@@ -1,4 +1,4 @@
-"""What the tests of plugins share: files with parts, installed packages, and a process that has loaded none before."""
+"""Fixtures for tests of plugins: files with parts, installed packages, and a process without loaded plugins."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Puts a package where Python finds it, as pip would: its modules, and its entry points by group."""
+    """Installs a package as pip would: its modules, and its entry points by group."""
 
     def put(
         package: str, files: Mapping[str, str], groups: Mapping[str, Mapping[str, str]], *, version: str = "1.0"

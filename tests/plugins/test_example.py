@@ -1,4 +1,4 @@
-"""`examples/plugin`, installed into a fresh environment: its own tests, its data set, a run with its parts."""
+"""`examples/plugin`, installed in a new environment: its own tests, its data set, a run with its parts."""
 
 import json
 import os
@@ -17,7 +17,7 @@ EXAMPLE = REPO / "examples" / "plugin"
 
 
 class Environment:
-    """Python with w3ray and the installed example."""
+    """A Python environment with w3ray and the installed example."""
 
     def __init__(self, packages: Path) -> None:
         self.packages = packages
@@ -37,7 +37,7 @@ class Environment:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Environment:
     folder = tmp_path_factory.mktemp("example")
-    shutil.copytree(EXAMPLE, folder / "source")  # a build writes beside its source
+    shutil.copytree(EXAMPLE, folder / "source")  # a build writes next to its source
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
          "--disable-pip-version-check", "--target", str(folder / "packages"), str(folder / "source")],
@@ -106,7 +106,7 @@ def test_from_its_lists_to_a_model(environment, motion_manifest, tmp_path):
 
 
 def test_the_file_of_the_page_on_plugins_can_be_used(tmp_path):
-    """`docs/plugins.md`: its first Python and its first YAML."""
+    """The first Python and the first YAML of `docs/plugins.md`."""
     page = (REPO / "docs" / "plugins.md").read_text(encoding="utf-8")
     for kind, name in (("python", "my_part.py"), ("yaml", "recipe.yaml")):
         (tmp_path / name).write_text(page.partition(f"```{kind}\n")[2].partition("```")[0])

@@ -1,4 +1,4 @@
-"""A recipe with parts of a file is run: by decoders, a trainer and scorers that never see the file."""
+"""A recipe with parts from a file runs, with decoders, a trainer and scorers that never see the file."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_all_that_is_left_of_the_file_is_what_was_loaded(motion_manifest, tmp_pa
     again = evaluate([str(folder)], str(motion_manifest), storage=str(tmp_path / "runs"))
     assert again.reused == 16
 
-    # A changed loss trains anew, an equal one does not.
+    # A changed loss is trained again. An equal loss is not.
     (tmp_path / "network.py").write_text(ATTENTION)
     (tmp_path / "data.py").write_text(DATA)
     (tmp_path / "loss.py").write_text(files["loss.py"])

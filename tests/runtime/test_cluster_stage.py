@@ -1,4 +1,4 @@
-"""A stage in processes of a cluster leaves nothing behind, however it ends."""
+"""A stage in processes of a cluster leaves nothing behind, in whatever way it ends."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ CONTROLLER, WORKER = "ray::TrainController", "ray::RayTrainWorker"
 
 
 def started(manifest, storage) -> ClusterStage:
-    """The only stage of a small recipe that would train for long."""
+    """The only stage of a small recipe with a long training."""
     recipe = Recipe.model_validate(
         {
             "name": "tiny",
@@ -81,7 +81,7 @@ def all_is_free() -> bool:
 
 
 def test_one_whose_controller_was_killed_before_anyone_listened_frees_its_workers(motion_manifest, tmp_path):
-    """As a stage that was started ahead of its turn and is abandoned."""
+    """Like a stage that started before its turn and is abandoned."""
     assert eventually(all_is_free)
     stage = started(motion_manifest, tmp_path / "runs")
     assert eventually(lambda: list(tmp_path.glob("runs/stages/*/checkpoints/step_*"))), "it trains"
@@ -89,7 +89,7 @@ def test_one_whose_controller_was_killed_before_anyone_listened_frees_its_worker
     os.kill(controller, signal.SIGKILL)
     stage.end()
     assert eventually(lambda: all_is_free() and not pids(WORKER))
-    stage.end()  # again is harmless
+    stage.end()  # a second call is harmless
 
 
 def test_one_that_cannot_be_made_frees_what_it_has(motion_manifest, tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_events_are_read_at_once_or_waited_for():
     import ray
 
     channel = EventChannel()
-    sender = ray.get(ray.put(channel.sender()))  # a worker's copy
+    sender = ray.get(ray.put(channel.sender()))  # the copy of a worker
     for number in range(3):
         sender.send(number)
         sender.flush()
@@ -131,7 +131,7 @@ def test_events_are_read_at_once_or_waited_for():
 
 
 def _receive_forever(channel: EventChannel) -> None:
-    """A queue dies a moment after it was told to: until then it may answer, or not be reached."""
+    """A killed queue dies after a moment. Until then it may answer, or be unreachable."""
     while True:
         channel.receive(1.0)
 

@@ -1,4 +1,4 @@
-"""Which failures of a worker end a stage at once: also one that Ray shows as text alone."""
+"""Which failures of a worker end a stage at once, also if Ray shows them only as text."""
 
 import traceback
 

@@ -1,4 +1,4 @@
-"""A stage that trains as a thread of its trial's process: the same bits, and interrupted and gone on with like any."""
+"""A stage that trains in a thread of its trial's process gives the same bits, and resumes like any other stage."""
 
 import threading
 from pathlib import Path
@@ -43,7 +43,7 @@ def in_process(one: Recipe, on_event=None, shared: SharedClips | None = None):
 
 
 def left_over() -> list[str]:
-    """Threads of a stage that has ended."""
+    """Threads that remain after a stage."""
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.startswith(("fit-", "StreamingExecutor"))]
 
@@ -54,7 +54,7 @@ def weights(result) -> bytes:
 
 @pytest.fixture(scope="module")
 def plain(ray_session, motion_manifest, tmp_path_factory):
-    """What the recipe ends with on workers of Ray Train."""
+    """The result of the recipe on workers of Ray Train."""
     return run(recipe(motion_manifest, tmp_path_factory.mktemp("plain")))
 
 
@@ -77,7 +77,7 @@ def test_the_same_bits_also_after_an_interruption(plain, motion_manifest, tmp_pa
     ]
     seen: list[int] = []
     result = in_process(one, lambda event: seen.append(event.step) if isinstance(event, StepDone) else None)
-    assert seen[0] >= 7, "it went on at its newest checkpoint"
+    assert seen[0] >= 7, "it resumed at its newest checkpoint"
     assert not left_over()
     assert weights(result) == weights(plain)
     assert result.stages[0].metrics == plain.stages[0].metrics
@@ -87,7 +87,7 @@ def test_the_same_bits_also_after_an_interruption(plain, motion_manifest, tmp_pa
     kept = [read_index(path)["meta"] for path in by_step(folder / "checkpoints")]
     assert kept[0]["step"] == 15
     theirs = [read_index(path)["meta"]["step"] for path in by_step(undisturbed / "checkpoints")]
-    assert [meta["step"] for meta in kept] == theirs, "what Ray Train keeps"
+    assert [meta["step"] for meta in kept] == theirs, "the same ones that Ray Train keeps"
 
 
 @pytest.mark.ray
@@ -117,7 +117,7 @@ def test_clips_that_another_trial_decoded_make_the_same_bits(plain, motion_manif
     with pytest.raises(KeyboardInterrupt):
         in_process(one, interrupt, shared)
     later = in_process(one, shared=shared)
-    assert streams == [], "nothing was decoded"
+    assert streams == [], "no clip was decoded"
     gone = sorted(shared.folder.glob("*.clip"))[::3]
     for file in gone:
         file.unlink()

@@ -1,4 +1,4 @@
-"""A worker takes the item that is due or none, and all workers count the clips that failed."""
+"""A worker takes the item that is due or none. All workers count the clips that failed."""
 
 from pathlib import Path
 from types import SimpleNamespace

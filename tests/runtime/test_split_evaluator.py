@@ -1,4 +1,4 @@
-"""The workers tell how far a validation is: now and then, and only the first one."""
+"""The workers report the progress of a validation: at intervals, and only the first worker."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ class Model(torch.nn.Module):
 def sent(
     monkeypatch: pytest.MonkeyPatch, kind: Literal["val", "test"], *, round_s: float, rank: int = 0, world_size: int = 1
 ) -> list[Any]:
-    """The events of one whole validation or test by one rank, when each round takes `round_s`."""
+    """The events of one rank in a whole validation or test, if each round takes `round_s`."""
     now_s = 50.0
     events = LocalChannel()
 
@@ -47,7 +47,7 @@ def sent(
         )
 
     monkeypatch.setattr(split_evaluator, "time", SimpleNamespace(monotonic=lambda: now_s))
-    # The other ranks are not there: what they would add is nothing.
+    # There are no other ranks, so nothing is added.
     ranks = SimpleNamespace(rank=rank, world_size=world_size, all_reduce=lambda sums: None)
     evaluator = SplitEvaluator(
         SimpleNamespace(name="teacher", heads=Heads(("a", "b", "c"))),

@@ -1,4 +1,4 @@
-"""A worker waits for its teacher's model, but not for long, and not where nobody wants its stage."""
+"""A worker waits for its teacher's model, but only for a short time, and not if its stage is abandoned."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Who waits for what is said in time, and nothing waits for ever. Nothing is started here: time is a number."""
+"""Waiting processes are reported in time, and no wait is endless. Nothing is started: time is a number."""
 
 import pytest
 
@@ -40,10 +40,10 @@ def test_nothing_is_said_while_it_moves(watchdog):
 def test_workers_that_do_not_start_wait_for_resources(watchdog):
     said = watchdog.check(61)
     assert "its workers wait for 2 x (1 CPU), and the cluster has 0.5 CPU free; add nodes" in said
-    assert watchdog.check(62) is None, "once a minute is enough"
+    assert watchdog.check(62) is None, "only one report per minute"
     with pytest.raises(RunError, match=r"no progress for 601 s \(resources\.stall_timeout_s\)") as caught:
         watchdog.check(601)
-    assert not isinstance(caught.value, StageLost), "another start would wait as long"
+    assert not isinstance(caught.value, StageLost), "a restart would wait as long"
 
 
 def test_a_worker_that_is_not_heard_of_is_named(watchdog):
@@ -79,4 +79,4 @@ def test_failures_count_until_there_is_a_new_checkpoint():
     assert all(budget.spend(10) for _ in range(MAX_FAILURES))
     assert not budget.spend(10)
     budget = RestartBudget(10)
-    assert all(budget.spend(10 + failure) for failure in range(50)), "each try went further than the one before"
+    assert all(budget.spend(10 + failure) for failure in range(50)), "each try got further than the last"

@@ -1,4 +1,4 @@
-"""A finished model on any manifest: every clip once, interrupted and gone on with, alone and as an ensemble."""
+"""A finished model on any manifest: every clip once, also after an interruption, alone and as an ensemble."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def a_model(folder: Path, manifest, seed: int = 0, spec: ClipSpec = SPEC) -> str
     torch.manual_seed(seed)
     arguments = {"name": "tsm", "backbone": "resnet_small", "num_classes": manifest.num_classes}
     model = build_model(**arguments)
-    for parameter in model.parameters():  # scores that differ from clip to clip
+    for parameter in model.parameters():  # so that scores differ between clips
         torch.nn.init.normal_(parameter, std=0.3)
     write_model(
         folder, model,
@@ -53,7 +53,7 @@ def manifest(motion_manifest):
 
 @pytest.fixture(scope="module")
 def model(manifest, tmp_path_factory) -> str:
-    """With what a stage's end writes of its gates beside it."""
+    """A model, with the file that a stage writes about its gates."""
     folder = a_model(tmp_path_factory.mktemp("model") / "model", manifest)
     stages = [health.StageHealth(stage=2, channel=GATE, grad_norm=0.5)]
     (Path(folder) / health.HEALTH_NAME).write_text(json.dumps(health.document(stages)))
@@ -64,7 +64,7 @@ GATE = health.GateHealth(mean=0.9, std=0.004, std_time=0.001, std_channels=0.003
 
 
 def by_hand(model: str, manifest, protocol: str = "1clip-center", split: str = "val") -> np.ndarray:
-    """Scores of each clip by itself, in a plain loop."""
+    """Scores of each clip on its own, in a plain loop."""
     network, description = load_model(model)
     looks = parse_protocol(protocol)
     scorer = Scorer(network, description, mirrored_V=looks.mirrored_V, flip_map=manifest.flip_map)
@@ -79,13 +79,13 @@ def by_hand(model: str, manifest, protocol: str = "1clip-center", split: str = "
 
 @pytest.fixture(scope="module")
 def evaluations(ray_session, tmp_path_factory) -> str:
-    """A storage that tests share."""
+    """A storage for several tests."""
     return str(tmp_path_factory.mktemp("evaluations"))
 
 
 @pytest.fixture(scope="module")
 def scored(evaluations, model, manifest):
-    """Evaluates the model once for each question: what was found, and what was said of the progress."""
+    """Evaluates the model once for each case. Returns the result and the reported progress."""
 
     @cache
     def score(split: str, protocol: str):
@@ -179,7 +179,7 @@ def test_an_ensemble_averages_models_that_see_other_clips(scored, evaluations, m
     alone, _ = scored("val", "1clip-center")
     other = a_model(tmp_path / "other", manifest, seed=1, spec=ClipSpec(num_frames=2, size=32))
     found = evaluate([model, other], manifest.location, storage=evaluations)
-    assert found.reused == 16, "the first one's scores are there"
+    assert found.reused == 16, "the scores of the first one exist"
     scores = read_scores(found.directory)[1].scores
     expected = (by_hand(model, manifest) + by_hand(other, manifest)) / 2
     assert scores == pytest.approx(expected, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Odd real files through `predict`: scores of what they show, or their reason, and no file stops the others."""
+"""Odd real files in `predict`: the scores of their content, or a reason. No file stops the others."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ SAME = 1e-5
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    """The same untrained model for each decoder; its weights are large, so that scores differ from clip to clip."""
+    """The same untrained model for each decoder. Its weights are large, so scores differ between clips."""
     arguments = {"name": "tsm", "backbone": "resnet_small", "num_classes": len(CLASSES)}
     torch.manual_seed(0)
     network = build_model(**arguments)
@@ -48,7 +48,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 
 
 def check(found: Sequence[Prediction], decoder: str, names: Sequence[str]) -> None:
-    """Every file once, in order, with scores or with its reason, as the table has it."""
+    """Every file once, in order, with scores or with the reason in the table."""
     assert [Path(one.video).name for one in found] == sorted(names)
     for one in found:
         name = Path(one.video).name
@@ -88,7 +88,7 @@ def test_the_same_on_a_cluster(real_data, models, monkeypatch):
 
 
 def test_a_folder_of_some(real_data, models, tmp_path):
-    """What is no video by its name is left out of a folder; named by itself it is refused with its reason."""
+    """A folder leaves out files without the name of a video. Given alone, such a file is refused with a reason."""
     names = ["audio_only.mp3", "audio_only.wav", "minimal.flv", "rotation_90.mov", "zero_bytes.webm"]
     for name in names:
         (tmp_path / name).symlink_to(real_data / "odd" / name)
@@ -97,7 +97,7 @@ def test_a_folder_of_some(real_data, models, tmp_path):
 
 
 def test_command(real_data, models, tmp_path, monkeypatch, capsys):
-    """Named as they are, also the one that starts with a dash; reasons stand beside the scores."""
+    """Given by their plain names, also the one that starts with a dash. Reasons are in the place of scores."""
     monkeypatch.chdir(real_data / "odd")
     out = tmp_path / "lines.jsonl"
     names = ["audio_only.mp3", "rotation_90.mov", "-leading-dash.mp4"]
@@ -112,7 +112,7 @@ def test_command(real_data, models, tmp_path, monkeypatch, capsys):
 
 
 def write_reference(path: Path, images: Sequence[np.ndarray]) -> str:
-    """A video of these frames as they are: without loss, tags or odd times."""
+    """A video of exactly these frames: lossless, without tags, with even times."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=30)
         stream.height, stream.width = images[0].shape[:2]
@@ -146,7 +146,7 @@ ROTATED = ["rotation_90.mov", "rotation_180.mov", "rotation_270.mov"]
 @pytest.mark.parametrize("name", ["rotation_0.mov", *ROTATED, "unordered_pts.mov", "reordered"])
 @each_decoder
 def test_scores_are_those_of_the_frames_as_shown(real_data, models, reordered, tmp_path, name, decoder):
-    """Upright and in the order of their time stamps, whatever the file needs for it."""
+    """Upright, and in the order of their time stamps, for any kind of file."""
     video = reordered if name == "reordered" else str(real_data / "odd" / name)
     shown = write_reference(tmp_path / "shown.mkv", [image for _, image in decode_all(video)])
     assert scores(models[decoder], video) == pytest.approx(scores(models[decoder], shown), abs=SAME)
@@ -154,7 +154,7 @@ def test_scores_are_those_of_the_frames_as_shown(real_data, models, reordered, t
 
 @pytest.mark.parametrize("name", [*ROTATED, "reordered"])
 def test_other_frames_have_other_scores(real_data, models, reordered, tmp_path, name):
-    """As they are stored, lying or in the order of their packets, they score otherwise: the test above can tell."""
+    """As stored (rotated, or in the order of packets), they score differently, so the test above can fail."""
     video = reordered if name == "reordered" else str(real_data / "odd" / name)
     stored = [image for _, image in decode_all(video, upright=False)]
     if name == "reordered":
@@ -167,11 +167,11 @@ def test_other_frames_have_other_scores(real_data, models, reordered, tmp_path, 
 
 @each_decoder
 def test_a_part_is_that_of_its_time_stamps(real_data, models, tmp_path, decoder):
-    """Of a video of variable rate, from a manifest with a start and an end."""
+    """In a video with variable frame rate, from a manifest with a start and an end."""
     video = str(real_data / "odd" / "vfr_fire.mp4")
     frames = list(decode_all(video))
     times_s = [time_s for time_s, _ in frames]
-    # Between two frames each: containers store times in ticks as coarse as 1 ms.
+    # Each between two frames, because container ticks can be as coarse as 1 ms.
     parts = {"begin": (0.0, times_s[5] - 0.002), "end": (times_s[-4] - 0.002, times_s[-1] + 1.0)}
     columns = {
         "clip_id": list(parts), "uri": [video] * 2, "label": [0, 0], "split": ["test"] * 2,
