@@ -1,8 +1,8 @@
-"""What many trials tell one tracking store at the same time, and whether all of it arrives, once.
+"""What many trials send to one tracking store at the same time, and whether all of it arrives exactly once.
 
-    python tests/sweep/many_trackers.py URI FOLDER NUMBER PARENT     one trial's part, in a process of its own
+    python tests/sweep/many_trackers.py URI FOLDER NUMBER PARENT     one trial's part, in its own process
 
-Trials that also train would need 32 times the memory of one; what is asked here is only what the store does.
+The trials do not train, because 32 trainings would need too much memory. Only the store is tested.
 """
 
 import json
@@ -42,9 +42,9 @@ def tell(uri: str, folder: Path, number: int, parent: str) -> None:
 
 
 def run_many(uri: str, folder: Path, count: int) -> dict[str, Any]:
-    """Run them, and compare what the store has with what was told.
+    """Run them, and compare the content of the store with what was sent.
 
-    Returns: `lost` points, `doubled` runs and points, `errors` (lines of trials that were refused anything or failed).
+    Returns: `lost` points, `doubled` runs and points, `errors` (lines of trials that were refused or failed).
     """
     from mlflow import MlflowClient
 

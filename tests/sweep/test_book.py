@@ -1,4 +1,4 @@
-"""Which trial is next, what is written down, and what a restart knows: without Ray."""
+"""Which trial is next, what is recorded, and what a restart knows. Without Ray."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def a_space(**more):
 
 @pytest.fixture
 def make(base, tmp_path):
-    """A book of a space, in one folder: made again it is what a restart finds."""
+    """Makes the book of a space in one folder. Made again, it is the book that a restart finds."""
 
     def book(space=None, **more):
         space = space or a_space()
@@ -63,7 +63,7 @@ def step(stage, number):
 
 
 def end_all(book, values):
-    """Run all trials of a book one after another, with these results; returns their ids."""
+    """Run all trials of a book in sequence, with these results. Returns their ids."""
     ids = []
     for value in values:
         trial = book.next()
@@ -109,7 +109,7 @@ def test_a_sweep_of_that_name_with_another_space_is_refused_with_the_difference(
     with pytest.raises(InputError, match=r"sweep x: .* holds another sweep \(space\.parameters\..*mfr\.choice: .* -> "):
         make(other)
     more = a_space(concurrency=3, budget={"hours": 2.0}, search={"searcher": "grid", "trials": 2})
-    assert make(more).target == 2, "how long and with how many at once it is searched may change"
+    assert make(more).target == 2, "budget and concurrency may change"
     with (
         pytest.raises(InputError, match="recipe"),
         SweepFolder(str(tmp_path), "x").open(a_space(), base.model_copy(update={"seed": 9})),
@@ -118,7 +118,7 @@ def test_a_sweep_of_that_name_with_another_space_is_refused_with_the_difference(
 
 
 def test_a_sweep_without_a_trial_does_not_hold_its_name(make, tmp_path):
-    make()  # and its driver ended
+    make()  # then its driver ended
     taller = a_space(parameters={"data.short_side": {"choice": [16, 17]}}, fixed={"data.size": 64})
     assert make(taller).next() is None, "no point makes a recipe: frames are smaller than the clip"
     assert [trial.state for trial in SweepFolder(str(tmp_path), "x").trials()] == ["skipped"] * 2
@@ -127,7 +127,7 @@ def test_a_sweep_without_a_trial_does_not_hold_its_name(make, tmp_path):
     assert end_all(mended, [0.1, 0.3, 0.2]) == ["0000", "0001", "0002"]
     with pytest.raises(InputError, match="holds another sweep"):
         make(taller)
-    assert len(make(a_space()).trials) == 3, "what was refused changed nothing"
+    assert len(make(a_space()).trials) == 3, "the refused space changed nothing"
 
 
 def test_two_drivers_of_one_sweep(base, tmp_path):
@@ -245,7 +245,7 @@ def test_records_are_json(make, tmp_path):
     texts = [path.read_text() for path in (tmp_path / "sweeps" / "x" / "trials").iterdir()]
     assert len(texts) == 3
     for text in texts:
-        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert [point.number for point in ranked(make().points, book.space.objectives)] == [1, 2]
 
 
@@ -272,7 +272,7 @@ def test_what_was_stopped_counts_until_the_first_was(make):
             book.reported(trial.id, Report(epoch=epoch, metrics={}, best=trial.point[MFR] + epoch, time_s=0.0))
         if epochs == 3:
             book.finished(trial.id, document(0.9))
-            assert values_at_common_epoch(by_point(book.trials)) is None, "none was stopped yet"
+            assert values_at_common_epoch(by_point(book.trials)) is None, "no trial was stopped yet"
         else:
             book.left(trial.id)
     epoch, values = values_at_common_epoch(by_point(book.trials))
@@ -310,7 +310,7 @@ def test_warm_start_tells_the_searcher_of_earlier_sweeps(make, base, tmp_path):
 
 
 def test_a_scheduler_is_told_again_of_what_ended():
-    """ASHA with the trials of before stops a bad one as if it had never been away."""
+    """With the earlier trials, ASHA stops a bad trial as if it had never been interrupted."""
 
     def stops(trials):
         scheduler = SCHEDULERS["asha"](Scheduling(scheduler="asha", grace_epochs=1, reduction_factor=2), 9, "max")
@@ -337,5 +337,5 @@ def test_a_trial_that_ray_tune_lost_is_given_out_again(make):
     assert not book.take_back()
     book.next()
     book.ending = True
-    assert not book.take_back(), "a sweep that is ending does not go on"
+    assert not book.take_back(), "a sweep that is ending does not continue"
     assert book.trials[1].state == "waiting"

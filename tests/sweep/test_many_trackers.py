@@ -1,4 +1,4 @@
-"""32 trials at once tell one tracking store what they do: nothing is lost, refused or there twice."""
+"""32 trials at once write to one tracking store: nothing is lost, refused or duplicated."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Population based training as a function of what is known, and a stage that begins with another one's checkpoints."""
+"""Population based training depends only on the results so far. A stage can start from another one's checkpoints."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def test_the_last_goes_on_from_the_first_with_other_settings(base):
     second = [searcher.propose(number, first) for number in range(4, 8)]
     assert [second[place] for place in (0, 1, 3)] == [first[place].point for place in (0, 1, 3)]
     phases = second[2].pop(PHASES)
-    assert second[2] == first[1].point, "the best member's beginning"
+    assert second[2] == first[1].point, "the start of the best member"
     (phase,) = phases
     assert phase["from_epoch"] == 2
     assert (phase["lr"], phase["weight_decay"]) != (first[1].point[LR], first[1].point[DECAY])
@@ -157,7 +157,7 @@ def test_phases_are_shown_in_words():
     assert show_value([{"from_epoch": 2, "lr": 0.0123}]) == "from epoch 2 lr 0.0123"
 
 
-# What a stage with phases begins with.
+# The first checkpoint of a stage with phases.
 
 
 def planned(base, storage, phases):
@@ -168,7 +168,7 @@ def planned(base, storage, phases):
 
 
 def checkpoint(item, epoch):
-    """As the checkpoint of a stage: the index alone is looked at here, with what it names."""
+    """Like the checkpoint of a stage. Only the index and the files that it names are read here."""
     import torch
 
     from w3ray.training.checkpoint import save_checkpoint
@@ -188,7 +188,9 @@ def test_a_stage_begins_as_the_one_it_is_equal_to_until_then(base, tmp_path):
     assert take_prefix(item).startswith(plain.store.directory.name)
     steps = sorted(path.name for path in (item.store.directory / "checkpoints").iterdir())
     per_epoch = plain.schedule.steps_per_epoch
-    assert steps == [f"step_{per_epoch:08d}", f"step_{2 * per_epoch:08d}"], "not the third, which trained otherwise"
+    assert steps == [f"step_{per_epoch:08d}", f"step_{2 * per_epoch:08d}"], (
+        "not the third, which trained with other settings"
+    )
     assert item.store.status(item.determinants).step == 2 * per_epoch
 
     nearer = planned(base, tmp_path, [phase])
@@ -201,7 +203,7 @@ def test_a_damaged_or_missing_beginning_is_none(base, tmp_path):
     plain, item = planned(base, tmp_path, []), planned(base, tmp_path, [{"from_epoch": 2, "lr": 0.01}])
     assert take_prefix(item) is None
     checkpoint(plain, 1)
-    assert take_prefix(item) is None, "too early to begin there"
+    assert take_prefix(item) is None, "too early for a start there"
     index = checkpoint(plain, 2) / "checkpoint.json"
     index.write_text(index.read_text()[:-5])
     assert take_prefix(item) is None
@@ -211,7 +213,7 @@ def test_a_damaged_or_missing_beginning_is_none(base, tmp_path):
 def test_without_phases_a_stage_is_what_it_was(base, tmp_path):
     item = planned(base, tmp_path, [])
     assert item.determinants["train"]["phases"] == []
-    assert "phases" not in shortest(item.determinants)["train"], "the hash is that of before there were phases"
+    assert "phases" not in shortest(item.determinants)["train"], "the hash is the one from before phases existed"
     assert stage_identity(item.determinants) == item.identity
     assert json.dumps(planned(base, tmp_path, [{"from_epoch": 1, "lr": 0.1}]).determinants["train"]["phases"])
 

@@ -1,4 +1,4 @@
-"""Searchers propose as a function of what is known: the same again after a restart, and no worse than chance."""
+"""Searchers depend only on the results so far: the same points after a restart, and no worse than chance."""
 
 import random
 import statistics

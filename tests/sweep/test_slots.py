@@ -1,4 +1,4 @@
-"""Trials at once: each has its share to itself, and all of them fit together with what reading needs."""
+"""Concurrent trials: each has its own share, and all fit together with the resources for reading."""
 
 import pytest
 

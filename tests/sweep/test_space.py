@@ -1,4 +1,4 @@
-"""Spaces: typed, held against a recipe before anything starts, and points that are recipes."""
+"""Search spaces: typed, checked with a recipe before anything starts, and points that become recipes."""
 
 import pytest
 from hypothesis import given
@@ -205,7 +205,7 @@ ALONE = [{"name": "alone", "train": {"epochs": 7}}]
 
 
 class TestOtherStages:
-    """Stages are looked up in the recipe after what is fixed, and what a case sets, was put into it."""
+    """Stages are looked up in the recipe after the fixed values and a case's values were applied."""
 
     def space(self, **more):
         return Space.model_validate({"name": "x", "parameters": {"train.lr": {"choice": [0.1, 0.2]}}, **more})

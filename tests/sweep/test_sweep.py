@@ -1,4 +1,4 @@
-"""Whole sweeps by the command itself: teachers trained once, killed and gone on with, stopped, failing."""
+"""Whole sweeps with the real command: teachers trained once, killed and resumed, stopped, failing."""
 
 import json
 import os
@@ -71,7 +71,7 @@ class Sweeps:
         return sorted(self.storage.glob("stages/teacher-*"))
 
     def steps_trained(self, stage: str) -> int:
-        """Optimiser steps that were really taken, by the workers' own logs."""
+        """Optimiser steps that were really done, from the workers' own logs."""
         lines = [line for folder in self.storage.glob(f"stages/{stage}-*") for line in read_lines(folder)]
         return sum(line["kind"] == "train" and line["slot"] == 0 for line in lines)
 
@@ -95,7 +95,7 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
     states = [stage.state for trial in sweeps.trials("mfr").values() for stage in trial.stages]
     assert (states.count("run"), states.count("reuse")) == (5, 3)
     clips = default_root() / digest_of({"sweep": "mfr", "directory": document["directory"]})
-    assert not clips.exists(), "what trials shared is removed at the end"
+    assert not clips.exists(), "the clips that trials shared are removed at the end"
 
     client = mlflow.MlflowClient(document["tracking"]["uri"])
     (experiment,) = [one for one in client.search_experiments() if one.name == "tiny"]
@@ -109,7 +109,7 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
     trials = [runs[run_id] for run_id in children[top]]
     assert sorted(run.info.run_name for run in trials) == [f"mfr {number:04d}" for number in range(4)]
     assert {run.data.params["sweep.mfr"] for run in trials} == {"0", "0.1", "0.3", "1"}
-    assert all("best/top1" in run.data.metrics for run in trials), "what the plots of MLflow's pages need"
+    assert all("best/top1" in run.data.metrics for run in trials), "the plots on MLflow's pages need it"
     stages = [runs[run_id].info.run_name for trial in trials for run_id in children[trial.info.run_id]]
     assert sorted(stages) == ["student"] * 4 + ["teacher"]
     (teacher,) = [run for run in runs.values() if run.info.run_name == "teacher"]
@@ -121,14 +121,14 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
     again = sweeps.run(space)
     assert values(again) == values(document)
     assert sweeps.steps_trained("student") == 4 * STEPS, "nothing is trained twice"
-    assert again["tracking"]["run"] == top, "one run a sweep"
+    assert again["tracking"]["run"] == top, "one run per sweep"
     plain = subprocess.run(
         [*COMMAND[:-1], "run", str(best), "--json"], cwd=sweeps.folder, capture_output=True, text=True, timeout=RUN_S
     )
     assert plain.returncode == 0, plain.stderr
     assert [stage["state"] for stage in json.loads(plain.stdout)["stages"]] == ["reuse", "reuse"]
 
-    # Trained by workers of their own instead of in the trial's process: the same bits.
+    # Trained by separate workers instead of in the trial's process: the same bits.
     plain = subprocess.run(
         [*COMMAND[:-1], "run", str(best), "--set", f"storage={sweeps.folder / 'plain'}", "--json"],
         cwd=sweeps.folder, capture_output=True, text=True, timeout=RUN_S,
@@ -173,7 +173,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweeps, motion_manife
     before = {name: trial.order for name, trial in sweeps.trials("mfr").items() if name in finished}
     document = sweeps.run(space)
     assert values(document) == expected
-    assert {name: sweeps.trials("mfr")[name].order for name in finished} == before, "finished ones are not run again"
+    assert {name: sweeps.trials("mfr")[name].order for name in finished} == before, "finished trials are not repeated"
     assert len(sweeps.teachers()) == 1
     client = mlflow.MlflowClient(document["tracking"]["uri"])
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
@@ -207,14 +207,16 @@ def test_a_trial_that_trains_the_teacher_is_killed_and_another_one_takes_over(mo
     document = json.loads(out)
     assert [point["state"] for point in document["points"]] == ["finished", "finished"]
     assert len(sweeps.teachers()) == 1
-    assert sweeps.steps_trained("teacher") < 2 * 36, "it was not trained from the start again"
+    assert sweeps.steps_trained("teacher") < 2 * 36, "it did not train again from the start"
 
 
 def test_asha_stops_trials_and_their_slots_go_on(motion_manifest, tmp_path):
     sweeps = Sweeps(tmp_path, motion_manifest, epochs=9)
     space = sweeps.space(
         "rates",
-        {"stages.student.train.lr": {"choice": [0.01, 5.0, 6.0, 7.0, 8.0, 9.0]}},  # all but the first are far too high
+        {
+            "stages.student.train.lr": {"choice": [0.01, 5.0, 6.0, 7.0, 8.0, 9.0]}
+        },  # all except the first are far too high
         objective={"metric": "loss"},
         scheduling={"scheduler": "asha", "grace_epochs": 1, "reduction_factor": 2},
     )
@@ -229,12 +231,12 @@ def test_asha_stops_trials_and_their_slots_go_on(motion_manifest, tmp_path):
     assert document["points"][0]["state"] == "finished"
     client = mlflow.MlflowClient(document["tracking"]["uri"])
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}, "none stays RUNNING"
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}, "no run stays RUNNING"
 
 
 @pytest.mark.parametrize(("cpus", "concurrency"), [(1, 1), (2, 8)])
 def test_no_wedge_on_a_tight_cluster(sweeps, cpus, concurrency):
-    """One trial on the least cluster that holds one, and eight at once on two CPUs."""
+    """One trial on the smallest cluster for it, and eight concurrent trials on two CPUs."""
     space = sweeps.space("tight", {MFR: {"choice": [round(0.1 * i, 1) for i in range(max(2, concurrency))]}})
     script = (
         "import json, sys; from w3ray.cluster.connect import connect; from w3ray.sweep import tune, load_space; "
@@ -295,7 +297,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def test_a_population_trains_one_history_and_its_best_recipe_comes_to_the_same_bits(sweeps):
-    """Killed in the middle and gone on with, too."""
+    """Also after it was killed in the middle and resumed."""
     space = sweeps.space(
         "population",
         {"stages.student.train.lr": {"loguniform": [0.005, 0.5]}},
@@ -314,9 +316,9 @@ def test_a_population_trains_one_history_and_its_best_recipe_comes_to_the_same_b
     assert [trial.state for trial in trials.values()] == ["stopped"] * 9 + ["finished"] * 3
     assert all(trial.reports[-1].epoch == 1 + trial.number // 3 for trial in trials.values())
     changed = [trial for trial in trials.values() if trial.point.get("stages.student.train.phases")]
-    assert changed[-1].state == "finished", "in each generation one begins with another one's weights"
-    # Each member trains its own epoch of each generation, whoever's weights it begins with. Of what the kill cut off,
-    # at most an epoch is trained again by each trial that was at work.
+    assert changed[-1].state == "finished", "in each generation, one member starts from another member's weights"
+    # Each member trains its own epoch of each generation, whatever weights it starts from. After the kill, each running
+    # trial repeats at most one epoch.
     steps = 3
     assert len(sweeps.teachers()) == 1
     assert 12 * steps <= sweeps.steps_trained("student") <= (12 + 2) * steps

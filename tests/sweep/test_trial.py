@@ -1,4 +1,4 @@
-"""What a trial tells Ray Tune, and when it ends by itself."""
+"""What a trial reports to Ray Tune, and when it ends by itself."""
 
 import math
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def validated(epoch, value, stage="student"):
 
 
 def test_a_scheduler_is_not_asked_after_the_last_epoch():
-    """ASHA's rung there would stop a trial that has only its test left."""
+    """An ASHA rung there would stop a trial that only needs its test."""
     told: list = []
     tell = reporter(told)
     for epoch, value in ((1, 0.2), (2, 0.1), (3, 0.4)):
@@ -44,7 +44,7 @@ def test_a_scheduler_is_not_asked_after_the_last_epoch():
 
 
 def test_of_equal_accuracies_a_scheduler_sees_the_lower_loss_ahead():
-    """ASHA lets ties pass: guessing is the same accuracy in every trial."""
+    """ASHA lets ties pass, and guessing has the same accuracy in every trial."""
 
     def report(best: float, loss: float) -> Report:
         return Report(epoch=1, metrics={"top1": best, "loss": loss}, best=best, time_s=0.0)

@@ -1,4 +1,4 @@
-"""A real SQLite store, made once and copied, and a real `mlflow server` that can be stopped and started again."""
+"""A real SQLite store, made once and copied, and a real `mlflow server` that can be stopped and restarted."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from w3ray.tracking import Tracker
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables: to make them takes MLflow seconds."""
+    """A database with its tables, because MLflow takes seconds to make them."""
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
     with Tracker.open(f"sqlite:///{path}", "unused", buffer_dir=path.parent / "buffer") as tracker:
         tracker.wait_until_open()
@@ -34,7 +34,7 @@ def client(uri: str) -> MlflowClient:
 
 @pytest.fixture(scope="session")
 def one_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests: to start it takes seconds. Each test has its own experiment."""
+    """One server for all tests, because a start takes seconds. Each test has its own experiment."""
     server = Server(tmp_path_factory.mktemp("server"), empty_database)
     yield server
     server.stop()

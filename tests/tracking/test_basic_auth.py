@@ -1,4 +1,4 @@
-"""A real MLflow server that asks for a user and a password, as `mlflow server --app-name basic-auth` does."""
+"""A real MLflow server that asks for user and password, as with `mlflow server --app-name basic-auth`."""
 
 from collections.abc import Iterator
 from pathlib import Path

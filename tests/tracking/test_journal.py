@@ -1,4 +1,4 @@
-"""What a driver could not deliver is found by the next one: whole, once, and only if it is gone."""
+"""The next driver finds what an earlier driver could not deliver: all of it, once, and only if that driver ended."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_adopt_dead_drivers_journal(tmp_path: Path) -> None:
     assert [(found.kind, found.run, found.data) for found in operations] == [("metrics", "r", {"points": [[1, 2]]})]
     assert (facts.run_ids, facts.model_ids) == ({"r": "abc"}, {"m": "m-1"})
     assert list(tmp_path.iterdir()) == [journal.path]
-    # It is in the new journal now: this driver may die as well.
+    # It is now in the new journal, so this driver may die, too.
     again = read_journal(lines(journal.path))
     assert again.pending == operations
     assert again.facts.run_ids == {"r": "abc"}

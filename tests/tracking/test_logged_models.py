@@ -1,4 +1,4 @@
-"""A logged model is loaded with MLflow alone and gives the scores that the evaluation gave."""
+"""A logged model is loaded with only MLflow and gives the scores of the evaluation."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ CLASSES = ("open", "close", "pull")
 def make_folder(folder: Path) -> torch.nn.Module:
     torch.manual_seed(0)
     model = build_model(**MODEL)
-    # A new classifier is nearly zero, and scores that are all one third would prove nothing.
+    # A new classifier is nearly zero. Scores that are all one third would prove nothing.
     torch.nn.init.normal_(model.classifier.weight, std=1.0)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -67,7 +67,7 @@ def test_file_names_are_those_of_the_bundle() -> None:
 
 
 def check_chain(uri: str, tmp_path: Path) -> None:
-    """Teacher, student, registration; then load by alias and compare the scores."""
+    """Teacher, student, registration. Then load by alias and compare the scores."""
     folder = tmp_path / "model"
     model = make_folder(folder)
     videos = [make_video(tmp_path / f"{index}.mp4", index) for index in range(3)]

@@ -1,4 +1,4 @@
-"""Whatever a folder is called: MLflow's database, artifacts and models lie in it, and nowhere else."""
+"""For any folder name, MLflow's database, artifacts and models are in the folder and nowhere else."""
 
 import shutil
 from dataclasses import asdict
@@ -26,7 +26,7 @@ def test_each_letter(name, empty_database, tmp_path):
     with Tracker.open(chosen, "one", buffer_dir=root / "tracking") as tracker:
         run = tracker.start_run({"lr": 0.1})
         run.log_text("hello", "note.txt", "notes")
-    assert list(tmp_path.iterdir()) == [root], "nothing beside it"
+    assert list(tmp_path.iterdir()) == [root], "nothing next to it"
     (file,) = root.glob("mlartifacts/one/*/artifacts/notes/note.txt")
     assert file.read_text() == "hello"
     client = MlflowClient(chosen)
@@ -49,7 +49,7 @@ def a_model(folder):
 
 
 def test_a_model_goes_there_and_comes_back(tmp_path, monkeypatch):
-    """From nothing at all to the registered model, with temporary files in such a folder, too."""
+    """From an empty folder to the registered model. Temporary files are in such a folder, too."""
     root = tmp_path / WORST
     scratch = root / "temporary"
     scratch.mkdir(parents=True)
@@ -64,15 +64,15 @@ def test_a_model_goes_there_and_comes_back(tmp_path, monkeypatch):
         data_set = ("set", "d", str(root / "m.parquet"))
         logged = stage.log_model(model, metrics={"best/top1": 0.5}, step=1, dataset=data_set)
         assert tracker.register(logged, "gestures", alias="current") == "1"
-    assert list(tmp_path.iterdir()) == [root], "nothing beside it"
+    assert list(tmp_path.iterdir()) == [root], "nothing next to it"
     assert (root / "mlflow.db").is_file()
     (weights,) = root.glob("mlartifacts/**/model.safetensors")
     assert weights.read_bytes() == (model / "model.safetensors").read_bytes()
     for location in ("models:/gestures@current", f"runs:/{stage.run_id}/student/artifacts/model"):
         with local_models([location], uri=chosen) as (one,):
             assert load_model(one.folder)[1] == load_model(model)[1]
-    assert list(tmp_path.iterdir()) == [root], "nothing beside it"
-    # MLflow's own loading takes a local path for an address, so it needs a plain one to copy the model to.
+    assert list(tmp_path.iterdir()) == [root], "nothing next to it"
+    # MLflow's own loading reads a local path as an address, so the model is copied to a plain path.
     plain = tmp_path / "plain"
     plain.mkdir()
     before = mlflow.get_tracking_uri()

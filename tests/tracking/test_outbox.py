@@ -1,7 +1,7 @@
-"""Delivery in order, whatever the store does, and never at the cost of the caller.
+"""Delivery in order, with any fault of the store, and without delay for the caller.
 
-The store here is a list with a switch: what is tested is when the outbox tries again, and test_server.py does the same
-to a real server.
+The store is a list with a switch. The tests check when the outbox tries again. test_server.py does the same with a
+real server.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""A process is told from a later one with the same number, and from one that cannot be seen from here."""
+"""A process is distinguished from a later one with the same number, and from one that is not visible here."""
 
 import subprocess
 import sys

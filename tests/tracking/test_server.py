@@ -1,4 +1,4 @@
-"""A real MLflow server that goes away: training is not held up, and nothing is lost."""
+"""A real MLflow server that stops: training does not wait, and nothing is lost."""
 
 import socket
 import time
@@ -34,7 +34,7 @@ def test_server_restarted_in_the_middle(server: Server, tmp_path: Path, monkeypa
             if step == STEPS // 4:
                 server.stop()
             if step == STEPS // 2:
-                # A stage that begins while the server is away.
+                # A stage that starts while the server is down.
                 student = tracker.stage_run("student", "stage-2", {"lr": 0.2})
                 student.log_metrics({"loss": 7.0}, 1)
                 student.log_text("hello", "note.txt")
@@ -76,7 +76,7 @@ def test_server_down_for_ever(server: Server, tmp_path: Path) -> None:
     assert delivery.journal is not None
     assert delivery.journal.is_file()
     assert str(delivery.journal) in said[-1]
-    # The next driver of the same storage delivers it, when the server is there again.
+    # The next driver of the same storage delivers it when the server is up again.
     server.start()
     with Tracker.open(server.uri, "down", buffer_dir=tmp_path / "buffer") as tracker:
         assert tracker.flush(120)

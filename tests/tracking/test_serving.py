@@ -1,4 +1,4 @@
-"""`mlflow models serve` of a model that a run registered answers what `w3ray predict` says of the same videos."""
+"""`mlflow models serve` with a registered model gives the same scores as `w3ray predict` for the same videos."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def trained(ray_session, motion_manifest, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(trained, tmp_path_factory) -> Iterator[str]:
-    """Of a real server, started by the command that the README has."""
+    """The address of a real server, started with the command in the README."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -51,7 +51,7 @@ def address(trained, tmp_path_factory) -> Iterator[str]:
     command += ["--env-manager", "local", "--port", str(port)]
     path = tmp_path_factory.mktemp("serve") / "log"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": trained.tracking["uri"]}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # MLflow starts `uvicorn` by its name
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # MLflow starts `uvicorn` by name
     with path.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
@@ -63,7 +63,7 @@ def address(trained, tmp_path_factory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the server is a child of that command
+            os.killpg(process.pid, signal.SIGKILL)  # the server is a child of this command
         process.wait()
 
 
@@ -80,12 +80,12 @@ def posted(address: str, document: dict[str, Any]) -> list[dict[str, Any]]:
         address, json.dumps(document).encode(), {"Content-Type": "application/json"}, method="POST"
     )
     with urllib.request.urlopen(request, timeout=120) as reply:
-        return json.loads(reply.read(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["predictions"]
+        return json.loads(reply.read(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["predictions"]
 
 
 @pytest.fixture(scope="module")
 def videos(motion_manifest, tmp_path_factory) -> list[str]:
-    """In the order of their names, as `predict` takes them: clips, odd names, a folder of frames, two broken ones."""
+    """Sorted by name, as in `predict`: clips, odd names, a folder of frames, two broken ones."""
     folder = tmp_path_factory.mktemp("videos")
     uris = read_manifest(motion_manifest).resolved_uris()
     for number, uri in enumerate(uris[:10]):

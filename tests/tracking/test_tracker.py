@@ -1,4 +1,4 @@
-"""What a driver does to a real SQLite store, in its own life and across the death of another driver."""
+"""What a driver writes to a real SQLite store, in its own life and after the death of another driver."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def test_parent_and_stage(uri: str, client: MlflowClient, tmp_path: Path) -> Non
             stage.log_metrics({"train/loss": 1 / (step + 1), "train/lr": 0.1}, step)
         stage.log_metrics({"odd/nan": math.nan, "odd/inf": math.inf}, 0)
         stage.log_artifact(report, "reports")
-        report.unlink()  # the copy counts
+        report.unlink()  # MLflow has a copy
         stage.log_dict({"top1": 0.5}, "metrics.json", "reports")
         stage.log_dataset("manifest.parquet", "a" * 64, "/data/manifest.parquet", "training")
         stage.finish()
@@ -72,7 +72,7 @@ def test_parent_and_stage(uri: str, client: MlflowClient, tmp_path: Path) -> Non
     above = get(client, parent)
     assert (above.info.status, above.data.tags["team"]) == ("FINISHED", "vision")
     assert above.data.params == {"seed": "0", "train.lr": "0.1"}
-    # Nothing is left behind but the store and its files.
+    # Only the store and its files remain.
     assert [path.name for path in (tmp_path / "buffer").rglob("*") if path.is_file()] == []
     assert (tmp_path / "mlartifacts" / EXPERIMENT).is_dir()
 
@@ -106,7 +106,7 @@ def test_resumed_stage_overwrites_no_point(uri: str, client: MlflowClient) -> No
             first.log_metrics({"loss": float(step)}, step)
         first.log_metrics({"top1": 0.5}, 4)
         tracker.close("KILLED")
-    # The checkpoint was at step 4: steps 5 and 6 come again.
+    # The checkpoint was at step 4, so steps 5 and 6 are repeated.
     with open_tracker(uri) as tracker:
         parent_again = tracker.start_run({"seed": 0}, identity="recipe-1")
         again = tracker.stage_run("teacher", "stage-1", {"lr": 0.1, "workers": 2})
@@ -173,7 +173,7 @@ def test_killed_drivers_runs_end_as_killed(uri: str, client: MlflowClient, tmp_p
     assert [run.info.status for run in all_runs(client)] == ["RUNNING", "RUNNING"]
     with open_tracker(uri) as tracker:
         tracker.start_run({}, identity="another recipe")
-        # A living driver's runs are left alone.
+        # The runs of a living driver are not changed.
         tracker.flush()
         with open_tracker(uri) as second:
             second.flush()

@@ -1,4 +1,4 @@
-"""Which MLflow is it? The recipe's, else the environment's, else the local one; and one line where it cannot work."""
+"""The choice of MLflow: the recipe's, else the environment's, else the local one; one line if it cannot work."""
 
 import socket
 from pathlib import Path
@@ -23,7 +23,7 @@ def a_recipe(tmp_path, *changes):
 
 
 def recorded(recipe):
-    """A run is begun and ended as `w3ray run` and `w3ray tune` do it; MLflow's address and its experiment."""
+    """Begin and end a run like `w3ray run` and `w3ray tune`. Returns MLflow's address and its experiment."""
     said = []
     with open_tracker(recipe, run_name="x", notify=said.append) as tracker:
         run = tracker.start_run({})
@@ -52,7 +52,7 @@ def test_a_trial_is_recorded_where_its_driver_is(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/a.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gestures")
     trial = tracked_here(a_recipe(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # its process was started by somebody else
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # somebody else started its process
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of that process")
     assert (trial.tracking.uri, trial.tracking.experiment) == ("sqlite:////elsewhere/a.db", "gestures")
     assert trial.fingerprint() == a_recipe(tmp_path).fingerprint()
@@ -141,7 +141,7 @@ def test_a_file_store_that_is_allowed(monkeypatch):
 
 
 def test_artifacts_on_object_storage(monkeypatch):
-    """The query of an address is for its file system; and what MLflow would cut off is refused."""
+    """The query of an address belongs to its file system. What MLflow would cut off is refused."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     recipe = load_recipe("quickstart", ["storage=s3://bucket/My%20Runs?region=eu-west-1"])
     assert _artifacts(recipe) == "s3://bucket/My%20Runs/mlartifacts"

@@ -1,4 +1,4 @@
-"""Names and values are made to fit MLflow's limits without two of them becoming one."""
+"""Names and values are changed to fit MLflow's limits, but different ones stay different."""
 
 from w3ray.tracking._values import MAX_VALUE, flatten, metric_name, model_name
 

@@ -1,4 +1,4 @@
-"""A real `mlflow server` process that can be stopped and started again."""
+"""A real `mlflow server` process that can be stopped and restarted."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class Server:
-    """`mlflow server` over its own database and files, on one loopback port for its whole life."""
+    """`mlflow server` with its own database and files, always on the same loopback port."""
 
     def __init__(self, folder: Path, database: Path, *options: str, **settings: str) -> None:
         self.folder, self._options, self._settings = folder, options, settings
@@ -24,7 +24,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, unless it runs."""
+        """Start it, if it is not running."""
         if self._process is not None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
@@ -32,9 +32,9 @@ class Server:
         command += ["--artifacts-destination", str(self.folder / "files"), "--serve-artifacts"]
         command += self._options
         log = (self.folder / "server.log").open("ab")
-        # Its queue for background jobs is three more processes, and nobody here asks for any.
+        # Its queue for background jobs is three more processes that no test needs.
         settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self._settings}
-        # A session of its own: the server starts processes, and all of them must go.
+        # Its own session, because the server starts processes and all of them must end.
         self._process = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=self.folder, env=settings, start_new_session=True
         )
