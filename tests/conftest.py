@@ -1,4 +1,4 @@
-"""Fixtures that every part's tests share."""
+"""Fixtures for all tests."""
 
 import gc
 import os
@@ -19,14 +19,14 @@ def _forget_tracking() -> None:
         os.environ.pop(f"MLFLOW_TRACKING_{name}", None)
 
 
-_forget_tracking()  # where a developer's own runs are recorded is no place for those of tests
-for name in ("COLUMNS", "LINES"):  # some environments of several test processes say a size where there is no terminal
+_forget_tracking()  # tests must not record runs in a developer's own tracking
+for name in ("COLUMNS", "LINES"):  # some parallel test runners set a size without a terminal
     os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
 def _tracking_of_its_own() -> Iterator[None]:
-    """Each test begins without MLflow's variables: `mlflow.set_tracking_uri` sets one."""
+    """Start each test without MLflow's variables, because `mlflow.set_tracking_uri` sets one."""
     yield
     _forget_tracking()
 
@@ -35,7 +35,7 @@ def _tracking_of_its_own() -> Iterator[None]:
 def real_data() -> Path:
     """The folder of real videos (`W3RAY_REAL_DATA`, else `../shared/data` beside the repository).
 
-    Where the variable is set the folder must exist: a wrong path is an error, not a skip.
+    If the variable is set, the folder must exist: a wrong path is an error, not a skip.
     """
     configured = os.environ.get("W3RAY_REAL_DATA")
     folder = Path(configured) if configured else REPO.parent / "shared" / "data"
@@ -48,7 +48,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray of two CPUs for all tests of a session: starting one costs seconds."""
+    """One local Ray with two CPUs for all tests of a session, because a start takes seconds."""
     import ray
 
     from w3ray.cluster.connect import connect, disconnect
@@ -56,7 +56,7 @@ def ray_session() -> Iterator[None]:
     assert not ray.is_initialized(), "another test left a Ray instance behind"
     connect(None, num_cpus=2)
     yield
-    gc.collect()  # a stream that a test left must end while Ray is there: afterwards Ray looks for a cluster, for ever
+    gc.collect()  # a leftover stream must end before Ray does: later, it would search for a cluster forever
     disconnect()
 
 
@@ -72,7 +72,7 @@ def motion_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
-    """A real S3 API with the empty bucket `bucket`; this process and those it starts find it in their environment."""
+    """A real S3 API with the empty bucket `bucket`. This process and its children get it from their environment."""
     from w3ray.storage import _systems
 
     with running() as server, pytest.MonkeyPatch.context() as patch:
@@ -85,7 +85,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes a disk of a size such as "4m", or changes the one it made; its folder is given back."""
+    """Makes or resizes a disk of a size such as "4m". Returns its folder."""
     folder = tmp_path / "small-disk"
 
     def make(size: str) -> Path:
@@ -96,7 +96,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         answer = subprocess.run(command, capture_output=True, text=True)
         if answer.returncode != 0:
             folder.rmdir()
-            pytest.skip(f"no disk can be mounted here, which only root may do: {answer.stderr.strip()}")
+            pytest.skip(f"cannot mount a disk here (needs root): {answer.stderr.strip()}")
         return folder
 
     yield make

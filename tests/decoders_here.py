@@ -1,4 +1,4 @@
-"""Tests of every decoder that this machine has: torchcodec is an option and needs FFmpeg's libraries.
+"""Parameters for tests of every decoder on this machine. torchcodec is optional and needs FFmpeg's libraries.
 
 `W3RAY_REQUIRE_TORCHCODEC=1` makes its absence a failure.
 """
@@ -23,7 +23,7 @@ def _absent(decoder: str) -> str | None:
 
 
 def decoder_param(decoder: str):
-    """A decoder as a parameter of a test, which is skipped where the decoder is not there."""
+    """A decoder as a parameter of a test. The test is skipped if the decoder is absent."""
     why = _absent(decoder)
     return pytest.param(decoder, marks=[pytest.mark.skip(reason=why)] if why else [])
 

@@ -1,8 +1,8 @@
-"""Numbered clips: small videos whose every frame carries its own number, in every codec, container and structure.
+"""Numbered clips: small videos whose frames carry their numbers, in every codec, container and structure.
 
 Frame i shows the ten bits of i as ten blocks of equal width in the top third, lowest bit left: bright is 1, dark is 0.
-The middle third holds the complement, so a damaged frame is noticed. Below, a square moves and noise stands still.
-All files are written by PyAV's own encoders and, where no muxer writes what is found in the wild, by changing bytes.
+The middle third shows the complement, so damage is noticed. In the bottom third, a square moves over constant noise.
+PyAV's own encoders write all files. Forms that no muxer writes, but that exist, are made by changing bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ GOP = 10
 
 
 def picture(number: int, height: int = 96, width: int = 160) -> np.ndarray:
-    """The frame that shows a number, RGB."""
+    """The RGB frame that shows a number."""
     image = _ground(height, width).copy()
     third = height // 3
     edges = [round(bit * width / BITS) for bit in range(BITS + 1)]
@@ -50,7 +50,7 @@ def _ground(height: int, width: int) -> np.ndarray:
 
 
 def numbers(frames_THWC: np.ndarray | Sequence[np.ndarray]) -> list[int | None]:
-    """Which number each frame shows; None where a block and its complement do not differ clearly."""
+    """The number that each frame shows. None: a block and its complement do not differ clearly."""
     return [_number(frame) for frame in frames_THWC]
 
 
@@ -64,7 +64,7 @@ def _number(frame_HWC: np.ndarray) -> int | None:
 
 @lru_cache(maxsize=32)
 def _samples(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Four rows in each of the two thirds and four columns in each block, off its borders: compression blurs these."""
+    """Four rows in each of the two thirds, and four columns in each block, away from borders that compression blurs."""
     inside = np.linspace(0.25, 0.75, 4)
     rows = np.concatenate([(third + inside) * (height // 3) for third in range(2)])
     columns = np.concatenate([(bit + inside) * width / BITS for bit in range(BITS)])
@@ -76,7 +76,7 @@ def _samples(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoder with its settings. `gop` None leaves the encoder's default, which is longer than most clips here."""
+    """An encoder with its settings. `gop` None: the encoder's default, which is longer than most clips here."""
 
     encoder: str
     options: dict[str, str] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Codec:
     bit_rate: int = 0
     frames: int = NUM_FRAMES
     hidden_every: int = 0
-    """Before every so many frames comes one that is not shown (VP8 only)."""
+    """A hidden frame comes before every n-th frame (VP8 only)."""
 
 
 def _x264(params: str = "", **options: str) -> dict[str, str]:
@@ -123,7 +123,7 @@ CODECS: dict[str, Codec] = {
     "hevc_closed": Codec("libx265", _x265("bframes=4:open-gop=0")),
     "hevc_10": Codec("libx265", _x265("bframes=4:open-gop=1:scenecut=0"), "yuv420p10le"),
     "vp8": Codec("libvpx", {"deadline": "realtime", "cpu-used": "4"}, bit_rate=600_000),
-    # The encoder makes frames that are not shown only in its second pass, which PyAV has not: they are made by hand.
+    # The encoder makes hidden frames only in its second pass, which PyAV does not offer. So they are made by hand.
     "vp8_altref": Codec("libvpx", {"deadline": "realtime", "lag-in-frames": "0"}, bit_rate=600_000, hidden_every=5),
     "vp9": Codec("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, bit_rate=600_000),
     "vp9_altref": Codec(
@@ -188,10 +188,10 @@ def write(
     muxer: str | None = None,
     mux_options: dict[str, str] | None = None,
 ) -> Path:
-    """A video of the numbers `shown` (all of the codec's clip if None), the frame at place n at `ticks(n)` frame times.
+    """Write a video of the numbers `shown` (None: all of the codec's clip), with frame n at `ticks(n)` frame times.
 
-    `edit` changes the list of encoded packets before they are muxed. With `sound_from` a sound track begins at that
-    second, as the first stream. A `second` video stream shows numbers from 500 on; a cover is a picture of its own; the
+    `edit` changes the list of encoded packets before they are muxed. With `sound_from`, a sound track begins at that
+    second, as the first stream. A `second` video stream shows numbers from 500 on. A cover is an extra picture.
     `matrix` is the display matrix that the muxer writes.
 
     Raises:
@@ -209,12 +209,12 @@ def write(
         numbers_shown = list(range(codec.frames) if shown is None else shown)
         video = _video(container, codec, numbers_shown, ticks)
         packets += edit(video) if edit else video
-        if sound_from is not None and muxer == "mxf":  # which wants the video first
+        if sound_from is not None and muxer == "mxf":  # MXF needs the video first
             packets += _sound(container, SOUND[path.suffix[1:]], sound_from)
         if matrix is not None:
             container.streams.video[-1].set_display_matrix(matrix)
         container.start_encoding()
-        packets.sort(key=lambda packet: packet.dts * packet.time_base)  # stable: a stream's own order stays
+        packets.sort(key=lambda packet: packet.dts * packet.time_base)  # stable, so the order in each stream stays
         container.mux(packets)
     return path
 
@@ -237,7 +237,7 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
     if codec.bit_rate:
         stream.codec_context.bit_rate = codec.bit_rate
     stream.codec_context.time_base = 1 / codec.rate
-    stream.codec_context.thread_count = 1  # several wait for each other for minutes (VP8) where cores are busy
+    stream.codec_context.thread_count = 1  # several threads of VP8 wait for each other for minutes on busy cores
     packets = []
     for place, number in enumerate(shown):
         at = ticks(place) if ticks else place
@@ -250,7 +250,7 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
 
 
 _REFORMATTER = VideoReformatter()
-"""One for all frames: a frame's own would set up the conversion anew, which takes longer than to do it."""
+"""One for all frames, because each frame's own would set up the conversion again, which is slow."""
 
 
 def encodable(number: int, at: int, codec: Codec) -> av.VideoFrame:
@@ -261,14 +261,14 @@ def encodable(number: int, at: int, codec: Codec) -> av.VideoFrame:
 
 
 def _hidden(packet: Any) -> Any:
-    """A VP8 frame that is decoded and not shown, as the encoder makes them for a later frame to refer to."""
+    """A VP8 frame that is decoded but not shown, like the reference frames that encoders make."""
     content = bytearray(bytes(packet))
     content[0] &= ~0x10  # show_frame
     return replaced(packet, bytes(content))
 
 
 def replaced(packet: Any, content: bytes) -> Any:
-    """The packet with another content."""
+    """The packet with other content."""
     other = av.Packet(content)
     other.pts, other.dts, other.duration, other.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
     other.stream, other.is_keyframe = packet.stream, packet.is_keyframe
@@ -296,7 +296,7 @@ def _sound(container: Any, encoder: str, from_s: float, seconds: float = 1.5) ->
 
 
 def _cover(container: Any) -> list[Any]:
-    """A still picture, larger than the video, as players show it for a file."""
+    """A still picture, larger than the video, such as players show for a file."""
     stream = container.add_stream("mjpeg", rate=1)
     stream.width, stream.height, stream.pix_fmt = 640, 480, "yuvj420p"
     stream.disposition = av.stream.Disposition.attached_pic
@@ -310,24 +310,24 @@ def _cover(container: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a plain decode of all packets from the start shows, and when, in seconds from the first frame shown.
+    """What a plain decode of all packets shows, and when, in seconds from the first shown frame.
 
-    The times are the frames' own stamps where every frame has one and they rise. Where they do not (AVI stores no
-    presentation times; a program stream stamps only some pictures) no reader can know better than the rate: they are
-    `counted`.
+    The times are the frames' own stamps if every frame has one and they increase. Otherwise they are `counted` from the
+    rate, because no reader can know more: AVI stores no presentation times, and a program stream has stamps only for
+    some pictures.
     """
 
     numbers: list[int]
     times_s: np.ndarray
     counted: bool
     thumbnails: np.ndarray
-    """Every fourth pixel of the pictures as coded, before any turn: uint8 [T, h, w, 3]."""
+    """Every fourth pixel of the pictures as coded, before any rotation: uint8 [T, h, w, 3]."""
     size: tuple[int, int]
     """Height and width as coded, pixels."""
 
 
 def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
-    """Decode a whole file by PyAV, independent of w3ray's readers."""
+    """Decode a whole file with PyAV, without w3ray's readers."""
     shown: list[int | None] = []
     stamps: list[int | None] = []
     thumbnails, sizes = [], set()
@@ -350,11 +350,11 @@ def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """All frames. Packets before the first key frame that the decoder refuses show nothing; any later one is damage."""
+    """All frames. The decoder may refuse packets before the first key frame; a later refused packet is damage."""
     begun = False
     for packet in container.demux(stream):
         if packet.size == 0 and packet.dts is not None:
-            continue  # an empty chunk of an AVI, which the decoder would take for the end
+            continue  # an empty chunk of an AVI: the decoder would see it as the end
         try:
             for frame in packet.decode():
                 begun = True

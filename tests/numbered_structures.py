@@ -1,18 +1,19 @@
-"""Numbered clips that are put together as files in the wild are: cut, joined, delayed, with holes, without an index.
+"""Numbered clips with the structures of real files: cut, joined, delayed, with holes, without an index.
 
-STRUCTURES holds one entry for each file: how it is made and which numbers a whole decode shows, where that can be said
-without decoding. What PyAV's muxers do not write is made by changing bytes of what they wrote.
+STRUCTURES has one entry for each file: how it is made, and the numbers that a whole decode shows, if these are known
+without decoding. Forms that PyAV's muxers do not write are made by changing bytes.
 
-What a whole decode shows is what the installed FFmpeg (8.1, in PyAV) shows. The ffmpeg program 5.1 shows the same
-frames of all these files and turns them in the same way, but for three kinds:
-- hevc_open without its start: 5.1 shows two or three damaged pictures in front, whose references are missing; 8.1 does
-  not, as both do not for H.264 and MPEG-2. A damaged picture is no frame to learn from.
-- AV1 behind an edit list: 5.1 (libdav1d) shows the frames that the list hides.
-- Two streams: the program takes the one with the most pixels, `av_find_best_stream` (so every decoder here) another.
-VP8, VP9 and AV1 without their start: the decoder refuses the packets before the first key frame; the program goes on
-after them, and so does the truth. Left out, for nobody can say what is right: MPEG-4, WMV, H.263 and FLV1 without their
-start (FFmpeg shows what changes on gray ground, up to the first key frame), and an orientation in the H.264 stream
-itself (it stands at the first key frame only).
+"A whole decode" is that of the installed FFmpeg (8.1, in PyAV). The ffmpeg program 5.1 shows the same frames with the
+same rotation, with three exceptions:
+- hevc_open without its start: 5.1 first shows two or three damaged pictures whose references are missing. 8.1 does not
+  show them, and neither version does so for H.264 and MPEG-2. A damaged picture is not useful for training.
+- AV1 after an edit list: 5.1 (libdav1d) shows the frames that the list hides.
+- Two streams: the program takes the stream with the most pixels. `av_find_best_stream`, which every decoder here uses,
+  takes another one.
+VP8, VP9 and AV1 without their start: the decoder refuses the packets before the first key frame. The program continues
+after them, and so does the truth. Two kinds are left out, because it is unclear what is right: MPEG-4, WMV, H.263 and
+FLV1 without their start (FFmpeg shows the changes on a gray background up to the first key frame), and an orientation
+in the H.264 stream itself (it is only at the first key frame).
 """
 
 import struct
@@ -31,15 +32,15 @@ Packets = list[Any]
 
 @dataclass(frozen=True)
 class Structure:
-    """How a file is made, and the numbers that it shows (None: what the whole decode shows)."""
+    """How a file is made, and the numbers that it shows (None: those of the whole decode)."""
 
     make: Callable[[Path], Path]
     shows: list[int] | None
     turn: str = "upright"
-    """How players turn the pictures, a key of TURNS."""
+    """How players rotate the pictures; a key of TURNS."""
     rate: Fraction = Fraction(RATE)
     holes: bool = False
-    """Frames do not follow each other at the rate."""
+    """The times of frames do not follow the rate."""
 
 
 STRUCTURES: dict[str, Structure] = {}
@@ -54,7 +55,7 @@ def _add(name: str, make: Callable[[Path], Path], shows: Sequence[int] | None, *
 
 
 def later(frames: int) -> Callable[[Packets], Packets]:
-    """All packets by so many frame times later, earlier if negative."""
+    """All packets later by this number of frame times; earlier if it is negative."""
 
     def edit(packets: Packets) -> Packets:
         for packet in packets:
@@ -66,7 +67,7 @@ def later(frames: int) -> Callable[[Packets], Packets]:
 
 
 def cut_from_key(hidden: int, key: int = 1) -> Callable[[Packets], Packets]:
-    """What `-ss` with stream copy keeps: all from a key frame on; the first `hidden` frames lie before time 0."""
+    """What `-ss` with stream copy keeps: all from a key frame on. The first `hidden` frames are before time 0."""
 
     def edit(packets: Packets) -> Packets:
         keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
@@ -81,7 +82,7 @@ def cut_from_key(hidden: int, key: int = 1) -> Callable[[Packets], Packets]:
 
 
 def without(first: int, last: int | None = None) -> Callable[[Packets], Packets]:
-    """Without the packets from `first` up to `last`, in the order they are stored; all times stay."""
+    """Without the packets from `first` up to `last`, in stored order. All times stay."""
 
     def edit(packets: Packets) -> Packets:
         return packets[:first] + packets[first + 1 if last is None else last :]
@@ -90,7 +91,7 @@ def without(first: int, last: int | None = None) -> Callable[[Packets], Packets]
 
 
 def b_frames(packets: Packets) -> list[bool]:
-    """Which packets are shown before one that is stored before them: the B-frames, where no other refers to these."""
+    """Which packets are shown before a packet that is stored earlier: the B-frames, if no others refer to these."""
     latest = np.maximum.accumulate([packet.pts for packet in packets])
     return [packet.pts < earlier for packet, earlier in zip(packets, latest, strict=True)]
 
@@ -102,7 +103,7 @@ def without_some_b_frames(packets: Packets) -> Packets:
 
 
 def _clip(codec: str, **more: Any) -> Callable[[Path], Path]:
-    """A clip of that codec with what `write` and Codec know under these names."""
+    """A clip of that codec. `more`: arguments of `write` or fields of Codec."""
     changes = {name: more.pop(name) for name in list(more) if name in Codec.__dataclass_fields__}
     return lambda path: write(path, replace(CODECS[codec], **changes), **more)
 
@@ -167,7 +168,7 @@ for _suffix, _codecs in {
 
 
 def cut_bytes(make: Callable[[Path], Path], share: float, block: int) -> Callable[[Path], Path]:
-    """Without the beginning of the file, cut between blocks, as a recorder that was switched on begins."""
+    """Without the beginning of the file, cut between blocks, as if a recorder was switched on late."""
 
     def changed(path: Path) -> Path:
         content = make(path).read_bytes()
@@ -186,7 +187,7 @@ for _codec in "mpeg1", "mpeg2_b":
 
 
 def gaps(place: int) -> int:
-    """Frame times with a hole now and then."""
+    """Frame times with occasional holes."""
     return place + place // 4 * 2 + (9 if place > 17 else 0)
 
 
@@ -316,7 +317,7 @@ for _codec in "h264_open", "hevc_open":
 
 
 def without_index(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
-    """An AVI without its index at the end, as a recording that was broken off leaves it."""
+    """An AVI without its index at the end, as after an interrupted recording."""
 
     def changed(path: Path) -> Path:
         content = bytearray(make(path).read_bytes())
@@ -336,7 +337,7 @@ _add("no_index_gaps-mpeg4.avi", without_index(_clip("mpeg4", ticks=gaps)), ALL, 
 
 
 def all_keys(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
-    """An MP4 without the table of key frames, which makes every frame one: seeking lands where none can be decoded."""
+    """An MP4 without the table of key frames: every frame counts as one, and seeking leads to undecodable frames."""
 
     def changed(path: Path) -> Path:
         content = bytearray(make(path).read_bytes())
@@ -356,7 +357,7 @@ for _codec in "h264_closed", "h264_open", "hevc_open", "mpeg4_b":
 
 @dataclass
 class Box:
-    """A box of an MP4 file: its kind, and its content or the boxes in it."""
+    """A box of an MP4 file: its kind, and its content or inner boxes."""
 
     kind: bytes
     content: bytes = b""
@@ -388,7 +389,7 @@ def boxes(content: bytes) -> list[Box]:
 
 
 def change_moov(make: Callable[[Path], Path], change: Callable[[Box], None]) -> Callable[[Path], Path]:
-    """Another index at the end of an MP4 file."""
+    """Change the index at the end of an MP4 file."""
 
     def changed(path: Path) -> Path:
         content = make(path).read_bytes()
@@ -402,14 +403,14 @@ def change_moov(make: Callable[[Path], Path], change: Callable[[Box], None]) -> 
 
 
 def edit_list(*edits: tuple[int, int]) -> Callable[[Box], None]:
-    """Edits of (first frame, frames); -1 as the first frame is a pause."""
+    """Edits of (first frame, number of frames). The first frame -1 means a pause."""
 
     def change(moov: Box) -> None:
         ticks_movie = struct.unpack_from(">I", moov.find(b"mvhd").content, 12)[0]
         track = moov.find(b"trak")
         ticks_track = struct.unpack_from(">I", track.find(b"mdhd").content, 12)[0]
         assert track.inner is not None
-        # The muxer's own list skips what reordering puts before the first picture.
+        # The muxer's own list skips the reordering delay before the first picture.
         own = next((box for box in track.inner if box.kind == b"edts"), None)
         delay = struct.unpack_from(">i", own.find(b"elst").content, 12)[0] if own else 0
         rows = b"".join(
@@ -442,7 +443,7 @@ for _codec in "h264_closed", "h264_open", "hevc_open", "mpeg4", "vp9":
 
 
 def joined(*makes: Callable[[Path], Path]) -> Callable[[Path], Path]:
-    """Files one after the other: the time stamps begin anew."""
+    """Files in sequence. The time stamps restart."""
 
     def made(path: Path) -> Path:
         path.write_bytes(b"".join(make(path).read_bytes() for make in makes))
@@ -467,7 +468,7 @@ for _name in "mpeg2_b.ts", "h264_open.ts", "hevc_open.ts", "mpeg2_b.mpg":
 
 
 def packed(packets: Packets) -> Packets:
-    """DivX's way to keep B-frames in AVI: one shares the packet of its next reference, an empty frame fills the hole.
+    """DivX's packed B-frames in AVI: a B-frame shares the packet of its next reference; an empty frame fills the gap.
 
     MPEG-4 in coding order I P B B P B B becomes I, P+B, B, empty, P+B, B, empty.
     """
@@ -493,14 +494,14 @@ def packed(packets: Packets) -> Packets:
 
 
 def _not_coded(vop: bytes) -> bytes:
-    """A P-VOP that says no more than that nothing is coded, at the time of this one (30 ticks a second: 5 bits)."""
+    """A P-VOP that is not coded, at the time of the given one (30 ticks per second: 5 bits)."""
     bits = "01" + "0" + "1" + "00000" + "1" + "0"  # P, no whole second, marker, ticks, marker, not coded
     bits += "0" + "1" * (-len(bits) % 8 - 1)
     return b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def hevc_in_avi(path: Path) -> Path:
-    """HEVC where FFmpeg's muxer refuses it and cameras write it: as another codec, whose tag is changed afterwards."""
+    """HEVC in AVI: cameras write it, FFmpeg's muxer refuses it. It is written as another codec with a changed tag."""
     codec = CODECS["hevc_open"]
 
     def edit(packets: Packets) -> Packets:
@@ -542,7 +543,7 @@ TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "transpose": lambda frame: frame.swapaxes(0, 1),
     "transverse": lambda frame: frame.swapaxes(0, 1)[::-1, ::-1],
 }
-"""What is done to a picture as coded so that it is shown as it should be."""
+"""The change of a coded picture that shows it correctly."""
 MATRICES = {
     "upright": (1, 0, 0, 1),
     "hflip": (-1, 0, 0, 1),
@@ -553,11 +554,11 @@ MATRICES = {
     "transpose": (0, 1, 1, 0),
     "transverse": (0, -1, -1, 0),
 }
-"""(a, b, c, d): the point (x, y) as coded is shown at (a x + c y, b x + d y); what leaves the picture is moved back."""
+"""(a, b, c, d): the coded point (x, y) is shown at (a x + c y, b x + d y). The picture is moved back into the frame."""
 
 
 def turned(make: Callable[[Path], Path], name: str) -> Callable[[Path], Path]:
-    """A display matrix in the track's header."""
+    """Put a display matrix into the track's header."""
 
     def change(moov: Box) -> None:
         header = moov.find(b"tkhd")
@@ -576,7 +577,7 @@ for _turn in TURNS:
     _matrix = [_a, _b, 0, _c, _d, 0, 0, 0, 0x40000000]
     _add(f"{_turn}-h264_open.mp4", turned(_clip("h264_open"), _turn), ALL, turn=_turn)
     _add(f"{_turn}-mpeg4.mov", turned(_clip("mpeg4"), _turn), ALL, turn=_turn)
-    for _name in "h264_open.mkv", "vp9.webm":  # whose muxer writes the matrix as a pose
+    for _name in "h264_open.mkv", "vp9.webm":  # their muxer writes the matrix as a pose
         _add(f"{_turn}-{_name}", _clip(_name.split(".")[0], matrix=_matrix), ALL, turn=_turn)
 _cut = turned(_clip("h264_open", edit=cut_from_key(6)), "transpose")
 _add("transpose_cut-h264_open.mp4", _cut, None, turn="transpose")

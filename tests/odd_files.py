@@ -1,7 +1,7 @@
-"""The odd real files: what each decoder reads of them, or why it refuses them. One table for all tests of them.
+"""The odd real files: what each decoder reads from them, or why it refuses them. One table for all tests.
 
-Where they differ: decord refuses AV1, files without a duration and frames of 1x1 pixel, which PyAV and torchcodec read;
-of 10-bit video all make 8 bits, with another rounding. What PyAV refuses, all refuse for its reason.
+Differences: decord refuses AV1, files without a duration and frames of 1x1 pixel; PyAV and torchcodec read them. All
+convert 10-bit video to 8 bits, with different rounding. What PyAV refuses, all refuse with its reason.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Odd:
-    """What is read from a file, and why a decoder refuses it (the beginning of the reason; None: it does not)."""
+    """What is read from a file, and why a decoder refuses it (the start of the reason; None: it does not)."""
 
     frames: int = 0
     fps: float = 0.0
@@ -65,7 +65,7 @@ FILES = {
 
 
 def decode_all(path: str, upright: bool = True) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds from the first frame, RGB) of all frames in display order, without any seeking."""
+    """(seconds from the first frame, RGB) of all frames in display order, without seeking."""
     with av.open(path if not path.startswith("-") else f"./{path}") as container:
         first = None
         for frame in container.decode(container.streams.best("video")):

@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 def binaries() -> Path | None:
-    """The folder of PostgreSQL's programs; None: it is not installed (apt-get install postgresql)."""
+    """The folder of PostgreSQL's programs. None: it is not installed (apt-get install postgresql)."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))
     return Path(found[-1]).parent if found else None
 
@@ -34,16 +34,16 @@ class Database:
 
     @property
     def uri(self) -> str:
-        """Without its password, which is looked for in PGPASSWORD."""
+        """The address without the password, which clients take from PGPASSWORD."""
         return f"postgresql+psycopg2://{USER}@127.0.0.1:{self.port}/mlflow"
 
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[Database]:
-    """A server with an empty database `mlflow`. Its own user must come through to `folder`, which is not there yet."""
+    """A server with an empty database `mlflow`. `folder` must not exist yet; the server's user needs access to it."""
     programs = binaries()
     assert programs is not None
-    # PostgreSQL refuses to run as root; Debian's package has a user for it.
+    # PostgreSQL refuses to run as root. Debian's package has a user for it.
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     data, port = folder / "data", free_port()
     data.mkdir(parents=True)

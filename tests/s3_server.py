@@ -1,7 +1,7 @@
-"""A real S3 API on loopback in a process of its own, which fails when it is told to.
+"""A real S3 API on loopback, in its own process, with failures on request.
 
-moto answers; a layer before it refuses, stalls or cuts chosen requests and keeps a log of all. As a script it serves
-until its standard input ends, so that no server outlives the test that started it.
+moto answers. A layer in front of it refuses, delays or cuts chosen requests and logs all of them. As a script it runs
+until its standard input ends, so no server outlives its test.
 """
 
 import json
@@ -23,13 +23,13 @@ BUCKET = "bucket"
 
 
 class S3Server:
-    """The test's end: where the server is, and what it shall do."""
+    """The client side for tests: the server's address, and control of its failures."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to find the server, by the names that every AWS client reads."""
+        """The variables that a process needs to find the server, with the names that all AWS clients use."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
@@ -48,16 +48,16 @@ class S3Server:
         after: int = 0,
         every: int = 1,
     ) -> None:
-        """Requests whose path matches `key` fail.
+        """Make requests fail if their path matches `key`.
 
         Args:
             key: regular expression, searched in the path of the request.
             action: "500", "503", "403", "stall" (no answer for a minute), "cut" (the connection is closed) or "slow"
                 (the right answer, three seconds late).
-            method: regular expression of the whole method.
-            times: that many requests, then no more; None: until `heal`.
-            after: the first ones that match are let through.
-            every: of those that match only each `every`-th one fails.
+            method: regular expression that the whole method must match.
+            times: number of requests that fail; None: until `heal`.
+            after: number of first matching requests that succeed.
+            every: only each `every`-th of the matching requests fails.
         """
         fault = {"key": key, "action": action, "method": method, "times": times, "after": after, "every": every}
         self._control("fail", {**fault, "seen": 0})
@@ -66,7 +66,7 @@ class S3Server:
         self._control("heal", {})
 
     def requests(self, method: str = ".*", key: str = ".*") -> list[str]:
-        """`METHOD /path` of each request so far whose method and path match."""
+        """`METHOD /path` of each request so far with a matching method and path."""
         log = self._control("log", {})
         pattern = re.compile(f"(?:{method}) .*(?:{key})")
         return [line for line in log if pattern.search(line)]
@@ -83,7 +83,7 @@ class S3Server:
 
 @contextmanager
 def running() -> Iterator[S3Server]:
-    """A server with the empty bucket `BUCKET`."""
+    """Run a server with the empty bucket `BUCKET`."""
     process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -96,7 +96,7 @@ def running() -> Iterator[S3Server]:
 
 
 class Faulty:
-    """A WSGI application before moto's."""
+    """A WSGI application in front of moto's."""
 
     def __init__(self, application: Any) -> None:
         self._application = application

@@ -1,4 +1,4 @@
-"""Paths become addresses and paths again, whatever letters are in them."""
+"""Paths become addresses and paths again, for any characters."""
 
 from pathlib import Path
 from urllib.request import url2pathname

@@ -1,4 +1,4 @@
-"""Do the tests of the attention study say what its rule says?"""
+"""The tests of the attention study follow its rule."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def study() -> Iterator[ModuleType]:
-    """The script; `figures` and `parts` are what it is made of."""
+    """The script; `figures` and `parts` are its modules."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield importlib.import_module("attention_study")
@@ -42,7 +42,7 @@ def hits(rng: np.random.Generator, seeds: int, clips: int, share: float) -> np.n
 def test_no_difference_is_rarely_found(analysis: ModuleType) -> None:
     rng = np.random.default_rng(0)
     p_values = [analysis.compare(hits(rng, 5, 60, 0.7), hits(rng, 5, 60, 0.7), None)["p"] for _ in range(60)]
-    assert np.mean(np.array(p_values) < 0.05) <= 0.05  # the larger of two: less often than each
+    assert np.mean(np.array(p_values) < 0.05) <= 0.05  # the larger of two, so rarer than each
 
 
 def test_a_difference_must_hold_for_other_seeds_and_for_other_clips(analysis: ModuleType) -> None:
@@ -54,12 +54,12 @@ def test_a_difference_must_hold_for_other_seeds_and_for_other_clips(analysis: Mo
     assert found["interval_by_seed"][0] > 0
     assert found["interval_by_clip"][0] > 0
     one_seed = first.copy()
-    one_seed[0] = 1.0  # all of the difference is of one seed
+    one_seed[0] = 1.0  # the whole difference is in one seed
     found = analysis.compare(first, one_seed, None)
     assert found["p_clips"] < 0.05 < found["p_seeds"] == found["p"]
     one_group = np.zeros_like(first)
     two_groups = np.zeros_like(first)
-    two_groups[:, :100] = 1.0  # all of it is of one of four groups
+    two_groups[:, :100] = 1.0  # the whole difference is in one of four groups
     groups = [str(clip // 100) for clip in range(400)]
     found = analysis.compare(one_group, two_groups, groups)
     assert found["p_seeds"] < 0.05 < found["p_clips"] == found["p"]
@@ -80,7 +80,7 @@ def test_a_variant_must_win_with_each_seed_and_by_enough(analysis: ModuleType, v
     screen = {
         "w3-unit, teacher": {"top1_by_seed": [0.70, 0.70, 0.70]},
         "w3-x, teacher": {"top1_by_seed": variant},
-        "cbam, teacher": {"top1_by_seed": [0.9, 0.9, 0.9]},  # another attention is no variant
+        "cbam, teacher": {"top1_by_seed": [0.9, 0.9, 0.9]},  # another attention is not a variant
     }
     assert analysis.chosen_default(screen) == chosen
 

@@ -1,4 +1,4 @@
-"""Every part that is built in keeps the contract of its family, by the checks that plugins are checked with."""
+"""Every built-in part keeps the contract of its family, with the same checks as plugins."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The pages for people: are the links, commands, names and figures of README, `docs/` and the other pages right?"""
+"""The documentation: links, commands, names and figures of README, `docs/` and the other pages are correct."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ README = REPO / "README.md"
 DOCS = sorted((REPO / "docs").glob("*.md"))
 PAGES = [README, *DOCS, REPO / "cluster" / "README.md", REPO / "benchmarks" / "README.md"]
 OWN_RECIPE = "my-recipe.yaml"
-"""What pages call a recipe of the reader's own."""
+"""The pages' names for the reader's own recipes."""
 MADE_BY_COMMANDS = {"best.yaml", "your.yaml", OWN_RECIPE}
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", flags=re.MULTILINE | re.DOTALL)
@@ -45,18 +45,18 @@ def inline_code(page: Path) -> list[str]:
 
 
 def shell_lines(page: Path) -> Iterator[list[str]]:
-    """The words of each line of the blocks without a language, without comments."""
+    """The words of each shell line in blocks without a language, without comments."""
     for language, text in blocks(page):
         if not language:
             for line in text.replace("\\\n", " ").splitlines():
                 try:
                     yield shlex.split(line, comments=True)
-                except ValueError:  # a drawing, or a line of a quoted text
+                except ValueError:  # a drawing, or a line of quoted text
                     continue
 
 
 def commands(page: Path) -> list[list[str]]:
-    """What follows `w3ray` on each line of shell that begins with it, also behind `ray job submit ... --`."""
+    """The arguments of `w3ray` on each shell line, also after `ray job submit ... --`."""
     found = []
     for words in shell_lines(page):
         if words[:1] == ["w3ray"]:
@@ -67,7 +67,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def leaf(words: list[str]) -> tuple[Any, str, list[str]]:
-    """The command that the words name, its whole name, and its arguments."""
+    """The command that the words name, its full name, and its arguments."""
     assert words[0] in COMMANDS, f"w3ray has no command {words[0]!r}"
     command: Any = typer.main.get_command(build_app(words[0]))
     rest, names = list(words), ["w3ray"]
@@ -92,7 +92,7 @@ def test_commands_were_found() -> None:
 @pytest.mark.parametrize("words", ALL_COMMANDS)
 def test_a_command_is_one_that_w3ray_understands(words: list[str]) -> None:
     command, name, arguments = leaf(words)
-    command.make_context(name, list(arguments))  # raises a usage error that names what is wrong
+    command.make_context(name, list(arguments))  # raises a usage error that names the fault
 
 
 @pytest.mark.parametrize("words", ALL_COMMANDS)
@@ -149,7 +149,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """What the headings of a page are called in links."""
+    """The link names of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -250,7 +250,7 @@ def three(value: float) -> str:
 
 
 def results() -> list[str]:
-    """What the README's table of results must say, made from the files."""
+    """The rows of the README's table of results, made from the files."""
     study = figures("attention-study")
     parts, confirmed = study["parts"], study["confirmation"]
 

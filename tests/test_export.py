@@ -1,4 +1,4 @@
-"""An exported file gives the model's scores from raw frames, without w3ray, and says what goes in and comes out."""
+"""An exported file gives the model's scores from raw frames without w3ray, and describes its inputs and outputs."""
 
 import json
 import subprocess
@@ -32,9 +32,9 @@ def make_model(folder, name="tsm", attention=None, **clip):
     network = build_model(**arguments)
     with torch.no_grad():
         for parameter in network.classifier_parameters():
-            parameter.normal_()  # scores that differ, as those of a trained one do
+            parameter.normal_()  # so that scores differ, as in a trained model
         for module in network.modules():
-            # A fresh non-local block does nothing until its norm's scale leaves 0.
+            # A fresh non-local block does nothing until its norm's scale differs from 0.
             if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                 module.weight.uniform_(0.5, 1.5)
     description = ModelDescription(
@@ -51,7 +51,7 @@ def make_model(folder, name="tsm", attention=None, **clip):
 
 
 def expected_scores(folder, clips):
-    """As the logged model computes them."""
+    """The scores of the logged model."""
     network, description = load_model(folder)
     with torch.inference_mode():
         logits_BK = network(normalize_clips(clips, mean=description.mean, std=description.std)).logits_BK
@@ -64,7 +64,7 @@ def model(tmp_path_factory):
 
 
 def test_torch_is_read_without_w3ray(model, tmp_path):
-    """In a process that has PyTorch alone, for a batch of another size than any of the check."""
+    """In a process with only PyTorch, for another batch size than those of the check."""
     done = export_model(model.parent, "torch", tmp_path / "model.pt2")  # the folder of the stage
     clips = check_clips(7, clip_of(load_model(model)[1]))
     torch.save(clips, tmp_path / "clips.pt")
@@ -107,7 +107,7 @@ def test_onnx_is_read_with_its_runtime(model, tmp_path):
 
 def check_result(model, clips, logits, scores):
     expected_logits_BK, expected_scores_BK = expected_scores(model, clips)
-    assert expected_scores_BK.std(dim=0).max() > 1e-3  # clips that a wrong graph would tell apart in another way
+    assert expected_scores_BK.std(dim=0).max() > 1e-3  # the clips differ enough to show a wrong graph
     np.testing.assert_allclose(logits, expected_logits_BK, atol=1e-4)
     np.testing.assert_allclose(scores, expected_scores_BK, atol=1e-5)
 
@@ -129,7 +129,7 @@ def test_every_model_and_every_attention(tmp_path, name, attention, kind):
 
 
 def test_other_scores_are_refused(model, tmp_path, monkeypatch):
-    """A graph that is wrong in its normalisation by one per cent, or that gives NaN."""
+    """A graph with a normalisation that is wrong by one percent, or that gives NaN."""
     (tmp_path / "model.pt2").write_text("an older one")
     describe = export.scale_and_shift
     for wrong in (1.01, float("nan")):
@@ -143,7 +143,7 @@ def test_other_scores_are_refused(model, tmp_path, monkeypatch):
 
 
 class Branching(nn.Module):
-    """What it does depends on the numbers it gets: no graph can hold that."""
+    """Its computation depends on the input values, so no graph can represent it."""
 
     def forward(self, x_BTCHW):
         return x_BTCHW * 2 if x_BTCHW.sum() > 0 else x_BTCHW

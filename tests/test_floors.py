@@ -1,4 +1,4 @@
-"""The floors of the design: who may import whom, and what `import w3ray` may cost."""
+"""The layers of the design: which module may import which, and the cost of `import w3ray`."""
 
 import ast
 import subprocess
@@ -85,7 +85,7 @@ print("ok", "torch" in sys.modules)
 
 
 def modules() -> dict[str, ast.Module]:
-    """Each module of the package, by its dotted name, as syntax."""
+    """Each module of the package, by its dotted name, as a syntax tree."""
     found = {}
     for path in sorted((REPO / "w3ray").rglob("*.py")):
         name = ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
@@ -94,7 +94,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imported_at_once(tree: ast.Module, known: Collection[str]) -> Iterator[str]:
-    """The modules of the package that importing a module imports: not in functions, nor for types alone."""
+    """The modules of the package that importing a module imports: not those in functions or only for types."""
     waiting: list[ast.stmt] = list(tree.body)
     while waiting:
         node = waiting.pop()
@@ -111,7 +111,7 @@ def imported_at_once(tree: ast.Module, known: Collection[str]) -> Iterator[str]:
 
 
 def circle(imports: Mapping[str, Collection[str]]) -> list[str]:
-    """Modules of which each one imports the next one, and the last one the first one; [] where there are none."""
+    """Modules that import each other in a circle: each imports the next, the last imports the first. []: no circle."""
     done: set[str] = set()
 
     def follow(name: str, path: list[str]) -> list[str]:
@@ -141,11 +141,11 @@ def test_no_modules_import_each_other_in_a_circle():
 
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60
 REASON = "# Long: "
-"""What a file or function says in its first lines that is longer."""
+"""Words that a longer file or function must have in its first lines."""
 
 
 def own_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring: what an argument means must not cost a line of code."""
+    """Lines of a function without its docstring, because documentation of arguments must not count as code."""
     lines = function.end_lineno - function.lineno + 1
     first = function.body[0]
     if ast.get_docstring(function) is not None:

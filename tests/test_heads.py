@@ -1,4 +1,4 @@
-"""One number says a verb and a noun: it is counted as numpy counts, for numbers, arrays and tensors alike."""
+"""One number encodes a verb and a noun, in numpy's order, for numbers, arrays and tensors alike."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The lease on object storage, held by real processes on a real S3 API: never two inside, and none left outside."""
+"""The lease on object storage, held by real processes on a real S3 API: never two holders, and no endless wait."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ def folder(s3, request) -> RemotePath:
 
 
 def _contend(folder: RemotePath, rounds: int, log: str) -> None:
-    """Enter and leave; inside, note it down. Appends of one line are whole."""
+    """Enter and leave; inside, write a line to the log. Appending one line is atomic."""
     for _ in range(rounds):
         with LeaseQueue(folder, **LEASE).wait(lambda: None), open(log, "a") as file:
             file.write(f"{os.getpid()} in\n")
@@ -79,7 +79,7 @@ def test_a_killed_holder_is_followed_after_its_lease(folder):
 
     with LeaseQueue(folder, **LEASE).wait(on_wait) as lease:
         assert len(told) == 1
-        assert time.monotonic() - told[0] > LEASE["lease_s"], "a lease that may still be alive was taken"
+        assert time.monotonic() - told[0] > LEASE["lease_s"], "a lease was taken that may still be valid"
         assert [path.name for path in folder.iterdir() if path.name.endswith(".json")] == [lease.intent.name]
     process.join()
 
@@ -111,7 +111,7 @@ def test_a_holder_that_slept_too_long_stops(folder):
         time.sleep(2 * LEASE["beat_s"])
         names = sorted(path.name for path in folder.iterdir())
         assert lease.intent.name in names
-        assert len([name for name in names if name.endswith(".json")]) == 1, "the sleeper took its intent back"
+        assert len([name for name in names if name.endswith(".json")]) == 1, "the sleeper removed its intent"
 
 
 def test_a_worker_sees_that_the_lease_is_gone(folder):
@@ -124,7 +124,7 @@ def test_a_worker_sees_that_the_lease_is_gone(folder):
 
 
 def test_an_outage_frees_nobodys_lease(folder, s3):
-    """Neither the holder's beats nor the waiter's looks get through for longer than a lease: the holder keeps it."""
+    """An outage is longer than a lease: neither holder nor waiter reaches the storage. The holder keeps the lease."""
     process, go_on, answer = holder(folder)
     queue = LeaseQueue(folder, **LEASE)
     queue._bury()

@@ -1,4 +1,4 @@
-"""No file that w3ray reads can run code or reach beyond its place: payloads that would leave a mark if they did."""
+"""No file that w3ray reads can run code or reach other places. Payloads would leave a mark if they ran."""
 
 import ast
 import hashlib
@@ -32,7 +32,7 @@ SMALL = {"name": "tsm", "backbone": "resnet_small", "num_classes": 4, "attention
 
 
 class Payload:
-    """Unpickled, it makes a folder."""
+    """It makes a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -43,7 +43,7 @@ class Payload:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """What must not appear; the payload is tried, so that its absence means something."""
+    """The mark that must not appear. The payload is tried once, to prove that it works."""
     path = tmp_path / "mark"
     pickle.loads(pickle.dumps(Payload(path)))
     path.rmdir()
@@ -79,7 +79,7 @@ class TestRules:
         {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load",
          "yaml.full_load", "torch.load", "np.load", "numpy.load", "dist.all_gather_object"}
     )  # fmt: skip
-    # File -> the calls it may make, each for a reason that stands beside it there.
+    # File -> the calls that it may make. The reason is beside each call there.
     ALLOWED: ClassVar = {
         "models/weights.py": {"torch.load"},  # weights_only=True, see below
         "recipe/load.py": {"yaml.load"},  # a SafeLoader, see below
@@ -189,7 +189,7 @@ class TestCheckpoint:
 
     @staticmethod
     def seal(folder: Path, change: Any) -> None:
-        """Rewrite the index with a checksum that fits, as whoever makes a bad one would."""
+        """Rewrite the index with a correct checksum, as an attacker would."""
         text = (folder / "checkpoint.json").read_text().rstrip("\n").rsplit("\n", 1)[0]
         index = json.loads(text)
         text = json.dumps(change(index))
@@ -251,7 +251,7 @@ class TestCheckpoint:
         ],
     )
     def test_ray_trains_own_list_can_not_name_other_folders(self, folder: Path, content: str) -> None:
-        """What is on it, Ray Train deletes when newer checkpoints come."""
+        """Ray Train deletes the folders on this list when newer checkpoints come."""
         from w3ray.runtime.cluster_stage import _forget_missing_checkpoints
 
         precious = folder.parent.parent / "precious"
@@ -329,7 +329,7 @@ class TestManifest:
         pq.write_table(table.replace_schema_metadata(metadata), path)
 
     def test_pickled_extension_type(self, tmp_path: Path, mark: Path) -> None:
-        """Arrow once rebuilt a column's type by unpickling what its metadata held."""
+        """Older versions of Arrow unpickled the metadata of a column to rebuild its type."""
         for name in ("arrow.py_extension_type", "pandas"):
             field = pa.field(
                 "clip_id", pa.string(),

@@ -1,4 +1,4 @@
-"""The counts of the published data sets: as their papers and pages add them up, and in one place alone."""
+"""The counts of the published data sets equal those of their papers and pages, and are in one place only."""
 
 import re
 from pathlib import Path

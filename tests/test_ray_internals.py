@@ -1,4 +1,4 @@
-"""Each private name of Ray is what w3ray takes it for, and is used through one door."""
+"""Each private name of Ray works as w3ray expects, and only one module uses these names."""
 
 import inspect
 import re
@@ -20,7 +20,7 @@ HAS = {
     "AuthenticationTokenLoader": ("instance", "reset_cache"),
     "ray_constants": ("ENABLE_RAY_CLUSTER", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
 }
-"""Name -> what of it is used, beyond calling it or asking for its kind."""
+"""Name -> the attributes of it that are used, besides calling it or checking its type."""
 KINDS = {
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": str,
     "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": str,
@@ -75,7 +75,7 @@ class TestOnACluster:
         ray.kill(coordinator)
 
     def test_blocks_are_forgotten(self):
-        """The attributes are there: the callback would fail the run."""
+        """The attributes exist. If not, the callback would fail the run."""
         import ray
 
         from w3ray.data.stream import ForgetBlocks
@@ -108,13 +108,13 @@ PRIVATE = re.compile(
 
 
 def test_the_door_is_the_only_one():
-    """No other module names anything private of Ray: in imports, or as an attribute that is known to be Ray's."""
+    """No other module uses private names of Ray, in imports or as an attribute of Ray."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.name == "ray_internals.py":
             continue
         with tokenize.open(path) as file:
-            # Without comments and texts, and an import in one piece however its lines are broken.
+            # Without comments and strings, and with each import on one line.
             tokens = [
                 one.string
                 for one in tokenize.generate_tokens(file.readline)

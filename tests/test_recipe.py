@@ -1,4 +1,4 @@
-"""Recipes: what is read, what is refused, and with which words."""
+"""Recipes: what is read, what is refused, and the messages."""
 
 import pickle
 from pathlib import Path
@@ -92,7 +92,7 @@ class TestShipped:
     @pytest.mark.parametrize("name", sorted(known_recipes()))
     def test_each_is_valid_with_and_without_attention(self, name: str) -> None:
         assert load_recipe(name).name == name
-        # Some are plain as they are shipped: a proof of order is of TSM alone, and so are the paper's baselines.
+        # Some shipped recipes have no attention: a proof of order needs only TSM, and so do the paper's baselines.
         with_w3 = ["model.attention={kind: w3}", "model.refinement=true"]
         recipe = load_recipe(name, with_w3 if load_recipe(name).model.attention is None else [])
         assert all(stage.model.refines for stage in recipe.resolved_stages())
@@ -159,7 +159,7 @@ class TestOverrides:
         assert model.options == TSMOptions(shift_div=4)
         assert model.model_dump(mode="json")["options"] == {"shift_div": 4, "shift_mode": "bidirectional"}
         assert Model.model_validate(model.model_dump()) == model
-        assert load_recipe(good, ["model.shift_div=4"]).model == model  # as recipes used to say it
+        assert load_recipe(good, ["model.shift_div=4"]).model == model  # as in older recipes
 
     def test_the_options_of_another_model_are_not_inherited(self, good: Path) -> None:
         overrides = ["model.options.shift_div=4", "stages.0.model={name: tsn}", "stages.1.model={shift_mode: online}"]
@@ -244,7 +244,7 @@ class TestFiles:
         assert "tank-state" in line
 
 
-# Each row: overrides of the good recipe, and what the one line must say.
+# Each row: overrides of the good recipe, and the expected text of the error.
 WRONG = [
     (["seed=-1"], "seed: must be greater than or equal to 0, got -1"),
     (["name=a b"], "name: must start with a letter or digit"),

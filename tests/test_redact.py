@@ -1,4 +1,4 @@
-"""What is hidden of a text, and what is left of it."""
+"""What is hidden in a text, and what stays."""
 
 import pickle
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def test_values() -> None:
         "b": ("http://***@host",),
         "c": Event("http://***@host", 3),
     }
-    assert value["a"][0] == uri, "the values themselves stay: what connects uses them"
+    assert value["a"][0] == uri, "the values themselves stay, because connections use them"
 
 
 @pytest.mark.parametrize("kind", [InputError, RunError, CheckpointError])

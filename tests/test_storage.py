@@ -1,4 +1,4 @@
-"""Places that are not on this disk, on a real S3 API that refuses, stalls and hangs up when it is told to."""
+"""Storage paths outside this disk, on a real S3 API that refuses, delays and disconnects on request."""
 
 import http.server
 import os
@@ -101,7 +101,7 @@ def test_a_failing_store_is_named_within_the_deadline(s3, folder, monkeypatch):
             operation()
         assert time.monotonic() - started < 30
         assert "\n" not in str(caught.value)
-        assert "AWS Error" not in str(caught.value), "Ray Train would begin the upload anew"
+        assert "AWS Error" not in str(caught.value), "Ray Train would restart the upload"
         assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
     s3.heal()
     assert path.read_text() == "hello"
@@ -159,7 +159,7 @@ def test_a_folder_is_there_with_its_index_and_not_before(s3, folder, tmp_path):
         assert (copy / "z.bin").read_text() == "z.bin"
     assert not copy.exists()
 
-    s3.fail("z.bin", "403", method="PUT")  # again, and it fails half way
+    s3.fail("z.bin", "403", method="PUT")  # a second write fails halfway
     with pytest.raises(StorageRefused):
         upload(source, folder, last="index.json")
     assert not (folder / "index.json").exists()
@@ -234,7 +234,7 @@ def test_only_an_absent_video_is_the_videos_fault(s3, folder, monkeypatch):
 
 
 class _Signed(http.server.BaseHTTPRequestHandler):
-    """Gives a file to whoever has its signed address."""
+    """Returns a file to clients that have its signed address."""
 
     def do_GET(self) -> None:
         content = b"of the file" if self.path == "/folder/clip.mp4?signature=abc&until=9" else b"the door"

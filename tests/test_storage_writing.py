@@ -1,4 +1,4 @@
-"""What is written appears whole or not at all, on a disk and on object storage."""
+"""Written files appear complete or not at all, on a disk and on object storage."""
 
 import os
 import threading
@@ -39,7 +39,7 @@ def test_a_file_is_replaced_as_a_whole(folder):
     write_text(file, "old")
     with replacing(file, durable=True) as part:
         part.write_text("new")
-        assert file.read_text() == "old", "a reader sees the old one until the new one is whole"
+        assert file.read_text() == "old", "readers see the old one until the new one is complete"
     assert file.read_text() == "new"
     assert [path.name for path in (folder / "a").iterdir()] == ["b.txt"]
 

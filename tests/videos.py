@@ -1,4 +1,4 @@
-"""Small real videos for tests, whose frames say which frame they are."""
+"""Small real videos for tests. Their frames show their numbers."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def write_video(
     key_every: int = 12,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """A video in which frame i shows the number i as eight bars, black or white, the lowest bit on the left."""
+    """Write a video whose frame i shows the number i as eight black or white bars, lowest bit on the left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate)
@@ -31,7 +31,7 @@ def write_video(
 
 
 def write_frames(folder: Path, num_frames: int = 30, *, name: str = "{:05d}.jpg", first: int = 1) -> Path:
-    """The same frames as a folder of JPEG images, the first one with the number `first`."""
+    """Write the same frames as a folder of JPEG images. The first one has the number `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_frames):
         Image.fromarray(numbered_image(number)).save(folder / name.format(first + number), "JPEG", quality=95)
@@ -48,13 +48,13 @@ def numbered_image(number: int) -> np.ndarray:
 
 
 def frame_numbers(frames_THWC: np.ndarray) -> list[int]:
-    """Which frame each one is, read off its bars."""
+    """The number of each frame, read from its bars."""
     bars = frames_THWC.mean(axis=(1, 3)).reshape(len(frames_THWC), BITS, WIDTH // BITS).mean(axis=2)
     return [sum(int(bar > 128) << bit for bit, bar in enumerate(row)) for row in bars]
 
 
 def cut(source: Path, target: Path, share: float = 0.5) -> Path:
-    """The first part of a file, as an interrupted download leaves it."""
+    """The first part of a file, as after an interrupted download."""
     content = source.read_bytes()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content[: int(len(content) * share)])
