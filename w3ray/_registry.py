@@ -1,7 +1,7 @@
-"""The tables of parts that a recipe chooses by name: what is built in, what packages install, what a user's file adds.
+"""The tables of parts that a recipe chooses by name: built-in parts, parts of installed packages, and users' own parts.
 
-A name is known before its member is imported: recipes are checked in no time, without torch. `w3ray.plugins` loads a
-user's modules and files, and says what a member's source is.
+A name is known before its member is imported, so recipes are checked fast and without torch. `w3ray.plugins` loads a
+user's modules and files, and determines the source of a member.
 """
 
 import sys
@@ -21,7 +21,7 @@ GROUP_PREFIX = "w3ray."
 
 
 class PluginError(InputError, ValueError):
-    """A plugin cannot be used; one line says which and why."""
+    """A plugin cannot be used. One line says which one and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,11 @@ class Origin:
     """Where a member comes from."""
 
     module: str
-    """That registered it, or that its entry point names."""
+    """The module that registered it, or that its entry point names."""
     file: str | None = None
     """Absolute path of a plugin that is a file."""
     package: str | None = None
-    """The installed package that has the entry point, and its version."""
+    """The installed package with the entry point. None: it is from no package."""
     version: str | None = None
 
     @property
@@ -51,18 +51,18 @@ _BUILT_IN = Origin(module="w3ray")
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What a table knows under a name."""
+    """What a table stores under a name."""
 
     value: Any
-    """The member, "module:attribute" of it, or the entry point that loads it."""
+    """The member, the text "module:attribute", or the entry point that loads the member."""
     origin: Origin
     is_entry_point: bool = False
-    """Said here: the class of entry points is another one once a package has imported the backport of
-    importlib.metadata, as MLflow does."""
+    """Stored here, because `isinstance` is not reliable: when a package imports the backport of importlib.metadata, as
+    MLflow does, entry points get another class."""
 
 
 def attribute(place: Any) -> Any:
-    """What "module:attribute" names, which is imported; anything else is that itself."""
+    """Import what "module:attribute" names. Any other value is returned unchanged."""
     if not isinstance(place, str):
         return place
     module, _, name = place.partition(":")
@@ -72,16 +72,16 @@ def attribute(place: Any) -> Any:
 _tables: "list[Registry[Any]]" = []
 """All tables of this process."""
 files_of_modules: dict[str, str] = {}
-"""Module -> the plugin file that it was made of; kept by `w3ray.plugins`."""
+"""Module -> the plugin file from which it was made. `w3ray.plugins` maintains it."""
 
 
 class Registry(Mapping[str, T], Generic[T]):
     """A family of parts: name -> member.
 
     Args:
-        family: its name; packages register members in the entry-point group `w3ray.<family>`.
-        members: those that are built in. One given as "module:attribute" is imported when it is taken out.
-        fault: says why a member cannot be one of this family under its name; None: it can.
+        family: its name. Packages register members in the entry-point group `w3ray.<family>`.
+        members: the built-in members. A "module:attribute" is imported on first use.
+        fault: says why a member is not valid for this family under its name. None: it is valid.
         contract: "module:function" that tests a member by its name (`w3ray.testing`).
     """
 
@@ -104,39 +104,41 @@ class Registry(Mapping[str, T], Generic[T]):
         """Register a member, in a module or file that a recipe names in `plugins`.
 
         Args:
-            name: what a recipe calls it, one word.
-            member: what the family asks for, or "module:attribute" of it, which is imported when it is needed.
+            name: one word, for use in recipes.
+            member: a member of the family, or "module:attribute", which is imported on first use.
 
         Raises:
-            PluginError: the name is taken, or the member cannot be one of this family.
+            PluginError: the name is taken, or the member is not valid for this family.
         """
         module = str(sys._getframe(1).f_globals.get("__name__"))
         origin = Origin(module=module, file=files_of_modules.get(module))
         for other in self._named(name):
-            if other.origin != origin:  # a module that is loaded again replaces its own
-                raise PluginError(f"{self.family}: {name!r} of {origin} is there from {other.origin}; rename one")
+            if other.origin != origin:  # a reloaded module replaces its own members
+                raise PluginError(
+                    f"{self.family}: {name!r} from {origin} already exists, from {other.origin}; rename one"
+                )
         self._check(name, member, origin)
         self._added[name] = _Entry(member, origin)
 
     def forget(self, module: str) -> None:
-        """Undo what a module registered."""
+        """Remove what a module registered."""
         self._added = {name: entry for name, entry in self._added.items() if entry.origin.module != module}
 
     def origin(self, name: str) -> Origin:
-        """Where a member comes from; it is not loaded.
+        """Where a member comes from. The member is not loaded.
 
         Raises:
             KeyError: the name is unknown.
-            PluginError: several members have it.
+            PluginError: several members have this name.
         """
         return self._entry(name).origin
 
     def row(self, name: str) -> Any:
-        """The member as it was registered: a plugin's is loaded, but "module:attribute" is not imported.
+        """The member as it was registered. A plugin's is loaded, but a "module:attribute" is not imported.
 
         Raises:
             KeyError: the name is unknown.
-            PluginError: several members have it, or its package cannot be loaded or gives none of this family.
+            PluginError: several members have this name, or the package cannot be loaded or gives no valid member.
         """
         entry = self._entry(name)
         if not entry.is_entry_point:
@@ -144,7 +146,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._loaded:
             try:
                 member = entry.value.load()
-            except (Exception, SystemExit) as error:  # whatever a plugin does as it is imported
+            except (Exception, SystemExit) as error:  # importing a plugin can raise anything
                 raise self._unloadable(name, error) from error
             self._check(name, member, entry.origin)
             self._loaded[name] = member
@@ -188,16 +190,16 @@ class Registry(Mapping[str, T], Generic[T]):
         entries = self._named(name)
         if len(entries) > 1:
             origins = " and ".join(str(entry.origin) for entry in entries)
-            raise PluginError(f"{self.family}: {name!r} is there twice, from {origins}; rename or uninstall one")
+            raise PluginError(f"{self.family}: {name!r} exists twice, from {origins}; rename or uninstall one")
         return entries[0]
 
     def _unloadable(self, name: str, error: BaseException) -> PluginError:
-        return PluginError(f"{self.family}: {name!r} of {self.origin(name)} cannot be loaded: {cause(error)}")
+        return PluginError(f"{self.family}: {name!r} from {self.origin(name)} cannot be loaded: {cause(error)}")
 
     def _check(self, name: str, member: Any, origin: Origin) -> None:
         reason = self._fault(name, member) if name.split() == [name] else "its name must be one word"
         if reason is not None:
-            raise PluginError(f"{self.family}: {name!r} of {origin} cannot be one of them: {reason}")
+            raise PluginError(f"{self.family}: {name!r} from {origin} is not valid: {reason}")
 
 
 def not_callable(name: str, member: Any) -> str | None:
@@ -207,7 +209,7 @@ def not_callable(name: str, member: Any) -> str | None:
 
 
 def forget_module(module: str) -> None:
-    """Undo what a module registered in any table."""
+    """Remove what a module registered in any table."""
     for table in _tables:
         table.forget(module)
 
@@ -235,7 +237,7 @@ def installed_groups() -> dict[str, dict[str, tuple[_Entry, ...]]]:
 
 
 def _load_environment() -> None:
-    attribute("w3ray.plugins:load_environment")()  # by name: what loads plugins stands above the tables
+    attribute("w3ray.plugins:load_environment")()  # by name: w3ray.plugins is in a higher layer
 
 
 def lazy_attributes(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:

@@ -131,14 +131,14 @@ class TestFaults:
         with pytest.raises(PluginError) as caught:
             plugins.source_of("losses", "spread")
         said = str(caught.value)
-        assert said.startswith("losses: 'spread' is there twice, from ")
+        assert said.startswith("losses: 'spread' exists twice, from ")
         assert said.endswith("; rename or uninstall one")
         assert {"my-parts 1.0", "your-parts 2.0"} == set(said.partition("from ")[2].partition(";")[0].split(" and "))
         assert LOSSES["mfr"].needs_teacher
 
     def test_one_with_the_name_of_a_part_of_ours(self, install):
         install("my-parts", PACKAGE, {"w3ray.losses": {"mfr": "my_parts.rows:SPREAD"}})
-        with pytest.raises(ValueError, match="losses: 'mfr' is there twice, from w3ray itself and my-parts"):
+        with pytest.raises(ValueError, match="losses: 'mfr' exists twice, from w3ray itself and my-parts"):
             Recipe.model_validate({**RECIPE, "stages": [{"name": "one", "loss_weights": {"mfr": 0.0}}]})
 
     @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ class TestFaults:
                 {"my_parts/__init__.py": "", "my_parts/rows.py": ""},
                 "cannot be loaded: AttributeError: module 'my_parts.rows' has no attribute 'SPREAD'",
             ),
-            ({"my_parts/__init__.py": "", "my_parts/rows.py": "SPREAD = 3"}, "cannot be one of them: it must be a Los"),
+            ({"my_parts/__init__.py": "", "my_parts/rows.py": "SPREAD = 3"}, "is not valid: it must be a Los"),
         ],
     )
     def test_one_that_cannot_be_loaded(self, install, tmp_path, files, said):
@@ -163,14 +163,14 @@ class TestFaults:
             load_recipe(tmp_path / "recipe.yaml")
         line = str(caught.value)
         assert line.startswith("recipe.yaml: stages.one.loss_weights.spread")
-        assert f"losses: 'spread' of my-parts 1.0 {said}" in line
+        assert f"losses: 'spread' from my-parts 1.0 {said}" in line
         assert len(line.splitlines()) == 1
         Recipe.model_validate(RECIPE)  # no error without the part
 
     def test_a_class_that_is_not_there(self, install):
         files = {**PACKAGE, "my_parts/rows.py": ROWS.replace(":Spread", ":Sprad")}
         install("my-parts", files, GROUPS)
-        with pytest.raises(PluginError, match=r"'spread' of my-parts 1\.0 breaks the contract .*AttributeError"):
+        with pytest.raises(PluginError, match=r"'spread' from my-parts 1\.0 breaks the contract .*AttributeError"):
             plugins.check_contracts([("losses", "spread")])
 
 
@@ -211,7 +211,7 @@ class TestCommand:
         code, out, err = self.run(capsys)
         assert code == 2
         assert err.splitlines() == [
-            "error: losses: 'bad' of bad-parts 1.0 cannot be loaded: ZeroDivisionError: division by zero",
+            "error: losses: 'bad' from bad-parts 1.0 cannot be loaded: ZeroDivisionError: division by zero",
             "error: entry points of the group 'w3ray.attention' (odd-parts 1.0): no such family; did you mean "
             f"'w3ray.attentions'? known: {', '.join(f'w3ray.{family}' for family in plugins.FAMILIES)}",
         ]
@@ -224,8 +224,8 @@ class TestCommand:
         code, _, err = self.run(capsys, "--check")
         assert code == 2
         assert err == (
-            "error: losses: 'spread' of my-parts 1.0 breaks the contract of its family: the sum over parts of a batch "
-            "is not the sum over the batch: add up clips, do not average them\n"
+            "error: losses: 'spread' from my-parts 1.0 breaks the contract of its family: the sum over parts of a "
+            "batch is not the sum over the batch: add up clips, do not average them\n"
         )
 
 
@@ -244,13 +244,13 @@ class TestImporters:
         assert "bad-set" in IMPORTERS
         listed = self.run(folder, "--help")
         assert listed.returncode == 0, listed.stderr
-        assert "Cannot be loaded: importers: 'bad-set' of bad-parts 1.0" in " ".join(
+        assert "Cannot be loaded: importers: 'bad-set' from bad-parts 1.0" in " ".join(
             listed.stdout.replace("│", "").split()
         )
         done = self.run(folder, "bad-set", "x", "--videos", "y", "--out", "z.parquet")
         assert done.returncode == 2
         assert done.stderr.splitlines() == [
-            "error: importers: 'bad-set' of bad-parts 1.0 cannot be loaded: ZeroDivisionError: division by zero"
+            "error: importers: 'bad-set' from bad-parts 1.0 cannot be loaded: ZeroDivisionError: division by zero"
         ]
 
 

@@ -118,23 +118,23 @@ class TestFaults:
             ("import no_such_package\n", "a.py: raised in line 1 when it was imported: ModuleNotFoundError: No module"),
             (
                 LOSS.replace('"spread"', '"mfr"'),
-                "a.py: losses: 'mfr' of {a} is there from w3ray itself; rename one",
+                "a.py: losses: 'mfr' from {a} already exists, from w3ray itself; rename one",
             ),
             (
                 LOSS.replace('"spread"', '"my loss"'),
-                "'my loss' of {a} cannot be one of them: its name must be one word",
+                "'my loss' from {a} is not valid: its name must be one word",
             ),
             (
                 LOSS.replace('"spread"', '"a.b"'),
-                "cannot be one of them: a dot in a name stands before the name of a head",
+                "is not valid: a dot in a name stands before the name of a head",
             ),
             (
                 LOSS.replace("LossKind(Spread)", "Spread"),
-                "losses: 'spread' of {a} cannot be one of them: it must be a LossKind(loss, needs_teacher=...), not",
+                "losses: 'spread' from {a} is not valid: it must be a LossKind(loss, needs_teacher=...), not",
             ),
             (
                 ATTENTION.replace('ClassVar[str] = "scale"\n    label', 'ClassVar[str] = "other"\n    label'),
-                "attentions: 'scale' of {a} cannot be one of them: the kind of ScaleConfig is 'other', not 'scale'",
+                "attentions: 'scale' from {a} is not valid: the kind of ScaleConfig is 'other', not 'scale'",
             ),
             (
                 ATTENTION.replace("AttentionKind(ScaleConfig, Scale)", "AttentionKind(dict, Scale)"),
@@ -142,11 +142,11 @@ class TestFaults:
             ),
             (
                 "from w3ray.data.clip_sampling import SAMPLERS\nSAMPLERS.add('x', 3)\n",
-                "samplers: 'x' of {a} cannot be one of them: it is 3, which cannot be called",
+                "samplers: 'x' from {a} is not valid: it is 3, which cannot be called",
             ),
             (
                 "from w3ray.models import MODELS\nMODELS.add('x', len)\n",
-                "models: 'x' of {a} cannot be one of them: it must be a ModelFamily(network, options), not <built-in",
+                "models: 'x' from {a} is not valid: it must be a ModelFamily(network, options), not <built-in",
             ),
         ],
     )
@@ -181,7 +181,7 @@ class TestFaults:
     def test_two_files_with_one_name(self, tmp_path):
         line = refused(write(tmp_path, {"plugins": ["./a.py", "./b.py"]}, a=LOSS, b=LOSS))
         a, b = tmp_path / "a.py", tmp_path / "b.py"
-        assert line == f"recipe.yaml: plugins: {b}: losses: 'spread' of {b} is there from {a}; rename one"
+        assert line == f"recipe.yaml: plugins: {b}: losses: 'spread' from {b} already exists, from {a}; rename one"
 
     def test_a_loss_that_needs_a_teacher(self, tmp_path):
         text = LOSS.replace("LossKind(Spread)", "LossKind(Spread, needs_teacher=True)")
@@ -351,5 +351,5 @@ def test_samplers_of_a_plugin_are_used(tmp_path):
     text = "from w3ray.data.clip_sampling import SAMPLERS\nSAMPLERS.add('last', lambda n, t, s, rng: [n - 1] * t)\n"
     spec = load_recipe(write(tmp_path, {"plugins": ["./a.py"]}, a=text), ["data.sampling=last"]).data.clip_spec()
     assert SAMPLERS[spec.sampling](9, 2, 1, None) == [8, 8]
-    with pytest.raises(PluginError, match=r"'last' of .*/a\.py breaks the contract of its family: 1 of 1"):
+    with pytest.raises(PluginError, match=r"'last' from .*/a\.py breaks the contract of its family: 1 of 1"):
         plugins.check_contracts([("samplers", "segment"), ("samplers", "last")])

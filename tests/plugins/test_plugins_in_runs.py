@@ -98,7 +98,7 @@ def test_a_part_that_breaks_its_contract_is_refused_before_anything_starts(motio
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(
-        InputError, match=f"losses: 'spread' of {tmp_path}/a.py breaks the contract of its family: the sum"
+        InputError, match=f"losses: 'spread' from {tmp_path}/a.py breaks the contract of its family: the sum"
     ):
         run(load_recipe(tmp_path / "recipe.yaml"))
     assert not (tmp_path / "runs").exists()

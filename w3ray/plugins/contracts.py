@@ -27,6 +27,6 @@ def check_contracts(parts: Iterable[Part]) -> None:
             raise
         except Exception as error:  # a plugin's code can raise anything
             broken = str(error) if isinstance(error, AssertionError) else cause(error)
-            called = f"{family}: {name!r} of {parts_of.origin(name)}"
+            called = f"{family}: {name!r} from {parts_of.origin(name)}"
             raise PluginError(f"{called} breaks the contract of its family: {broken}") from error
         _kept.add(key)
