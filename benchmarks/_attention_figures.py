@@ -1,4 +1,4 @@
-"""Analyses the records of `attention_study.py` by the rule at its head: figures, verdict, the tables of the page."""
+"""Analyses the records of `attention_study.py` by the rule in its docstring: figures, verdict, tables for the docs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from scipy.stats import t as student_t
 from w3ray.evaluation.uncertainty import bootstrap_interval
 
 FOLDER = RESULTS / "attention-study"
-"""Of the records, a file for each part."""
+"""Folder of the records, one file for each part."""
 PAGE = REPO / "docs" / "attention.md"
 MARKS = ("<!-- figures: made by benchmarks/attention_study.py -->", "<!-- end of figures -->")
 
@@ -31,7 +31,7 @@ def hits_of(records: Sequence[Mapping[str, Any]], arm: str, stage: str) -> tuple
         rows.append(np.concatenate(bits))
         if "groups" in parts[0]:
             groups.append([group for p in parts for group in p["groups"].split("|")])
-    # Clips that are drawn again for each seed have no group across seeds.
+    # Clips that are generated again for each seed have no group across seeds.
     same = bool(groups) and all(its == groups[0] for its in groups)
     return np.array(rows, dtype=np.float64), groups[0] if same else None
 
@@ -84,7 +84,7 @@ def p_of_clips(by_clip: np.ndarray, groups: Sequence[str] | None) -> float:
 
 
 def holm(p_values: Mapping[str, float], family: int) -> dict[str, float]:
-    """Holm's corrected p values. `family` is the number of all tests, also of those not run (they count as p = 1)."""
+    """Holm's corrected p values. `family` is the number of all tests; tests that were not run count as p = 1."""
     corrected, largest = {}, 0.0
     for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (family - place) * p_values[name]))
@@ -115,7 +115,7 @@ def arm_rows(records: Sequence[Mapping[str, Any]], against: str) -> dict[str, An
 
 
 def pair_rows(records: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The first one of each pair minus the second one, over the seeds that both have."""
+    """The first arm of each pair minus the second, over the seeds that both have."""
     rows = []
     for first, second in pairs:
         (arm, stage), (other, other_stage) = first.split(", "), second.split(", ")
@@ -147,7 +147,7 @@ def mean_gates(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 
 def still_gates(found: Sequence[Mapping[str, Mapping[str, float]]]) -> list[int]:
-    """The number of spatial gates of all runs and stages that deviate by less than `STILL`, and the number of all."""
+    """The number of spatial gates of all runs and stages with a deviation below `STILL`, and the number of all."""
     deviations = [values["std"] for one in found for name, values in one.items() if name.endswith("spatial")]
     return [sum(deviation < STILL for deviation in deviations), len(deviations)]
 
@@ -207,7 +207,7 @@ def analyse() -> dict[str, Any]:
 
 
 def tables(figures: Mapping[str, Any]) -> str:
-    """What `docs/attention.md` shows, as Markdown."""
+    """The tables of `docs/attention.md`, as Markdown."""
     lines = ["### Confirmation: `w3-unit` minus plain TSM", ""]
     lines += ["| set | seeds x clips | plain | W3 | difference | 95% over seeds | p, seeds / clips | p corrected |"]
     lines += ["|---|---|---|---|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""The plan of `attention_study.py`: the arms, the sets, the parts in order, and the numbers of its rule."""
+"""The plan of `attention_study.py`: the arms, the data sets, the parts in order, and the numbers of its rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,22 +29,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "cbam-plain-start": {"model.attention": {"kind": "cbam", "start": "plain"}},
     "cbam-unit": {"model.attention": {"kind": "cbam", "start": "unit"}},
     "nonlocal": {"model.attention": {"kind": "nonlocal"}},
-    # No teacher, but the steps of teacher and student together.
+    # No teacher, but as many steps as teacher and student together.
     "plain-twice": {**PLAIN, "train.epochs": 80},
     "w3-twice": {"model.attention": {"kind": "w3", "start": "unit"}, "train.epochs": 80},
-    # Tables 5 and 6 in small, with the start "unit".
+    # Tables 5 and 6 at a small scale, with the start "unit".
     "without-spatial": {"model.attention": {"kind": "w3", "start": "unit", "spatial": False}},
     "without-temporal": {"model.attention": {"kind": "w3", "start": "unit", "temporal": False}},
 }
-"""Arm -> what differs from the base recipe."""
+"""Arm -> its differences from the base recipe."""
 
 SGD = {"train.optimizer": "sgd", "train.lr": 0.02, "train.weight_decay": 5e-4}
-"""The paper's optimiser, at a rate for batches of 8 from scratch."""
+"""The paper's optimiser, with a rate for batches of 8 and training from scratch."""
 
 TEACHER = [{"name": "teacher"}]
 CHAIN = [*TEACHER, {"name": "student", "teacher": "teacher", "loss_weights": {"cross_entropy": 1.0, "mfr": 0.1}}]
 ONCE = {"train.best_metric": "last", "train.validate_every_epochs": 1000, "train.checkpoint_every_epochs": 1000}
-"""No held-out clip chooses a checkpoint, so no set has to be split again for it."""
+"""No held-out clip chooses a checkpoint, so the sets need no further split."""
 
 
 def generated(
@@ -74,7 +74,7 @@ SETS: dict[str, dict[str, Any]] = {
     "hard-320-b16": generated("hard", clips=320, batch=16),
     "hard-96-long": generated("hard", clips=96, epochs=40),
     **{f"{difficulty}-few": generated(difficulty, clips=96, epochs=40) for difficulty in ("easy", "medium", "hard")},
-    # Validated from time to time, to count the steps until an accuracy.
+    # Validated at intervals, to count the steps until an accuracy.
     "hard-few-watched": generated("hard", clips=96, epochs=40, val_clips=160, validate_every_epochs=2),
     "reversed-twins": {
         "recipe": "reversed-twin",
@@ -128,13 +128,13 @@ class Part:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Settings of all arms."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Further cases: name -> all of its settings."""
+    """Further cases: name -> all settings of the case."""
     draws: range | None = None
-    """Seeds of the generated clips: each arm is run once on each of these sets, and they take the place of seeds."""
+    """Seeds of the generated clips, instead of training seeds: each arm is run once on each of these sets."""
     beside: tuple[str, ...] = ()
-    """Parts of the same set whose rows are shown, too."""
+    """Parts of the same set whose rows are also shown."""
     pairs: Sequence[tuple[str, str]] = ()
-    """Rows to be compared: the first minus the second."""
+    """Rows to compare: the first minus the second."""
 
 
 SCREENED = (
@@ -158,7 +158,7 @@ PAPER = {
     ("cbam-unit, student", "cbam-unit, teacher"): "7, CBAM with MFR: 50.5 - 49.1",
     ("w3-unit, student", "cbam-unit, student"): "7, W3 for CBAM, both with MFR: 52.6 - 50.5",
 }
-"""What the paper's tables compare, and found (Something-Something V1, 16 frames, top-1 in percent)."""
+"""The comparisons in the paper's tables, with their results (Something-Something V1, 16 frames, top-1 in percent)."""
 
 TWICE = (
     ("plain, student", "plain, teacher"), ("plain-twice, teacher", "plain, teacher"),
@@ -166,11 +166,11 @@ TWICE = (
     ("w3-unit, student", "w3-twice, teacher"), ("w3-twice, teacher", "plain-twice, teacher"),
 )  # fmt: skip
 MFR_WEIGHTS = {"w3-unit": (0.0, 0.03, 0.1, 0.3, 0.8), "plain": (0.0, 0.1)}
-"""0.8 is the sum over the eight frames at 0.1."""
+"""0.8 is the sum of 0.1 over the eight frames."""
 MFR_FORMS = {
-    # At a norm of 25 its gradient is as long as that of the norm with weight 0.1.
+    # At a norm of 25, its gradient is as long as that of the norm with weight 0.1.
     "mfr-squared-0.002": {"mfr": 0.0, "mfr_squared": 0.002},
-    # The same change at all 25 places moves it as much as it moves the norm with weight 0.1.
+    # The same change at all 25 places has the same effect as on the norm with weight 0.1.
     "mfr-pooled-0.5": {"mfr": 0.0, "mfr_pooled": 0.5},
 }
 
@@ -237,7 +237,7 @@ PARTS: dict[str, Part] = {
     "confirm-easy-few": Part(data="easy-few", arms=("plain", "w3-unit"), seeds=range(20, 30)),
     "reversed-twins": Part(data="reversed-twins", arms=("plain", "w3-unit"), seeds=range(10, 15)),
     "confirm-easy": Part(data="easy", arms=("plain", "w3-unit"), seeds=range(10, 15)),
-    # The one hidden ReLU of Eq. 6 dies in some gates (`still_gates.py`). Does that matter?
+    # The one hidden ReLU of Eq. 6 is dead in some gates (`still_gates.py`). Does that matter?
     "still-gates": Part(
         data="hard-few",
         arms=("w3-unit-hidden4", "w3-unit-batch-norm"),
@@ -250,17 +250,17 @@ PARTS: dict[str, Part] = {
     ),
     "other-clips": Part(data="hard-few", arms=("plain", "w3-unit"), seeds=range(40, 41), draws=range(1, 11)),
 }
-"""In the order in which they run."""
+"""In the order of the runs."""
 
 FAST, FEW = ("easy", "medium", "hard"), ("easy-few", "medium-few", "hard-few")
 REAL = ("ut-interaction", "tank-state", "egogestar")
 CONFIRMED = (*FAST, *FEW, *REAL)
 LEVELS = (0.5, 0.8, 0.9)
-"""Validation accuracies to which steps are counted."""
+"""Validation accuracies for which the steps are counted."""
 STILL = 0.005
-"""A gate that deviates by less stands still."""
+"""A gate with a smaller deviation stands still."""
 ADOPT_FROM = 0.02
-"""Rule 1: least mean difference for which a variant becomes the default."""
+"""Rule 1: the minimum mean difference for a new default."""
 
 
 def cases_of(part: Part) -> dict[str, tuple[str, int | None, dict[str, Any]]]:

@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the code that ran, with a mark if the tree had changes."""
+    """The commit of the code that ran, with a mark if there were local changes."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True)
     dirty = subprocess.run(
         ["git", "status", "--porcelain", "w3ray", "pipelines"], cwd=REPO, capture_output=True, text=True, check=True

@@ -74,7 +74,7 @@ def run_part(name: str, part: Part, data: Path) -> None:
         "records": records,
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    # Written at once, because a record that is there is not made again.
+    # Written at once, because an existing record is not made again.
     partial = FOLDER / f".{name}.partial"
     partial.write_text(json.dumps(document, indent=1) + "\n")
     partial.replace(FOLDER / f"{name}.json")
@@ -160,7 +160,7 @@ def sweep(name: str, part: Part, manifest: Path | None, fold: int | None) -> lis
         seed = part.seeds.start + trial.repeat if draw is None else draw
         record = {"arm": arm, "seed": seed, "fold": fold, "stages": stages}
         if about["set"].get("train.validate_every_epochs", 1000) < 1000:
-            # of the last stage, by epoch
+            # for the last stage, by epoch
             record["curve"] = [[report.epoch, round(report.metrics["top1"], 4)] for report in trial.reports]
         records.append(record)
     return records

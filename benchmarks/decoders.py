@@ -2,15 +2,15 @@
 
     python benchmarks/decoders.py DATA [--clips 60] [--rounds 5]      # in DATA: tank-state, ut-interaction, egogestar
 
-Readers: `pyav` (ours), and decord and torchcodec (exact mode) as their own programs would call them, without our check
-of whether they are right. Each opens a file, asks for its number of frames, and reads 8 of them (the centres of 8 equal
-segments) as full-size uint8 RGB, with one thread.
+Readers: `pyav` (ours), and decord and torchcodec (exact mode) as other programs call them, without our check for
+correctness. Each opens a file, asks for its number of frames, and reads 8 of them (the centres of 8 equal segments) as
+full-size uint8 RGB, with one thread.
 
 - Exactness: on clips whose frames carry their numbers, by codec and container. On the real sets, frames must equal
   those of a decode of the whole file (to 16 levels, for rounding).
 - Price: CPU seconds of the process, as a ratio to torchcodec in the same round. In each round the three readers read
-  every clip in turn, so that all meet the same conditions. The target was set before: the median ratio of the rounds on
-  the three real sets is at most 1.05. On the generated clips the ratio is for information.
+  every clip in turn, so all have the same conditions. The target was set before the measurement: the median ratio of
+  the rounds on the three real sets is at most 1.05. On the generated clips the ratio is for information.
 """
 
 import argparse
@@ -49,7 +49,7 @@ CELLS = (
 )  # fmt: skip
 
 Read = Callable[[str], tuple[np.ndarray, np.ndarray]]
-"""Path to (the numbers of the frames asked for, the frames)."""
+"""Path to (requested frame numbers, frames)."""
 
 
 def read_pyav(path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -121,13 +121,13 @@ def wrong_frames(read: Read, paths: list[str]) -> int | str:
 
 
 def wrong_numbers(path: Path) -> dict[str, int | str]:
-    """How many of the 8 frames show a wrong number, compared with a whole decode; or why no frame came."""
+    """How many of the 8 frames show a wrong number, compared with a whole decode; or why there is no frame."""
     whole = dict(enumerate(numbered.numbers(list(decode_whole(str(path))))))
     found: dict[str, int | str] = {}
     for reader, read in READERS.items():
         try:
             indices, frames = read(str(path))
-        except Exception as error:  # what a library raises is the result
+        except Exception as error:  # the exception is the result
             found[reader] = f"{type(error).__name__}: {one_line(error, str(path), limit=60)}"
             continue
         shown = numbered.numbers(frames)

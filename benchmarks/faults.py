@@ -1,11 +1,11 @@
-"""What does each fault cost a run? Runs the tests in tests/faults, which cause the faults, and keeps their rows.
+"""The cost of each fault for a run. Runs the tests in tests/faults, which cause the faults, and keeps their rows.
 
-    python benchmarks/faults.py [pytest's arguments, as -k "controller or decoder"]
+    python benchmarks/faults.py [arguments of pytest, such as -k "controller or decoder"]
 
-A row says: did the run end; how many optimiser steps were done again; how many samples are missing or occur twice in
+A row says: did the run end; how many optimiser steps were repeated; how many samples are missing, or occur twice, in
 the history that counts; seconds from the fault to the end of the longest pause after it; whether the final weights are
-bit-identical to those of the undisturbed run (null: the number of workers changed); and the commit that was measured.
-Rows of faults that were not asked for are kept.
+bit-identical to those of the undisturbed run (null: the number of workers changed); and the measured commit. Rows of
+faults that were not requested are kept.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""How many seconds and how much memory does an import of a CSV file with 12 million rows take?
+"""Seconds and memory of an import of a CSV file with 12 million rows.
 
     python benchmarks/imports.py [--rows 12000000] [--work FOLDER]
 
-Writes the file (path, label, split, group) into a temporary folder. Imports it with the command `w3ray data import csv
+Writes the file (path, label, split, group) to a temporary folder. Imports it with the command `w3ray data import csv
 --missing-ok`, once with splits from the column and once with random splits, each in its own process. The comparison is
 a process that only reads the file with `csv.DictReader` and keeps nothing. Ratios are of processor time, because other
-work on the machine changes it less than it changes seconds. Memory is the peak of resident memory of the process; the
-same command with two rows is measured too. Writes `results/imports.json`.
+work on the machine changes it less than wall-clock time. Memory is the peak of resident memory of the process; the same
+command with two rows is measured, too. Writes `results/imports.json`.
 """
 
 import argparse

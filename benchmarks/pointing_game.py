@@ -4,15 +4,15 @@
     python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
 Scores the students of part `tables` of `attention_study.py` (W3 with and without AFR, CBAM, plain TSM; all else equal)
-on the held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` says what is counted. If
-models are given, those are scored. A name that is given twice is another seed.
+on the held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` defines the measures.
+Given models are scored instead. A repeated name is another seed.
 
 Each model is compared with two maps that do not look at the picture: an even map, and the middle of the picture (Zhang
-et al.; a cone for the mass), because the thing is drawn nearer to the middle than to the borders.
+et al.; a cone for the mass), because the moving thing is nearer to the middle than to the borders.
 
-A mask that is "turned round" is greatest where the gate is most closed.
+A mask that is "turned round" is inverted: greatest where the gate is most closed.
 
-`excess` is how much a map has above an even map, in points of the share. Its standard error is over seeds.
+`excess` is a map's value above that of an even map, in points of the share. Its standard error is over seeds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from w3ray.explain.pointing import TOLERANCE, Pointing, cover_in_clip, pointing
 from w3ray.explain.videos import Explainer
 
 ARMS = ("w3-unit", "w3-unit-no-afr", "cbam-unit", "plain")
-"""Of the study's tables."""
+"""Arms of the study's tables."""
 PART, SET = "tables", "hard-few"
 PAIRS = [" / ".join(pair) for pair in ACTIONS]
 
@@ -53,7 +53,7 @@ def students(work: Path) -> dict[str, list[str]]:
 
 
 def maps_of(explainer: Explainer, frames_THWC: np.ndarray) -> tuple[int, dict[str, np.ndarray]]:
-    """The predicted class, and all maps to score: masks as they are, the map of the picture, Grad-CAM."""
+    """The predicted class, and all maps to score: unchanged masks, the map of the picture, Grad-CAM."""
     one = explainer.explain(frames_THWC)
     num_frames, size = frames_THWC.shape[:2]
     maps = {}

@@ -1,13 +1,13 @@
-"""The complete flow on the two real labelled sets, with W3 and without attention, all else equal.
+"""The complete workflow on the two real labelled sets, with W3 and without attention, everything else equal.
 
     python benchmarks/real_data.py ut-interaction DATA/ut-interaction/list.csv
     python benchmarks/real_data.py tank-state DATA/tank-state/list.csv
 
     import -> for each fold: (run -> evaluate by each protocol) of each arm -> compare the arms
 
-Everything runs by w3ray's own commands, with the shipped recipe. `results/<recipe>.json` is written after every fold
-and says which folds are in it. The arms are the inner loop, so that some of the folds are a paired result, too. If it
-is killed, the same command resumes: stages and scores that are there are reused.
+Everything runs with w3ray's own commands and the shipped recipe. `results/<recipe>.json` is written after every fold
+and lists its folds. The arms are the inner loop, so a subset of the folds is a paired result, too. If it is killed, the
+same command resumes: existing stages and scores are reused.
 
 The clips of all folds are pooled. Each clip is scored by the model that never saw its group. Intervals are by clip and
 by group. Clips of a sequence or a camera resemble each other, so intervals by clip are too narrow.
@@ -39,7 +39,7 @@ IMPORT_OPTIONS = {
     "tank-state": [],
 }
 FOLDS = {"ut-interaction": 5, "tank-state": None}
-# The second one is compared with the first one.
+# The second arm is compared with the first.
 ARMS = {"plain": ["model.attention=null"], "w3": []}
 PROTOCOLS = ("1clip-center", "3crop-2clip")
 STAGE_METRICS = ("top1", "mean_class_accuracy", "loss")
@@ -57,7 +57,7 @@ def command(log: Path, *arguments: str) -> dict[str, Any]:
 
 
 def run_arm(recipe: str, manifest: Path, work: Path, settings: Sequence[str], fold: int | None) -> dict[str, Any]:
-    """Run the chain, and score its last model by each protocol. `evaluations` are folders until they are compared."""
+    """Run the chain, and score its last model with each protocol. `evaluations` are folders until they are compared."""
     log, folds = work / f"{recipe}.log", FOLDS[recipe]
     settings = [f"data.manifest={manifest}", *settings]
     if folds:
@@ -155,7 +155,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it is kept: only the figures of each evaluation."""
+    """The stored form of a row: only the figures of each evaluation."""
     evaluations = {
         protocol: {name: found["metrics"][name] for name in EVALUATED} for protocol, found in row["evaluations"].items()
     }
@@ -168,8 +168,8 @@ def main() -> None:
     parser.add_argument("list_csv", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/real-data"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], help="as of `w3ray run`; named in the result's command")
-    parser.add_argument("--result", help="name of the file in results/; the recipe's unless it is given")
+    parser.add_argument("--set", action="append", default=[], help="as for `w3ray run`; the result's command names it")
+    parser.add_argument("--result", help="name of the file in results/; default: the recipe's")
     options = parser.parse_args()
     recipe, work, folds = options.recipe, options.work.absolute(), FOLDS[options.recipe]
     work.mkdir(parents=True, exist_ok=True)

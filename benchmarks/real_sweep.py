@@ -1,4 +1,4 @@
-"""What do r, the kernels and the MFR weight do on a real set? `w3_paper` with ASHA on UT-Interaction.
+"""The effect of r, the kernels and the MFR weight on a real set: `w3_paper` with ASHA on UT-Interaction.
 
     python benchmarks/real_sweep.py DATA/ut-interaction/list.csv [--work FOLDER]
 

@@ -1,4 +1,4 @@
-"""Forwards or backwards? Real clips both ways, models with and without time, pairs in one batch and apart.
+"""Forwards or backwards? Real clips in both directions, models with and without time, pairs in one batch and apart.
 
     python benchmarks/reversed_twin.py DATA/ut-interaction/list.csv
 

@@ -1,4 +1,4 @@
-"""What does the design cost at sizes that no test reaches? These are the figures of `docs/scale.md`.
+"""The cost of the design at sizes that no test reaches. These are the figures of `docs/scale.md`.
 
     python benchmarks/scale.py [--only PART ...] [--clips N]
 
@@ -8,7 +8,7 @@ Parts:
                coordinator and decoder
   schedule     computing an item
   decode       decoding a clip
-  coordinator  blocks per second that one coordinator deals out, with decoders that take no time
+  coordinator  blocks per second that one coordinator deals out, with instant decoders
   store        bytes that wait in the object store while nobody reads
   tracking     requests of a real run to a real MLflow server, and how many requests that server can answer
 

@@ -2,9 +2,9 @@
 
     python benchmarks/still_gates.py RUNS/attention-study
 
-For each spatial gate with temporal layers, over the first clips of the first generated data set of the study: how much
-the finished gate deviates, and in what share of places the one hidden channel of Eq. 6 is at or below 0. There its ReLU
-passes neither values nor gradients. Writes `results/still_gates.json`.
+Examines each spatial gate with temporal layers, over the first clips of the first generated data set of the study:
+the deviation of the finished gate, and the share of places where the one hidden channel of Eq. 6 is at or below 0.
+There its ReLU passes neither values nor gradients. Writes `results/still_gates.json`.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""What does a sweep cost in addition to its training, and what does it save?
+"""The cost of a sweep in addition to its training, and what it saves.
 
     python benchmarks/sweep.py [--only PART ...]
 
 Parts:
   overhead   16 trials on two slots, of a student that trains for about five seconds: wall-clock of the whole command,
              compared with bare training (plain loops, `_plain_trial.py`, in as many processes at once, spread over the
-             slots); and where the rest goes. Once as it is, and once with trials that each decode their own clips, as
-             the plain loops do
+             slots); and where the rest goes. Once with shared clips, and once with trials that each decode their own
+             clips, like the plain loops
   sharing    `mfr_only` (8 values): optimiser steps compared with those of the naive sweep (8 teachers and 8 students),
              without and with ASHA, and whether ASHA finds a value within noise of the best one
   trackers   32 processes record what a tiny trial records, in one SQLite file and on one MLflow server on PostgreSQL.
@@ -76,7 +76,7 @@ def overhead(work: Path) -> dict[str, Any]:
     grid = {"parameters": {MFR: {"choice": values}}, "search": {"searcher": "grid"}}
     sweeps = {
         "as_it_is": sweep(work, "sixteen", {"name": "sixteen", **grid}, *settings),
-        # In another storage, because its trials would find the students here.
+        # In another storage: here the trials would find the students.
         "each_decodes_for_itself": _apart(work / "apart", short, {"name": "sixteen", **grid}, *settings, *each),
     }
     plain += plain_training(work, *settings)
