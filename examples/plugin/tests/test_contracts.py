@@ -1,4 +1,4 @@
-"""Do the parts keep the contracts of their families? The package must be installed: they are found by their names."""
+"""The parts keep the contracts of their families. Install the package first: entry points name its parts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What w3ray must know of the attention and the loss to check a recipe: without torch, so that this is done at once.
+"""The parts of the attention and the loss that w3ray needs to check a recipe. No torch, so the check is fast.
 
 The modules with torch are named as "module:class", and imported when a network or a loss is built.
 """
@@ -12,7 +12,7 @@ from w3ray.training.losses import LossKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqueezeConfig(AttentionConfig):
-    """The options of `attention: {kind: squeeze}`. Raises ValueError that names the field."""
+    """The options of `attention: {kind: squeeze}`. Raises ValueError naming the field."""
 
     kind: ClassVar[str] = "squeeze"
     label: ClassVar[str] = "squeeze-and-excitation"

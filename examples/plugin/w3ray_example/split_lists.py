@@ -1,6 +1,6 @@
-"""Videos with a list for each split: `train.txt`, `val.txt` and, where there is one, `test.txt`.
+"""Videos with one list per split: `train.txt`, `val.txt` and an optional `test.txt`.
 
-A line is the path of a video below the folder of videos, a blank, and the name of its class.
+A line is the path of a video in the folder of videos, a blank, and the name of its class.
 """
 
 import os
@@ -15,13 +15,13 @@ from w3ray.data.manifest import Manifest
 def import_split_lists(
     annotations: str | os.PathLike[str], *, videos: str, partial: bool = False, note: Callable[[str], None] = print
 ) -> Manifest:
-    """Videos with the lists train.txt, val.txt and perhaps test.txt.
+    """Import videos with the lists train.txt, val.txt and an optional test.txt.
 
     Args:
         annotations: folder of the lists.
         videos: folder of the videos.
         partial: leave out videos that are not there.
-        note: told in one line what is left out.
+        note: gets one line about what is left out.
 
     Raises:
         InputError: a list is missing or has a line of another form, or a video is missing.
@@ -48,6 +48,6 @@ def import_split_lists(
     if missing:
         text = f"{len(missing)} videos are missing: {', '.join(missing[:5])}"
         if not partial:
-            raise InputError(f"{text}; --partial takes what is there")
+            raise InputError(f"{text}; --partial imports what is there")
         note(text)
     return to_manifest(clips, sorted({clip.label for clip in clips}), flip_map=None)

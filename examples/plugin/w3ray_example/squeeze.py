@@ -2,7 +2,7 @@
 
     s = 2 sigmoid(W_2 relu(W_1 mean_THW x)),    out = s * x
 
-W_2 starts at 0, so every gate starts at exactly 1, and a fresh network is the one without attention.
+W_2 starts at 0, so every gate starts at exactly 1, and a fresh network computes the same as without attention.
 
 Axes: B clips, T frames, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ class Squeeze(nn.Module):
 
     Args:
         channels: C of the features.
-        config: its options.
+        config: the options.
     """
 
     placement = "before"
@@ -35,7 +35,7 @@ class Squeeze(nn.Module):
         nn.init.zeros_(self.expand.bias)
 
     def forward(self, x_BTCHW: Tensor, identity_BTCHW: Tensor | None = None) -> AttentionOutput:
-        """Gate the features, then add the block's shortcut where it is given."""
+        """Gate the features, then add the block's shortcut if given."""
         pooled_BC = x_BTCHW.mean(dim=(1, 3, 4))
         gate_BC = 2 * torch.sigmoid(self.expand(torch.relu(self.reduce(pooled_BC))))
         out_BTCHW = x_BTCHW * gate_BC[:, None, :, None, None].to(x_BTCHW.dtype)

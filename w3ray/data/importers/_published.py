@@ -105,7 +105,7 @@ def check_count(where: Path | str, found: int, official: int, partial: bool, not
         return
     text = f"{where}: {found} clips; the published list has {official}"
     if not partial:
-        raise InputError(f"{text}: is it of another version, or cut off? --partial takes what is there")
+        raise InputError(f"{text}: is it of another version, or cut off? --partial imports what is there")
     note(text)
 
 
