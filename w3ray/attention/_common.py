@@ -1,4 +1,4 @@
-"""Which interface do all attention modules have?
+"""The interface of all attention modules.
 
 Every attention is a module built as `Kind(channels, config)` with the attributes below and
 `forward(x_BTCHW, identity_BTCHW=None) -> AttentionOutput`. The input may have any strides: 2D networks pass a view of

@@ -1,4 +1,4 @@
-"""How does an attention get into the sites of a network?"""
+"""Puts an attention into the sites of a network."""
 
 from typing import Any, TypeVar
 

@@ -1,4 +1,4 @@
-"""How does an attention enter torchvision's residual blocks?
+"""torchvision's residual blocks as sites for an attention.
 
 Each known block class has a subclass here that is a site. The subclass takes over the children of an existing block
 and keeps their names, so `layer1.0.conv1.weight` keeps its name. The attention works on the residual branch, before

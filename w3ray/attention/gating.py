@@ -1,4 +1,4 @@
-"""How are features pooled and gated with little memory traffic?
+"""Pooling and gating of features with little memory traffic.
 
 An attention module does little arithmetic. Most of its time is spent reading and writing whole feature maps.
 Autograd's gradient of a maximum makes boolean maps and integer counts of full size: on a CPU, ten times the cost of

@@ -1,4 +1,4 @@
-"""Do the gates of an attention still choose anything after training?
+"""The health of an attention: whether its gates still choose anything after training.
 
 This module holds the numbers by stage of the network, and what they mean for a user. `w3ray.attention.meter` measures
 them. This module does not import torch.

@@ -1,4 +1,4 @@
-"""How are the gates of a network measured while it runs?
+"""Measures the gates of a network while it runs.
 
 Hooks on the gates add up a few sums of values that the network computes anyway. Nothing else is stored. The sums of
 all workers are added before `stages` reads them, so the result does not depend on the number of workers.

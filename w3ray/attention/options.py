@@ -1,4 +1,4 @@
-"""Which options does each attention take? The checks here need no torch, so a wrong recipe fails at once."""
+"""The options of each attention. The checks need no torch, so a wrong recipe fails at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""Where can an attention work in a network? At its sites.
+"""Sites: the parts of a network where an attention can work.
 
 A site is a module that runs one part of the network: a residual block, an inception module, or the convolutions
 between two pools. It has two places. `temporal`, at its entry, takes a module that mixes frames (TSM's shift).

@@ -1,4 +1,4 @@
-"""What is What-Where-When attention? (Perez-Rua et al., arXiv:2004.01278, Eq. 1-6)
+"""What-Where-When attention (Perez-Rua et al., arXiv:2004.01278, Eq. 1-6).
 
     F^c = M^c * F,  F^s = M^s * F^c                                                       (Eq. 2)
     M^c-frm = sigmoid(MLP(avg_HW F) + MLP(max_HW F))          one MLP C -> C/r -> C       (Eq. 3)

@@ -1,4 +1,4 @@
-"""What must a video model provide?
+"""The interface of a video model.
 
 Axes: B clips, T frames, C channels, H height, W width, K classes.
 """

@@ -1,4 +1,4 @@
-"""How is a video model built from its name?"""
+"""Builds a video model from its name."""
 
 from collections.abc import Mapping
 from typing import Any

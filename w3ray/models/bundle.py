@@ -1,4 +1,4 @@
-"""How is a finished model kept in a folder, so that it can be rebuilt without its recipe?
+"""The folder of a finished model, from which it can be rebuilt without its recipe.
 
     model.safetensors   the weights, under the model's own state names
     model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},

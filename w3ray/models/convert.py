@@ -1,4 +1,4 @@
-"""How does the factor 2 of a trained model's gates move from the gates to the norms before them, and back?
+"""Moves the factor 2 of a trained model's gates from the gates to the norms before them, or back.
 
     python -m w3ray.models.convert FOLDER OUT --gain norm     # 2 sigmoid(z) becomes sigmoid(z)
     python -m w3ray.models.convert FOLDER OUT --gain gate     # sigmoid(z) becomes 2 sigmoid(z)

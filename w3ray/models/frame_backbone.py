@@ -1,4 +1,4 @@
-"""What must a 2D network provide to be the backbone of a frame network (TSN, TSM)?
+"""The interface of a 2D network that is the backbone of a frame network (TSN, TSM).
 
 Axes: N = B*T folded frames, C channels, H height, W width.
 """

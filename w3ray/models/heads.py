@@ -1,4 +1,4 @@
-"""How do a clip's last feature maps become its class scores?
+"""Heads: they turn a clip's last feature maps into class scores.
 
 A head is the module `classifier` of a model. It takes the maps [B, T, C, H, W] and returns logits [B, K].
 `classifier_parameters()` yields the parameters of its last linear layers.

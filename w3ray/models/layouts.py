@@ -1,4 +1,4 @@
-"""Which names do the tensors of a public weight file have in w3ray's models?"""
+"""The tensor names of public weight files, and their names in w3ray's models."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple

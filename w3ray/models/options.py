@@ -1,4 +1,4 @@
-"""Which options does each family of models take?
+"""The options of each family of models.
 
 The checks here need no torch, so a wrong recipe fails at once.
 

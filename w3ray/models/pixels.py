@@ -1,4 +1,4 @@
-"""How must the pixels of a network's input be normalised?"""
+"""The normalisation of a network's input."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How many multiply-adds and parameters does a model have, and where?
+"""Counts a model's multiply-adds and parameters, part by part.
 
 Convolutions and matrix products are counted, as in the literature, where "GFLOPs" means multiply-adds. Pooling, norms,
 activations and element-wise products are not counted.

@@ -1,4 +1,4 @@
-"""How do the masks of all stages refine the last features? (AFR; arXiv:2004.01278, Eq. 7-8, Fig. 2)
+"""Attention-guided feature refinement (AFR) by the masks of all stages (arXiv:2004.01278, Eq. 7-8, Fig. 2).
 
 Axes: B clips, T frames, N stages, C channels of the last stage, H height, W width.
 """

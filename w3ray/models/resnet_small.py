@@ -1,4 +1,4 @@
-"""Which backbone is small enough to train from scratch on a CPU?"""
+"""Backbones that are small enough to train from scratch on a CPU."""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock

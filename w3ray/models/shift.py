@@ -1,4 +1,4 @@
-"""How do features move along time at no cost? (Lin et al., TSM, arXiv:1811.08383, Fig. 1)
+"""The temporal shift: features move along time at no cost (Lin et al., TSM, arXiv:1811.08383, Fig. 1).
 
 Axes: N = B*T folded frames, T frames, C channels, H height, W width.
 """

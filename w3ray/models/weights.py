@@ -1,4 +1,4 @@
-"""Which weights can a model start from, and which key goes where?
+"""The initial weights of a model, and the names of their tensors.
 
 A file's layout follows from its keys, not from its name. Three layouts are known; a model may add more
 (`VideoModel.layouts`):
