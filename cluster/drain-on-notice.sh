@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Drains this node of Ray when the cloud gives notice that it takes the spot machine away. Ray Train then writes a
-# checkpoint of what runs here.
+# checkpoint of the training on this node.
 #
 #   drain-on-notice aws|gcp
 #
