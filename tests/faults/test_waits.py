@@ -60,7 +60,7 @@ def test_a_rank_that_hangs_is_named_and_started_again(ray_session, undisturbed, 
     cost = outcome.cost("SIGSTOP: one of two workers (a wedged collective)", two, seconds)
     note(cost)
     assert any(
-        "has not been heard of for" in message and "it hangs, or its node is gone" in message for message in told
+        "has sent no heartbeat for" in message and "it hangs, or its node is gone" in message for message in told
     )
     assert (cost.lost, cost.doubled, cost.identical) == (0, 0, True)
     assert cost.steps_again <= 4

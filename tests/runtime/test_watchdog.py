@@ -52,7 +52,7 @@ def test_a_worker_that_is_not_heard_of_is_named(watchdog):
         watchdog.hear(alive(1, items=4), second)
     for second in range(9, 620, 3):
         watchdog.hear(alive(0, items=4), second)
-    assert "worker 1 has not been heard of for 94 s (it computes item 4 (train)): it hangs" in watchdog.check(100)
+    assert "worker 1 has sent no heartbeat for 94 s (it computes item 4 (train)): it hangs" in watchdog.check(100)
     with pytest.raises(StageLost, match="worker 1"):
         watchdog.check(620)
 

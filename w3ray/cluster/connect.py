@@ -145,7 +145,7 @@ def keep_sigterm(handler: Any = None) -> None:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A cluster that is started inside this context listens only on 127.0.0.1: whoever reaches its ports can run code.
+    """A cluster started in this context listens only on 127.0.0.1, because anyone who reaches its ports can run code.
 
     Ray does this on desktop systems. A variable that Ray reads when it is imported controls it. Giving `ray.init` a
     local address does not help: Ray uses the machine's outer address instead.

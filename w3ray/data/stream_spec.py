@@ -1,4 +1,4 @@
-"""What does a stream deliver, whoever reads it and on however many nodes?"""
+"""What a stream delivers, independent of its readers and of the number of nodes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from w3ray.plugins import NO_PLUGINS, Shipment
 from w3ray.storage import StoragePath
 
 CLIP_TIMEOUT_S = 120.0
-"""Seconds that a decoder may spend on one clip, unless told otherwise."""
+"""Default limit of the seconds that a decoder may spend on one clip."""
 
 
 AnyOrder = TypeVar("AnyOrder", bound=Order, covariant=True)

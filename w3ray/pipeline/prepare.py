@@ -29,7 +29,7 @@ from w3ray.training.losses import weights_by_head
 
 _ROWS_AT_ONCE = 100_000
 _NAMES_COMPARED = 20_000
-"""The nearest name is looked for among so many clips only: each comparison takes tens of microseconds."""
+"""The nearest name is searched only among this many clips: each comparison takes tens of microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +273,7 @@ def weights_file(weights: str | None) -> Path | None:
 
 
 def _weights_key(weights: str | None) -> str | None:
-    """Identifies initial weights wherever their file lies: the hash of its content, or the enum member's own name."""
+    """Identifies initial weights, wherever their file is: the hash of its content, or the name of the enum member."""
     path = weights_file(weights)
     if path is None:
         if weights is not None and weights.endswith(".DEFAULT"):

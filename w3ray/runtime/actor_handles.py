@@ -1,9 +1,9 @@
-"""What must the driver know to clean up after a controller that was killed, or hangs?
+"""The handles that the driver needs to clean up after a controller that was killed or hangs.
 
-Ray Train has a process for that, but it asks Ray's dashboard; a cluster without one would hold the workers' processors
-for ever. The driver lives as long as the run, and needs only the two handles.
+Ray Train has a process for this, but that process asks Ray's dashboard. Without a dashboard, the workers' processors
+would stay reserved forever. The driver lives as long as the run, and needs only the two handles.
 
-Loaded by Ray Train's controller, so it imports no torch.
+Ray Train's controller loads this module, so it imports no torch.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from w3ray.runtime.event_channel import EventSender
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerStarted:
-    """The handle of the controller, which Ray Train keeps to itself."""
+    """The handle of the controller. Ray Train does not give it to us."""
 
     actor: Any
 
@@ -30,7 +30,7 @@ class WorkersPlaced:
 
 
 class ReportHandles(ControllerCallback, WorkerGroupCallback):
-    """Tells the driver of the controller and of each placement group of its workers."""
+    """Sends the driver the controller's handle, and each placement group of its workers."""
 
     def __init__(self, events: EventSender) -> None:
         self._events = events

@@ -1,7 +1,7 @@
-"""How does a CPU trainer keep the memory that it frees?
+"""Makes a CPU trainer keep the memory that it frees.
 
-It allocates and frees the same large tensors in every step. By default glibc hands them back to the kernel each time,
-and using them again costs a page fault for every 4 KiB.
+A trainer allocates and frees the same large tensors in every step. By default glibc returns them to the kernel each
+time, and the next use costs a page fault for every 4 KiB.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _MALLOPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2, "MALLOC_MMAP_TH
 
 
 def keep_memory() -> None:
-    """From now on this process keeps its memory, as with `KEEP_MEMORY` in its environment; glibc only."""
+    """Make this process keep its memory, as with `KEEP_MEMORY` in its environment; glibc only."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for name, option in _MALLOPT.items():

@@ -1,4 +1,4 @@
-"""How do a stage's settings become its network, its optimizer and the learning rate of each step?"""
+"""Makes the network, the optimizer and the learning rate of each step from a stage's settings."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from w3ray.training.randomness import microbatch_seed
 
 
 def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
-    """The stage's network with its first weights, which depend on the stage's seed alone."""
+    """The stage's network with its initial weights, which depend only on the stage's seed."""
     torch.manual_seed(microbatch_seed(stage.seed, "init"))
     model = build_model(**stage.model).to(device)
     apply_batch_norm_mode(model, stage.train.batch_norm)
@@ -25,11 +25,11 @@ def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
 
 
 def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """`model` so that its gradients are those of all ranks."""
+    """Wrap `model` so that gradients are averaged over all ranks."""
     if ranks.world_size == 1:
         return model
     devices = [device] if device.type == "cuda" else None
-    # Buffers are averaged after each step instead: rank 0's running statistics alone forget the other ranks' clips.
+    # Buffers are averaged after each step instead. Rank 0's running statistics would miss the other ranks' clips.
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 

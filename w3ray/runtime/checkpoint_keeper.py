@@ -1,4 +1,4 @@
-"""How does a checkpoint get from the training loop to the storage while training continues?"""
+"""Brings checkpoints from the training loop to the storage while training continues."""
 
 import os
 import tempfile
@@ -22,10 +22,10 @@ from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step
 
 
 def best_first(checkpoints: StoragePath, metric: str) -> list[StoragePath]:
-    """The checkpoints, whole or not, by validation `metric`, the highest first ("last": by step, the newest first).
+    """The checkpoints, complete or not, sorted by validation `metric`, highest first ("last": by step, newest first).
 
-    Of equal ones the latest comes first, as Ray Train keeps it. Checkpoints without a validation or a readable index
-    are left out.
+    Of equal ones the newest comes first, as in Ray Train. Checkpoints without a validation or a readable index are left
+    out.
     """
     if metric == "last":
         return by_step(checkpoints)
@@ -34,7 +34,7 @@ def best_first(checkpoints: StoragePath, metric: str) -> list[StoragePath]:
         try:
             meta = read_index(folder)["meta"]
         except CheckpointError:
-            continue  # damaged: named when it was found at the start, and no candidate
+            continue  # damaged: reported at the start, and not a candidate
         if meta["metrics"]:
             ranked.append((meta["metrics"][metric], meta["step"], folder))
     return [folder for *_, folder in sorted(ranked, key=lambda found: found[:2], reverse=True)]
@@ -44,9 +44,9 @@ class CheckpointKeeper:
     """Brings the checkpoints of one rank to the stage's storage, one at a time.
 
     Args:
-        stage, rank: whose checkpoints they are; rank 0 alone writes them.
-        events: an end of the channel for the thread that brings them.
-        heartbeat: is told what this rank waits for.
+        stage, rank: the owner of the checkpoints; only rank 0 writes them.
+        events: an end of the channel for the uploading thread.
+        heartbeat: reports what this rank waits for.
     """
 
     def __init__(self, stage: StageSpec, rank: int, events: Sender, heartbeat: Heartbeat) -> None:
@@ -55,14 +55,14 @@ class CheckpointKeeper:
         self._arrived.set()
 
     def save(self, step: int, metrics: Mapping[str, float] | None, write: Callable[[Path], Any]) -> None:
-        """Write a checkpoint and send it on its way. All ranks must call this: Ray Train's report is a barrier.
+        """Write a checkpoint and start its upload. All ranks must call this: Ray Train's report is a barrier.
 
         Args:
-            metrics: of the validation at this step; None where there was none.
-            write: writes it to a folder that is not there yet; called on rank 0.
+            metrics: of the validation at this step; None: there was none.
+            write: writes the checkpoint to a new folder; called on rank 0.
 
         Raises:
-            StorageFailing: no room for it among the temporary files.
+            StorageFailing: no space for it in the temporary folder.
         """
         name = f"step_{step:08d}"
         report: dict[str, Any] = {} if metrics is None else dict(metrics)
@@ -70,7 +70,7 @@ class CheckpointKeeper:
         if self._rank != 0:
             ray.train.report(report, checkpoint=None, checkpoint_dir_name=name)
             return
-        # The checkpoint before must be stored first: then a fault costs at most the steps since that one.
+        # The previous checkpoint must be stored first. Then a fault costs at most the steps since that one.
         self._heartbeat.doing("waits for the storage to take the checkpoint before this one")
         self._arrived.wait()
         self._heartbeat.doing(f"saves the checkpoint of step {step}")
@@ -85,7 +85,7 @@ class CheckpointKeeper:
         self._send(folder, name, report)
 
     def _folder(self, name: str) -> Path:
-        # Ray removes this folder once it is uploaded, and nothing around it.
+        # Ray removes this folder, and nothing else, after the upload.
         return Path(tempfile.gettempdir()) / f"w3ray-checkpoint-{uuid.uuid4().hex}"
 
     def _send(self, folder: Path, name: str, report: dict[str, Any]) -> None:
@@ -99,14 +99,14 @@ class CheckpointKeeper:
         )
 
     def wait(self) -> None:
-        """Return when the last checkpoint is on the storage, and Ray Train knows of it."""
+        """Return when the last checkpoint is in the storage, and Ray Train knows it."""
         self._heartbeat.doing("waits for the storage to take its checkpoint")
         ray.train.get_all_reported_checkpoints()
 
     def _bring(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        """Store it; runs in a thread of Ray Train while training continues.
+        """Store the checkpoint. Runs in a thread of Ray Train while training continues.
 
-        An error raised here ends the stage. The checkpoint before this one stays whole: this one's index comes last.
+        An error here ends the stage. The previous checkpoint stays complete, because the new index is written last.
         """
         try:
             stored = self._store(checkpoint, name)
@@ -141,7 +141,7 @@ class CheckpointKeeper:
 
 
 class LocalCheckpointKeeper(CheckpointKeeper):
-    """The same in Ray Train's local mode, which keeps no checkpoints: they are written where they belong, at once."""
+    """For Ray Train's local mode, which keeps no checkpoints: writes them directly to their final place."""
 
     def wait(self) -> None:
         pass
@@ -164,7 +164,7 @@ class LocalCheckpointKeeper(CheckpointKeeper):
         self._tell_saved(name)
 
     def _forget(self) -> None:
-        """Keep what Ray Train would: the newest checkpoint, and of the others the best ones."""
+        """Keep the checkpoints that Ray Train would keep: the newest one, and the best of the others."""
         train = self._stage.train
         found = by_step(self._stage.checkpoints)
         kept = {*found[:1], *best_first(self._stage.checkpoints, train.best_metric)[: train.keep_checkpoints]}

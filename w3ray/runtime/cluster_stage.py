@@ -1,4 +1,4 @@
-"""How does a stage run in processes of a Ray cluster: who starts its workers, and what must be ended after them?"""
+"""Runs a stage in processes of a Ray cluster: starts its workers, and ends everything that belongs to them."""
 
 import json
 import math
@@ -37,16 +37,16 @@ from w3ray.runtime.stage_spec import CHECKPOINTS_FOLDER, StageSpec
 from w3ray.storage import RemotePath, StoragePath
 from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 
-# Ray Train chooses an elastic stage's size by what was free up to 20 s ago, on a node that may be gone since. So the
-# wait is short, and the next try takes the size of that moment.
+# Ray Train chooses an elastic stage's size from free resources that may be 20 s old, on a node that may be gone. So the
+# wait is short, and the next try uses the size of that moment.
 _ELASTIC_START_S = 10.0
 
-# gloo beside NCCL: counts on the CPU are added up without waiting for the GPU.
+# gloo in addition to NCCL: counts on the CPU are summed without waiting for the GPU.
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 
 
 class ClusterStage(Stage):
-    """A stage of any number of workers, in processes of a Ray cluster.
+    """A stage with any number of workers, in processes of a Ray cluster.
 
     Args:
         spec: the stage; it resumes from its newest good checkpoint.
@@ -55,7 +55,7 @@ class ClusterStage(Stage):
     """
 
     poll_s = 0.5
-    end_timeout_s = 75.0  # longer than a controller may take to end itself: see `driver_watch`
+    end_timeout_s = 75.0  # longer than the limit of a controller to end itself: see `driver_watch`
 
     def __init__(self, spec: StageSpec, splits: Mapping[str, pa.Table], *, own_cluster: bool = False) -> None:
         tables = ClipTables.of(splits)
@@ -97,7 +97,7 @@ class ClusterStage(Stage):
             ray.kill(self._controller)
 
     def _free_workers(self) -> None:
-        """Give back what the workers hold, where the controller could not; one that ended by itself has done so."""
+        """Free the workers' resources if the controller could not. A controller that ended by itself has freed them."""
         if self._placement_group is not None:
             remove_placement_group(self._placement_group)
 
@@ -107,9 +107,9 @@ def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
 
 
 def _forget_missing_checkpoints(checkpoints: StoragePath) -> None:
-    """Remove Ray Train's list of checkpoints if it names one that is gone, for then Ray Train refuses to start.
+    """Remove Ray Train's list of checkpoints if it names a missing one, because Ray Train would then refuse to start.
 
-    We find checkpoints by looking into the folder. The list is also removed if it names anything that is no checkpoint:
+    We find checkpoints by listing the folder. The list is also removed if it names anything else than checkpoints:
     Ray Train deletes what it lists when newer checkpoints come.
     """
     snapshot = checkpoints / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
@@ -127,14 +127,14 @@ def _forget_missing_checkpoints(checkpoints: StoragePath) -> None:
 def _trainer(spec: StageSpec, stream: StreamConfig, events: EventSender, *, own_cluster: bool) -> TorchTrainer:
     plan, train = spec.plan, spec.train
     elastic = plan.least_workers < plan.workers
-    # Twice the watchdog's limit: the watchdog comes first, for it can name the worker that hangs. These limits end a
-    # wait that no driver is left to end.
+    # Twice the watchdog's limit. The watchdog comes first, because it can name the hanging worker. These limits end a
+    # wait if no driver is left to end it.
     late_s = 2 * spec.stall_timeout_s
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(late_s)
     start_s = _ELASTIC_START_S if elastic else DEFAULT_WORKER_GROUP_START_TIMEOUT_S
     os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(start_s)
-    # Without Ray's process that cleans up after a killed controller: `Stage.end` does so, and at a stage's start, where
-    # everything waits for processor time, that process would take some.
+    # Without Ray's process that cleans up after a killed controller. `Stage.end` does this, and the process would take
+    # processor time at a stage's start, when everything else needs it.
     return without_cleaner(TorchTrainer)(
         _work,
         train_loop_config={"stage": spec, "events": events},
@@ -172,7 +172,7 @@ def _ray_path(directory: StoragePath) -> str:
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train's loop."""
+    """The training loop for Ray Train."""
     stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
     first = _ahead(stream)  # the decoders start while this process imports and builds its model
     from w3ray.runtime.worker import run_worker
@@ -181,7 +181,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ahead(stream: Iterator[Microbatch]) -> "Future[Microbatch | None]":
-    """The first microbatch. Its thread is never waited for: a worker that gives up must not wait for decoders."""
+    """The first microbatch. Nothing waits for its thread: a worker that gives up must not wait for decoders."""
     first: Future[Microbatch | None] = Future()
 
     def read() -> None:
@@ -202,17 +202,19 @@ def _with_first(first: "Future[Microbatch | None]", stream: Iterator[Microbatch]
 
 
 def _nothing() -> None:
-    """Ray Train asks for a data set by name; ours is built by `StreamConfig`, which knows the world size."""
+    """Ray Train asks for a data set by name. `StreamConfig` builds ours, because it knows the world size."""
 
 
 def _cause(error: BaseException, storage: StoragePath) -> str:
-    """In one line: the exception of the first worker that failed, else that of the controller."""
+    """One line: the exception of the first worker that failed, else that of the controller."""
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
     if failures:
         rank = min(failures)
         return f"worker {rank}: {last_line(failures[rank])}"
     controller_failure = getattr(error, "controller_failure", None)
-    if isinstance(controller_failure, OSError) and controller_failure.errno:  # its record of the checkpoints
+    if (
+        isinstance(controller_failure, OSError) and controller_failure.errno
+    ):  # raised when it writes its list of checkpoints
         reason = os.strerror(controller_failure.errno)
         return (
             f"{storage}: cannot be written ({reason}); make room and run again: it resumes from its newest checkpoint"

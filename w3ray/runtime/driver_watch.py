@@ -1,6 +1,6 @@
-"""What ends a stage that no driver listens to any more: interrupted, failed, or no longer interested in the stage?
+"""Ends a stage whose driver no longer listens: the driver was interrupted, failed, or abandoned the stage.
 
-Loaded by Ray Train's controller, so it imports no torch.
+Ray Train's controller loads this module, so it imports no torch.
 """
 
 import threading
@@ -15,18 +15,18 @@ from w3ray.ray_internals import ControllerCallback
 from w3ray.runtime.event_channel import EventSender
 
 _LOOK_EVERY_S = 0.5
-_ABORT_TIMEOUT_S = 60.0  # a controller that is starting its workers answers when they are there
+_ABORT_TIMEOUT_S = 60.0  # a controller that starts its workers answers only when they have started
 
 
 class EndWithoutDriver(ControllerCallback):
-    """Ends the controller, and with it the stage's workers and its stream, once the driver's end of `events` closed.
+    """Ends the controller, its workers and its stream, when the driver's end of `events` has closed.
 
-    Ray Train ends a run at Ctrl-C if its `fit` has the main thread. Ours has a thread of its own, which nothing else
-    would wake: if it were left waiting, the cluster would go away under it, and Ray then ends the whole process.
+    Ray Train ends a run at Ctrl-C if its `fit` is in the main thread. Ours is in another thread, and nothing else would
+    wake it. If it waited until the cluster ends, Ray would end the whole process.
 
     Args:
         events: the workers' end of the channel.
-        own_cluster: the cluster ends with the run, so the controller is killed without cleaning up first.
+        own_cluster: the cluster ends with the run, so the controller is killed without a cleanup.
     """
 
     def __init__(self, events: EventSender, *, own_cluster: bool) -> None:
@@ -40,6 +40,6 @@ class EndWithoutDriver(ControllerCallback):
         while self._events.driver_listens():
             time.sleep(_LOOK_EVERY_S)
         if not self._own_cluster:
-            with suppress(RayError):  # it ends itself while it answers
+            with suppress(RayError):  # it ends before it can answer
                 ray.get(controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
         ray.kill(controller)

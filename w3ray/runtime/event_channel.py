@@ -1,4 +1,4 @@
-"""How do events get from the workers to the driver, on whatever node they run?"""
+"""Sends events from the workers to the driver, on any node."""
 
 import queue
 import threading
@@ -19,35 +19,35 @@ _KEPT_EVENTS = 1000
 
 
 class ChannelLost(RunError):
-    """The driver's end of a channel was closed by no one, and is gone."""
+    """The driver's end of a channel is gone, although nobody closed it."""
 
 
 class Channel(Protocol):
     """The driver's end."""
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """The next events, in order; empty if none came within `timeout_s`.
+        """The next events, in order. Empty if none comes within `timeout_s`.
 
         Raises:
-            ChannelLost: no event can come any more.
+            ChannelLost: no more events can come.
         """
 
     def unread(self) -> list[Any]:
-        """All events that are there, in order, without waiting for more; none once the channel is closed.
+        """All events so far, in order, without a wait. Empty if the channel is closed.
 
         Raises:
-            ChannelLost: as `receive`.
+            ChannelLost: as in `receive`.
         """
 
     def close(self) -> None:
-        """Tell the workers that nobody listens any more. Again is harmless."""
+        """Tell the workers that the driver no longer listens. A second call is harmless."""
 
 
 class EventChannel:
     """The driver's end: a queue in an actor of the cluster."""
 
     def __init__(self) -> None:
-        # Beside the driver: other nodes may be taken away. A label, for a soft affinity to a node is no promise.
+        # On the driver's node: other nodes may be taken away. By label: a soft affinity guarantees nothing.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         self._queue = Queue(actor_options={"num_cpus": 0, "label_selector": here})
 
@@ -55,7 +55,7 @@ class EventChannel:
         return EventSender(self._queue)
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """As `Channel.receive`; empty, too, if the queue cannot be reached for now."""
+        """See `Channel.receive`. Also empty if the queue cannot be reached for the moment."""
         try:
             batch: list[Any] = self._queue.get(timeout=timeout_s)
         except Empty:
@@ -68,7 +68,7 @@ class EventChannel:
         return batch
 
     def unread(self) -> list[Any]:
-        """As `Channel.unread`."""
+        """See `Channel.unread`."""
         if self._queue.actor is None:
             return []
         try:
@@ -94,7 +94,7 @@ class Sender(Protocol):
     def flush(self) -> None: ...
 
     def driver_listens(self) -> bool:
-        """Whether the driver's end is still open. Where that cannot be told for the moment, it is."""
+        """Whether the driver's end is still open. True if this is unknown at the moment."""
 
 
 class EventSender:
@@ -124,7 +124,7 @@ class EventSender:
         self._sent_at = time.monotonic()
 
     def driver_listens(self) -> bool:
-        """Whether the driver's end is still open. Where that cannot be told for the moment, it is."""
+        """Whether the driver's end is still open. True if this is unknown at the moment."""
         try:
             ray.get(self._queue.actor.qsize.remote(), timeout=_ANSWER_TIMEOUT_S)
         except ActorDiedError:
@@ -135,11 +135,11 @@ class EventSender:
 
 
 class DriverGone(Exception):
-    """Nobody listens to this worker any more: it is to end."""
+    """The driver no longer listens to this worker, so the worker must end."""
 
 
 class LocalChannel:
-    """The same for a worker that is a thread of the driver: both ends in one."""
+    """A channel for a worker that is a thread of the driver: both ends in one object."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -151,7 +151,7 @@ class LocalChannel:
     twin = sender
 
     def receive(self, timeout_s: float) -> list[Any]:
-        """As `Channel.receive`."""
+        """See `Channel.receive`."""
         try:
             first = self._queue.get(timeout=timeout_s)
         except queue.Empty:
@@ -159,7 +159,7 @@ class LocalChannel:
         return [first, *self.unread()]
 
     def unread(self) -> list[Any]:
-        """As `Channel.unread`."""
+        """See `Channel.unread`."""
         events: list[Any] = []
         with suppress(queue.Empty):
             while not self._closed.is_set():

@@ -1,9 +1,9 @@
-"""What does a network look at in the clips that a recipe chose, while it learns?
+"""Draws what a network looks at in the chosen clips of a recipe, during training.
 
-The first worker draws pictures with the current weights and sends them as events; the driver hands them to MLflow.
-Training is not affected: the network runs in eval mode, no random number is drawn, the clips are decoded once, in a
-process of their own, and any failure costs a picture and nothing else. The price is the time of drawing, about a second
-for each clip, during which the other workers wait.
+The first worker draws pictures with the current weights and sends them as events. The driver passes them to MLflow.
+Training is not affected: the network runs in eval mode, no random number is drawn, a separate process decodes the clips
+once, and a failure only costs a picture. The cost is the time to draw, about a second for each clip. The other workers
+wait for it.
 """
 
 import io
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the driver reads this module before it needs Ray or torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedClip:
-    """A clip of a manifest of which pictures are drawn; `true` is its class, if it is known."""
+    """A clip of a manifest for which pictures are drawn. `true` is its class, if known."""
 
     clip_id: str
     uri: str
@@ -40,12 +40,12 @@ class ClipPictures:
     """Draws the chosen clips of one stage.
 
     Args:
-        clips: the chosen ones; a clip that cannot be decoded is named once and left out.
+        clips: the chosen clips. A clip that cannot be decoded is reported once and left out.
         spec: how frames of a clip are chosen and sized.
-        stage, heads: whose pictures they are, and what its scores are.
-        roots: where videos may lie.
+        stage, heads: the stage of the pictures, and the meaning of its scores.
+        roots: folders where videos may be.
         decode_timeout_s: for all clips together.
-        events: where pictures and warnings go.
+        events: receives pictures and warnings.
         plugins: what the decoding process must load.
     """
 
@@ -67,13 +67,13 @@ class ClipPictures:
         self._frames: dict[ExplainedClip, np.ndarray] | None = None
 
     def draw(self, model: "VideoModel", step: int) -> None:
-        """Send a picture of each clip; the model is left as it was."""
-        if self._frames is None:  # not earlier: when a stage starts, a generated data set may still be in the making
+        """Send a picture of each clip. The model is not changed."""
+        if self._frames is None:  # not earlier: when a stage starts, its synthetic data set may not be complete
             self._frames = self._decoded()
         for clip, frames_TSSC in list(self._frames.items()):
             try:
                 picture = self._picture(model, clip, frames_TSSC, step)
-            except Exception as error:  # whatever it is: training must not end with a picture
+            except Exception as error:  # any exception: a picture must not end the training
                 del self._frames[clip]
                 self._warn(clip, error)
                 continue
@@ -94,7 +94,7 @@ class ClipPictures:
         """The clips that can be decoded. Another process decodes them: a broken video may crash or hang its decoder."""
         import ray
 
-        # It asks for no CPU: the plan has given all of them away.
+        # It requests no CPU, because the plan has assigned all of them.
         load = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_load)
         deadline = time.monotonic() + self._decode_timeout_s
         found = {}

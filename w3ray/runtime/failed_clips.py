@@ -1,4 +1,4 @@
-"""Which clips of a stage could not be read by any worker, and are there too many?"""
+"""Records the clips of a stage that no worker could read, and ends the stage if there are too many."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,12 +13,12 @@ from w3ray.runtime.stage_spec import StageSpec
 
 
 class FailedClips:
-    """The clips that failed so far, the same on all ranks; the first rank tells the driver of new ones.
+    """The clips that failed so far, the same on all ranks. The first rank reports new ones to the driver.
 
     Args:
-        stage: says how large a share of its clips may fail.
-        ranks: who shares what it met.
-        events: where new ones are told.
+        stage: has the allowed share of failed clips.
+        ranks: share their failures.
+        events: receives new failures.
     """
 
     def __init__(self, stage: StageSpec, ranks: Ranks, events: Sender) -> None:
@@ -26,17 +26,17 @@ class FailedClips:
         self._known: set[tuple[str, str]] = set()
 
     def known(self) -> list[tuple[str, str]]:
-        """(split, clip id) of each, sorted: what a checkpoint keeps."""
+        """(split, clip id) of each, sorted, for a checkpoint."""
         return sorted(self._known)
 
     def remember(self, known: Iterable[Sequence[str]]) -> None:
-        """Take up what a checkpoint kept."""
+        """Restore the clips from a checkpoint."""
         self._known = {(split, clip_id) for split, clip_id in known}
 
     def share(self, mine: list[ClipFailure], *, leaving: bool) -> tuple[int, bool]:
-        """Tell all ranks of newly masked clips, and whether this one has to leave. All ranks must call this.
+        """Tell all ranks about newly masked clips, and whether this rank has to leave. All ranks must call this.
 
-        Both travel in one sum: this happens in every step.
+        Both are sent in one sum, because this happens in every step.
 
         Returns: how many rows were masked over all ranks, and whether any rank has to leave.
 

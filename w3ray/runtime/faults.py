@@ -1,6 +1,6 @@
-"""Which failures of a worker are worth another try, and which ones would only happen again?
+"""Decides which failures of a worker are worth another try, and which would only happen again.
 
-Loaded by Ray Train's controller, so it imports no torch.
+Ray Train's controller loads this module, so it imports no torch.
 """
 
 import re
@@ -15,33 +15,32 @@ from w3ray.runtime.event_channel import EventSender
 from w3ray.storage import LeaseLost, StorageFailing, StorageRefused
 
 MAX_FAILURES = 3
-"""How often a stage's processes are started again without a new checkpoint in between."""
+"""Maximum number of restarts of a stage's processes without a new checkpoint in between."""
 
 
 class TeacherMissing(RunError):
-    """The workers of a stage waited for its teacher's model, and it did not come: the stage can be started again."""
+    """The teacher's model did not come while the stage's workers waited for it. The stage can be started again."""
 
 
 class StageLost(RunError):
-    """A stage's processes are gone or hang; started again, they resume from the newest checkpoint."""
+    """A stage's processes are gone or hang. A restart resumes from the newest checkpoint."""
 
 
 class Preempted(Exception):
-    """A worker leaves because a node of the worker group is about to be taken away; its state is saved."""
+    """A worker leaves because a node of the worker group is about to be taken away. Its state is saved."""
 
 
 class RestartBudget:
-    """Counts failures since the last new checkpoint, and says whether one more start is worth it.
+    """Counts failures since the last new checkpoint, and decides whether another start is worth it.
 
-    A run of weeks on machines that come and go may fail any number of times; a run that always fails at the same place
-    may not.
+    A run of weeks on changing machines may fail any number of times. A run that always fails at the same place may not.
     """
 
     def __init__(self, steps_done: int) -> None:
         self._steps_done, self._failures = steps_done, 0
 
     def spend(self, steps_done: int) -> bool:
-        """Count one failure, now that the newest checkpoint is at this step; False: that was one too many."""
+        """Count one failure; the newest checkpoint is at this step. False: it was one failure too many."""
         if steps_done > self._steps_done:
             self._steps_done, self._failures = steps_done, 0
         self._failures += 1
@@ -49,7 +48,7 @@ class RestartBudget:
 
 
 class RestartPolicy(UserCallback):
-    """Ends the stage at a failure that another start would meet again; tells the driver of every other failure.
+    """Ends the stage at a failure that would happen again. Reports every other failure to the driver.
 
     Args:
         stage: its name.
@@ -91,7 +90,7 @@ _BUGS = (
     NotImplementedError,
     TypeError,
     ValueError,
-    # The storage was tried until the deadline; what it refuses once it refuses again.
+    # The storage was tried until the deadline. A refused request would be refused again.
     StorageFailing,
     StorageRefused,
     LeaseLost,
@@ -103,12 +102,12 @@ _STORAGE_LINE = re.compile(rf"^(?:.*\)\s*)?(?:{_STORAGE_NAMES}): (.+)$", re.MULT
 
 
 def is_hopeless(error: BaseException) -> bool:
-    """Whether another start would meet the same failure."""
+    """Whether another start would have the same failure."""
     return isinstance(_original(error), _BUGS) or _of_storage(error) is not None
 
 
 def _original(error: BaseException) -> BaseException:
-    """What the worker itself raised, inside Ray's wrappers."""
+    """The worker's own exception, inside Ray's wrappers."""
     for name in ("_base_exc", "cause"):
         inner = getattr(error, name, None)
         if isinstance(inner, BaseException):
@@ -117,13 +116,13 @@ def _original(error: BaseException) -> BaseException:
 
 
 def _of_storage(error: BaseException) -> str | None:
-    """The storage's error, if it is one. Ray Data hides a decoder's exception in the text of its own."""
+    """The storage's error, if it is one. Ray Data puts a decoder's exception into the text of its own."""
     found = _STORAGE_LINE.findall(str(error))
     return found[-1] if found else None
 
 
 def last_line(error: BaseException) -> str:
-    """The end of an exception's text, which in Ray's errors is the worker's own exception."""
+    """The last line of an exception's text. In Ray's errors it is the worker's own exception."""
     if (line := _of_storage(error)) is not None:
         return line
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""How does the driver know that a worker lives, and what it waits for?"""
+"""Tells the driver that a worker lives, and what it waits for."""
 
 import threading
 import time
@@ -14,11 +14,11 @@ BEAT_S = 3.0
 
 
 class Heartbeat:
-    """Tells the driver every few seconds what this worker does. Its thread ends with the process or with the channel.
+    """Reports every few seconds what this worker does. Its thread ends with the process or with the channel.
 
     Args:
         events: an end of the channel that no other thread uses.
-        stage, rank, world_size: whose heartbeat this is.
+        stage, rank, world_size: of this worker.
     """
 
     def __init__(self, events: Sender, *, stage: str, rank: int, world_size: int) -> None:
@@ -28,7 +28,7 @@ class Heartbeat:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def doing(self, what: str) -> None:
-        """From now on the worker does this."""
+        """Set what the worker does now."""
         self._doing, self._since = what, time.monotonic()
 
     def item_read(self) -> None:

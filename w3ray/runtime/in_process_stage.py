@@ -1,10 +1,10 @@
-"""How does a stage run without processes of its own: as a thread of this one, in Ray Train's local mode?
+"""Runs a stage without processes of its own: in a thread of this process, with Ray Train's local mode.
 
-For trials of a sweep. Starting a stage's controller, worker, coordinator and decoders costs some ten seconds of
-processor time, more than many a trial trains for. Here nothing is started: the trial's process, which Ray Tune uses for
-one trial after another, has torch loaded, and the decoders are tasks, whose processes Ray uses again. The results are
-the same bits. What ends the process ends the stage: Ray Tune then starts the trial again, and it resumes from its
-newest checkpoint.
+For trials of a sweep. To start a stage's controller, worker, coordinator and decoders costs about ten seconds of
+processor time, more than the training of many trials. Here nothing is started. Ray Tune uses the trial's process for
+one trial after another, and the process has already loaded torch. The decoders are tasks, whose processes Ray reuses.
+The results are the same bits. If the process ends, so does the stage. Ray Tune then restarts the trial, and it resumes
+from its newest checkpoint.
 """
 
 import os
@@ -29,7 +29,7 @@ from w3ray.training.checkpoint_files import steps_done
 
 
 class InProcessStage(Stage):
-    """A stage of one CPU worker, in a thread of this process. One at a time in a process.
+    """A stage with one CPU worker, in a thread of this process. Only one at a time in a process.
 
     Args:
         spec: the stage; it resumes from its newest good checkpoint.
@@ -51,8 +51,8 @@ class InProcessStage(Stage):
         return kind(f"stage {self._spec.name}: {last_line(failure)}")
 
     def _kill(self) -> None:
-        # It should have heard of its end at its next microbatch. The process must not be used for anything else, so it
-        # goes with the stage; Ray Tune starts another.
+        # Its next microbatch should have told it to end. Nothing else may use this process now, so it ends with
+        # the stage. Ray Tune starts another one.
         os._exit(1)
 
 
@@ -66,7 +66,7 @@ def _trainer(spec: StageSpec, config: dict[str, Any]) -> TorchTrainer:
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train's loop."""
+    """The training loop for Ray Train."""
     from w3ray.runtime.worker import run_worker
 
     spec, events = config["stage"], config["events"]
@@ -75,16 +75,16 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _microbatches(spec: StageSpec, tables: ClipTables) -> Generator[Microbatch, None, None]:
-    """First the items whose clips other trials have decoded; from the first item that lacks a clip, a stream.
+    """First the items whose clips other trials have decoded. From the first item that lacks a clip on, a stream.
 
-    So a trial that comes later than others does not wait for decoders to start, and one that catches up with them
-    decodes for itself.
+    So a trial that follows others does not wait for decoders to start. A trial that catches up with them decodes its
+    own clips.
     """
     stream = spec.stream.for_world_size(1)
     schedule = stream.schedule
     number = schedule.first_item(steps_done(spec.checkpoints))
     if stream.shared is not None:
-        # No wait for the data set: where clips are still in the making, nobody has decoded them.
+        # Does not wait for the data set: clips that are still being generated cannot be decoded yet.
         found = MicrobatchDecoder(replace(stream, clips_ready=None), tables)
         while number < schedule.total_items and (microbatch := found.shared(number)) is not None:
             yield microbatch

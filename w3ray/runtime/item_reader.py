@@ -1,4 +1,4 @@
-"""How does a worker read its items of the stream, and know that each one is the item that is due?"""
+"""Reads a worker's items from the stream, and checks that each one is the item that is due."""
 
 import time
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ class ItemReader:
 
     Args:
         stream: the items of this rank, in order.
-        ranks: whose items these are.
-        heartbeat: is told which item this rank waits for.
-        samples: takes a row of each item; None: none is written.
+        ranks: the ranks of the stage.
+        heartbeat: reports which item this rank waits for.
+        samples: gets a row for each item; None: no rows are written.
     """
 
     def __init__(
@@ -26,10 +26,10 @@ class ItemReader:
         self._stream, self._ranks, self._heartbeat, self._samples = stream, ranks, heartbeat, samples
         self._next_number = ranks.rank
         self.train_wait_s = 0.0
-        """Seconds for which microbatches of the training split were waited for, in all."""
+        """Total seconds of waiting for microbatches of the training split."""
 
     def start_at(self, first_item: int) -> None:
-        """The stream begins with this item, which is the first rank's."""
+        """Set the first item of the stream, which is the first rank's."""
         self._next_number = first_item + self._ranks.rank
 
     def read(self, kind: Kind) -> Microbatch:
@@ -60,7 +60,7 @@ class ItemReader:
 
 
 def _row(microbatch: Microbatch) -> dict[str, object]:
-    """Steps that are done again after a restart are written again: `w3ray.data.sample_log` tells which count."""
+    """Steps that are repeated after a restart are written again. `w3ray.data.sample_log` decides which rows count."""
     return {
         "item": microbatch.number,
         "kind": microbatch.kind,

@@ -1,4 +1,4 @@
-"""Which of a stage's workers is this one, and how do all of them agree on something?"""
+"""The place of this worker among a stage's workers, and how all workers agree."""
 
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This worker's place among all of its stage. Every method must be called by all ranks, in the same order."""
+    """This worker's rank in its stage. All ranks must call every method, in the same order."""
 
     rank: int = 0
     world_size: int = 1
@@ -23,7 +23,7 @@ class Ranks:
 
     @classmethod
     def of_this_worker(cls) -> Self:
-        """As Ray Train made them."""
+        """The ranks that Ray Train assigned."""
         utils = ray_internals.get_train_fn_utils()
         context = utils.get_context()
         return cls(
@@ -33,12 +33,12 @@ class Ranks:
         )
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Sum over ranks, in place. Counts stay on the CPU (gloo also in GPU runs): no step waits for the device."""
+        """Sum over ranks, in place. Counts stay on the CPU (gloo, also in GPU runs): no step waits for the device."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
 
     def first_says(self, value: bool) -> bool:
-        """What the first rank says."""
+        """The value of the first rank."""
         answer = torch.tensor([value], dtype=torch.int64)
         if self.world_size > 1:
             dist.broadcast(answer, src=0)

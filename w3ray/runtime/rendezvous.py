@@ -1,8 +1,8 @@
-"""Where do the training workers of one machine meet?
+"""Lets the training workers of one machine meet on its loopback interface.
 
-On its loopback. The workers of `torch.distributed` meet at a store in the first worker. As Ray Train makes it, the
-store listens on every network interface and asks nobody who they are. On a cluster of several machines the others must
-reach it, so there it stays as Ray Train makes it.
+The workers of `torch.distributed` meet at a store in the first worker. By default, Ray Train makes a store that listens
+on every network interface without authentication. On a cluster of several machines the other workers must reach the
+store, so there the default stays.
 """
 
 import socket
@@ -14,11 +14,11 @@ from ray.train.torch import TorchConfig
 from w3ray.ray_internals import TorchBackend, get_address_and_port
 
 _STORES: list[Any] = []
-"""The stores of this process: a store listens as long as somebody holds it."""
+"""The stores of this process. A store listens as long as there is a reference to it."""
 
 
 class MeetingConfig(TorchConfig):
-    """Ray Train's settings of `torch.distributed`, with a store that listens no further than the node does."""
+    """Ray Train's settings of `torch.distributed`, with a store that listens only where the node does."""
 
     @property
     def backend_cls(self) -> type[TorchBackend]:
@@ -31,7 +31,7 @@ class _Backend(TorchBackend):
 
 
 class _WorkerGroup:
-    """Ray Train's worker group, but its first worker answers the question for an address with `_meeting_place`."""
+    """Ray Train's worker group. Its first worker answers the request for an address with `_meeting_place`."""
 
     def __init__(self, group: Any) -> None:
         self._group = group
@@ -49,7 +49,7 @@ class _WorkerGroup:
 
 
 def _meeting_place() -> tuple[str, int]:
-    """Address and port of the store. On a node whose address is the loopback the store is made here."""
+    """Address and port of the store. If the node's address is loopback, the store is made here."""
     address = ray.util.get_node_ip_address()
     if address != "127.0.0.1":
         place: tuple[str, int] = get_address_and_port()
@@ -60,8 +60,8 @@ def _meeting_place() -> tuple[str, int]:
     listener.bind((address, 0))
     listener.listen()
     port = listener.getsockname()[1]
-    # `multi_tenant`: the store that torch makes for this port, in this process, is then this one.
-    # The store closes the socket: it owns it from here on.
+    # `multi_tenant`: the store that torch makes in this process for this port is then this store.
+    # From here on the store owns the socket and closes it.
     store = TCPStore(
         address, port, is_master=True, wait_for_workers=False, multi_tenant=True, master_listen_fd=listener.detach()
     )

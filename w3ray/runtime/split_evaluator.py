@@ -1,4 +1,4 @@
-"""How do a stage's workers score a network on a whole split together, every row once?"""
+"""Scores a network on a whole split with all workers of a stage, every row once."""
 
 import time
 from typing import Literal
@@ -22,18 +22,18 @@ from w3ray.runtime.stage_spec import StageSpec
 from w3ray.training.step import TrainingStep
 
 _PROGRESS_EVERY_S = 1.0
-"""Least seconds between two events about the progress of a validation."""
+"""Minimum seconds between two events about the progress of a validation."""
 
 
 class SplitEvaluator:
     """Reads a split from the stream and scores it. All ranks must call `evaluate` together.
 
     Args:
-        stage, schedule: whose split it is, and how many of its items each rank reads.
+        stage, schedule: the stage, and the number of items that each rank reads.
         step: prepares clips and computes in the precision of training.
         reader: delivers the items of this rank.
-        ranks, failed, events: who shares what they counted, which clips failed, and where progress is told.
-        device: where the network is.
+        ranks, failed, events: share the counts, record the clips that failed, and receive the progress.
+        device: the device of the network.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class SplitEvaluator:
     def evaluate(
         self, model: VideoModel, kind: Literal["val", "test"], grad_norms: dict[int, float]
     ) -> tuple[HeadCounts, tuple[StageHealth, ...]]:
-        """Exact counts over all workers, every valid row of the split once; and what the gates did meanwhile.
+        """Exact counts over all workers, every valid row of the split once; and the health of the gates.
 
         Args:
-            model: put in eval mode, and left in it.
+            model: put into eval mode, and left in it.
             kind: the split.
-            grad_norms: of the attention of each stage of the network, for the report on the gates.
+            grad_norms: of the attention in each stage of the network, for the report on the gates.
 
         Raises:
-            RunError: no clip of the split can be read, or too many of the stage's clips cannot.
+            RunError: no clip of the split can be read, or too many clips of the stage cannot.
         """
         model.eval()
         counts, meter = HeadCounts(self._stage.heads, device=self._device), GateMeter(model)
@@ -82,7 +82,7 @@ class SplitEvaluator:
         counts.all_reduce()
         self._failed.share(failures, leaving=False)
         if counts.rows == 0:
-            raise RunError(f"stage {self._stage.name}: not one clip of the {kind} split can be read")
+            raise RunError(f"stage {self._stage.name}: no clip of the {kind} split can be read")
         sums = meter.sums()
         self._ranks.all_reduce(sums)
         return counts, meter.stages(sums, grad_norms)
@@ -90,6 +90,6 @@ class SplitEvaluator:
     def _tell_progress(self, kind: Literal["val", "test"], rounds_done: int) -> None:
         schedule = self._schedule
         total_clips = schedule.num_val if kind == "val" else schedule.num_test
-        # By the rounds, not by the counts: reading those would wait for the device.
+        # By rounds, because reading the counts would wait for the device.
         clips = min(total_clips, rounds_done * schedule.microbatch_size * self._ranks.world_size)
         self._events.send(ValidationProgress(stage=self._stage.name, split=kind, clips=clips, total_clips=total_clips))

@@ -1,7 +1,8 @@
-"""What do all kinds of running stage share: how the driver follows one, and how it ends one?
+"""The common part of all kinds of running stages: how the driver follows a stage, and how it ends one.
 
-A kind says where the stage's workers run: `cluster_stage` in processes of a Ray cluster, `in_process_stage` in a thread
-of this process. Either way Ray Train's `fit` runs in a thread, and the driver reads the workers' events from a channel.
+A kind defines where the stage's workers run: `cluster_stage` in processes of a Ray cluster, `in_process_stage` in a
+thread of this process. In both, Ray Train's `fit` runs in a thread, and the driver reads the workers' events from a
+channel.
 """
 
 import threading
@@ -28,18 +29,18 @@ _KILL_TIMEOUT_S = 10.0
 
 
 class Stage(ABC):
-    """One stage, from the moment its workers begin to start. Making it starts them.
+    """One stage, from the start of its workers on. Creating the object starts them.
 
-    A stage may be made while its teacher is still being scored: its workers get everything else ready, then wait for
-    the teacher's model. `outcome` stays with the stage until it ends; `end` ends a stage that is no longer wanted.
+    A stage may start while its teacher is still being scored. Its workers prepare everything else, then wait for the
+    teacher's model. `outcome` follows the stage until it ends; `end` ends a stage that is no longer wanted.
 
     Args:
         spec: the stage; it resumes from its newest good checkpoint.
-        channel: the driver's end of the workers' events; the stage owns it from here on.
+        channel: the driver's end of the workers' events. The stage owns it from here on.
     """
 
     poll_s: float
-    """Seconds between two looks at the thread: how late its end may be noticed."""
+    """Seconds between two checks of the thread: the maximum delay before its end is noticed."""
     end_timeout_s: float
     """Seconds in which the workers must end after their channel was closed."""
 
@@ -47,11 +48,11 @@ class Stage(ABC):
         self._spec, self._channel = spec, channel
         self._owned = ExitStack()
         self._answer: dict[str, Any] = {}
-        # `fit` has its own thread: the caller's hands events on and stays open to Ctrl-C.
+        # `fit` has its own thread, because the caller's thread passes events on and must react to Ctrl-C.
         self._thread: threading.Thread | None = None
 
     def _start(self, make_trainer: Callable[[], TorchTrainer]) -> None:
-        """Make the trainer and let it run. What the trainer needs is registered in `_owned` as it is made."""
+        """Make the trainer and run it. `_owned` registers what the trainer needs as soon as it is made."""
         try:
             trainer = make_trainer()
             self._thread = threading.Thread(
@@ -65,7 +66,7 @@ class Stage(ABC):
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
             self._answer["result"] = trainer.fit()
-        except BaseException as error:  # whatever it is: it must reach the thread that waits
+        except BaseException as error:  # any exception must reach the waiting thread
             self._answer["error"] = error
 
     def outcome(self, on_event: OnEvent, watch: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -73,14 +74,14 @@ class Stage(ABC):
 
         Args:
             on_event: called in this thread with each event of the workers, in order.
-            watch: called in this thread about twice a second; what it raises ends the wait.
+            watch: called in this thread about twice a second. Its exceptions end the wait.
 
         Returns:
-            `best_checkpoint` (folder name), and of the test split `test` (metrics), `counts` (`Counts.state`).
+            `best_checkpoint` (folder name), and for the test split `test` (metrics) and `counts` (`Counts.state`).
 
         Raises:
-            TeacherMissing: the workers stopped because the teacher's model was not there in time.
-            StageLost: the workers or what controls them are gone, or nothing moves any more.
+            TeacherMissing: the workers stopped because the teacher's model did not come in time.
+            StageLost: the workers or the controller are gone, or there is no progress.
             InputError, RunError: with the cause.
         """
         spec = self._spec
@@ -103,14 +104,14 @@ class Stage(ABC):
         return outcome_of(self._answer["result"])
 
     def end(self) -> None:
-        """End what still runs of the stage, wait for it, and release all that the stage owns. Again is harmless.
+        """End what still runs of the stage, wait for it, and release all that it owns. A second call is harmless.
 
-        Closing the channel tells the workers to end; what does not end in time is killed. The thread must not outlive
-        the connection to the cluster: Ray ends a process that calls it afterwards.
+        Closing the channel tells the workers to end. What does not end in time is killed. The thread must not outlive
+        the connection to the cluster, because Ray ends a process that calls it afterwards.
         """
-        with self._owned:  # released also where a second Ctrl-C ends the wait
+        with self._owned:  # released also if a second Ctrl-C ends the wait
             with suppress(ChannelLost, RayError):
-                for event in self._channel.unread():  # what must be released may stand there
+                for event in self._channel.unread():  # they may name resources to release
                     self._keep(event)
             self._channel.close()
             if self._thread is not None:
@@ -129,23 +130,23 @@ class Stage(ABC):
                 on_event(event)
 
     def _keep(self, event: Any) -> bool:
-        """Whether this object alone has to know of `event`; a kind of stage takes from it what it needs."""
+        """Whether only this object needs `event`. Kinds of stages store handles from such events."""
         return isinstance(event, WorkerAlive)
 
     @abstractmethod
     def _explained(self, failure: BaseException) -> RunError:
-        """The error to raise for what ended `fit`."""
+        """The error to raise for the exception that ended `fit`."""
 
     @abstractmethod
     def _kill(self) -> None:
-        """End a stage that did not end by itself: it hangs."""
+        """End a stage that hangs and did not end by itself."""
 
 
 _FAULTS: dict[str, type[Exception]] = {"input": InputError, "run": RunError, "teacher": TeacherMissing}
 
 
 def outcome_of(result: Any) -> dict[str, Any]:
-    """What the first worker's loop returned in Ray Train's result, or the fault that it ended with."""
+    """The return value of the first worker's loop in Ray Train's result, or the fault that ended it."""
     answer = result.return_value or {}
     if fault := answer.get("fault"):
         raise _FAULTS[fault["kind"]](fault["message"])
@@ -154,8 +155,8 @@ def outcome_of(result: Any) -> dict[str, Any]:
 
 
 def free_resources() -> dict[str, float]:
-    """What the cluster has free, by Ray's names."""
+    """The free resources of the cluster, by Ray's names."""
     free = ray.available_resources()
-    # Without Ray's marks of nodes and placement groups.
+    # Without the marks that Ray adds for nodes and placement groups.
     own = (":", "memory", "_group_")
     return {name: amount for name, amount in free.items() if not any(mark in name for mark in own)}

@@ -1,4 +1,4 @@
-"""What does a training worker need to know of its stage? Plain values, so that it travels to any process."""
+"""What a training worker needs to know about its stage, as plain values, so that it can be sent to any process."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
-    """One stage, resolved: everything that a worker reads and nothing that only the driver needs."""
+    """One stage, resolved: everything that a worker reads, and nothing that only the driver needs."""
 
     name: str
     directory: StoragePath
@@ -31,21 +31,21 @@ class StageSpec:
     stream: StreamSpec
     """For one worker."""
     heads: Heads
-    """What scores and labels are."""
+    """The meaning of scores and labels."""
     plan: ResourcePlan
     num_clips: int
-    """Clips of all splits that the stage reads: the base of `max_failed_share`."""
+    """Number of clips in all splits that the stage reads: the base of `max_failed_share`."""
     max_failed_share: float
     lease: RemotePath | None = None
-    """The driver's intent in object storage (`w3ray.storage.lease`); once it is gone nothing may be written."""
+    """The driver's intent in object storage (`w3ray.storage.lease`). When it is gone, nothing may be written."""
     stall_timeout_s: float = 600.0
-    """As all times here: of the recipe's `resources`."""
+    """This and the other times here are from the recipe's `resources`."""
     resize_every_s: float = 60.0
     explained: tuple[ExplainedClip, ...] = ()
-    """Clips of which pictures are drawn, at each validation or every `explain_every_epochs`."""
+    """Clips for which pictures are drawn, at each validation or every `explain_every_epochs`."""
     explain_every_epochs: int | None = None
 
     @property
     def checkpoints(self) -> StoragePath:
-        """The folder in which Ray Train keeps this stage's checkpoints, `step_<steps done>` each."""
+        """The folder where Ray Train keeps this stage's checkpoints, `step_<steps done>` each."""
         return self.directory / CHECKPOINTS_FOLDER

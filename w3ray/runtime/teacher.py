@@ -1,4 +1,4 @@
-"""How does a worker get its teacher's model, which may still be on its way?"""
+"""Loads the teacher's model in a worker; the model may not be finished yet."""
 
 import time
 
@@ -16,24 +16,24 @@ _POLL_S = 0.2
 
 
 def load_teacher(folder: StoragePath, *, stage: str, ranks: Ranks, events: Sender, heartbeat: Heartbeat) -> nn.Module:
-    """Load the teacher's model; wait for it where this stage was started ahead of its turn.
+    """Load the teacher's model. Wait for it if this stage was started before its turn.
 
-    The wait is short: the teacher may have lost its workers, and may be waiting for the very resources that these
-    workers hold. All ranks continue or give up together.
+    The wait is short, because the teacher may have lost its workers and may need the resources that these workers hold.
+    All ranks continue or give up together.
 
     Args:
         folder: where the teacher's stage writes its model (`w3ray.models.bundle`).
         stage: the name of the stage that needs it.
-        ranks: who waits; the first rank looks.
-        events: tells whether anybody still wants this stage.
-        heartbeat: is told what this rank waits for.
+        ranks: all wait; the first rank checks the folder.
+        events: tells whether the driver still wants this stage.
+        heartbeat: reports what this rank waits for.
 
     Raises:
-        TeacherMissing: it did not come in time, or nobody wants this stage any more.
+        TeacherMissing: it did not come in time, or the driver no longer wants this stage.
     """
     heartbeat.doing("waits for its teacher's model")
     given_up_at = time.monotonic() + _TIMEOUT_S
-    whole = folder / DESCRIPTION_NAME  # on object storage it is what is written last
+    whole = folder / DESCRIPTION_NAME  # on object storage this file is written last
     while ranks.rank == 0 and not whole.is_file() and time.monotonic() < given_up_at and events.driver_listens():
         time.sleep(_POLL_S)
     if not ranks.first_says(whole.is_file()):

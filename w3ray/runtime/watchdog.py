@@ -1,8 +1,8 @@
-"""Does a stage still move, and if not: who waits for what?
+"""Decides whether a stage makes progress, and if not, which process waits for what.
 
-The driver hears of steps, validations and each worker's heartbeat. If nothing moves for long, it says who waits for
-what; if that lasts, it gives the stage's processes up. The decision depends on events and times alone: nothing is
-started here.
+The driver gets steps, validations and each worker's heartbeat as events. If there is no progress for long, it reports
+who waits for what. If that lasts, it ends the stage's processes. The decision depends only on events and times: nothing
+is started here.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from w3ray.runtime.faults import StageLost
 from w3ray.runtime.heartbeat import BEAT_S
 
 _TELL_AFTER_S = 60.0
-"""Seconds without progress after which the user is told what is waited for."""
+"""Seconds without progress after which the user is told what the stage waits for."""
 _UNHEARD_S = 4 * BEAT_S
 """Seconds without a heartbeat after which a worker is assumed to hang."""
 
@@ -34,10 +34,10 @@ class Watchdog:
 
     Args:
         stage: its name.
-        plan: what its processes ask of the cluster.
+        plan: what its processes request from the cluster.
         timeout_s: seconds without progress after which the stage is given up.
-        now: the time, by a monotonic clock, as are all times here.
-        free: what the cluster has free at the moment, by Ray's names.
+        now: the time by a monotonic clock, like all times here.
+        free: the free resources of the cluster, by Ray's names.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Watchdog:
         self._workers: dict[int, _Worker] = {}
 
     def hear(self, event: Any, now: float) -> None:
-        """Take note of any event of the stage."""
+        """Record an event of the stage."""
         if isinstance(event, WorkerAlive):
             before = self._workers.get(event.rank)
             self._workers = {rank: one for rank, one in self._workers.items() if rank < event.world_size}
@@ -59,11 +59,11 @@ class Watchdog:
             self._moved_at = now
 
     def check(self, now: float) -> str | None:
-        """What to tell the user now, if anything.
+        """The message for the user now, if there is one.
 
         Raises:
-            StageLost: nothing moved for too long, and starting the stage's processes again may help.
-            RunError: the workers did not start: the cluster lacks the resources.
+            StageLost: no progress for too long, and a restart of the stage's processes may help.
+            RunError: the workers did not start, because the cluster lacks the resources.
         """
         still_s = now - self._moved_at
         if still_s >= self._timeout_s:
@@ -84,7 +84,7 @@ class Watchdog:
                 f"has {self._free_text()} free; add nodes, or lower resources.workers"
             )
         unheard = [
-            f"worker {rank} has not been heard of for {now - one.heard_at:.0f} s (it {one.alive.doing})"
+            f"worker {rank} has sent no heartbeat for {now - one.heard_at:.0f} s (it {one.alive.doing})"
             for rank, one in sorted(self._workers.items())
             if now - one.heard_at >= _UNHEARD_S
         ]

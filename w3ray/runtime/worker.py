@@ -1,8 +1,8 @@
-"""What does one training worker do, from the first microbatch of its stage to the last?
+"""What one training worker does, from the first microbatch of its stage to the last.
 
-It follows the schedule: reads its items from the stream in order (and asserts that each one is the item due), trains,
-validates, saves checkpoints, and at the end scores the best checkpoint on the test split. Which numbers come out
-depends on the schedule and the seed alone, never on timing.
+It follows the schedule: it reads its items from the stream in order (and asserts that each one is the item due),
+trains, validates, saves checkpoints, and finally scores the best checkpoint on the test split. The results depend
+only on the schedule and the seed, never on timing.
 """
 
 import math
@@ -48,12 +48,12 @@ from w3ray.training.step import TrainingStep
 
 
 def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> dict[str, Any]:
-    """What Ray Train runs on each worker; `stream` is its part of the stage's stream.
+    """Ray Train runs this on each worker. `stream` is the worker's part of the stage's stream.
 
-    Returns: {"outcome": ...}, or {"fault": {"kind", "message"}} for a failure that another try would meet again (bad
-    input, too many unreadable videos): if it were raised, Ray Train would start the workers again for nothing.
+    Returns: {"outcome": ...}, or {"fault": {"kind", "message"}} for a failure that would happen again (bad input, too
+    many unreadable videos). If it were raised, Ray Train would restart the workers in vain.
     """
-    # Blocks of the stream are read-only shared memory, and nothing here writes to its input.
+    # Blocks of the stream are read-only shared memory. Nothing here writes to its input.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     try:
         stage.stream.plugins.load()
@@ -70,7 +70,7 @@ def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -
 
 @dataclass(slots=True)
 class _StepTimes:
-    """What was at the last reported step, and how many clips all workers have trained on since."""
+    """The state at the last reported step, and the number of clips that all workers have trained on since."""
 
     started_s: float
     train_wait_s: float
@@ -78,14 +78,14 @@ class _StepTimes:
 
 
 class StageWorker:
-    """One rank of one stage. See the module's text."""
+    """One rank of one stage. See the module's docstring."""
 
     def __init__(self, stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> None:
         self.stage, self.events = stage, events
         self.ranks = ranks = Ranks.of_this_worker()
         torch.set_num_threads(stage.plan.trainer_threads)
         self.heartbeat = Heartbeat(events.twin(), stage=stage.name, rank=ranks.rank, world_size=ranks.world_size)
-        # In local mode Ray Train takes any GPU it sees.
+        # In local mode, Ray Train takes any GPU that it sees.
         self.device = torch.device("cpu") if ranks.is_local else ray.train.torch.get_device()
         self.schedule = stage.stream.schedule.for_world_size(ranks.world_size)
         self.model = build_network(stage, self.device)
@@ -145,7 +145,7 @@ class StageWorker:
         return teacher.to(self.device)
 
     def _resume(self) -> int:
-        """Load the newest good checkpoint; tell of damaged ones and skip them. Returns the step to resume from."""
+        """Load the newest good checkpoint; report and skip damaged ones. Returns the step to resume from."""
         with first_whole(by_step(self.stage.checkpoints), self._warn_damaged) as newest:
             if newest is None:
                 return 0
@@ -161,10 +161,10 @@ class StageWorker:
     # The stage.
 
     def run(self) -> dict[str, Any]:
-        """Do all that is left of the stage; returns its outcome.
+        """Do everything that is left of the stage. Returns its outcome.
 
         Raises:
-            Preempted: a worker's node is about to be taken away; a checkpoint was saved.
+            Preempted: a worker's node is about to be taken away, and a checkpoint was saved.
         """
         self.reader.start_at(self.schedule.first_item(self.steps_done))
         for step in range(self.steps_done, self.schedule.total_steps):
@@ -257,7 +257,7 @@ class StageWorker:
         )
 
     def _finish_epoch(self, epoch: int, *, save: bool) -> None:
-        """Validation where one is due, then the epoch's checkpoint, where one is due or `save` wants it."""
+        """Validate if a validation is due. Then save the epoch's checkpoint, if one is due or `save` asks for it."""
         steps_done = (epoch + 1) * self.schedule.steps_per_epoch
         every = self.stage.train.checkpoint_every_epochs
         last = epoch == self.schedule.epochs - 1
@@ -271,7 +271,7 @@ class StageWorker:
                 self._tell_validated("val", steps_done, epoch, metrics)
         if save or metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
             self._save(steps_done, metrics)
-        # Pictures are no result: they come after the checkpoint, and not when the node is about to be taken away.
+        # Pictures are not results: they come after the checkpoint, and not when the node is about to be taken away.
         if self.pictures is not None and not save and self._pictures_due(epoch, validated=metrics is not None):
             self.heartbeat.doing("draws pictures of the clips of tracking.explain_clips")
             self.pictures.draw(self.model, steps_done)
@@ -285,7 +285,7 @@ class StageWorker:
         return self.evaluator.evaluate(self.model, kind, self.attention_norms)
 
     def _finish(self) -> dict[str, Any]:
-        """Score the best checkpoint on the test split; that is the stage's outcome."""
+        """Score the best checkpoint on the test split. The result is the stage's outcome."""
         self.keeper.wait()
         with first_whole(best_first(self.stage.checkpoints, self.stage.train.best_metric)) as best:
             if best is None:

@@ -107,7 +107,7 @@ def lost(intent: RemotePath) -> LeaseLost:
     stage = intent.parent.parent
     return LeaseLost(
         f"{stage}: this run was silent for so long that another run may work on the stage now, so this run stops; "
-        "the same command resumes the stage where the other run has got to"
+        "the same command resumes the stage at the other run's newest checkpoint"
     )
 
 
