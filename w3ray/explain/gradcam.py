@@ -7,44 +7,68 @@ A is the output of the last site, before refinement. y^c is the class score befo
 an image: Z is the number of places in one frame, so alpha may change over time. If a mean and a linear layer follow the
 site, alpha is the layer's weight divided by the number of places, and the map equals CAM.
 
+If the network has several last maps, the sum of Eq. 2 is over the channels of all maps. This is our decision.
+
 Axes: B clips, T frames, C channels, H height, W width.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
+from w3ray.attention.sites import Site
 from w3ray.models._common import VideoModel
 
 
 def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np.float32]:
     """Evidence for one class, [T', H', W'] >= 0 at the resolution of the last feature maps.
 
+    If the network has several last maps, T', H' and W' are the largest of them.
+
     Args:
         model: in eval mode. Its parameters get no gradients.
         x_BTCHW: one normalised clip [1, T, 3, H, W].
         labels: the class c. With several heads: one class of each head; the map is then for the sum of their scores.
     """
-    site = model.stages()[-1][-1]
-    features: list[Tensor] = []
+    sites = [path.stages[-1][-1] for path in model.paths()]
+    features: dict[Site, Tensor] = {}
 
-    def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    def keep(module: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
         # The autograd graph begins here. All layers before this one run without a graph.
-        features.append(output[0].detach().requires_grad_())
-        return features[0], output[1]
+        features[module] = output[0].detach().requires_grad_()
+        return features[module], output[1]
 
-    handle = site.register_forward_hook(keep)
-    try:
+    with ExitStack() as stack:
+        for site in sites:
+            stack.callback(site.register_forward_hook(keep).remove)
         with torch.enable_grad():
             score = model(x_BTCHW).logits_BK[0, list(labels)].sum()
-            (gradient,) = torch.autograd.grad(score, features[0])
-    finally:
-        handle.remove()
+            gradients = torch.autograd.grad(score, [features[site] for site in sites])
     num_frames = x_BTCHW.shape[1]
-    a_TCHW = site.to_clips(features[0].detach(), num_frames)[0]
-    alpha_TC11 = site.to_clips(gradient, num_frames)[0].mean(dim=(2, 3), keepdim=True)
-    map_THW: npt.NDArray[np.float32] = torch.relu((alpha_TC11 * a_TCHW).sum(dim=1)).float().cpu().numpy()
+    evidence = []
+    for site, gradient in zip(sites, gradients, strict=True):
+        a_TCHW = site.to_clips(features[site].detach(), num_frames)[0]
+        alpha_TC11 = site.to_clips(gradient, num_frames)[0].mean(dim=(2, 3), keepdim=True)
+        evidence.append((alpha_TC11 * a_TCHW).sum(dim=1).float())
+    map_THW: npt.NDArray[np.float32] = torch.relu(_sum(evidence)).cpu().numpy()
     return map_THW
+
+
+def _sum(evidence: list[Tensor]) -> Tensor:
+    """The sum of maps [T, H, W] of the same clip, at the resolution of the finest of each axis.
+
+    A place of a coarse map stands for several fine places. Its evidence is shared among them.
+    """
+    if len(evidence) == 1:
+        return evidence[0]
+    size_THW = [max(sizes) for sizes in zip(*(one_THW.shape for one_THW in evidence), strict=True)]
+    total_THW = torch.zeros(size_THW, device=evidence[0].device)
+    for one_THW in evidence:
+        fine_THW = F.interpolate(one_THW[None, None], size=size_THW, mode="nearest")[0, 0]
+        total_THW += fine_THW * (one_THW.numel() / total_THW.numel())
+    return total_THW

@@ -3,7 +3,7 @@
 Axes: B clips, T frames, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from w3ray.attention.sites import Site, Stages
 from w3ray.models.layouts import KeyLayout
 from w3ray.models.pixels import IMAGENET, Pixels
-from w3ray.models.refinement import AttentionGuidedRefinement
+from w3ray.models.refinement import AttentionGuidedRefinement, RefinementOfPaths
 
 
 class VideoOutput(NamedTuple):
@@ -27,19 +27,29 @@ class VideoOutput(NamedTuple):
     """
 
 
+class Path(NamedTuple):
+    """One way through a network, from the clip to a last map that the head pools."""
+
+    stages: Stages
+    """The stages whose masks refine the last map, in running order. Two paths may share stages."""
+    channels: int
+    """C of the last map."""
+
+
 class VideoModel(nn.Module):
     """A network over clips. A subclass defines `stages`, `forward`, the head `classifier` and `num_features`.
 
-    Attention-guided refinement (AFR) is optional. It is one module over the masks of all stages.
+    Attention-guided refinement (AFR) is optional. It is one module over the masks of all stages. A network with
+    several last maps also defines `paths`; it has one AFR for each path.
     """
 
     pixels: Pixels = IMAGENET
     """The expected input: its channels, and how they are normalised."""
     classifier: Any
     """The head (`w3ray.models.heads`)."""
-    refinement: AttentionGuidedRefinement | None
+    refinement: AttentionGuidedRefinement | RefinementOfPaths | None
     num_features: int
-    """C of the last feature maps."""
+    """C of the last feature map, of the first one if there are several."""
     layouts: tuple[KeyLayout, ...] = ()
     """Layouts of public weight files of this model, in addition to torchvision's and the reference TSM's."""
 
@@ -52,8 +62,15 @@ class VideoModel(nn.Module):
         raise NotImplementedError
 
     def stages(self) -> Stages:
-        """The sites by stage, in running order. `add_attention` works on these sites."""
+        """The sites by stage, in running order: of the first path, then of the next ones. Each site is there once.
+
+        `add_attention` works on these sites.
+        """
         raise NotImplementedError
+
+    def paths(self) -> tuple[Path, ...]:
+        """One path for each last map, in the order of `VideoOutput.features`."""
+        return (Path(self.stages(), self.num_features),)
 
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the last linear layers; they have their own learning-rate multipliers."""
@@ -61,35 +78,33 @@ class VideoModel(nn.Module):
 
     def has_spatial_masks(self) -> bool:
         """Whether an attention of the model returns spatial masks."""
-        return bool(self._masked_sites())
-
-    def _masked_sites(self) -> list[Site]:
-        """For each stage with spatial masks: its last site that has one."""
-        masked = [
-            [site for site in stage if getattr(site.attention, "has_spatial_mask", False)] for stage in self.stages()
-        ]
-        return [sites[-1] for sites in masked if sites]
+        return bool(_masked_sites(self.stages()))
 
     def add_refinement(self) -> None:
-        """Add AFR (Eq. 7-8).
+        """Add AFR (Eq. 7-8): to each last map, with the masks of its own path.
 
         Raises:
             ValueError: there is no attention, or it returns no spatial mask.
         """
-        sites: list[Any] = self._masked_sites()
-        if not sites:
+        if not self.has_spatial_masks():
             raise ValueError("refinement (AFR, Eq. 7): needs an attention with spatial masks")
-        starts: set[float | None] = {site.attention.constant_start for site in sites}
-        mask_start = starts.pop() if len(starts) == 1 else None
-        self.refinement = AttentionGuidedRefinement(len(sites), self.num_features, mask_start)
+        each = [_refinement_of(path) for path in self.paths()]
+        self.refinement = each[0] if len(each) == 1 else RefinementOfPaths(each)
 
-    def run_stages(self, x: Tensor, num_frames: int | None) -> tuple[Tensor, list[Tensor]]:
-        """Run all stages in order. Returns the last features and the last mask [B, T, H, W] of each stage.
+    def run_stages(
+        self, x: Tensor, num_frames: int | None, stages: Stages | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run stages in order. Returns the last features and the last mask [B, T, H, W] of each stage.
 
         A stage without a spatial mask has no entry.
+
+        Args:
+            x: features in the layout of the first site.
+            num_frames: T of folded frames.
+            stages: the stages to run. None: all.
         """
         masks: list[Tensor] = []
-        for stage in self.stages():
+        for stage in self.stages() if stages is None else stages:
             stage_mask = None
             for site in stage:
                 x, mask = site(x, num_frames, return_mask=True)
@@ -104,6 +119,17 @@ class VideoModel(nn.Module):
             features_BTCHW = self.refinement(features_BTCHW, masks_BTHW)
         return VideoOutput(self.classifier(features_BTCHW), (features_BTCHW,))
 
+    def finish_paths(self, maps: tuple[Tensor, ...], masks: Sequence[Sequence[Tensor]]) -> VideoOutput:
+        """As `finish`, for a network with several last maps.
+
+        Args:
+            maps: the last map [B, T, C, H, W] of each path.
+            masks: for each path, the masks of its stages.
+        """
+        if self.refinement is not None:
+            maps = self.refinement(maps, masks)
+        return VideoOutput(self.classifier(*maps), maps)
+
     def check_clips(self, x_BTCHW: Tensor) -> None:
         """Raise ValueError if `x_BTCHW` is not a float batch of clips with the model's channels."""
         channels = self.pixels.channels
@@ -111,3 +137,19 @@ class VideoModel(nn.Module):
             raise ValueError(f"video model: input of shape {tuple(x_BTCHW.shape)}: must be [B, T, {channels}, H, W]")
         if not torch.is_floating_point(x_BTCHW):
             raise ValueError(f"video model: input of type {x_BTCHW.dtype}: must be float; normalise the clips first")
+
+
+def _masked_sites(stages: Stages) -> list[Site]:
+    """For each stage with spatial masks: its last site that has one."""
+    masked = [[site for site in stage if getattr(site.attention, "has_spatial_mask", False)] for stage in stages]
+    return [sites[-1] for sites in masked if sites]
+
+
+def _refinement_of(path: Path) -> AttentionGuidedRefinement | None:
+    """AFR of one path. None: its stages have no masks."""
+    sites: list[Any] = _masked_sites(path.stages)
+    if not sites:
+        return None
+    starts: set[float | None] = {site.attention.constant_start for site in sites}
+    mask_start = starts.pop() if len(starts) == 1 else None
+    return AttentionGuidedRefinement(len(sites), path.channels, mask_start)

@@ -23,6 +23,7 @@ from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
 from w3ray.models.build import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
+from w3ray.models.refinement import AttentionGuidedRefinement
 
 
 def convert_gain(model: VideoModel, description: ModelDescription, gain: Gain) -> tuple[VideoModel, ModelDescription]:
@@ -56,8 +57,9 @@ def convert_gain(model: VideoModel, description: ModelDescription, gain: Gain) -
             for site in stage:
                 if isinstance(site.attention, W3):
                     _scale(site, factor)
-        if converted.refinement is not None:
-            converted.refinement.conv.weight.mul_(factor)
+        for module in converted.modules():
+            if isinstance(module, AttentionGuidedRefinement):
+                module.conv.weight.mul_(factor)
     return converted, replace(description, model=arguments)
 
 

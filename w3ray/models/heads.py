@@ -1,6 +1,7 @@
 """Heads: they turn a clip's last feature maps into class scores.
 
-A head is the module `classifier` of a model. It takes the maps [B, T, C, H, W] and returns logits [B, K].
+A head is the module `classifier` of a model. It takes the maps [B, T, C, H, W] and returns logits [B, K]. For a network
+with several last maps it takes all of them.
 `classifier_parameters()` yields the parameters of its last linear layers.
 
 Axes: B clips, T frames, C channels, H height, W width, K classes.
@@ -8,11 +9,12 @@ Axes: B clips, T frames, C channels, H height, W width, K classes.
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 
-class MeanHead(nn.Linear):
-    """Mean of the frames' class scores: each frame's maps are averaged over space, then one linear layer.
+class LinearHead(nn.Linear):
+    """Base of the heads with one linear layer.
 
     The head is the linear layer itself, so its parameters are `classifier.weight` and `classifier.bias` in every file.
     The layer starts as N(0, 0.001) with bias 0 (TSN's code).
@@ -36,11 +38,27 @@ class MeanHead(nn.Linear):
         nn.init.normal_(self.weight, 0.0, 0.001)
         nn.init.zeros_(self.bias)
 
+    def classifier_parameters(self) -> Iterator[nn.Parameter]:
+        """Weight and bias of the layer."""
+        return self.parameters()
+
+
+class MeanHead(LinearHead):
+    """Mean of the frames' class scores: each frame's maps are averaged over space, then one linear layer."""
+
     def forward(self, features_BTCHW: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, K]."""
         pooled_BTC = self.dropout(features_BTCHW.mean(dim=(3, 4)))
         return super().forward(pooled_BTC).mean(dim=1)
 
-    def classifier_parameters(self) -> Iterator[nn.Parameter]:
-        """Weight and bias of the layer."""
-        return self.parameters()
+
+class PooledHead(LinearHead):
+    """One vector for the clip: the means of the last maps over time and space, joined, then one linear layer.
+
+    Without dropout this equals `MeanHead` for one map. Dropout here drops a feature at all frames together.
+    """
+
+    def forward(self, *maps_BTCHW: Tensor) -> Tensor:
+        """One or more maps [B, T, C, H, W], with C channels in all -> [B, K]."""
+        pooled_BC = torch.cat([map_BTCHW.mean(dim=(1, 3, 4)) for map_BTCHW in maps_BTCHW], dim=1)
+        return super().forward(self.dropout(pooled_BC))

@@ -45,6 +45,26 @@ class AttentionGuidedRefinement(nn.Module):
         return x_BTCHW + refined_NCHW.unflatten(0, x_BTCHW.shape[:2])
 
 
+class RefinementOfPaths(nn.ModuleList):
+    """AFR of a network with several last maps: one AFR for each path, with the masks of that path.
+
+    This is our decision: the paper has no such network.
+
+    Args:
+        each: one AFR for each path. None: no stage of the path has masks, so its map stays as it is.
+    """
+
+    def __init__(self, each: Sequence[AttentionGuidedRefinement | None]) -> None:
+        super().__init__(nn.Identity() if one is None else one for one in each)
+
+    def forward(self, maps: Sequence[Tensor], masks: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        """The last map [B, T, C, H, W] of each path, and the masks of each path's stages -> the refined maps."""
+        return tuple(
+            refine(map_BTCHW, masks_BTHW) if isinstance(refine, AttentionGuidedRefinement) else map_BTCHW
+            for refine, map_BTCHW, masks_BTHW in zip(self, maps, masks, strict=True)
+        )
+
+
 def _pool(mask_BTHW: Tensor, size_THW: tuple[int, int, int]) -> Tensor:
     if mask_BTHW.shape[1] == size_THW[0]:
         return F.adaptive_avg_pool2d(mask_BTHW, size_THW[1:])
