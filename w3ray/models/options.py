@@ -21,6 +21,15 @@ class ModelOptions(Options):
 
     label: ClassVar[str] = "model"
 
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """Check that the network can take clips of `num_frames` frames of `size` x `size` pixels. Here: all clips.
+
+        A family that cannot take every clip overrides this. It needs no torch, so a recipe is refused at once.
+
+        Raises:
+            ValueError: it cannot. The message is one line: the model, the given value, and what the network takes.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TSMOptions(ModelOptions):
