@@ -15,7 +15,7 @@ from torchvision.models import resnet
 from torchvision.models.video import resnet as video_resnet
 
 from w3ray.attention._common import Attention
-from w3ray.attention.sites import Site, Stages
+from w3ray.attention.sites import Layout, Site, Stages
 
 
 class ResidualBlock(Site):
@@ -58,11 +58,11 @@ class ResidualBlock(Site):
 class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
     """torchvision's 2D BasicBlock as a site."""
 
-    layout = "frames"
+    layout: Layout = "frames"
 
-    conv1: nn.Conv2d
+    conv1: nn.Conv2d | nn.Conv3d
     bn1: nn.Module
-    conv2: nn.Conv2d
+    conv2: nn.Conv2d | nn.Conv3d
     bn2: nn.Module
 
     def __init__(self, block: resnet.BasicBlock) -> None:
@@ -87,13 +87,13 @@ class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
 class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
     """torchvision's 2D Bottleneck as a site."""
 
-    layout = "frames"
+    layout: Layout = "frames"
 
-    conv1: nn.Conv2d
+    conv1: nn.Conv2d | nn.Conv3d
     bn1: nn.Module
     conv2: nn.Module
     bn2: nn.Module
-    conv3: nn.Conv2d
+    conv3: nn.Conv2d | nn.Conv3d
     bn3: nn.Module
 
     def __init__(self, block: resnet.Bottleneck) -> None:

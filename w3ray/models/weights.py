@@ -36,6 +36,8 @@ _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
 _TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
 _FRESH = re.compile(r"(^|\.)(attention|refinement)\.|^classifier\.")
+_CONTAINERS = ("state_dict", "model_state")
+"""Where a file with more than tensors has its tensors. "model_state" is PyTorchVideo's name."""
 _LISTED = 5
 """The maximum number of keys that an error lists."""
 
@@ -129,9 +131,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"weights {path}: not readable as plain tensors: damaged, not a torch file, or it holds Python objects"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = content
+    if isinstance(content, dict):
+        state = next((content[name] for name in _CONTAINERS if name in content), content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"weights {path}: holds no state dict (a dict of tensors, or one under 'state_dict')")
+        raise InputError(
+            f"weights {path}: holds no state dict (a dict of tensors, or one under 'state_dict' or 'model_state')"
+        )
     return state
 
 

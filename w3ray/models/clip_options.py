@@ -1,0 +1,140 @@
+"""Which options do I3D and SlowFast take? The checks here need no torch, so a wrong recipe fails at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from w3ray._options import check_flag, check_one_of, check_whole
+from w3ray.models.options import ModelOptions
+
+TemporalKernels = Literal["alternate", "every"]
+"""Which bottlenecks of I3D convolve over time.
+
+"alternate": all of stage 1, every second one of stages 2 and 3, the second one of stage 4 (Wang et al.,
+arXiv:1711.07971, Table 1). "every": all.
+"""
+PixelsName = Literal["imagenet", "pytorchvideo"]
+"""How pixels are normalised.
+
+"imagenet": as torchvision's weights expect. "pytorchvideo": mean 0.45 and deviation 0.225 for each channel, as the
+weights of PyTorchVideo and PySlowFast expect.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualOptions(ModelOptions):
+    """The size of a residual network of four stages. Raises ValueError naming the field."""
+
+    width: int = 64
+    """Channels of the first layer. All other layers are scaled with it."""
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    """Residual blocks of each of the four stages."""
+
+    def __post_init__(self) -> None:
+        check_whole(self.label, "width", self.width)
+        if isinstance(self.blocks, str) or not isinstance(self.blocks, Sequence) or len(self.blocks) != 4:
+            raise ValueError(f"{self.label}: blocks={self.blocks!r}: must list four numbers, such as [3, 4, 6, 3]")
+        for count in self.blocks:
+            check_whole(self.label, "blocks", count)
+        object.__setattr__(self, "blocks", tuple(self.blocks))  # files hold lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class I3DResNet50Options(ResidualOptions):
+    """The options of i3d_r50. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "i3d_r50"
+    small: ClassVar[Mapping[str, Any]] = {"width": 8, "blocks": (2, 1, 1, 2)}
+    last_stride: int = 1
+    """Stride of the last stage over space. 1 in Space-Time Region Graphs and in Long-Term Feature Banks, 2 in the
+    non-local paper and in the public weights of PyTorchVideo and mmaction2."""
+    temporal_kernels: TemporalKernels = "alternate"
+    """Which blocks convolve over time."""
+    pixels: PixelsName = "imagenet"
+    """How pixels are normalised."""
+
+    def __post_init__(self) -> None:
+        ResidualOptions.__post_init__(self)
+        if self.last_stride not in (1, 2) or isinstance(self.last_stride, bool):
+            raise ValueError(f"{self.label}: last_stride={self.last_stride!r}: must be 1 or 2")
+        check_one_of(self.label, "temporal_kernels", self.temporal_kernels, TemporalKernels)
+        check_one_of(self.label, "pixels", self.pixels, PixelsName)
+
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """Raise ValueError if clips have fewer than 2 frames: a pool joins each two."""
+        if num_frames < 2:
+            raise ValueError(
+                f"{self.label}: num_frames={num_frames}: must be at least 2, because a pool joins two frames"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class I3DResNet18Options(ResidualOptions):
+    """The options of i3d_r18. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "i3d_r18"
+    small: ClassVar[Mapping[str, Any]] = {"width": 8, "blocks": (1, 1, 1, 1)}
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    """Residual blocks of each of the four stages."""
+    temporal_stride: bool = False
+    """Stages 2, 3 and 4 each halve the number of frames."""
+
+    def __post_init__(self) -> None:
+        ResidualOptions.__post_init__(self)
+        check_flag(self.label, "temporal_stride", self.temporal_stride)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowFastOptions(ResidualOptions):
+    """The options of slowfast_r50. Raises ValueError naming the field. The names are those of the paper's Sec. 3."""
+
+    label: ClassVar[str] = "slowfast_r50"
+    small: ClassVar[Mapping[str, Any]] = {"width": 16, "blocks": (1, 1, 1, 1), "beta_inverse": 4}
+    small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((8, 32, 32), (4, 64, 32))
+    alpha: int = 4
+    """The slow path takes every alpha-th frame."""
+    beta_inverse: int = 8
+    """The slow path has beta_inverse times as many channels as the fast path."""
+    fusion_kernel: int = 7
+    """Frames that a lateral convolution reads, odd. 7 in the released 8x8 network, 5 in the paper."""
+    lateral_norm: bool = True
+    """A batch norm and a ReLU follow each lateral convolution, as in the paper. mmaction2's 8x8 network has none."""
+    pixels: PixelsName = "pytorchvideo"
+    """How pixels are normalised. mmaction2's weights expect "imagenet"."""
+
+    def __post_init__(self) -> None:
+        ResidualOptions.__post_init__(self)
+        check_whole(self.label, "alpha", self.alpha)
+        check_whole(self.label, "beta_inverse", self.beta_inverse)
+        check_whole(self.label, "fusion_kernel", self.fusion_kernel)
+        if self.fusion_kernel % 2 == 0:
+            raise ValueError(f"{self.label}: fusion_kernel={self.fusion_kernel}: must be odd")
+        if self.width % self.beta_inverse:
+            raise ValueError(
+                f"{self.label}: width={self.width} with beta_inverse={self.beta_inverse}: the width must be a multiple"
+            )
+        check_flag(self.label, "lateral_norm", self.lateral_norm)
+        check_one_of(self.label, "pixels", self.pixels, PixelsName)
+
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """Raise ValueError if the slow path's frames do not cover the clip evenly."""
+        if num_frames < 1 or num_frames % self.alpha:
+            raise ValueError(
+                f"{self.label}: num_frames={num_frames}: must be a multiple of alpha={self.alpha}, because the slow "
+                "path takes every alpha-th frame"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class I3DInceptionOptions(ModelOptions):
+    """The options of i3d_inception. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "i3d_inception"
+    small: ClassVar[Mapping[str, Any]] = {"width": 8}
+    width: int = 64
+    """Channels of the first layer, a multiple of 8. All other layers are scaled with it."""
+
+    def __post_init__(self) -> None:
+        check_whole(self.label, "width", self.width)
+        if self.width % 8:
+            raise ValueError(f"{self.label}: width={self.width}: must be a multiple of 8")
