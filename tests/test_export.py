@@ -23,9 +23,14 @@ FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
 
 def make_model(folder, name="tsm", attention=None, **clip):
     torch.manual_seed(0)
+    options = MODELS[name].options
+    if options.small:
+        num_frames, size, _ = options.small_clips[0]
+        clip = {"num_frames": num_frames, "size": size, **clip}
     arguments = {
         "name": name,
         "backbone": "resnet_small",
+        "options": dict(options.small),
         "num_classes": NUM_CLASSES,
         "attention": None if attention is None else {"kind": attention},
     }

@@ -22,8 +22,10 @@ def _seed() -> None:
 @pytest.mark.parametrize("kind", [None, *ATTENTION])
 @pytest.mark.parametrize("name", MODELS)
 def test_forward_and_backward(name: str, kind: str | None) -> None:
-    model = build_model(name, **SMALL, attention=None if kind is None else {"kind": kind})
-    for batch, frames, height, width in ((2, 4, 32, 32), (1, 3, 40, 24)):
+    options = MODELS[name].options
+    model = build_model(name, **SMALL, options=options.small, attention=None if kind is None else {"kind": kind})
+    clips = options.small_clips if options.small else ((4, 32, 32), (3, 40, 24))
+    for batch, (frames, height, width) in zip((2, 1), clips, strict=False):
         out = model(torch.randn(batch, frames, 3, height, width).contiguous())
         assert isinstance(out, VideoOutput)
         assert out.logits_BK.shape == (batch, 4)

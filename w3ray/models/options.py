@@ -20,6 +20,10 @@ class ModelOptions(Options):
     """The options of a family without options, and the base class of all other options."""
 
     label: ClassVar[str] = "model"
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Options that make a small network of the family. Checks and tests use it."""
+    small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((4, 32, 32), (3, 64, 32))
+    """T, height and width of clips that the small network takes."""
 
     def check_clip(self, num_frames: int, size: int) -> None:
         """Check that the network can take clips of `num_frames` frames of `size` x `size` pixels. Here: all clips.

@@ -103,7 +103,7 @@ def _check_in_network(config: Any) -> None:
 
     everywhere = dataclasses.replace(config, stages=None, every=1, first=1)
     model = build_model("tsm", backbone="resnet_small", num_classes=4, attention=everywhere)
-    check_forward_and_backward(model, "a network with it")
+    check_forward_and_backward(model, "a network with it", ((4, 32, 32), (3, 64, 32)))
     again = build_model("tsm", backbone="resnet_small", num_classes=4, attention=everywhere)
     again.load_state_dict(model.state_dict())
     x_BTCHW = torch.randn(2, 4, 3, 32, 32)

@@ -1,19 +1,26 @@
 """The contracts of models and of their backbones."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from w3ray.testing._common import close, require, require_gradients, seeded
 
 
 def check_model(name: str) -> None:
-    """Check a family of `w3ray.models.MODELS`: a small network of it, plain and with W3."""
-    from w3ray.models import build_model
+    """Check a family of `w3ray.models.MODELS`: a small network of it, plain and with W3.
 
+    The family's options say what is small, and which clips the network takes (`ModelOptions.small`, `small_clips`).
+    """
+    from w3ray.models import MODELS, build_model
+
+    options = MODELS[name].options
     with seeded():
         for attention in (None, {"kind": "w3"}):
-            model = build_model(name, backbone="resnet_small", num_classes=4, attention=attention)
-            check_forward_and_backward(model, "with W3" if attention else "without attention")
-            _check_clips_apart(model)
+            model = build_model(
+                name, backbone="resnet_small", options=options.small, num_classes=4, attention=attention
+            )
+            check_forward_and_backward(model, "with W3" if attention else "without attention", options.small_clips)
+            _check_clips_apart(model, options.small_clips[0])
 
 
 def check_backbone(name: str) -> None:
@@ -23,13 +30,15 @@ def check_backbone(name: str) -> None:
     with seeded():
         for family, attention in (("tsn", None), ("tsm", {"kind": "w3"})):
             model = build_model(family, backbone=name, num_classes=4, attention=attention)
-            check_forward_and_backward(model, f"under {family}")
+            check_forward_and_backward(model, f"under {family}", ((4, 32, 32), (3, 64, 32)))
 
 
-def check_forward_and_backward(model: Any, what: str) -> None:
+def check_forward_and_backward(model: Any, what: str, clips: Iterable[tuple[int, int, int]]) -> None:
+    """Check the outputs and the gradients for two clips of each T, height and width."""
     import torch
 
-    for batch, frames, height, width in ((2, 4, 32, 32), (2, 3, 64, 32)):
+    batch = 2
+    for frames, height, width in clips:
         out = model(torch.randn(batch, frames, model.pixels.channels, height, width))
         require(
             out.logits_BK.shape == (batch, 4),
@@ -47,10 +56,11 @@ def check_forward_and_backward(model: Any, what: str) -> None:
     require(sum(map(len, model.stages())) > 0, f"{what}: has no site for an attention")
 
 
-def _check_clips_apart(model: Any) -> None:
+def _check_clips_apart(model: Any, clip: tuple[int, int, int]) -> None:
     import torch
 
-    x_BTCHW = torch.randn(2, 4, model.pixels.channels, 32, 32)
+    frames, height, width = clip
+    x_BTCHW = torch.randn(2, frames, model.pixels.channels, height, width)
     together = model.eval()(x_BTCHW).logits_BK
     alone = torch.cat([model(x_BTCHW[b : b + 1]).logits_BK for b in range(2)])
     close(alone, together, "the clips of a batch influence each other in evaluation", rtol=1e-3, atol=1e-4)
