@@ -75,6 +75,7 @@ MODELS: Registry[ModelFamily] = Registry(
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
         "i3d_r50": ModelFamily("w3ray.models.i3d_resnet:i3d_r50", "w3ray.models.clip_options:I3DResNet50Options"),
         "i3d_r18": ModelFamily("w3ray.models.i3d_resnet:i3d_r18", "w3ray.models.clip_options:I3DResNet18Options"),
+        "slowfast_r50": ModelFamily("w3ray.models.slowfast:SlowFast", "w3ray.models.clip_options:SlowFastOptions"),
     },
     fault=_fault,
     contract="w3ray.testing:check_model",
