@@ -75,6 +75,9 @@ MODELS: Registry[ModelFamily] = Registry(
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
         "i3d_r50": ModelFamily("w3ray.models.i3d_resnet:i3d_r50", "w3ray.models.clip_options:I3DResNet50Options"),
         "i3d_r18": ModelFamily("w3ray.models.i3d_resnet:i3d_r18", "w3ray.models.clip_options:I3DResNet18Options"),
+        "i3d_inception": ModelFamily(
+            "w3ray.models.i3d_inception:I3DInception", "w3ray.models.clip_options:I3DInceptionOptions"
+        ),
         "slowfast_r50": ModelFamily("w3ray.models.slowfast:SlowFast", "w3ray.models.clip_options:SlowFastOptions"),
     },
     fault=_fault,
