@@ -70,6 +70,10 @@ MODELS: Registry[ModelFamily] = Registry(
         "tsm": ModelFamily("w3ray.models.tsm:TSM", "w3ray.models.options:TSMOptions", takes_backbone=True),
         "tsn": ModelFamily("w3ray.models.tsn:TSN", takes_backbone=True),
         "tam": ModelFamily("w3ray.models.tam:TAM", "w3ray.models.tam:TAMOptions", takes_backbone=True),
+        "trn": ModelFamily("w3ray.models.trn:TRN", "w3ray.models.zoo_options:TRNOptions", takes_backbone=True),
+        "trn_multiscale": ModelFamily(
+            "w3ray.models.trn:TRNMultiscale", "w3ray.models.zoo_options:TRNMultiscaleOptions", takes_backbone=True
+        ),
         "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
         "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),

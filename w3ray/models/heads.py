@@ -13,6 +13,18 @@ import torch
 from torch import Tensor, nn
 
 
+def check_head(num_classes: int, dropout: float) -> None:
+    """Check the arguments that all heads have.
+
+    Raises:
+        ValueError: num_classes below 1, or dropout not in [0, 1).
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes={num_classes!r}: must be a whole number >= 1")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+
+
 class LinearHead(nn.Linear):
     """Base of the heads with one linear layer.
 
@@ -29,10 +41,7 @@ class LinearHead(nn.Linear):
     """
 
     def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes!r}: must be a whole number >= 1")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout={dropout}: must be at least 0 and below 1")
+        check_head(num_classes, dropout)
         super().__init__(channels, num_classes)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.weight, 0.0, 0.001)

@@ -9,8 +9,9 @@ A file's layout follows from its keys, not from its name. Three layouts are know
   the shifted blocks must be those of the model
 - w3ray: `backbone.*`, `classifier.*`, as in `model.state_dict()`
 
-A classifier for another number of classes is ignored. A file may lack attention, refinement and classifier; these then
-keep their initial values. A file in the w3ray layout must be complete. Any other tensor that is missing, unexpected or
+A classifier for another number of classes is ignored, and so is the linear layer of a file of another kind of network
+(ImageNet's classifier under a relation head). A file may lack attention, refinement and classifier; these then keep
+their initial values. A file in the w3ray layout must be complete. Any other tensor that is missing, unexpected or
 of another shape is an error; the message lists these tensors.
 """
 
@@ -30,6 +31,7 @@ from w3ray.attention.sites import Site
 from w3ray.attention.w3 import GATE_SCALE
 from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
+from w3ray.models.layouts import UNUSED
 from w3ray.models.shift import TemporalShift
 
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
@@ -57,7 +59,7 @@ class LoadedWeights:
     loaded: int
     """Number of tensors that were loaded."""
     left_out: tuple[str, ...]
-    """Tensors of the file that were ignored: a classifier for other classes."""
+    """Tensors of the file that were ignored: a classifier for other classes, and what the network has no place for."""
     fresh: tuple[str, ...]
     """Tensors of the model that the file does not hold. They keep their initial values."""
 
@@ -208,10 +210,8 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     state = dict(mapped.state)
     if message := other_gates(state, own):
         raise InputError(f"weights {source}: {message}")
-    left_out: tuple[str, ...] = ()
-    if "classifier.weight" in state and state["classifier.weight"].shape != own["classifier.weight"].shape:
-        left_out = tuple(key for key in state if key.startswith("classifier."))
-        state = {key: value for key, value in state.items() if key not in left_out}
+    left_out = _other_classifier(model, state, mapped.layout)
+    state = {key: value for key, value in state.items() if key not in left_out}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     fresh = tuple(key for key in missing if _FRESH.search(key) and (mapped.layout != "w3ray" or key in left_out))
     faults = []
@@ -231,7 +231,21 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     model.load_state_dict(state, strict=False)
     if mapped.layout != "w3ray":
         scale_norms(model)  # the file's norms come from a network without attention
+    left_out = tuple(key.removeprefix(UNUSED) for key in left_out)
     return LoadedWeights(layout=mapped.layout, loaded=len(state), left_out=left_out, fresh=fresh)
+
+
+def _other_classifier(model: VideoModel, state: dict[str, Tensor], layout: str) -> tuple[str, ...]:
+    """The tensors of a file that are ignored: last layers for other classes, and what the network has no place for."""
+    own = model.state_dict()
+    unused = tuple(key for key in state if key.startswith(UNUSED))
+    linear = tuple(key for key in ("classifier.weight", "classifier.bias") if key in state)
+    if layout != "w3ray" and linear and not any(key in own for key in linear):
+        return unused + linear  # the file's network has another head
+    last_layers = {id(parameter) for parameter in model.classifier_parameters()}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in last_layers and name in state]
+    others = any(state[name].shape != own[name].shape for name in names)
+    return unused + (tuple(names) if others else ())
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,138 @@
+"""What every model can do: train with any split of the batch, teach and learn by MFR, and be explained.
+
+`tests/test_contracts.py` and `test_models.py` hold the outputs, gradients and attentions of each model, and
+`tests/test_export.py` its export. A family of `MODELS` is in all of these tables by itself: its options say what a
+small network is.
+"""
+
+import copy
+import itertools
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from w3ray.explain.gradcam import grad_cam
+from w3ray.explain.record import record
+from w3ray.models import MODELS, VideoModel, build_model
+from w3ray.training.batch_norm import apply_batch_norm_mode
+from w3ray.training.optimizer import build_optimizer, parameter_groups
+from w3ray.training.step import TrainingStep
+
+
+class Case(NamedTuple):
+    """A small network and a clip that it takes."""
+
+    name: str
+    arguments: dict[str, Any]
+    frames: int
+    size: int
+
+    def build(self, attention: str | None = None, **more: Any) -> VideoModel:
+        chosen = None if attention is None else {"kind": attention, "start": "plain"}
+        return build_model(self.name, **{**self.arguments, "num_classes": 3, "attention": chosen, **more})
+
+    def clips(self, count: int) -> Tensor:
+        return torch.randint(0, 256, (count, self.frames, self.size, self.size, 3), dtype=torch.uint8)
+
+
+def _small(name: str) -> Case:
+    options = MODELS[name].options
+    frames, size, _ = options.small_clips[0]
+    return Case(name, {"backbone": "resnet_small", "options": options.small}, frames, size)
+
+
+CASES = [*(_small(name) for name in MODELS)]
+"""Every family in small. Add a row here for a variant of a family that the small network is not."""
+BIG = ("r3d_18", "mc3_18", "r2plus1d_18")
+"""These have no option that makes them small."""
+
+
+def _parameter(case: Case) -> Any:
+    variant = "-".join([case.name, *(f"{key}={value}" for key, value in case.arguments["options"].items())])
+    return pytest.param(case, id=variant, marks=[pytest.mark.slow] if case.name in BIG else [])
+
+
+each_case = pytest.mark.parametrize("case", [_parameter(case) for case in CASES])
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def lively(model: VideoModel) -> VideoModel:
+    """Give the last layers weights as after training. They start so small that scores hardly differ."""
+    with torch.no_grad():
+        for parameter in model.classifier_parameters():
+            parameter.normal_()
+    return model
+
+
+@each_case
+def test_any_split_of_the_batch_is_one_gradient(case: Case) -> None:
+    """With fixed batch norms and no dropout. The seed of the step decides what a head draws at random."""
+    # In float64: fixed batch norms do not tame the activations of a fresh network.
+    model = lively(case.build(dropout=0.0)).double()
+    if any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules()):
+        apply_batch_norm_mode(model, "frozen")
+    clips, labels = case.clips(2), torch.tensor([0, 2])
+    gradients: list[dict[str, Tensor]] = []
+    for split in ([0, 2], [0, 1, 2]):
+        network = copy.deepcopy(model)
+        optimizer = build_optimizer("sgd", parameter_groups(network, lr=0.1, weight_decay=0.0))
+        step = TrainingStep(network, optimizer=optimizer, loss_weights={"cross_entropy": 1.0})
+        for start, end in itertools.pairwise(split):
+            part, valid = slice(start, end), torch.ones(end - start, dtype=torch.bool)
+            step.accumulate(clips[part], labels[part], valid, normalizer=2, seed=7, last=end == 2)
+        gradients.append({name: one.grad for name, one in network.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@each_case
+def test_it_learns_from_a_teacher_of_its_kind(case: Case) -> None:
+    """MFR is zero for an equal teacher, and pulls towards another one."""
+    student = case.build(dropout=0.0)
+    for teacher, is_other in ((copy.deepcopy(student), False), (case.build(dropout=0.0), True)):
+        optimizer = build_optimizer("sgd", parameter_groups(student, lr=0.1, weight_decay=0.0))
+        step = TrainingStep(student, optimizer=optimizer, loss_weights={"mfr": 1.0}, teacher=teacher)
+        with torch.no_grad():
+            x_BTCHW = step.prepare(case.clips(1))
+            ours, theirs = (model.eval()(x_BTCHW).features for model in (student, teacher))
+        assert any(not torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True)) == is_other
+        step.accumulate(
+            case.clips(2), torch.tensor([0, 1]), torch.tensor([True, True]), normalizer=2, seed=0, last=True
+        )
+        assert float(step.update(0.1).grad_norm) > 0
+
+
+@each_case
+def test_it_is_explained(case: Case) -> None:
+    """Masks of every stage, and Grad-CAM of the last maps, for one clip."""
+    model = lively(case.build("w3")).eval()
+    x_BTCHW = case.clips(1).float().div(255).permute(0, 1, 4, 2, 3)
+    with torch.no_grad():
+        output, looks = record(model, x_BTCHW)
+    assert [len(stage) for stage in model.stages()] == [
+        sum(look.stage == number for look in looks) for number in range(1, len(model.stages()) + 1)
+    ]
+    assert all(look.mask_THW is not None and look.mask_THW.min() >= 0 for look in looks)
+    cams = [grad_cam(model, x_BTCHW, label) for label in range(3)]
+    assert all(cam.min() >= 0 for cam in cams)
+    assert max(cam.max() for cam in cams) > 0
+    longest = max(one.shape[1] for one in output.features)
+    assert cams[0].shape[0] == longest
+
+
+@each_case
+def test_two_evaluations_are_equal(case: Case) -> None:
+    model = lively(case.build()).eval()
+    x_BTCHW = case.clips(1).float().div(255).permute(0, 1, 4, 2, 3)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        first = model(x_BTCHW).logits_BK
+        torch.manual_seed(2)
+        assert torch.equal(model(x_BTCHW).logits_BK, first)
