@@ -186,7 +186,7 @@ def test_compile_fullgraph() -> None:
     ("name", "options", "text"),
     [
         ("tsx", {}, "unknown model 'tsx'; did you mean 'tsn'\\? known: tsm, tsn, "),
-        ("tsm", {"backbone": "vgg"}, "unknown backbone 'vgg'; known: resnet18"),
+        ("tsm", {"backbone": "alexnet"}, "unknown backbone 'alexnet'; known: resnet18"),
         ("tsm", {"num_classes": 0}, "num_classes=0"),
         ("tsm", {"dropout": 1.0}, "dropout=1.0"),
         ("tsm", {"options": {"shift_div": 1}}, "shift_div=1"),

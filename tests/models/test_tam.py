@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models import resnet18
 
 from w3ray.errors import InputError
 from w3ray.models import build_model, load_weights, profile
@@ -103,6 +104,17 @@ def test_public_weights(tmp_path: Path) -> None:
         load_weights(ours, str(tmp_path / "torn.pth.tar"))
     with pytest.raises(InputError, match="8 unexpected"):
         load_weights(build_model("tsn", backbone="resnet18", num_classes=5), str(_own_file(theirs, tmp_path)))
+
+
+def test_an_image_network_starts_it(tmp_path: Path) -> None:
+    """A file without weights for TAM's modules: they keep their start, near the identity."""
+    network = resnet18(num_classes=5)
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    model = build_model("tam", backbone="resnet18", num_classes=5)
+    loaded = load_weights(model, str(tmp_path / "resnet18.pth"))
+    assert len(loaded.fresh) == 8
+    assert all(name.endswith(".temporal.conv.weight") for name in loaded.fresh)
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
 
 
 def _own_file(model: torch.nn.Module, folder: Path) -> Path:

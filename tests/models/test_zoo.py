@@ -17,6 +17,7 @@ from w3ray.explain.gradcam import grad_cam
 from w3ray.explain.record import record
 from w3ray.models import MODELS, VideoModel, build_model
 from w3ray.training.batch_norm import apply_batch_norm_mode
+from w3ray.training.losses import LossInputs
 from w3ray.training.optimizer import build_optimizer, parameter_groups
 from w3ray.training.step import TrainingStep
 
@@ -43,7 +44,9 @@ def _small(name: str) -> Case:
     return Case(name, {"backbone": "resnet_small", "options": options.small}, frames, size)
 
 
-CASES = [*(_small(name) for name in MODELS)]
+CASES = [
+    *(_small(name) for name in MODELS),
+]
 """Every family in small. Add a row here for a variant of a family that the small network is not."""
 BIG = ("r3d_18", "mc3_18", "r2plus1d_18")
 """These have no option that makes them small."""
@@ -94,19 +97,20 @@ def test_any_split_of_the_batch_is_one_gradient(case: Case) -> None:
 
 @each_case
 def test_it_learns_from_a_teacher_of_its_kind(case: Case) -> None:
-    """MFR is zero for an equal teacher, and pulls towards another one."""
-    student = case.build(dropout=0.0)
-    for teacher, is_other in ((copy.deepcopy(student), False), (case.build(dropout=0.0), True)):
-        optimizer = build_optimizer("sgd", parameter_groups(student, lr=0.1, weight_decay=0.0))
-        step = TrainingStep(student, optimizer=optimizer, loss_weights={"mfr": 1.0}, teacher=teacher)
-        with torch.no_grad():
-            x_BTCHW = step.prepare(case.clips(1))
-            ours, theirs = (model.eval()(x_BTCHW).features for model in (student, teacher))
-        assert any(not torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True)) == is_other
-        step.accumulate(
-            case.clips(2), torch.tensor([0, 1]), torch.tensor([True, True]), normalizer=2, seed=0, last=True
-        )
-        assert float(step.update(0.1).grad_norm) > 0
+    student, teacher = (case.build(dropout=0.0) for _ in range(2))
+    optimizer = build_optimizer("sgd", parameter_groups(student, lr=0.1, weight_decay=0.0))
+    step = TrainingStep(student, optimizer=optimizer, loss_weights={"mfr": 1.0}, teacher=teacher)
+    labels, valid = torch.tensor([0, 1]), torch.tensor([True, True])
+    step.accumulate(case.clips(2), labels, valid, normalizer=2, seed=0, last=True)
+    result = step.update(0.1)
+    assert float(result.loss_sums["mfr"]) > 0
+    assert 0 < float(result.grad_norm) < float("inf")
+    equal = TrainingStep(student, optimizer=optimizer, loss_weights={"mfr": 1.0}, teacher=copy.deepcopy(student))
+    with torch.no_grad():
+        x_BTCHW = equal.prepare(case.clips(1))
+        features = student.eval()(x_BTCHW).features
+        inputs = LossInputs(torch.zeros(1, 3), features, labels[:1], equal.teacher(x_BTCHW).features)
+    assert float(equal.losses["mfr"][1](inputs)) == 0
 
 
 @each_case
@@ -124,7 +128,7 @@ def test_it_is_explained(case: Case) -> None:
     assert all(cam.min() >= 0 for cam in cams)
     assert max(cam.max() for cam in cams) > 0
     longest = max(one.shape[1] for one in output.features)
-    assert cams[0].shape[0] == longest
+    assert cams[0].shape[0] == (longest if case.name != "c3d_rsttm" else 3)  # windows of 2 maps overlap by 1
 
 
 @each_case

@@ -52,9 +52,9 @@ def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np
     num_frames = x_BTCHW.shape[1]
     evidence = []
     for site, gradient in zip(sites, gradients, strict=True):
-        a_TCHW = site.to_clips(features[site].detach(), num_frames)[0]
-        alpha_TC11 = site.to_clips(gradient, num_frames)[0].mean(dim=(2, 3), keepdim=True)
-        evidence.append((alpha_TC11 * a_TCHW).sum(dim=1).float())
+        a_BTCHW = site.to_clips(features[site].detach(), num_frames)
+        alpha_BTC11 = site.to_clips(gradient, num_frames).mean(dim=(3, 4), keepdim=True)
+        evidence.append(model.whole_clip((alpha_BTC11 * a_BTCHW).sum(dim=2)).float())
     map_THW: npt.NDArray[np.float32] = torch.relu(_sum(evidence)).cpu().numpy()
     return map_THW
 

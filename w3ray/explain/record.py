@@ -67,14 +67,16 @@ def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]
     for stage_number, block_number, attention, tensors in kept:
         mask_BTHW = tensors.get("mask")
         if isinstance(attention, NonLocal):
-            mask_BTHW = received_attention(tensors["theta"], tensors["phi"], num_frames=tensors["x"].shape[1])
+            num_frames = tensors["x"].shape[1]
+            windows = zip(tensors["theta"].split(num_frames), tensors["phi"].split(num_frames), strict=True)
+            mask_BTHW = torch.cat([received_attention(*window, num_frames=num_frames) for window in windows])
         looks.append(
             Look(
                 kind=type(attention).__name__,
                 stage=stage_number,
                 block=block_number,
-                mask_THW=None if mask_BTHW is None else _array(mask_BTHW),
-                gate_TC=_array(tensors["gate"]) if "gate" in tensors else None,
+                mask_THW=None if mask_BTHW is None else _array(model.whole_clip(mask_BTHW)),
+                gate_TC=_array(model.whole_clip(tensors["gate"])) if "gate" in tensors else None,
             )
         )
     return output, looks
@@ -131,7 +133,6 @@ def _kept(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _array(x_B: Tensor) -> FloatArray:
-    """The one clip of a batch, as numbers."""
-    array: FloatArray = x_B[0].detach().float().cpu().numpy()
+def _array(x: Tensor) -> FloatArray:
+    array: FloatArray = x.detach().float().cpu().numpy()
     return array

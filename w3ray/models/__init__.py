@@ -32,6 +32,7 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
         "resnet_small": "w3ray.models.resnet_small:resnet_small",
         "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
         "bninception": "w3ray.models.bninception:BNInception",
+        "vgg16": "w3ray.models.vgg16:VGG16",
     },
     contract="w3ray.testing:check_backbone",
 )
@@ -74,6 +75,9 @@ MODELS: Registry[ModelFamily] = Registry(
         "trn_multiscale": ModelFamily(
             "w3ray.models.trn:TRNMultiscale", "w3ray.models.zoo_options:TRNMultiscaleOptions", takes_backbone=True
         ),
+        "lstm": ModelFamily("w3ray.models.lstm:FrameLSTM", "w3ray.models.zoo_options:LSTMOptions", takes_backbone=True),
+        "c3d": ModelFamily("w3ray.models.c3d:C3D", "w3ray.models.zoo_options:C3DOptions"),
+        "c3d_rsttm": ModelFamily("w3ray.models.c3d_rsttm:C3DRSTTM", "w3ray.models.zoo_options:C3DRSTTMOptions"),
         "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
         "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),

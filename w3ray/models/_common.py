@@ -130,6 +130,13 @@ class VideoModel(nn.Module):
             maps = self.refinement(maps, masks)
         return VideoOutput(self.classifier(*maps), maps)
 
+    def whole_clip(self, parts: Tensor) -> Tensor:
+        """What the sites computed for one clip, [n, T', ...] -> [T', ...]. Pictures show this.
+
+        A network that reads a clip in n windows joins them here. The others have n = 1.
+        """
+        return parts[0]
+
     def check_clips(self, x_BTCHW: Tensor) -> None:
         """Raise ValueError if `x_BTCHW` is not a float batch of clips with the model's channels."""
         channels = self.pixels.channels

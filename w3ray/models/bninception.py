@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from w3ray.attention.sites import Site, Stages
 from w3ray.models.frame_backbone import FrameBackbone
 from w3ray.models.layouts import KeyLayout
-from w3ray.models.pixels import Pixels
+from w3ray.models.pixels import CAFFE
 
 MODULES = {
     # in, 1x1, 3x3 (reduce, out), double 3x3 (reduce, first, second), pool, its projection (0: none), stride
@@ -122,7 +122,7 @@ class BNInception(FrameBackbone):
     """BNInception without its classifier, for frames whose sides are multiples of 32."""
 
     # Public weights expect BGR in 0 to 255, minus (104, 117, 128). `_rename` flips their first layer to RGB.
-    pixels = Pixels(mean=(128 / 255, 117 / 255, 104 / 255), std=(1 / 255, 1 / 255, 1 / 255))
+    pixels = CAFFE
 
     def __init__(self) -> None:
         super().__init__()

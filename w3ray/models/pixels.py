@@ -24,3 +24,6 @@ class Pixels:
 
 IMAGENET = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """RGB, as torchvision's weights expect."""
+
+CAFFE = Pixels(mean=(128 / 255, 117 / 255, 104 / 255), std=(1 / 255, 1 / 255, 1 / 255))
+"""RGB in 0 to 255 minus a mean, for weights from Caffe. Those expect BGR: the import flips the first layer."""

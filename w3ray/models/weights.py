@@ -10,9 +10,9 @@ A file's layout follows from its keys, not from its name. Three layouts are know
 - w3ray: `backbone.*`, `classifier.*`, as in `model.state_dict()`
 
 A classifier for another number of classes is ignored, and so is the linear layer of a file of another kind of network
-(ImageNet's classifier under a relation head). A file may lack attention, refinement and classifier; these then keep
-their initial values. A file in the w3ray layout must be complete. Any other tensor that is missing, unexpected or
-of another shape is an error; the message lists these tensors.
+(ImageNet's classifier under a relation head). A file may lack attention, refinement, temporal modules (TAM's) and
+classifier; these then keep their initial values. A file in the w3ray layout must be complete. Any other tensor that is
+missing, unexpected or of another shape is an error; the message lists these tensors.
 """
 
 import re
@@ -37,7 +37,7 @@ from w3ray.models.shift import TemporalShift
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
 _TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
-_FRESH = re.compile(r"(^|\.)(attention|refinement)\.|^classifier\.")
+_FRESH = re.compile(r"(^|\.)(attention|refinement|temporal)\.|^classifier\.")
 _CONTAINERS = ("state_dict", "model_state")
 """Where a file with more than tensors has its tensors. "model_state" is PyTorchVideo's name."""
 _LISTED = 5
