@@ -78,6 +78,7 @@ MODELS: Registry[ModelFamily] = Registry(
         "lstm": ModelFamily("w3ray.models.lstm:FrameLSTM", "w3ray.models.zoo_options:LSTMOptions", takes_backbone=True),
         "c3d": ModelFamily("w3ray.models.c3d:C3D", "w3ray.models.zoo_options:C3DOptions"),
         "c3d_rsttm": ModelFamily("w3ray.models.c3d_rsttm:C3DRSTTM", "w3ray.models.zoo_options:C3DRSTTMOptions"),
+        "eco": ModelFamily("w3ray.models.eco:ECO", "w3ray.models.zoo_options:ECOOptions"),
         "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
         "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from w3ray._options import check_whole
+from w3ray._options import check_flag, check_whole
 from w3ray.models.options import ModelOptions
 
 MOST_FRAMES = 16
@@ -119,3 +119,27 @@ class C3DRSTTMOptions(C3DOptions):
                 f"{self.label}: clips of {num_frames} frames: this network takes {WINDOW}, or {WINDOW} and a multiple "
                 f"of {STRIDE} more"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ECOOptions(ModelOptions):
+    """The options of ECO. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "ECO"
+    small: ClassVar[Mapping[str, Any]] = {"width": 8}
+    small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((4, 32, 32), (8, 64, 32))
+    lite: bool = False
+    """True: ECO Lite, the 3D network alone. False: ECO Full, with the rest of the 2D network beside it."""
+    width: int = 128
+    """Channels of the 3D network's first stage. The second has twice, the third four times as many."""
+
+    def __post_init__(self) -> None:
+        check_flag("ECO", "lite", self.lite)
+        check_whole("ECO", "width", self.width)
+
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """The 3D network halves time twice, and BNInception takes multiples of 32 pixels."""
+        if num_frames < 1 or num_frames % 4:
+            raise ValueError(f"ECO: clips of {num_frames} frames: this network takes multiples of 4")
+        if size < 1 or size % 32:
+            raise ValueError(f"ECO: frames of {size} x {size} pixels: this network takes multiples of 32")
