@@ -114,6 +114,14 @@ def test_torchvision_weights_with_fc6(torchvision_file: tuple[Path, nn.Module]) 
         load_weights(model, str(path.parent / "odd.pth"))
 
 
+def test_weights_for_other_pixels_are_refused(torchvision_file: tuple[Path, nn.Module]) -> None:
+    path, network = torchvision_file
+    state = {key: value * float("nan") if "classifier" in key else value for key, value in network.state_dict().items()}
+    torch.save(state, path.parent / "features.pth")
+    with pytest.raises(InputError, match=r"IMAGENET1K_FEATURES expect other pixels .* use VGG16_Weights.IMAGENET1K_V1"):
+        build_model("tsn", backbone="vgg16", num_classes=5, weights=str(path.parent / "features.pth"))
+
+
 def test_a_temporal_module_enters_every_site_but_the_one_that_reads_pixels() -> None:
     with torch.device("meta"):
         for name in ("tsm", "tam"):

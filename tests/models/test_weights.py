@@ -1,5 +1,7 @@
 """Published weights are loaded into the right places, and a file that does not fit is an error."""
 
+import argparse
+import pickle
 from pathlib import Path
 
 import pytest
@@ -186,8 +188,11 @@ def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable safetensors file"):
         load_weights(model, str(tmp_path / "broken.safetensors"))
     torch.save({"weights": Path("x")}, tmp_path / "object.pth")
-    with pytest.raises(InputError, match=r"not readable as plain tensors"):
+    with pytest.raises(InputError, match=r"it holds Python objects; if you trust it, .* safetensors.torch.save_file$"):
         load_weights(model, str(tmp_path / "object.pth"))
+    (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": [1.0]}}, protocol=2))
+    with pytest.raises(InputError, match=r"it holds Python objects; if you trust it, .* safetensors.torch.save_file$"):
+        load_weights(model, str(tmp_path / "caffe2.pkl"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"unknown layout \(first keys: a\)"):
         load_weights(model, str(tmp_path / "other.pth"))
@@ -195,6 +200,17 @@ def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no state dict"):
         load_weights(model, str(tmp_path / "list.pth"))
     torch.testing.assert_close(model.state_dict(), before)
+
+
+def test_arguments_of_the_training_beside_the_weights(tmp_path: Path) -> None:
+    """EPIC-Kitchens' files hold an argparse.Namespace, the one class that is allowed. Nothing may hide in it."""
+    state = torchvision.models.resnet18(num_classes=CLASSES).state_dict()
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=0.01)}, tmp_path / "epic.pth.tar")
+    model = build_model("tsn", backbone="resnet18", num_classes=CLASSES)
+    assert load_weights(model, str(tmp_path / "epic.pth.tar")).left_out == ()
+    torch.save({"state_dict": state, "args": argparse.Namespace(where=Path("x"))}, tmp_path / "odd.pth.tar")
+    with pytest.raises(InputError, match="it holds Python objects"):
+        load_weights(model, str(tmp_path / "odd.pth.tar"))
 
 
 def test_enum_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ Axes: N = B*T folded frames, C channels, H height, W width.
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from w3ray.attention.sites import Stages
+from w3ray.errors import InputError
 from w3ray.models.frame_backbone import FrameBackbone
 from w3ray.models.layouts import UNUSED, KeyLayout
 from w3ray.models.pooled_convolutions import PooledConvolutions
@@ -64,7 +66,16 @@ def _matches(keys: Collection[str]) -> bool:
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename torchvision's keys. The fully connected layers, `classifier.0`, `.3` and `.6`, have no place here."""
+    """Rename torchvision's keys. The fully connected layers, `classifier.0`, `.3` and `.6`, have no place here.
+
+    Raises:
+        InputError: the weights expect other pixels.
+    """
+    if state.get("classifier.0.bias", torch.zeros(1)).isnan().all():  # the mark of these weights
+        raise InputError(
+            "weights: VGG16_Weights.IMAGENET1K_FEATURES expect other pixels (0 to 255) and have no fully connected "
+            "layers; use VGG16_Weights.IMAGENET1K_V1"
+        )
     places, renamed = _places(), {}
     for key, value in state.items():
         layer, _, tensor = key.rpartition(".")

@@ -16,6 +16,7 @@ missing, unexpected or of another shape is an error; the message lists these ten
 """
 
 import re
+from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +127,15 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"weights {path}: not a readable safetensors file: {error}") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # EPIC-Kitchens' files hold the training's arguments too. A Namespace runs no code when it is read.
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     # If the file is not a torch file, the unpickler can raise any exception: KeyError, IndexError, ...
     except Exception as error:
         # torch's own message is left out: it advises to let the file run code.
         raise InputError(
-            f"weights {path}: not readable as plain tensors: damaged, not a torch file, or it holds Python objects"
+            f"weights {path}: not readable as plain tensors: damaged, not a torch file, or it holds Python objects; if "
+            "you trust it, load it with the code that wrote it and save its tensors with safetensors.torch.save_file"
         ) from error
     state = content
     if isinstance(content, dict):
