@@ -76,6 +76,11 @@ class AttentionConfig(Options):
         """Whether the attention has a spatial mask. Refinement needs one."""
         return False
 
+    @property
+    def chooses_sites(self) -> bool:
+        """Whether the attention enters a part of the sites only, so that it may find none in a small network."""
+        return self.stages is not None or self.every > 1 or self.first > 1
+
     def enters(self, stage: int, site: int) -> bool:
         """Whether the attention enters this site of this stage of the network. Both are counted from 0."""
         chosen = self.stages is None or stage + 1 in self.stages

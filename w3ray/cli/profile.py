@@ -67,11 +67,11 @@ def measure(
                 network = build_model(
                     model, backbone=backbone, num_classes=num_classes, attention=kind, refinement=refinement
                 )
+            if refinement and network.refinement is None:
+                continue
+            cost = profile_model(network, num_frames, size)
         except ValueError as error:
             raise InputError(str(error)) from error
-        if refinement and network.refinement is None:
-            continue
-        cost = profile_model(network, num_frames, size)
         rows.append(
             {
                 "name": name,

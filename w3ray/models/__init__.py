@@ -22,6 +22,29 @@ if TYPE_CHECKING:
 MODEL_VERSION: int = 1
 """Increased whenever the same parameters give different numbers than before. Part of a stage's identity."""
 
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A row of the table: a 2D network as "module:name", imported on first use, and the frames that it takes.
+
+    A network that takes frames of all sizes needs no such row: the function that makes it is enough.
+    """
+
+    place: "str | Callable[[], nn.Module]"
+    side: int = 1
+    """Height and width of frames must be multiples of this, in pixels."""
+
+    def __call__(self) -> "nn.Module":
+        """Make the network."""
+        made: nn.Module = attribute(self.place)()
+        return made
+
+    def check_size(self, name: str, size: int) -> None:
+        """Raise ValueError if the network cannot take frames of `size` x `size` pixels."""
+        if size % self.side:
+            raise ValueError(f"{name}: frames of {size} x {size} pixels: sides must be multiples of {self.side}")
+
+
 BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
     "backbones",
     {
@@ -31,12 +54,15 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
         "resnet101": "torchvision.models:resnet101",
         "resnet_small": "w3ray.models.resnet_small:resnet_small",
         "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
-        "bninception": "w3ray.models.bninception:BNInception",
+        "bninception": Backbone("w3ray.models.bninception:BNInception", side=32),
         "vgg16": "w3ray.models.vgg16:VGG16",
     },
     contract="w3ray.testing:check_backbone",
 )
-"""2D networks inside the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`."""
+"""2D networks inside the frame networks: a torchvision ResNet or a `w3ray.models.frame_backbone.FrameBackbone`.
+
+A member is a function that makes the network, or a `Backbone` row that also says which frames the network takes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +136,7 @@ __all__ = [
     "BACKBONES",
     "MODELS",
     "MODEL_VERSION",
+    "Backbone",
     "LoadedWeights",
     "ModelFamily",
     "Part",

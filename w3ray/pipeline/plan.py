@@ -20,13 +20,13 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
         InputError: as in `run`.
     """
     recipe = loaded(recipe)
+    data = prepare_data(recipe)
+    planned = plan_stages(recipe, data)
     connection = Connection(address)
     try:
         plan = plan_recipe(recipe, connection.nodes())
     finally:
         connection.close()
-    data = prepare_data(recipe)
-    planned = plan_stages(recipe, data)
     stages = [
         {
             "name": item.stage.name,

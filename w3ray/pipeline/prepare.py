@@ -21,7 +21,7 @@ from w3ray.errors import InputError
 from w3ray.heads import Heads
 from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
 from w3ray.pipeline.stage_store import StageStatus, StageStore
-from w3ray.plugins import check_contracts, sources_of
+from w3ray.plugins import check_contracts, source_of, sources_of
 from w3ray.recipe import Data, Recipe, ResolvedStage, Synthetic
 from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import StoragePath, storage_path
@@ -222,8 +222,8 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
     """The stages in order, each with its identity and its state.
 
     Raises:
-        InputError: the initial weights of a stage that has not started cannot be read or do not fit its model, or a
-            part of a plugin breaks its contract.
+        InputError: the initial weights of a stage that has not started cannot be read or do not fit its model, a part
+            of a plugin breaks its contract, a network does not take the clips, or an attention enters no site.
     """
     planned: dict[str, PlannedStage] = {}
     for stage in recipe.resolved_stages():
@@ -251,11 +251,33 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
     for item in planned.values():
         if item.status.state != "reuse":
             check_contracts([*item.stage.parts(), *recipe.data.parts()])
+            check_network(item.stage, data.clip, num_classes=data.heads.num_scores)
         if item.status.state == "run" and item.stage.model.weights is not None:
             from w3ray.models import build_model
 
             build_model(**item.model_arguments(data))
     return list(planned.values())
+
+
+def check_network(stage: ResolvedStage, clip: ClipSpec, *, num_classes: int = 2) -> None:
+    """Check that a stage's network takes its clips, and that its attention enters a site.
+
+    The recipe has checked what built-in networks say about themselves. So torch is imported only for parts of plugins,
+    and for an attention that does not enter all sites.
+
+    Raises:
+        InputError: the network does not take them, or the attention enters no site.
+    """
+    attention = stage.model.attention
+    chooses = attention is not None and attention.chooses_sites
+    if not chooses and all(source_of(*part) is None for part in stage.model.parts()):
+        return
+    from w3ray.models.fits import check_network as check
+
+    try:
+        check({**stage.model.build_arguments(), "num_classes": num_classes}, clip.num_frames, clip.size)
+    except ValueError as error:
+        raise InputError(f"stage {stage.name}: model: {error}") from error
 
 
 def _require_heads(stage: ResolvedStage, heads: Heads) -> None:

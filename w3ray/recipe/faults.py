@@ -30,7 +30,12 @@ _MESSAGES = {
 def recipe_faults(recipe: Any) -> list[str]:
     """Faults in the combination of parts of a `Recipe`, when each part alone is valid."""
     faults = override_faults(recipe.model_dump(), type(recipe))
-    return faults or [*_chain_faults(recipe.resolved_stages()), *_evaluation_faults(recipe), *_explain_faults(recipe)]
+    return faults or [
+        *_chain_faults(recipe.resolved_stages()),
+        *_clip_faults(recipe),
+        *_evaluation_faults(recipe),
+        *_explain_faults(recipe),
+    ]
 
 
 def override_faults(values: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
@@ -115,6 +120,18 @@ def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
             faults.append(f"{where}.loss_weights: all weights are 0, so the stage would learn nothing")
         earlier[stage.name] = stage
     return faults
+
+
+def _clip_faults(recipe: Any) -> list[str]:
+    """Clips that a stage's network cannot take."""
+    faults: dict[str, str] = {}
+    for stage in recipe.resolved_stages():
+        where = "model" if stage.model == recipe.model else f"stages.{stage.name}.model"
+        try:
+            stage.model.check_clip(recipe.data.num_frames, recipe.data.size)
+        except ValueError as error:
+            faults[where] = f"{where}: {error}"
+    return list(faults.values())
 
 
 def _evaluation_faults(recipe: Any) -> list[str]:

@@ -84,8 +84,8 @@ def evaluate(
         names: the models' names in the result; None: their folders.
 
     Raises:
-        InputError: no model, no such split or fold, other classes, an unknown protocol, or a storage that cannot be
-            written.
+        InputError: no model, no such split or fold, other classes, an unknown protocol, views that a model cannot take,
+            or a storage that cannot be written.
         RunError: too many clips cannot be read.
     """
     started = time.monotonic()
@@ -131,6 +131,7 @@ def _kept(root: StoragePath, name: str, question: Question) -> KeptScores:
     with fetched(folder) as local:
         description = read_description(local)
     question.require_classes(name, description)
+    question.require_clips(name, description)
     return KeptScores(root, folder, description, question)
 
 

@@ -18,9 +18,9 @@ from w3ray.data.views import Protocol, load_views, parse_protocol
 from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
-from w3ray.models.bundle import model_folder
+from w3ray.models.bundle import ModelDescription, model_folder
 from w3ray.plugins import shipment
-from w3ray.scoring.question import check_average, plan_scoring
+from w3ray.scoring.question import check_average, plan_scoring, require_views
 from w3ray.scoring.videos import videos_of
 
 if TYPE_CHECKING:
@@ -83,14 +83,16 @@ def predict(
         on_start: called with the number of videos before the first one is scored.
 
     Raises:
-        InputError: no model, no video that matches, or an unknown protocol.
+        InputError: no model, no video that matches, an unknown protocol, or views that the model cannot take.
     """
-    from w3ray.scoring.model_files import model_files, scorer_of
+    from w3ray.scoring.model_files import description_of, model_files, scorer_of
 
     looks, averaged = parse_protocol(protocol), check_average(average)
     if top < 1:
         raise InputError(f"--top must be at least 1, not {top}")
     files = model_files(model_folder(model))
+    description = description_of(files)
+    require_views(model, description, looks)
     rows, flip_map = _rows(videos, manifest, split)
     on_start(rows.num_rows)
     if rows.num_rows <= FEW and address is None:
@@ -99,7 +101,7 @@ def predict(
         for row in rows.to_pylist():
             yield _look(row, scorer, spec, looks, top, roots)
         return
-    yield from _on_cluster(files, rows, flip_map, looks, averaged, top, address, roots)
+    yield from _on_cluster(files, description, rows, flip_map, looks, averaged, top, address, roots)
 
 
 def _look(
@@ -117,6 +119,7 @@ def _look(
 
 def _on_cluster(
     files: "ModelFiles",
+    description: ModelDescription,
     rows: pa.Table,
     flip_map: dict[int, int],
     protocol: Protocol,
@@ -126,10 +129,8 @@ def _on_cluster(
     roots: Sequence[str] | None,
 ) -> Iterator[Prediction]:
     from w3ray.cluster.connection import Connection
-    from w3ray.scoring.model_files import description_of
     from w3ray.scoring.score_clips import score_clips
 
-    description = description_of(files)
     connection = Connection(address)
     try:
         plan = plan_scoring(connection.nodes())

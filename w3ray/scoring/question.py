@@ -8,12 +8,15 @@ from typing import Any, Self, cast, get_args
 import pyarrow as pa
 
 from w3ray.cluster.plan import ResourcePlan, plan_resources
+from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
 from w3ray.data.stamps import changes_since_import
 from w3ray.data.views import Protocol, parse_protocol
 from w3ray.errors import InputError
 from w3ray.evaluation.scorer import Average
+from w3ray.models import model_family
 from w3ray.models.bundle import ModelDescription
+from w3ray.models.fits import check_clip
 
 SCORING_VERSION = 2
 """Increased when the same model, clips and protocol get other scores than before."""
@@ -85,6 +88,26 @@ class Question:
         raise InputError(
             f"{clips.location}: has {what} than {name} was trained for; import the clips with the model's class names"
         )
+
+    def require_clips(self, name: str, description: ModelDescription) -> None:
+        """Raises: InputError if the model `name` cannot take the views of the protocol."""
+        require_views(name, description, self.protocol)
+
+
+def require_views(name: str, description: ModelDescription, protocol: Protocol) -> None:
+    """Check that a model takes the views of a protocol. Of whole frames only the short side is known.
+
+    Raises:
+        InputError: it does not.
+    """
+    spec = ClipSpec(**description.clip)
+    size = spec.resolved_short_side if protocol.whole_frame or protocol.crops == 3 else spec.size
+    arguments = description.model
+    options = model_family(arguments["name"]).options.from_options(arguments["options"] or {})
+    try:
+        check_clip(arguments["name"], options, arguments["backbone"], spec.num_frames, size)
+    except ValueError as error:
+        raise InputError(f"{name}: protocol {protocol.name}: {error}") from error
 
 
 def check_average(average: str) -> Average:

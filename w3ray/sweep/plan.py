@@ -24,6 +24,8 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
         InputError: as `tune`.
     """
     check_sweep(space, base)
+    data = prepare_data(base)
+    stages = plan_stages(base, data)
     connection = Connection(address)
     try:
         nodes = connection.nodes()
@@ -34,7 +36,6 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
     concurrency, plan = plan_trials(base, nodes, space.concurrency, count * space.search.repeats)
     known = searcher.members if isinstance(searcher, Population) else count  # later points depend on results
     shown = [searcher.propose(number, []) for number in range(min(count, known, 8))]
-    data = prepare_data(base)
     return redacted(
         {
             "space": space.to_dict(),
@@ -45,9 +46,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
             "concurrency": concurrency,
             "resources": plan.describe(),
             "tracking": describe_tracking(base),
-            "stages": [
-                {"name": item.stage.name, "steps": item.schedule.total_steps} for item in plan_stages(base, data)
-            ],
+            "stages": [{"name": item.stage.name, "steps": item.schedule.total_steps} for item in stages],
         }
     )
 

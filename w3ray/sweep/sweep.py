@@ -20,7 +20,7 @@ from w3ray.cluster.connection import Connection
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Event, StageWaits, Warned
-from w3ray.pipeline.prepare import prepare_data
+from w3ray.pipeline.prepare import check_network, prepare_data
 from w3ray.pipeline.tracked import open_tracker, tracked_here
 from w3ray.plugins import shipment, sources_of
 from w3ray.recipe import Recipe, load_recipe
@@ -103,7 +103,9 @@ class _Sweep:
         require_writable(storage_path(base.storage))
         if self.connection.address is not None:
             self.connection.nodes()
-        prepare_data(base)  # report problems with the data before anything is written
+        data = prepare_data(base)  # report problems with the data and the networks before anything is written
+        for stage in base.resolved_stages():
+            check_network(stage, data.clip)
         with self.folder.open(space, base):
             book = TrialBook(space, base, self.folder, cost_of=self._cost, warm_start=self._warm_start())
             try:
@@ -247,9 +249,11 @@ class _Sweep:
         """gmac, if it is an objective.
 
         Raises:
-            InputError: the recipe has no stage that reports the first objective.
+            InputError: the recipe has no stage that reports the first objective, or a network does not fit its clips.
         """
         stage = objective_stage(self.space, recipe)
+        for one in recipe.resolved_stages():
+            check_network(one, recipe.data.clip_spec())
         if not any(one.metric == "gmac" for one in self.space.objectives):
             return {}
         from w3ray.models import build_model

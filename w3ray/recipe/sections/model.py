@@ -118,6 +118,12 @@ class Model(Section):
         """Whether the model has the refinement: it is requested, and the attention has spatial masks."""
         return self.refinement and self.attention is not None and self.attention.has_spatial_mask
 
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """Raise ValueError if the network says that it cannot take clips of such frames. torch is not imported."""
+        from w3ray.models.fits import check_clip
+
+        check_clip(self.name, self.options, self.backbone, num_frames, size)
+
     def build_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `build_model`, except `num_classes`. Equal for recipes that mean the same model."""
         backbone = self.backbone if self.takes_backbone else None
