@@ -174,7 +174,8 @@ class TestOverrides:
         model = load_recipe(good, ["model.attention={kind: nonlocal}"]).model
         assert model.attention == NonLocalConfig()
         assert model.model_dump(mode="json")["attention"] == {
-            "kind": "nonlocal", "reduction": 2, "subsample": True, "stages": [2, 3], "every": 2, "first": 1,
+            "kind": "nonlocal", "reduction": 2, "pool": "input", "scale": False, "weight_start": "torch",
+            "stages": [2, 3], "every": 2, "first": 1,
         }  # fmt: skip
         assert Model.model_validate(model.model_dump()) == model
 

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from explain_parts import PLANTED_SIDE, moving_square, planted_model
 
+from w3ray.attention import NonLocalConfig
 from w3ray.attention.nonlocal_block import NonLocal
 from w3ray.explain.explanation import explain_clip
 from w3ray.explain.gradcam import grad_cam
 from w3ray.explain.maps import last_of_stages, mean_map, stretch, to_frames
-from w3ray.explain.record import received_attention, record
+from w3ray.explain.record import _kept, record
 from w3ray.models import build_model
 
 OPTIONS = {
@@ -82,24 +83,24 @@ def test_more_than_one_clip_is_refused():
         record(small(None), torch.randn(2, 4, 3, 32, 32))
 
 
-def test_received_attention_is_that_of_the_block():
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": "output", "scale": True}, {"pool": "none"}], ids=["default", "output-scale", "none"]
+)
+def test_received_attention_is_that_of_the_block(options):
     torch.manual_seed(0)
-    block = NonLocal(8).eval()
+    block = NonLocal(8, NonLocalConfig(**options)).eval()
     x_BTCHW = torch.randn(1, 3, 8, 6, 4)
     inner = {}
-    for name in ("theta", "phi", "g", "expand"):
-        getattr(block, name).register_forward_hook(
-            lambda m, i, o, name=name: inner.update({name: o, name + "_in": i[0]})
-        )
-    with torch.no_grad():
+    block.expand.register_forward_hook(lambda m, i, o: inner.update({"expand_in": i[0]}))
+    with torch.no_grad(), _kept(block) as tensors:
         block(x_BTCHW)
-        theta_PE, phi_QE, g_QE = (inner[name].permute(0, 2, 3, 1).flatten(0, 2) for name in ("theta", "phi", "g"))
-        affinity_PQ = (theta_PE @ phi_QE.T).softmax(dim=1)
+        theta_PE, phi_QE, g_QE = (each.permute(0, 2, 3, 1).flatten(0, 2) for each in block.project(x_BTCHW[0]))
+        affinity_PQ = (theta_PE @ phi_QE.T * (0.5 if options.get("scale") else 1.0)).softmax(dim=1)
         # These are the block's affinities: with them the block's sum is reproduced.
         y_PE = inner["expand_in"].permute(0, 2, 3, 1).flatten(0, 2)
         torch.testing.assert_close(affinity_PQ @ g_QE, y_PE)
-        received = received_attention(inner["theta"], inner["phi"], num_frames=3)
-    assert received.shape == (1, 3, 3, 2)
+        received = tensors["mask"]
+    assert received.shape == ((1, 3, 6, 4) if options.get("pool") == "none" else (1, 3, 3, 2))
     torch.testing.assert_close(received.flatten(), affinity_PQ.mean(dim=0) * len(phi_QE))
     assert received.mean().item() == pytest.approx(1)
 

@@ -71,6 +71,10 @@ def test_what_decides_the_result_changes_both_stages(change):
         ({"kind": "w3", "start": "plain"}, "f9c8e2afa689b0a6"),
         ({"kind": "cbam", "start": "plain"}, "991035a0bd8bd1c6"),
         ({"kind": "nonlocal"}, "f0a533ba164f0f9e"),
+        ({"kind": "nonlocal", "pool": "input", "scale": False, "weight_start": "torch"}, "f0a533ba164f0f9e"),
+        ({"kind": "nonlocal", "subsample": True}, "f0a533ba164f0f9e"),
+        ({"kind": "nonlocal", "subsample": False}, "01cc12281e731c52"),
+        ({"kind": "nonlocal", "pool": "none"}, "01cc12281e731c52"),
     ],
 )
 def test_stages_of_before_the_start_was_an_option_are_found(monkeypatch, attention, start_of_hash):

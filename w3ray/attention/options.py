@@ -23,6 +23,10 @@ Borders = Literal["zeros", "replicate"]
 """What convolutions read outside the clip: before the first frame, after the last, and beyond the edges of frames."""
 TemporalNorm = Literal["none", "batch"]
 """What normalises the hidden activations between the two temporal convolutions."""
+Pooling = Literal["none", "input", "output"]
+"""Where keys and values of a non-local block are pooled: nowhere, before their convolutions, or after them."""
+WeightStart = Literal["torch", "gaussian"]
+"""How the convolutions of a non-local block start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,8 +225,16 @@ class NonLocalConfig(AttentionConfig):
     label: ClassVar[str] = "non-local"
     reduction: int = 2
     """The inner width is max(1, C // reduction)."""
-    subsample: bool = True
-    """Keys and values are max-pooled 2x2 over space."""
+    pool: Pooling = "input"
+    """Where keys and values are max-pooled 2x2 over space. "input": the features that phi and g read (authors' code).
+    "output": what phi and g compute (TSM's code; it costs more). "none": nowhere, so each place looks at all places.
+    The old name `subsample` is still read: true is input, false is none."""
+    scale: bool = False
+    """Multiply the affinity by inner width^-1/2, as the authors' code does. The paper's equations and TSM's code do
+    not."""
+    weight_start: WeightStart = "torch"
+    """How the convolutions start. "torch": torch's own initial weights, as in TSM's code. "gaussian": N(0, 0.01) and
+    biases of 0, as in the authors' code. In both cases the norm's scale starts at 0, so the block is the identity."""
 
     stages: tuple[int, ...] | None = (2, 3)
     """With `every`, these are the five blocks of the paper's ResNet-50 network, as in TSM's code."""
@@ -231,4 +243,36 @@ class NonLocalConfig(AttentionConfig):
     def __post_init__(self) -> None:
         AttentionConfig.__post_init__(self)
         check_whole("non-local", "reduction", self.reduction)
-        check_flag("non-local", "subsample", self.subsample)
+        check_one_of("non-local", "pool", self.pool, Pooling)
+        check_flag("non-local", "scale", self.scale)
+        check_one_of("non-local", "weight_start", self.weight_start, WeightStart)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        return super(NonLocalConfig, cls).from_options(_pool_of(options))
+
+    @classmethod
+    def from_before(cls, options: Mapping[str, Any]) -> Self:
+        return super(NonLocalConfig, cls).from_before(_pool_of(options))
+
+    def as_before(self) -> dict[str, Any]:
+        options = AttentionConfig.as_before(self)
+        if options.get("pool") == "none":  # under its old name
+            del options["pool"]
+            options["subsample"] = False
+        return options
+
+
+def _pool_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the old name `subsample` translated to `pool`."""
+    options = dict(options)
+    if "subsample" not in options:
+        return options
+    if "pool" in options:
+        raise ValueError(
+            "non-local: pool and subsample are both given; remove subsample, the old name (true: pool=input, false: "
+            "pool=none)"
+        )
+    old = options.pop("subsample")
+    check_flag("non-local", "subsample", old)
+    return {**options, "pool": "input" if old else "none"}

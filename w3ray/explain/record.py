@@ -6,7 +6,7 @@ block are computed again, because the block never stores them.
 Axes: B clips, T frames, C channels, H height, W width. In a non-local block: E channels, P places, Q pooled places.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +66,6 @@ def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]
     looks = []
     for stage_number, block_number, attention, tensors in kept:
         mask_BTHW = tensors.get("mask")
-        if isinstance(attention, NonLocal):
-            num_frames = tensors["x"].shape[1]
-            windows = zip(tensors["theta"].split(num_frames), tensors["phi"].split(num_frames), strict=True)
-            mask_BTHW = torch.cat([received_attention(*window, num_frames=num_frames) for window in windows])
         looks.append(
             Look(
                 kind=type(attention).__name__,
@@ -110,22 +106,25 @@ def _kept(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Keep what an attention computes inside the `with` block, by name."""
     tensors: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            tensors[name] = output
-
-        return hook
+    def keep_gate(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        tensors["gate"] = output
 
     def keep_mask(module: nn.Module, inputs: tuple[Tensor, ...], output: AttentionOutput) -> None:
-        tensors["x"] = inputs[0]
-        if output.mask_BTHW is not None:
+        if isinstance(attention, NonLocal):
+            x_BTCHW = inputs[0]
+            pairs = [attention.project(x_TCHW)[:2] for x_TCHW in x_BTCHW]  # a model may cut its clip into several
+            tensors["mask"] = torch.cat(
+                [
+                    received_attention(theta_NEHW * attention.affinity_scale, phi_NEHW, num_frames=x_BTCHW.shape[1])
+                    for theta_NEHW, phi_NEHW in pairs
+                ]
+            )
+        elif output.mask_BTHW is not None:
             tensors["mask"] = output.mask_BTHW
 
     handles = [attention.register_forward_hook(keep_mask)]
-    inner = {"theta": "theta", "phi": "phi"} if isinstance(attention, NonLocal) else {"channel": "gate"}
-    for child, name in inner.items():
-        if isinstance(module := getattr(attention, child, None), nn.Module):
-            handles.append(module.register_forward_hook(keep(name)))
+    if isinstance(channel := getattr(attention, "channel", None), nn.Module):
+        handles.append(channel.register_forward_hook(keep_gate))
     try:
         yield tensors
     finally:

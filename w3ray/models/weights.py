@@ -6,7 +6,7 @@ A file's layout follows from its keys, not from its name. Three layouts are know
 - torchvision: `layer1.0.conv1.weight`, `fc.weight` -> `backbone.*`, `classifier.*`
 - reference TSM (mit-han-lab/temporal-shift-module, `.pth.tar`): `module.base_model.layer1.0.conv1.net.weight`,
   `module.new_fc.weight` -> `backbone.layer1.0.conv1.weight`, `classifier.weight`; `.net.` marks a shifted block, and
-  the shifted blocks must be those of the model
+  the shifted blocks must be those of the model; non-local blocks: see `w3ray.models.tsm_files`
 - w3ray: `backbone.*`, `classifier.*`, as in `model.state_dict()`
 
 A classifier for another number of classes is ignored, and so is the linear layer of a file of another kind of network
@@ -34,6 +34,7 @@ from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
 from w3ray.models.layouts import UNUSED
 from w3ray.models.shift import TemporalShift
+from w3ray.models.tsm_files import check_non_local, rename_non_local
 
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
@@ -153,9 +154,10 @@ def _map_keys(state: dict[str, Tensor], source: str, model: VideoModel) -> _Mapp
         if layout.matches(state):
             return _Mapped(layout.name, layout.rename(state), None)
     if any(_TSM_PREFIX.match(key) for key in state):
+        check_non_local(state, model, source)
         renamed, shifted_blocks = {}, set()
         for key, value in state.items():
-            inner = _TSM_PREFIX.sub("", key)
+            inner, value = rename_non_local(_TSM_PREFIX.sub("", key), value)
             if _TSM_SHIFTED.search(inner):
                 shifted_blocks.add(inner.split(".conv1.net.")[0])
                 inner = _TSM_SHIFTED.sub(".conv1.", inner)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-_OTHER_NAMES = {"identity_start": "start", "start": "identity_start"}
-"""This option of attentions has an old and a new name. An override by one name replaces a value under the other."""
+_RENAMED = {"identity_start": "start", "subsample": "pool"}
+_OTHER_NAMES = {**_RENAMED, **{new: old for old, new in _RENAMED.items()}}
+"""Options of attentions with an old and a new name. An override by one name replaces a value under the other."""
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
