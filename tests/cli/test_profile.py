@@ -1,10 +1,14 @@
 """`w3ray profile` prints the figures of the paper's models."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from w3ray.cli import main
+from w3ray.cli._systems import document, rows_of
+from w3ray.models.published import here
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +57,88 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], words: str, text: str) ->
     captured = capsys.readouterr()
     assert text in captured.err
     assert captured.out == ""
+
+
+class TestRecipes:
+    def test_the_network_of_a_recipe_with_its_clips(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["profile", "quickstart", "--set", "data.num_frames=4", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["model"], document["backbone"]) == ("tsm", "resnet_small")
+        assert (document["num_frames"], document["size"], document["num_classes"]) == (4, 40, 8)
+        assert [row["name"] for row in document["rows"]] == ["plain", "+ w3", "+ w3 + refinement"]
+
+    def test_options_and_attention_are_those_of_the_recipe(self, capsys: pytest.CaptureFixture[str]) -> None:
+        nonlocal_ = "model.attention={kind: nonlocal, stages: [3], every: 2, pool: none}"
+        words = ["profile", "ssv1-tsm-16f", "--num-classes", "174", "--set", nonlocal_, "--json"]
+        assert main(words) == 0
+        document = json.loads(capsys.readouterr().out)
+        gmac = [round(row["macs"] / 1e9, 2) for row in document["rows"]]
+        assert gmac == [65.40, 115.34], "the manifest is not needed"
+
+    def test_classes_of_a_manifest(self, capsys: pytest.CaptureFixture[str], motion_manifest: Path) -> None:
+        assert main(["profile", "ut-interaction", "--set", f"data.manifest={motion_manifest}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["num_classes"] == 8
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            ("quickstrat", "unknown recipe 'quickstrat'"),
+            ("quickstart --model tsn", "--model cannot be given with recipe quickstart; change the recipe by --set"),
+            ("--set data.size=32", "--set changes a recipe; name one"),
+            ("--all --frames 16", "--frames cannot be given with --all"),
+            ("quickstart --all", "quickstart cannot be given with --all"),
+            ("--markdown", "add --all"),
+            ("--all --markdown --seconds", "--seconds are of one machine"),
+            ("--backbone bninception --size 100", "sides must be multiples of 32"),
+        ],
+    )
+    def test_bad_input(self, capsys: pytest.CaptureFixture[str], words: str, text: str) -> None:
+        assert main(["profile", *words.split()]) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_seconds_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "profile --backbone resnet_small --frames 2 --size 32 --attention none --seconds"
+    assert main([*words.split(), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert row["forward_s"] > 0
+    assert row["training_step_s"] > 0
+    assert main(words.split()) == 0
+    assert "training step" in capsys.readouterr().out
+
+
+class TestAllSystems:
+    """`docs/zoo.md` is what `w3ray profile --all --markdown` prints."""
+
+    PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
+
+    def test_page_has_a_row_for_each_system_that_is_here(self) -> None:
+        lines = [line for line in self.PAGE.read_text().splitlines() if line.startswith("| ")][1:]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert [(row[0], row[1], row[2]) for row in cells] == [(one.name, one.tables, one.frames) for one in here()]
+        assert [row[6] for row in cells] == [one.gmac or "" for one in here()]
+
+    def test_a_row(self) -> None:
+        (system,) = [one for one in here() if (one.name, one.frames) == ("TSM", "8")]
+        (row,) = rows_of([system])
+        (line,) = [line for line in document([row]).splitlines() if line.startswith("| TSM |")]
+        assert line in self.PAGE.read_text().splitlines()
+        assert line.startswith(
+            "| TSM | 1, 4 | 8 | 224 | 174 | 32.70 | 33 | 23.86 | 24.3 | yes | `w3ray run ssv1-tsm-8f`"
+        )
+
+    @pytest.mark.slow
+    def test_page_is_what_the_command_prints(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["profile", "--all", "--markdown"]) == 0
+        assert capsys.readouterr().out == self.PAGE.read_text()
+
+    @pytest.mark.slow
+    def test_table_and_document_of_the_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["profile", "--all"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split()[:3] == ["system", "tables", "frames"]
+        assert main(["profile", "--all", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["systems"]) == len(here())
+        assert len(lines) == 1 + len(found["systems"]) + len(found["missing"])
