@@ -186,6 +186,14 @@ def test_an_ensemble_averages_models_that_see_other_clips(scored, evaluations, m
     labels = manifest.split("val")["label"].to_numpy()
     assert found.metrics["top1"] == (expected.argmax(1) == labels).mean()
 
+    fused = evaluate([model, other], manifest.location, storage=evaluations, weights=[1, 1.5])
+    assert (fused.reused, fused.weights) == (32, (1, 1.5)), "no clip is scored again"
+    assert fused.directory != found.directory
+    weighted = (by_hand(model, manifest) + 1.5 * by_hand(other, manifest)) / 2.5
+    assert read_scores(fused.directory)[1].scores == pytest.approx(weighted, abs=1e-5)
+    same = evaluate([model, other], manifest.location, storage=evaluations, weights=[2, 2])
+    assert (same.directory, same.weights) == (found.directory, None)
+
     first, second = compare([alone.directory, found.directory], classes=8)
     right, now = by_hand(model, manifest).argmax(1) == labels, expected.argmax(1) == labels
     assert (first.top1, second.top1) == (right.mean(), now.mean())

@@ -32,6 +32,10 @@ def evaluate(
     average: Annotated[
         str, typer.Option(help="What is averaged over views: 'scores' (equal votes) or 'logits' (as in TSM's code).")
     ] = "scores",
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of a model's scores in the mean, one for each MODEL in order; default: equal."),
+    ] = None,
     storage: Annotated[str, typer.Option(help="Evaluations are stored in STORAGE/evaluations.")] = "runs",
     tracking: TrackingOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); default: local Ray.")] = None,
@@ -53,6 +57,7 @@ def evaluate(
             folds=folds,
             protocol=protocol,
             average=average,
+            weights=weight or (),
             storage=storage,
             address=address,
             roots=root,
@@ -72,6 +77,8 @@ def shown(result: Any) -> RenderableType:
     lines = [f"{read}, {result.protocol}, {result.average} averaged"]
     if len(result.models) > 1:
         lines[0] += f", ensemble of {len(result.models)} models"
+    if result.weights is not None:
+        lines[0] += f" with weights {', '.join(f'{weight:g}' for weight in result.weights)}"
     if result.unreadable:
         lines.append(
             f"{result.unreadable} clips could not be read and are left out; the reasons are stored with the scores"

@@ -21,7 +21,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import model_folder, read_description
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
-from w3ray.scoring.measure import calibrations, counted, ensemble, measure
+from w3ray.scoring.measure import calibrations, check_weights, counted, ensemble, measure
 from w3ray.scoring.question import Question, plan_scoring
 from w3ray.storage import StoragePath, fetched, require_writable, storage_path, write_text, written_whole
 
@@ -38,6 +38,8 @@ class Evaluated:
     folds: int | None
     protocol: str
     average: str
+    weights: tuple[float, ...] | None
+    """The models' weights in the mean of their scores; None: they count the same."""
     clips: int
     unreadable: int
     unlabelled: int
@@ -65,6 +67,7 @@ def evaluate(
     max_failed_share: float = 0.01,
     on_progress: Callable[[int, int], None] | None = None,
     names: Sequence[str] | None = None,
+    weights: Sequence[float] = (),
 ) -> Evaluated:
     """Score a split of a manifest and write its report. Several models form an ensemble: their scores are averaged.
 
@@ -82,24 +85,26 @@ def evaluate(
         max_failed_share: fail, with the reasons, if a larger share of the clips cannot be read.
         on_progress: called with (clips done, all clips), summed over the models.
         names: the models' names in the result; None: their folders.
+        weights: of the models in the mean of their scores, one for each; (): they count the same.
 
     Raises:
-        InputError: no model, no such split or fold, other classes, an unknown protocol, views that a model cannot take,
-            or a storage that cannot be written.
+        InputError: no model, wrong weights, no such split or fold, other classes, an unknown protocol, views that a
+            model cannot take, or a storage that cannot be written.
         RunError: too many clips cannot be read.
     """
     started = time.monotonic()
     if not models:
         raise InputError("name at least one model")
+    weights_of_models = check_weights(weights, len(models))
     root = storage_path(storage)
     question = Question.of(manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
     require_writable(root)
     parts = [_kept(root, name, question) for name in models]
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
-    result = ensemble([part.scores() for part in parts])
+    result = ensemble([part.scores() for part in parts], weights_of_models)
     _check_readable(result, max_failed_share, parts[0].directory)
-    directory = parts[0].directory if len(parts) == 1 else _keep_ensemble(root, parts, result)
+    directory = parts[0].directory if len(parts) == 1 else _keep_ensemble(root, parts, weights_of_models, result)
     folders = [str(part.model) for part in parts]
     answer = Evaluated(
         directory=str(directory),
@@ -113,6 +118,7 @@ def evaluate(
         folds=folds,
         protocol=question.protocol.name,
         average=average,
+        weights=weights_of_models,
         clips=question.rows.num_rows,
         unreadable=len(result.reasons),
         unlabelled=int((result.labels == UNLABELLED).sum()),
@@ -158,10 +164,13 @@ def _score(
         connection.close()
 
 
-def _keep_ensemble(root: StoragePath, parts: Sequence[KeptScores], result: ClipScores) -> StoragePath:
+def _keep_ensemble(
+    root: StoragePath, parts: Sequence[KeptScores], weights: Sequence[float] | None, result: ClipScores
+) -> StoragePath:
     """Write the averaged scores into a folder of their own."""
     question = parts[0].question
-    key = digest_of({"ensemble": [part.identity for part in parts]})
+    of_weights = {} if weights is None else {"weights": list(weights)}
+    key = digest_of({"ensemble": [part.identity for part in parts], **of_weights})
     name = f"ensemble-{file_stem(question.split)}-{question.protocol.name}-{key[:12]}"
     write_scores(root / "evaluations" / name, result)
     return root / "evaluations" / name

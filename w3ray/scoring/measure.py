@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w3ray.errors import RunError
+from w3ray.errors import InputError, RunError
 from w3ray.heads import Heads
 from w3ray.scoring.clip_scores import ClipScores
 
@@ -79,12 +79,38 @@ def right(result: ClipScores, heads: Heads) -> np.ndarray:
     return hits
 
 
-def ensemble(results: Sequence[ClipScores]) -> ClipScores:
-    """The mean of several models' scores. A clip that one of the models could not read has no scores."""
+def ensemble(results: Sequence[ClipScores], weights: Sequence[float] | None = None) -> ClipScores:
+    """The mean of several models' scores. A clip that one of the models could not read has no scores.
+
+    Args:
+        results: of the same clips.
+        weights: one for each model, above 0. The mean is divided by their sum, so scores stay probabilities. None: all
+            models count the same.
+    """
     first = results[0]
     reasons = {clip: reason for result in results for clip, reason in result.reasons.items()}
-    scores = np.mean([result.scores.astype(np.float64) for result in results], axis=0).astype(np.float32)
-    return ClipScores(clip_ids=first.clip_ids, labels=first.labels, scores=scores, reasons=reasons)
+    scores = np.average([result.scores.astype(np.float64) for result in results], axis=0, weights=weights)
+    return ClipScores(clip_ids=first.clip_ids, labels=first.labels, scores=scores.astype(np.float32), reasons=reasons)
+
+
+def check_weights(weights: Sequence[float], num_models: int) -> tuple[float, ...] | None:
+    """The weights of an ensemble. None: there are none, or all are equal, so the mean needs none.
+
+    Raises:
+        InputError: there is not one for each of several models, or one is not a number above 0.
+    """
+    if not weights:
+        return None
+    if num_models == 1:
+        raise InputError("--weight: there is one model, and its scores need no weight; leave it out")
+    if len(weights) != num_models:
+        raise InputError(
+            f"--weight: {len(weights)} given for {num_models} models; give one for each model, in the same order"
+        )
+    for weight in weights:
+        if not (np.isfinite(weight) and weight > 0):
+            raise InputError(f"--weight {weight:g}: must be a number above 0")
+    return None if len(set(weights)) == 1 else tuple(weights)
 
 
 def _ranks(scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads) -> dict[str, np.ndarray]:
