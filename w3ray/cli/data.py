@@ -3,6 +3,7 @@
 import typer
 
 from w3ray.cli.data_check import check
+from w3ray.cli.data_flow import flow
 from w3ray.cli.data_import import import_app
 from w3ray.cli.data_show import show
 from w3ray.cli.data_stats import stats
@@ -14,3 +15,4 @@ app.command("stats")(stats)
 app.command("show")(show)
 app.command("check")(check)
 app.command("synth")(synth)
+app.command("flow")(flow)

@@ -21,6 +21,9 @@ def evaluate(
         typer.Argument(help=f"{MODEL_HELP} Several models form an ensemble.", metavar="MODEL..."),
     ],
     manifest: Annotated[str, typer.Option(help="Manifest of the clips.")],
+    flow_manifest: Annotated[
+        str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     fold: Annotated[
         int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
@@ -52,6 +55,7 @@ def evaluate(
         result = run(
             [one.folder for one in found],
             manifest,
+            flow_manifest=flow_manifest,
             split=split,
             fold=fold,
             folds=folds,

@@ -1,13 +1,10 @@
 """Which clips of a manifest cannot be read, and why? Reads every one of them on the cluster and writes a ledger."""
 
-import logging
 import math
 import os
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video,
 from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES, kind_of_reason
 from w3ray.data.decoders.frames import FrameFolder
 from w3ray.data.decoders.prove import prove_exact
+from w3ray.data.every_clip import for_every_clip
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
@@ -41,9 +39,6 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("decode_s", pa.float64()),
     ]
 )
-CRASHED = "the decoder crashed its process"
-# Clips one Ray task reads: enough to make the task worth its start, few enough to spread a small set over all cores.
-_CLIPS_A_TASK = 16
 _SLACK_S = 5e-4  # the same as in `span_of`
 
 Opener = Callable[[str, str, Sequence[str] | None], Video]
@@ -140,53 +135,8 @@ def check_clips(
     rows = table.append_column("uri", pa.array(manifest.resolved_uris(), pa.string()))
     plugins = shipment((), sources_of([("decoders", decoder)]))
     check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots), exact, plugins)
-    found: dict[str, dict[str, Any]] = {}
-    for clips_a_task in (_CLIPS_A_TASK, 1):
-        missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))
-        if missing.num_rows == 0:
-            break
-        for entry in _run(missing, check, clips_a_task):
-            found[entry["clip_id"]] = entry
-            if progress is not None:
-                progress(len(found), rows.num_rows)
-    ledger = [
-        found.get(row["clip_id"], {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False, "reason": CRASHED})
-        for row in rows.to_pylist()
-    ]
+    ledger = for_every_clip(rows, check, progress)
     return pa.Table.from_pylist(ledger, schema=LEDGER_SCHEMA)
-
-
-def _run(rows: pa.Table, check: _Check, clips_a_task: int) -> Iterator[dict[str, Any]]:
-    """The ledger entries of `rows` as they arrive, without the entries of blocks whose process crashed."""
-    import ray.data
-
-    blocks = [rows.slice(start, clips_a_task) for start in range(0, rows.num_rows, clips_a_task)]
-    context = ray.data.DataContext.get_current().copy()
-    # A crashed block is dropped, not fatal: its clips are read again one by one.
-    context.max_errored_blocks = -1
-    context.enable_progress_bars = False
-    with ray.data.DataContext.current(context), _quiet("ray.data"):
-        # Ray Data retries a crashed task without end, so a clip that crashes its process would hang the check.
-        # There is no named parameter for that; Ray 2.60 warns that the keyword goes away in 2.64.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            dataset = ray.data.from_arrow(blocks).map_batches(
-                check, batch_format="pyarrow", batch_size=None, num_cpus=1, max_retries=0
-            )
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from batch.to_pylist()
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Keep a crashed block's traceback off the terminal: it is a finding here, and it stays in Ray's log files."""
-    logger = logging.getLogger(logger_name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def reason_counts(ledger: pa.Table) -> dict[str, int]:

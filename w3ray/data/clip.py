@@ -1,5 +1,8 @@
 """How does one row of the manifest become one clip of pixels?
 
+A clip is made of RGB frames or of optical flow. With flow, each of the T samples is a stack of L neighbouring fields:
+2 L channels, x and y in turn (Simonyan & Zisserman, arXiv:1406.2199, Eq. 1).
+
 `read_clip` is a pure function of its arguments: the same generator state gives the same bytes, in any process.
 The order of its draws is fixed: frames, box, mirror, augmentations. Most callers need only `load_clip`.
 """
@@ -19,7 +22,8 @@ from w3ray.data.augmentation import (
     random_crop_box,
 )
 from w3ray.data.clip_sampling import SAMPLERS
-from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, open_video
+from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, Video, open_video
+from w3ray.data.decoders.flow import FlowFolder
 from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 
@@ -49,6 +53,8 @@ class ClipSpec:
     """A name in `w3ray.data.decoders.DECODERS`."""
     augmentations: tuple[str, ...] = ()
     """Training: names in `w3ray.data.augmentation.AUGMENTATIONS`, in the order in which they change the clip."""
+    flow_fields: int | None = None
+    """L: neighbouring fields of optical flow at each sample. The clips are then folders of flow. None: RGB frames."""
 
     def __post_init__(self) -> None:
         # A list (from YAML or JSON) would make the spec unhashable.
@@ -57,6 +63,8 @@ class ClipSpec:
         for name in ("num_frames", "stride_frames", "size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.flow_fields is not None and self.flow_fields < 1:
+            raise ValueError(f"flow_fields must be at least 1, not {self.flow_fields}")
         if self.sampling not in SAMPLERS:
             raise ValueError(f"sampling must be one of {sorted(SAMPLERS)}, not {self.sampling!r}")
         if self.decoder not in DECODERS:
@@ -72,6 +80,11 @@ class ClipSpec:
     def resolved_short_side(self) -> int:
         """The short side that evaluation uses, pixels."""
         return round(self.size * 256 / 224) if self.short_side is None else self.short_side
+
+    @property
+    def channels(self) -> int:
+        """C of a clip: 3, or 2 for each field of flow."""
+        return 3 if self.flow_fields is None else 2 * self.flow_fields
 
     def require_flip_map(self, flip_map: Mapping[int, int] | None) -> None:
         """Refuse flipping for a data set that does not say what mirroring does to its labels.
@@ -90,7 +103,7 @@ class Clip:
     """One clip as a model gets it, and how it was made from its video."""
 
     frames_TSSC: Frames
-    """uint8 [T, S, S, 3]."""
+    """uint8 [T, S, S, C]."""
     label: int
     """Label of what is seen: if the clip is mirrored, that of the mirror image."""
     times_s: np.ndarray
@@ -125,7 +138,7 @@ def load_clip(
         cache: keeps videos from object storage; None: no cache.
         reversed: play backwards. The frames are the same as forwards; only their order is reversed.
 
-    Returns: (uint8 [T, S, S, 3], label).
+    Returns: (uint8 [T, S, S, C], label).
     Raises: DecodeError if the video cannot be read; InputError if `spec.flip` is set without a flip map.
     """
     clip = read_clip(
@@ -151,11 +164,13 @@ def read_clip(
     """As `load_clip`, but also returns what was drawn at random."""
     if rng is not None:
         spec.require_flip_map(flip_map)
-    with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:
+    with open_clip(uri, spec, roots, cache) as video:
         first, stop = video.frame_span(start_s, end_s)
-        indices_T = first + SAMPLERS[spec.sampling](stop - first, spec.num_frames, spec.stride_frames, rng)
+        indices_T = first + SAMPLERS[spec.sampling](
+            samples_in(stop - first, spec), spec.num_frames, spec.stride_frames, rng
+        )
         indices_T = indices_T[::-1] if reversed else indices_T
-        frames_THWC = video.frames(indices_T)
+        frames_THWC = read_samples(video, indices_T, stop, spec, reversed=reversed)
         times_s = video.times_s(indices_T)
     height, width = frames_THWC.shape[1:3]
     mirrored = False
@@ -166,8 +181,49 @@ def read_clip(
         mirrored = spec.flip and bool(rng.integers(2))
     if mirrored and flip_map is not None:
         label = flip_map.get(label, label)
-    frames_TSSC = crop_and_resize(frames_THWC, box, spec.size, mirror=mirrored)
+    frames_TSSC = cut_out(frames_THWC, box, spec.size, spec, mirror=mirrored)
     if rng is not None:
         for name in spec.augmentations:
             frames_TSSC = AUGMENTATIONS[name](frames_TSSC, rng)
     return Clip(frames_TSSC=frames_TSSC, label=label, times_s=times_s, box=box, mirrored=mirrored)
+
+
+def open_clip(uri: str, spec: ClipSpec, roots: Sequence[str] | None, cache: VideoCache | None) -> Video:
+    """Open the video of a clip, or its folder of flow. Raises DecodeError if it cannot be read."""
+    if spec.flow_fields is not None:
+        return FlowFolder(uri, roots, cache)
+    return open_video(uri, decoder=spec.decoder, roots=roots, cache=cache)
+
+
+def samples_in(num_frames: int, spec: ClipSpec) -> int:
+    """How many places a sample can have in a span of so many frames, or of so many fields of flow."""
+    return num_frames if spec.flow_fields is None else max(1, num_frames - spec.flow_fields + 1)
+
+
+def read_samples(video: Video, indices_T: np.ndarray, stop: int, spec: ClipSpec, *, reversed: bool) -> Frames:
+    """The samples that begin at these frames or fields: uint8 [T, H, W, C].
+
+    A stack of flow that would reach beyond `stop` repeats the last field. Backwards, a stack holds its fields in
+    reverse order, and all motion has the opposite sign.
+    """
+    if spec.flow_fields is None:
+        return video.frames(indices_T)
+    indices_TL = np.minimum(indices_T[:, None] + np.arange(spec.flow_fields), stop - 1)
+    if reversed:
+        indices_TL = indices_TL[:, ::-1]
+    fields_NHWC = video.frames(indices_TL.reshape(-1))
+    if reversed:
+        fields_NHWC = 255 - fields_NHWC
+    fields_TLHWC = fields_NHWC.reshape(*indices_TL.shape, *fields_NHWC.shape[1:])
+    height, width = fields_TLHWC.shape[2:4]
+    return np.ascontiguousarray(fields_TLHWC.transpose(0, 2, 3, 1, 4)).reshape(len(indices_T), height, width, -1)
+
+
+def cut_out(
+    frames_THWC: Frames, box: Box, size: int | tuple[int, int], spec: ClipSpec, *, mirror: bool = False
+) -> Frames:
+    """`crop_and_resize`. In a mirror image, flow to the right is flow to the left: x becomes 255 - x."""
+    cut_TSSC = crop_and_resize(frames_THWC, box, size, mirror=mirror)
+    if mirror and spec.flow_fields is not None:
+        cut_TSSC[..., 0::2] = 255 - cut_TSSC[..., 0::2]
+    return cut_TSSC

@@ -75,11 +75,11 @@ class ClipFailure(NamedTuple):
 class Microbatch:
     """The content of one item. M is the microbatch size, T frames, S pixels.
 
-    `clips` uint8 [M, T, S, S, 3]; `labels` int64 [M] (`UNLABELLED` if not known); `valid` bool [M] is
+    `clips` uint8 [M, T, S, S, C]; `labels` int64 [M] (`UNLABELLED` if not known); `valid` bool [M] is
     False at padding and at unreadable clips; `positions` and `samples` as in `Item`. `clip_ids` are the clips that were
     read (empty at padding). `draws` uint64 [M] are the seeds from which the random frames, box and mirror of training
     clips were drawn (0 in evaluation).
-    With a test protocol, `clips` is uint8 [M, V, T, S, S, 3] (see `w3ray.data.views`).
+    With a test protocol, `clips` is uint8 [M, V, T, S, S, C] (see `w3ray.data.views`).
     """
 
     number: int
@@ -181,7 +181,7 @@ class MicrobatchDecoder:
             clips[place] = clip
         if clips is None:
             views = () if self._spec.protocol is None else (self._spec.protocol.num_views,)
-            clips = np.zeros((size, *views, spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
+            clips = np.zeros((size, *views, spec.num_frames, spec.size, spec.size, spec.channels), dtype=np.uint8)
         return Microbatch(
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
             tuple(clip_ids), item.draws, tuple(failures),

@@ -73,7 +73,7 @@ class ClipFolder:
 
     def __init__(self, folder: Path, limit_bytes: int, spec: ClipSpec, sources: str = "") -> None:
         self._folder = folder
-        self._shape = (spec.num_frames, spec.size, spec.size, 3)
+        self._shape = (spec.num_frames, spec.size, spec.size, spec.channels)
         self._size = _HEAD_BYTES + math.prod(self._shape)
         self._spec = repr(spec) + sources
         self._lock = _hold(folder)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from w3ray.data.augmentation import Box, Frames, centre_crop_box, crop_and_resize
-from w3ray.data.clip import ClipSpec
+from w3ray.data.augmentation import Box, Frames, centre_crop_box
+from w3ray.data.clip import ClipSpec, cut_out, open_clip, read_samples, samples_in
 from w3ray.data.clip_sampling import dense_indices, segment_indices_at
-from w3ray.data.decoders import open_video
 from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 
@@ -88,15 +87,15 @@ def load_views(
 ) -> Frames:
     """Decode a clip once and cut out all its views. The arguments are those of `w3ray.data.clip.load_clip`.
 
-    Returns: uint8 [V, T, S, S, 3], or [V, T, H, W, 3] of the whole frame, whose shape then depends on the video.
+    Returns: uint8 [V, T, S, S, C], or [V, T, H, W, C] of the whole frame, whose shape then depends on the video.
     Raises: DecodeError if the video cannot be read.
     """
-    with open_video(uri, decoder=spec.decoder, roots=roots, cache=cache) as video:
+    with open_clip(uri, spec, roots, cache) as video:
         first, stop = video.frame_span(start_s, end_s)
-        indices_CT = first + clip_indices(stop - first, spec, protocol.clips)
+        indices_CT = first + clip_indices(samples_in(stop - first, spec), spec, protocol.clips)
         if reversed:
             indices_CT = indices_CT[:, ::-1]
-        frames = video.frames(indices_CT.reshape(-1))
+        frames = read_samples(video, indices_CT.reshape(-1), stop, spec, reversed=reversed)
     of_clips = frames.reshape(protocol.clips, spec.num_frames, *frames.shape[1:])
     return np.stack([view for clip in of_clips for view in _crops(clip, spec, protocol)])
 
@@ -126,17 +125,17 @@ def _crops(frames_THWC: Frames, spec: ClipSpec, protocol: Protocol) -> list[Fram
     if protocol.whole_frame:
         ratio = short_side / min(height, width)
         shape = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-        return [crop_and_resize(frames_THWC, Box(0, 0, height, width), shape)]
+        return [cut_out(frames_THWC, Box(0, 0, height, width), shape, spec)]
     if protocol.crops == 1:
         box = centre_crop_box(height, width, spec.size / short_side)
-        return [crop_and_resize(frames_THWC, box, spec.size)]
+        return [cut_out(frames_THWC, box, spec.size, spec)]
     if protocol.crops == 3:
         side = min(height, width)
         places = ((2, 0), (2, 2), (2, 4)) if width >= height else ((0, 2), (2, 2), (4, 2))
-        return [crop_and_resize(frames_THWC, _at(place, height, width, side), short_side) for place in places]
+        return [cut_out(frames_THWC, _at(place, height, width, side), short_side, spec) for place in places]
     side = centre_crop_box(height, width, spec.size / short_side).height
     boxes = [_at(place, height, width, side) for place in _CORNERS_AND_CENTRE]
-    return [crop_and_resize(frames_THWC, box, spec.size, mirror=mirror) for mirror in (False, True) for box in boxes]
+    return [cut_out(frames_THWC, box, spec.size, spec, mirror=mirror) for mirror in (False, True) for box in boxes]
 
 
 def _at(place: tuple[int, int], height: int, width: int, side: int) -> Box:

@@ -186,8 +186,8 @@ def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[key] = value  # reported later as unexpected
             continue
-        if part == "conv1_7x7_s2" and not is_norm and tensor == "weight":
-            value = value.flip(1)  # BGR -> RGB
+        if part == "conv1_7x7_s2" and not is_norm and tensor == "weight" and value.shape[1] == 3:
+            value = value.flip(1)  # BGR -> RGB; weights for flow have more channels
         if is_norm and value.ndim == 2:
             value = value.squeeze(0)  # older files store [1, C]
         renamed[f"backbone.{place}.{int(is_norm)}.{tensor}"] = value

@@ -7,6 +7,7 @@ from w3ray._nearest import did_you_mean
 from w3ray.attention import AttentionConfig, add_attention, attention_config
 from w3ray.models import BACKBONES, model_family
 from w3ray.models._common import VideoModel
+from w3ray.models.flow import read_flow
 from w3ray.models.options import ModelOptions
 from w3ray.models.weights import load_weights
 
@@ -21,6 +22,7 @@ def build_model(
     refinement: bool = True,
     dropout: float = 0.5,
     weights: str | None = None,
+    flow_fields: int | None = None,
 ) -> VideoModel:
     """Build a video model.
 
@@ -34,6 +36,7 @@ def build_model(
         dropout: before the classifier, per frame.
         weights: None, a torchvision weights enum ("ResNet50_Weights.IMAGENET1K_V2"), or a local file; see
             `w3ray.models.weights`.
+        flow_fields: the model reads stacks of so many fields of optical flow (`w3ray.models.flow`). None: RGB frames.
 
     Returns:
         A model. Its forward takes [B, T, C, H, W], with C = `model.pixels.channels`, and returns `VideoOutput`.
@@ -54,6 +57,8 @@ def build_model(
             raise ValueError(f"{name}: unknown backbone {backbone!r}; {hint}known: {', '.join(BACKBONES)}")
         networks = [BACKBONES[backbone]()]
     model = family.build(*networks, options, num_classes=num_classes, dropout=dropout)
+    if flow_fields is not None:
+        read_flow(model, flow_fields)
     if attention is not None:
         add_attention(model, attention if isinstance(attention, AttentionConfig) else attention_config(attention))
         if refinement and model.has_spatial_masks():

@@ -9,6 +9,8 @@ A file's layout follows from its keys, not from its name. Three layouts are know
   the shifted blocks must be those of the model; non-local blocks: see `w3ray.models.tsm_files`
 - w3ray: `backbone.*`, `classifier.*`, as in `model.state_dict()`
 
+A model that reads optical flow takes weights for RGB, too (`w3ray.models.flow`).
+
 A classifier for another number of classes is ignored, and so is the linear layer of a file of another kind of network
 (ImageNet's classifier under a relation head). A file may lack attention, refinement, temporal modules (TAM's) and
 classifier; these then keep their initial values. A file in the w3ray layout must be complete. Any other tensor that is
@@ -32,6 +34,7 @@ from w3ray.attention.sites import Site
 from w3ray.attention.w3 import GATE_SCALE
 from w3ray.errors import InputError
 from w3ray.models._common import VideoModel
+from w3ray.models.flow import weight_for
 from w3ray.models.layouts import UNUSED
 from w3ray.models.shift import TemporalShift
 from w3ray.models.tsm_files import check_non_local, rename_non_local
@@ -42,6 +45,7 @@ _TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
 _FRESH = re.compile(r"(^|\.)(attention|refinement|temporal)\.|^classifier\.")
 _CONTAINERS = ("state_dict", "model_state")
 """Where a file with more than tensors has its tensors. "model_state" is PyTorchVideo's name."""
+RGB = 3
 _LISTED = 5
 """The maximum number of keys that an error lists."""
 
@@ -216,6 +220,8 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     state = dict(mapped.state)
     if message := other_gates(state, own):
         raise InputError(f"weights {source}: {message}")
+    if model.pixels.channels != RGB:
+        state |= _first_convolutions(state, own)
     left_out = _other_classifier(model, state, mapped.layout)
     state = {key: value for key, value in state.items() if key not in left_out}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
@@ -252,6 +258,18 @@ def _other_classifier(model: VideoModel, state: dict[str, Tensor], layout: str) 
     names = [name for name, parameter in model.named_parameters() if id(parameter) in last_layers and name in state]
     others = any(state[name].shape != own[name].shape for name in names)
     return unused + (tuple(names) if others else ())
+
+
+def _first_convolutions(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The convolutions of a file that read RGB, for a model that reads flow."""
+    return {
+        key: weight_for(value, own[key].shape[1])
+        for key, value in state.items()
+        if value.ndim >= 4
+        and key in own
+        and value.shape[1] == RGB
+        and own[key].shape == (value.shape[0], own[key].shape[1], *value.shape[2:])
+    }
 
 
 def _some(names: list[str]) -> str:

@@ -14,6 +14,7 @@ from w3ray._nearest import did_you_mean
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import require_decoder
 from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
+from w3ray.data.modality import require_modality
 from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
 from w3ray.data.stamps import FileChanges, changes_since_import
@@ -74,6 +75,8 @@ class PlannedStage:
     def model_arguments(self, data: PreparedData) -> dict[str, Any]:
         """Keyword arguments of `build_model`. A local weights file gets its absolute path: workers start elsewhere."""
         arguments = {**self.stage.model.build_arguments(), "num_classes": data.heads.num_scores}
+        if data.clip.flow_fields is not None:
+            arguments["flow_fields"] = data.clip.flow_fields
         if (path := weights_file(arguments["weights"])) is not None:
             arguments["weights"] = str(path)
         return arguments
@@ -123,6 +126,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     clip = recipe.data.clip_spec()
     require_decoder(clip.decoder)
     clip.require_flip_map(manifest.flip_map)
+    if to_generate is None:
+        require_modality(manifest, clip.flow_fields, "the recipe")
     wanted = {"train": data.train_split, "val": data.val_split, "test": test_split}
     names = {kind: manifest.split_named(name) for kind, name in wanted.items()}
     rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}

@@ -17,6 +17,7 @@ from w3ray._digest import digest_of
 from w3ray._file_names import file_stem
 from w3ray.attention.health import StageHealth, read_health
 from w3ray.cluster.connection import Connection
+from w3ray.data.modality import holds_flow, require_modality
 from w3ray.errors import InputError, RunError
 from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import model_folder, read_description
@@ -56,6 +57,7 @@ def evaluate(
     models: Sequence[str],
     manifest: str,
     *,
+    flow_manifest: str | None = None,
     split: str = "val",
     fold: int | None = None,
     folds: int | None = None,
@@ -74,6 +76,7 @@ def evaluate(
     Args:
         models: folders of models.
         manifest: path or `s3://...`; it must have the models' classes, in the same order.
+        flow_manifest: the same clips as optical flow, for the models that read flow.
         split: name of the split.
         fold, folds: divide train and val again by group first, as `data.fold` and `data.folds` did for the run. Then
             val holds the clips that the run did not train on. None: the manifest's own splits.
@@ -99,7 +102,12 @@ def evaluate(
     root = storage_path(storage)
     question = Question.of(manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
     require_writable(root)
-    parts = [_kept(root, name, question) for name in models]
+    questions = [question]
+    if flow_manifest is not None:
+        flow = Question.of(flow_manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
+        question.require_same_clips(flow)
+        questions.append(flow)
+    parts = [_kept(root, name, questions) for name in models]
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
     result = ensemble([part.scores() for part in parts], weights_of_models)
@@ -131,11 +139,14 @@ def evaluate(
     return answer
 
 
-def _kept(root: StoragePath, name: str, question: Question) -> KeptScores:
+def _kept(root: StoragePath, name: str, questions: Sequence[Question]) -> KeptScores:
     """The kept scores of the model in a folder; some or all may be missing."""
     folder = model_folder(name)
     with fetched(folder) as local:
         description = read_description(local)
+    flow_fields = description.clip.get("flow_fields")
+    question = next((one for one in questions if holds_flow(one.clips) == (flow_fields is not None)), questions[0])
+    require_modality(question.clips, flow_fields, name)
     question.require_classes(name, description)
     question.require_clips(name, description)
     return KeptScores(root, folder, description, question)

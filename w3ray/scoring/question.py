@@ -69,6 +69,20 @@ class Question:
         place = self.rows.schema.get_field_index("uri")
         return self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
 
+    def require_same_clips(self, other: "Question") -> None:
+        """Raises: InputError if the two have other clips, classes or labels."""
+        ours, theirs = (set(one.rows["clip_id"].to_pylist()) for one in (self, other))
+        if different := sorted(ours ^ theirs):
+            raise InputError(
+                f"{self.clips.location} and {other.clips.location}: {len(different)} clips are in one of them only, "
+                f"such as {different[0]!r}"
+            )
+        columns = ["clip_id", "label"]
+        if self.clips.heads != other.clips.heads or not self.rows.select(columns).equals(other.rows.select(columns)):
+            raise InputError(
+                f"{self.clips.location} and {other.clips.location}: other classes, labels or order of clips"
+            )
+
     def require_classes(self, name: str, description: ModelDescription) -> None:
         """Raises: InputError if the model `name` has other classes than the clips."""
         clips = self.clips

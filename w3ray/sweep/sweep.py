@@ -260,6 +260,7 @@ class _Sweep:
         from w3ray.models.profiling import profile
 
         arguments = {**stage.model.build_arguments(), "weights": None, "num_classes": 2}
+        arguments["flow_fields"] = recipe.data.flow_fields
         macs = profile(build_model(**arguments), recipe.data.num_frames, recipe.data.size).macs
         return {"gmac": macs / 1e9}
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -71,6 +72,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
             raise TypeError("the classes are no list")
         flip_map = {int(label): int(mirror) for label, mirror in json.loads(metadata["w3ray.flip_map"]).items()}
         head_sizes = tuple((str(name), int(size)) for name, size in json.loads(metadata.get("w3ray.heads", "[]")))
+        flow = json.loads(metadata.get("w3ray.flow", "false")) is True
     except KeyError as error:
         raise InputError(
             f"manifest {location}: the metadata {error} is missing, so it is not a w3ray manifest; "
@@ -80,7 +82,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"manifest {location}: its w3ray metadata cannot be read ({error})") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"manifest {location}: version {version}; this w3ray reads version {MANIFEST_VERSION}")
-    return checked(table, tuple(classes), flip_map, location, head_sizes)
+    return replace(checked(table, tuple(classes), flip_map, location, head_sizes), flow=flow)
 
 
 def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Manifest:
@@ -98,6 +100,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     place = SCHEMA.get_field_index("uri")
     table = manifest.table.set_column(place, SCHEMA.field("uri"), uris)
     written = checked(table, manifest.classes, manifest.flip_map, location, manifest.head_sizes)
+    written = replace(written, flow=manifest.flow)
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in metadata_of(written).items()}
     )

@@ -31,6 +31,8 @@ class Manifest:
     flip_map: dict[int, int]
     location: str = ""
     head_sizes: tuple[tuple[str, int], ...] = ()
+    flow: bool = False
+    """The clips are folders of optical flow (`w3ray data flow`), not videos."""
 
     @property
     def heads(self) -> Heads:
@@ -148,6 +150,8 @@ def metadata_of(manifest: Manifest) -> dict[str, object]:
     }
     if manifest.head_sizes:  # otherwise absent, so that older fingerprints stay valid
         metadata["w3ray.heads"] = [list(head) for head in manifest.head_sizes]
+    if manifest.flow:
+        metadata["w3ray.flow"] = True
     return metadata
 
 

@@ -81,6 +81,9 @@ class Data(Section):
     augmentations: Annotated[tuple[Annotated[str, known_in("augmentation", "augmentations")], ...], AsBefore(())] = (
         Field(default=(), description="training: further changes of a clip by plugins, in this order")
     )
+    flow_fields: Annotated[int | None, AsBefore(None)] = Field(
+        default=None, ge=1, description="optical flow: neighbouring fields stacked at each sample; null: RGB frames"
+    )
     decoder: Annotated[str, known_in("decoder", "decoders")] = Field(
         default="pyav", description="library that reads video files; only pyav reads all of them with exact frames"
     )
@@ -115,6 +118,8 @@ class Data(Section):
             raise ValueError(f"fold {self.fold} does not exist: {self.folds} folds are 0 to {self.folds - 1}")
         if self.cache_dir is not None and self.cache_gib is None:
             raise ValueError("'cache_dir' needs 'cache_gib', the size limit of the cache")
+        if self.flow_fields is not None and self.synthetic is not None:
+            raise ValueError("'flow_fields' needs a manifest of optical flow (see `w3ray data flow`), not 'synthetic'")
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, the side of the crop")
         return self
@@ -149,6 +154,7 @@ class Data(Section):
             flip=self.flip,
             decoder=self.decoder,
             augmentations=self.augmentations,
+            flow_fields=self.flow_fields,
         )
 
     def parts(self) -> Iterator[Part]:
