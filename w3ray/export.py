@@ -4,7 +4,7 @@ The exported graph takes frames as a decoder gives them and returns scores. The 
 can get it wrong. Choosing and cropping frames stays outside; the metadata in the file says how it was done in training.
 Only the number of clips is free.
 
-    clips   uint8   [batch, T, S, S, 3]   RGB, 0 to 255
+    clips   uint8   [batch, T, S, S, C]   RGB, or the grey values of flow, 0 to 255
     logits  float32 [batch, K]            before the softmax: to average views or models, or to calibrate
     scores  float32 [batch, K]            softmax, in the order of the classes (of each head, if there are several)
 
@@ -77,7 +77,7 @@ class Recogniser(nn.Module):
         self.register_buffer("shift_C", shift_C)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [B, T, S, S, 3] -> logits and scores, float32 [B, K]."""
+        """uint8 [B, T, S, S, C] -> logits and scores, float32 [B, K]."""
         x_BTHWC = clips.to(torch.float32) * self.scale_C + self.shift_C
         logits_BK = self.network(x_BTHWC.permute(0, 1, 4, 2, 3)).logits_BK
         return logits_BK, softmax_by_head(logits_BK, self.heads)
@@ -162,7 +162,7 @@ def describe(description: ModelDescription) -> dict[str, Any]:
         "inputs": {
             "clips": {
                 "dtype": "uint8",
-                "shape": ["batch", clip.num_frames, clip.size, clip.size, 3],
+                "shape": ["batch", clip.num_frames, clip.size, clip.size, clip.channels],
                 "meaning": "clips, frames in order of time, height, width, RGB from 0 to 255; not normalised",
             }
         },
@@ -234,9 +234,9 @@ def compare(network: nn.Module, description: ModelDescription, run: _Run) -> tup
 
 
 def check_clips(num_clips: int, spec: ClipSpec) -> Tensor:
-    """Clips for the check, uint8 [N, T, S, S, 3]: always the same."""
+    """Clips for the check, uint8 [N, T, S, S, C]: always the same."""
     random = torch.Generator().manual_seed(0)
-    coarse = torch.rand(num_clips, 3, 2 + spec.num_frames // 4, 5, 5, generator=random)
+    coarse = torch.rand(num_clips, spec.channels, 2 + spec.num_frames // 4, 5, 5, generator=random)
     size_THW = (spec.num_frames, spec.size, spec.size)
     smooth = F.interpolate(coarse, size=size_THW, mode="trilinear", align_corners=True)
     contrast = torch.linspace(0.3, 2.5, num_clips).view(-1, 1, 1, 1, 1)

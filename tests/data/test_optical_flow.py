@@ -11,6 +11,7 @@ from w3ray.data.clip import ClipSpec, load_clip, read_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.decoders.flow import FlowFolder
 from w3ray.data.flow import FINISHED_NAME, FlowSettings, compute_flow, finished_fields, to_grey
+from w3ray.data.flow_colours import visible
 from w3ray.data.manifest import build_manifest, read_manifest
 from w3ray.data.modality import holds_flow, require_modality
 from w3ray.data.views import load_views, parse_protocol
@@ -191,5 +192,18 @@ def test_clips_of_the_wrong_kind_are_refused(tmp_path, fields):
     require_modality(flow, 5, "the recipe")
     with pytest.raises(InputError, match=r"the recipe reads optical flow, but .* holds videos"):
         require_modality(videos, 5, "the recipe")
-    with pytest.raises(InputError, match=r"holds optical flow, but m reads RGB frames; train with data.flow_fields=5"):
+    with pytest.raises(InputError, match=r"holds optical flow, but m reads RGB frames; set data.flow_fields=5"):
         require_modality(flow, None, "m")
+
+
+def test_motion_as_colours():
+    still = np.full((1, 4, 4, 6), STILL, np.uint8)
+    assert (visible(still) == 255).all()
+    right = still.copy()
+    right[..., 2] = 255  # x of the middle field
+    np.testing.assert_array_equal(visible(right)[0, 0, 0], [255, 0, 0])
+    left = still.copy()
+    left[..., 2] = 0
+    np.testing.assert_allclose(visible(left)[0, 0, 0], [0, 255, 255], atol=2)
+    rgb = np.zeros((1, 4, 4, 3), np.uint8)
+    assert visible(rgb) is rgb

@@ -16,6 +16,7 @@ import pyarrow as pa
 from w3ray._text import one_line
 from w3ray.data.clip import Clip, ClipSpec, read_clip
 from w3ray.data.decoders import DecodeError
+from w3ray.data.flow_colours import visible
 from w3ray.data.manifest import Manifest
 from w3ray.data.schedule import PADDING, Schedule
 from w3ray.heads import UNLABELLED, Heads
@@ -147,7 +148,7 @@ def draw_sheet(
         if row.clip is None:
             _write(draw, (left, y + 4), f"unreadable: {row.reason}", 13, _BAD, width - left - _MARGIN)
             continue
-        for place, (frame, time_s) in enumerate(zip(row.clip.frames_TSSC, row.clip.times_s, strict=True)):
+        for place, (frame, time_s) in enumerate(zip(visible(row.clip.frames_TSSC), row.clip.times_s, strict=True)):
             x = left + place * (tile + _GAP)
             how = Image.Resampling.NEAREST if size < tile else Image.Resampling.LANCZOS
             sheet.paste(Image.fromarray(frame).resize((tile, tile), how), (x, y))

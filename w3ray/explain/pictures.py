@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from w3ray._text import one_line, plain_lines
+from w3ray.data.flow_colours import visible
 from w3ray.explain.explanation import Explanation
 from w3ray.explain.maps import last_of_stages, stretch, to_frames
 from w3ray.explain.record import FloatArray
@@ -58,6 +59,7 @@ def strip_figure(
         title: the clip's name.
         true: the clip's class, if known.
     """
+    frames_TSSC = visible(frames_TSSC)
     shown = _columns(len(frames_TSSC))
     rows: list[tuple[str, str, Frames]] = [("frames", "", frames_TSSC)]
     for one in explanations:
@@ -78,6 +80,7 @@ def stages_figure(
 
     Same arguments as `strip_figure`.
     """
+    frames_TSSC = visible(frames_TSSC)
     shown = _columns(len(frames_TSSC))
     parts = [_stage_rows(frames_TSSC, one) for one in explanations]
     sheet = _Sheet(len(shown), [1, *map(len, parts)], num_curves=len(parts))
@@ -101,6 +104,7 @@ def film_images(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    frames_TSSC = visible(frames_TSSC)
     figure, show = film_figure(frames_TSSC, explanations, title=title, true=true)
     canvas = FigureCanvasAgg(figure)
     for frame in range(len(frames_TSSC)):
