@@ -5,6 +5,7 @@ import torch
 
 from w3ray.models import build_model
 from w3ray.models.profiling import profile
+from w3ray.training.optimizer import parameter_groups
 
 
 @pytest.mark.parametrize(("name", "backbone"), [("tsm", "resnet18"), ("tsn", "bninception"), ("r3d_18", None)])
@@ -42,6 +43,18 @@ def test_cost():
     assert profile(model, 8, 224).macs / 1e9 == pytest.approx(18.46 - 0.005, rel=1e-3)
     with pytest.raises(ValueError, match=r"must be \[B, T, 10, H, W\]"):
         model(torch.zeros(1, 2, 3, 64, 64))
+
+
+def test_the_first_convolution_learns_faster():
+    """TSN's and TSM's code: 5 times for its weight, 10 times for its bias."""
+    model = build_model("tsn", backbone="bninception", num_classes=3, flow_fields=5)
+    groups = {group["name"]: group for group in parameter_groups(model, lr=0.1, weight_decay=0.01)}
+    assert groups["flow_weight"]["parameter_names"] == ["backbone.conv1.0.weight"]
+    assert groups["flow_bias"]["parameter_names"] == ["backbone.conv1.0.bias"]
+    assert [groups[f"flow_{part}"]["lr_multiplier"] for part in ("weight", "bias")] == [5.0, 10.0]
+    assert [groups[f"flow_{part}"]["weight_decay"] for part in ("weight", "bias")] == [0.01, 0.0]
+    rgb = build_model("tsn", backbone="bninception", num_classes=3)
+    assert not {"flow_weight", "flow_bias"} & {group["name"] for group in parameter_groups(rgb, lr=1, weight_decay=0)}
 
 
 @pytest.mark.parametrize("fields", [0, True, "5"])

@@ -50,6 +50,8 @@ class VideoModel(nn.Module):
     refinement: AttentionGuidedRefinement | RefinementOfPaths | None
     num_features: int
     """C of the last feature map, of the first one if there are several."""
+    flow_convolutions: tuple[str, ...] = ()
+    """The names of the convolutions that read optical flow. They have their own learning-rate multipliers."""
     layouts: tuple[KeyLayout, ...] = ()
     """Layouts of public weight files of this model, in addition to torchvision's and the reference TSM's."""
 

@@ -28,14 +28,15 @@ def read_flow(model: VideoModel, fields: int) -> None:
     if isinstance(fields, bool) or not isinstance(fields, int) or fields < 1:
         raise ValueError(f"flow_fields={fields!r}: must be a whole number >= 1")
     channels, spread = 2 * fields, sum(model.pixels.std) / len(model.pixels.std)
-    found = False
+    found = []
     for name, conv in list(model.named_modules()):
         if isinstance(conv, nn.Conv2d | nn.Conv3d) and conv.in_channels == model.pixels.channels and conv.groups == 1:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, _for_flow(conv, channels))
-            found = True
+            found.append(name)
     if not found:
         raise ValueError(f"{type(model).__name__}: no convolution reads {model.pixels.channels} channels")
+    model.flow_convolutions = tuple(found)
     model.pixels = Pixels(mean=(NO_MOTION,) * channels, std=(spread,) * channels)
 
 

@@ -24,7 +24,7 @@ _NORMS = (
     nn.LayerNorm,
 )
 
-_DECAYING = ("classifier_weight", "weight", "attention_weight")
+_DECAYING = ("classifier_weight", "weight", "attention_weight", "flow_weight")
 
 
 def scaled_lr(lr: float, *, batch_size: int, lr_batch_size: int = 64) -> float:
@@ -44,12 +44,15 @@ def parameter_groups(
     bias_multiplier: float = 2.0,
     attention_multiplier: float = 1.0,
     classifier_parameters: Iterable[nn.Parameter] | None = None,
+    flow_weight_multiplier: float = 5.0,
+    flow_bias_multiplier: float = 10.0,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: `classifier_weight`, `classifier_bias`, `weight`, `bias`, `norm`. Empty groups are left out.
 
-    If the attention has a factor, there are also `attention_weight`, `attention_bias` and `attention_norm`. Only
-    weights have weight decay; biases and norms have none. Each group has `params`, `lr` and `weight_decay`, and w3ray's
-    own `name`, `lr_multiplier` and `parameter_names`. Parameters that do not require gradients are left out, so set the
+    If the attention has a factor, there are also `attention_weight`, `attention_bias` and `attention_norm`. The first
+    convolutions of a network that reads optical flow are in `flow_weight` and `flow_bias`. Only weights have weight
+    decay; biases and norms have none. Each group has `params`, `lr` and `weight_decay`, and w3ray's own `name`,
+    `lr_multiplier` and `parameter_names`. Parameters that do not require gradients are left out, so set the
     batch-norm mode first.
 
     Args:
@@ -57,6 +60,7 @@ def parameter_groups(
         attention_multiplier: factor on the rate of the attention's parameters (those with "attention" in their dotted
             name), on top of their factor as weight or bias. If it is not 1, they form their own groups.
         classifier_parameters: the parameters of the last layer. None: those of `model.classifier_parameters()`.
+        flow_weight_multiplier, flow_bias_multiplier: as in TSN's and TSM's code.
 
     Raises:
         ValueError: the classifier is unknown or not in the model, or there is nothing to train.
@@ -74,6 +78,8 @@ def parameter_groups(
         "bias": (bias_multiplier, 0.0),
         "norm": (1.0, 0.0),
     }
+    settings["flow_weight"] = (flow_weight_multiplier, weight_decay)
+    settings["flow_bias"] = (flow_bias_multiplier, 0.0)
     for name in ("weight", "bias", "norm"):
         multiplier, decay = settings[name]
         settings[f"attention_{name}"] = (attention_multiplier * multiplier, decay)
@@ -127,6 +133,8 @@ class _Sorter:
             for parameter in module.parameters(recurse=False)
         }
         self._apart = apart
+        flow: tuple[str, ...] = getattr(model, "flow_convolutions", ())
+        self._flow = {id(parameter) for name in flow for parameter in model.get_submodule(name).parameters()}
 
     def __call__(self, name: str, parameter: nn.Parameter) -> str:
         is_bias = name.rpartition(".")[2] == "bias"
@@ -134,6 +142,8 @@ class _Sorter:
             return f"attention_{self._plain(parameter, is_bias)}"
         if id(parameter) in self._classifier:
             return "classifier_bias" if is_bias else "classifier_weight"
+        if id(parameter) in self._flow:
+            return "flow_bias" if is_bias else "flow_weight"
         return self._plain(parameter, is_bias)
 
     def _plain(self, parameter: nn.Parameter, is_bias: bool) -> str:
