@@ -6,7 +6,7 @@ counted.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from w3ray.models import BACKBONES, MODELS
@@ -27,6 +27,8 @@ class Network:
     attention: Mapping[str, Any] | None = None
     size: int = 224
     """Height and width of the frames, in pixels."""
+    flow_fields: int | None = None
+    """The network reads stacks of so many fields of optical flow instead of frames."""
 
     def arguments(self, num_classes: int) -> dict[str, Any]:
         """Arguments of `build_model`."""
@@ -37,6 +39,7 @@ class Network:
             "attention": self.attention,
             "refinement": self.attention is not None and self.attention["kind"] == "w3",  # AFR is a part of W3
             "num_classes": num_classes,
+            "flow_fields": self.flow_fields,
         }
 
     @property
@@ -143,7 +146,13 @@ BLOCKS_OF_AUTHORS = {"kind": "nonlocal", "first": 2, "scale": True, "weight_star
 BLOCKS_OF_TABLE_6 = {"kind": "nonlocal", "stages": [3], "every": 2, "pool": "none"}
 """The simplest setting of non-local blocks that costs what Table 6 of the W3 paper says."""
 _EN_LITE = tuple(_lite(frames) for frames in (16, 20, 24, 32))
-_FLOW = "optical flow"
+_FLOW = "networks for frames and for stacks of 5 fields of flow, scores fused"
+
+
+def _with_flow(*networks: Network) -> tuple[Network, ...]:
+    """The networks, and the same networks for optical flow."""
+    return networks + tuple(replace(one, flow_fields=5) for one in networks)
+
 
 SYSTEMS: tuple[System, ...] = (
     System(
@@ -174,8 +183,9 @@ SYSTEMS: tuple[System, ...] = (
         remark="the published parameters do not fit this network; a public copy has 26.6 with 174 classes",
     ),
     System(
-        number=5, name="TRN-Multiscale RGB + flow, BNInception", tables="1, 2", needs=_FLOW,
-        networks=(Network(model="trn_multiscale", backbone="bninception", frames=8),) * 2,
+        number=5, name="TRN-Multiscale RGB + flow, BNInception", tables="1, 2",
+        networks=_with_flow(Network(model="trn_multiscale", backbone="bninception", frames=8)),
+        remark=_FLOW,
     ),
     System(
         number=6, name="ECO", tables="1", gmac="32", parameters="47.5",
@@ -190,7 +200,8 @@ SYSTEMS: tuple[System, ...] = (
         remark="four networks of 16, 20, 24 and 32 frames",
     ),
     System(
-        number=8, name="ECO En-Lite RGB + flow", tables="1", needs=_FLOW, networks=_EN_LITE * 2,
+        number=8, name="ECO En-Lite RGB + flow", tables="1", networks=_with_flow(*_EN_LITE),
+        remark=_FLOW,
     ),
     System(
         number=9, name="I3D", tables="1", gmac="153", parameters="28.0", networks=(_i3d_r50(),),
