@@ -26,6 +26,7 @@ def _seed() -> None:
     [
         ("i3d_r50", 32, {}, None, 152.47, 27_580_398),
         ("i3d_r50", 32, {"last_stride": 2}, None, 113.63, 27_580_398),
+        ("i3d_r50", 32, {"last_stride": 2, "stem_stride": 2}, None, 33.13, 27_580_398),
         ("i3d_r50", 32, {"temporal_kernels": "every"}, None, 170.56, 32_561_134),
         ("i3d_r50", 32, {}, {"kind": "nonlocal"}, 220.86, 34_938_862),
         ("i3d_r18", 32, {}, None, 172.87, 33_255_534),
@@ -202,6 +203,7 @@ def test_pixels() -> None:
     ("name", "options", "text"),
     [
         ("i3d_r50", {"last_stride": 3}, "i3d_r50: last_stride=3: must be 1 or 2"),
+        ("i3d_r50", {"stem_stride": True}, "i3d_r50: stem_stride=True: must be 1 or 2"),
         ("i3d_r50", {"temporal_kernels": "some"}, "temporal_kernels='some': must be one of alternate, every"),
         ("i3d_r50", {"pixels": "bgr"}, "pixels='bgr': must be one of imagenet, pytorchvideo"),
         ("i3d_r50", {"blocks": [3, 4, 6]}, "must list four numbers"),
@@ -217,5 +219,11 @@ def test_bad_options(name: str, options: dict, text: str) -> None:
 
 def test_clips_that_are_too_short() -> None:
     I3DResNet50Options().check_clip(2, 32)
-    with pytest.raises(ValueError, match="i3d_r50: num_frames=1: must be at least 2"):
+    with pytest.raises(ValueError, match="i3d_r50: num_frames=1: must be at least 2 with stem_stride=1"):
         I3DResNet50Options().check_clip(1, 224)
+    strided = I3DResNet50Options(stem_stride=2)
+    with pytest.raises(ValueError, match="num_frames=4: must be at least 5 with stem_stride=2"):
+        strided.check_clip(4, 224)
+    strided.check_clip(5, 32)
+    model = build_model("i3d_r50", num_classes=2, options={**SMALL_50, "stem_stride": 2}).eval()
+    assert model(torch.randn(1, 5, 3, 32, 32)).features[0].shape[1] == 1

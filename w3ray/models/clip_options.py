@@ -48,6 +48,9 @@ class I3DResNet50Options(ResidualOptions):
     last_stride: int = 1
     """Stride of the last stage over space. 1 in Space-Time Region Graphs and in Long-Term Feature Banks, 2 in the
     non-local paper and in the public weights of PyTorchVideo and mmaction2."""
+    stem_stride: int = 1
+    """Stride over time of the stem's convolution and of its pool. 1 in the paper's comparison. 2 in the non-local paper
+    and in mmaction2's weights `32x2x1`: only every fourth frame is left behind the stem."""
     temporal_kernels: TemporalKernels = "alternate"
     """Which blocks convolve over time."""
     pixels: PixelsName = "imagenet"
@@ -55,16 +58,20 @@ class I3DResNet50Options(ResidualOptions):
 
     def __post_init__(self) -> None:
         ResidualOptions.__post_init__(self)
-        if self.last_stride not in (1, 2) or isinstance(self.last_stride, bool):
-            raise ValueError(f"{self.label}: last_stride={self.last_stride!r}: must be 1 or 2")
+        for name in ("last_stride", "stem_stride"):
+            value = getattr(self, name)
+            if value not in (1, 2) or isinstance(value, bool):
+                raise ValueError(f"{self.label}: {name}={value!r}: must be 1 or 2")
         check_one_of(self.label, "temporal_kernels", self.temporal_kernels, TemporalKernels)
         check_one_of(self.label, "pixels", self.pixels, PixelsName)
 
     def check_clip(self, num_frames: int, size: int) -> None:
-        """Raise ValueError if clips have fewer than 2 frames: a pool joins each two."""
-        if num_frames < 2:
+        """Raise ValueError if less than two frames are left behind the stem: a pool joins each two."""
+        least = 2 if self.stem_stride == 1 else 5
+        if num_frames < least:
             raise ValueError(
-                f"{self.label}: num_frames={num_frames}: must be at least 2, because a pool joins two frames"
+                f"{self.label}: num_frames={num_frames}: must be at least {least} with stem_stride={self.stem_stride}, "
+                "because a pool joins two frames"
             )
 
 

@@ -82,6 +82,7 @@ def i3d_r50(options: I3DResNet50Options | None = None, *, num_classes: int, drop
         InflatedBottleneck,
         options.width,
         stem_time=5,
+        stem_stride_time=options.stem_stride,
         times=times,
         strides=(1, 2, 2, options.last_stride),
         zero_norms=True,

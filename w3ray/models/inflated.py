@@ -96,6 +96,7 @@ class InflatedResNet(nn.Module):
         block: the class of the blocks.
         width: C of the stem. Stage i has blocks of width * 2^i.
         stem_time: frames that the first convolution reads.
+        stem_stride_time: of the first convolution and of the stem's pool, over time.
         times: for each stage, the frames that each of its blocks reads.
         strides: of each stage, over space.
         stride_time: of stages 2 to 4, over time.
@@ -109,6 +110,7 @@ class InflatedResNet(nn.Module):
         width: int,
         *,
         stem_time: int,
+        stem_stride_time: int = 1,
         times: Sequence[Sequence[int]],
         strides: Sequence[int] = (1, 2, 2, 2),
         stride_time: int = 1,
@@ -116,10 +118,10 @@ class InflatedResNet(nn.Module):
         zero_norms: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = conv(3, width, stem_time, 7, stride=2)
+        self.conv1 = conv(3, width, stem_time, 7, stride=2, stride_time=stem_stride_time)
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.maxpool = nn.MaxPool3d((1, 3, 3), (stem_stride_time, 2, 2), (0, 1, 1))
         num_in = width
         for i, (stage_times, stride) in enumerate(zip(times, strides, strict=True)):
             blocks: list[nn.Module] = []
