@@ -1,4 +1,4 @@
-"""Which options do I3D and SlowFast take? The checks here need no torch, so a wrong recipe fails at once."""
+"""Options of I3D and SlowFast. The checks here need no torch, so a wrong recipe fails at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How do public files of I3D and SlowFast networks name their tensors?
+"""Names of the tensors in public files of I3D and SlowFast networks.
 
 A key that a function does not know keeps its name, so that loading reports it.
 """
