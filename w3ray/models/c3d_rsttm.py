@@ -75,6 +75,8 @@ class SpatiotemporalTransformer(nn.Module):
             state_BF = torch.tanh(inputs_BnF[:, window] + self.recurrent(state_BF))
             states.append(state_BF)
         change_N15 = self.theta(torch.stack(states, dim=1).flatten(0, 1))
+        # Half precision has too few digits for coordinates.
+        change_N15 = change_N15.to(torch.promote_types(change_N15.dtype, torch.float32))
         identity = torch.eye(4, device=x_NCTHW.device, dtype=change_N15.dtype)
         return identity + F.pad(change_N15, (0, 1)).unflatten(1, (4, 4))
 
@@ -84,11 +86,13 @@ def _moved(x_NCTHW: Tensor, theta_N44: Tensor) -> Tensor:
     axes = [torch.linspace(-1, 1, size, device=x_NCTHW.device, dtype=theta_N44.dtype) for size in x_NCTHW.shape[2:]]
     t_THW, y_THW, x_THW = torch.meshgrid(*axes, indexing="ij")
     out_P4 = torch.stack([x_THW, y_THW, t_THW, torch.ones_like(x_THW)], dim=-1).flatten(0, 2)
-    in_NP4 = out_P4 @ theta_N44.transpose(1, 2)
+    # Not a matrix product, which autocast would compute in half precision.
+    in_NP4 = (out_P4.unsqueeze(1) * theta_N44.unsqueeze(1)).sum(dim=-1)
     divisor_NP1 = in_NP4[..., 3:]
     divisor_NP1 = torch.where(divisor_NP1.abs() < LEAST_DIVISOR, LEAST_DIVISOR, divisor_NP1)
     grid_NTHW3 = (in_NP4[..., :3] / divisor_NP1).unflatten(1, x_NCTHW.shape[2:])
-    return F.grid_sample(x_NCTHW, grid_NTHW3.to(x_NCTHW.dtype), padding_mode="zeros", align_corners=True)
+    wide_NCTHW = F.grid_sample(x_NCTHW.to(grid_NTHW3.dtype), grid_NTHW3, padding_mode="zeros", align_corners=True)
+    return wide_NCTHW.to(x_NCTHW.dtype)
 
 
 class WindowLSTMHead(nn.Module):
@@ -113,7 +117,7 @@ class WindowLSTMHead(nn.Module):
     def forward(self, features_BTCHW: Tensor) -> Tensor:
         """[B, 2 n, C, H, W], the last maps of all windows -> [B, K]."""
         of_windows_NTCHW = features_BTCHW.unflatten(1, (-1, 2)).flatten(0, 1)
-        x_BnF = self.dropout(self.window(of_windows_NTCHW)).unflatten(0, (len(features_BTCHW), -1))
+        x_BnF = self.dropout(self.window(of_windows_NTCHW)).unflatten(0, (-1, features_BTCHW.shape[1] // 2))
         states_BnF, _ = self.lstm(x_BnF)
         return self.last(self.dropout(states_BnF)).mean(dim=1)
 
