@@ -54,6 +54,7 @@ BACKBONES: "Registry[Callable[[], nn.Module]]" = Registry(
         "resnet101": "torchvision.models:resnet101",
         "resnet_small": "w3ray.models.resnet_small:resnet_small",
         "resnet_small_wide": "w3ray.models.resnet_small:resnet_small_wide",
+        "efficientnet_lite0": "w3ray.models.efficientnet_lite0:EfficientNetLite0",
         "bninception": Backbone("w3ray.models.bninception:BNInception", side=32),
         "vgg16": "w3ray.models.vgg16:VGG16",
     },

@@ -23,7 +23,7 @@ class FrameBackbone(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """C of the last stage."""
+        """C of the last feature map: of the last stage, unless `last` changes it."""
         return self.stages()[-1][-1].channels
 
     def stem(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
@@ -33,6 +33,10 @@ class FrameBackbone(nn.Module):
     def stages(self) -> Stages:
         """The sites by stage, first to last."""
         raise NotImplementedError
+
+    def last(self, x_NCHW: Tensor) -> Tensor:
+        """Run everything behind the last stage, before the global pooling. Here: nothing."""
+        return x_NCHW
 
     def temporal_stages(self) -> Stages:
         """The sites that a temporal module may enter, by stage. Sites of the stem, if any, are an extra first stage."""

