@@ -195,3 +195,12 @@ def test_film_without_the_h264_encoder(tmp_path, monkeypatch):
 def test_a_film_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no image"):
         write_film(tmp_path / "film.mp4", [])
+
+
+@pytest.mark.parametrize("num_frames", [2, 4, 8, 32])
+def test_eight_stages_can_be_told_apart(num_frames):
+    """SlowFast has four stages in each path."""
+    figure = stages_figure(frames(num_frames), [explanation(num_frames, stages=8)], title="clip.mp4", true="b")
+    assert overlaps(figure) == []
+    (axes,) = [axes for axes in figure.axes if not axes.images]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 8

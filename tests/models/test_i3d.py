@@ -29,6 +29,8 @@ def _seed() -> None:
         ("i3d_r50", 32, {"last_stride": 2, "stem_stride": 2}, None, 33.13, 27_580_398),
         ("i3d_r50", 32, {"temporal_kernels": "every"}, None, 170.56, 32_561_134),
         ("i3d_r50", 32, {}, {"kind": "nonlocal"}, 220.86, 34_938_862),
+        ("i3d_r50", 32, {}, {"kind": "nonlocal", "pool": "output"}, 233.19, 34_938_862),
+        ("i3d_r50", 32, {"last_stride": 2, "stem_stride": 2}, {"kind": "nonlocal"}, 41.26, 34_938_862),
         ("i3d_r50", 32, {}, {"kind": "w3"}, 152.64, 30_244_942),
         ("i3d_r18", 32, {}, None, 172.87, 33_255_534),
         ("i3d_r18", 64, {}, None, 345.74, 33_255_534),
@@ -41,7 +43,7 @@ def test_cost(name: str, frames: int, options: dict, attention: dict | None, gma
     with torch.device("meta"):
         model = build_model(name, num_classes=174, options=options, attention=attention)
     cost = profile(model, frames, 224)
-    assert cost.macs == pytest.approx(gmac * 1e9, rel=1e-4)
+    assert cost.macs == pytest.approx(gmac * 1e9, rel=2e-4)
     assert cost.parameters == parameters
 
 

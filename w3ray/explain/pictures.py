@@ -31,6 +31,8 @@ MAX_COLUMNS = 16
 
 INK, GREY, RIGHT, WRONG = "#1a1a1a", "#6b6b6b", "#1b7837", "#b2182b"
 COLOURS = ("#3b6fb6", "#e08214", "#35978f", "#c2185b", "#7b5ea7")
+LINES = ("-", "--", ":")
+"""The curves of a network with more stages than colours differ in their lines: SlowFast has eight stages."""
 HEAT = "turbo"
 KEY = "blue least, red most"
 _CELL, _GAP, _LABEL, _MARGIN = 1.1, 0.05, 1.45, 0.2
@@ -246,8 +248,17 @@ def _draw_curves(axes: "Axes", one: Explanation, num_frames: int, shown: Sequenc
         # A stage of a 3D network has fewer frames than the clip. Each one stands for an equal share of the clip.
         x_T = (np.arange(len(curve_T)) + 0.5) * (num_frames / len(curve_T)) + 0.5
         label = f"{name}: {least:.4g} to {greatest:.4g}"
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(x_T, curve_T, label=label, color=colour, linewidth=1.8, marker="o", markersize=3)
+        again, colour = divmod(number, len(COLOURS))
+        axes.plot(
+            x_T,
+            curve_T,
+            label=label,
+            color=COLOURS[colour],
+            linestyle=LINES[again % len(LINES)],
+            linewidth=1.8,
+            marker="o",
+            markersize=3,
+        )
     first, last = shown[0], shown[-1]
     half = max(1, last - first) / max(1, len(shown) - 1) / 2
     axes.set_xlim(first + 1 - half, last + 1 + half)
