@@ -33,7 +33,7 @@ from w3ray.storage import StorageFailing, StoragePath, StorageRefused, storage_p
 from w3ray.storage.writing import require_writable, write_json
 
 FlowMethod = Literal["dis-medium", "dis-fast", "dis-ultrafast", "farneback", "tvl1"]
-"""TSN's and the two-stream papers use TV-L1. DIS (Kroeger et al., arXiv:1603.03590) is about 80 times faster."""
+"""TSN's and the two-stream papers use TV-L1. DIS (Kroeger et al., arXiv:1603.03590) is much faster."""
 
 BOUND_PIXELS = 20.0
 SETTINGS_NAME, MANIFEST_NAME, FINISHED_NAME = "flow.json", "manifest.parquet", "fields.json"
