@@ -8,6 +8,7 @@ from torch import nn
 from training_parts import small_model
 
 from w3ray.models import build_model
+from w3ray.models.zoo_options import LSTMOptions
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.optimizer import OPTIMIZERS, build_optimizer, parameter_groups, scaled_lr, set_lr
 
@@ -78,6 +79,11 @@ class TestGroups:
         groups = groups_of(model, classifier_parameters=model.classifier.parameters())
         assert groups["norm"]["parameter_names"] == ["gain"]
         assert groups["weight"]["parameter_names"] == ["matrix"]
+
+    def test_the_biases_of_an_lstm_are_biases(self) -> None:
+        model = build_model("lstm", backbone="resnet_small", options=LSTMOptions.small, num_classes=3)
+        biases = [name.rpartition(".")[2] for name in groups_of(model)["bias"]["parameter_names"]]
+        assert sorted(biases) == ["bias_hh_l0", "bias_ih_l0"]
 
     def test_frozen_parameters_are_left_out(self) -> None:
         assert "norm" not in groups_of(apply_batch_norm_mode(small_model(0), "frozen"))

@@ -137,7 +137,7 @@ class _Sorter:
         self._flow = {id(parameter) for name in flow for parameter in model.get_submodule(name).parameters()}
 
     def __call__(self, name: str, parameter: nn.Parameter) -> str:
-        is_bias = name.rpartition(".")[2] == "bias"
+        is_bias = name.rpartition(".")[2].startswith("bias")  # an LSTM's are `bias_ih_l0` and `bias_hh_l0`
         if self._apart and "attention" in name.split("."):
             return f"attention_{self._plain(parameter, is_bias)}"
         if id(parameter) in self._classifier:
