@@ -94,7 +94,7 @@ class TestShipped:
         assert load_recipe(name).name == name
         # Some shipped recipes have no attention: a proof of order needs only TSM, and so do the paper's baselines.
         with_w3 = ["model.attention={kind: w3}", "model.refinement=true"]
-        recipe = load_recipe(name, with_w3 if load_recipe(name).model.attention is None else [])
+        recipe = load_recipe(name, [] if load_recipe(name).model.refines else with_w3)
         assert all(stage.model.refines for stage in recipe.resolved_stages())
         plain = load_recipe(name, ["model.attention=null"])
         assert not any(stage.model.refines for stage in plain.resolved_stages())

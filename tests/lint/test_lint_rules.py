@@ -315,7 +315,9 @@ class TestSources:
     @pytest.mark.parametrize("row", ROWS, ids=[row.recipe for row in ROWS])
     def test_each_row_says_of_each_field_that_is_compared(self, row: Any) -> None:
         attended = {field for field in sources(W3) if field.startswith("model.attention.")}
-        wanted = set(sources(W3)) - (set() if row.attention else attended)
+        shift = {field for field in sources(W3) if field.startswith("model.options.")}
+        wanted = set(sources(W3)) - (set() if row.network[2] == "w3" else attended)
+        wanted -= set() if row.model == "tsm" else shift
         assert wanted <= set(sources(row.recipe))
 
     def test_a_finding_has_the_recipes_own_words(self) -> None:
@@ -357,6 +359,11 @@ class TestRow:
             ("quickstart", [], "ssv1-w3-8f", False),
             ("quickstart", ["data.num_frames=32"], "ssv1-w3-16f", False),
             ("reversed-twin", [], "ssv1-tsm-8f", False),
+            ("ssv1-tsm-8f", ["model.name=tsn"], "ssv1-tsn-8f", True),
+            ("ssv1-tsm-8f", ["model.name=tsn", "data.num_frames=16"], "ssv1-tsm-16f", True),
+            ("ssv1-tsn-8f", ["model.backbone=bninception"], "ssv1-tsn-bninception-8f", True),
+            ("ssv1-w3-16f", ["model.attention={kind: cbam}", "model.refinement=false"], "ssv1-cbam-mfr-16f", True),
+            ("ssv1-cbam-16f", ["data.num_frames=8"], "ssv1-w3-8f", True),
         ],
     )
     def test_closest(self, recipe: str, overrides: list[str], row: str, same_data: bool) -> None:

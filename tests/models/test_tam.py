@@ -127,3 +127,12 @@ def test_wrong_options() -> None:
         build_model("tam", backbone="resnet_small", num_classes=2, options={"start": "zero"})
     with pytest.raises(ValueError, match="TAM: unknown option shift_div; known: start"):
         build_model("tam", backbone="resnet_small", num_classes=2, options={"shift_div": 8})
+
+
+def test_a_file_that_lacks_one_of_the_temporal_modules_is_refused(tmp_path: Path) -> None:
+    state = public_state(build_model("tam", backbone="resnet18", num_classes=4))
+    for tap in ("prev", "curr", "next"):
+        del state[f"module.layer2.0.tam.{tap}_se.fc1.weight"]
+    torch.save({"state_dict": state}, tmp_path / "damaged.pth.tar")
+    with pytest.raises(InputError, match=r"1 missing \(backbone.layer2.0.temporal.conv.weight\)"):
+        load_weights(build_model("tam", backbone="resnet18", num_classes=4), str(tmp_path / "damaged.pth.tar"))

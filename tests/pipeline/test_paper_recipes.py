@@ -11,6 +11,7 @@ from torchvision.models import resnet50
 
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.events import StepDone
+from w3ray.models import build_model
 from w3ray.models.resnet_small import resnet_small
 from w3ray.pipeline import run
 from w3ray.pipeline.prepare import plan_stages, prepare_data
@@ -29,7 +30,21 @@ ROWS = {
     "egogesture-tsm-8f": (8, 83, "test"),
     "epic-w3-8f": (8, 477, "val"),
     "epic-tsm-8f": (8, 477, "val"),
+    "ssv1-tsn-8f": (8, 174, "val"),
+    "ssv1-tsn-bninception-8f": (8, 174, "val"),
+    "ssv1-cbam-16f": (16, 174, "val"),
+    "ssv1-cbam-mfr-16f": (16, 174, "val"),
+    "ssv1-nonlocal-16f": (16, 174, "val"),
+    "ssv1-tam-8f": (8, 174, "val"),
+    "ssv1-tam-w3-8f": (8, 174, "val"),
+    "ssv2-tsm-8f": (8, 174, "val"),
+    "epic-tsn-8f": (8, 477, "val"),
 }
+BNINCEPTION = {"ssv1-tsn-bninception-8f"}
+"""Trained as the code of TRN does, from weights of another network. All others are trained as TSM's command says."""
+TWO_STAGES = {name for name in ROWS if "-w3-" in name or "mfr" in name} - {"ssv1-tam-w3-8f"}
+PAIRS = [name for name in ROWS if "-w3-" in name and (name.replace("w3", "tsm") in ROWS or "tam" in name)]
+"""Recipes with W3 whose baseline is here."""
 # From TSM's README. --num_segments is the row's. Weight decay 5e-4 is the default in its opts.py.
 TSM_COMMAND = """python main.py something RGB
      --arch resnet50 --num_segments 8
@@ -56,18 +71,28 @@ class TestPage:
             if section in ("data", "model", "train") and re.match(r"  +\w+: ", line):
                 source = line.partition("#")[2] or before.partition("#")[2] * before.lstrip().startswith("#")
                 if "manifest:" not in line:  # the header has its command
-                    assert re.match(r" (W3 |TSM |our default: |a part of W3|the (data set's own|same))", source), line
+                    assert re.match(
+                        r" (W3 |TSM |TSN |TRN |TAM |our default: |a part of W3|the (data set's own|same))",
+                        source,
+                    ), line
                     stated += 1
             before = line
         assert stated >= 25
 
     def test_is_trained_as_tsms_command_says(self, name: str) -> None:
+        if name in BNINCEPTION:  # as TRN's code says
+            train = load_recipe(name).train
+            assert (train.lr, train.epochs, train.schedule.milestones) == (0.001, 120, (50, 100))
+            assert (train.batch_norm, train.clip_grad_norm, train.weight_decay) == ("partial", 20, 5e-4)
+            return
         said = dict(re.findall(r"--?([\w-]+)(?:[= ]([\w. ]+))?", TSM_COMMAND.replace("\n", " ")))
         options = {option: value.strip() for option, value in said.items()}
         for stage in load_recipe(name).resolved_stages():
             train, model = stage.train, stage.model
             assert model.backbone == options["arch"]
-            assert (model.dropout, model.options.shift_div) == (float(options["dropout"]), int(options["shift_div"]))
+            assert model.dropout == float(options["dropout"])
+            if model.name == "tsm":
+                assert model.options.shift_div == int(options["shift_div"])
             assert (train.lr, train.epochs) == (float(options["lr"]), int(options["epochs"]))
             assert train.batch_size == train.lr_batch_size == int(options["batch-size"])
             assert train.schedule.milestones == tuple(map(int, options["lr_steps"].split()))
@@ -82,21 +107,24 @@ class TestPage:
         recipe = load_recipe(name)
         manifest = re.escape(str(recipe.data.manifest))
         assert re.search(rf"# +w3ray data import [\w-]+ ANNOTATIONS --videos VIDEOS --out {manifest}\n", page)
-        assert "resnet50-0676ba61.pth" in page
+        assert ("bn_inception-9f5701afb96c8044.pth" if name in BNINCEPTION else "resnet50-0676ba61.pth") in page
         assert f"w3ray run {name}\n" in page
-        assert re.search(r"# published: +top-1 \d\d\.\d, top-5 \d\d\.\d", page)
+        assert re.search(r"# published: +top-1 \d\d\.\d(, top-5 \d\d\.\d|; top-5 not published)", page)
 
     def test_teacher_and_student_are_trained_alike(self, name: str) -> None:
         stages = load_recipe(name).resolved_stages()
         assert all((stage.model, stage.train) == (stages[0].model, stages[0].train) for stage in stages)
-        assert [stage.teacher for stage in stages] == ([None] if "tsm" in name else [None, "teacher"])
+        assert [stage.teacher for stage in stages] == ([None, "teacher"] if name in TWO_STAGES else [None])
         assert stages[0].model.refines == ("w3" in name)
 
-    def test_baseline_differs_in_the_attention_alone(self, name: str) -> None:
-        one, other = (load_recipe(name.replace(old, new)) for old, new in (("tsm", "w3"), ("w3", "tsm")))
-        assert (one.data, one.train, one.evaluation) == (other.data, other.train, other.evaluation)
-        differing = {key for key, value in one.model if getattr(other.model, key) != value}
-        assert differing == {"attention", "refinement"}
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_baseline_differs_in_the_attention_alone(name: str) -> None:
+    one = load_recipe(name)
+    other = load_recipe(name.replace("-w3", "") if "tam" in name else name.replace("w3", "tsm"))
+    assert (one.data, one.train, one.evaluation) == (other.data, other.train, other.evaluation)
+    differing = {key for key, value in one.model if getattr(other.model, key) != value}
+    assert differing == {"attention", "refinement"}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +133,15 @@ def imagenet(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "resnet50-random.pth"
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bninception(tmp_path_factory) -> Path:
+    """Random weights of BNInception."""
+    path = tmp_path_factory.mktemp("weights") / "bninception-random.pth"
+    torch.manual_seed(0)
+    torch.save(build_model("tsn", backbone="bninception", num_classes=2).state_dict(), path)
     return path
 
 
@@ -135,17 +172,20 @@ def manifest_of(path: Path, name: str, num_classes: int) -> Path:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_is_planned_as_it_is(name: str, imagenet: Path, tmp_path: Path) -> None:
+def test_is_planned_as_it_is(name: str, imagenet: Path, bninception: Path, tmp_path: Path) -> None:
     frames, num_classes, reported = ROWS[name]
     manifest = manifest_of(tmp_path / "manifest.parquet", name, num_classes)
-    recipe = load_recipe(name, [f"data.manifest={manifest}", f"model.weights={imagenet}", f"storage={tmp_path}/runs"])
+    weights = bninception if name in BNINCEPTION else imagenet
+    recipe = load_recipe(name, [f"data.manifest={manifest}", f"model.weights={weights}", f"storage={tmp_path}/runs"])
     data = prepare_data(recipe)
     assert (data.clip.num_frames, data.clip.size, data.clip.resolved_short_side) == (frames, 224, 256)
     assert {kind: rows.num_rows for kind, rows in data.splits.items()} == {**CLIPS, "test": CLIPS[reported]}
     stages = plan_stages(recipe, data)  # it builds the real network and loads the file
     assert [item.status.state for item in stages] == ["run"] * len(stages)
     for item in stages:
-        assert item.schedule.total_steps == 50 * 16  # 1000 clips in batches of 64: the last batch is kept
+        assert (
+            item.schedule.total_steps == recipe.train.epochs * 16
+        )  # 1000 clips in batches of 64: the last batch is kept
         assert item.model_arguments(data)["num_classes"] == num_classes
 
 
@@ -198,7 +238,10 @@ def test_runs(name: str, motion_manifest: Path, tmp_path: Path) -> None:
         losses |= {"mfr"} if stage.name == "student" else set()
         assert set(steps[stage.name][0].losses) >= losses
         assert len(steps[stage.name]) == 5 * 2  # 24 clips in batches of 16
-        # 0.01 at 64 clips is 0.0025 at 16. A tenth of it from the second epoch on, and again from the fourth.
+        # 0.01 at 64 clips is 0.0025 at 16 (BNInception: 0.001, so 0.00025). A tenth of it from the second epoch on, and
+        # again from the fourth.
         rates = [event.lr for event in steps[stage.name]]
-        assert rates == pytest.approx([0.0025] * 4 + [0.00025] * 4 + [0.000025] * 2)
+        first = recipe.train.lr / 4
+        assert first == (0.00025 if name in BNINCEPTION else 0.0025)
+        assert rates == pytest.approx([first] * 4 + [first / 10] * 4 + [first / 100] * 2)
         assert stage.metrics["rows"] == (8 if ROWS[name][2] == "test" else 16)

@@ -43,16 +43,9 @@ def profile(
     given = {"--model": model, "--backbone": backbone, "--frames": frames, "--size": size, "--attention": attention,
              "--dense": dense or None}  # fmt: skip
     of_model = [name for name, value in given.items() if value is not None]
+    others = {"--num-classes": num_classes, "--set": overrides, str(recipe): recipe}
     if everything:
-        _refuse(
-            "--all",
-            [
-                *of_model,
-                *(["--num-classes"] if num_classes else []),
-                *(["--set"] if overrides else []),
-                *([recipe] if recipe else []),
-            ],
-        )
+        _refuse("--all", [*of_model, *(name for name, value in others.items() if value)])
         _all(markdown=markdown, seconds=seconds, as_json=as_json)
         return
     if markdown:
@@ -60,18 +53,15 @@ def profile(
     if recipe is not None:
         _refuse(f"recipe {recipe}", of_model, "; change the recipe by --set")
         what = _of_recipe(recipe, overrides or [], num_classes)
+    elif overrides:
+        raise InputError("profile: --set changes a recipe; name one")
     else:
-        if overrides:
-            raise InputError("profile: --set changes a recipe; name one")
+        kind = attention or "w3"
         what = Profiled(
-            model=model or "tsm",
-            backbone=backbone or "resnet50",
-            num_frames=frames or 8,
-            size=size or 224,
-            attention=_attention(attention or "w3", dense),
-            label=f"{attention or 'w3'}{' (dense)' if dense else ''}",
+            model=model or "tsm", backbone=backbone or "resnet50", num_frames=frames or 8, size=size or 224,
+            attention=_attention(kind, dense), label=f"{kind} (dense)" if dense else kind,
             num_classes=num_classes or 1000,
-        )
+        )  # fmt: skip
     document = measure(replace(what, seconds=seconds))
     finish(document, as_json, table(document).split("\n"))
 

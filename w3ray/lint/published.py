@@ -24,11 +24,22 @@ class Row:
     table: str
     top1: float
     """As published, in percent. For EPIC-Kitchens: of actions in seen kitchens."""
+    model: str = "tsm"
+    backbone: str = "resnet50"
+    kind: str | None = None
+    """Kind of the attention, if it is not W3."""
+    stages: int | None = None
+    """Number of stages, where several rows have the same network."""
+
+    @property
+    def network(self) -> tuple[str, str, str | None]:
+        """Model, backbone and kind of the attention."""
+        return self.model, self.backbone, self.kind or ("w3" if self.attention else None)
 
 
 SSV1, SSV2, EGOGESTURE, EPIC = "Something-Something V1", "Something-Something V2", "EgoGesture", "EPIC-Kitchens"
 
-ROWS = tuple(
+TSM_ROWS = tuple(
     Row(recipe=recipe, data=data, frames=frames, attention=attention, table=table, top1=top1)
     for recipe, data, frames, attention, table, top1 in (
         ("ssv1-w3-8f", SSV1, 8, True, "Table 1", 49.0),
@@ -41,8 +52,32 @@ ROWS = tuple(
         ("egogesture-tsm-8f", EGOGESTURE, 8, False, "Table 3", 80.5),
         ("epic-w3-8f", EPIC, 8, True, "Table 4", 33.5),
         ("epic-tsm-8f", EPIC, 8, False, "Table 4", 28.2),
+        ("ssv2-tsm-8f", SSV2, 8, False, "Table 2", 59.1),
     )
 )
+"""TSM with W3 and without. Every recipe has a closest one among them."""
+
+PEERS = (
+    Row(recipe="ssv1-tsn-8f", data=SSV1, frames=8, attention=False, table="Table 1", top1=19.7, model="tsn"),
+    Row(
+        recipe="ssv1-tsn-bninception-8f", data=SSV1, frames=8, attention=False, table="Table 1", top1=19.5,
+        model="tsn", backbone="bninception",
+    ),
+    Row(recipe="epic-tsn-8f", data=EPIC, frames=8, attention=False, table="Table 4", top1=24.0, model="tsn"),
+    Row(
+        recipe="ssv1-cbam-16f", data=SSV1, frames=16, attention=True, table="Table 6", top1=49.1, kind="cbam", stages=1,
+    ),
+    Row(
+        recipe="ssv1-cbam-mfr-16f", data=SSV1, frames=16, attention=True, table="Table 7", top1=50.5, kind="cbam",
+        stages=2,
+    ),
+    Row(recipe="ssv1-nonlocal-16f", data=SSV1, frames=16, attention=True, table="Table 6", top1=49.8, kind="nonlocal"),
+    Row(recipe="ssv1-tam-8f", data=SSV1, frames=8, attention=False, table="Table 8", top1=49.6, model="tam"),
+    Row(recipe="ssv1-tam-w3-8f", data=SSV1, frames=8, attention=True, table="Table 8", top1=50.1, model="tam"),
+)  # fmt: skip
+"""Other networks. A recipe is compared with one of them only if it has the same data set, network and frames."""
+
+ROWS = TSM_ROWS + PEERS
 
 _NAMES = {
     SSV1: re.compile(r"(something-something|smth-smth|something|sth|ss)-?v1", re.IGNORECASE),
@@ -62,13 +97,27 @@ _PUBLISHED = {
 def closest_row(recipe: Recipe, manifest: Manifest | None) -> tuple[Row, bool]:
     """The closest row, and whether it has the recipe's own data set.
 
-    The row has the same data set, attention if the recipe has it, and the closest number of frames. A recipe for other
-    data is compared with a row of Something-Something V1, the data set of the paper's ablations.
+    The row is that of the recipe's network on its data set, if the paper has one. Else it is a row of TSM with the same
+    data set, with W3 if the recipe has an attention, and with the closest number of frames. A recipe for other data is
+    compared with a row of Something-Something V1, the data set of the paper's ablations.
     """
     data = data_set_of(recipe, manifest)
+    if (peer := _peer(recipe, data)) is not None:
+        return peer, True
     attention = any(stage.model.attention is not None for stage in recipe.resolved_stages())
-    rows = [row for row in ROWS if row.data == (data or SSV1) and row.attention == attention]
+    rows = [row for row in TSM_ROWS if row.data == (data or SSV1) and row.attention == attention]
     return min(rows, key=lambda row: abs(math.log2(row.frames / recipe.data.num_frames))), data is not None
+
+
+def _peer(recipe: Recipe, data: str | None) -> Row | None:
+    """The row of another network than TSM with W3 or without, if it is that of the recipe."""
+    model = recipe.resolved_stages()[-1].model
+    network = (model.name, model.backbone, None if model.attention is None else model.attention.kind)
+    for row in PEERS:
+        alike = (row.data, row.network, row.frames) == (data, network, recipe.data.num_frames)
+        if alike and row.stages in (None, len(recipe.stages)):
+            return row
+    return None
 
 
 def data_set_of(recipe: Recipe, manifest: Manifest | None) -> str | None:

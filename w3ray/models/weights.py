@@ -12,7 +12,7 @@ A file's layout follows from its keys, not from its name. Three layouts are know
 A model that reads optical flow takes weights for RGB, too (`w3ray.models.flow`).
 
 A classifier for another number of classes is ignored, and so is the linear layer of a file of another kind of network
-(ImageNet's classifier under a relation head). A file may lack attention, refinement, temporal modules (TAM's) and
+(ImageNet's classifier under a relation head). A file may lack attention, refinement, all temporal modules (TAM's) and
 classifier; these then keep their initial values. A file in the w3ray layout must be complete. Any other tensor that is
 missing, unexpected or of another shape is an error; the message lists these tensors.
 """
@@ -43,7 +43,7 @@ from w3ray.models.tsm_files import check_non_local, rename_non_local
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
 _TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
-_FRESH = re.compile(r"(^|\.)(attention|refinement|temporal)\.|^classifier\.")
+_FRESH = re.compile(r"(^|\.)(attention|refinement)\.|^classifier\.")
 _CONTAINERS = ("state_dict", "model_state")
 """Where a file with more than tensors has its tensors. "model_state" is PyTorchVideo's name."""
 RGB = 3
@@ -54,6 +54,7 @@ PACKAGED = {
     )
 }
 """Name of weights -> the package on the index that holds them, and the file in it."""
+_TEMPORAL = re.compile(r"\.temporal\.")
 _LISTED = 5
 """The maximum number of keys that an error lists."""
 
@@ -250,7 +251,13 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     left_out = _other_classifier(model, state, mapped.layout)
     state = {key: value for key, value in state.items() if key not in left_out}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    fresh = tuple(key for key in missing if _FRESH.search(key) and (mapped.layout != "w3ray" or key in left_out))
+    # A file of a network without temporal modules lacks all of their weights; one that lacks some is damaged.
+    plain = not any(_TEMPORAL.search(key) for key in state)
+    fresh = tuple(
+        key
+        for key in missing
+        if (_FRESH.search(key) or (plain and _TEMPORAL.search(key))) and (mapped.layout != "w3ray" or key in left_out)
+    )
     faults = []
     if lost := [key for key in missing if key not in fresh]:
         faults.append(f"{len(lost)} missing ({_some(lost)})")
