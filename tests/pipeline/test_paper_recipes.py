@@ -1,5 +1,6 @@
 """The recipes for the paper's results: their values, that they can be planned unchanged, and that they run."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torchvision.models import resnet50
 
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.events import StepDone
-from w3ray.models import build_model
+from w3ray.models import MODELS
 from w3ray.models.resnet_small import resnet_small
 from w3ray.pipeline import run
 from w3ray.pipeline.prepare import plan_stages, prepare_data
@@ -39,11 +40,33 @@ ROWS = {
     "ssv1-tam-w3-8f": (8, 174, "val"),
     "ssv2-tsm-8f": (8, 174, "val"),
     "epic-tsn-8f": (8, 477, "val"),
+    "ssv1-trn-multiscale-8f": (8, 174, "val"),
+    "ssv1-trn-multiscale-bninception-8f": (8, 174, "val"),
+    "ssv2-trn-multiscale-bninception-8f": (8, 174, "val"),
+    "epic-trn-8f": (8, 477, "val"),
+    "epic-trn-multiscale-8f": (8, 477, "val"),
+    "ssv1-i3d-r18-32f": (32, 174, "val"),
+    "ssv1-i3d-r18-w3-32f": (32, 174, "val"),
+    "ssv1-i3d-r18-64f": (64, 174, "val"),
+    "ssv1-i3d-r18-w3-64f": (64, 174, "val"),
+    "egogesture-c3d-8f": (8, 83, "test"),
+    "egogesture-c3d-16f": (16, 83, "test"),
+    "egogesture-vgg16-lstm-16f": (16, 83, "test"),
 }
-BNINCEPTION = {"ssv1-tsn-bninception-8f"}
-"""Trained as the code of TRN does, from weights of another network. All others are trained as TSM's command says."""
-TWO_STAGES = {name for name in ROWS if "-w3-" in name or "mfr" in name} - {"ssv1-tam-w3-8f"}
-PAIRS = [name for name in ROWS if "-w3-" in name and (name.replace("w3", "tsm") in ROWS or "tam" in name)]
+AS_TRN = {name for name in ROWS if "bninception" in name or "trn" in name}
+"""Trained as the code of TRN does. All others are trained as TSM's command says."""
+WEIGHTS = {"bninception": "bn_inception-9f5701afb96c8044.pth", "i3d-r18": "resnet18-f37072fd.pth",
+           "c3d": "c3d_sports1m.pth", "vgg16": "vgg16-397923af.pth"}  # fmt: skip
+"""Part of the name -> the file of initial weights. All others: `RESNET50`."""
+RESNET50 = "resnet50-0676ba61.pth"
+
+
+def weights_named(name: str) -> str:
+    return next((file for part, file in WEIGHTS.items() if part in name), RESNET50)
+
+
+TWO_STAGES = {name for name in ROWS if ("-w3-" in name or "mfr" in name) and "tam" not in name and "i3d" not in name}
+PAIRS = [name for name in ROWS if "-w3-" in name]
 """Recipes with W3 whose baseline is here."""
 # From TSM's README. --num_segments is the row's. Weight decay 5e-4 is the default in its opts.py.
 TSM_COMMAND = """python main.py something RGB
@@ -80,7 +103,7 @@ class TestPage:
         assert stated >= 25
 
     def test_is_trained_as_tsms_command_says(self, name: str) -> None:
-        if name in BNINCEPTION:  # as TRN's code says
+        if name in AS_TRN:  # as TRN's code says
             train = load_recipe(name).train
             assert (train.lr, train.epochs, train.schedule.milestones) == (0.001, 120, (50, 100))
             assert (train.batch_norm, train.clip_grad_norm, train.weight_decay) == ("partial", 20, 5e-4)
@@ -89,7 +112,7 @@ class TestPage:
         options = {option: value.strip() for option, value in said.items()}
         for stage in load_recipe(name).resolved_stages():
             train, model = stage.train, stage.model
-            assert model.backbone == options["arch"]
+            assert model.backbone == ("vgg16" if "vgg16" in name else options["arch"])
             assert model.dropout == float(options["dropout"])
             if model.name == "tsm":
                 assert model.options.shift_div == int(options["shift_div"])
@@ -107,7 +130,7 @@ class TestPage:
         recipe = load_recipe(name)
         manifest = re.escape(str(recipe.data.manifest))
         assert re.search(rf"# +w3ray data import [\w-]+ ANNOTATIONS --videos VIDEOS --out {manifest}\n", page)
-        assert ("bn_inception-9f5701afb96c8044.pth" if name in BNINCEPTION else "resnet50-0676ba61.pth") in page
+        assert weights_named(name) in page
         assert f"w3ray run {name}\n" in page
         assert re.search(r"# published: +top-1 \d\d\.\d(, top-5 \d\d\.\d|; top-5 not published)", page)
 
@@ -121,7 +144,7 @@ class TestPage:
 @pytest.mark.parametrize("name", PAIRS)
 def test_baseline_differs_in_the_attention_alone(name: str) -> None:
     one = load_recipe(name)
-    other = load_recipe(name.replace("-w3", "") if "tam" in name else name.replace("w3", "tsm"))
+    other = load_recipe(name.replace("w3", "tsm") if name in TWO_STAGES else name.replace("-w3", ""))
     assert (one.data, one.train, one.evaluation) == (other.data, other.train, other.evaluation)
     differing = {key for key, value in one.model if getattr(other.model, key) != value}
     assert differing == {"attention", "refinement"}
@@ -133,15 +156,6 @@ def imagenet(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "resnet50-random.pth"
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def bninception(tmp_path_factory) -> Path:
-    """Random weights of BNInception."""
-    path = tmp_path_factory.mktemp("weights") / "bninception-random.pth"
-    torch.manual_seed(0)
-    torch.save(build_model("tsn", backbone="bninception", num_classes=2).state_dict(), path)
     return path
 
 
@@ -172,13 +186,14 @@ def manifest_of(path: Path, name: str, num_classes: int) -> Path:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_is_planned_as_it_is(name: str, imagenet: Path, bninception: Path, tmp_path: Path) -> None:
+def test_is_planned_as_it_is(name: str, imagenet: Path, tmp_path: Path) -> None:
     frames, num_classes, reported = ROWS[name]
     manifest = manifest_of(tmp_path / "manifest.parquet", name, num_classes)
-    weights = bninception if name in BNINCEPTION else imagenet
+    weights = imagenet if weights_named(name) == RESNET50 else "null"  # the networks' own tests read such files
     recipe = load_recipe(name, [f"data.manifest={manifest}", f"model.weights={weights}", f"storage={tmp_path}/runs"])
     data = prepare_data(recipe)
-    assert (data.clip.num_frames, data.clip.size, data.clip.resolved_short_side) == (frames, 224, 256)
+    size = (112, 128) if "c3d" in name else (224, 256)
+    assert (data.clip.num_frames, data.clip.size, data.clip.resolved_short_side) == (frames, *size)
     assert {kind: rows.num_rows for kind, rows in data.splits.items()} == {**CLIPS, "test": CLIPS[reported]}
     stages = plan_stages(recipe, data)  # it builds the real network and loads the file
     assert [item.status.state for item in stages] == ["run"] * len(stages)
@@ -190,7 +205,15 @@ def test_is_planned_as_it_is(name: str, imagenet: Path, bninception: Path, tmp_p
 
 
 def small(name: str, manifest: Path, weights: Path, storage: Path) -> Recipe:
-    """The recipe with a smaller size: fewer pixels, clips and epochs, a small backbone."""
+    """The recipe with a smaller size: fewer pixels, clips and epochs, a small network."""
+    model = load_recipe(name).model
+    family = MODELS[model.name]
+    network = ["model.backbone=resnet_small", f"model.weights={weights}"]
+    if not family.takes_backbone:
+        options = json.dumps({**model.options.values(), **family.options.small})
+        network = [f"model.options={options}", "model.weights=null", "data.size=32"]
+    elif model.name == "lstm":
+        network.append("model.options.fc6=64")
     return load_recipe(
         name,
         [
@@ -198,8 +221,7 @@ def small(name: str, manifest: Path, weights: Path, storage: Path) -> Recipe:
             f"data.manifest={manifest}",
             "data.size=28",
             "data.short_side=32",
-            "model.backbone=resnet_small",
-            f"model.weights={weights}",
+            *network,
             "train.epochs=5",
             "train.schedule.milestones=[2, 4]",
             "train.batch_size=16",
@@ -238,10 +260,10 @@ def test_runs(name: str, motion_manifest: Path, tmp_path: Path) -> None:
         losses |= {"mfr"} if stage.name == "student" else set()
         assert set(steps[stage.name][0].losses) >= losses
         assert len(steps[stage.name]) == 5 * 2  # 24 clips in batches of 16
-        # 0.01 at 64 clips is 0.0025 at 16 (BNInception: 0.001, so 0.00025). A tenth of it from the second epoch on, and
+        # 0.01 at 64 clips is 0.0025 at 16 (as TRN: 0.001, so 0.00025). A tenth of it from the second epoch on, and
         # again from the fourth.
         rates = [event.lr for event in steps[stage.name]]
         first = recipe.train.lr / 4
-        assert first == (0.00025 if name in BNINCEPTION else 0.0025)
+        assert first == (0.00025 if name in AS_TRN else 0.0025)
         assert rates == pytest.approx([first] * 4 + [first / 10] * 4 + [first / 100] * 2)
         assert stage.metrics["rows"] == (8 if ROWS[name][2] == "test" else 16)

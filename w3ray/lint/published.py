@@ -26,6 +26,7 @@ class Row:
     """As published, in percent. For EPIC-Kitchens: of actions in seen kitchens."""
     model: str = "tsm"
     backbone: str = "resnet50"
+    """Empty: the model has none."""
     kind: str | None = None
     """Kind of the attention, if it is not W3."""
     stages: int | None = None
@@ -74,6 +75,24 @@ PEERS = (
     Row(recipe="ssv1-nonlocal-16f", data=SSV1, frames=16, attention=True, table="Table 6", top1=49.8, kind="nonlocal"),
     Row(recipe="ssv1-tam-8f", data=SSV1, frames=8, attention=False, table="Table 8", top1=49.6, model="tam"),
     Row(recipe="ssv1-tam-w3-8f", data=SSV1, frames=8, attention=True, table="Table 8", top1=50.1, model="tam"),
+    *(
+        Row(recipe=recipe, data=data, frames=frames, attention=attention, table=table, top1=top1, model=model,
+            backbone=backbone)
+        for recipe, data, frames, attention, table, top1, model, backbone in (
+            ("ssv1-trn-multiscale-8f", SSV1, 8, False, "Table 1", 38.9, "trn_multiscale", "resnet50"),
+            ("ssv1-trn-multiscale-bninception-8f", SSV1, 8, False, "Table 1", 34.4, "trn_multiscale", "bninception"),
+            ("ssv2-trn-multiscale-bninception-8f", SSV2, 8, False, "Table 2", 48.4, "trn_multiscale", "bninception"),
+            ("epic-trn-8f", EPIC, 8, False, "Table 4", 26.6, "trn", "resnet50"),
+            ("epic-trn-multiscale-8f", EPIC, 8, False, "Table 4", 28.2, "trn_multiscale", "resnet50"),
+            ("ssv1-i3d-r18-32f", SSV1, 32, False, "Table 8", 34.9, "i3d_r18", ""),
+            ("ssv1-i3d-r18-w3-32f", SSV1, 32, True, "Table 8", 35.3, "i3d_r18", ""),
+            ("ssv1-i3d-r18-64f", SSV1, 64, False, "Table 8", 36.4, "i3d_r18", ""),
+            ("ssv1-i3d-r18-w3-64f", SSV1, 64, True, "Table 8", 36.6, "i3d_r18", ""),
+            ("egogesture-c3d-8f", EGOGESTURE, 8, False, "Table 3", 81.7, "c3d", ""),
+            ("egogesture-c3d-16f", EGOGESTURE, 16, False, "Table 3", 86.4, "c3d", ""),
+            ("egogesture-vgg16-lstm-16f", EGOGESTURE, 16, False, "Table 3", 74.7, "lstm", "vgg16"),
+        )
+    ),
 )  # fmt: skip
 """Other networks. A recipe is compared with one of them only if it has the same data set, network and frames."""
 
@@ -112,7 +131,8 @@ def closest_row(recipe: Recipe, manifest: Manifest | None) -> tuple[Row, bool]:
 def _peer(recipe: Recipe, data: str | None) -> Row | None:
     """The row of another network than TSM with W3 or without, if it is that of the recipe."""
     model = recipe.resolved_stages()[-1].model
-    network = (model.name, model.backbone, None if model.attention is None else model.attention.kind)
+    backbone = model.backbone if model.takes_backbone else ""
+    network = (model.name, backbone, None if model.attention is None else model.attention.kind)
     for row in PEERS:
         alike = (row.data, row.network, row.frames) == (data, network, recipe.data.num_frames)
         if alike and row.stages in (None, len(recipe.stages)):

@@ -174,12 +174,12 @@ SYSTEMS: tuple[System, ...] = (
     System(
         number=4, name="TRN-Multiscale, BNInception", tables="1, 2", gmac="16", parameters="18.3",
         networks=(Network(model="trn_multiscale", backbone="bninception", frames=8),),
-        recipe="ssv1-trn_multiscale-bninception-8f",
+        recipe="ssv1-trn-multiscale-bninception-8f",
         remark="the published parameters do not fit this network; a public copy has 13.1",
     ),
     System(
         number=4, name="TRN-Multiscale", tables="1, 2, 4", gmac="33", parameters="31.8",
-        networks=(Network(model="trn_multiscale", backbone="resnet50", frames=8),), recipe="ssv1-trn_multiscale-8f",
+        networks=(Network(model="trn_multiscale", backbone="resnet50", frames=8),), recipe="ssv1-trn-multiscale-8f",
         remark="the published parameters do not fit this network; a public copy has 26.6 with 174 classes",
     ),
     System(
@@ -245,18 +245,18 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=17, name="I3D, 3D ResNet-18", tables="8", networks=(Network(model="i3d_r18", frames=32),),
-        recipe="ssv1-i3d_r18-32f",
+        recipe="ssv1-i3d-r18-32f",
     ),
     System(
         number=17, name="I3D, 3D ResNet-18", tables="8", networks=(Network(model="i3d_r18", frames=64),),
-        recipe="ssv1-i3d_r18-64f",
+        recipe="ssv1-i3d-r18-64f",
     ),
     System(
         number=17, name="I3D, 3D ResNet-18, strides in time", tables="", remark="a variant of the authors' code",
         networks=(Network(model="i3d_r18", frames=32, options={"temporal_stride": True}),),
     ),
     System(
-        number=18, name="VGG16 + LSTM", tables="3", classes=83, recipe="egogesture-vgg16_lstm-16f",
+        number=18, name="VGG16 + LSTM", tables="3", classes=83, recipe="egogesture-vgg16-lstm-16f",
         networks=(Network(model="lstm", backbone="vgg16", frames=16, options={"fc6": 4096}),),
         remark="the width of the LSTM is from memory",
     ),
@@ -271,7 +271,7 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=20, name="C3D + LSTM + RSTTM", tables="3", classes=83,
-        networks=(Network(model="c3d_rsttm", frames=40, size=112),), recipe="egogesture-c3d_rsttm-40f",
+        networks=(Network(model="c3d_rsttm", frames=40, size=112),), recipe="egogesture-c3d-rsttm-40f",
         remark="a part of the definition is our decision: see w3ray/models/c3d_rsttm.py",
     ),
     System(
