@@ -53,6 +53,8 @@ class Comparison:
 
     def source(self, field: str) -> str:
         """Where the published value of a field is from. Raises: KeyError where its recipe does not say so."""
+        if field == "model.backbone" and not self.row.backbone:
+            return "the published network has no backbone, so it has no effect"
         return sources(self.row.recipe)[field]
 
     @property
