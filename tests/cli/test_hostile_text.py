@@ -236,6 +236,7 @@ def cases(world: World, out: Path) -> dict[str, Case]:
             [world.manifest, "-o", str(out / "sheet [b] %s :smile:.png"), "--set", "data.size=32", "--count", "3"],
             ["sheet [b] %s :smile:.png"]),
         "data check": Case(["caf\udcff.parquet"], [r"caf\udcff.parquet"], code=2),
+        "data flow": Case([f"{absent}.parquet", str(out / "flow")], [one_line(absent)], code=2),
         "data synth": Case(
             [str(out / "s" / EVERY), "--clips", "8", "--val-clips", "8", "--test-clips", "8", "--size", "16"],
             [f"s/{EVERY_SHOWN}"]),

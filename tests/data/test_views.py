@@ -98,7 +98,7 @@ def corners(view: np.ndarray) -> tuple[int, int, int, int]:
 )
 def test_three_crops_cover_the_long_side(monkeypatch, height, width, lefts, tops):
     spec = ClipSpec(num_frames=4, size=42, short_side=48)  # nothing is resized
-    monkeypatch.setattr("w3ray.data.views.open_video", lambda *args, **more: Ramp(height, width))
+    monkeypatch.setattr("w3ray.data.views.open_clip", lambda *args, **more: Ramp(height, width))
     views = load_views("x", spec=spec, protocol=parse_protocol("3crop-1clip"))
     assert [corners(view) for view in views] == [
         (left, left + 47, top, top + 47) for left, top in zip(lefts, tops, strict=True)
@@ -107,7 +107,7 @@ def test_three_crops_cover_the_long_side(monkeypatch, height, width, lefts, tops
 
 def test_ten_crops_are_corners_and_centre_and_their_mirror_images(monkeypatch):
     spec = ClipSpec(num_frames=4, size=40, short_side=48)
-    monkeypatch.setattr("w3ray.data.views.open_video", lambda *args, **more: Ramp(48, 100))
+    monkeypatch.setattr("w3ray.data.views.open_clip", lambda *args, **more: Ramp(48, 100))
     protocol = parse_protocol("10crop-1clip")
     views = load_views("x", spec=spec, protocol=protocol)
     places = [(0, 0), (60, 0), (0, 8), (60, 8), (30, 4)]
