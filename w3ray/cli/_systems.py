@@ -16,7 +16,8 @@ They fit 400 classes, so they are compared at 400 classes. Where figures have an
 figure agrees if it is at most 1 % or one unit of the last printed digit away from ours. A system of several networks is
 their sum.
 
-The command trains the network of the row. A row without a command has no recipe.
+The command trains the network of the row. Where a row has several networks, it trains all of them, and `w3ray evaluate`
+averages their scores. A row without a command has no recipe.
 
 {table}
 
@@ -58,7 +59,9 @@ def _row(system: System, cost: Cost, seconds: dict[str, Any] | None) -> dict[str
 def _command(system: System) -> str:
     from w3ray.recipe.load import known_recipes
 
-    return f"w3ray run {system.recipe}" if system.recipe in known_recipes() else ""
+    if system.recipe not in known_recipes():
+        return ""
+    return " && ".join(f"w3ray run {name}" for name in (system.recipe, *system.others))
 
 
 def _remark(system: System) -> str:

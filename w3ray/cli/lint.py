@@ -37,8 +37,8 @@ def lint(
 def report_text(report: LintReport) -> RenderableType:
     """A report for people: what was compared, a table of findings, and how many there are."""
     row = report.row
-    kind = "TSM+W3" if row.attention else "TSM"
-    lines = [f"{report.recipe}, compared with {row.recipe}: {kind}, {row.frames} frames, {row.data}, W3 {row.table}"]
+    of_row = f"{row.title}, {row.frames} frames, {row.data}, W3 {row.table}"
+    lines = [f"{report.recipe}, compared with {row.recipe}: {of_row}"]
     lines.append("Sources: W3 is arXiv:2004.01278, TSM the repository mit-han-lab/temporal-shift-module.")
     if not report.same_data:
         lines.append("The paper has no row for this data: differences are notes; figures are for the named data sets.")

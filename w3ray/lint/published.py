@@ -6,6 +6,7 @@ The values of a row are those of its shipped recipe. There, each line names the 
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from w3ray import published_sets
 from w3ray.data.manifest import Manifest
@@ -23,7 +24,8 @@ class Row:
     attention: bool
     table: str
     top1: float
-    """As published, in percent. For EPIC-Kitchens: of actions in seen kitchens."""
+    """As published, in percent. For EPIC-Kitchens: of actions in seen kitchens. For a network that the paper has only
+    together with others: of all of them together."""
     model: str = "tsm"
     backbone: str = "resnet50"
     """Empty: the model has none."""
@@ -31,11 +33,24 @@ class Row:
     """Kind of the attention, if it is not W3."""
     stages: int | None = None
     """Number of stages, where several rows have the same network."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Name and value of the model's options that tell this row from another one of the same model."""
+    flow: bool = False
+    """The network reads optical flow."""
 
     @property
     def network(self) -> tuple[str, str, str | None]:
         """Model, backbone and kind of the attention."""
         return self.model, self.backbone, self.kind or ("w3" if self.attention else None)
+
+    @property
+    def title(self) -> str:
+        """The network, for people."""
+        model, backbone, kind = self.network
+        if (model, backbone) == ("tsm", "resnet50"):
+            return {None: "TSM", "w3": "TSM+W3"}.get(kind, f"TSM+{kind}")
+        words = [model, backbone, f"with {kind}" if kind else "", "for flow" if self.flow else ""]
+        return " ".join(word for word in words if word)
 
 
 SSV1, SSV2, EGOGESTURE, EPIC = "Something-Something V1", "Something-Something V2", "EgoGesture", "EPIC-Kitchens"
@@ -91,10 +106,38 @@ PEERS = (
             ("egogesture-c3d-8f", EGOGESTURE, 8, False, "Table 3", 81.7, "c3d", ""),
             ("egogesture-c3d-16f", EGOGESTURE, 16, False, "Table 3", 86.4, "c3d", ""),
             ("egogesture-vgg16-lstm-16f", EGOGESTURE, 16, False, "Table 3", 74.7, "lstm", "vgg16"),
+            ("ssv1-i3d-r50-32f", SSV1, 32, False, "Table 1", 41.6, "i3d_r50", ""),
+            ("ssv1-slowfast-r50-32f", SSV1, 32, False, "Table 1", 47.5, "slowfast_r50", ""),
+            ("egogesture-i3d-inception-32f", EGOGESTURE, 32, False, "Table 3", 90.3, "i3d_inception", ""),
+            ("egogesture-c3d-rsttm-40f", EGOGESTURE, 40, False, "Table 3", 89.3, "c3d_rsttm", ""),
+        )
+    ),
+    Row(
+        recipe="ssv1-i3d-r50-nl-32f", data=SSV1, frames=32, attention=True, table="Table 1", top1=44.4, model="i3d_r50",
+        backbone="", kind="nonlocal",
+    ),
+    *(
+        Row(recipe=recipe, data=SSV1, frames=frames, attention=False, table="Table 1", top1=top1, model="eco",
+            backbone="", options=(("lite", lite),))
+        for recipe, frames, top1, lite in (
+            ("ssv1-eco-8f", 8, 39.6, False),
+            ("ssv1-eco-16f", 16, 41.4, False),
+            ("ssv1-eco-lite-16f", 16, 46.4, True),
+            ("ssv1-eco-lite-20f", 20, 46.4, True),
+            ("ssv1-eco-lite-24f", 24, 46.4, True),
+            ("ssv1-eco-lite-32f", 32, 46.4, True),
+        )
+    ),
+    *(
+        Row(recipe=recipe, data=data, frames=8, attention=False, table=table, top1=top1, model="trn_multiscale",
+            backbone="bninception", flow=True)
+        for recipe, data, table, top1 in (
+            ("ssv1-trn-multiscale-bninception-flow-8f", SSV1, "Table 1", 42.0),
+            ("ssv2-trn-multiscale-bninception-flow-8f", SSV2, "Table 2", 55.5),
         )
     ),
 )  # fmt: skip
-"""Other networks. A recipe is compared with one of them only if it has the same data set, network and frames."""
+"""Other networks. A recipe is compared with one of them only if it has the same data set, network, input and frames."""
 
 ROWS = TSM_ROWS + PEERS
 
@@ -133,8 +176,10 @@ def _peer(recipe: Recipe, data: str | None) -> Row | None:
     model = recipe.resolved_stages()[-1].model
     backbone = model.backbone if model.takes_backbone else ""
     network = (model.name, backbone, None if model.attention is None else model.attention.kind)
+    flow = recipe.data.flow_fields is not None
     for row in PEERS:
-        alike = (row.data, row.network, row.frames) == (data, network, recipe.data.num_frames)
+        alike = (row.data, row.network, row.frames, row.flow) == (data, network, recipe.data.num_frames, flow)
+        alike = alike and all(getattr(model.options, name) == value for name, value in row.options)
         if alike and row.stages in (None, len(recipe.stages)):
             return row
     return None

@@ -73,7 +73,9 @@ class System:
     """Where the published figures are from. "": multiply-adds from the paper, parameters from `PARAMETERS_FROM`."""
     remark: str = ""
     recipe: str | None = None
-    """The shipped recipe of this row."""
+    """The shipped recipe of this row: that of its first network."""
+    others: tuple[str, ...] = ()
+    """The shipped recipes of its other networks."""
     needs: str = ""
     """What w3ray lacks for it. Such a system is not counted."""
 
@@ -185,6 +187,7 @@ SYSTEMS: tuple[System, ...] = (
     System(
         number=5, name="TRN-Multiscale RGB + flow, BNInception", tables="1, 2",
         networks=_with_flow(Network(model="trn_multiscale", backbone="bninception", frames=8)),
+        recipe="ssv1-trn-multiscale-bninception-8f", others=("ssv1-trn-multiscale-bninception-flow-8f",),
         remark=_FLOW,
     ),
     System(
@@ -197,6 +200,7 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=7, name="ECO En-Lite", tables="1", gmac="267", parameters="150", networks=_EN_LITE,
+        recipe="ssv1-eco-lite-16f", others=("ssv1-eco-lite-20f", "ssv1-eco-lite-24f", "ssv1-eco-lite-32f"),
         remark="four networks of 16, 20, 24 and 32 frames",
     ),
     System(
@@ -205,11 +209,11 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=9, name="I3D", tables="1", gmac="153", parameters="28.0", networks=(_i3d_r50(),),
-        remark="of one clip; the result is of two",
+        recipe="ssv1-i3d-r50-32f", remark="of one clip; the result is of two",
     ),
     System(
         number=10, name="I3D + non-local", tables="1", gmac="168", parameters="35.3",
-        networks=(_i3d_r50(BLOCKS_OF_AUTHORS),),
+        networks=(_i3d_r50(BLOCKS_OF_AUTHORS),), recipe="ssv1-i3d-r50-nl-32f",
         remark="of one clip; the result is of two. Five blocks cost 15 GMAC only in a network with 4 frames behind its "
         "second pool, which as a whole costs 41",
     ),
@@ -219,7 +223,7 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=12, name="SlowFast 8x8", tables="1", gmac="65",
-        networks=(Network(model="slowfast_r50", frames=32, size=256),),
+        networks=(Network(model="slowfast_r50", frames=32, size=256),), recipe="ssv1-slowfast-r50-32f",
         remark="the published figure is that of 256 x 256 pixels",
     ),
     System(number=13, name="TSM", tables="1, 4", gmac="33", parameters="24.3",
@@ -228,7 +232,8 @@ SYSTEMS: tuple[System, ...] = (
            networks=(_tsm(16),), recipe="ssv1-tsm-16f"),
     System(
         number=13, name="TSM ensemble", tables="1", gmac="98", parameters="48.6",
-        networks=(_tsm(8), _tsm(16)), remark="averaged scores of the two networks above",
+        networks=(_tsm(8), _tsm(16)), recipe="ssv1-tsm-8f", others=("ssv1-tsm-16f",),
+        remark="averaged scores of the two networks above",
     ),
     System(
         number=14, name="TSM + CBAM", tables="6, 7", gmac="66.5", networks=(_tsm(16, {"kind": "cbam"}),),
@@ -276,7 +281,7 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=21, name="I3D Inception-v1", tables="3", classes=83,
-        networks=(Network(model="i3d_inception", frames=32),), recipe="egogesture-i3d-32f",
+        networks=(Network(model="i3d_inception", frames=32),), recipe="egogesture-i3d-inception-32f",
     ),
     System(
         number=21, name="I3D Inception-v1", tables="", classes=83, gmac="108", parameters="12",
