@@ -75,7 +75,7 @@ AS_THEIR_CODE = {
     "bninception": AS_TRN,
     "trn": AS_TRN,
     "eco": (0.001, 32, 22, (9.3, 18.6), "train", 40, 5e-4),
-    "slowfast": (0.03, 16, 22, (14, 18), "sync", None, 1e-6),
+    "slowfast": (0.03, 16, 22, (14, 18), "train", None, 1e-6),
 }
 """Part of the name -> learning rate, clips of a step, epochs, epochs at which the rate drops, batch norm, largest norm
 of the gradient, weight decay. All others are trained as TSM's command says."""
