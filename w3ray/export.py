@@ -35,6 +35,7 @@ from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_scores import softmax_by_head
 from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder
+from w3ray.models.side_inputs import names_of
 from w3ray.storage import PART_SUFFIX, fetched, replacing
 
 METADATA = "w3ray.json"
@@ -92,8 +93,8 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
         out: the file; an older one is replaced.
 
     Raises:
-        InputError: there is no such model, the format is unknown, the file cannot be written, or packages that the
-            format needs are not installed.
+        InputError: there is no such model, it reads more than clips, the format is unknown, the file cannot be
+            written, or packages that the format needs are not installed.
         RunError: the network cannot be exported, or the exported network gives other scores.
     """
     if kind not in FORMATS:
@@ -102,6 +103,11 @@ def export_model(folder: str | os.PathLike[str], kind: str, out: str | os.PathLi
     require_packages(kind)
     with fetched(model_folder(folder)) as local:
         network, description = load_model(local)
+    if needs := names_of(network):
+        raise InputError(
+            f"{description.model['name']}: cannot be exported: it reads {', '.join(needs)} with each clip, and an "
+            "exported network reads clips only"
+        )
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     out = Path(out).absolute()

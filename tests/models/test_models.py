@@ -9,6 +9,7 @@ from w3ray.attention import ATTENTION
 from w3ray.models import MODELS, VideoOutput, build_model
 from w3ray.models.refinement import AttentionGuidedRefinement
 from w3ray.models.shift import temporal_shift
+from w3ray.models.side_inputs import example
 
 SMALL = {"backbone": "resnet_small", "num_classes": 4}
 W3_SMALL = {**SMALL, "attention": {"kind": "w3"}}
@@ -26,7 +27,8 @@ def test_forward_and_backward(name: str, kind: str | None) -> None:
     model = build_model(name, **SMALL, options=options.small, attention=None if kind is None else {"kind": kind})
     clips = options.small_clips if options.small else ((4, 32, 32), (3, 40, 24))
     for batch, (frames, height, width) in zip((2, 1), clips, strict=False):
-        out = model(torch.randn(batch, frames, 3, height, width).contiguous())
+        x_BTCHW = torch.randn(batch, frames, 3, height, width).contiguous()
+        out = model(x_BTCHW, **example(model, x_BTCHW))
         assert isinstance(out, VideoOutput)
         assert out.logits_BK.shape == (batch, 4)
         assert out.features[0].shape[0] == batch

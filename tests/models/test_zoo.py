@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from w3ray.explain.gradcam import grad_cam
 from w3ray.explain.record import record
 from w3ray.models import MODELS, VideoModel, build_model
+from w3ray.models.side_inputs import example
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.losses import LossInputs
 from w3ray.training.optimizer import build_optimizer, parameter_groups
@@ -89,7 +90,8 @@ def test_any_split_of_the_batch_is_one_gradient(case: Case) -> None:
         step = TrainingStep(network, optimizer=optimizer, loss_weights={"cross_entropy": 1.0})
         for start, end in itertools.pairwise(split):
             part, valid = slice(start, end), torch.ones(end - start, dtype=torch.bool)
-            step.accumulate(clips[part], labels[part], valid, normalizer=2, seed=7, last=end == 2)
+            extras = example(network, clips[part])
+            step.accumulate(clips[part], labels[part], valid, normalizer=2, seed=7, last=end == 2, extras=extras)
         gradients.append({name: one.grad for name, one in network.named_parameters() if one.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -102,15 +104,17 @@ def test_it_learns_from_a_teacher_of_its_kind(case: Case) -> None:
     optimizer = build_optimizer("sgd", parameter_groups(student, lr=0.1, weight_decay=0.0))
     step = TrainingStep(student, optimizer=optimizer, loss_weights={"mfr": 1.0}, teacher=teacher)
     labels, valid = torch.tensor([0, 1]), torch.tensor([True, True])
-    step.accumulate(case.clips(2), labels, valid, normalizer=2, seed=0, last=True)
+    clips = case.clips(2)
+    step.accumulate(clips, labels, valid, normalizer=2, seed=0, last=True, extras=example(student, clips))
     result = step.update(0.1)
     assert float(result.loss_sums["mfr"]) > 0
     assert 0 < float(result.grad_norm) < float("inf")
     equal = TrainingStep(student, optimizer=optimizer, loss_weights={"mfr": 1.0}, teacher=copy.deepcopy(student))
     with torch.no_grad():
         x_BTCHW = equal.prepare(case.clips(1))
-        features = student.eval()(x_BTCHW).features
-        inputs = LossInputs(torch.zeros(1, 3), features, labels[:1], equal.teacher(x_BTCHW).features)
+        more = example(student, x_BTCHW)
+        features = student.eval()(x_BTCHW, **more).features
+        inputs = LossInputs(torch.zeros(1, 3), features, labels[:1], equal.teacher(x_BTCHW, **more).features)
     assert float(equal.losses["mfr"][1](inputs)) == 0
 
 
@@ -120,12 +124,12 @@ def test_it_is_explained(case: Case) -> None:
     model = lively(case.build("w3")).eval()
     x_BTCHW = case.clips(1).float().div(255).permute(0, 1, 4, 2, 3)
     with torch.no_grad():
-        output, looks = record(model, x_BTCHW)
+        output, looks = record(model, x_BTCHW, example(model, x_BTCHW))
     assert [len(stage) for stage in model.stages()] == [
         sum(look.stage == number for look in looks) for number in range(1, len(model.stages()) + 1)
     ]
     assert all(look.mask_THW is not None and look.mask_THW.min() >= 0 for look in looks)
-    cams = [grad_cam(model, x_BTCHW, label) for label in range(3)]
+    cams = [grad_cam(model, x_BTCHW, label, side_inputs=example(model, x_BTCHW)) for label in range(3)]
     assert all(cam.min() >= 0 for cam in cams)
     assert max(cam.max() for cam in cams) > 0
     longest = max(one.shape[1] for one in output.features)
@@ -138,6 +142,7 @@ def test_two_evaluations_are_equal(case: Case) -> None:
     x_BTCHW = case.clips(1).float().div(255).permute(0, 1, 4, 2, 3)
     with torch.no_grad():
         torch.manual_seed(1)
-        first = model(x_BTCHW).logits_BK
+        more = example(model, x_BTCHW)
+        first = model(x_BTCHW, **more).logits_BK
         torch.manual_seed(2)
-        assert torch.equal(model(x_BTCHW).logits_BK, first)
+        assert torch.equal(model(x_BTCHW, **more).logits_BK, first)

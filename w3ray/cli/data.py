@@ -2,6 +2,7 @@
 
 import typer
 
+from w3ray.cli.data_boxes import boxes
 from w3ray.cli.data_check import check
 from w3ray.cli.data_flow import flow
 from w3ray.cli.data_import import import_app
@@ -16,3 +17,4 @@ app.command("show")(show)
 app.command("check")(check)
 app.command("synth")(synth)
 app.command("flow")(flow)
+app.command("boxes")(boxes)

@@ -22,6 +22,7 @@ def explain(
         typer.Option(metavar="MODEL", help="Second model to show beside it; with Grad-CAM if it has no masks."),
     ] = None,
     true: Annotated[str | None, typer.Option(metavar="CLASS", help="True class of the videos, to show.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="File of boxes of the videos, for models that need them.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes in the answer.")] = 5,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
@@ -32,7 +33,7 @@ def explain(
     given = [model] if against is None else [model, against]
     with opened_models(given, tracking) as found:
         first, other = found[0].folder, None if against is None else found[1].folder
-        document = explain_videos(first, videos, out=out, against=other, true=true, top=top)
+        document = explain_videos(first, videos, out=out, against=other, true=true, top=top, boxes=boxes)
     for key, one in zip(("model", "against"), found, strict=False):
         if one.folder != one.name:
             document[key] = one.name

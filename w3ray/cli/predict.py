@@ -28,6 +28,7 @@ def predict(
         list[str] | None, typer.Argument(help="Files, folders, patterns, s3://...", metavar="VIDEO...")
     ] = None,
     manifest: Annotated[str | None, typer.Option(help="Manifest to classify instead of videos.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="File of boxes of the clips, for a model that needs them.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the manifest; default: all splits.")] = None,
     top: Annotated[int, typer.Option(help="Number of best classes to print.")] = 5,
     protocol: Annotated[str, typer.Option(help="Views of a clip, as in `w3ray evaluate`.")] = "1clip-center",
@@ -55,7 +56,7 @@ def predict(
         (local,) = stack.enter_context(opened_models([model], tracking))
         predictions = stack.enter_context(closing(run(
             local.folder, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
-            address=address, roots=root, on_start=start,
+            address=address, roots=root, boxes=boxes, on_start=start,
         )))  # fmt: skip
         for one in predictions:
             if lines is not None:

@@ -55,6 +55,8 @@ class ClipSpec:
     """Training: names in `w3ray.data.augmentation.AUGMENTATIONS`, in the order in which they change the clip."""
     flow_fields: int | None = None
     """L: neighbouring fields of optical flow at each sample. The clips are then folders of flow. None: RGB frames."""
+    boxes_per_frame: int | None = None
+    """N: boxes of things in each frame that go with a clip (`w3ray.data.side_inputs`). None: no boxes."""
 
     def __post_init__(self) -> None:
         # A list (from YAML or JSON) would make the spec unhashable.
@@ -65,6 +67,8 @@ class ClipSpec:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.flow_fields is not None and self.flow_fields < 1:
             raise ValueError(f"flow_fields must be at least 1, not {self.flow_fields}")
+        if self.boxes_per_frame is not None and self.boxes_per_frame < 1:
+            raise ValueError(f"boxes_per_frame must be at least 1, not {self.boxes_per_frame}")
         if self.sampling not in SAMPLERS:
             raise ValueError(f"sampling must be one of {sorted(SAMPLERS)}, not {self.sampling!r}")
         if self.decoder not in DECODERS:
@@ -85,6 +89,11 @@ class ClipSpec:
     def channels(self) -> int:
         """C of a clip: 3, or 2 for each field of flow."""
         return 3 if self.flow_fields is None else 2 * self.flow_fields
+
+    @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """What goes with the pixels of a clip: names in `w3ray.data.side_inputs.SIDE_INPUTS`."""
+        return () if self.boxes_per_frame is None else ("boxes",)
 
     def require_flip_map(self, flip_map: Mapping[int, int] | None) -> None:
         """Refuse flipping for a data set that does not say what mirroring does to its labels.
@@ -108,6 +117,10 @@ class Clip:
     """Label of what is seen: if the clip is mirrored, that of the mirror image."""
     times_s: np.ndarray
     """When each frame is shown in the video, seconds from its first frame: float64 [T]."""
+    numbers_T: np.ndarray
+    """Numbers of the frames (or of the first fields of flow) in the video, from 0: int64 [T]."""
+    frame_size: tuple[int, int]
+    """Height and width of the video's frames, in pixels."""
     box: Box
     """What was cut out of each frame."""
     mirrored: bool
@@ -185,7 +198,10 @@ def read_clip(
     if rng is not None:
         for name in spec.augmentations:
             frames_TSSC = AUGMENTATIONS[name](frames_TSSC, rng)
-    return Clip(frames_TSSC=frames_TSSC, label=label, times_s=times_s, box=box, mirrored=mirrored)
+    return Clip(
+        frames_TSSC=frames_TSSC, label=label, times_s=times_s, numbers_T=indices_T, frame_size=(height, width), box=box,
+        mirrored=mirrored,
+    )  # fmt: skip
 
 
 def open_clip(uri: str, spec: ClipSpec, roots: Sequence[str] | None, cache: VideoCache | None) -> Video:

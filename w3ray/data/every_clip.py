@@ -18,7 +18,12 @@ Work = Callable[[pa.Table], pa.Table]
 
 
 def for_every_clip(
-    rows: pa.Table, work: Work, progress: Callable[[int, int], None] | None = None, *, clips_a_task: int = _CLIPS_A_TASK
+    rows: pa.Table,
+    work: Work,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    clips_a_task: int = _CLIPS_A_TASK,
+    gpus_a_task: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Do `work` for each row with Ray Data. Returns the entries in the order of the rows.
 
@@ -30,13 +35,14 @@ def for_every_clip(
         work: what is done with some of the rows.
         progress: called with the number of clips done and of all clips.
         clips_a_task: rows that one call of `work` gets.
+        gpus_a_task: share of a GPU that one call of `work` gets.
     """
     found: dict[str, dict[str, Any]] = {}
     for count in (clips_a_task, 1):
         missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))
         if missing.num_rows == 0:
             break
-        for entry in _run(missing, work, count):
+        for entry in _run(missing, work, count, gpus_a_task):
             found[entry["clip_id"]] = entry
             if progress is not None:
                 progress(len(found), rows.num_rows)
@@ -46,7 +52,7 @@ def for_every_clip(
     ]
 
 
-def _run(rows: pa.Table, work: Work, clips_a_task: int) -> Iterator[dict[str, Any]]:
+def _run(rows: pa.Table, work: Work, clips_a_task: int, gpus_a_task: float = 0.0) -> Iterator[dict[str, Any]]:
     """The ledger entries of `rows` as they arrive, without the entries of blocks whose process crashed."""
     import ray.data
 
@@ -61,7 +67,12 @@ def _run(rows: pa.Table, work: Work, clips_a_task: int) -> Iterator[dict[str, An
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
             dataset = ray.data.from_arrow(blocks).map_batches(
-                work, batch_format="pyarrow", batch_size=None, num_cpus=1, max_retries=0
+                work,
+                batch_format="pyarrow",
+                batch_size=None,
+                num_cpus=1,
+                max_retries=0,
+                num_gpus=gpus_a_task or None,
             )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()

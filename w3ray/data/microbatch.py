@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -20,18 +20,22 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from w3ray.data.clip import load_clip
+from w3ray.data.clip import read_clip
 from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Order, draw_generator
+from w3ray.data.side_inputs import Extras, blank_extras, extras_of, extras_of_views
 from w3ray.data.stream_spec import StreamSpec
-from w3ray.data.views import load_views
+from w3ray.data.views import read_views
 from w3ray.errors import RunError
 from w3ray.heads import UNLABELLED
 from w3ray.storage import StoragePath
 
-_Load = Callable[[Item, int, dict[str, Any]], tuple[np.ndarray, int]]
-"""From an item, a place in it, and the row of the sample there, to the clip and its label."""
+_Load = Callable[[Item, int, dict[str, Any]], tuple[np.ndarray, int, Extras]]
+"""From an item, a place in it, and the row of the sample there, to the clip, its label and its side inputs."""
+
+_EXTRA = "extras."
+"""Before the name of a side input in a block row."""
 
 _ATTEMPTS = 2
 
@@ -45,6 +49,8 @@ _CLIPS_POLL_S = 0.1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipTables:
     """The rows of each split (`clip_id`, `uri` resolved, `start_s`, `end_s`, `reversed`, `label`) in manifest order.
+
+    If the clips have boxes, the rows also have the column `w3ray.data.boxes.BOXES_COLUMN`.
 
     The tables travel as references into Ray's object store, so that decoders on a node share one copy.
     """
@@ -80,6 +86,8 @@ class Microbatch:
     read (empty at padding). `draws` uint64 [M] are the seeds from which the random frames, box and mirror of training
     clips were drawn (0 in evaluation).
     With a test protocol, `clips` is uint8 [M, V, T, S, S, C] (see `w3ray.data.views`).
+    `extras` are the side inputs of the clips by name, [M, ...] each, or [M, V, ...] with a test protocol; see
+    `w3ray.data.side_inputs`. A clip that is not valid has zeros.
     """
 
     number: int
@@ -95,6 +103,7 @@ class Microbatch:
     clip_ids: tuple[str, ...]
     draws: np.ndarray
     failures: tuple[ClipFailure, ...]
+    extras: Extras = field(default_factory=dict)
 
 
 class _NotShared(Exception):
@@ -130,7 +139,9 @@ class MicrobatchDecoder:
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
-        self._shared = None if spec.shared is None else spec.shared.opened(spec.clip, spec.plugins.clip_sources)
+        # Side inputs are not kept with shared clips: clips that have any are not shared.
+        shared = None if spec.clip.side_inputs else spec.shared
+        self._shared = None if shared is None else shared.opened(spec.clip, spec.plugins.clip_sources)
         if spec.clips_ready is not None:
             _wait_for(spec.clips_ready)
 
@@ -163,6 +174,8 @@ class MicrobatchDecoder:
         load = load or self._load
         item = self._spec.schedule.item(number)
         size, spec = len(item.samples), self._spec.clip
+        views = () if self._spec.protocol is None else (self._spec.protocol.num_views,)
+        extras = blank_extras(spec, (size, *views))
         clips: np.ndarray | None = None
         labels = np.zeros(size, dtype=np.int64)
         valid = item.samples != PADDING
@@ -171,7 +184,7 @@ class MicrobatchDecoder:
             row = self._tables[item.kind].slice(int(item.samples[place]), 1).to_pylist()[0]
             clip_ids[place] = row["clip_id"]
             try:
-                clip, labels[place] = load(item, int(place), row)
+                clip, labels[place], its = load(item, int(place), row)
             except DecodeError as error:
                 valid[place] = False
                 failures.append(ClipFailure(item.kind, row["clip_id"], row["uri"], error.reason, number))
@@ -179,39 +192,40 @@ class MicrobatchDecoder:
             if clips is None:
                 clips = np.zeros((size, *clip.shape), dtype=np.uint8)
             clips[place] = clip
+            for name, values in its.items():
+                extras[name][place] = values
         if clips is None:
-            views = () if self._spec.protocol is None else (self._spec.protocol.num_views,)
             clips = np.zeros((size, *views, spec.num_frames, spec.size, spec.size, spec.channels), dtype=np.uint8)
         return Microbatch(
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
-            tuple(clip_ids), item.draws, tuple(failures),
+            tuple(clip_ids), item.draws, tuple(failures), extras,
         )  # fmt: skip
 
-    def _load_shared(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _load_shared(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
         assert self._shared is not None
         if (found := self._shared.get(self._key(item, place, row))) is None:
             raise _NotShared
-        return found
+        return *found, {}
 
     def _key(self, item: Item, place: int, row: dict[str, Any]) -> str:
         assert self._shared is not None
         draw = int(item.draws[place]) if item.kind == "train" else None
         return self._shared.key(row, draw, self._spec.flip_map, self._spec.roots)
 
-    def _load(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _load(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
         if self._shared is None:
             return self._read(item, place, row)
         key = self._key(item, place, row)
         if (found := self._shared.get(key)) is not None:
-            return found
+            return *found, {}
         with self._shared.alone(key):
             if (found := self._shared.get(key)) is not None:  # made while this one waited
-                return found
-            clip, label = self._read(item, place, row)
+                return *found, {}
+            clip, label, extras = self._read(item, place, row)
             self._shared.keep(key, clip, label)
-            return clip, label
+            return clip, label, extras
 
-    def _read(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int]:
+    def _read(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
         clip, spec = f"{item.kind}-{item.samples[place]}", self._spec
         if self._watch is not None and (reason := self._watch.given_up(clip)):
             raise DecodeError(row["uri"], reason)
@@ -221,16 +235,19 @@ class MicrobatchDecoder:
             try:
                 with nullcontext() if self._watch is None else self._watch.at(clip):
                     if spec.protocol is not None:
-                        views = load_views(
+                        views = read_views(
                             row["uri"], spec=spec.clip, protocol=spec.protocol, start_s=row["start_s"],
                             end_s=row["end_s"], reversed=row["reversed"], roots=spec.roots, cache=spec.cache,
                         )  # fmt: skip
-                        return views, UNLABELLED if row["label"] is None else row["label"]
-                    return load_clip(
+                        pixels = np.stack([view.frames_TSSC for view in views])
+                        label = UNLABELLED if row["label"] is None else row["label"]
+                        return pixels, label, extras_of_views(row, views, spec.clip)
+                    found = read_clip(
                         row["uri"], label=row["label"], spec=spec.clip, rng=rng, start_s=row["start_s"],
                         end_s=row["end_s"], reversed=row["reversed"], flip_map=spec.flip_map, roots=spec.roots,
                         cache=spec.cache,
                     )  # fmt: skip
+                    return found.frames_TSSC, found.label, extras_of(row, found, spec.clip)
             except DecodeError:
                 if attempt == _ATTEMPTS:
                     raise
@@ -291,27 +308,33 @@ def _wait_for(clips: StoragePath) -> None:
 def to_row(microbatch: Microbatch) -> dict[str, np.ndarray]:
     """One block row: every field gets a leading dimension of 1; a field that is not a number becomes text."""
     row: dict[str, np.ndarray] = {}
-    for field in fields(Microbatch):
-        value = getattr(microbatch, field.name)
-        if field.name == "failures":
+    for one in fields(Microbatch):
+        value = getattr(microbatch, one.name)
+        if one.name == "extras":
+            row |= {_EXTRA + name: values[None] for name, values in value.items()}
+            continue
+        if one.name == "failures":
             value = json.dumps([failure._asdict() for failure in value])
-        elif field.name == "clip_ids":
+        elif one.name == "clip_ids":
             value = json.dumps(value)
-        row[field.name] = np.asarray(value)[None]
+        row[one.name] = np.asarray(value)[None]
     return row
 
 
 def from_row(row: dict[str, np.ndarray]) -> Microbatch:
     values: dict[str, Any] = {}
-    for field in fields(Microbatch):
-        value = row[field.name][0]
-        if field.name in ("number", "epoch", "step", "slot"):
+    for one in fields(Microbatch):
+        if one.name == "extras":
+            continue
+        value = row[one.name][0]
+        if one.name in ("number", "epoch", "step", "slot"):
             value = int(value)
-        elif field.name == "kind":
+        elif one.name == "kind":
             value = str(value)
-        elif field.name == "failures":
+        elif one.name == "failures":
             value = tuple(ClipFailure(**failure) for failure in json.loads(str(value)))
-        elif field.name == "clip_ids":
+        elif one.name == "clip_ids":
             value = tuple(json.loads(str(value)))
-        values[field.name] = value
+        values[one.name] = value
+    values["extras"] = {name.removeprefix(_EXTRA): row[name][0] for name in row if name.startswith(_EXTRA)}
     return Microbatch(**values)

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from w3ray.data.augmentation import Box, Frames, centre_crop_box
-from w3ray.data.clip import ClipSpec, cut_out, open_clip, read_samples, samples_in
+from w3ray.data.clip import Clip, ClipSpec, cut_out, open_clip, read_samples, samples_in
 from w3ray.data.clip_sampling import dense_indices, segment_indices_at
 from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
+from w3ray.heads import UNLABELLED
 
 PROTOCOLS = ("1clip-center", "2clip-center", "2clip-full-res", "3crop-2clip", "10crop-2clip")
 """The protocols of the paper's tables."""
@@ -90,14 +91,46 @@ def load_views(
     Returns: uint8 [V, T, S, S, C], or [V, T, H, W, C] of the whole frame, whose shape then depends on the video.
     Raises: DecodeError if the video cannot be read.
     """
+    return np.stack(
+        [
+            view.frames_TSSC
+            for view in read_views(
+                uri, spec=spec, protocol=protocol, start_s=start_s, end_s=end_s, reversed=reversed, roots=roots,
+                cache=cache,
+            )
+        ]
+    )  # fmt: skip
+
+
+def read_views(
+    uri: str,
+    *,
+    spec: ClipSpec,
+    protocol: Protocol,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    reversed: bool = False,
+    roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
+) -> list[Clip]:
+    """As `load_views`, but says of each view where it lies. The views have no label."""
     with open_clip(uri, spec, roots, cache) as video:
         first, stop = video.frame_span(start_s, end_s)
         indices_CT = first + clip_indices(samples_in(stop - first, spec), spec, protocol.clips)
         if reversed:
             indices_CT = indices_CT[:, ::-1]
         frames = read_samples(video, indices_CT.reshape(-1), stop, spec, reversed=reversed)
+        times_s_CT = video.times_s(indices_CT.reshape(-1)).reshape(indices_CT.shape)
     of_clips = frames.reshape(protocol.clips, spec.num_frames, *frames.shape[1:])
-    return np.stack([view for clip in of_clips for view in _crops(clip, spec, protocol)])
+    height, width = frames.shape[1:3]
+    return [
+        Clip(
+            frames_TSSC=cut_out(clip_THWC, box, size, spec, mirror=mirror), label=UNLABELLED, times_s=times_s,
+            numbers_T=numbers_T, frame_size=(height, width), box=box, mirrored=mirror,
+        )
+        for clip_THWC, times_s, numbers_T in zip(of_clips, times_s_CT, indices_CT, strict=True)
+        for box, size, mirror in _crops(height, width, spec, protocol)
+    ]  # fmt: skip
 
 
 def clip_indices(num_frames: int, spec: ClipSpec, clips: int) -> np.ndarray:
@@ -119,23 +152,24 @@ def clip_indices(num_frames: int, spec: ClipSpec, clips: int) -> np.ndarray:
     return starts[:, None] + steps_T[None]
 
 
-def _crops(frames_THWC: Frames, spec: ClipSpec, protocol: Protocol) -> list[Frames]:
-    height, width = frames_THWC.shape[1:3]
+def _crops(
+    height: int, width: int, spec: ClipSpec, protocol: Protocol
+) -> list[tuple[Box, int | tuple[int, int], bool]]:
+    """Of each crop: its box, the size that it gets, and whether it is a mirror image."""
     short_side = spec.resolved_short_side
     if protocol.whole_frame:
         ratio = short_side / min(height, width)
         shape = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-        return [cut_out(frames_THWC, Box(0, 0, height, width), shape, spec)]
+        return [(Box(0, 0, height, width), shape, False)]
     if protocol.crops == 1:
-        box = centre_crop_box(height, width, spec.size / short_side)
-        return [cut_out(frames_THWC, box, spec.size, spec)]
+        return [(centre_crop_box(height, width, spec.size / short_side), spec.size, False)]
     if protocol.crops == 3:
         side = min(height, width)
         places = ((2, 0), (2, 2), (2, 4)) if width >= height else ((0, 2), (2, 2), (4, 2))
-        return [cut_out(frames_THWC, _at(place, height, width, side), short_side, spec) for place in places]
+        return [(_at(place, height, width, side), short_side, False) for place in places]
     side = centre_crop_box(height, width, spec.size / short_side).height
     boxes = [_at(place, height, width, side) for place in _CORNERS_AND_CENTRE]
-    return [cut_out(frames_THWC, box, spec.size, spec, mirror=mirror) for mirror in (False, True) for box in boxes]
+    return [(box, spec.size, mirror) for mirror in (False, True) for box in boxes]
 
 
 def _at(place: tuple[int, int], height: int, width: int, side: int) -> Box:

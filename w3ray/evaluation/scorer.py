@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from w3ray.evaluation.head_scores import softmax_by_head
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models.bundle import ModelDescription
+from w3ray.models.side_inputs import chosen
 
 Average = Literal["scores", "logits"]
 
@@ -50,20 +51,30 @@ class Scorer:
         self._order_VK = torch.stack([mirror_K if mirrored else same_K for mirrored in mirrored_V])
 
     @torch.inference_mode()
-    def __call__(self, clips_MVTHWC: np.ndarray) -> np.ndarray:
+    def __call__(self, clips_MVTHWC: np.ndarray, extras: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Scores of clips, float32 [M, K]. The scores of each head sum to 1. They are nan if the logits are not finite.
 
         Args:
             clips_MVTHWC: uint8 [M, V, T, H, W, 3].
+            extras: side inputs of the clips by name, [M, V, ...] each. The model gets those that it names.
 
         Raises:
-            ValueError: the number of views is wrong.
+            ValueError: the number of views is wrong, or a side input is absent.
         """
         clips, views = clips_MVTHWC.shape[:2]
         if views != len(self._order_VK):
             raise ValueError(f"clips have {views} views, expected {len(self._order_VK)}")
         flat = torch.from_numpy(clips_MVTHWC.reshape(clips * views, *clips_MVTHWC.shape[2:]))
-        logits_BK = torch.cat([self._logits(part) for part in flat.split(VIEWS_AT_ONCE)])
+        flat_extras = {
+            name: torch.from_numpy(values.reshape(clips * views, *values.shape[2:])).split(VIEWS_AT_ONCE)
+            for name, values in (extras or {}).items()
+        }
+        logits_BK = torch.cat(
+            [
+                self._logits(part, {name: parts[number] for name, parts in flat_extras.items()})
+                for number, part in enumerate(flat.split(VIEWS_AT_ONCE))
+            ]
+        )
         logits_MVK = logits_BK.reshape(clips, views, -1)
         logits_MVK = logits_MVK.gather(2, self._order_VK.expand(clips, -1, -1))
         if self._average == "logits":
@@ -72,7 +83,7 @@ class Scorer:
             scores_MK = softmax_by_head(logits_MVK, self.description.heads).mean(1)
         return scores_MK.float().numpy()
 
-    def _logits(self, clips_BTHWC: Tensor) -> Tensor:
+    def _logits(self, clips_BTHWC: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
         description = self.description
         x_BTCHW = normalize_clips(clips_BTHWC.to(self._device), mean=description.mean, std=description.std)
-        return self._model(x_BTCHW).logits_BK.double().cpu()
+        return self._model(x_BTCHW, **chosen(self._model, extras, self._device)).logits_BK.double().cpu()

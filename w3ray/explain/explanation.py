@@ -3,7 +3,7 @@
 Axes: T frames, H height, W width, C = 3 colours, S side of the square frames, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from w3ray.explain.maps import last_of_stages, mean_map, stretch
 from w3ray.explain.record import FloatArray, Look, record
 from w3ray.heads import Heads
 from w3ray.models._common import VideoModel
+from w3ray.models.side_inputs import chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,6 +99,7 @@ def explain_clip(
     name: str = "model",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    extras: Mapping[str, np.ndarray] | None = None,
 ) -> Explanation:
     """Run one clip through a model, in eval mode, and keep what can be shown. Then restore the model's mode.
 
@@ -108,6 +110,10 @@ def explain_clip(
         head_sizes: as in `w3ray.heads.Heads`. With several heads, the classes are the combinations of their classes.
         name: the model's name in pictures.
         mean, std: of the pixels. None: the model's own.
+        extras: side inputs of the clip by name, as `w3ray.data.side_inputs.extras_of` returns them.
+
+    Raises:
+        ValueError: a side input of the model is absent.
     """
     heads = Heads(tuple(classes), tuple(head_sizes))
     device = next(model.parameters()).device
@@ -117,7 +123,8 @@ def explain_clip(
         with torch.no_grad():
             clip_BTHWC = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None].to(device)
             x_BTCHW = normalize_clips(clip_BTHWC, mean=mean or model.pixels.mean, std=std or model.pixels.std)
-            output, looks = record(model, x_BTCHW)
+            side_inputs = chosen(model, {name: values[None] for name, values in (extras or {}).items()}, device)
+            output, looks = record(model, x_BTCHW, side_inputs)
             logits_BS = output.logits_BK.float()
             scores_BK = combined_scores(logits_BS, heads).exp() if heads.several else logits_BS.softmax(dim=1)
             scores_K = scores_BK[0].cpu().numpy()
@@ -126,7 +133,8 @@ def explain_clip(
             evidence_T = None
             if not masks:
                 best = int(scores_K.argmax())
-                cam_THW = grad_cam(model, x_BTCHW, *(head.start + head.label(best) for head in heads.each()))
+                labels = (head.start + head.label(best) for head in heads.each())
+                cam_THW = grad_cam(model, x_BTCHW, *labels, side_inputs=side_inputs)
                 masks, evidence_T = [cam_THW], cam_THW.mean(axis=(1, 2))
     finally:
         for module, training in modes:  # a model in training may have parts in eval mode, such as frozen norms

@@ -12,6 +12,7 @@ If the network has several last maps, the sum of Eq. 2 is over the channels of a
 Axes: B clips, T frames, C channels, H height, W width.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +26,9 @@ from w3ray.attention.sites import Site
 from w3ray.models._common import VideoModel
 
 
-def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np.float32]:
+def grad_cam(
+    model: VideoModel, x_BTCHW: Tensor, *labels: int, side_inputs: Mapping[str, Tensor] | None = None
+) -> npt.NDArray[np.float32]:
     """Evidence for one class, [T', H', W'] >= 0 at the resolution of the last feature maps.
 
     If the network has several last maps, T', H' and W' are the largest of them.
@@ -34,6 +37,7 @@ def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np
         model: in eval mode. Its parameters get no gradients.
         x_BTCHW: one normalised clip [1, T, 3, H, W].
         labels: the class c. With several heads: one class of each head; the map is then for the sum of their scores.
+        side_inputs: further arguments of the model's `forward`, [1, ...] each.
     """
     sites = [path.stages[-1][-1] for path in model.paths()]
     features: dict[Site, Tensor] = {}
@@ -47,7 +51,7 @@ def grad_cam(model: VideoModel, x_BTCHW: Tensor, *labels: int) -> npt.NDArray[np
         for site in sites:
             stack.callback(site.register_forward_hook(keep).remove)
         with torch.enable_grad():
-            score = model(x_BTCHW).logits_BK[0, list(labels)].sum()
+            score = model(x_BTCHW, **(side_inputs or {})).logits_BK[0, list(labels)].sum()
             gradients = torch.autograd.grad(score, [features[site] for site in sites])
     num_frames = x_BTCHW.shape[1]
     evidence = []

@@ -6,7 +6,7 @@ block are computed again, because the block never stores them.
 Axes: B clips, T frames, C channels, H height, W width. In a non-local block: E channels, P places, Q pooled places.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +44,15 @@ class Look:
     no channel gate."""
 
 
-def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]:
+def record(
+    model: VideoModel, x_BTCHW: Tensor, side_inputs: Mapping[str, Tensor] | None = None
+) -> tuple[VideoOutput, list[Look]]:
     """Run one clip through a network and keep what its attentions do, first block to last.
 
     Args:
         model: already in the mode in which it shall run.
         x_BTCHW: one normalised clip [1, T, 3, H, W].
+        side_inputs: further arguments of the model's `forward`, [1, ...] each.
 
     Raises:
         ValueError: the batch does not hold exactly one clip.
@@ -62,7 +65,7 @@ def record(model: VideoModel, x_BTCHW: Tensor) -> tuple[VideoOutput, list[Look]]
             for j, site in enumerate(stage, 1):
                 if isinstance(attention := site.attention, nn.Module):
                     kept.append((i, j, attention, stack.enter_context(_kept(attention))))
-        output = model(x_BTCHW)
+        output = model(x_BTCHW, **(side_inputs or {}))
     looks = []
     for stage_number, block_number, attention, tensors in kept:
         mask_BTHW = tensors.get("mask")

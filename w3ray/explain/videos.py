@@ -13,9 +13,11 @@ from w3ray._file_names import unique_stems
 from w3ray._nearest import did_you_mean
 from w3ray.attention import attention_config, health
 from w3ray.attention.meter import GateMeter
-from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.boxes import BOXES_COLUMN, BoxFile, read_boxes
+from w3ray.data.clip import Clip, ClipSpec, read_clip
 from w3ray.data.clip_files import holds_video
 from w3ray.data.decoders import DecodeError
+from w3ray.data.side_inputs import Extras, extras_of
 from w3ray.errors import InputError
 from w3ray.explain.explanation import Explanation, explain_clip
 from w3ray.explain.film import write_film
@@ -62,8 +64,8 @@ class Explainer:
         """Whether the model has an attention. Without one, only Grad-CAM can be shown."""
         return any(site.attention is not None for stage in self.model.stages() for site in stage)
 
-    def load(self, video: str) -> Frames:
-        """The clip that evaluation takes of a video, uint8 [T, S, S, 3].
+    def load(self, video: str) -> Clip:
+        """The clip that evaluation takes of a video.
 
         Raises:
             InputError: the video cannot be read.
@@ -71,11 +73,24 @@ class Explainer:
         if os.path.isdir(video) and holds_video(video):
             raise InputError(f"{video}: this is a folder of videos; name the videos to explain")
         try:
-            return load_clip(video, label=0, spec=self.spec, rng=None)[0]
+            return read_clip(video, label=0, spec=self.spec, rng=None)
         except DecodeError as error:
             raise InputError(str(error)) from error
 
-    def explain(self, frames_THWC: Frames) -> Explanation:
+    def extras(self, video: str, clip: Clip, boxes: BoxFile | None) -> Extras:
+        """The side inputs of a video's clip. The boxes are those of its path, or of its name without the ending.
+
+        Raises:
+            InputError: the model needs boxes, and there are none of this video.
+        """
+        if not self.spec.side_inputs:
+            return {}
+        if boxes is None:
+            raise InputError(f"{self.folder}: needs boxes of the videos; name the file with --boxes")
+        packed = boxes.of(video, Path(urlsplit(video).path).stem)
+        return extras_of({BOXES_COLUMN: packed}, clip, self.spec)
+
+    def explain(self, frames_THWC: Frames, extras: Extras | None = None) -> Explanation:
         """As `explain_clip`."""
         about = self.description
         with self.meter.watching():
@@ -87,6 +102,7 @@ class Explainer:
                 name=self.name,
                 mean=about.mean,
                 std=about.std,
+                extras=extras,
             )
 
 
@@ -98,6 +114,7 @@ def explain_videos(
     against: str | os.PathLike[str] | None = None,
     true: str | None = None,
     top: int = 5,
+    boxes: str | None = None,
 ) -> dict[str, Any]:
     """Explain videos. For each video, write a strip, a picture of the stages and a film to the folder `out`.
 
@@ -110,6 +127,7 @@ def explain_videos(
             is shown.
         true: the videos' class, if known.
         top: how many classes the answer lists.
+        boxes: file of boxes of the videos, for models that need them.
 
     Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}],
         "attention": [{"name", "stages", "faults"}]}`. "attention" tells what each model's gates did over these clips.
@@ -133,14 +151,18 @@ def explain_videos(
         raise InputError(
             f"{true!r} is not a class of {model}: {hint}it has {len(classes)} classes: {', '.join(classes[:8])}..."
         )
+    box_file = None if boxes is None else read_boxes(boxes)
     folder = Path(out)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     answers: list[dict[str, Any]] = []
     names = [_name(video) for video in videos]
     for video, name, stem in zip(videos, names, _stems(videos), strict=True):
-        frames_THWC = explainers[0].load(video)
-        explanations = [explainer.explain(frames_THWC) for explainer in explainers]
+        clip = explainers[0].load(video)
+        frames_THWC = clip.frames_TSSC
+        explanations = [
+            explainer.explain(frames_THWC, explainer.extras(video, clip, box_file)) for explainer in explainers
+        ]
         paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
         with _writing(folder):
             _draw(paths, frames_THWC, explanations, title=name, true=true)

@@ -52,6 +52,8 @@ class VideoModel(nn.Module):
     """C of the last feature map, of the first one if there are several."""
     flow_convolutions: tuple[str, ...] = ()
     """The names of the convolutions that read optical flow. They have their own learning-rate multipliers."""
+    side_inputs: tuple[str, ...] = ()
+    """What the model reads besides the clip: names of further arguments of `forward`, such as "boxes"."""
     layouts: tuple[KeyLayout, ...] = ()
     """Layouts of public weight files of this model, in addition to torchvision's and the reference TSM's."""
 

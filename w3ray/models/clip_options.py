@@ -76,6 +76,26 @@ class I3DResNet50Options(ResidualOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class I3DGCNOptions(I3DResNet50Options):
+    """The options of i3d_gcn: those of i3d_r50, and its graphs. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "i3d_gcn"
+    small: ClassVar[Mapping[str, Any]] = {"width": 8, "blocks": (2, 1, 1, 2), "node_channels": 16}
+    side_inputs: ClassVar[tuple[str, ...]] = ("boxes",)
+    node_channels: int = 512
+    """Channels of a node, and of the last map behind its reduction."""
+    layers: int = 3
+    """Layers of graph convolution."""
+    box_cells: int = 7
+    """RoIAlign divides a box into so many cells along each side."""
+
+    def __post_init__(self) -> None:
+        I3DResNet50Options.__post_init__(self)
+        for name in ("node_channels", "layers", "box_cells"):
+            check_whole(self.label, name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class I3DResNet18Options(ResidualOptions):
     """The options of i3d_r18. Raises ValueError naming the field."""
 

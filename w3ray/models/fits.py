@@ -45,12 +45,14 @@ def check_network(arguments: Mapping[str, Any], num_frames: int, size: int) -> N
     import torch
 
     from w3ray.models.build import build_model
+    from w3ray.models.side_inputs import example
 
     try:
         with torch.device("meta"):
             model = build_model(**{**arguments, "weights": None}).eval()
         with torch.no_grad():
-            model(torch.empty(1, num_frames, model.pixels.channels, size, size, device="meta"))
+            clip_BTCHW = torch.empty(1, num_frames, model.pixels.channels, size, size, device="meta")
+            model(clip_BTCHW, **example(model, clip_BTCHW))
     except ValueError:
         raise
     except Exception as error:

@@ -56,12 +56,16 @@ class I3DResNet(VideoModel):
     def forward(self, x_BTCHW: Tensor) -> VideoOutput:
         """[B, T, 3, H, W] (normalised) -> logits [B, K] and features [B, T', C, H', W']."""
         self.check_clips(x_BTCHW)
+        return self.finish(*self.last_map(x_BTCHW))
+
+    def last_map(self, x_BTCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last map [B, T', C, H', W'], and the masks of the stages."""
         stages = self.stages()
         x_BCTHW, first_masks = self.run_stages(self.backbone.stem(x_BTCHW.transpose(1, 2)), None, stages[:1])
         if self.pool:
             x_BCTHW = F.max_pool3d(x_BCTHW, (2, 1, 1))
         x_BCTHW, masks = self.run_stages(x_BCTHW, None, stages[1:])
-        return self.finish(x_BCTHW.transpose(1, 2), [*first_masks, *masks])
+        return x_BCTHW.transpose(1, 2), [*first_masks, *masks]
 
 
 def i3d_r50(options: I3DResNet50Options | None = None, *, num_classes: int, dropout: float = 0.5) -> I3DResNet:

@@ -24,6 +24,8 @@ class ModelOptions(Options):
     """Options that make a small network of the family. Checks and tests use it."""
     small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((4, 32, 32), (3, 64, 32))
     """T, height and width of clips that the small network takes."""
+    side_inputs: ClassVar[tuple[str, ...]] = ()
+    """What the network reads besides the clip (`VideoModel.side_inputs`)."""
 
     def check_clip(self, num_frames: int, size: int) -> None:
         """Check that the network can take clips of `num_frames` frames of `size` x `size` pixels. Here: all clips.

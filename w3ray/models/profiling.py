@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from w3ray.attention.sites import Site
 from w3ray.models._common import VideoModel
+from w3ray.models.side_inputs import BOXES_PER_FRAME, example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +36,14 @@ class Profile:
     """stem, stage1, stage2, ... (without attention), attention, refinement, classifier. They sum to the whole model."""
 
 
-def profile(model: VideoModel, num_frames: int, size: int) -> Profile:
+def profile(model: VideoModel, num_frames: int, size: int, boxes_per_frame: int = BOXES_PER_FRAME) -> Profile:
     """Count a model's multiply-adds and parameters. The model is not changed and nothing is computed (meta device).
 
     Args:
         model: a model of `build_model`, on any device.
         num_frames: T of the clip.
         size: height and width of the frames, in pixels.
+        boxes_per_frame: of a model that reads boxes.
 
     Raises:
         ValueError: num_frames or size below 1.
@@ -59,7 +61,7 @@ def profile(model: VideoModel, num_frames: int, size: int) -> Profile:
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(model, meta, (clip_BTCHW,))
+            functional_call(model, meta, (clip_BTCHW,), example(model, clip_BTCHW, boxes_per_frame))
     finally:
         model.train(was_training)
     root = type(model).__name__

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from w3ray.models._common import VideoModel
+from w3ray.models.side_inputs import example
 
 REPEATS = 3
 """Each is measured so often, after one run that is not counted. The median is returned."""
@@ -37,16 +38,17 @@ def measure_seconds(model: VideoModel, num_frames: int, size: int) -> Seconds:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
     clip_BTCHW = torch.rand(1, num_frames, model.pixels.channels, size, size, device=device)
+    side_inputs = example(model, clip_BTCHW)
     label_B = torch.zeros(1, dtype=torch.int64, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
     def forward() -> None:
         with torch.no_grad():
-            model(clip_BTCHW)
+            model(clip_BTCHW, **side_inputs)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(clip_BTCHW).logits_BK, label_B).backward()
+        F.cross_entropy(model(clip_BTCHW, **side_inputs).logits_BK, label_B).backward()
         optimizer.step()
 
     model.eval()

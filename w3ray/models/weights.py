@@ -273,7 +273,7 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     if faults:
         raise InputError(f"weights {source} ({mapped.layout} layout) do not fit the model: {'; '.join(faults)}")
     model.load_state_dict(state, strict=False)
-    if mapped.layout != "w3ray":
+    if mapped.layout != "w3ray" and not any(".attention." in key for key in state):
         scale_norms(model)  # the file's norms come from a network without attention
     left_out = tuple(key.removeprefix(UNUSED) for key in left_out)
     return LoadedWeights(layout=mapped.layout, loaded=len(state), left_out=left_out, fresh=fresh)

@@ -67,7 +67,9 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("synthetic") is not None:
         data["synthetic"] = Synthetic.model_validate({**as_before(Synthetic), **data["synthetic"]}).determinants()
     if "clip" in data:
-        data["clip"] = resolved_clip({"augmentations": [], "flow_fields": None, **data["clip"]})
+        data["clip"] = resolved_clip(
+            {"augmentations": [], "flow_fields": None, "boxes_per_frame": None, **data["clip"]}
+        )
     train = json.loads(json.dumps(as_before(Train))) | dict(determinants["train"])
     return {**determinants, "model": model, "data": data, "train": train}
 
@@ -85,8 +87,9 @@ def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
             clip["short_side"] = None
         if not clip["augmentations"]:
             del clip["augmentations"]
-        if clip["flow_fields"] is None:
-            del clip["flow_fields"]
+        for name in ("flow_fields", "boxes_per_frame"):
+            if clip[name] is None:
+                del clip[name]
         data["clip"] = clip
     return {**determinants, "model": model, "data": data, "train": without_as_before(Train, determinants["train"])}
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from w3ray._nearest import did_you_mean
+from w3ray.data.boxes import BoxFile, read_boxes
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import require_decoder
 from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
@@ -102,7 +103,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
 
     Raises:
         InputError: the manifest is missing or cannot be used, a split is empty, clips are flipped without a flip map,
-            or `tracking.explain_clips` names a clip that is in no split.
+            or `tracking.explain_clips` names a clip that is in no split, or a clip has no boxes in `data.boxes`.
     """
     data = recipe.data
     to_generate = None
@@ -130,7 +131,8 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         require_modality(manifest, clip.flow_fields, "the recipe")
     wanted = {"train": data.train_split, "val": data.val_split, "test": test_split}
     names = {kind: manifest.split_named(name) for kind, name in wanted.items()}
-    rows = {name: _rows(manifest, name) for name in dict.fromkeys(names.values())}
+    boxes = None if data.boxes is None else read_boxes(data.boxes)
+    rows = {name: _rows(manifest, name, boxes) for name in dict.fromkeys(names.values())}
     for name, table in rows.items():
         _require_labels(table, name, manifest.location)
     explained = _explained(recipe, rows, manifest.heads)
@@ -143,18 +145,29 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         fingerprint=fingerprint,
         splits={kind: rows[name] for kind, name in names.items()},
         clip=clip,
-        determinants=data_determinants(recipe.data, manifest=fingerprint, splits=names, changed=files.digest),
+        determinants=data_determinants(
+            recipe.data,
+            manifest=fingerprint,
+            splits=names,
+            changed=files.digest,
+            boxes=None if boxes is None else boxes.digest,
+        ),
         to_generate=to_generate,
         explained=explained,
         files=files,
     )
-    del manifest  # its rows are not needed any more: give their memory back to the system
+    del manifest, boxes  # its rows are not needed any more: give their memory back to the system
     pa.default_memory_pool().release_unused()
     return prepared
 
 
 def data_determinants(
-    data: Data, *, manifest: str, splits: Mapping[str, str], changed: str | None = None
+    data: Data,
+    *,
+    manifest: str,
+    splits: Mapping[str, str],
+    changed: str | None = None,
+    boxes: str | None = None,
 ) -> dict[str, Any]:
     """Everything about the data that decides a stage's result, as JSON values.
 
@@ -162,10 +175,12 @@ def data_determinants(
         manifest: its fingerprint.
         splits: `train`, `val` and `test` -> the manifest's names for them.
         changed: digest of the changes to the videos since the import (`FileChanges.digest`); None: no changes.
+        boxes: digest of the file of boxes; None: the clips have none.
     """
     clip = asdict(data.clip_spec())
     parts = sources_of(data.parts())
     more = ({} if changed is None else {"changed_videos": changed}) | ({"plugins": parts} if parts else {})
+    more |= {} if boxes is None else {"boxes": boxes}
     return more | {
         "manifest": manifest,
         "synthetic": None if data.synthetic is None else data.synthetic.determinants(),
@@ -174,7 +189,7 @@ def data_determinants(
     }
 
 
-def _rows(manifest: Manifest, split: str) -> pa.Table:
+def _rows(manifest: Manifest, split: str, boxes: BoxFile | None = None) -> pa.Table:
     """The rows of a split, with uris that can be opened from anywhere. In one chunk, so that finding a row is fast.
 
     Columns are copied one at a time, so that two copies of the whole table never exist.
@@ -186,7 +201,8 @@ def _rows(manifest: Manifest, split: str) -> pa.Table:
             column = manifest.resolved(column)
         # The table's method, not the column's: it keeps several chunks if one would pass the 2 GiB of `pa.string()`.
         columns[name] = pa.table({name: column}).combine_chunks()[name]
-    return pa.table(columns)
+    table = pa.table(columns)
+    return table if boxes is None else boxes.joined(table, f"{manifest.location}, split {split!r}")
 
 
 def _require_labels(rows: pa.Table, split: str, where: str) -> None:

@@ -33,6 +33,7 @@ def recipe_faults(recipe: Any) -> list[str]:
     return faults or [
         *_chain_faults(recipe.resolved_stages()),
         *_clip_faults(recipe),
+        *_side_input_faults(recipe),
         *_evaluation_faults(recipe),
         *_explain_faults(recipe),
     ]
@@ -132,6 +133,15 @@ def _clip_faults(recipe: Any) -> list[str]:
         except ValueError as error:
             faults[where] = f"{where}: {error}"
     return list(faults.values())
+
+
+def _side_input_faults(recipe: Any) -> list[str]:
+    """A stage's network needs boxes, and the recipe names none."""
+    models = [stage.model for stage in recipe.resolved_stages()]
+    needing = [model.name for model in models if model.options is not None and "boxes" in model.options.side_inputs]
+    if not needing or recipe.data.boxes is not None:
+        return []
+    return [f"data.boxes: is missing; {needing[0]} needs boxes of things (see `w3ray data boxes`)"]
 
 
 def _evaluation_faults(recipe: Any) -> list[str]:

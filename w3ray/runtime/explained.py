@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data.boxes import BOXES_COLUMN
+from w3ray.data.clip import ClipSpec, read_clip
+from w3ray.data.side_inputs import Extras, extras_of
 from w3ray.events import Explained, Warned
 from w3ray.heads import Heads
 from w3ray.plugins import NO_PLUGINS, Shipment
@@ -34,6 +36,8 @@ class ExplainedClip:
     end_s: float | None
     reversed: bool
     true: str | None
+    boxes: bytes | None = None
+    """As in the column `w3ray.data.boxes.BOXES_COLUMN`, if the clips have boxes."""
 
 
 class ClipPictures:
@@ -64,15 +68,15 @@ class ClipPictures:
         self._clips, self._spec, self._stage, self._heads = tuple(clips), spec, stage, heads
         self._roots, self._decode_timeout_s, self._events = roots, decode_timeout_s, events
         self._plugins = plugins
-        self._frames: dict[ExplainedClip, np.ndarray] | None = None
+        self._frames: dict[ExplainedClip, tuple[np.ndarray, Extras]] | None = None
 
     def draw(self, model: "VideoModel", step: int) -> None:
         """Send a picture of each clip. The model is not changed."""
         if self._frames is None:  # not earlier: when a stage starts, its synthetic data set may not be complete
             self._frames = self._decoded()
-        for clip, frames_TSSC in list(self._frames.items()):
+        for clip, (frames_TSSC, extras) in list(self._frames.items()):
             try:
-                picture = self._picture(model, clip, frames_TSSC, step)
+                picture = self._picture(model, clip, frames_TSSC, extras, step)
             except Exception as error:  # any exception: a picture must not end the training
                 del self._frames[clip]
                 self._warn(clip, error)
@@ -80,17 +84,19 @@ class ClipPictures:
             self._events.send(Explained(stage=self._stage, step=step, clip_id=clip.clip_id, picture=picture))
         self._events.flush()
 
-    def _picture(self, model: "VideoModel", clip: ExplainedClip, frames_TSSC: np.ndarray, step: int) -> bytes:
+    def _picture(
+        self, model: "VideoModel", clip: ExplainedClip, frames_TSSC: np.ndarray, extras: Extras, step: int
+    ) -> bytes:
         from w3ray.explain import explain_clip, strip_figure
 
         classes, sizes = self._heads.classes, self._heads.sizes
-        found = explain_clip(model, frames_TSSC, classes=classes, head_sizes=sizes, name=self._stage)
+        found = explain_clip(model, frames_TSSC, classes=classes, head_sizes=sizes, name=self._stage, extras=extras)
         figure = strip_figure(frames_TSSC, [found], title=f"{clip.clip_id}, step {step}", true=clip.true)
         content = io.BytesIO()
         figure.savefig(content, format="png")
         return content.getvalue()
 
-    def _decoded(self) -> dict[ExplainedClip, np.ndarray]:
+    def _decoded(self) -> dict[ExplainedClip, tuple[np.ndarray, Extras]]:
         """The clips that can be decoded. Another process decodes them: a broken video may crash or hang its decoder."""
         import ray
 
@@ -121,7 +127,8 @@ class ClipPictures:
 def _load(clip: ExplainedClip, spec: ClipSpec, roots: Sequence[str] | None, plugins: Shipment) -> Any:
     """As evaluation sees it."""
     plugins.load()
-    return load_clip(
+    found = read_clip(
         clip.uri, label=0, spec=spec, rng=None, start_s=clip.start_s, end_s=clip.end_s, reversed=clip.reversed,
         roots=roots,
-    )[0]  # fmt: skip
+    )  # fmt: skip
+    return found.frames_TSSC, extras_of({BOXES_COLUMN: clip.boxes}, found, spec)

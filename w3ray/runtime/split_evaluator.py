@@ -14,6 +14,7 @@ from w3ray.errors import RunError
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.events import ValidationProgress
 from w3ray.models._common import VideoModel
+from w3ray.models.side_inputs import chosen
 from w3ray.runtime.event_channel import Sender
 from w3ray.runtime.failed_clips import FailedClips
 from w3ray.runtime.item_reader import ItemReader
@@ -74,7 +75,8 @@ class SplitEvaluator:
             failures.extend(microbatch.failures)
             valid = torch.as_tensor(microbatch.valid)
             with self._step.autocast(), meter.watching(valid):
-                logits_BK: Tensor = model(self._step.prepare(torch.as_tensor(microbatch.clips))).logits_BK
+                x_BTCHW = self._step.prepare(torch.as_tensor(microbatch.clips))
+                logits_BK: Tensor = model(x_BTCHW, **chosen(model, microbatch.extras, self._device)).logits_BK
             counts.update(logits_BK.float(), torch.as_tensor(microbatch.labels), valid)
             if self._ranks.rank == 0 and time.monotonic() - told_s >= _PROGRESS_EVERY_S:
                 told_s = time.monotonic()

@@ -205,6 +205,7 @@ class StageWorker:
                 world_size=self.ranks.world_size,
                 seed=microbatch_seed(self.stage.seed, "dropout", step, microbatch.slot),
                 last=i == rounds - 1,
+                extras={name: _tensor(values) for name, values in microbatch.extras.items()},
             )
         lr = lr_at(step, phase_lr=self.phase_lr, train=self.stage.train, schedule=self.schedule)
         epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from w3ray._digest import digest_of
@@ -23,7 +23,7 @@ from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import model_folder, read_description
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.scoring.measure import calibrations, check_weights, counted, ensemble, measure
-from w3ray.scoring.question import Question, plan_scoring
+from w3ray.scoring.question import Question, boxes_for, plan_scoring
 from w3ray.storage import StoragePath, fetched, require_writable, storage_path, write_text, written_whole
 
 
@@ -70,6 +70,7 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     names: Sequence[str] | None = None,
     weights: Sequence[float] = (),
+    boxes: str | None = None,
 ) -> Evaluated:
     """Score a split of a manifest and write its report. Several models form an ensemble: their scores are averaged.
 
@@ -89,10 +90,11 @@ def evaluate(
         on_progress: called with (clips done, all clips), summed over the models.
         names: the models' names in the result; None: their folders.
         weights: of the models in the mean of their scores, one for each; (): they count the same.
+        boxes: file of boxes of the clips, for the models that need them.
 
     Raises:
         InputError: no model, wrong weights, no such split or fold, other classes, an unknown protocol, views that a
-            model cannot take, or a storage that cannot be written.
+            model cannot take, boxes that are needed and absent, or a storage that cannot be written.
         RunError: too many clips cannot be read.
     """
     started = time.monotonic()
@@ -107,7 +109,7 @@ def evaluate(
         flow = Question.of(flow_manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
         question.require_same_clips(flow)
         questions.append(flow)
-    parts = [_kept(root, name, questions) for name in models]
+    parts = [_kept(root, name, questions, boxes) for name in models]
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
     result = ensemble([part.scores() for part in parts], weights_of_models)
@@ -139,7 +141,7 @@ def evaluate(
     return answer
 
 
-def _kept(root: StoragePath, name: str, questions: Sequence[Question]) -> KeptScores:
+def _kept(root: StoragePath, name: str, questions: Sequence[Question], boxes: str | None) -> KeptScores:
     """The kept scores of the model in a folder; some or all may be missing."""
     folder = model_folder(name)
     with fetched(folder) as local:
@@ -149,6 +151,9 @@ def _kept(root: StoragePath, name: str, questions: Sequence[Question]) -> KeptSc
     require_modality(question.clips, flow_fields, name)
     question.require_classes(name, description)
     question.require_clips(name, description)
+    if (found := boxes_for(name, description, boxes)) is not None:
+        question = replace(question, boxes=found)
+        question.resolved_rows()  # so that a clip without boxes is reported now
     return KeptScores(root, folder, description, question)
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.manifest import CLIP_COLUMNS, SCHEMA, read_manifest
-from w3ray.data.views import Protocol, load_views, parse_protocol
+from w3ray.data.side_inputs import extras_of_views
+from w3ray.data.views import Protocol, parse_protocol, read_views
 from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import ModelDescription, model_folder
 from w3ray.plugins import shipment
-from w3ray.scoring.question import check_average, plan_scoring, require_views
+from w3ray.scoring.question import boxes_for, check_average, plan_scoring, require_views
 from w3ray.scoring.videos import videos_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def predict(
     average: str = "scores",
     address: str | None = None,
     roots: Sequence[str] | None = None,
+    boxes: str | None = None,
     on_start: Callable[[int], None] = lambda count: None,
 ) -> Generator[Prediction, None, None]:
     """Predict the classes of videos, one after the other in the order of their names.
@@ -80,10 +82,12 @@ def predict(
         top: how many of the best classes to return.
         protocol, average, roots: as in `w3ray.scoring.evaluate.evaluate`.
         address: of a Ray cluster; None: a local one, if there are more than `FEW` videos.
+        boxes: file of boxes, for a model that needs them. Its clips are those of the manifest, or the videos' paths.
         on_start: called with the number of videos before the first one is scored.
 
     Raises:
-        InputError: no model, no video that matches, an unknown protocol, or views that the model cannot take.
+        InputError: no model, no video that matches, an unknown protocol, views that the model cannot take, or no
+            boxes for a model that needs them.
     """
     from w3ray.scoring.model_files import description_of, model_files, scorer_of
 
@@ -94,6 +98,8 @@ def predict(
     description = description_of(files)
     require_views(model, description, looks)
     rows, flip_map = _rows(videos, manifest, split)
+    if (found := boxes_for(model, description, boxes)) is not None:
+        rows = found.joined(rows, manifest or "the videos")
     on_start(rows.num_rows)
     if rows.num_rows <= FEW and address is None:
         scorer = scorer_of(files, looks, averaged, flip_map)
@@ -108,13 +114,15 @@ def _look(
     row: dict[str, Any], scorer: "Scorer", spec: ClipSpec, protocol: Protocol, top: int, roots: Sequence[str] | None
 ) -> Prediction:
     try:
-        views = load_views(
+        views = read_views(
             row["uri"], spec=spec, protocol=protocol, start_s=row["start_s"], end_s=row["end_s"],
             reversed=row["reversed"], roots=roots,
         )  # fmt: skip
     except DecodeError as error:
         return Prediction(video=row["clip_id"], top=(), reason=error.reason)
-    return _told(row["clip_id"], scorer(views[None])[0], scorer.description.heads, top)
+    pixels = np.stack([view.frames_TSSC for view in views])
+    extras = {name: values[None] for name, values in extras_of_views(row, views, spec).items()}
+    return _told(row["clip_id"], scorer(pixels[None], extras)[0], scorer.description.heads, top)
 
 
 def _on_cluster(

@@ -8,6 +8,7 @@ from typing import Any, Self, cast, get_args
 import pyarrow as pa
 
 from w3ray.cluster.plan import ResourcePlan, plan_resources
+from w3ray.data.boxes import BoxFile, read_boxes
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
 from w3ray.data.stamps import changes_since_import
@@ -35,6 +36,8 @@ class Question:
     average: Average
     rows: pa.Table
     """The split's rows, with the columns `CLIP_COLUMNS`."""
+    boxes: BoxFile | None = None
+    """Boxes of the clips, for models that need them."""
 
     @classmethod
     def of(cls, manifest: str, split: str, *, protocol: str, average: str, fold: int | None, folds: int | None) -> Self:
@@ -62,12 +65,19 @@ class Question:
         }  # fmt: skip
         if (changed := changes_since_import(self.clips, [self.split]).digest) is not None:
             about["changed_videos"] = changed  # so that scores of the files' old content are not used
+        if self.boxes is not None:
+            about["boxes"] = self.boxes.digest
         return about
 
     def resolved_rows(self) -> pa.Table:
-        """The rows, with uris that can be opened from anywhere."""
+        """The rows, with uris that can be opened from anywhere, and with their boxes.
+
+        Raises:
+            InputError: a clip has no boxes.
+        """
         place = self.rows.schema.get_field_index("uri")
-        return self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
+        rows = self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
+        return rows if self.boxes is None else self.boxes.joined(rows, self.clips.location)
 
     def require_same_clips(self, other: "Question") -> None:
         """Raises: InputError if the two have other clips, classes or labels."""
@@ -122,6 +132,24 @@ def require_views(name: str, description: ModelDescription, protocol: Protocol) 
         check_clip(arguments["name"], options, arguments["backbone"], spec.num_frames, size)
     except ValueError as error:
         raise InputError(f"{name}: protocol {protocol.name}: {error}") from error
+
+
+def boxes_for(name: str, description: ModelDescription, location: str | None) -> BoxFile | None:
+    """The boxes that a model needs. None: it needs none.
+
+    Args:
+        name: of the model, for messages.
+        description: of the model.
+        location: of a file of boxes; None: there is none.
+
+    Raises:
+        InputError: it needs boxes, and there are none or they cannot be read.
+    """
+    if description.clip.get("boxes_per_frame") is None:
+        return None
+    if location is None:
+        raise InputError(f"{name}: needs boxes of the clips; name the file with --boxes (see `w3ray data boxes`)")
+    return read_boxes(location)
 
 
 def check_average(average: str) -> Average:

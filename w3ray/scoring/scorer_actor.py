@@ -44,7 +44,7 @@ class ScorerActor:
         microbatch = from_row(batch)
         return {
             "first_row": microbatch.positions[:1],
-            "scores": self._scorer(microbatch.clips)[None],
+            "scores": self._scorer(microbatch.clips, microbatch.extras)[None],
             "readable": microbatch.valid[None],
             "failures": np.asarray(json.dumps([failure._asdict() for failure in microbatch.failures]))[None],
         }

@@ -261,7 +261,8 @@ class _Sweep:
 
         arguments = {**stage.model.build_arguments(), "weights": None, "num_classes": 2}
         arguments["flow_fields"] = recipe.data.flow_fields
-        macs = profile(build_model(**arguments), recipe.data.num_frames, recipe.data.size).macs
+        data = recipe.data
+        macs = profile(build_model(**arguments), data.num_frames, data.size, data.boxes_per_frame).macs
         return {"gmac": macs / 1e9}
 
     def _warm_start(self) -> list[Known]:

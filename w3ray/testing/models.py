@@ -37,9 +37,12 @@ def check_forward_and_backward(model: Any, what: str, clips: Iterable[tuple[int,
     """Check the outputs and the gradients for two clips of each T, height and width."""
     import torch
 
+    from w3ray.models.side_inputs import example
+
     batch = 2
     for frames, height, width in clips:
-        out = model(torch.randn(batch, frames, model.pixels.channels, height, width))
+        x_BTCHW = torch.randn(batch, frames, model.pixels.channels, height, width)
+        out = model(x_BTCHW, **example(model, x_BTCHW))
         require(
             out.logits_BK.shape == (batch, 4),
             f"{what}: the scores of {batch} clips and 4 classes are {tuple(out.logits_BK.shape)}",
@@ -59,8 +62,11 @@ def check_forward_and_backward(model: Any, what: str, clips: Iterable[tuple[int,
 def _check_clips_apart(model: Any, clip: tuple[int, int, int]) -> None:
     import torch
 
+    from w3ray.models.side_inputs import example
+
     frames, height, width = clip
     x_BTCHW = torch.randn(2, frames, model.pixels.channels, height, width)
-    together = model.eval()(x_BTCHW).logits_BK
-    alone = torch.cat([model(x_BTCHW[b : b + 1]).logits_BK for b in range(2)])
+    together = model.eval()(x_BTCHW, **example(model, x_BTCHW)).logits_BK
+    one_by_one = x_BTCHW.split(1)
+    alone = torch.cat([model(one_BTCHW, **example(model, one_BTCHW)).logits_BK for one_BTCHW in one_by_one])
     close(alone, together, "the clips of a batch influence each other in evaluation", rtol=1e-3, atol=1e-4)

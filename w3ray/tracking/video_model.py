@@ -45,12 +45,16 @@ class VideoModel(PythonModel):
             scores), and `reason`: why the video could not be read (then it has no scores and no label), else None.
 
         Raises:
-            InputError: an unknown protocol or average.
+            InputError: an unknown protocol or average, or the model needs boxes, which this call has no place for.
         """
         from w3ray.data.views import parse_protocol
         from w3ray.errors import InputError
         from w3ray.evaluation.scorer import Scorer
 
+        if self.spec.side_inputs:
+            raise InputError(
+                f"this model needs {', '.join(self.spec.side_inputs)} with its videos; use w3ray predict --boxes"
+            )
         chosen = {"protocol": "1clip-center", "average": "scores", "top": 5, **(params or {})}
         protocol, average = parse_protocol(str(chosen["protocol"])), _average(chosen["average"])
         top = int(chosen["top"])

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from w3ray.evaluation.head_scores import right_in_all_heads
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
 from w3ray.heads import Heads
+from w3ray.models.side_inputs import chosen
 from w3ray.training.batch_norm import rows_hidden_from_batch_norm
 from w3ray.training.losses import LossInputs, build_losses
 from w3ray.training.optimizer import set_lr
@@ -121,6 +122,7 @@ class TrainingStep:
         world_size: int = 1,
         seed: int,
         last: bool,
+        extras: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Run forward and backward of one microbatch. Nothing waits for the device if `valid_B` is on the CPU.
 
@@ -133,6 +135,7 @@ class TrainingStep:
             world_size: number of ranks. DDP averages the gradient over them; this factor turns the mean into the sum.
             seed: for the dropout of this microbatch; make it with `microbatch_seed(seed, step, slot)`.
             last: whether this is the last microbatch of this step on this rank. DDP reduces in its backward pass.
+            extras: side inputs of the clips by name, [B, ...] each. A model gets those that it names.
 
         Raises:
             ValueError: the normalizer is negative, changes within the step, or is smaller than the number of rows seen.
@@ -143,24 +146,25 @@ class TrainingStep:
         torch.manual_seed(seed)
         with self._reduction(last):
             if rows.numel() == 0:
-                self._take_part(clips_u8_BTHWC)
+                self._take_part(clips_u8_BTHWC, extras or {})
                 return
             if rows.numel() < valid_B.numel():
                 clips_u8_BTHWC = clips_u8_BTHWC[rows.to(clips_u8_BTHWC.device)]
                 labels_B = labels_B[rows.to(labels_B.device)]
+                extras = {name: values[rows.to(values.device)] for name, values in (extras or {}).items()}
             x_BTCHW = self.prepare(clips_u8_BTHWC)
             labels_B = labels_B.to(self.device, torch.int64, non_blocking=True)
-            total = self._weighted_losses(x_BTCHW, labels_B)
+            total = self._weighted_losses(x_BTCHW, labels_B, extras or {})
             self._scaler.scale(total * (world_size / normalizer)).backward()
         self._num_valid += rows.numel()
 
-    def _weighted_losses(self, x_BTCHW: Tensor, labels_B: Tensor) -> Tensor:
+    def _weighted_losses(self, x_BTCHW: Tensor, labels_B: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
         teacher_features = None
         with self.autocast():
             if self.teacher is not None:
                 with torch.no_grad():
-                    teacher_features = self.teacher(x_BTCHW).features
-            output = self.model(x_BTCHW)
+                    teacher_features = self.teacher(x_BTCHW, **chosen(self.teacher, extras, self.device)).features
+            output = self.model(x_BTCHW, **chosen(self.model, extras, self.device))
         inputs = LossInputs(output.logits_BK, output.features, labels_B, teacher_features)
         sums = {name: loss(inputs) for name, (_, loss) in self.losses.items()}
         for name, value in sums.items():
@@ -168,14 +172,15 @@ class TrainingStep:
         self._correct += right_in_all_heads(output.logits_BK.detach(), labels_B, self.heads).sum()
         return torch.stack([weight * sums[name] for name, (weight, _) in self.losses.items()]).sum()
 
-    def _take_part(self, clips_u8_BTHWC: Tensor) -> None:
+    def _take_part(self, clips_u8_BTHWC: Tensor, extras: Mapping[str, Tensor]) -> None:
         """Join the collectives of the other ranks (buffers, synced batch norm, gradient reduction) with gradient 0."""
         if not isinstance(self.model, DistributedDataParallel):
             return
         blank = torch.zeros_like(clips_u8_BTHWC[:1])
+        none = {name: torch.zeros_like(values[:1]) for name, values in extras.items()}
         with rows_hidden_from_batch_norm(self.model):
             with self.autocast():
-                output = self.model(self.prepare(blank))
+                output = self.model(self.prepare(blank), **chosen(self.model, none, self.device))
             nothing = output.logits_BK.float().sum() * 0.0
             if any(loss.needs_teacher for _, loss in self.losses.values()):
                 nothing = nothing + sum(map_BTCHW.float().sum() for map_BTCHW in output.features) * 0.0

@@ -84,6 +84,14 @@ class Data(Section):
     flow_fields: Annotated[int | None, AsBefore(None)] = Field(
         default=None, ge=1, description="optical flow: neighbouring fields stacked at each sample; null: RGB frames"
     )
+    boxes: Annotated[str | None, AsBefore(None)] = Field(
+        default=None,
+        min_length=1,
+        description="file of boxes of things, for networks that need them (`w3ray data boxes`)",
+    )
+    boxes_per_frame: Annotated[int, AsBefore(10)] = Field(
+        default=10, ge=1, description="boxes: how many of each frame a network gets, best first"
+    )
     decoder: Annotated[str, known_in("decoder", "decoders")] = Field(
         default="pyav", description="library that reads video files; only pyav reads all of them with exact frames"
     )
@@ -120,6 +128,8 @@ class Data(Section):
             raise ValueError("'cache_dir' needs 'cache_gib', the size limit of the cache")
         if self.flow_fields is not None and self.synthetic is not None:
             raise ValueError("'flow_fields' needs a manifest of optical flow (see `w3ray data flow`), not 'synthetic'")
+        if self.boxes is not None and self.synthetic is not None:
+            raise ValueError("'boxes' needs a manifest (see `w3ray data synth`, `w3ray data boxes`), not 'synthetic'")
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, the side of the crop")
         return self
@@ -155,6 +165,7 @@ class Data(Section):
             decoder=self.decoder,
             augmentations=self.augmentations,
             flow_fields=self.flow_fields,
+            boxes_per_frame=None if self.boxes is None else self.boxes_per_frame,
         )
 
     def parts(self) -> Iterator[Part]:
