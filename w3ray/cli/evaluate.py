@@ -24,9 +24,7 @@ def evaluate(
     flow_manifest: Annotated[
         str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")
     ] = None,
-    boxes: Annotated[
-        str | None, typer.Option(help="File of boxes of the clips, for the models that need them.")
-    ] = None,
+    boxes: Annotated[str | None, typer.Option(help="Boxes of the clips, for models that need them.")] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     fold: Annotated[
         int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
