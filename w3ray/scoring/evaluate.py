@@ -100,8 +100,7 @@ def evaluate(
     started = time.monotonic()
     if not models:
         raise InputError("name at least one model")
-    weights_of_models = check_weights(weights, len(models))
-    root = storage_path(storage)
+    weights_of_models, root = check_weights(weights, len(models)), storage_path(storage)
     question = Question.of(manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
     require_writable(root)
     questions = [question]
