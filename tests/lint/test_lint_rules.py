@@ -303,6 +303,29 @@ class TestPaperRecipes:
         assert report.data_unread is None
         assert report.findings == ()
 
+    @pytest.mark.parametrize(
+        ("recipe", "change"),
+        [
+            ("ssv1-eco-8f", "model.options.lite=true"),
+            ("ssv1-eco-lite-20f", "model.options.lite=false"),
+            ("ssv1-trn-multiscale-bninception-8f", "data.flow_fields=5"),
+            ("ssv2-trn-multiscale-bninception-flow-8f", "data.flow_fields=null"),
+            ("ssv1-i3d-r50-nl-32f", "model.attention=null"),
+        ],
+    )
+    def test_options_and_input_tell_rows_apart(self, recipe: str, change: str) -> None:
+        row = lint(load_recipe(recipe)).row
+        assert row.recipe == recipe
+        assert lint(load_recipe(recipe, [change])).row != row
+
+    def test_a_rows_title(self) -> None:
+        titles = {row.recipe: row.title for row in ROWS}
+        assert titles["ssv1-w3-8f"] == "TSM+W3"
+        assert titles["ssv1-tsm-8f"] == "TSM"
+        assert titles["ssv1-nonlocal-16f"] == "TSM+nonlocal"
+        assert titles["ssv1-i3d-r50-nl-32f"] == "i3d_r50 with nonlocal"
+        assert titles["ssv1-trn-multiscale-bninception-flow-8f"] == "trn_multiscale bninception for flow"
+
 
 class TestSources:
     def test_a_comment_stands_behind_its_value_or_above_it(self) -> None:
