@@ -56,12 +56,7 @@ def profile(
     elif overrides:
         raise InputError("profile: --set changes a recipe; name one")
     else:
-        kind = attention or "w3"
-        what = Profiled(
-            model=model or "tsm", backbone=backbone or "resnet50", num_frames=frames or 8, size=size or 224,
-            attention=_attention(kind, dense), label=f"{kind} (dense)" if dense else kind,
-            num_classes=num_classes or 1000,
-        )  # fmt: skip
+        what = _of_options(model, backbone, frames, size, attention or "w3", dense, num_classes)
     document = measure(replace(what, seconds=seconds))
     finish(document, as_json, table(document).split("\n"))
 
@@ -105,6 +100,22 @@ def _attention(kind: str, dense: bool) -> dict[str, Any] | None:
     if dense and kind != "w3":
         raise InputError("profile: --dense is an option of w3; add --attention w3")
     return None if kind == "none" else {"kind": kind} | ({"depthwise": False} if dense else {})
+
+
+def _of_options(
+    model: str | None,
+    backbone: str | None,
+    frames: int | None,
+    size: int | None,
+    kind: str,
+    dense: bool,
+    num_classes: int | None,
+) -> Profiled:
+    """The network that the options name."""
+    return Profiled(
+        model=model or "tsm", backbone=backbone or "resnet50", num_frames=frames or 8, size=size or 224,
+        attention=_attention(kind, dense), label=f"{kind} (dense)" if dense else kind, num_classes=num_classes or 1000,
+    )  # fmt: skip
 
 
 def _of_recipe(name: str, overrides: list[str], num_classes: int | None) -> Profiled:
