@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from w3ray.data import microbatch
+from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import read_manifest
 from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.synthetic import motion_manifest
@@ -64,7 +65,8 @@ def test_failure_is_told(tmp_path):
 def decoder(clips_ready) -> MicrobatchDecoder:
     """A decoder without schedule and rows: only its waiting is tested."""
     return MicrobatchDecoder(
-        SimpleNamespace(shared=None, clips_ready=clips_ready, plugins=NO_PLUGINS), ClipTables(splits={})
+        SimpleNamespace(clip=ClipSpec(), shared=None, clips_ready=clips_ready, plugins=NO_PLUGINS),
+        ClipTables(splits={}),
     )
 
 
