@@ -10,8 +10,9 @@ import pytest
 import ray
 from videos import HEIGHT, WIDTH, cut, write_frames, write_video
 
-from w3ray.data.audit import CRASHED, LEDGER_SCHEMA, check_clips, reason_counts, write_ledger
+from w3ray.data.audit import LEDGER_SCHEMA, check_clips, reason_counts, write_ledger
 from w3ray.data.decoders import open_video
+from w3ray.data.every_clip import CRASHED
 from w3ray.data.manifest import build_manifest
 from w3ray.errors import InputError
 
