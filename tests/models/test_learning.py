@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from w3ray.models import MODELS, build_model
+from w3ray.models.side_inputs import example
 from w3ray.training.optimizer import build_optimizer, parameter_groups
 from w3ray.training.step import TrainingStep
 
@@ -50,14 +51,16 @@ def accuracy_after_training(name: str) -> tuple[float, float]:
     for number in range(1, MOST_STEPS + 1):
         clips, labels_B = moving_squares(BATCH, frames, size, generator)
         valid_B = torch.ones(BATCH, dtype=torch.bool)
-        step.accumulate(clips, labels_B, valid_B, normalizer=BATCH, seed=number, last=True)
+        extras = example(model, clips)
+        step.accumulate(clips, labels_B, valid_B, normalizer=BATCH, seed=number, last=True, extras=extras)
         step.update(lr)
         if number % CHECK_EVERY == 0:
             clips, labels_B = moving_squares(64, frames, size, generator)
             model.eval()
+            extras = example(model, clips)
             with torch.no_grad():
-                right_B = model(step.prepare(clips)).logits_BK.argmax(dim=1) == labels_B
-                reversed_B = model(step.prepare(clips.flip(1))).logits_BK.argmax(dim=1) == 1 - labels_B
+                right_B = model(step.prepare(clips), **extras).logits_BK.argmax(dim=1) == labels_B
+                reversed_B = model(step.prepare(clips.flip(1)), **extras).logits_BK.argmax(dim=1) == 1 - labels_B
             model.train()
             right, pairs = right_B.float().mean().item(), torch.cat([right_B, reversed_B]).float().mean().item()
             if right >= 0.95:
