@@ -15,6 +15,7 @@ from w3ray.data.decoders import open_video
 from w3ray.data.every_clip import CRASHED
 from w3ray.data.manifest import build_manifest
 from w3ray.errors import InputError
+from w3ray.storage import StorageRefused
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -121,6 +122,16 @@ def test_an_unforeseen_error_is_a_finding(tmp_path):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ledger = check_clips(manifest_of([tmp_path / "a.mp4"]), open_clip=raise_oddly)
     assert ledger["reason"].to_pylist() == ["unexpected MemoryError: no room for this video"]
+
+
+def refuse(uri, decoder, roots):
+    raise StorageRefused("s3://clips: access denied")
+
+
+def test_a_store_that_refuses_says_nothing_about_the_clips(tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(StorageRefused, match=r"^s3://clips: access denied$"):
+        check_clips(manifest_of([tmp_path / "a.mp4", tmp_path / "b.mp4"]), open_clip=refuse)
 
 
 def test_unknown_decoder(tmp_path):

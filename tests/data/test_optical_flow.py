@@ -15,7 +15,7 @@ from w3ray.data.flow_colours import visible
 from w3ray.data.manifest import build_manifest, read_manifest
 from w3ray.data.modality import holds_flow, require_modality
 from w3ray.data.views import load_views, parse_protocol
-from w3ray.errors import InputError
+from w3ray.errors import InputError, RunError
 
 SIDE = 64
 STILL = 128
@@ -174,6 +174,32 @@ def test_flow_of_a_manifest(tmp_path):
         compute_flow(videos, str(tmp_path / "out"), FlowSettings(method="dis-fast"))
     with pytest.raises(InputError, match="holds flow with another clips"):
         compute_flow(manifest_of([right]), str(tmp_path / "out"))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_full_disk_is_named_and_the_same_command_goes_on(tmp_path, small_disk):
+    disk = small_disk("100k")
+    videos = manifest_of([moving(tmp_path / "right", right=1, num_frames=60)])
+    with pytest.raises(RunError, match="No space left on device"):
+        compute_flow(videos, str(disk / "out"))
+    assert not list((disk / "out").rglob(FINISHED_NAME))
+    small_disk("4m")
+    made, result = compute_flow(videos, str(disk / "out"))
+    assert made is not None
+    assert result["fields"].to_pylist() == [59]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_frames_that_opencv_refuses(tmp_path):
+    tiny = tmp_path / "tiny"
+    tiny.mkdir()
+    for number in range(3):
+        Image.new("L", (4, 4)).save(tiny / f"{number + 1:05d}.png")
+    made, result = compute_flow(manifest_of([tiny]), str(tmp_path / "out"))
+    assert made is None
+    assert result["reason"][0].as_py().startswith("OpenCV cannot compute its flow: ")
 
 
 def test_a_marker_that_is_damaged_does_not_count(tmp_path):

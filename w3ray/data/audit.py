@@ -19,7 +19,7 @@ from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video,
 from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES, kind_of_reason
 from w3ray.data.decoders.frames import FrameFolder
 from w3ray.data.decoders.prove import prove_exact
-from w3ray.data.every_clip import for_every_clip
+from w3ray.data.every_clip import ENTRY_FIELDS, for_every_clip
 from w3ray.data.manifest import FOLDER_FPS, Manifest
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
@@ -28,10 +28,7 @@ from w3ray.storage import StorageFailing, StorageRefused, replacing
 
 LEDGER_SCHEMA = pa.schema(
     [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("ok", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string()),
+        *ENTRY_FIELDS,
         pa.field("num_frames", pa.int64()),
         pa.field("fps", pa.float64()),
         pa.field("height", pa.int64()),

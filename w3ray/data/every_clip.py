@@ -1,20 +1,36 @@
 """How is something done once for each clip of a manifest, on the whole cluster, even if a clip crashes its process?"""
 
+import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from w3ray.errors import InputError
+from w3ray.storage import StorageFailing, StoragePath, StorageRefused
+from w3ray.storage.writing import write_json
+
 CRASHED = "the decoder crashed its process"
 # Clips one Ray task reads: enough to make the task worth its start, few enough to spread a small set over all cores.
 _CLIPS_A_TASK = 16
 
+ENTRY_FIELDS = (
+    pa.field("clip_id", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("ok", pa.bool_(), nullable=False),
+    pa.field("reason", pa.string()),
+)
+"""The first columns of every result of a clip. `reason` says why it is not `ok`."""
+
 Work = Callable[[pa.Table], pa.Table]
-"""Rows of clips -> one entry for each row, with the columns `clip_id`, `uri`, `ok` and `reason`, and others."""
+"""Rows of clips -> one entry for each row, with the columns `ENTRY_FIELDS`, and others."""
+
+_STOPPED, _REFUSED = "stopped", "refused"
 
 
 def for_every_clip(
@@ -36,13 +52,18 @@ def for_every_clip(
         progress: called with the number of clips done and of all clips.
         clips_a_task: rows that one call of `work` gets.
         gpus_a_task: share of a GPU that one call of `work` gets.
+
+    Raises:
+        StorageRefused, StorageFailing: a file cannot be read or written. This says nothing about the clip.
     """
     found: dict[str, dict[str, Any]] = {}
     for count in (clips_a_task, 1):
         missing = rows.filter(pc.invert(pc.is_in(rows["clip_id"], pa.array(found, pa.string()))))
         if missing.num_rows == 0:
             break
-        for entry in _run(missing, work, count, gpus_a_task):
+        for entry in _run(missing, _Guarded(work), count, gpus_a_task):
+            if _STOPPED in entry:
+                raise (StorageRefused if entry[_REFUSED] else StorageFailing)(entry[_STOPPED])
             found[entry["clip_id"]] = entry
             if progress is not None:
                 progress(len(found), rows.num_rows)
@@ -50,6 +71,21 @@ def for_every_clip(
         found.get(row["clip_id"], {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False, "reason": CRASHED})
         for row in rows.to_pylist()
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    """Work whose storage errors reach the driver. Ray Data would count the block as crashed and drop the error."""
+
+    work: Work
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        try:
+            return self.work(rows)
+        except (StorageFailing, StorageRefused) as error:
+            return pa.table({_STOPPED: [str(error)], _REFUSED: [isinstance(error, StorageRefused)]})
+        except OSError as error:
+            return pa.table({_STOPPED: [f"{error.filename or 'a file'}: {error.strerror}"], _REFUSED: [False]})
 
 
 def _run(rows: pa.Table, work: Work, clips_a_task: int, gpus_a_task: float = 0.0) -> Iterator[dict[str, Any]]:
@@ -88,3 +124,25 @@ def _quiet(logger_name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def claim(path: StoragePath, wanted: Mapping[str, Any], refusal: Callable[[str], str]) -> None:
+    """Write the settings of a folder of results that is new. Refuse a folder that was begun with others.
+
+    Args:
+        path: the file of the settings.
+        wanted: the settings, as JSON values.
+        refusal: the message, from the names of the settings that differ.
+
+    Raises:
+        InputError: the folder has other settings.
+    """
+    if not path.exists():
+        write_json(path, wanted)
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = {}
+    if different := sorted(name for name in wanted if found.get(name) != wanted[name]):
+        raise InputError(refusal(", ".join(different)))

@@ -13,7 +13,6 @@ A clip that cannot be read gets one box without an area. So a run is not refused
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,28 +27,20 @@ from w3ray._file_names import unique_stems
 from w3ray.data.boxes import BOXES_SCHEMA, write_boxes
 from w3ray.data.clip_sampling import segment_indices_at
 from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, open_video, require_decoder
-from w3ray.data.every_clip import for_every_clip
+from w3ray.data.every_clip import ENTRY_FIELDS, claim, for_every_clip
 from w3ray.data.manifest import Manifest
 from w3ray.data.manifest.schema import SCHEMA
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
 from w3ray.plugins import NO_PLUGINS, Shipment, shipment, sources_of
 from w3ray.storage import StorageFailing, StoragePath, StorageRefused, remove_tree, storage_path
-from w3ray.storage.writing import require_writable, write_json
+from w3ray.storage.writing import require_writable
 
 SETTINGS_NAME = "boxes.json"
 _VERSION = 1
 _CLIPS_A_TASK = 4
 
-RESULT_SCHEMA = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("ok", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("boxes", pa.int64()),
-    ]
-)
+RESULT_SCHEMA = pa.schema([*ENTRY_FIELDS, pa.field("boxes", pa.int64())])
 """The result of each clip. `boxes` is the number of its boxes."""
 
 
@@ -168,10 +159,10 @@ class _Detect:
                 write_boxes(str(part), made)
                 found = len(made)
             return entry | {"ok": True, "boxes": found}
-        except (DecodeError, InputError) as error:
-            return entry | {"reason": error.reason if isinstance(error, DecodeError) else str(error)}
         except (StorageFailing, StorageRefused):
             raise  # this says nothing about the clip
+        except (DecodeError, InputError) as error:
+            return entry | {"reason": error.reason if isinstance(error, DecodeError) else str(error)}
 
     def _find(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
@@ -227,7 +218,11 @@ def find_boxes(
     _detector.cache_clear()
     parts = storage_path(f"{out}.parts")
     require_writable(parts)
-    _claim(parts, document)
+    claim(
+        parts / SETTINGS_NAME,
+        document,
+        lambda names: f"{parts}: was begun with another {names}; name another file, or remove it",
+    )
     table = manifest.table.select(["clip_id", "uri", "start_s", "end_s"])
     table = table.set_column(1, SCHEMA.field("uri"), pa.chunked_array([manifest.resolved_uris()], pa.string()))
     names = unique_stems(table["clip_id"].to_pylist())
@@ -245,20 +240,6 @@ def find_boxes(
     if all(entry["ok"] for entry in entries):
         remove_tree(parts)
     return pa.Table.from_pylist(entries, schema=RESULT_SCHEMA)
-
-
-def _claim(parts: StoragePath, wanted: dict[str, Any]) -> None:
-    """Write the settings of a new folder; refuse a folder with other ones."""
-    path = parts / SETTINGS_NAME
-    if not path.exists():
-        write_json(path, wanted)
-        return
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        found = {}
-    if different := sorted(name for name in wanted if found.get(name) != wanted[name]):
-        raise InputError(f"{parts}: was begun with another {', '.join(different)}; name another file, or remove it")
 
 
 def write_grid(manifest: Manifest, out: str, cells: int) -> int:

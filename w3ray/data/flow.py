@@ -23,13 +23,13 @@ import pyarrow as pa
 
 from w3ray._file_names import unique_stems
 from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video, require_decoder
-from w3ray.data.every_clip import for_every_clip
+from w3ray.data.every_clip import ENTRY_FIELDS, claim, for_every_clip
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
 from w3ray.data.manifest.schema import SCHEMA
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
 from w3ray.plugins import NO_PLUGINS, Shipment, shipment, sources_of
-from w3ray.storage import StorageFailing, StoragePath, StorageRefused, storage_path
+from w3ray.storage import StoragePath, storage_path
 from w3ray.storage.writing import require_writable, write_json
 
 FlowMethod = Literal["dis-medium", "dis-fast", "dis-ultrafast", "farneback", "tvl1"]
@@ -42,15 +42,7 @@ _JPEG_QUALITY = 95
 _CLIPS_A_TASK = 2
 _FRAMES_AT_ONCE = 64
 
-FLOW_SCHEMA = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("ok", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("fields", pa.int64()),
-    ]
-)
+FLOW_SCHEMA = pa.schema([*ENTRY_FIELDS, pa.field("fields", pa.int64())])
 """The result of each clip. `fields` is the number of its flow fields."""
 
 
@@ -139,8 +131,8 @@ class _Flow:
             return entry | {"ok": True, "fields": fields}
         except DecodeError as error:
             return entry | {"reason": error.reason}
-        except (StorageFailing, StorageRefused):
-            raise  # this says nothing about the clip
+        except _opencv().error as error:  # frames that are too small, or change their size
+            return entry | {"reason": f"OpenCV cannot compute its flow: {' '.join(str(error).split())[:160]}"}
 
     def _compute(self, row: dict[str, Any], folder: StoragePath) -> int:
         cv2 = _opencv()
@@ -225,7 +217,11 @@ def compute_flow(
     folder = storage_path(out)
     require_writable(folder)
     rows, place = _spans(manifest)
-    _claim(folder, {**settings.document(), "clips": manifest.fingerprint()})
+    claim(
+        folder / SETTINGS_NAME,
+        {**settings.document(), "clips": manifest.fingerprint()},
+        lambda names: f"{folder}: holds flow with another {names}; name another folder, or remove this one",
+    )
     plugins = shipment((), sources_of([("decoders", settings.decoder)]))
     work = _Flow(settings, folder, None if roots is None else tuple(roots), plugins)
     entries = for_every_clip(rows, work, progress, clips_a_task=_CLIPS_A_TASK)
@@ -262,19 +258,3 @@ def _spans(manifest: Manifest) -> tuple[pa.Table, list[int]]:
     return pa.Table.from_pylist(
         [{**span, "folder": name} for span, name in zip(spans, names, strict=True)], schema=schema
     ), place
-
-
-def _claim(folder: StoragePath, wanted: dict[str, Any]) -> None:
-    """Write the settings of a new folder; refuse a folder with other ones."""
-    path = folder / SETTINGS_NAME
-    if not path.exists():
-        write_json(path, wanted)
-        return
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        found = {}
-    if different := sorted(name for name in wanted if found.get(name) != wanted[name]):
-        raise InputError(
-            f"{folder}: holds flow with another {', '.join(different)}; name another folder, or remove this one"
-        )

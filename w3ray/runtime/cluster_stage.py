@@ -212,9 +212,8 @@ def _cause(error: BaseException, storage: StoragePath) -> str:
         rank = min(failures)
         return f"worker {rank}: {last_line(failures[rank])}"
     controller_failure = getattr(error, "controller_failure", None)
-    if (
-        isinstance(controller_failure, OSError) and controller_failure.errno
-    ):  # raised when it writes its list of checkpoints
+    # An OSError is raised when the controller writes its list of checkpoints.
+    if isinstance(controller_failure, OSError) and controller_failure.errno:
         reason = os.strerror(controller_failure.errno)
         return (
             f"{storage}: cannot be written ({reason}); make room and run again: it resumes from its newest checkpoint"
