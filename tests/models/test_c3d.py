@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from w3ray.errors import InputError
 from w3ray.models import build_model, load_weights, profile
-from w3ray.models.zoo_options import C3DOptions
+from w3ray.models.clip_options import C3DOptions
 
 SMALL = {"width": 4, "size": 32}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from w3ray.explain.record import record
 from w3ray.models import build_model, load_weights, profile
 from w3ray.models.c3d_rsttm import SpatiotemporalTransformer
-from w3ray.models.zoo_options import C3DRSTTMOptions
+from w3ray.models.clip_options import C3DRSTTMOptions
 
 SMALL = {"width": 4, "size": 32, "units": 8}
 

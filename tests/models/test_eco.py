@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from w3ray.errors import InputError
 from w3ray.models import build_model, load_weights, profile
+from w3ray.models.clip_options import ECOOptions
 from w3ray.models.eco import PreNormBlock
-from w3ray.models.zoo_options import ECOOptions
 
 FULL, LITE = {"width": 8}, {"width": 8, "lite": True}
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from w3ray.errors import InputError
 from w3ray.models import build_model, load_weights, profile
+from w3ray.models.frame_options import TRNMultiscaleOptions, TRNOptions
 from w3ray.models.trn import MultiscaleRelationHead, Relations
-from w3ray.models.zoo_options import TRNMultiscaleOptions, TRNOptions
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from torch import nn
 from training_parts import small_model
 
 from w3ray.models import build_model
-from w3ray.models.zoo_options import LSTMOptions
+from w3ray.models.frame_options import LSTMOptions
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.optimizer import OPTIMIZERS, build_optimizer, parameter_groups, scaled_lr, set_lr
 

@@ -98,14 +98,16 @@ MODELS: Registry[ModelFamily] = Registry(
         "tsm": ModelFamily("w3ray.models.tsm:TSM", "w3ray.models.options:TSMOptions", takes_backbone=True),
         "tsn": ModelFamily("w3ray.models.tsn:TSN", takes_backbone=True),
         "tam": ModelFamily("w3ray.models.tam:TAM", "w3ray.models.tam:TAMOptions", takes_backbone=True),
-        "trn": ModelFamily("w3ray.models.trn:TRN", "w3ray.models.zoo_options:TRNOptions", takes_backbone=True),
+        "trn": ModelFamily("w3ray.models.trn:TRN", "w3ray.models.frame_options:TRNOptions", takes_backbone=True),
         "trn_multiscale": ModelFamily(
-            "w3ray.models.trn:TRNMultiscale", "w3ray.models.zoo_options:TRNMultiscaleOptions", takes_backbone=True
+            "w3ray.models.trn:TRNMultiscale", "w3ray.models.frame_options:TRNMultiscaleOptions", takes_backbone=True
         ),
-        "lstm": ModelFamily("w3ray.models.lstm:FrameLSTM", "w3ray.models.zoo_options:LSTMOptions", takes_backbone=True),
-        "c3d": ModelFamily("w3ray.models.c3d:C3D", "w3ray.models.zoo_options:C3DOptions"),
-        "c3d_rsttm": ModelFamily("w3ray.models.c3d_rsttm:C3DRSTTM", "w3ray.models.zoo_options:C3DRSTTMOptions"),
-        "eco": ModelFamily("w3ray.models.eco:ECO", "w3ray.models.zoo_options:ECOOptions"),
+        "lstm": ModelFamily(
+            "w3ray.models.lstm:FrameLSTM", "w3ray.models.frame_options:LSTMOptions", takes_backbone=True
+        ),
+        "c3d": ModelFamily("w3ray.models.c3d:C3D", "w3ray.models.clip_options:C3DOptions"),
+        "c3d_rsttm": ModelFamily("w3ray.models.c3d_rsttm:C3DRSTTM", "w3ray.models.clip_options:C3DRSTTMOptions"),
+        "eco": ModelFamily("w3ray.models.eco:ECO", "w3ray.models.clip_options:ECOOptions"),
         "r3d_18": ModelFamily("w3ray.models.clip_network:r3d_18"),
         "mc3_18": ModelFamily("w3ray.models.clip_network:mc3_18"),
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from w3ray.attention.sites import Stages
 from w3ray.models._common import VideoModel, VideoOutput
+from w3ray.models.clip_options import C3DOptions
 from w3ray.models.heads import check_head
 from w3ray.models.layouts import KeyLayout
 from w3ray.models.pixels import CAFFE
 from w3ray.models.pooled_convolutions import PooledConvolutions
-from w3ray.models.zoo_options import C3DOptions
 
 WIDTHS = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of each convolution, stage by stage, as multiples of the option `width`."""

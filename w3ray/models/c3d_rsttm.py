@@ -29,10 +29,10 @@ from torch.nn import functional as F
 from w3ray.attention.sites import Stages
 from w3ray.models._common import VideoModel, VideoOutput
 from w3ray.models.c3d import C3D_LAYOUT, FULLY_CONNECTED, C3DBackbone, FullyConnected
+from w3ray.models.clip_options import STRIDE, WINDOW, C3DRSTTMOptions
 from w3ray.models.heads import check_head
 from w3ray.models.layouts import UNUSED
 from w3ray.models.pixels import CAFFE
-from w3ray.models.zoo_options import STRIDE, WINDOW, C3DRSTTMOptions
 
 LOCAL_CHANNELS = 32
 """Channels of the localisation's convolution."""

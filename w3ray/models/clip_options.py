@@ -1,4 +1,4 @@
-"""Options of I3D and SlowFast. The checks here need no torch, so a wrong recipe fails at once."""
+"""Options of the clip networks: I3D, SlowFast, C3D and ECO. The checks here need no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,9 @@ PixelsName = Literal["imagenet", "pytorchvideo"]
 "imagenet": as torchvision's weights expect. "pytorchvideo": mean 0.45 and deviation 0.225 for each channel, as the
 weights of PyTorchVideo and PySlowFast expect.
 """
+
+WINDOW, STRIDE = 16, 8
+"""C3D + LSTM + RSTTM reads windows of so many frames, and a window starts every so many frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,3 +168,84 @@ class I3DInceptionOptions(ModelOptions):
         check_whole(self.label, "width", self.width)
         if self.width % 8:
             raise ValueError(f"{self.label}: width={self.width}: must be a multiple of 8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class C3DOptions(ModelOptions):
+    """The options of C3D. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "C3D"
+    small: ClassVar[Mapping[str, Any]] = {"width": 4, "size": 32}
+    small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((8, 32, 32), (16, 32, 32))
+    width: int = 64
+    """Channels of the first convolution. The other layers are multiples of it."""
+    size: int = 112
+    """Height and width of the frames, in pixels. The first fully connected layer reads maps of this size only."""
+
+    def __post_init__(self) -> None:
+        check_whole(self.label, "width", self.width)
+        check_whole(self.label, "size", self.size, least=16)
+
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """The clip must have 8 or 16 frames of the option's size."""
+        self.check_frames(num_frames)
+        if size != self.size:
+            raise ValueError(
+                f"{self.label}: frames of {size} x {size} pixels: this network takes {self.size} x {self.size}; "
+                f"set its option size to {size}"
+            )
+
+    def check_frames(self, num_frames: int) -> None:
+        """Raise ValueError if the network cannot take so many frames."""
+        if num_frames not in (8, 16):
+            raise ValueError(f"{self.label}: clips of {num_frames} frames: this network takes 8 or 16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class C3DRSTTMOptions(C3DOptions):
+    """The options of C3D + LSTM + RSTTM. Raises ValueError naming the field.
+
+    Width and number of its other layers are our decisions (see `w3ray.models.c3d_rsttm`) and no options.
+    """
+
+    label: ClassVar[str] = "C3D + LSTM + RSTTM"
+    small: ClassVar[Mapping[str, Any]] = {"width": 4, "size": 32, "units": 8}
+    small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((24, 32, 32), (16, 32, 32))
+    units: int = 256
+    """Units of the LSTM over windows (from memory of the paper)."""
+
+    def __post_init__(self) -> None:
+        # Not super(): a dataclass with slots is a new class, which the bare form does not know.
+        C3DOptions.__post_init__(self)
+        check_whole(self.label, "units", self.units)
+
+    def check_frames(self, num_frames: int) -> None:
+        if num_frames < WINDOW or (num_frames - WINDOW) % STRIDE:
+            raise ValueError(
+                f"{self.label}: clips of {num_frames} frames: this network takes {WINDOW}, or {WINDOW} and a multiple "
+                f"of {STRIDE} more"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ECOOptions(ModelOptions):
+    """The options of ECO. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "ECO"
+    small: ClassVar[Mapping[str, Any]] = {"width": 8}
+    small_clips: ClassVar[tuple[tuple[int, int, int], ...]] = ((4, 32, 32), (8, 64, 32))
+    lite: bool = False
+    """True: ECO Lite, the 3D network alone. False: ECO Full, with the rest of the 2D network beside it."""
+    width: int = 128
+    """Channels of the 3D network's first stage. The second has twice, the third four times as many."""
+
+    def __post_init__(self) -> None:
+        check_flag("ECO", "lite", self.lite)
+        check_whole("ECO", "width", self.width)
+
+    def check_clip(self, num_frames: int, size: int) -> None:
+        """The 3D network halves time twice, and BNInception takes multiples of 32 pixels."""
+        if num_frames < 1 or num_frames % 4:
+            raise ValueError(f"ECO: clips of {num_frames} frames: this network takes multiples of 4")
+        if size < 1 or size % 32:
+            raise ValueError(f"ECO: frames of {size} x {size} pixels: this network takes multiples of 32")

@@ -26,9 +26,9 @@ from w3ray.attention._common import Attention
 from w3ray.attention.sites import Site, Stages
 from w3ray.models._common import Path, VideoModel, VideoOutput
 from w3ray.models.bninception import STAGES, BNInception, InceptionModule
+from w3ray.models.clip_options import ECOOptions
 from w3ray.models.heads import PooledHead
 from w3ray.models.layouts import KeyLayout
-from w3ray.models.zoo_options import ECOOptions
 
 SHARED = 96
 """Channels of the maps that both networks read, besides the output of 3b."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from w3ray.models.frame_options import LSTMOptions
 from w3ray.models.heads import check_head
 from w3ray.models.layouts import UNUSED, KeyLayout
 from w3ray.models.tsn import TSN
-from w3ray.models.zoo_options import LSTMOptions
 
 SIDE = 7
 """The last map is pooled to so many cells before the fully connected layer, as VGG16's last pool does at 224 pixels."""

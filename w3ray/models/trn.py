@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from w3ray.models.frame_backbone import FrameBackbone
+from w3ray.models.frame_options import TRNMultiscaleOptions, TRNOptions
 from w3ray.models.heads import check_head
 from w3ray.models.layouts import UNUSED, KeyLayout, plain_resnet_key, rename_backbone
 from w3ray.models.tsn import TSN
-from w3ray.models.zoo_options import TRNMultiscaleOptions, TRNOptions
 
 FEATURES = 256
 """Width of a frame's features (the authors' code)."""
