@@ -50,15 +50,14 @@ from w3ray.data.manifest import SCHEMA
 from w3ray.data.microbatch import ClipTables, Microbatch, to_row
 from w3ray.data.schedule import Schedule
 from w3ray.data.stream import (
-    STREAM_NAME,
     DecoderPool,
     ItemNumbers,
-    StreamConfig,
     build_dataset,
     read_microbatches,
 )
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.synthetic import write_motion_dataset
+from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig
 
 # A stream that is abandoned must not start its own Ray to report that.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -29,9 +31,32 @@ def test_import_contracts_hold():
     assert "6 kept, 0 broken" in done.stdout
 
 
-def test_the_coordinator_of_an_evaluation_imports_no_torch():
-    script = "import sys, w3ray.data.stream, w3ray.scoring.scorer_actor, w3ray.scoring.items; "
-    assert python(script + "print({'torch', 'torchvision'} & {*sys.modules})").strip() == "set()"
+HEAVY = ("torch", "torchvision", "torch._dynamo", "ray.data", "ray.train", "pandas", "mlflow")
+"""Packages whose import costs each process half a second of processor time to four seconds."""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "expected"),
+    [
+        ("the queue of events", "import w3ray.runtime.handles, w3ray.events", []),
+        ("decoders and readers", "import w3ray.data.stream", ["ray.data", "pandas"]),
+        (
+            "the coordinator of an evaluation",
+            "import w3ray.data.stream, w3ray.scoring.scorer_actor, w3ray.scoring.items",
+            ["ray.data", "pandas"],
+        ),
+        (
+            "scorers, and the end of a stage",
+            "from w3ray.models import build_model; import w3ray.evaluation.scorer, w3ray.pipeline.complete; "
+            "build_model('tsm', backbone='resnet_small', num_classes=2, attention={'kind': 'w3'})",
+            ["torch"],
+        ),
+    ],
+)
+def test_each_process_imports_only_what_it_needs(what: str, code: str, expected: list[str]):
+    """torchvision imports torch's compiler and so takes as long as torch: only networks made of its parts need it."""
+    loaded = python(f"import sys; {code}; print([name for name in {HEAVY} if name in sys.modules])")
+    assert loaded.strip() == str(expected), what
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -17,15 +17,13 @@ from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.stream import (
-    STREAM_NAME,
     DecoderPool,
     ItemNumbers,
-    StreamConfig,
-    _parts,
     build_dataset,
     read_microbatches,
 )
 from w3ray.data.stream_spec import StreamSpec
+from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig, _parts
 
 SPEC = ClipSpec(num_frames=4, size=32)
 SCHEDULE = Schedule(

@@ -4,11 +4,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
-from torchvision.models.video import VideoResNet
 
 from w3ray.attention import ATTENTION, AttentionConfig, attention_kind
-from w3ray.attention.blocks import adopt_blocks
+from w3ray.attention.blocks import adopt_blocks, is_resnet, is_video_resnet
 from w3ray.attention.sites import Site, Stages
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,8 +24,9 @@ def network_stages(model: nn.Module) -> Stages:
     own = getattr(model, "stages", None)
     if callable(own):
         return own()
-    if isinstance(model, ResNet | VideoResNet):
-        return adopt_blocks([model.layer1, model.layer2, model.layer3, model.layer4])
+    if is_resnet(model) or is_video_resnet(model):
+        network: Any = model
+        return adopt_blocks([network.layer1, network.layer2, network.layer3, network.layer4])
     found = f"{type(model).__module__}.{type(model).__name__}"
     raise ValueError(
         f"add_attention: {found} has no known sites; supported: torchvision's ResNet (resnet18/34/50/101) and "
@@ -64,7 +63,7 @@ def add_attention(
         config = attention_kind(kind).from_options(options)  # checked before the first block is replaced
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"add_attention: num_frames={num_frames}: must be >= 1")
-    if isinstance(model, ResNet) and num_frames is None:
+    if is_resnet(model) and num_frames is None:
         raise ValueError(
             "add_attention: a bare ResNet does not know the clip length: pass num_frames (batch = clips * num_frames)"
         )

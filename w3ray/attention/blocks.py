@@ -1,8 +1,11 @@
 """torchvision's residual blocks as sites for an attention.
 
-Each known block class has a subclass here that is a site. The subclass takes over the children of an existing block
-and keeps their names, so `layer1.0.conv1.weight` keeps its name. The attention works on the residual branch, before
-the shortcut is added, or on the block's output.
+Each known block class has a class here that is a site. It takes over the children of an existing block and keeps their
+names, so `layer1.0.conv1.weight` keeps its name. The attention works on the residual branch, before the shortcut is
+added, or on the block's output.
+
+A block class is known by its name: an import of torchvision takes as long as that of torch, and a network without
+torchvision's blocks does not need it.
 
 Axes: N = B*T folded frames, B clips, T frames, C channels, H height, W width.
 """
@@ -11,21 +14,22 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchvision.models import resnet
-from torchvision.models.video import resnet as video_resnet
 
 from w3ray.attention._common import Attention
 from w3ray.attention.sites import Layout, Site, Stages
 
 
 class ResidualBlock(Site):
-    """A residual block as a site. Subclasses define the branch."""
+    """A residual block as a site. Subclasses define the branch.
+
+    Args:
+        block: a finished torchvision block; its children and plain settings are taken over.
+    """
 
     relu: nn.Module
     downsample: nn.Module | None
 
-    def adopt(self, block: nn.Module) -> None:
-        """Take over the children and plain settings of a finished torchvision block."""
+    def __init__(self, block: Any) -> None:
         nn.Module.__init__(self)
         for name, child in block._modules.items():
             self.register_module(name, child)
@@ -55,7 +59,7 @@ class ResidualBlock(Site):
         return self.from_clips(out_BTCHW), mask_BTHW
 
 
-class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
+class FrameBasicBlock(ResidualBlock):
     """torchvision's 2D BasicBlock as a site."""
 
     layout: Layout = "frames"
@@ -64,9 +68,6 @@ class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
     bn1: nn.Module
     conv2: nn.Conv2d | nn.Conv3d
     bn2: nn.Module
-
-    def __init__(self, block: resnet.BasicBlock) -> None:
-        self.adopt(block)
 
     @property
     def in_channels(self) -> int:
@@ -84,7 +85,7 @@ class FrameBasicBlock(ResidualBlock, resnet.BasicBlock):
         return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
 
 
-class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
+class FrameBottleneck(ResidualBlock):
     """torchvision's 2D Bottleneck as a site."""
 
     layout: Layout = "frames"
@@ -95,9 +96,6 @@ class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
     bn2: nn.Module
     conv3: nn.Conv2d | nn.Conv3d
     bn3: nn.Module
-
-    def __init__(self, block: resnet.Bottleneck) -> None:
-        self.adopt(block)
 
     @property
     def in_channels(self) -> int:
@@ -116,16 +114,13 @@ class FrameBottleneck(ResidualBlock, resnet.Bottleneck):
         return self.bn3(self.conv3(self.relu(self.bn2(self.conv2(out)))))
 
 
-class ClipBasicBlock(ResidualBlock, video_resnet.BasicBlock):
+class ClipBasicBlock(ResidualBlock):
     """torchvision's 3D BasicBlock as a site."""
 
     layout = "clips"
 
     conv1: nn.Sequential
     conv2: nn.Sequential
-
-    def __init__(self, block: video_resnet.BasicBlock) -> None:
-        self.adopt(block)
 
     @property
     def in_channels(self) -> int:
@@ -143,7 +138,7 @@ class ClipBasicBlock(ResidualBlock, video_resnet.BasicBlock):
         return self.conv2(self.conv1(x))
 
 
-class ClipBottleneck(ResidualBlock, video_resnet.Bottleneck):
+class ClipBottleneck(ResidualBlock):
     """torchvision's 3D Bottleneck as a site."""
 
     layout = "clips"
@@ -151,9 +146,6 @@ class ClipBottleneck(ResidualBlock, video_resnet.Bottleneck):
     conv1: nn.Sequential
     conv2: nn.Sequential
     conv3: nn.Sequential
-
-    def __init__(self, block: video_resnet.Bottleneck) -> None:
-        self.adopt(block)
 
     @property
     def in_channels(self) -> int:
@@ -171,13 +163,13 @@ class ClipBottleneck(ResidualBlock, video_resnet.Bottleneck):
         return self.conv3(self.conv2(self.conv1(x)))
 
 
-ADOPTERS: dict[type[nn.Module], Callable[[Any], ResidualBlock]] = {
-    resnet.BasicBlock: FrameBasicBlock,
-    resnet.Bottleneck: FrameBottleneck,
-    video_resnet.BasicBlock: ClipBasicBlock,
-    video_resnet.Bottleneck: ClipBottleneck,
+ADOPTERS: dict[str, Callable[[Any], ResidualBlock]] = {
+    "torchvision.models.resnet.BasicBlock": FrameBasicBlock,
+    "torchvision.models.resnet.Bottleneck": FrameBottleneck,
+    "torchvision.models.video.resnet.BasicBlock": ClipBasicBlock,
+    "torchvision.models.video.resnet.Bottleneck": ClipBottleneck,
 }
-"""torchvision's block class -> the subclass that replaces it."""
+"""Full name of torchvision's block class -> the site that replaces it."""
 
 
 def adopt_blocks(stages: list[nn.Sequential]) -> Stages:
@@ -188,13 +180,13 @@ def adopt_blocks(stages: list[nn.Sequential]) -> Stages:
     """
     for stage in stages:
         for block in stage:
-            if not isinstance(block, Site) and type(block) not in ADOPTERS:
-                known = ", ".join(_where(kind) for kind in ADOPTERS)
-                raise ValueError(f"add_attention: unknown residual block {_where(type(block))}; known: {known}")
+            if not isinstance(block, Site) and full_name(type(block)) not in ADOPTERS:
+                known = ", ".join(ADOPTERS)
+                raise ValueError(f"add_attention: unknown residual block {full_name(type(block))}; known: {known}")
     for stage in stages:
         for name, block in stage.named_children():
             if not isinstance(block, Site):
-                setattr(stage, name, ADOPTERS[type(block)](block))
+                setattr(stage, name, ADOPTERS[full_name(type(block))](block))
     return [[cast(Site, block) for block in stage] for stage in stages]
 
 
@@ -209,5 +201,16 @@ def _norm_width(layers: nn.Sequential) -> int:
     return norm.num_features
 
 
-def _where(kind: type) -> str:
+def full_name(kind: type) -> str:
+    """The name of a class with that of its module."""
     return f"{kind.__module__}.{kind.__name__}"
+
+
+def is_resnet(network: nn.Module) -> bool:
+    """Whether a network is torchvision's 2D ResNet."""
+    return "torchvision.models.resnet.ResNet" in map(full_name, type(network).__mro__)
+
+
+def is_video_resnet(network: nn.Module) -> bool:
+    """Whether a network is torchvision's 3D VideoResNet."""
+    return "torchvision.models.video.resnet.VideoResNet" in map(full_name, type(network).__mro__)

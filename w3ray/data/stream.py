@@ -3,31 +3,31 @@
 Ray Data does the work. One row for each microbatch (its item number) goes to a pool of decoder actors. Each actor turns
 its row into one block. `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n gets
 items i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution:
-training, validations and test follow each other without a pause. `StreamConfig` builds it anew each time Ray Train
-(re)starts its worker group, from the step and the world size of that moment.
+training, validations and test follow each other without a pause. `w3ray.runtime.stream_config` builds it anew each time
+Ray Train (re)starts its worker group, from the step and the world size of that moment.
+
+Decoders, readers and the coordinator import this module, so it imports neither Ray Train nor torch.
 
 One process, the coordinator, deals out all blocks of an execution, about 130 per second. So a large number of workers
 is divided into groups. Each group has its own execution with the items of its ranks. This changes no order.
 """
 
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import ray.train
 from ray.data import ActorPoolStrategy, DataIterator, Dataset, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
 from w3ray.data.decode_watch import WatchSpec
 from w3ray.data.microbatch import ClipTables, Microbatch, MicrobatchDecoder, decode_in_task, from_row
-from w3ray.data.schedule import Order, Schedule
+from w3ray.data.schedule import Order
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.ray_internals import (
     ENABLED_BACKPRESSURE_POLICIES,
@@ -37,11 +37,7 @@ from w3ray.ray_internals import (
     blocks_read_ahead,
     forget_blocks,
     policy_setting,
-    stream_coordinator,
 )
-
-STREAM_NAME = "stream"
-"""The name under which a training worker finds its part: `ray.train.get_dataset_shard(STREAM_NAME)`."""
 
 # All read tasks are planned before the first one starts, so there are at most this many, however long the stage. There
 # is more than one, because a task whose process is lost is read again from its beginning.
@@ -49,9 +45,6 @@ _MAX_READ_TASKS = 1024
 _MIN_ITEMS_PER_READ_TASK = 128
 
 _READ_CPUS = 0.05
-
-READERS_PER_COORDINATOR = 8
-"""Maximum size of a group of workers with its own stream: the number of GPUs of most nodes."""
 
 # How many item numbers wait for each decoder. They keep it busy while more are read.
 _READ_AHEAD = 4
@@ -198,86 +191,3 @@ def build_dataset(
         num_cpus=pool.cpus,
         resources=dict(pool.resources) or None,
     )
-
-
-def _parts(size: int, parts: int) -> list[range]:
-    """0 to `size` - 1 in `parts` neighbouring ranges that are as equal as possible."""
-    bounds = [size * part // parts for part in range(parts + 1)]
-    return [range(start, stop) for start, stop in pairwise(bounds)]
-
-
-class StreamConfig(ray.train.DataConfig):
-    """Builds the stream for Ray Train, each time a worker group starts.
-
-    Args:
-        spec: for any world size; that of the worker group is filled in.
-        tables: the rows.
-        steps_done: called when a worker group starts; returns the step to resume at (of the newest good checkpoint).
-        pool: the decoders of all groups of workers together.
-        readers_per_coordinator: how large such a group may be; there are no more groups than decoders.
-    """
-
-    def __init__(
-        self,
-        spec: StreamSpec[Schedule],
-        tables: ClipTables,
-        pool: DecoderPool,
-        *,
-        steps_done: Callable[[], int],
-        readers_per_coordinator: int = READERS_PER_COORDINATOR,
-    ) -> None:
-        super().__init__(datasets_to_split=[STREAM_NAME])
-        self._spec, self._tables = spec, tables
-        self._pool, self._readers = pool, readers_per_coordinator
-        self._steps_done = steps_done
-        self._prepared: tuple[int, int, list[DataIterator]] | None = None
-        self._mine: list[DataIterator] = []
-
-    def prepare(self, world_size: int) -> None:
-        """Build the stream now: its coordinator then starts while Ray Train starts the workers.
-
-        The first worker group uses it if it has `world_size` workers and starts at the present step. Any other group
-        builds its own stream.
-        """
-        step = self._steps_done()
-        self._mine = self._split(world_size, step)
-        self._prepared = (world_size, step, self._mine)
-
-    def release(self) -> None:
-        """End a stream that was prepared here, used or not.
-
-        The coordinator belongs to the process that prepared the stream. Left alone, it still runs after its readers are
-        gone, and holds the processors of its decoders.
-        """
-        shards, self._mine = self._mine, []
-        for coordinator in {stream_coordinator(shard) for shard in shards}:
-            ray.kill(coordinator)
-
-    def _split(self, world_size: int, step: int) -> list[DataIterator]:
-        spec, watch_name = self._spec.for_world_size(world_size), uuid.uuid4().hex
-        groups = min(-(-world_size // self._readers), self._pool.size)
-        shards: list[DataIterator] = []
-        for ranks, decoders in zip(_parts(world_size, groups), _parts(self._pool.size, groups), strict=True):
-            dataset = build_dataset(
-                spec, self._tables, replace(self._pool, size=len(decoders)),
-                first_item=spec.schedule.first_item(step), ranks=ranks, watch_name=watch_name,
-            )  # fmt: skip
-            shards += dataset.streaming_split(len(ranks), equal=False)
-        return shards
-
-    def configure(
-        self,
-        datasets: dict[str, Dataset],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: Any,
-        **kwargs: Any,
-    ) -> list[dict[str, DataIterator]]:
-        # Ray Train passes a placeholder in `datasets`: the world size is known only here.
-        step = self._steps_done()
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None and prepared[:2] == (world_size, step):
-            shards = prepared[2]
-        else:
-            shards = self._split(world_size, step)
-        return [{STREAM_NAME: shard} for shard in shards]

@@ -6,9 +6,8 @@ Axes: N = B*T folded frames, C channels, H height, W width.
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
-from w3ray.attention.blocks import adopt_blocks
+from w3ray.attention.blocks import adopt_blocks, is_resnet
 from w3ray.attention.sites import Stages
 from w3ray.models.layouts import KeyLayout
 from w3ray.models.pixels import IMAGENET, Pixels
@@ -47,10 +46,10 @@ class ResNetBackbone(FrameBackbone):
     """torchvision's ResNet. Its children keep their names.
 
     Args:
-        network: is taken apart: its blocks become sites, its classifier is dropped.
+        network: a torchvision ResNet; it is taken apart: its blocks become sites, its classifier is dropped.
     """
 
-    def __init__(self, network: ResNet) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         adopt_blocks([network.layer1, network.layer2, network.layer3, network.layer4])
         for name, child in network.named_children():
@@ -85,7 +84,7 @@ def frame_backbone(network: nn.Module) -> FrameBackbone:
     """
     if isinstance(network, FrameBackbone):
         return network
-    if isinstance(network, ResNet):
+    if is_resnet(network):
         return ResNetBackbone(network)
     raise ValueError(
         f"frame network: {type(network).__name__} is not a backbone; it must be a FrameBackbone "

@@ -1,8 +1,8 @@
 """Backbones that are small enough to train from scratch on a CPU."""
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
+from w3ray.attention.blocks import FrameBasicBlock
 from w3ray.attention.sites import Stages
 from w3ray.models.frame_backbone import FrameBackbone, residual_stages, residual_stem
 
@@ -41,13 +41,27 @@ class SmallResNet(FrameBackbone):
         return residual_stages(self)
 
 
+class BasicBlock(nn.Module):
+    """The children of torchvision's BasicBlock, in the same order: two 3x3 convolutions, their norms, a shortcut."""
+
+    def __init__(self, width_in: int, width_out: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width_out)
+        self.downsample = downsample
+        self.stride = stride
+
+
 def _stage(width_in: int, width_out: int, stride: int) -> nn.Sequential:
     downsample = None
     if stride != 1 or width_in != width_out:
         downsample = nn.Sequential(
             nn.Conv2d(width_in, width_out, 1, stride=stride, bias=False), nn.BatchNorm2d(width_out)
         )
-    return nn.Sequential(BasicBlock(width_in, width_out, stride, downsample))
+    return nn.Sequential(FrameBasicBlock(BasicBlock(width_in, width_out, stride, downsample)))
 
 
 def resnet_small() -> SmallResNet:

@@ -23,12 +23,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision import models as torchvision_models
-from torchvision.models import WeightsEnum
 
 from w3ray.attention.attach import scale_norms
 from w3ray.attention.sites import Site
@@ -39,6 +37,9 @@ from w3ray.models.flow import weight_for
 from w3ray.models.layouts import UNUSED
 from w3ray.models.shift import TemporalShift
 from w3ray.models.tsm_files import check_non_local, rename_non_local
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
@@ -127,9 +128,11 @@ def enum_name(name: str) -> str:
     return str(_enum(name))
 
 
-def _enum(name: str) -> WeightsEnum:
+def _enum(name: str) -> "WeightsEnum":
+    from torchvision.models import get_weight  # not above: it takes as long as the import of torch
+
     try:
-        return torchvision_models.get_weight(name)
+        return get_weight(name)
     except (ValueError, KeyError) as error:
         raise InputError(f"weights {name}: torchvision has no such enum: {error}") from error
 

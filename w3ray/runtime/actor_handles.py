@@ -6,27 +6,13 @@ would stay reserved forever. The driver lives as long as the run, and needs only
 Ray Train's controller loads this module, so it imports no torch.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from w3ray.ray_internals import ControllerCallback, WorkerGroupCallback
 from w3ray.runtime.event_channel import EventSender
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerStarted:
-    """The handle of the controller. Ray Train does not give it to us."""
-
-    actor: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkersPlaced:
-    """The placement group that holds the workers' resources."""
-
-    placement_group: Any
+from w3ray.runtime.handles import ControllerStarted, WorkersPlaced
 
 
 class ReportHandles(ControllerCallback, WorkerGroupCallback):

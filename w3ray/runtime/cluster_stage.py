@@ -17,7 +17,7 @@ from ray.util import remove_placement_group
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
-from w3ray.data.stream import STREAM_NAME, DecoderPool, StreamConfig, read_microbatches
+from w3ray.data.stream import DecoderPool, read_microbatches
 from w3ray.errors import RunError
 from w3ray.ray_internals import (
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
@@ -26,14 +26,16 @@ from w3ray.ray_internals import (
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
     without_cleaner,
 )
-from w3ray.runtime.actor_handles import ControllerStarted, ReportHandles, WorkersPlaced
+from w3ray.runtime.actor_handles import ReportHandles
 from w3ray.runtime.allocator import KEEP_MEMORY
 from w3ray.runtime.driver_watch import EndWithoutDriver
 from w3ray.runtime.event_channel import EventChannel, EventSender
 from w3ray.runtime.faults import RestartPolicy, StageLost, last_line
+from w3ray.runtime.handles import ControllerStarted, WorkersPlaced
 from w3ray.runtime.rendezvous import MeetingConfig
 from w3ray.runtime.stage import Stage
 from w3ray.runtime.stage_spec import CHECKPOINTS_FOLDER, StageSpec
+from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig
 from w3ray.storage import RemotePath, StoragePath
 from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 

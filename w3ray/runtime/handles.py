@@ -1,0 +1,21 @@
+"""The events that carry the handles of a stage's actors and resources to the driver.
+
+The queue of events imports this module to store them, so it imports nothing of Ray.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerStarted:
+    """The handle of the controller. Ray Train does not give it to us."""
+
+    actor: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersPlaced:
+    """The placement group that holds the workers' resources."""
+
+    placement_group: Any
