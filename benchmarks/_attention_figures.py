@@ -202,26 +202,26 @@ def analyse() -> dict[str, Any]:
             tests[data] = next(row["minus_plain"] for row in rows.values() if "minus_plain" in row)
     corrected = holm({data: test["p"] for data, test in tests.items()}, len(CONFIRMED))
     figures["confirmation"] = {data: {**test, "p_corrected": corrected[data]} for data, test in tests.items()}
+    weights = {
+        data: figures["parts"][f"weights-{data}"]["w3-unit, teacher"]["minus_plain"]
+        for data in REAL
+        if f"weights-{data}" in figures["parts"]
+    }
+    corrected_weights = holm({data: test["p"] for data, test in weights.items()}, len(REAL))
+    figures["from_weights"] = {data: {**test, "p_corrected": corrected_weights[data]} for data, test in weights.items()}
     figures["verdict"] = verdict({data: test["difference"] for data, test in tests.items()}, corrected)
     return figures
 
 
 def tables(figures: Mapping[str, Any]) -> str:
     """The tables of `docs/attention.md`, as Markdown."""
-    lines = ["### Confirmation: `w3-unit` minus plain TSM", ""]
-    lines += ["| set | seeds x clips | plain | W3 | difference | 95% over seeds | p, seeds / clips | p corrected |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    for data in CONFIRMED:
-        if data not in figures["confirmation"]:
-            lines.append(f"| {data} | not run yet | | | | | | |")
-            continue
-        test, rows = figures["confirmation"][data], figures["parts"][f"confirm-{data}"]
-        low, high = test["interval_by_seed"]
-        lines.append(
-            f"| {data} | {test['seeds']} x {test['clips']} | {rows['plain, teacher']['top1']:.3f} | "
-            f"{rows['w3-unit, teacher']['top1']:.3f} | {test['difference']:+.3f} | {low:+.3f} to {high:+.3f} | "
-            f"{test['p_seeds']:.3g} / {test['p_clips']:.3g} | {test['p_corrected']:.3g} |"
-        )
+    lines = [
+        "### Confirmation: `w3-unit` minus plain TSM",
+        "",
+        *test_lines(figures, "confirmation", "confirm", CONFIRMED),
+    ]
+    lines += ["", "### From ImageNet weights (rule 5): `w3-unit` minus plain TSM", ""]
+    lines += test_lines(figures, "from_weights", "weights", REAL)
     for part, rows in figures["parts"].items():
         if part.startswith("confirm-"):
             continue
@@ -253,6 +253,24 @@ def tables(figures: Mapping[str, Any]) -> str:
     if figures["not_run"]:
         lines += ["", f"Not run yet: {', '.join(figures['not_run'])}."]
     return "\n".join(lines)
+
+
+def test_lines(figures: Mapping[str, Any], key: str, prefix: str, sets: Sequence[str]) -> list[str]:
+    """The table of one family of tests: the figures under `key`, of the parts `<prefix>-<set>`."""
+    lines = ["| set | seeds x clips | plain | W3 | difference | 95% over seeds | p, seeds / clips | p corrected |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for data in sets:
+        if data not in figures[key]:
+            lines.append(f"| {data} | not run yet | | | | | | |")
+            continue
+        test, rows = figures[key][data], figures["parts"][f"{prefix}-{data}"]
+        low, high = test["interval_by_seed"]
+        lines.append(
+            f"| {data} | {test['seeds']} x {test['clips']} | {rows['plain, teacher']['top1']:.3f} | "
+            f"{rows['w3-unit, teacher']['top1']:.3f} | {test['difference']:+.3f} | {low:+.3f} to {high:+.3f} | "
+            f"{test['p_seeds']:.3g} / {test['p_clips']:.3g} | {test['p_corrected']:.3g} |"
+        )
+    return lines
 
 
 def pair_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -32,6 +32,10 @@ ARMS: dict[str, dict[str, Any]] = {
     # No teacher, but as many steps as teacher and student together.
     "plain-twice": {**PLAIN, "train.epochs": 80},
     "w3-twice": {"model.attention": {"kind": "w3", "start": "unit"}, "train.epochs": 80},
+    # Frame networks without time, and with the weighted sums of TAM (Table 8).
+    "tsn": {**PLAIN, "model.name": "tsn"},
+    "tam": {**PLAIN, "model.name": "tam"},
+    "tam-w3": {"model.name": "tam", "model.attention": {"kind": "w3", "start": "unit"}},
     # Tables 5 and 6 at a small scale, with the start "unit".
     "without-spatial": {"model.attention": {"kind": "w3", "start": "unit", "spatial": False}},
     "without-temporal": {"model.attention": {"kind": "w3", "start": "unit", "temporal": False}},
@@ -117,6 +121,32 @@ SETS: dict[str, dict[str, Any]] = {
 decode far faster."""
 
 
+def from_weights(name: str, epochs: int) -> dict[str, Any]:
+    """A real set for EfficientNet-Lite0 with ImageNet weights, at 112 pixels. Runs with seed 100 chose the epochs."""
+    about = SETS[name]
+    changed = {
+        "model.backbone": "efficientnet_lite0",
+        "model.weights": "efficientnet_lite0",
+        "data.size": 112,
+        "data.shared_clips_gib": 12,
+        "train.lr": 3e-4,
+        "train.epochs": epochs,
+    }
+    return {**about, "set": {**about["set"], **changed}, "of": name, "short_side": 128}
+
+
+SETS |= {
+    "ut-interaction-weights": from_weights("ut-interaction", 12),
+    "tank-state-weights": from_weights("tank-state", 4),
+    "egogestar-weights": from_weights("egogestar", 12),
+    # Table 8's third network has no weights here, so it learns from generated clips.
+    "hard-few-3d": {
+        **SETS["hard-few"],
+        "set": {**SETS["hard-few"]["set"], "model.name": "i3d_r18", "model.options": {"width": 16}},
+    },
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One question of the study: arms x seeds on one set."""
@@ -164,6 +194,13 @@ TWICE = (
     ("plain, student", "plain, teacher"), ("plain-twice, teacher", "plain, teacher"),
     ("plain, student", "plain-twice, teacher"), ("w3-twice, teacher", "w3-unit, teacher"),
     ("w3-unit, student", "w3-twice, teacher"), ("w3-twice, teacher", "plain-twice, teacher"),
+)  # fmt: skip
+WEIGHTS_ROWS = ("tsn", "plain", "cbam-unit", "w3-unit")
+WEIGHTS_PAIRS = (
+    ("w3-unit, teacher", "plain, teacher"), ("w3-unit, teacher", "cbam-unit, teacher"),
+    ("w3-unit, student", "w3-unit, teacher"), ("w3-unit, student", "cbam-unit, student"),
+    ("w3-unit, student", "plain, student"), ("plain, student", "plain, teacher"),
+    ("cbam-unit, student", "cbam-unit, teacher"), ("tsn, student", "tsn, teacher"), ("plain, teacher", "tsn, teacher"),
 )  # fmt: skip
 MFR_WEIGHTS = {"w3-unit": (0.0, 0.03, 0.1, 0.3, 0.8), "plain": (0.0, 0.1)}
 """0.8 is the sum of 0.1 over the eight frames."""
@@ -249,6 +286,27 @@ PARTS: dict[str, Part] = {
         ),
     ),
     "other-clips": Part(data="hard-few", arms=("plain", "w3-unit"), seeds=range(40, 41), draws=range(1, 11)),
+    # From ImageNet weights, as the paper trains (rule 5).
+    **{
+        f"weights-{data}": Part(
+            data=f"{data}-weights", arms=WEIGHTS_ROWS, seeds=range(50, 55), stages=CHAIN, pairs=WEIGHTS_PAIRS
+        )
+        for data in ("egogestar", "tank-state", "ut-interaction")
+    },
+    # Table 8 in small: TSM, TAM and a 3D network, each with W3 and without.
+    "table-8-egogestar": Part(
+        data="egogestar-weights",
+        arms=("tam", "tam-w3"),
+        seeds=range(50, 55),
+        beside=("weights-egogestar",),
+        pairs=(("w3-unit, teacher", "plain, teacher"), ("tam-w3, teacher", "tam, teacher")),
+    ),
+    "table-8-3d": Part(
+        data="hard-few-3d",
+        arms=("plain", "w3-unit"),
+        seeds=range(50, 55),
+        pairs=(("w3-unit, teacher", "plain, teacher"),),
+    ),
 }
 """In the order of the runs."""
 
