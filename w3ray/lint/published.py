@@ -129,6 +129,15 @@ PEERS = (
         )
     ),
     *(
+        Row(recipe=f"ssv1-eco-lite-flow-{frames}f", data=SSV1, frames=frames, attention=False, table="Table 1",
+            top1=49.5, model="eco", backbone="", options=(("lite", True),), flow=True)
+        for frames in (16, 20, 24, 32)
+    ),
+    Row(
+        recipe="ssv1-i3d-nl-gcn", data=SSV1, frames=32, attention=True, table="Table 1", top1=46.1, model="i3d_gcn",
+        backbone="", kind="nonlocal",
+    ),
+    *(
         Row(recipe=recipe, data=data, frames=8, attention=False, table=table, top1=top1, model="trn_multiscale",
             backbone="bninception", flow=True)
         for recipe, data, table, top1 in (

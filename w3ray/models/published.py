@@ -211,6 +211,11 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(
         number=8, name="ECO En-Lite RGB + flow", tables="1", networks=_with_flow(*_EN_LITE),
+        recipe="ssv1-eco-lite-16f",
+        others=(
+            "ssv1-eco-lite-20f", "ssv1-eco-lite-24f", "ssv1-eco-lite-32f", "ssv1-eco-lite-flow-16f",
+            "ssv1-eco-lite-flow-20f", "ssv1-eco-lite-flow-24f", "ssv1-eco-lite-flow-32f",
+        ),
         remark=_FLOW,
     ),
     System(
