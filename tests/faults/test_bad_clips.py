@@ -16,7 +16,7 @@ from w3ray.data.manifest import Manifest, read_manifest, write_manifest
 from w3ray.pipeline import run
 
 BAD = {
-    "hangs": "took longer than 5 s, 2 times",
+    "hangs": "took longer than 20 s, 2 times",
     "crashes": "process ended 3 times while reading it",
     "killed": "a crash, or out of memory",
     "starves": "out of memory while reading it",
@@ -47,7 +47,7 @@ def short(manifest: Path, storage: Path):
         storage,
         data={"max_failed_share": 0.2},
         train={"epochs": 3, "validate_every_epochs": 1},
-        resources={"clip_timeout_s": 5.0},
+        resources={"clip_timeout_s": 20.0},  # a clip that is fine takes seconds beside other load,
     )
 
 
