@@ -47,7 +47,7 @@ def short(manifest: Path, storage: Path):
         storage,
         data={"max_failed_share": 0.2},
         train={"epochs": 3, "validate_every_epochs": 1},
-        resources={"clip_timeout_s": 20.0},  # a clip that is fine takes seconds beside other load,
+        resources={"clip_timeout_s": 20.0},  # a clip that is fine takes seconds beside other load
     )
 
 
