@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from w3ray.models import MODELS, build_model
+from w3ray.models.lfb import AttentionLayer
 from w3ray.models.side_inputs import example
 
-NAMES = ("i3d_r50", "i3d_gcn", "i3d_r18", "i3d_inception", "slowfast_r50")
+NAMES = ("i3d_r50", "i3d_gcn", "lfb", "i3d_r18", "i3d_inception", "slowfast_r50")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -22,6 +23,8 @@ def test_every_parameter_learns(name: str) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.ones_(module.weight)
+        if isinstance(module, AttentionLayer):  # its last layer starts at 0, too
+            nn.init.normal_(module.out.weight)
     x_BTCHW = torch.randn(2, 16, 3, 48, 48)
     out = model(x_BTCHW, **example(model, x_BTCHW))
     (out.logits_BK.square().sum() + sum(one.square().mean() for one in out.features)).backward()

@@ -38,6 +38,9 @@ SPECIFIED: dict[tuple[str, str], tuple[float, float | None]] = {
     ("C3D + LSTM + RSTTM", "40"): (4 * 38.5, None),
     ("I3D Inception-v1", "32"): (55.58, 12.37),
     ("I3D Inception-v1", "64"): (111.15, 12.37),
+    ("Action Banks", "32"): (220.86, 34.582 + 0.512),
+    ("Action Banks, FBO-NL", "32"): (220.86 + 0.086, 34.582 + 4.202 + 0.320),
+    ("Action Banks, FBO-NL, 120 features", "32"): (220.86 + 0.254, 34.582 + 4.202 + 0.901),
     ("R(2+1)D", "16"): (40.52, 31.39),
     ("TSM + W3", "8"): (32.700 + 0.06, None),
     ("TSM + W3", "16"): (65.400 + 0.12, None),
@@ -46,9 +49,7 @@ SPECIFIED: dict[tuple[str, str], tuple[float, float | None]] = {
 ABOUT = {("C3D + LSTM + RSTTM", "40"): 0.1}
 """The specification only says "and little more" than C3D."""
 FAST = {("TSN, BNInception", "8"), ("TSM", "16"), ("TAM", "8"), ("R(2+1)D", "16")}
-MISSING = {
-    "Action Banks, 32 frames": "banks of long-term features",
-}
+MISSING: dict[str, str] = {}
 """What is not here yet. A line goes when its network comes."""
 
 

@@ -48,6 +48,10 @@ def _small(name: str) -> Case:
 CASES = [
     *(_small(name) for name in MODELS),
     Case("eco", {"options": {"width": 8, "lite": True}}, frames=4, size=32),
+    *(
+        Case("lfb", {"options": {**MODELS["lfb"].options.small, "operator": operator}}, frames=4, size=32)
+        for operator in ("max", "avg")
+    ),
 ]
 """Every family in small. Add a row here for a variant of a family that the small network is not."""
 BIG = ("r3d_18", "mc3_18", "r2plus1d_18")

@@ -113,6 +113,7 @@ MODELS: Registry[ModelFamily] = Registry(
         "r2plus1d_18": ModelFamily("w3ray.models.clip_network:r2plus1d_18"),
         "i3d_r50": ModelFamily("w3ray.models.i3d_resnet:i3d_r50", "w3ray.models.clip_options:I3DResNet50Options"),
         "i3d_gcn": ModelFamily("w3ray.models.i3d_gcn:i3d_gcn", "w3ray.models.clip_options:I3DGCNOptions"),
+        "lfb": ModelFamily("w3ray.models.lfb:lfb", "w3ray.models.clip_options:LFBOptions"),
         "i3d_r18": ModelFamily("w3ray.models.i3d_resnet:i3d_r18", "w3ray.models.clip_options:I3DResNet18Options"),
         "i3d_inception": ModelFamily(
             "w3ray.models.i3d_inception:I3DInception", "w3ray.models.clip_options:I3DInceptionOptions"

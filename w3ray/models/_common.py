@@ -54,6 +54,8 @@ class VideoModel(nn.Module):
     """The names of the convolutions that read optical flow. They have their own learning-rate multipliers."""
     side_inputs: tuple[str, ...] = ()
     """What the model reads besides the clip: names of further arguments of `forward`, such as "boxes"."""
+    bank_shape: tuple[int, int] | None = None
+    """Features of a clip and their channels, of a model that reads "bank"."""
     layouts: tuple[KeyLayout, ...] = ()
     """Layouts of public weight files of this model, in addition to torchvision's and the reference TSM's."""
 

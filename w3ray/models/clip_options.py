@@ -13,6 +13,8 @@ TemporalKernels = Literal["alternate", "every"]
 "alternate": all of stage 1, every second one of stages 2 and 3, the second one of stage 4 (Wang et al.,
 arXiv:1711.07971, Table 1). "every": all.
 """
+BankOperator = Literal["max", "avg", "nl"]
+"""How features of a bank are joined: by their maximum, their mean, or attention (arXiv:1812.05038, Sec. 3.3)."""
 PixelsName = Literal["imagenet", "pytorchvideo"]
 """How pixels are normalised.
 
@@ -96,6 +98,42 @@ class I3DGCNOptions(I3DResNet50Options):
         I3DResNet50Options.__post_init__(self)
         for name in ("node_channels", "layers", "box_cells"):
             check_whole(self.label, name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LFBOptions(I3DResNet50Options):
+    """The options of lfb: those of i3d_r50, and its bank. Raises ValueError naming the field."""
+
+    label: ClassVar[str] = "lfb"
+    small: ClassVar[Mapping[str, Any]] = {
+        "width": 8, "blocks": (2, 1, 1, 2), "operator": "nl", "window": 5, "bank_channels": 12, "inner": 16,
+        "inner_dropout": 0.0,
+    }  # fmt: skip
+    side_inputs: ClassVar[tuple[str, ...]] = ("bank",)
+    operator: BankOperator = "max"
+    """How the features of the window are joined."""
+    window: int = 40
+    """Features of the bank that a clip reads, those nearest to its middle."""
+    bank_channels: int = 2048
+    """Channels of a feature of the bank. The bank's model decides them: 2048 for I3D ResNet-50."""
+    inner: int = 512
+    """Operator "nl": channels inside."""
+    layers: int = 2
+    """Operator "nl": layers of attention."""
+    inner_dropout: float = 0.2
+    """Operator "nl": dropout inside."""
+    mask: bool = True
+    """Places of the window outside of the video have no part. False: they count as zeros, as in the authors' code."""
+
+    def __post_init__(self) -> None:
+        I3DResNet50Options.__post_init__(self)
+        check_one_of(self.label, "operator", self.operator, BankOperator)
+        for name in ("window", "bank_channels", "inner", "layers"):
+            check_whole(self.label, name, getattr(self, name))
+        share = self.inner_dropout
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ValueError(f"{self.label}: inner_dropout={share!r}: must be at least 0 and below 1")
+        check_flag(self.label, "mask", self.mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

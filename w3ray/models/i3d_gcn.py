@@ -19,7 +19,7 @@ of the reduced map is the reduced mean of this map.
 Axes: B clips, T frames, C channels, H height, W width, N boxes of a frame, P = T N nodes of a clip, D their channels.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,7 @@ from torchvision.ops import roi_align
 from w3ray.models._common import VideoOutput
 from w3ray.models.clip_options import I3DGCNOptions
 from w3ray.models.heads import check_head
-from w3ray.models.i3d_resnet import I3DResNet, i3d_r50
-from w3ray.models.layouts import UNUSED, KeyLayout
+from w3ray.models.i3d_resnet import TRAINED_I3D, I3DResNet, i3d_r50
 
 GRAPHS = ("similarity", "forward", "backward")
 _SAMPLES = 2
@@ -121,10 +120,7 @@ class I3DGCN(I3DResNet):
         super().__init__(i3d.backbone, i3d.classifier, pool=i3d.pool)
         self.classifier = head
         self.pixels = i3d.pixels
-        self.layouts = (
-            KeyLayout("I3D", "backbone.conv1.weight, classifier.weight", _is_i3d, _of_i3d),
-            *i3d.layouts,
-        )
+        self.layouts = (TRAINED_I3D, *i3d.layouts)
 
     def forward(self, x_BTCHW: Tensor, boxes: Tensor | None = None) -> VideoOutput:
         """[B, T, 3, H, W] (normalised), boxes [B, T, N, 4] -> logits [B, K] and features [B, T', C, H', W'].
@@ -204,13 +200,3 @@ def overlaps(boxes_BTN4: Tensor) -> tuple[Tensor, Tensor]:
 def _rows_of_one(graph_BPP: Tensor) -> Tensor:
     sums_BP1 = graph_BPP.sum(dim=2, keepdim=True)
     return torch.where(sums_BP1 > 0, graph_BPP / sums_BP1.clamp(min=1e-12), 0.0)
-
-
-def _is_i3d(keys: Collection[str]) -> bool:
-    """Whether the file is a trained i3d_r50 of w3ray."""
-    return "backbone.conv1.weight" in keys and "classifier.weight" in keys
-
-
-def _of_i3d(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A trained i3d_r50: all but its classifier."""
-    return {f"{UNUSED}{key}" if key.startswith("classifier.") else key: value for key, value in state.items()}

@@ -18,6 +18,7 @@ is not torchvision's r3d_18, which has no pool in its stem.
 Axes: B clips, T frames, C channels, H height, W width.
 """
 
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from torch import Tensor
@@ -28,7 +29,7 @@ from w3ray.models._common import VideoModel, VideoOutput
 from w3ray.models.clip_options import I3DResNet18Options, I3DResNet50Options
 from w3ray.models.heads import LinearHead, MeanHead, PooledHead
 from w3ray.models.inflated import PIXELS, InflatedBasicBlock, InflatedBottleneck, InflatedResNet, kernel_lengths
-from w3ray.models.layouts import KeyLayout
+from w3ray.models.layouts import UNUSED, KeyLayout
 from w3ray.models.resnet_layouts import is_mmaction, is_pytorchvideo, is_resnet, mmaction, pytorchvideo, resnet
 
 
@@ -111,3 +112,17 @@ def i3d_r18(options: I3DResNet18Options | None = None, *, num_classes: int, drop
         stride_time=2 if options.temporal_stride else 1,
     )
     return I3DResNet(backbone, MeanHead(backbone.num_features, num_classes, dropout))
+
+
+def _is_i3d(keys: Collection[str]) -> bool:
+    """Whether the file is a trained i3d_r50 of w3ray."""
+    return "backbone.conv1.weight" in keys and "classifier.weight" in keys
+
+
+def _of_i3d(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A trained i3d_r50: all but its classifier."""
+    return {f"{UNUSED}{key}" if key.startswith("classifier.") else key: value for key, value in state.items()}
+
+
+TRAINED_I3D = KeyLayout("I3D", "backbone.conv1.weight, classifier.weight", _is_i3d, _of_i3d)
+"""The layout of a trained i3d_r50, for networks with its backbone and another head."""

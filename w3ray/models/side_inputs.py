@@ -1,6 +1,6 @@
 """What does a network read besides the clip? It says so by name, and gets it as an argument of this name.
 
-Letters: B clips, T frames, N boxes of a frame.
+Letters: B clips, T frames, N boxes of a frame, W features of a bank, C their channels.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def example(model: VideoModel, x_BTCHW: Tensor, boxes_per_frame: int = BOXES_PER
     Raises:
         ValueError: the model names something that no example exists for.
     """
-    makers = {"boxes": lambda: _boxes(x_BTCHW, boxes_per_frame)}
+    makers = {"boxes": lambda: _boxes(x_BTCHW, boxes_per_frame), "bank": lambda: _bank(x_BTCHW, model)}
     if unknown := [name for name in model.side_inputs if name not in makers]:
         raise ValueError(f"{type(model).__name__}: no example of the side input {unknown[0]!r}")
     return {name: makers[name]() for name in model.side_inputs}
@@ -62,3 +62,16 @@ def _boxes(x_BTCHW: Tensor, count: int) -> Tensor:
     start_N = torch.linspace(0.0, 0.5, count, device=x_BTCHW.device)
     boxes_N4 = torch.stack([start_N, start_N, start_N + 0.5, start_N + 0.5], dim=1)
     return boxes_N4.expand(*x_BTCHW.shape[:2], count, 4)
+
+
+def _bank(x_BTCHW: Tensor, model: VideoModel) -> Tensor:
+    """Waves of different lengths, [B, W, 1 + C]. Of several features, the last one is absent."""
+    assert model.bank_shape is not None, "a model that reads a bank says its shape"
+    window, channels = model.bank_shape
+    places_W1 = torch.arange(1, window + 1, device=x_BTCHW.device, dtype=torch.float32)[:, None]
+    values_WC = (places_W1 * torch.arange(1, channels + 1, device=x_BTCHW.device)).sin().square()
+    there_W1 = torch.ones_like(places_W1)
+    if window > 1:
+        there_W1[-1] = 0
+    bank_WC = torch.cat([there_W1, values_WC * there_W1], dim=1)
+    return bank_WC.expand(len(x_BTCHW), -1, -1)
