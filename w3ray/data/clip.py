@@ -8,10 +8,12 @@ The order of its draws is fixed: frames, box, mirror, augmentations. Most caller
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
+from w3ray._options import AS_BEFORE
 from w3ray.data.augmentation import (
     AUGMENTATIONS,
     Box,
@@ -51,12 +53,18 @@ class ClipSpec:
     """Training: mirror half of the clips. Needs the flip map of the data set: classes with a direction change label."""
     decoder: str = DEFAULT_DECODER
     """A name in `w3ray.data.decoders.DECODERS`."""
-    augmentations: tuple[str, ...] = ()
+    augmentations: tuple[str, ...] = field(default=(), metadata={AS_BEFORE: ()})
     """Training: names in `w3ray.data.augmentation.AUGMENTATIONS`, in the order in which they change the clip."""
-    flow_fields: int | None = None
+    flow_fields: int | None = field(default=None, metadata={AS_BEFORE: None})
     """L: neighbouring fields of optical flow at each sample. The clips are then folders of flow. None: RGB frames."""
-    boxes_per_frame: int | None = None
+    boxes_per_frame: int | None = field(default=None, metadata={AS_BEFORE: None})
     """N: boxes of things in each frame that go with a clip (`w3ray.data.side_inputs`). None: no boxes."""
+    bank_window: int | None = field(default=None, metadata={AS_BEFORE: None})
+    """W: features of a bank that go with a clip (`w3ray.data.bank`). None: no bank, and the next two are None, too."""
+    bank_channels: int | None = field(default=None, metadata={AS_BEFORE: None})
+    """Channels of such a feature."""
+    bank_every_s: float | None = field(default=None, metadata={AS_BEFORE: None})
+    """Seconds from one feature of the bank to the next."""
 
     def __post_init__(self) -> None:
         # A list (from YAML or JSON) would make the spec unhashable.
@@ -65,10 +73,14 @@ class ClipSpec:
         for name in ("num_frames", "stride_frames", "size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.flow_fields is not None and self.flow_fields < 1:
-            raise ValueError(f"flow_fields must be at least 1, not {self.flow_fields}")
-        if self.boxes_per_frame is not None and self.boxes_per_frame < 1:
-            raise ValueError(f"boxes_per_frame must be at least 1, not {self.boxes_per_frame}")
+        for name in ("flow_fields", "boxes_per_frame", "bank_window", "bank_channels"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.bank_every_s is not None and not self.bank_every_s > 0:
+            raise ValueError(f"bank_every_s must be above 0, not {self.bank_every_s}")
+        of_bank = (self.bank_window, self.bank_channels, self.bank_every_s)
+        if any(value is None for value in of_bank) and any(value is not None for value in of_bank):
+            raise ValueError("bank_window, bank_channels and bank_every_s go together: give all or none")
         if self.sampling not in SAMPLERS:
             raise ValueError(f"sampling must be one of {sorted(SAMPLERS)}, not {self.sampling!r}")
         if self.decoder not in DECODERS:
@@ -93,7 +105,13 @@ class ClipSpec:
     @property
     def side_inputs(self) -> tuple[str, ...]:
         """What goes with the pixels of a clip: names in `w3ray.data.side_inputs.SIDE_INPUTS`."""
-        return () if self.boxes_per_frame is None else ("boxes",)
+        asked = {"boxes": self.boxes_per_frame, "bank": self.bank_window}
+        return tuple(name for name, value in asked.items() if value is not None)
+
+    @classmethod
+    def as_before(cls) -> dict[str, Any]:
+        """For each field that was added later: name -> the value that its absence means in files of older versions."""
+        return {one.name: one.metadata[AS_BEFORE] for one in fields(cls) if AS_BEFORE in one.metadata}
 
     def require_flip_map(self, flip_map: Mapping[int, int] | None) -> None:
         """Refuse flipping for a data set that does not say what mirroring does to its labels.

@@ -50,7 +50,8 @@ _CLIPS_POLL_S = 0.1
 class ClipTables:
     """The rows of each split (`clip_id`, `uri` resolved, `start_s`, `end_s`, `reversed`, `label`) in manifest order.
 
-    If the clips have boxes, the rows also have the column `w3ray.data.boxes.BOXES_COLUMN`.
+    If the clips have boxes, the rows also have the column `w3ray.data.boxes.BOXES_COLUMN`; with a bank, the column
+    `w3ray.data.bank.BANK_COLUMN`.
 
     The tables travel as references into Ray's object store, so that decoders on a node share one copy.
     """

@@ -3,15 +3,17 @@
 A side input is a pure function of the manifest's row and of the clip that was made of it. So it is the same in any
 process, and moves with the random crop of that clip. `ClipSpec.side_inputs` says which ones go with a clip.
 
-Letters: T frames, N boxes of a frame.
+Letters: T frames, N boxes of a frame, W features of a bank, C their channels.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from w3ray.data.bank import BANK_COLUMN, features_at
 from w3ray.data.boxes import BOXES_COLUMN, unpacked
 from w3ray.data.clip import Clip, ClipSpec
 
@@ -75,7 +77,40 @@ def _boxes_shape(spec: ClipSpec) -> tuple[int, ...]:
     return (spec.num_frames, spec.boxes_per_frame, 4)
 
 
-SIDE_INPUTS: dict[str, SideInput] = {"boxes": SideInput(boxes_of, _boxes_shape)}
+def bank_of(row: Row, clip: Clip, spec: ClipSpec) -> np.ndarray:
+    """The features of the clip's video around its middle: float32 [W, 1 + C], in the order of time.
+
+    The first channel is 1 where there is a feature. The others are 0 where there is none: before the video's begin,
+    behind its end, and where the video could not be read. The middle is halfway between the first frame and the last.
+
+    Args:
+        row: with the column `BANK_COLUMN`.
+        clip: when its frames are shown.
+        spec: W, C and the seconds between features.
+    """
+    assert spec.bank_window is not None
+    assert spec.bank_every_s is not None
+    middle_s = (float(clip.times_s.min()) + float(clip.times_s.max())) / 2
+    # Feature i is at (i + 1/2) every_s, so that the window i .. i + W - 1 has its middle at (i + W / 2) every_s.
+    first = math.floor(middle_s / spec.bank_every_s - spec.bank_window / 2 + 0.5)
+    found_WC = features_at(row[BANK_COLUMN], first, spec.bank_window)
+    bank_WC = np.zeros(_bank_shape(spec), dtype=np.float32)
+    there_W = np.isfinite(found_WC).all(axis=1)
+    bank_WC[there_W, 0] = 1
+    bank_WC[there_W, 1:] = found_WC[there_W]
+    return bank_WC
+
+
+def _bank_shape(spec: ClipSpec) -> tuple[int, ...]:
+    assert spec.bank_window is not None
+    assert spec.bank_channels is not None
+    return (spec.bank_window, 1 + spec.bank_channels)
+
+
+SIDE_INPUTS: dict[str, SideInput] = {
+    "boxes": SideInput(boxes_of, _boxes_shape),
+    "bank": SideInput(bank_of, _bank_shape),
+}
 """Name -> how it is made. A model gets it under this name (`VideoModel.side_inputs`)."""
 
 

@@ -67,31 +67,42 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("synthetic") is not None:
         data["synthetic"] = Synthetic.model_validate({**as_before(Synthetic), **data["synthetic"]}).determinants()
     if "clip" in data:
-        data["clip"] = resolved_clip(
-            {"augmentations": [], "flow_fields": None, "boxes_per_frame": None, **data["clip"]}
-        )
+        data["clip"] = resolved_clip({**_clip_as_before(), **data["clip"]})
     train = json.loads(json.dumps(as_before(Train))) | dict(determinants["train"])
     return {**determinants, "model": model, "data": data, "train": train}
 
 
 def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
     """The shortest form of full determinants, which is hashed: without options that mean the same when absent."""
-    model, data = model_as_before(determinants["model"]), dict(determinants["data"])
+    model = model_as_before(determinants["model"])
     if model["attention"] is not None:
         model["attention"] = attention_config(model["attention"]).as_before()
+    return {
+        **determinants,
+        "model": model,
+        "data": _shortest_data(determinants["data"]),
+        "train": without_as_before(Train, determinants["train"]),
+    }
+
+
+def _shortest_data(full: Mapping[str, Any]) -> dict[str, Any]:
+    data = dict(full)
     if data.get("synthetic") is not None:
         data["synthetic"] = Synthetic.shortest(data["synthetic"])
     if "clip" in data:
         clip = dict(data["clip"])
         if clip == resolved_clip({**clip, "short_side": None}):
             clip["short_side"] = None
-        if not clip["augmentations"]:
-            del clip["augmentations"]
-        for name in ("flow_fields", "boxes_per_frame"):
-            if clip[name] is None:
+        for name, value in _clip_as_before().items():
+            if clip[name] == value:
                 del clip[name]
         data["clip"] = clip
-    return {**determinants, "model": model, "data": data, "train": without_as_before(Train, determinants["train"])}
+    return data
+
+
+def _clip_as_before() -> dict[str, Any]:
+    """`ClipSpec.as_before` as JSON values."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in ClipSpec.as_before().items()}
 
 
 def resolved_clip(clip: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""A bank of long-term features: what a trained network sees in whole videos (Wu et al., arXiv:1812.05038).
+
+    bank.json             written last: if it exists, the bank is finished; see `Bank`
+    moments.json          how many features each video has, and which videos cannot be read
+    features/HASH.npy     float32 [S, C]: the features of one video, named by the hash of its uri
+
+Feature i of a video is of the clip around (i + 1/2) * every_s seconds. A feature that could not be computed is nan. A
+video that cannot be read has S = 0.
+
+In a table of clips, the column `BANK_COLUMN` names the file of each clip's video.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from w3ray.errors import InputError, RunError
+from w3ray.storage import StorageFailing, StoragePath, StorageRefused, storage_path
+
+BANK_COLUMN = "bank"
+BANK_NAME, MOMENTS_NAME, FEATURES_FOLDER = "bank.json", "moments.json", "features"
+BANK_VERSION = 1
+"""Increased when the same model and videos give other features than before. Part of a bank's identity."""
+_OPEN_FILES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankAbout:
+    """What a network must know of a bank that it was trained with, to be used with another one."""
+
+    model: str
+    """SHA-256 of the weights of the model that made the features."""
+    every_s: float
+    """Seconds from one feature to the next."""
+    span_s: float
+    """Seconds of video that a feature is made of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bank:
+    """A finished bank, as its `bank.json` describes it."""
+
+    folder: StoragePath
+    identity: str
+    about: BankAbout
+    channels: int
+    moments: Mapping[str, int]
+    """Video, as the manifest names it -> number of its features."""
+    resolved: Mapping[str, str]
+    """Video as it could be opened when the bank was made -> as the manifest names it."""
+
+    def file_of(self, uri: str) -> str:
+        """The file of a video, for the column `BANK_COLUMN`.
+
+        Args:
+            uri: as the manifest of the bank names the video, or as it could be opened.
+
+        Raises:
+            InputError: the bank does not have this video.
+        """
+        name = uri if uri in self.moments else self.resolved.get(uri)
+        if name is None:
+            raise InputError(f"{self.folder}: has no features of {uri}")
+        return str(features_file(self.folder, name))
+
+    def joined(self, rows: pa.Table, uris: Sequence[str], where: str) -> pa.Table:
+        """`rows` with the column `BANK_COLUMN`.
+
+        Args:
+            rows: of clips.
+            uris: their videos, as their manifest names them.
+            where: the manifest, for messages.
+
+        Raises:
+            InputError: the bank does not have a video.
+        """
+        known = {uri: uri in self.moments or uri in self.resolved for uri in dict.fromkeys(uris)}
+        if missing := [uri for uri, there in known.items() if not there]:
+            raise InputError(
+                f"{self.folder}: has no features of {len(missing)} of {len(known)} videos of {where}, such as "
+                f"{missing[0]!r}; make a bank of this manifest with `w3ray data bank`"
+            )
+        files = {uri: self.file_of(uri) for uri in known}
+        return rows.append_column(BANK_COLUMN, pa.array([files[uri] for uri in uris], pa.string()))
+
+
+def features_file(folder: StoragePath, uri: str) -> StoragePath:
+    """Where the features of a video lie."""
+    return folder / FEATURES_FOLDER / f"{hashlib.sha256(uri.encode()).hexdigest()[:32]}.npy"
+
+
+def features_bytes(features_SC: np.ndarray) -> bytes:
+    """The content of a file of features."""
+    content = io.BytesIO()
+    np.save(content, features_SC.astype(np.float32), allow_pickle=False)
+    return content.getvalue()
+
+
+def is_bank(location: str) -> bool:
+    """Whether the folder holds a finished bank."""
+    return (storage_path(location) / BANK_NAME).is_file()
+
+
+def read_bank(location: str) -> Bank:
+    """Read a finished bank: the folder of its stage, or one that `w3ray data bank` wrote.
+
+    Raises:
+        InputError: the folder holds no finished bank, or a damaged one.
+    """
+    folder = storage_path(location)
+    path = folder / BANK_NAME
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Bank(
+            folder=folder,
+            identity=str(document["identity"]),
+            about=BankAbout(
+                model=str(document["model"]), every_s=float(document["every_s"]), span_s=float(document["span_s"])
+            ),
+            channels=int(document["channels"]),
+            moments={str(uri): int(count) for uri, count in document["videos"].items()},
+            resolved={str(uri): str(name) for uri, name in document["resolved"].items()},
+        )
+    except (StorageFailing, StorageRefused):
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{location}: no finished bank here ({error.strerror or error}); name the folder of a bank's stage, or one "
+            "that `w3ray data bank` wrote"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not a description of a bank ({error!r}); make the bank again") from error
+
+
+def features_at(file: str, first: int, count: int) -> np.ndarray:
+    """Features `first` to `first + count - 1` of a video: float32 [count, C]. Those that do not exist are nan.
+
+    Args:
+        file: from the column `BANK_COLUMN`.
+        first: may be below 0.
+        count: number of features.
+    """
+    features_SC = _features(file)
+    found = np.full((count, features_SC.shape[1]), np.nan, dtype=np.float32)
+    low, high = max(0, first), min(len(features_SC), first + count)
+    if low < high:
+        found[low - first : high - first] = features_SC[low:high]
+    return found
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _features(file: str) -> np.ndarray:
+    """A video's features. Those of a local file stay on the disk: the processes of a node share its page cache."""
+    path = storage_path(file)
+    try:
+        if isinstance(path, Path):
+            features_SC: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            features_SC = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        if features_SC.ndim != 2 or features_SC.dtype != np.float32:
+            raise ValueError(f"{features_SC.dtype} {list(features_SC.shape)}")
+    except FileNotFoundError as error:
+        raise RunError(f"{file}: this file of a bank is gone, or this node does not see it") from error
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{file}: not a file of a bank's features ({error}); make the bank again") from error
+    return features_SC
