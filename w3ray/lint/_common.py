@@ -59,9 +59,13 @@ class Comparison:
 
     @property
     def pairs(self) -> list[tuple[ResolvedStage, ResolvedStage]]:
-        """Each stage with its published counterpart: the published student for a student, else the first stage."""
+        """Each training with its published counterpart: the last one for a student or a reader of a bank, else the
+        first one."""
         published = self.published.resolved_stages()
-        return [(stage, published[0 if stage.teacher is None else -1]) for stage in self.recipe.resolved_stages()]
+        return [
+            (stage, published[0 if stage.teacher is None and stage.bank is None else -1])
+            for stage in self.recipe.resolved_stages()
+        ]
 
     @property
     def reported_split(self) -> str:

@@ -135,6 +135,10 @@ class LFBOptions(I3DResNet50Options):
             raise ValueError(f"{self.label}: inner_dropout={share!r}: must be at least 0 and below 1")
         check_flag(self.label, "mask", self.mask)
 
+    @property
+    def bank_shape(self) -> tuple[int, int] | None:
+        return self.window, self.bank_channels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class I3DResNet18Options(ResidualOptions):

@@ -159,7 +159,7 @@ class LFB(I3DResNet):
         super().__init__(i3d.backbone, i3d.classifier, pool=i3d.pool)
         self.classifier = head
         self.pixels = i3d.pixels
-        self.bank_shape = (options.window, options.bank_channels)
+        self.bank_shape = options.bank_shape
         self.layouts = (TRAINED_I3D, *i3d.layouts)
 
     def forward(self, x_BTCHW: Tensor, bank: Tensor | None = None) -> VideoOutput:
@@ -173,6 +173,7 @@ class LFB(I3DResNet):
             ValueError: clips or bank have a wrong shape.
         """
         self.check_clips(x_BTCHW)
+        assert self.bank_shape is not None
         window, channels = self.bank_shape
         wanted = (len(x_BTCHW), window, 1 + channels)
         if bank is None or bank.shape != wanted:

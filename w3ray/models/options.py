@@ -27,6 +27,11 @@ class ModelOptions(Options):
     side_inputs: ClassVar[tuple[str, ...]] = ()
     """What the network reads besides the clip (`VideoModel.side_inputs`)."""
 
+    @property
+    def bank_shape(self) -> tuple[int, int] | None:
+        """Features of a bank that a clip comes with, and their channels, of a network that reads "bank"."""
+        return None
+
     def check_clip(self, num_frames: int, size: int) -> None:
         """Check that the network can take clips of `num_frames` frames of `size` x `size` pixels. Here: all clips.
 

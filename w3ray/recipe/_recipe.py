@@ -15,11 +15,14 @@ from w3ray.plugins import Part, absolute, load_plugins, sources_of
 from w3ray.recipe._marks import Decides, Section, fields_that_decide, without_as_before
 from w3ray.recipe.faults import recipe_faults
 from w3ray.recipe.sections import (
+    EVERY_S,
     NAME_PATTERN,
     PLAIN_STAGE,
+    SPAN_S,
     Data,
     Evaluation,
     Model,
+    ResolvedBank,
     ResolvedStage,
     Resources,
     Stage,
@@ -73,21 +76,29 @@ class Recipe(Section):
             raise ValueError("\n".join(map(one_line, faults)))
         return self
 
-    def resolved_stages(self) -> tuple[ResolvedStage, ...]:
-        """Each stage with its whole `train` and `model`."""
+    def chain(self) -> tuple[ResolvedStage | ResolvedBank, ...]:
+        """All stages in order, with nothing left to look up."""
         train, model = self.train.model_dump(), self.model.model_dump()
         return tuple(
-            ResolvedStage(
-                index=index,
-                name=stage.name,
-                seed=self.seed + (index if stage.seed_offset is None else stage.seed_offset),
-                teacher=stage.teacher,
-                loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
-                train=Train.model_validate(merge(train, stage.train)),
-                model=Model.model_validate(merge_model(model, stage.model)),
-            )
+            self._resolved(index, stage, train, model) if stage.kind == "train" else _resolved_bank(index, stage)
             for index, stage in enumerate(self.stages)
         )
+
+    def _resolved(self, index: int, stage: Stage, train: dict[str, Any], model: dict[str, Any]) -> ResolvedStage:
+        return ResolvedStage(
+            index=index,
+            name=stage.name,
+            seed=self.seed + (index if stage.seed_offset is None else stage.seed_offset),
+            teacher=stage.teacher,
+            bank=stage.bank,
+            loss_weights={"cross_entropy": 1.0, **stage.loss_weights},
+            train=Train.model_validate(merge(train, stage.train)),
+            model=Model.model_validate(merge_model(model, stage.model)),
+        )
+
+    def resolved_stages(self) -> tuple[ResolvedStage, ...]:
+        """Each training with its whole `train` and `model`."""
+        return tuple(stage for stage in self.chain() if isinstance(stage, ResolvedStage))
 
     def parts(self) -> set[Part]:
         """The parts that decide the recipe's results."""
@@ -110,8 +121,8 @@ class Recipe(Section):
         if self.tracking.explain_clips:
             raise InputError("compare: tracking.explain_clips draws masks, but the plain stage has none; remove it")
         kept = [
-            stage.model_copy(update={"seed_offset": its.seed - self.seed})
-            for stage, its in zip(self.stages, resolved, strict=True)
+            stage if isinstance(its, ResolvedBank) else stage.model_copy(update={"seed_offset": its.seed - self.seed})
+            for stage, its in zip(self.stages, self.chain(), strict=True)
         ]
         plain = kept[0].model_copy(update={"name": PLAIN_STAGE, "model": {**kept[0].model, "attention": None}})
         return Recipe.model_validate(self.to_dict() | {"stages": [stage.model_dump() for stage in (plain, *kept)]})
@@ -130,6 +141,16 @@ class Recipe(Section):
         values["data"] = without_as_before(Data, {name: values["data"][name] for name in fields_that_decide(Data)})
         sources = sources_of(self.parts())
         return {name: values[name] for name in fields_that_decide(Recipe)} | ({PARTS: sources} if sources else {})
+
+
+def _resolved_bank(index: int, stage: Stage) -> ResolvedBank:
+    return ResolvedBank(
+        index=index,
+        name=stage.name,
+        of=stage.of or "",  # the recipe's check refuses it
+        every_s=EVERY_S if stage.every_s is None else stage.every_s,
+        span_s=SPAN_S if stage.span_s is None else stage.span_s,
+    )
 
 
 def stored_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from w3ray._nearest import did_you_mean, nearest
-from w3ray.recipe.sections import Model, ResolvedStage, Train, merge, merge_model
+from w3ray.recipe.bank_faults import bank_faults
+from w3ray.recipe.sections import Model, ResolvedBank, ResolvedStage, Train, merge, merge_model
 from w3ray.training.losses import LOSSES
 
 # pydantic's name of a fault -> the message; {input} is the given value.
@@ -31,7 +32,8 @@ def recipe_faults(recipe: Any) -> list[str]:
     """Faults in the combination of parts of a `Recipe`, when each part alone is valid."""
     faults = override_faults(recipe.model_dump(), type(recipe))
     return faults or [
-        *_chain_faults(recipe.resolved_stages()),
+        *_chain_faults(recipe.chain()),
+        *bank_faults(recipe),
         *_clip_faults(recipe),
         *_side_input_faults(recipe),
         *_evaluation_faults(recipe),
@@ -86,22 +88,28 @@ def _gives(override: Any, key: Sequence[str]) -> bool:
     return not isinstance(override, Mapping)
 
 
-def _chain_faults(stages: Sequence[ResolvedStage]) -> list[str]:
+def _chain_faults(stages: Sequence[ResolvedStage | ResolvedBank]) -> list[str]:
     faults = []
     earlier: dict[str, ResolvedStage] = {}
+    banks: set[str] = set()
     for stage in stages:
         where = f"stages.{stage.name}"
+        if stage.name in earlier or stage.name in banks:
+            faults.append(f"{where}: two stages have this name; rename one")
+        if isinstance(stage, ResolvedBank):
+            banks.add(stage.name)
+            continue
         from_teacher = {
             name: weight
             for name, weight in stage.loss_weights.items()
             if LOSSES.row(name.partition(".")[0]).needs_teacher
         }
         weighed = {name: weight for name, weight in from_teacher.items() if weight}
-        if stage.name in earlier:
-            faults.append(f"{where}: two stages have this name; rename one")
         if stage.teacher is None:
             for name, weight in weighed.items():
                 faults.append(f"{where}.loss_weights.{name}: {weight:g} needs a teacher; set {where}.teacher")
+        elif stage.teacher in banks:
+            faults.append(f"{where}.teacher: {stage.teacher!r} is a bank; a teacher is a training")
         elif stage.teacher not in earlier:
             hint = did_you_mean(stage.teacher, earlier) + (f"earlier stages: {', '.join(earlier)}" if earlier else "")
             faults.append(

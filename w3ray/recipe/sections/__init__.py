@@ -9,18 +9,29 @@ from w3ray.recipe.sections._merge import merge
 from w3ray.recipe.sections.data import Data, Synthetic
 from w3ray.recipe.sections.model import Model, merge_model, options_of_before
 from w3ray.recipe.sections.run import Evaluation, Resources, Tracking
-from w3ray.recipe.sections.stages import PLAIN_STAGE, STAGE_OVERRIDES, ResolvedStage, Stage
+from w3ray.recipe.sections.stages import (
+    EVERY_S,
+    PLAIN_STAGE,
+    SPAN_S,
+    STAGE_OVERRIDES,
+    ResolvedBank,
+    ResolvedStage,
+    Stage,
+)
 from w3ray.recipe.sections.train import LrSchedule, Phase, Train
 
 __all__ = [
+    "EVERY_S",
     "NAME_PATTERN",
     "PLAIN_STAGE",
+    "SPAN_S",
     "STAGE_OVERRIDES",
     "Data",
     "Evaluation",
     "LrSchedule",
     "Model",
     "Phase",
+    "ResolvedBank",
     "ResolvedStage",
     "Resources",
     "Stage",
