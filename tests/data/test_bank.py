@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from w3ray.data.augmentation import Box
-from w3ray.data.bank import BANK_COLUMN, BANK_NAME, Bank, features_bytes, features_file, read_bank
+from w3ray.data.bank import BANK_COLUMN, BANK_NAME, Bank, features_bytes, features_file, read_bank, video_key
 from w3ray.data.clip import Clip, ClipSpec
 from w3ray.data.side_inputs import bank_of, blank_extras, extras_of_views
 from w3ray.errors import InputError, RunError
@@ -27,7 +27,11 @@ def bank_with(folder, videos: dict[str, np.ndarray], resolved: dict[str, str] | 
     for uri, features_SC in videos.items():
         write_bytes(features_file(storage_path(folder), uri), features_bytes(features_SC))
     about = {"identity": "i", "model": "m", "every_s": 0.5, "span_s": 1.0, "channels": 2}
-    document = {**about, "videos": {uri: len(one) for uri, one in videos.items()}, "resolved": resolved or {}}
+    document = {
+        **about,
+        "videos": {video_key(uri): len(one) for uri, one in videos.items()},
+        "resolved": {video_key(uri): video_key(name) for uri, name in (resolved or {}).items()},
+    }
     (folder / BANK_NAME).write_text(json.dumps(document))
     return read_bank(str(folder))
 
@@ -76,10 +80,14 @@ def test_each_view_has_its_own_window(row):
 def test_a_bank_knows_its_videos_by_both_names(tmp_path):
     bank = bank_with(tmp_path, {"clips/v.mp4": np.ones((3, 2))}, {"/data/clips/v.mp4": "clips/v.mp4"})
     assert bank.file_of("clips/v.mp4") == bank.file_of("/data/clips/v.mp4")
-    joined = bank.joined(pa.table({"clip_id": ["a", "b"]}), ["clips/v.mp4", "/data/clips/v.mp4"], "m")
+    rows = pa.table({"clip_id": ["a", "b"], "uri": ["/new/clips/v.mp4", "/data/clips/v.mp4"]})
+    joined = bank.joined(rows, "/new/manifest.parquet", "m")
     assert joined[BANK_COLUMN].to_pylist() == [bank.file_of("clips/v.mp4")] * 2
+    rows = pa.table({"uri": ["/new/clips/v.mp4", "/new/x.mp4", "/new/y.mp4", "/new/x.mp4"]})
     with pytest.raises(InputError, match=r"no features of 2 of 3 videos of m, such as 'x.mp4'; make a bank of this"):
-        bank.joined(pa.table({"clip_id": ["a", "b", "c"]}), ["clips/v.mp4", "x.mp4", "y.mp4"], "m")
+        bank.joined(rows, "/new/manifest.parquet", "m")
+    with pytest.raises(InputError, match="has no features of other; make a bank"):
+        bank.file_of("other")
 
 
 def test_folders_that_are_no_bank(tmp_path):

@@ -1,7 +1,8 @@
 """A bank of long-term features: what a trained network sees in whole videos (Wu et al., arXiv:1812.05038).
 
     bank.json             written last: if it exists, the bank is finished; see `Bank`
-    moments.json          how many features each video has, and which videos cannot be read
+    videos.json           the length of each video, written first
+    failures.jsonl        the videos that could not be read, or not as a whole
     features/HASH.npy     float32 [S, C]: the features of one video, named by the hash of its uri
 
 Feature i of a video is of the clip around (i + 1/2) * every_s seconds. A feature that could not be computed is nan. A
@@ -13,7 +14,7 @@ In a table of clips, the column `BANK_COLUMN` names the file of each clip's vide
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +23,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from w3ray.data.manifest.table import folder_of
 from w3ray.errors import InputError, RunError
 from w3ray.storage import StorageFailing, StoragePath, StorageRefused, storage_path
 
 BANK_COLUMN = "bank"
-BANK_NAME, MOMENTS_NAME, FEATURES_FOLDER = "bank.json", "moments.json", "features"
+BANK_NAME, LENGTHS_NAME, LEDGER_NAME, FEATURES_FOLDER = "bank.json", "videos.json", "failures.jsonl", "features"
 BANK_VERSION = 1
 """Increased when the same model and videos give other features than before. Part of a bank's identity."""
 _OPEN_FILES = 32
@@ -53,48 +55,81 @@ class Bank:
     about: BankAbout
     channels: int
     moments: Mapping[str, int]
-    """Video, as the manifest names it -> number of its features."""
+    """`video_key` of a `video_name` -> number of the video's features."""
     resolved: Mapping[str, str]
-    """Video as it could be opened when the bank was made -> as the manifest names it."""
+    """`video_key` of a video as it could be opened when the bank was made -> the key in `moments`."""
 
-    def file_of(self, uri: str) -> str:
-        """The file of a video, for the column `BANK_COLUMN`.
+    def file_of(self, *names: str) -> str:
+        """The file of the video with the first of these names that is there, for the column `BANK_COLUMN`.
 
         Args:
-            uri: as the manifest of the bank names the video, or as it could be opened.
+            names: as `video_name` gives them, or as the video could be opened when the bank was made.
 
         Raises:
             InputError: the bank does not have this video.
         """
-        name = uri if uri in self.moments else self.resolved.get(uri)
-        if name is None:
-            raise InputError(f"{self.folder}: has no features of {uri}")
-        return str(features_file(self.folder, name))
+        for name in names:
+            if (key := self._key(name)) is not None:
+                return str(_file(self.folder, key))
+        raise InputError(f"{self.folder}: has no features of {names[0]}; make a bank with `w3ray data bank`")
 
-    def joined(self, rows: pa.Table, uris: Sequence[str], where: str) -> pa.Table:
+    def _key(self, name: str) -> str | None:
+        key = video_key(name)
+        return key if key in self.moments else self.resolved.get(key)
+
+    def joined(self, rows: pa.Table, location: str, where: str) -> pa.Table:
         """`rows` with the column `BANK_COLUMN`.
 
         Args:
-            rows: of clips.
-            uris: their videos, as their manifest names them.
+            rows: with the column `uri`, resolved.
+            location: of their manifest; "": they are no clips of a manifest.
             where: the manifest, for messages.
 
         Raises:
             InputError: the bank does not have a video.
         """
-        known = {uri: uri in self.moments or uri in self.resolved for uri in dict.fromkeys(uris)}
-        if missing := [uri for uri, there in known.items() if not there]:
+        videos = rows["uri"].combine_chunks().dictionary_encode()
+        names = [video_name(uri, location) for uri in videos.dictionary.to_pylist()]
+        keys = [self._key(name) for name in names]
+        if missing := [name for name, key in zip(names, keys, strict=True) if key is None]:
             raise InputError(
-                f"{self.folder}: has no features of {len(missing)} of {len(known)} videos of {where}, such as "
+                f"{self.folder}: has no features of {len(missing)} of {len(names)} videos of {where}, such as "
                 f"{missing[0]!r}; make a bank of this manifest with `w3ray data bank`"
             )
-        files = {uri: self.file_of(uri) for uri in known}
-        return rows.append_column(BANK_COLUMN, pa.array([files[uri] for uri in uris], pa.string()))
+        files = pa.array([None if key is None else str(_file(self.folder, key)) for key in keys], pa.string())
+        return rows.append_column(BANK_COLUMN, files.take(videos.indices))
+
+
+def video_name(uri: str, location: str) -> str:
+    """A name of a video that stays the same when its manifest and the videos beside it move.
+
+    Args:
+        uri: as it can be opened.
+        location: of the manifest; "": there is none.
+
+    Returns: its path in the folder of the manifest if it lies there, else `uri`.
+    """
+    return uri.removeprefix(f"{folder_of(location)}/") if location else uri
+
+
+def videos_of(tables: Iterable[pa.Table], location: str) -> dict[str, str]:
+    """`video_name` -> uri of each video of these rows, in the order of its first clip."""
+    uris = dict.fromkeys(uri for rows in tables for uri in rows["uri"].combine_chunks().unique().to_pylist())
+    return {video_name(uri, location): uri for uri in uris}
+
+
+def video_key(uri: str) -> str:
+    """How a bank names a video: a hash, because an address may hold a secret key and is no file name."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:32]
 
 
 def features_file(folder: StoragePath, uri: str) -> StoragePath:
     """Where the features of a video lie."""
-    return folder / FEATURES_FOLDER / f"{hashlib.sha256(uri.encode()).hexdigest()[:32]}.npy"
+    return _file(folder, video_key(uri))
+
+
+def _file(folder: StoragePath, key: str) -> StoragePath:
+    return folder / FEATURES_FOLDER / f"{key}.npy"
 
 
 def features_bytes(features_SC: np.ndarray) -> bytes:

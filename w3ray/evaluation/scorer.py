@@ -16,6 +16,8 @@ from w3ray.models.bundle import ModelDescription
 from w3ray.models.side_inputs import chosen
 
 Average = Literal["scores", "logits"]
+Kept = Literal["scores", "features"]
+"""What is wanted of clips: class scores, or pooled features."""
 
 VIEWS_AT_ONCE = 8
 """Number of views that go through the network together. It limits memory; it is fixed, so that rounding is the same."""
@@ -87,3 +89,32 @@ class Scorer:
         description = self.description
         x_BTCHW = normalize_clips(clips_BTHWC.to(self._device), mean=description.mean, std=description.std)
         return self._model(x_BTCHW, **chosen(self._model, extras, self._device)).logits_BK.double().cpu()
+
+
+class FeatureScorer:
+    """Gives the pooled features of clips instead of scores: what the head of most networks sees.
+
+    Args:
+        model, description: as `w3ray.models.bundle.load_model` returns them. The model reads nothing besides clips.
+        device: where the model runs.
+    """
+
+    def __init__(self, model: nn.Module, description: ModelDescription, *, device: torch.device | str = "cpu") -> None:
+        self._model, self.description, self._device = model.to(device).eval(), description, torch.device(device)
+
+    @torch.inference_mode()
+    def __call__(self, clips_MVTHWC: np.ndarray, extras: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """The means of the last maps over time and space, joined, of clips in one view each: float32 [M, C].
+
+        Args:
+            clips_MVTHWC: uint8 [M, 1, T, H, W, 3].
+            extras: not used.
+        """
+        parts = []
+        for clips_BTHWC in torch.from_numpy(clips_MVTHWC[:, 0]).split(VIEWS_AT_ONCE):
+            x_BTCHW = normalize_clips(
+                clips_BTHWC.to(self._device), mean=self.description.mean, std=self.description.std
+            )
+            maps = self._model(x_BTCHW).features
+            parts.append(torch.cat([map_BTCHW.mean(dim=(1, 3, 4)) for map_BTCHW in maps], dim=1).float().cpu())
+        return torch.cat(parts).numpy()

@@ -62,3 +62,25 @@ def check_network(arguments: Mapping[str, Any], num_frames: int, size: int) -> N
         raise ValueError(
             f"{arguments['name']}: cannot take clips of {num_frames} frames of {size} x {size} pixels: {cause(error)}"
         ) from error
+
+
+def feature_channels(arguments: Mapping[str, Any], num_frames: int, size: int) -> int:
+    """Channels of a network's last maps, all together. Computed on the meta device.
+
+    Args:
+        arguments: of `build_model`. Weights are not read. The network reads nothing besides clips.
+        num_frames: T of the clip.
+        size: height and width of the frames, in pixels.
+
+    Raises:
+        ValueError: the network cannot be built, or cannot take such a clip.
+    """
+    import torch
+
+    from w3ray.models.build import build_model
+
+    with torch.device("meta"):
+        model = build_model(**{**arguments, "weights": None}).eval()
+    with torch.no_grad():
+        clip_BTCHW = torch.empty(1, num_frames, model.pixels.channels, size, size, device="meta")
+        return sum(map_BTCHW.shape[2] for map_BTCHW in model(clip_BTCHW).features)

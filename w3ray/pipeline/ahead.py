@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from w3ray.events import StepDone
-from w3ray.pipeline.prepare import PlannedStage
+from w3ray.pipeline.planned import PlannedStage
 from w3ray.pipeline.stage_processes import RunningStage
 from w3ray.pipeline.stage_store import StageStatus
 from w3ray.storage import Lock

@@ -12,7 +12,7 @@ from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, write_model
-from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.pipeline.planned import PlannedStage, PreparedData
 from w3ray.plugins import MODEL_FAMILIES, part_of
 from w3ray.storage import fetched, written_whole
 from w3ray.training.checkpoint import load_checkpoint

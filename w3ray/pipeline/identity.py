@@ -17,11 +17,12 @@ from typing import Any
 from w3ray._digest import digest_of
 from w3ray.attention import attention_config, attention_from_before
 from w3ray.data import STREAM_VERSION
+from w3ray.data.bank import BANK_VERSION
 from w3ray.data.clip import ClipSpec
 from w3ray.models import MODEL_VERSION
 from w3ray.models.options import model_as_before, model_from_before
 from w3ray.plugins import sources_of
-from w3ray.recipe import ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
+from w3ray.recipe import ResolvedBank, ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
 from w3ray.training.version import TRAINING_VERSION
 
 
@@ -32,6 +33,7 @@ def stage_determinants(
     data: Mapping[str, Any],
     weights: str | None,
     teacher_identity: str | None,
+    bank: str | None = None,
 ) -> dict[str, Any]:
     """Everything that decides a stage's result, as JSON values.
 
@@ -41,10 +43,12 @@ def stage_determinants(
         data: fingerprint of the manifest, splits and clip settings.
         weights: the initial weights: a hash of their file, a name, or None.
         teacher_identity: identity of the stage whose best checkpoint is the teacher; None: no teacher.
+        bank: identity of the bank that the clips come with; None: they come with none.
     """
     train = stage.train.model_dump(mode="json")
     parts = sources_of(stage.parts())
-    return ({"plugins": parts} if parts else {}) | {
+    more = ({"plugins": parts} if parts else {}) | ({} if bank is None else {"bank": bank})
+    return more | {
         "versions": {"model": MODEL_VERSION, "training": TRAINING_VERSION, "stream": STREAM_VERSION},
         "seed": seed,
         "data": dict(data),
@@ -53,6 +57,25 @@ def stage_determinants(
         "loss_weights": dict(stage.loss_weights),
         "teacher": teacher_identity,
     }
+
+
+def bank_determinants(stage: ResolvedBank, *, of: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that decides a bank, as JSON values.
+
+    Args:
+        stage: the bank.
+        of: identity of the training whose network makes the features.
+        data: as in `stage_determinants`.
+    """
+    return {
+        "versions": {"bank": BANK_VERSION}, "of": of, "data": dict(data), "every_s": stage.every_s,
+        "span_s": stage.span_s,
+    }  # fmt: skip
+
+
+def bank_identity(determinants: Mapping[str, Any]) -> str:
+    """The identity of a bank: the hash of the shortest form of `bank_determinants`."""
+    return digest_of({**determinants, "data": _shortest_data(determinants["data"])})
 
 
 def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from w3ray.pipeline.identity import stage_identity
-from w3ray.pipeline.prepare import PlannedStage
+from w3ray.pipeline.planned import PlannedStage
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.storage import StoragePath, fetched, replacing_folder, upload
 from w3ray.training.checkpoint_files import INDEX_FILE, CheckpointError, by_step, verify_checkpoint

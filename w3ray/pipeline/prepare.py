@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from w3ray._nearest import did_you_mean
 from w3ray.data.boxes import BoxFile, read_boxes
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import require_decoder
@@ -18,74 +17,25 @@ from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
 from w3ray.data.modality import require_modality
 from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
-from w3ray.data.stamps import FileChanges, changes_since_import
+from w3ray.data.stamps import changes_since_import
 from w3ray.errors import InputError
 from w3ray.heads import Heads
-from w3ray.pipeline.identity import resolved_clip, stage_determinants, stage_identity
-from w3ray.pipeline.stage_store import StageStatus, StageStore
+from w3ray.pipeline.explained_clips import explained_clips
+from w3ray.pipeline.identity import (
+    bank_determinants,
+    bank_identity,
+    resolved_clip,
+    stage_determinants,
+    stage_identity,
+)
+from w3ray.pipeline.planned import BankStore, Planned, PlannedBank, PlannedStage, PreparedData, weights_file
+from w3ray.pipeline.stage_store import StageStore
 from w3ray.plugins import check_contracts, source_of, sources_of
-from w3ray.recipe import Data, Recipe, ResolvedStage, Synthetic
-from w3ray.runtime.explained import ExplainedClip
+from w3ray.recipe import Data, Recipe, ResolvedBank, ResolvedStage, Synthetic
 from w3ray.storage import StoragePath, storage_path
 from w3ray.training.losses import weights_by_head
 
 _ROWS_AT_ONCE = 100_000
-_NAMES_COMPARED = 20_000
-"""The nearest name is searched only among this many clips: each comparison takes tens of microseconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedData:
-    """The data of a run: what the manifest says, and the columns of its rows that decoders need.
-
-    `splits` maps `train`, `val` and `test`, as the workers use these words, to tables with resolved uris.
-    `to_generate` is the folder of a generated data set that does not exist yet; its content is known already.
-    `files` says which videos changed since the import.
-    `explained` are the clips that training draws pictures of.
-    """
-
-    heads: Heads
-    flip_map: Mapping[int, int]
-    location: str
-    fingerprint: str
-    splits: Mapping[str, pa.Table]
-    clip: ClipSpec
-    determinants: Mapping[str, Any]
-    to_generate: StoragePath | None
-    files: FileChanges
-    explained: tuple[ExplainedClip, ...] = ()
-
-    @property
-    def num_clips(self) -> int:
-        return sum(table.num_rows for table in self.splits.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStage:
-    """One stage of a run: what it is, where it is kept, and what is left to do."""
-
-    stage: ResolvedStage
-    seed: int
-    identity: str
-    determinants: Mapping[str, Any]
-    store: StageStore
-    status: StageStatus
-    schedule: Schedule
-    teacher: str | None
-
-    def model_arguments(self, data: PreparedData) -> dict[str, Any]:
-        """Keyword arguments of `build_model`. A local weights file gets its absolute path: workers start elsewhere."""
-        arguments = {**self.stage.model.build_arguments(), "num_classes": data.heads.num_scores}
-        if data.clip.flow_fields is not None:
-            arguments["flow_fields"] = data.clip.flow_fields
-        if (path := weights_file(arguments["weights"])) is not None:
-            arguments["weights"] = str(path)
-        return arguments
-
-    @property
-    def sources(self) -> dict[str, Any]:
-        """The stage's parts that are not built in: see `w3ray.plugins.sources_of`."""
-        return {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
 
 
 def synthetic_root(recipe: Recipe) -> StoragePath:
@@ -135,7 +85,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     rows = {name: _rows(manifest, name, boxes) for name in dict.fromkeys(names.values())}
     for name, table in rows.items():
         _require_labels(table, name, manifest.location)
-    explained = _explained(recipe, rows, manifest.heads)
+    explained = explained_clips(recipe, rows, manifest.heads)
     files = changes_since_import(manifest, names.values())
     fingerprint = manifest.fingerprint()
     prepared = PreparedData(
@@ -215,69 +165,94 @@ def _require_labels(rows: pa.Table, split: str, where: str) -> None:
         )
 
 
-def _explained(recipe: Recipe, splits: Mapping[str, pa.Table], heads: Heads) -> tuple[ExplainedClip, ...]:
-    """The clips of `tracking.explain_clips`, in the same order.
+def _plan_bank(stage: ResolvedBank, of: PlannedStage, data: Mapping[str, Any], storage: StoragePath) -> PlannedBank:
+    """A stage of kind bank, with its identity and its state.
 
-    Raises:
-        InputError: a clip is in no split.
+    Args:
+        stage: the bank.
+        of: the training whose network makes the features.
+        data: determinants of the data.
+        storage: of the run.
     """
-    wanted = recipe.tracking.explain_clips if recipe.tracking.enabled else ()
-    if not wanted:
-        return ()
-    found: dict[str, ExplainedClip] = {}
-    for rows in splits.values():
-        for row in rows.filter(pc.is_in(rows["clip_id"], pa.array(wanted))).to_pylist():
-            true = heads.class_name(row.pop("label"))
-            found.setdefault(row["clip_id"], ExplainedClip(**row, true=true))
-    if missing := [name for name in wanted if name not in found]:
-        known = [name for rows in splits.values() for name in rows["clip_id"].slice(0, _NAMES_COMPARED).to_pylist()]
-        hint = did_you_mean(missing[0], known[:_NAMES_COMPARED])
-        raise InputError(
-            f"tracking.explain_clips: {missing[0]!r} is no clip of the splits {', '.join(splits)}; {hint}"
-            f"the splits hold {known[0]!r} and others"
-        )
-    return tuple(found[name] for name in wanted)
+    determinants = bank_determinants(stage, of=of.identity, data=data)
+    identity = bank_identity(determinants)
+    store = BankStore(storage, stage.name, identity)
+    return PlannedBank(
+        stage=stage, of=of, identity=identity, determinants=determinants, store=store,
+        status=store.status(determinants),
+    )  # fmt: skip
 
 
-def plan_stages(recipe: Recipe, data: PreparedData) -> list[PlannedStage]:
+def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
     """The stages in order, each with its identity and its state.
 
     Raises:
         InputError: the initial weights of a stage that has not started cannot be read or do not fit its model, a part
-            of a plugin breaks its contract, a network does not take the clips, or an attention enters no site.
+            of a plugin breaks its contract, a network does not take the clips or its bank, or an attention enters no
+            site.
     """
-    planned: dict[str, PlannedStage] = {}
-    for stage in recipe.resolved_stages():
-        _require_heads(stage, data.heads)
-        teacher = None if stage.teacher is None else planned[stage.teacher]
-        determinants = stage_determinants(
-            stage,
-            seed=stage.seed,
-            data=data.determinants,
-            weights=_weights_key(stage.model.weights),
-            teacher_identity=None if teacher is None else teacher.identity,
-        )
-        identity = stage_identity(determinants)
-        store = StageStore(storage_path(recipe.storage), stage.name, identity)
-        planned[stage.name] = PlannedStage(
-            stage=stage,
-            seed=stage.seed,
-            identity=identity,
-            determinants=determinants,
-            store=store,
-            status=store.status(determinants),
-            schedule=_schedule(stage, data),
-            teacher=stage.teacher,
-        )
-    for item in planned.values():
+    trainings: dict[str, PlannedStage] = {}
+    banks: dict[str, PlannedBank] = {}
+    for stage in recipe.chain():
+        if isinstance(stage, ResolvedBank):
+            banks[stage.name] = _plan_bank(stage, trainings[stage.of], data.determinants, storage_path(recipe.storage))
+            continue
+        teacher = None if stage.teacher is None else trainings[stage.teacher]
+        bank = None if stage.bank is None else banks[stage.bank]
+        trainings[stage.name] = _planned(recipe, data, stage, teacher, bank)
+    for item in trainings.values():
         if item.status.state != "reuse":
             check_contracts([*item.stage.parts(), *recipe.data.parts()])
             check_network(item.stage, data.clip, num_classes=data.heads.num_scores)
+            _require_bank_fits(item, data)
         if item.status.state == "run" and item.stage.model.weights is not None:
             from w3ray.models import build_model
 
             build_model(**item.model_arguments(data))
-    return list(planned.values())
+    return [{**trainings, **banks}[stage.name] for stage in recipe.stages]
+
+
+def _planned(
+    recipe: Recipe, data: PreparedData, stage: ResolvedStage, teacher: PlannedStage | None, bank: PlannedBank | None
+) -> PlannedStage:
+    _require_heads(stage, data.heads)
+    determinants = stage_determinants(
+        stage,
+        seed=stage.seed,
+        data=data.determinants,
+        weights=_weights_key(stage.model.weights),
+        teacher_identity=None if teacher is None else teacher.identity,
+        bank=None if bank is None else bank.identity,
+    )
+    identity = stage_identity(determinants)
+    store = StageStore(storage_path(recipe.storage), stage.name, identity)
+    return PlannedStage(
+        stage=stage,
+        seed=stage.seed,
+        identity=identity,
+        determinants=determinants,
+        store=store,
+        status=store.status(determinants),
+        schedule=_schedule(stage, data),
+        teacher=stage.teacher,
+        bank=bank,
+    )
+
+
+def _require_bank_fits(item: PlannedStage, data: PreparedData) -> None:
+    """Raises: InputError if the bank's features have other channels than the stage's network reads."""
+    shape = item.stage.bank_shape()
+    if item.bank is None or shape is None:
+        return
+    from w3ray.models.fits import feature_channels
+
+    arguments = item.bank.of.model_arguments(data)
+    made = feature_channels(arguments, data.clip.num_frames, data.clip.size)
+    if made != shape[1]:
+        raise InputError(
+            f"stage {item.stage.name}: model.options.bank_channels is {shape[1]}, but {arguments['name']} of stage "
+            f"{item.bank.of.stage.name} makes features of {made} channels; set it to {made}"
+        )
 
 
 def check_network(stage: ResolvedStage, clip: ClipSpec, *, num_classes: int = 2) -> None:
@@ -307,12 +282,6 @@ def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
         weights_by_head(stage.loss_weights, heads.names)
     except ValueError as error:
         raise InputError(f"stage {stage.name}: loss_weights: {error}") from error
-
-
-def weights_file(weights: str | None) -> Path | None:
-    """The absolute path of initial weights in a local file; None for the name of an enum member, or for no weights."""
-    path = None if weights is None else Path(weights).expanduser().absolute()
-    return path if path is not None and path.is_file() else None
 
 
 def _weights_key(weights: str | None) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from w3ray.attention.health import StageHealth, faults, read_health
 from w3ray.events import Overhead, RunSummary, StageState, StageSummary
-from w3ray.pipeline.prepare import PlannedStage
+from w3ray.pipeline.planned import PlannedStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

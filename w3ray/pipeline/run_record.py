@@ -8,7 +8,7 @@ from typing import Any
 from w3ray._redact import redact
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.events import Overhead, StageState
-from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.pipeline.planned import PlannedStage, PreparedData
 from w3ray.pipeline.results import StageResult
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.pipeline.tracked import open_tracker

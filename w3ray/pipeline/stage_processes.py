@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.events import Event
-from w3ray.pipeline.prepare import PlannedStage, PreparedData
+from w3ray.pipeline.planned import PlannedStage, PreparedData
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.plugins import shipment
 from w3ray.recipe import Recipe

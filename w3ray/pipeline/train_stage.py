@@ -6,7 +6,7 @@ from w3ray.cluster.connection import Connection
 from w3ray.events import Event, Restarted, StageState, StepDone, Warned
 from w3ray.pipeline.ahead import Ahead, nearly_done
 from w3ray.pipeline.drawing import Drawing
-from w3ray.pipeline.prepare import PlannedStage
+from w3ray.pipeline.planned import PlannedStage
 from w3ray.pipeline.recorder import Clock, StageRecorder
 from w3ray.pipeline.results import StageResult
 from w3ray.pipeline.run_record import RunRecord

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from w3ray.data.views import Protocol
-from w3ray.evaluation.scorer import Average, Scorer
+from w3ray.evaluation.scorer import Average, FeatureScorer, Kept, Scorer
 from w3ray.models.bundle import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription, load_model, read_description
 from w3ray.storage import StoragePath, fetched
 
@@ -33,6 +33,19 @@ def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map:
         model, description = load_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Scorer(model, description, mirrored_V=protocol.mirrored_V, average=average, flip_map=flip_map, device=device)
+
+
+def kept_of(
+    files: ModelFiles, protocol: Protocol, average: Average, flip_map: Mapping[int, int], keep: Kept
+) -> Scorer | FeatureScorer:
+    """As `scorer_of`; with `keep="features"`, a `FeatureScorer`."""
+    import torch
+
+    if keep == "scores":
+        return scorer_of(files, protocol, average, flip_map)
+    with _unpacked(files) as folder:
+        model, description = load_model(folder)
+    return FeatureScorer(model, description, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def description_of(files: ModelFiles) -> ModelDescription:

@@ -19,12 +19,12 @@ from ray.data import ActorPoolStrategy
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
-from w3ray.data.microbatch import ClipFailure, ClipTables
+from w3ray.data.microbatch import ClipFailure, ClipTables, MicrobatchDecoder
 from w3ray.data.stream import DecoderPool, blocks, build_dataset
 from w3ray.data.stream_spec import CLIP_TIMEOUT_S, StreamSpec
 from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
-from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average
+from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average, Kept
 from w3ray.plugins import NO_PLUGINS, Shipment
 from w3ray.ray_internals import stream_coordinator
 from w3ray.scoring.items import RowsInOrder
@@ -64,6 +64,7 @@ def score_clips(
     cache: VideoCache | None = None,
     clip_timeout_s: float = CLIP_TIMEOUT_S,
     plugins: Shipment = NO_PLUGINS,
+    keep: Kept = "scores",
 ) -> Generator[ScoredClips, None, None]:
     """Score the rows in order, starting at `first_row` (a multiple of `clips_together`). Close the generator.
 
@@ -73,6 +74,7 @@ def score_clips(
         spec: frames and size of this model's clips.
         plan: its workers are the scorers.
         plugins: what decoders and scorers must load.
+        keep: "features": `ScoredClips.scores` holds pooled features. The protocol then has one view.
 
     Raises:
         RunError: the processes that decode or score died and cannot be restarted.
@@ -100,6 +102,7 @@ def score_clips(
             dict(flip_map or {}),
             plan.trainer_threads,
             plugins,
+            keep,
         ),
         batch_size=1,
         compute=ActorPoolStrategy(size=plan.workers, max_tasks_in_flight_per_actor=2),
@@ -113,6 +116,40 @@ def score_clips(
             yield from _in_order(scored, first_row, rows.num_rows, together)
     finally:
         ray.kill(stream_coordinator(shard))  # it would keep working although nobody reads any more
+
+
+def score_clips_here(
+    files: ModelFiles,
+    rows: pa.Table,
+    *,
+    spec: ClipSpec,
+    protocol: Protocol,
+    average: Average = "scores",
+    flip_map: Mapping[int, int] | None = None,
+    first_row: int = 0,
+    roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
+    plugins: Shipment = NO_PLUGINS,
+    keep: Kept = "scores",
+) -> Generator[ScoredClips, None, None]:
+    """As `score_clips`, in this process alone: the same scores. A clip that crashes the process ends it."""
+    from w3ray.scoring.model_files import kept_of
+
+    together = clips_together(protocol)
+    order = RowsInOrder(num_rows=rows.num_rows, together=together)
+    stream = StreamSpec(
+        schedule=order, clip=spec, roots=None if roots is None else tuple(roots), protocol=protocol, cache=cache,
+        plugins=plugins,
+    )  # fmt: skip
+    decoder = MicrobatchDecoder(stream, ClipTables.of({"test": rows}))
+    scorer = kept_of(files, protocol, average, flip_map or {}, keep)
+    for number in range(first_row // together, order.total_items):
+        some = decoder.decode(number)
+        first, count = number * together, min(together, rows.num_rows - number * together)
+        yield ScoredClips(
+            first_row=first, scores=scorer(some.clips, some.extras)[:count], readable=some.valid[:count],
+            failures=some.failures,
+        )  # fmt: skip
 
 
 def _in_order(

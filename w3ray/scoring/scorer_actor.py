@@ -16,7 +16,7 @@ from w3ray.data.views import Protocol
 from w3ray.plugins import Shipment
 
 if TYPE_CHECKING:
-    from w3ray.evaluation.scorer import Average
+    from w3ray.evaluation.scorer import Average, Kept
     from w3ray.scoring.model_files import ModelFiles
 
 
@@ -31,14 +31,15 @@ class ScorerActor:
         flip_map: Mapping[int, int],
         threads: int,
         plugins: Shipment,
+        keep: "Kept" = "scores",
     ) -> None:
         import torch
 
-        from w3ray.scoring.model_files import scorer_of
+        from w3ray.scoring.model_files import kept_of
 
         plugins.load()
         torch.set_num_threads(threads)
-        self._scorer = scorer_of(ray.get(files), protocol, average, flip_map)
+        self._scorer = kept_of(ray.get(files), protocol, average, flip_map, keep)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         microbatch = from_row(batch)
