@@ -31,6 +31,7 @@ class StageStarted:
     state: StageState
     why: str
     total_steps: int
+    """0: the stage is a bank."""
     epochs: int
     step: int = 0
     """Steps already done (resume)."""
@@ -72,6 +73,15 @@ class ValidationProgress:
     clips: int
     """Clips done by all workers together. An estimate of the first worker: it assumes that the others are as far."""
     total_clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankProgress:
+    """A part of a bank is done."""
+
+    stage: str
+    features: int
+    total_features: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +235,7 @@ Event = (
     | StageStarted
     | StepDone
     | ValidationProgress
+    | BankProgress
     | Validated
     | AttentionHealth
     | Explained

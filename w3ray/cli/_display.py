@@ -15,6 +15,7 @@ from w3ray._format import METRIC_LABELS, duration, percent
 from w3ray.cli._console import Group, Line, Live, ProgressBar, RenderableType, RichConsole, Table, error_console
 from w3ray.cli._summary import print_closing_report
 from w3ray.events import (
+    BankProgress,
     CheckpointSaved,
     Event,
     RunFinished,
@@ -53,7 +54,7 @@ class StageView:
     improved: bool = False
     """Whether the newest validation is the best so far."""
     checkpoint_step: int | None = None
-    progress: ValidationProgress | None = None
+    progress: ValidationProgress | BankProgress | None = None
     progress_since_s: float = 0.0
     """Clock at the first progress of the current validation."""
     result: StageFinished | None = None
@@ -104,7 +105,7 @@ class RunView:
                 self.current = event.stage
             case StepDone():
                 self._apply_step(self.stage(event.stage), event)
-            case ValidationProgress():
+            case ValidationProgress() | BankProgress():
                 stage = self.stage(event.stage)
                 if stage.progress is None:
                     stage.progress_since_s = self.clock()
@@ -190,7 +191,7 @@ class _Plain:
         match event:
             case StepDone():
                 line = self._step_line(event)
-            case ValidationProgress():
+            case ValidationProgress() | BankProgress():
                 line = self._progress_line(event)
             case _:
                 line = turning_point(event, self._view)
@@ -214,8 +215,8 @@ class _Plain:
             f"{losses_text(event)}, lr {event.lr:.3g}, {speed_text(event)}{left}"
         )
 
-    def _progress_line(self, event: ValidationProgress) -> str:
-        """One line for a long validation, so that it does not look like a hang."""
+    def _progress_line(self, event: ValidationProgress | BankProgress) -> str:
+        """One line for a long validation or a bank, so that it does not look like a hang."""
         since_s = self._view.stage(event.stage).progress_since_s
         if since_s == self._shown_progress_since_s or self._view.clock() - since_s < PLAIN_EVERY_S:
             return ""
@@ -305,9 +306,10 @@ def _bars(stage: StageView) -> RenderableType:
     left_s = stage.time_left_s()
     if left_s:
         text += f"  {duration(left_s)} left"
-    rows = [(stage.step, stage.total_steps, text)]
-    if stage.progress is not None:
-        rows.append((stage.progress.clips, stage.progress.total_clips, progress_text(stage.progress)))
+    rows = [(stage.step, stage.total_steps, text)] if stage.total_steps else []
+    match stage.progress:
+        case ValidationProgress(clips=done, total_clips=total) | BankProgress(features=done, total_features=total):
+            rows.append((done, total, progress_text(stage.progress)))
     for done, total, text in rows:
         bar = ProgressBar(total=max(1, total), completed=done, width=_BAR_WIDTH)
         bars.add_row(" ", bar, Line(text, cut=True))
@@ -331,8 +333,11 @@ def turning_point(event: Event, view: RunView) -> str:
         case RunStarted():
             return f"{event.recipe}: {' -> '.join(event.stages)}; storage {event.storage}"
         case StageStarted():
-            words = {"run": "starts", "resume": f"resumes at step {event.step}", "reuse": "is reused"}[event.state]
-            size = "" if event.state == "reuse" else f"; {event.total_steps} steps, {event.epochs} epochs"
+            resumes = f"resumes at step {event.step}" if event.total_steps else "resumes"
+            words = {"run": "starts", "resume": resumes, "reuse": "is reused"}[event.state]
+            size = f"; {event.total_steps} steps, {event.epochs} epochs"
+            if event.state == "reuse" or not event.total_steps:
+                size = ""
             return f"{event.stage}: {words} ({event.why}){size}"
         case Validated():
             if event.split == "test":
@@ -342,7 +347,8 @@ def turning_point(event: Event, view: RunView) -> str:
         case Warned():
             return f"warning: {event.message}"
         case StageFinished():
-            return f"{event.stage}: done, {metrics_text(event.metrics)}, {duration(event.seconds)}"
+            parts = ("done", metrics_text(event.metrics), duration(event.seconds))
+            return f"{event.stage}: {', '.join(filter(None, parts))}"
         case _:
             return ""
 
@@ -355,8 +361,10 @@ def metrics_text(metrics: dict[str, float]) -> str:
     return ", ".join(shown)
 
 
-def progress_text(event: ValidationProgress) -> str:
+def progress_text(event: ValidationProgress | BankProgress) -> str:
     """Text such as "validation 120/800 clips"."""
+    if isinstance(event, BankProgress):
+        return f"{event.features}/{event.total_features} features"
     what = "validation" if event.split == "val" else "evaluation"
     return f"{what} {event.clips}/{event.total_clips} clips"
 

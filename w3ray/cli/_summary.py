@@ -66,7 +66,7 @@ def _stage_table(summary: RunSummary) -> Table:
             row.append(percent(value))
             if position == 0 and len(summary.stages) > 1:
                 row.append("" if before is None or value is None else f"{100 * (value - before):+.1f}")
-                before = value
+                before = before if value is None else value  # a bank has no metrics
         table.add_row(*row, duration(stage.seconds))
     return table
 

@@ -2,7 +2,8 @@
 
     model.safetensors   the weights, under the model's own state names
     model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
-                        "head_sizes" if a clip has several labels, and "plugins" if parts are not built in
+                        "head_sizes" if a clip has several labels, "bank" if the network reads one, and "plugins" if
+                        parts are not built in
 
 `model` holds the arguments of `build_model`, `clip` holds the fields of `ClipSpec`. No file is a pickle, because the
 folder may come from an untrusted source.
@@ -58,6 +59,9 @@ class ModelDescription:
     plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The parts that are not built in, with the sources with which they were trained: `w3ray.plugins.sources_of`."""
 
+    bank: dict[str, Any] | None = None
+    """Of a network that reads a bank, the fields of `w3ray.data.bank.BankAbout`: which banks it can read."""
+
     @property
     def heads(self) -> Heads:
         return Heads(self.classes, self.head_sizes)
@@ -82,7 +86,7 @@ def write_model(folder: Path | str, model: nn.Module, description: ModelDescript
     """
     folder = Path(folder)
     document = {"format": FORMAT, "w3ray_version": __version__, **asdict(description)}
-    for name in ("head_sizes", "plugins"):
+    for name in ("head_sizes", "plugins", "bank"):
         if not document[name]:
             del document[name]
     document["model"] = {name: value for name, value in description.model.items() if name != "weights"}
@@ -170,6 +174,7 @@ def read_description(folder: Path | str) -> ModelDescription:
             stage=document["stage"],
             metrics=dict(document["metrics"]),
             plugins=plugins,
+            bank=document.get("bank"),
         )
     except PluginError as error:
         raise InputError(f"{path}: {error}") from error

@@ -15,12 +15,14 @@ from pathlib import Path
 from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
 from w3ray.events import RunFinished, RunStarted, StageFinished, StageStarted, StageWaits, Warned
+from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.plan import loaded, plan_recipe
+from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData
 from w3ray.pipeline.prefix import take_prefix
-from w3ray.pipeline.prepare import PlannedStage, PreparedData, plan_stages, prepare_data
+from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock
-from w3ray.pipeline.results import RunResult, StageResult, finished_stage
+from w3ray.pipeline.results import RunResult, StageResult, finished_bank, finished_stage
 from w3ray.pipeline.run_record import RunRecord, recorded_run
 from w3ray.pipeline.stage_processes import OnEvent, StageStarter
 from w3ray.pipeline.stage_store import StageStatus
@@ -94,18 +96,22 @@ class _Chain:
             planned = plan_stages(recipe, data)
             starter, drawing = self._starter(planned, data, at_end)
             with recorded_run(recipe, data, self._part, self._warn) as record:
-                trainer = None
+                trainer = maker = None
                 if starter is not None:
+                    maker = BankMaker(starter, record, drawing, self._tell)
                     trainer = StageTrainer(starter, record, self._connection, drawing, self._clock, self._tell)
                     at_end.callback(trainer.ahead.abandon)
                 for item in planned:
-                    self._results[item.stage.name] = self._stage(item, trainer)
+                    if isinstance(item, PlannedBank):
+                        self._results[item.stage.name] = self._bank(item, maker)
+                    else:
+                        self._results[item.stage.name] = self._stage(item, trainer)
                 result = self._result(planned, record)
         self._tell(RunFinished(summary=result.summary(metric)))
         return result
 
     def _starter(
-        self, planned: Sequence[PlannedStage], data: PreparedData, at_end: ExitStack
+        self, planned: Sequence[Planned], data: PreparedData, at_end: ExitStack
     ) -> tuple[StageStarter | None, Drawing | None]:
         """The objects that start the stages' processes and draw their clips; each is None if it has nothing to do."""
         if all(item.status.state == "reuse" for item in planned):
@@ -151,7 +157,21 @@ class _Chain:
         self._tell_started(item, status, item.schedule.total_steps)
         return self._finished(item, status, began)
 
-    def _lock(self, item: PlannedStage) -> Lock:
+    def _bank(self, item: PlannedBank, maker: BankMaker | None) -> StageResult:
+        """Reuse a bank if it is finished; else make what is left of it."""
+        began = time.monotonic()
+        status = item.status
+        if maker is not None and status.state != "reuse":
+            with self._lock(item) as lock:
+                status = item.store.status(item.determinants)
+                self._tell_started(item, status, 0)
+                if status.state != "reuse":
+                    maker.make(item, status.state, lock)
+        else:
+            self._tell_started(item, status, 0)
+        return self._told(finished_bank(item, status.state, status.why, time.monotonic() - began))
+
+    def _lock(self, item: Planned) -> Lock:
         item.store.create(item.determinants)
         name, folder = item.stage.name, item.store.directory.name
         message = f"stage {name}: another run works on {folder}; waiting for it"
@@ -167,20 +187,22 @@ class _Chain:
             status = replace(item.store.status(item.determinants), why=f"starts from {beginning}")
         return status
 
-    def _tell_started(self, item: PlannedStage, status: StageStatus, step: int) -> None:
+    def _tell_started(self, item: Planned, status: StageStatus, step: int) -> None:
         self._tell(
             StageStarted(
                 stage=item.stage.name,
                 state=status.state,
                 why=status.why,
-                total_steps=item.schedule.total_steps,
-                epochs=item.schedule.epochs,
+                total_steps=item.total_steps,
+                epochs=0 if isinstance(item, PlannedBank) else item.schedule.epochs,
                 step=step,
             )
         )
 
     def _finished(self, item: PlannedStage, status: StageStatus, began: float) -> StageResult:
-        result = finished_stage(item, status.state, status.why, time.monotonic() - began)
+        return self._told(finished_stage(item, status.state, status.why, time.monotonic() - began))
+
+    def _told(self, result: StageResult) -> StageResult:
         self._tell(
             StageFinished(
                 stage=result.name,
@@ -196,7 +218,7 @@ class _Chain:
 
     # The end.
 
-    def _result(self, planned: Sequence[PlannedStage], record: RunRecord) -> RunResult:
+    def _result(self, planned: Sequence[Planned], record: RunRecord) -> RunResult:
         """Wait until the tracking store gives the models' ids, write them down, and register the last model."""
         models = record.delivered_models()
         for item in planned:

@@ -35,13 +35,14 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         meta = load_checkpoint(folder, model=model)
     description = ModelDescription(
         model=arguments,
-        clip={**asdict(data.clip), "augmentations": ()},  # only training uses them, and may need plugins
+        clip={**asdict(item.clip(data)), "augmentations": ()},  # only training uses them, and may need plugins
         classes=data.heads.classes,
         head_sizes=data.heads.sizes,
         mean=model.pixels.mean,
         std=model.pixels.std,
         stage=item.stage.name,
         metrics=dict(outcome["test"]),
+        bank=None if item.bank is None else asdict(item.bank.about()),
         plugins={part: source for part, source in item.sources.items() if part_of(part)[0] in MODEL_FAMILIES},
     )
     with written_whole(item.store.model, last=DESCRIPTION_NAME) as folder:

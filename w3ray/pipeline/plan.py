@@ -35,7 +35,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
             "identity": item.identity,
             "directory": str(item.store.directory),
             "steps_done": item.status.step,
-            "total_steps": item.schedule.total_steps,
+            "total_steps": item.total_steps,
         }
         for item in planned
     ]

@@ -78,6 +78,10 @@ class PlannedStage:
         return arguments
 
     @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
+
+    @property
     def sources(self) -> dict[str, Any]:
         """The stage's parts that are not built in: see `w3ray.plugins.sources_of`."""
         return {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
@@ -115,6 +119,11 @@ class PlannedBank:
     determinants: Mapping[str, Any]
     store: BankStore
     status: StageStatus
+
+    @property
+    def total_steps(self) -> int:
+        """A bank has no steps."""
+        return 0
 
     @property
     def sources(self) -> dict[str, Any]:

@@ -209,7 +209,8 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
             from w3ray.models import build_model
 
             build_model(**item.model_arguments(data))
-    return [{**trainings, **banks}[stage.name] for stage in recipe.stages]
+    planned: dict[str, Planned] = {**trainings, **banks}
+    return [planned[stage.name] for stage in recipe.stages]
 
 
 def _planned(

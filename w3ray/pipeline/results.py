@@ -6,12 +6,14 @@ from typing import Any
 
 from w3ray.attention.health import StageHealth, faults, read_health
 from w3ray.events import Overhead, RunSummary, StageState, StageSummary
-from w3ray.pipeline.planned import PlannedStage
+from w3ray.pipeline.planned import PlannedBank, PlannedStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
     """A stage's result. `metrics` are of the evaluation split, `validation` are metrics of the best checkpoint.
+
+    A stage of kind bank has no metrics, and "" as checkpoint and model; `bank` is its folder.
 
     `attention` holds measurements of the model's gates in that evaluation. It is empty without attention, and for
     stages that finished before gates were measured. `attention_faults` says what is wrong with the gates.
@@ -30,6 +32,7 @@ class StageResult:
     seconds: float
     attention: tuple[StageHealth, ...] = ()
     attention_faults: tuple[str, ...] = ()
+    bank: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +96,14 @@ def finished_stage(item: PlannedStage, state: StageState, why: str, seconds: flo
         attention=attention,
         attention_faults=tuple(faults(attention)),
     )
+
+
+def finished_bank(item: PlannedBank, state: StageState, why: str, seconds: float) -> StageResult:
+    """The result of a stage of kind bank that was made or reused, read from its folder."""
+    stored = item.store.result()
+    assert stored is not None, "a stage that was run or reused has a result"
+    return StageResult(
+        name=item.stage.name, state=state, why=why, identity=item.identity, metrics={}, validation={}, checkpoint="",
+        model="", tracking_run=stored["tracking_run"], logged_model=None, seconds=seconds,
+        bank=str(item.store.directory),
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 from w3ray._redact import redact
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.events import Overhead, StageState
-from w3ray.pipeline.planned import PlannedStage, PreparedData
+from w3ray.pipeline.planned import Planned, PlannedStage, PreparedData
 from w3ray.pipeline.results import StageResult
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.pipeline.tracked import open_tracker
@@ -59,8 +59,8 @@ class RunRecord:
         self._tracker.check()
 
     @contextmanager
-    def stage(self, item: PlannedStage, state: StageState, plan: ResourcePlan | None) -> Iterator[StageRun]:
-        """The child run of a stage that trains. It ends as FINISHED, or by the exception as KILLED or FAILED."""
+    def stage(self, item: Planned, state: StageState, plan: ResourcePlan | None) -> Iterator[StageRun]:
+        """The child run of a stage. It ends as FINISHED, or by the exception as KILLED or FAILED."""
         params = {"stage": item.determinants, "state": state, "resources": plan.describe() if plan else {}}
         run = self._tracker.stage_run(item.stage.name, item.identity, params)
         run.log_dataset(self._recipe.name, self._data.fingerprint, self._data.location, "training")
@@ -87,12 +87,7 @@ class RunRecord:
         with fetched(item.store.report) as report:
             for path in sorted(report.iterdir()):
                 run.log_artifact(path, "report")
-        ledger = item.store.ledger
-        if ledger.is_file():
-            if isinstance(ledger, Path):
-                run.log_artifact(ledger)
-            else:
-                run.log_text(ledger.read_text(), ledger.name)
+        self.log_ledger(run, item)
         with fetched(item.store.model) as folder:
             self._models[item.stage.name] = run.log_model(
                 folder,
@@ -105,6 +100,16 @@ class RunRecord:
                 example_video=str(self._data.splits["test"]["uri"][0]),
                 timeout_s=0.0,
             )
+
+    def log_ledger(self, run: StageRun, item: Planned) -> None:
+        """Give the list of what could not be read to the tracker, if there is one."""
+        ledger = item.store.ledger
+        if not ledger.is_file():
+            return
+        if isinstance(ledger, Path):
+            run.log_artifact(ledger)
+        else:
+            run.log_text(ledger.read_text(), ledger.name)
 
     def delivered_models(self) -> dict[str, str]:
         """Stage -> id of its logged model, for the models that this run logged. Waits until they are delivered."""

@@ -1,15 +1,19 @@
 """How do a stage's processes start, and who waits for them until the stage ends?"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
+
 from w3ray.cluster.plan import ResourcePlan
+from w3ray.data.bank import Bank, read_bank, video_name
 from w3ray.events import Event
-from w3ray.pipeline.planned import PlannedStage, PreparedData
+from w3ray.pipeline.planned import Planned, PlannedStage, PreparedData
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.plugins import shipment
 from w3ray.recipe import Recipe
+from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import Lease, Lock
 
 if TYPE_CHECKING:
@@ -34,7 +38,8 @@ class StageStarter:
 
     recipe: Recipe
     data: PreparedData
-    planned: Mapping[str, PlannedStage]
+    planned: Mapping[str, Planned]
+    """All stages by name, in their order."""
     plan: ResourcePlan
     part: SweepPart | None
     own_cluster: bool
@@ -42,21 +47,36 @@ class StageStarter:
 
     def start(self, item: PlannedStage, lock: Lock) -> RunningStage:
         """Start a stage whose lock is held."""
-        spec = self._spec(item, lock)
+        bank = None if item.bank is None else read_bank(str(item.bank.store.directory))
+        spec, splits = self._spec(item, lock, bank), self._splits(bank)
         if self.in_process:
             from w3ray.runtime.in_process_stage import InProcessStage
 
-            return InProcessStage(spec, self.data.splits)
+            return InProcessStage(spec, splits)
         from w3ray.runtime.cluster_stage import ClusterStage
 
-        return ClusterStage(spec, self.data.splits, own_cluster=self.own_cluster)
+        return ClusterStage(spec, splits, own_cluster=self.own_cluster)
 
     @property
     def in_process(self) -> bool:
         """Whether stages train in this process, one at a time."""
         return self.part is not None and self.part.in_process
 
-    def _spec(self, item: PlannedStage, lock: Lock) -> "StageSpec":
+    def _splits(self, bank: Bank | None) -> Mapping[str, pa.Table]:
+        """The rows of the splits, with the files of the bank."""
+        data = self.data
+        if bank is None:
+            return data.splits
+        return {kind: bank.joined(rows, data.location, data.location) for kind, rows in data.splits.items()}
+
+    def _explained(self, bank: Bank | None) -> tuple[ExplainedClip, ...]:
+        if bank is None:
+            return self.data.explained
+        return tuple(
+            replace(clip, bank=bank.file_of(video_name(clip.uri, self.data.location))) for clip in self.data.explained
+        )
+
+    def _spec(self, item: PlannedStage, lock: Lock, bank: Bank | None) -> "StageSpec":
         from w3ray.data.stream_spec import StreamSpec
         from w3ray.runtime.stage_spec import StageSpec
 
@@ -71,7 +91,7 @@ class StageStarter:
             train=stage.train,
             stream=StreamSpec(
                 schedule=item.schedule,
-                clip=data.clip,
+                clip=item.clip(data),
                 flip_map=data.flip_map,
                 roots=recipe.data.roots,
                 clips_ready=None if data.to_generate is None else data.to_generate / "manifest.parquet",
@@ -87,7 +107,7 @@ class StageStarter:
             lease=lock.intent if isinstance(lock, Lease) else None,
             stall_timeout_s=recipe.resources.stall_timeout_s,
             resize_every_s=recipe.resources.resize_every_s,
-            explained=data.explained,
+            explained=self._explained(bank),
             explain_every_epochs=recipe.tracking.explain_every_epochs,
         )
 

@@ -73,7 +73,8 @@ class StageTrainer:
             self._record.log_stage(run, item, result, teacher)
 
     def _hear(self, item: PlannedStage, recorder: Callable[[Event], None]) -> OnEvent:
-        following = list(self._starter.planned.values())[item.stage.index + 1 :][:1]
+        later = list(self._starter.planned.values())[item.stage.index + 1 :][:1]
+        following = [one for one in later if isinstance(one, PlannedStage)]  # a bank waits for its model
 
         def hear(event: Event) -> None:
             if isinstance(event, StepDone):

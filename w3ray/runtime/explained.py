@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from w3ray.data.bank import BANK_COLUMN
 from w3ray.data.boxes import BOXES_COLUMN
 from w3ray.data.clip import ClipSpec, read_clip
 from w3ray.data.side_inputs import Extras, extras_of
@@ -38,6 +39,8 @@ class ExplainedClip:
     true: str | None
     boxes: bytes | None = None
     """As in the column `w3ray.data.boxes.BOXES_COLUMN`, if the clips have boxes."""
+    bank: str | None = None
+    """As in the column `w3ray.data.bank.BANK_COLUMN`, if the clips come with a bank."""
 
 
 class ClipPictures:
@@ -131,4 +134,4 @@ def _load(clip: ExplainedClip, spec: ClipSpec, roots: Sequence[str] | None, plug
         clip.uri, label=0, spec=spec, rng=None, start_s=clip.start_s, end_s=clip.end_s, reversed=clip.reversed,
         roots=roots,
     )  # fmt: skip
-    return found.frames_TSSC, extras_of({BOXES_COLUMN: clip.boxes}, found, spec)
+    return found.frames_TSSC, extras_of({BOXES_COLUMN: clip.boxes, BANK_COLUMN: clip.bank}, found, spec)

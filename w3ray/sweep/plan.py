@@ -46,7 +46,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
             "concurrency": concurrency,
             "resources": plan.describe(),
             "tracking": describe_tracking(base),
-            "stages": [{"name": item.stage.name, "steps": item.schedule.total_steps} for item in stages],
+            "stages": [{"name": item.stage.name, "steps": item.total_steps} for item in stages],
         }
     )
 
