@@ -25,6 +25,9 @@ def evaluate(
         str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")
     ] = None,
     boxes: Annotated[str | None, typer.Option(help="Boxes of the clips, for models that need them.")] = None,
+    bank: Annotated[
+        list[str] | None, typer.Option(help="Bank of the videos, for models that read one. Can be repeated.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     fold: Annotated[
         int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
@@ -58,6 +61,7 @@ def evaluate(
             manifest,
             flow_manifest=flow_manifest,
             boxes=boxes,
+            banks=bank or (),
             split=split,
             fold=fold,
             folds=folds,

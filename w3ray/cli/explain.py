@@ -23,6 +23,9 @@ def explain(
     ] = None,
     true: Annotated[str | None, typer.Option(metavar="CLASS", help="True class of the videos, to show.")] = None,
     boxes: Annotated[str | None, typer.Option(help="File of boxes of the videos, for models that need them.")] = None,
+    bank: Annotated[
+        list[str] | None, typer.Option(help="Bank of the videos, for models that read one. Can be repeated.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes in the answer.")] = 5,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
@@ -33,7 +36,9 @@ def explain(
     given = [model] if against is None else [model, against]
     with opened_models(given, tracking) as found:
         first, other = found[0].folder, None if against is None else found[1].folder
-        document = explain_videos(first, videos, out=out, against=other, true=true, top=top, boxes=boxes)
+        document = explain_videos(
+            first, videos, out=out, against=other, true=true, top=top, boxes=boxes, banks=bank or ()
+        )
     for key, one in zip(("model", "against"), found, strict=False):
         if one.folder != one.name:
             document[key] = one.name

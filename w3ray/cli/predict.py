@@ -29,6 +29,7 @@ def predict(
     ] = None,
     manifest: Annotated[str | None, typer.Option(help="Manifest to classify instead of videos.")] = None,
     boxes: Annotated[str | None, typer.Option(help="File of boxes of the clips, for a model that needs them.")] = None,
+    bank: Annotated[str | None, typer.Option(help="Bank of the videos, for a model that reads one.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the manifest; default: all splits.")] = None,
     top: Annotated[int, typer.Option(help="Number of best classes to print.")] = 5,
     protocol: Annotated[str, typer.Option(help="Views of a clip, as in `w3ray evaluate`.")] = "1clip-center",
@@ -56,7 +57,7 @@ def predict(
         (local,) = stack.enter_context(opened_models([model], tracking))
         predictions = stack.enter_context(closing(run(
             local.folder, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
-            address=address, roots=root, boxes=boxes, on_start=start,
+            address=address, roots=root, boxes=boxes, bank=bank, on_start=start,
         )))  # fmt: skip
         for one in predictions:
             if lines is not None:

@@ -14,7 +14,7 @@ In a table of clips, the column `BANK_COLUMN` names the file of each clip's vide
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -107,9 +107,9 @@ def video_name(uri: str, location: str) -> str:
         uri: as it can be opened.
         location: of the manifest; "": there is none.
 
-    Returns: its path in the folder of the manifest if it lies there, else `uri`.
+    Returns: its path in the folder of the manifest if it lies there, else its absolute path or address.
     """
-    return uri.removeprefix(f"{folder_of(location)}/") if location else uri
+    return uri.removeprefix(f"{folder_of(location)}/") if location else str(storage_path(uri))
 
 
 def videos_of(tables: Iterable[pa.Table], location: str) -> dict[str, str]:
@@ -137,11 +137,6 @@ def features_bytes(features_SC: np.ndarray) -> bytes:
     content = io.BytesIO()
     np.save(content, features_SC.astype(np.float32), allow_pickle=False)
     return content.getvalue()
-
-
-def is_bank(location: str) -> bool:
-    """Whether the folder holds a finished bank."""
-    return (storage_path(location) / BANK_NAME).is_file()
 
 
 def read_bank(location: str) -> Bank:
@@ -173,6 +168,39 @@ def read_bank(location: str) -> Bank:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a description of a bank ({error!r}); make the bank again") from error
+
+
+def bank_for(name: str, about: BankAbout, channels: int, locations: Sequence[str]) -> Bank:
+    """The bank that a model can read, of those that are given.
+
+    Args:
+        name: of the model, for messages.
+        about: of the bank that it was trained with.
+        channels: of that bank's features.
+        locations: folders of banks.
+
+    Raises:
+        InputError: none is given or can be read by this model; the message says why not.
+    """
+    if not locations:
+        raise InputError(f"{name}: needs a bank of the videos; name its folder with --bank (see `w3ray data bank`)")
+    banks = [read_bank(location) for location in locations]
+    of_its_model = [bank for bank in banks if bank.about.model == about.model]
+    if not of_its_model:
+        raise InputError(
+            f"{banks[0].folder}: was made by another model than the bank that {name} was trained with; make a bank "
+            "with that model (`w3ray data bank`)"
+        )
+    bank = next((one for one in of_its_model if one.about == about), of_its_model[0])
+    for field in ("every_s", "span_s"):
+        ours, theirs = getattr(about, field), getattr(bank.about, field)
+        if ours != theirs:
+            raise InputError(
+                f"{bank.folder}: was made with {field}={theirs:g}, but {name} was trained with {field}={ours:g}"
+            )
+    if bank.channels != channels:
+        raise InputError(f"{bank.folder}: its features have {bank.channels} channels, but {name} reads {channels}")
+    return bank
 
 
 def features_at(file: str, first: int, count: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from w3ray._file_names import unique_stems
 from w3ray._nearest import did_you_mean
 from w3ray.attention import attention_config, health
 from w3ray.attention.meter import GateMeter
+from w3ray.data.bank import BANK_COLUMN, BankAbout, bank_for, video_name
 from w3ray.data.boxes import BOXES_COLUMN, BoxFile, read_boxes
 from w3ray.data.clip import Clip, ClipSpec, read_clip
 from w3ray.data.clip_files import holds_video
@@ -77,18 +78,21 @@ class Explainer:
         except DecodeError as error:
             raise InputError(str(error)) from error
 
-    def extras(self, video: str, clip: Clip, boxes: BoxFile | None) -> Extras:
+    def extras(self, video: str, clip: Clip, boxes: BoxFile | None, banks: Sequence[str] = ()) -> Extras:
         """The side inputs of a video's clip. The boxes are those of its path, or of its name without the ending.
 
         Raises:
-            InputError: the model needs boxes, and there are none of this video.
+            InputError: the model needs boxes or a bank, and there are none of this video.
         """
-        if not self.spec.side_inputs:
-            return {}
-        if boxes is None:
-            raise InputError(f"{self.folder}: needs boxes of the videos; name the file with --boxes")
-        packed = boxes.of(video, Path(urlsplit(video).path).stem)
-        return extras_of({BOXES_COLUMN: packed}, clip, self.spec)
+        row: dict[str, Any] = {}
+        if "boxes" in self.spec.side_inputs:
+            if boxes is None:
+                raise InputError(f"{self.folder}: needs boxes of the videos; name the file with --boxes")
+            row[BOXES_COLUMN] = boxes.of(video, Path(urlsplit(video).path).stem)
+        if "bank" in self.spec.side_inputs:
+            about, channels = BankAbout(**(self.description.bank or {})), self.description.clip["bank_channels"]
+            row[BANK_COLUMN] = bank_for(str(self.folder), about, channels, banks).file_of(video_name(video, ""))
+        return extras_of(row, clip, self.spec)
 
     def explain(self, frames_THWC: Frames, extras: Extras | None = None) -> Explanation:
         """As `explain_clip`."""
@@ -115,6 +119,7 @@ def explain_videos(
     true: str | None = None,
     top: int = 5,
     boxes: str | None = None,
+    banks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Explain videos. For each video, write a strip, a picture of the stages and a film to the folder `out`.
 
@@ -128,6 +133,7 @@ def explain_videos(
         true: the videos' class, if known.
         top: how many classes the answer lists.
         boxes: file of boxes of the videos, for models that need them.
+        banks: folders of banks of the videos, for models that read one.
 
     Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}],
         "attention": [{"name", "stages", "faults"}]}`. "attention" tells what each model's gates did over these clips.
@@ -151,6 +157,8 @@ def explain_videos(
         raise InputError(
             f"{true!r} is not a class of {model}: {hint}it has {len(classes)} classes: {', '.join(classes[:8])}..."
         )
+    if banks and not any("bank" in one.spec.side_inputs for one in explainers):
+        raise InputError(f"--bank {banks[0]}: {model} reads no bank; leave it out")
     box_file = None if boxes is None else read_boxes(boxes)
     folder = Path(out)
     with _writing(folder):
@@ -161,7 +169,7 @@ def explain_videos(
         clip = explainers[0].load(video)
         frames_THWC = clip.frames_TSSC
         explanations = [
-            explainer.explain(frames_THWC, explainer.extras(video, clip, box_file)) for explainer in explainers
+            explainer.explain(frames_THWC, explainer.extras(video, clip, box_file, banks)) for explainer in explainers
         ]
         paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
         with _writing(folder):

@@ -23,7 +23,7 @@ from w3ray.heads import UNLABELLED, Heads
 from w3ray.models.bundle import model_folder, read_description
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.scoring.measure import calibrations, check_weights, counted, ensemble, measure
-from w3ray.scoring.question import Question, boxes_for, plan_scoring
+from w3ray.scoring.question import Question, boxes_for, model_bank, plan_scoring
 from w3ray.storage import StoragePath, fetched, require_writable, storage_path, write_text, written_whole
 
 
@@ -71,6 +71,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     weights: Sequence[float] = (),
     boxes: str | None = None,
+    banks: Sequence[str] = (),
 ) -> Evaluated:
     """Score a split of a manifest and write its report. Several models form an ensemble: their scores are averaged.
 
@@ -91,10 +92,12 @@ def evaluate(
         names: the models' names in the result; None: their folders.
         weights: of the models in the mean of their scores, one for each; (): they count the same.
         boxes: file of boxes of the clips, for the models that need them.
+        banks: folders of banks of the videos; a model that reads one takes that of its kind.
 
     Raises:
         InputError: no model, wrong weights, no such split or fold, other classes, an unknown protocol, views that a
-            model cannot take, boxes that are needed and absent, or a storage that cannot be written.
+            model cannot take, boxes or banks that are needed and absent or are of another model, or a storage that
+            cannot be written.
         RunError: too many clips cannot be read.
     """
     started = time.monotonic()
@@ -108,7 +111,9 @@ def evaluate(
         flow = Question.of(flow_manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
         question.require_same_clips(flow)
         questions.append(flow)
-    parts = [_kept(root, name, questions, boxes) for name in models]
+    parts = [_kept(root, name, questions, boxes, banks) for name in models]
+    if banks and not any(part.question.bank for part in parts):
+        raise InputError(f"--bank {banks[0]}: {models[0]} reads no bank; leave it out")
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
     result = ensemble([part.scores() for part in parts], weights_of_models)
@@ -140,7 +145,9 @@ def evaluate(
     return answer
 
 
-def _kept(root: StoragePath, name: str, questions: Sequence[Question], boxes: str | None) -> KeptScores:
+def _kept(
+    root: StoragePath, name: str, questions: Sequence[Question], boxes: str | None, banks: Sequence[str]
+) -> KeptScores:
     """The kept scores of the model in a folder; some or all may be missing."""
     folder = model_folder(name)
     with fetched(folder) as local:
@@ -152,7 +159,10 @@ def _kept(root: StoragePath, name: str, questions: Sequence[Question], boxes: st
     question.require_clips(name, description)
     if (found := boxes_for(name, description, boxes)) is not None:
         question = replace(question, boxes=found)
-        question.resolved_rows()  # so that a clip without boxes is reported now
+    if (bank := model_bank(name, description, banks)) is not None:
+        question = replace(question, bank=bank)
+    if found is not None or bank is not None:
+        question.resolved_rows()  # so that a clip without boxes or features is reported now
     return KeptScores(root, folder, description, question)
 
 

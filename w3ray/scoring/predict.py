@@ -21,7 +21,7 @@ from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import ModelDescription, model_folder
 from w3ray.plugins import shipment
-from w3ray.scoring.question import boxes_for, check_average, plan_scoring, require_views
+from w3ray.scoring.question import boxes_for, check_average, model_bank, plan_scoring, require_views
 from w3ray.scoring.videos import videos_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def predict(
     address: str | None = None,
     roots: Sequence[str] | None = None,
     boxes: str | None = None,
+    bank: str | None = None,
     on_start: Callable[[int], None] = lambda count: None,
 ) -> Generator[Prediction, None, None]:
     """Predict the classes of videos, one after the other in the order of their names.
@@ -83,11 +84,12 @@ def predict(
         protocol, average, roots: as in `w3ray.scoring.evaluate.evaluate`.
         address: of a Ray cluster; None: a local one, if there are more than `FEW` videos.
         boxes: file of boxes, for a model that needs them. Its clips are those of the manifest, or the videos' paths.
+        bank: folder of a bank of the videos, for a model that reads one.
         on_start: called with the number of videos before the first one is scored.
 
     Raises:
         InputError: no model, no video that matches, an unknown protocol, views that the model cannot take, or no
-            boxes for a model that needs them.
+            boxes or bank for a model that needs them, or a bank for a model that reads none.
     """
     from w3ray.scoring.model_files import description_of, model_files, scorer_of
 
@@ -97,9 +99,13 @@ def predict(
     files = model_files(model_folder(model))
     description = description_of(files)
     require_views(model, description, looks)
-    rows, flip_map = _rows(videos, manifest, split)
+    rows, flip_map, location = _rows(videos, manifest, split)
     if (found := boxes_for(model, description, boxes)) is not None:
         rows = found.joined(rows, manifest or "the videos")
+    if (features := model_bank(model, description, [] if bank is None else [bank])) is not None:
+        rows = features.joined(rows, location, manifest or "the videos")
+    elif bank is not None:
+        raise InputError(f"--bank {bank}: {model} reads no bank; leave it out")
     on_start(rows.num_rows)
     if rows.num_rows <= FEW and address is None:
         scorer = scorer_of(files, looks, averaged, flip_map)
@@ -166,14 +172,15 @@ def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int) -> Predictio
     return Prediction(video=video, top=best.top, heads=best.heads)
 
 
-def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tuple[pa.Table, dict[int, int]]:
+def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tuple[pa.Table, dict[int, int], str]:
+    """The clips, the flip map, and the location of the manifest ("": there is none)."""
     if (manifest is None) == (not videos):
         raise InputError("name videos, or a manifest with --manifest (exactly one of the two)")
     if manifest is not None:
         clips = read_manifest(manifest)
         names = list(CLIP_COLUMNS)
         rows = clips.table.select(names) if split is None else clips.split(clips.split_named(split), names)
-        return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map
+        return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map, clips.location
     if split is not None:
         raise InputError("--split names a split of a manifest; add --manifest")
     found = sorted({video for name in videos for video in videos_of(name)})
@@ -182,4 +189,4 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
         "clip_id": found, "uri": found, "start_s": [None] * count, "end_s": [None] * count,
         "reversed": [False] * count, "label": [0] * count,
     }  # fmt: skip
-    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in CLIP_COLUMNS}), {}
+    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in CLIP_COLUMNS}), {}, ""

@@ -8,6 +8,7 @@ from typing import Any, Self, cast, get_args
 import pyarrow as pa
 
 from w3ray.cluster.plan import ResourcePlan, plan_resources
+from w3ray.data.bank import Bank, BankAbout, bank_for
 from w3ray.data.boxes import BoxFile, read_boxes
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
@@ -16,7 +17,7 @@ from w3ray.data.views import Protocol, parse_protocol
 from w3ray.errors import InputError
 from w3ray.evaluation.scorer import Average
 from w3ray.models import model_family
-from w3ray.models.bundle import ModelDescription
+from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription
 from w3ray.models.fits import check_clip
 
 SCORING_VERSION = 2
@@ -38,6 +39,8 @@ class Question:
     """The split's rows, with the columns `CLIP_COLUMNS`."""
     boxes: BoxFile | None = None
     """Boxes of the clips, for models that need them."""
+    bank: Bank | None = None
+    """The bank that the clips come with, for models that read one."""
 
     @classmethod
     def of(cls, manifest: str, split: str, *, protocol: str, average: str, fold: int | None, folds: int | None) -> Self:
@@ -67,17 +70,21 @@ class Question:
             about["changed_videos"] = changed  # so that scores of the files' old content are not used
         if self.boxes is not None:
             about["boxes"] = self.boxes.digest
+        if self.bank is not None:
+            about["bank"] = self.bank.identity
         return about
 
     def resolved_rows(self) -> pa.Table:
-        """The rows, with uris that can be opened from anywhere, and with their boxes.
+        """The rows, with uris that can be opened from anywhere, with their boxes and the files of their bank.
 
         Raises:
-            InputError: a clip has no boxes.
+            InputError: a clip has no boxes, or its video is not in the bank.
         """
         place = self.rows.schema.get_field_index("uri")
         rows = self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
-        return rows if self.boxes is None else self.boxes.joined(rows, self.clips.location)
+        where = self.clips.location
+        rows = rows if self.boxes is None else self.boxes.joined(rows, where)
+        return rows if self.bank is None else self.bank.joined(rows, where, where)
 
     def require_same_clips(self, other: "Question") -> None:
         """Raises: InputError if the two have other clips, classes or labels."""
@@ -150,6 +157,24 @@ def boxes_for(name: str, description: ModelDescription, location: str | None) ->
     if location is None:
         raise InputError(f"{name}: needs boxes of the clips; name the file with --boxes (see `w3ray data boxes`)")
     return read_boxes(location)
+
+
+def model_bank(name: str, description: ModelDescription, locations: Sequence[str]) -> Bank | None:
+    """The bank that a model reads. None: it reads none.
+
+    Args:
+        name: of the model, for messages.
+        description: of the model.
+        locations: folders of banks.
+
+    Raises:
+        InputError: it reads a bank, and none of these fits.
+    """
+    if description.clip.get("bank_window") is None:
+        return None
+    if description.bank is None:
+        raise InputError(f"{name}: its {DESCRIPTION_NAME} does not say which bank it was trained with")
+    return bank_for(name, BankAbout(**description.bank), description.clip["bank_channels"], locations)
 
 
 def check_average(average: str) -> Average:

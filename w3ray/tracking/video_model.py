@@ -45,7 +45,8 @@ class VideoModel(PythonModel):
             scores), and `reason`: why the video could not be read (then it has no scores and no label), else None.
 
         Raises:
-            InputError: an unknown protocol or average, or the model needs boxes, which this call has no place for.
+            InputError: an unknown protocol or average, or the model reads more than videos: this call has no place
+                for it.
         """
         from w3ray.data.views import parse_protocol
         from w3ray.errors import InputError
@@ -53,7 +54,8 @@ class VideoModel(PythonModel):
 
         if self.spec.side_inputs:
             raise InputError(
-                f"this model needs {', '.join(self.spec.side_inputs)} with its videos; use w3ray predict --boxes"
+                f"this model needs {', '.join(self.spec.side_inputs)} with its videos; use w3ray predict "
+                f"--{' --'.join(self.spec.side_inputs)}"
             )
         chosen = {"protocol": "1clip-center", "average": "scores", "top": 5, **(params or {})}
         protocol, average = parse_protocol(str(chosen["protocol"])), _average(chosen["average"])
