@@ -2,6 +2,7 @@
 
 import typer
 
+from w3ray.cli.data_bank import bank
 from w3ray.cli.data_boxes import boxes
 from w3ray.cli.data_check import check
 from w3ray.cli.data_flow import flow
@@ -18,3 +19,4 @@ app.command("check")(check)
 app.command("synth")(synth)
 app.command("flow")(flow)
 app.command("boxes")(boxes)
+app.command("bank")(bank)

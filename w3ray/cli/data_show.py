@@ -85,12 +85,12 @@ def show(
 
 
 def _clips(manifest: str, data: "Data") -> Manifest:
-    """The manifest, with its folds assigned. Raises: InputError if a video is outside the allowed folders."""
+    """The manifest, with its folds and its head. Raises: InputError if a video is outside the allowed folders."""
     from w3ray.data.roots import check_roots
 
     clips = read_manifest(manifest)
     check_roots(clips, data.roots)
-    return clips if data.fold is None or data.folds is None else clips.with_fold(data.fold, data.folds)
+    return data.chosen(clips)
 
 
 def _training_rows(

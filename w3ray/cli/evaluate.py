@@ -43,6 +43,13 @@ def evaluate(
         list[float] | None,
         typer.Option(help="Weight of a model's scores in the mean, one for each MODEL in order; default: equal."),
     ] = None,
+    combine: Annotated[
+        bool, typer.Option("--combine", help="Two models, one for each head of the clips, such as verbs and nouns.")
+    ] = False,
+    prior: Annotated[
+        str | None,
+        typer.Option(help="With --combine: split, or MANIFEST:SPLIT, whose pairs of classes weigh the actions."),
+    ] = None,
     storage: Annotated[str, typer.Option(help="Evaluations are stored in STORAGE/evaluations.")] = "runs",
     tracking: TrackingOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); default: local Ray.")] = None,
@@ -62,6 +69,8 @@ def evaluate(
             flow_manifest=flow_manifest,
             boxes=boxes,
             banks=bank or (),
+            combine=combine,
+            prior=prior,
             split=split,
             fold=fold,
             folds=folds,
@@ -85,7 +94,9 @@ def shown(result: Any) -> RenderableType:
     if result.folds is not None:
         read += f" in fold {result.fold} of {result.folds}"
     lines = [f"{read}, {result.protocol}, {result.average} averaged"]
-    if len(result.models) > 1:
+    if result.combine:
+        lines[0] += f", two models combined{'' if result.prior is None else f' with the prior of {result.prior}'}"
+    elif len(result.models) > 1:
         lines[0] += f", ensemble of {len(result.models)} models"
     if result.weights is not None:
         lines[0] += f" with weights {', '.join(f'{weight:g}' for weight in result.weights)}"

@@ -148,7 +148,8 @@ def _classes_of(recipe: Any) -> int:
         return len(CLASSES)
     if "://" not in recipe.data.manifest and not Path(recipe.data.manifest).is_file():
         return 1000
-    return read_manifest(recipe.data.manifest).heads.num_scores
+    found: int = recipe.data.chosen(read_manifest(recipe.data.manifest)).heads.num_scores
+    return found
 
 
 def measure(what: Profiled) -> dict[str, Any]:

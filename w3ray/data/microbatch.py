@@ -116,7 +116,7 @@ class MicrobatchDecoder:
 
     Args:
         spec: what the items hold and how a clip is loaded.
-        tables: the rows.
+        tables: the rows of each split, or where they are.
         watch: watches the reading, so that a clip that hangs or crashes the process is given up in the end; None: no
             watch.
         in_task: the watch belongs to one item, which Ray tries again in another process, and not to one actor.
@@ -125,7 +125,7 @@ class MicrobatchDecoder:
     def __init__(
         self,
         spec: StreamSpec[Order],
-        tables: ClipTables,
+        tables: ClipTables | Mapping[str, pa.Table],
         watch: WatchSpec | None = None,
         *,
         in_task: bool = False,
@@ -136,7 +136,7 @@ class MicrobatchDecoder:
         # enough (Ray sets OMP_NUM_THREADS for an actor of one CPU): the size of the pool sets how many cores decode.
         threading.Thread(target=import_module, args=("torch",), name="import-torch", daemon=True).start()
         self._spec = spec
-        self._tables = tables.fetched()
+        self._tables = tables.fetched() if isinstance(tables, ClipTables) else dict(tables)
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False

@@ -26,10 +26,13 @@ class HeadCounts:
     Args:
         heads: the heads that the scores and labels belong to.
         top, device: as in `Counts`.
+        prior_P: of the combinations, as in `combined_scores`.
     """
 
-    def __init__(self, heads: Heads, *, top: int = 5, device: torch.device | str = "cpu") -> None:
-        self.heads, self.top = heads, top
+    def __init__(
+        self, heads: Heads, *, top: int = 5, device: torch.device | str = "cpu", prior_P: Tensor | None = None
+    ) -> None:
+        self.heads, self.top, self._prior_P = heads, top, prior_P
         self.parts = tuple(Counts(len(head.classes), top=top, device=device) for head in heads.each())
         combinations = heads.num_labels if heads.several else 0
         self.combinations_3P = torch.zeros(3, combinations, dtype=torch.int64, device=device)
@@ -55,7 +58,7 @@ class HeadCounts:
 
     def _count_combinations(self, logits_BS: Tensor, labels_B: Tensor, valid_B: Tensor) -> None:
         finite_B = logits_BS.isfinite().all(1)
-        scores_BP = combined_scores(torch.where(finite_B[:, None], logits_BS.detach(), 0.0), self.heads)
+        scores_BP = combined_scores(torch.where(finite_B[:, None], logits_BS.detach(), 0.0), self.heads, self._prior_P)
         true_B1 = scores_BP.gather(1, labels_B[:, None])
         before_BP = torch.arange(scores_BP.shape[1], device=scores_BP.device) < labels_B[:, None]
         rank_B = ((scores_BP > true_B1) | ((scores_BP == true_B1) & before_BP)).sum(1)

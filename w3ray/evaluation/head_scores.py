@@ -16,16 +16,21 @@ def softmax_by_head(logits_BS: Tensor, heads: Heads) -> Tensor:
     return torch.cat([logits_BS[..., head.scores].softmax(-1) for head in heads.each()], -1)
 
 
-def combined_scores(logits_BS: Tensor, heads: Heads) -> Tensor:
+def combined_scores(logits_BS: Tensor, heads: Heads, prior_P: Tensor | None = None) -> Tensor:
     """Logarithms of the scores of the combinations, [B, P] in the order of labels: sums of the heads' log-softmax.
 
     The score of a combination is the product of the scores of its classes, as in the EPIC-Kitchens challenge.
+
+    Args:
+        logits_BS: scores before softmax.
+        heads: the heads.
+        prior_P: is added: logarithms of how frequent the combinations are. None: all are.
     """
     combined_BP = logits_BS.new_zeros(len(logits_BS), 1)
     for head in heads.each():
         logarithms_BK = logits_BS[:, head.scores].log_softmax(1)
         combined_BP = (combined_BP[:, :, None] + logarithms_BK[:, None, :]).flatten(1)
-    return combined_BP
+    return combined_BP if prior_P is None else combined_BP + prior_P
 
 
 def right_in_all_heads(logits_BS: Tensor, labels_B: Tensor, heads: Heads | None) -> Tensor:

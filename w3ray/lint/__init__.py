@@ -93,7 +93,7 @@ def lint(recipe: Recipe) -> LintReport:
 
 
 def _manifest(recipe: Recipe) -> tuple[Manifest | None, str | None]:
-    """The manifest of the recipe's data with its folds applied, or the reason why there is none."""
+    """The manifest of the recipe's data with its folds and its head applied, or the reason why there is none."""
     data = recipe.data
     try:
         if data.synthetic is not None:
@@ -103,8 +103,7 @@ def _manifest(recipe: Recipe) -> tuple[Manifest | None, str | None]:
         else:
             assert data.manifest is not None, "the recipe was checked"
             manifest = read_manifest(data.manifest)
-        if data.fold is not None and data.folds is not None:
-            manifest = manifest.with_fold(data.fold, data.folds)
+        manifest = data.chosen(manifest)
     except InputError as error:
         return None, str(error)
     return manifest, None

@@ -70,8 +70,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         assert data.manifest is not None
         manifest = read_manifest(data.manifest)
         check_roots(manifest, data.roots)
-    if data.folds is not None and data.fold is not None:
-        manifest = manifest.with_fold(data.fold, data.folds)
+    manifest = data.chosen(manifest)
     test_split = data.test_split if recipe.evaluation.split == "test" else data.val_split
     assert test_split is not None, "the recipe was checked"
     clip = recipe.data.clip_spec()

@@ -82,6 +82,14 @@ def read_scores(directory: str) -> tuple[dict[str, Any], ClipScores]:
         ) from error
 
 
+def require_no_prior(directory: str, document: Mapping[str, Any]) -> None:
+    """Raises: InputError if the evaluation's accuracies have a part that its scores do not hold."""
+    if document.get("prior") is not None:
+        raise InputError(
+            f"{directory}: was made with --prior {document['prior']}, which is not in its scores; evaluate without it"
+        )
+
+
 def heads_of(document: Mapping[str, Any]) -> Heads:
     """The heads and classes that the scores of a finished evaluation are for, from its document."""
     return Heads(tuple(document["classes"]), tuple((name, size) for name, size in document.get("heads", ())))
@@ -100,7 +108,7 @@ class KeptScores:
     def __init__(
         self, root: StoragePath, model: StoragePath, description: ModelDescription, question: Question
     ) -> None:
-        self.model, self.question, self._description = model, question, description
+        self.model, self.question, self.description = model, question, description
         with fetched(model) as local:
             weights = hashlib.sha256()
             for name in (WEIGHTS_NAME, DESCRIPTION_NAME):
@@ -143,7 +151,7 @@ class KeptScores:
         waiting: list[pa.Table] = []
         began, written_s = first, time.monotonic()
         scored = score_clips(
-            model_files(self.model), question.resolved_rows(), spec=ClipSpec(**self._description.clip),
+            model_files(self.model), question.resolved_rows(), spec=ClipSpec(**self.description.clip),
             protocol=question.protocol, average=question.average, plan=plan, flip_map=question.clips.flip_map,
             first_row=first, roots=roots, plugins=self.plugins,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from w3ray.errors import InputError
 from w3ray.evaluation.uncertainty import paired_difference
 from w3ray.heads import Heads
-from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores
+from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores, require_no_prior
 from w3ray.scoring.measure import right
 
 
@@ -45,12 +45,14 @@ def compare(directories: Sequence[str], *, classes: int = 5) -> list[Compared]:
         classes: how many classes to name.
 
     Raises:
-        InputError: fewer than two evaluations, one that is not finished, other clips, or other labels for the same
-            clips.
+        InputError: fewer than two evaluations, one that is not finished or has a prior, other clips, or other labels
+            for the same clips.
     """
     if len(directories) < 2:
         raise InputError("compare: name at least two evaluations: folders that `w3ray evaluate` wrote")
     found = [read_scores(directory) for directory in directories]
+    for directory, (document, _) in zip(directories, found, strict=True):
+        require_no_prior(directory, document)
     scores = [clip_scores for _, clip_scores in found]
     for directory, one in zip(directories[1:], scores[1:], strict=True):
         _check_same(directories[0], directory, scores[0], one)

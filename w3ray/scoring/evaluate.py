@@ -6,6 +6,7 @@ An interrupted evaluation resumes where it stopped. A repeated evaluation only r
 `w3ray.scoring.clip_scores`.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +14,18 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from w3ray._digest import digest_of
 from w3ray._file_names import file_stem
 from w3ray.attention.health import StageHealth, read_health
 from w3ray.cluster.connection import Connection
 from w3ray.data.modality import holds_flow, require_modality
 from w3ray.errors import InputError, RunError
-from w3ray.heads import UNLABELLED, Heads
+from w3ray.heads import UNLABELLED, Head, Heads
 from w3ray.models.bundle import model_folder, read_description
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
+from w3ray.scoring.combine import check_heads, head_of, log_prior, side_by_side
 from w3ray.scoring.measure import calibrations, check_weights, counted, ensemble, measure
 from w3ray.scoring.question import Question, boxes_for, model_bank, plan_scoring
 from w3ray.storage import StoragePath, fetched, require_writable, storage_path, write_text, written_whole
@@ -48,6 +52,10 @@ class Evaluated:
     reused: int
     """Number of clips whose scores existed already, summed over the models."""
     seconds: float
+    combine: bool = False
+    """The models have one head each."""
+    prior: str | None = None
+    """Of the combinations, in their accuracies."""
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,8 +80,12 @@ def evaluate(
     weights: Sequence[float] = (),
     boxes: str | None = None,
     banks: Sequence[str] = (),
+    combine: bool = False,
+    prior: str | None = None,
 ) -> Evaluated:
-    """Score a split of a manifest and write its report. Several models form an ensemble: their scores are averaged.
+    """Score a split of a manifest and write its report.
+
+    Several models form an ensemble: their scores are averaged. With `combine`, each has one head of the clips instead.
 
     Args:
         models: folders of models.
@@ -93,6 +105,8 @@ def evaluate(
         weights: of the models in the mean of their scores, one for each; (): they count the same.
         boxes: file of boxes of the clips, for the models that need them.
         banks: folders of banks of the videos; a model that reads one takes that of its kind.
+        combine: two models, each with the classes of one of the clips' two heads: see `w3ray.scoring.combine`.
+        prior: with `combine`: a split of the manifest, or MANIFEST:SPLIT, whose pairs of classes weigh the actions.
 
     Raises:
         InputError: no model, wrong weights, no such split or fold, other classes, an unknown protocol, views that a
@@ -103,6 +117,7 @@ def evaluate(
     started = time.monotonic()
     if not models:
         raise InputError("name at least one model")
+    _check_combine(models, weights, combine, prior)
     weights_of_models, root = check_weights(weights, len(models)), storage_path(storage)
     question = Question.of(manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
     require_writable(root)
@@ -111,14 +126,20 @@ def evaluate(
         flow = Question.of(flow_manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
         question.require_same_clips(flow)
         questions.append(flow)
-    parts = [_kept(root, name, questions, boxes, banks) for name in models]
+    parts = [_kept(root, name, questions, boxes, banks, combine) for name in models]
+    prior_P = None if prior is None else log_prior(prior, question.clips)
+    found = _heads_of(models, parts, question) if combine else ()
     if banks and not any(part.question.bank for part in parts):
         raise InputError(f"--bank {banks[0]}: {models[0]} reads no bank; leave it out")
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
-    result = ensemble([part.scores() for part in parts], weights_of_models)
+    scores = [part.scores() for part in parts]
+    result = side_by_side(scores, found) if combine else ensemble(scores, weights_of_models)
     _check_readable(result, max_failed_share, parts[0].directory)
-    directory = parts[0].directory if len(parts) == 1 else _keep_ensemble(root, parts, weights_of_models, result)
+    directory = parts[0].directory
+    if len(parts) > 1:
+        more = {"combine": True, "prior": _digest_of_prior(prior_P)} if combine else {}
+        directory = _keep_ensemble(root, parts, weights_of_models, result, more)
     folders = [str(part.model) for part in parts]
     answer = Evaluated(
         directory=str(directory),
@@ -136,17 +157,46 @@ def evaluate(
         clips=question.rows.num_rows,
         unreadable=len(result.reasons),
         unlabelled=int((result.labels == UNLABELLED).sum()),
-        metrics=measure(result, question.clips.heads),
+        metrics=measure(result, question.clips.heads, prior_P),
+        combine=combine,
+        prior=prior,
         reused=reused,
         seconds=time.monotonic() - started,
     )
     attention = {name: read_health(part.model) for name, part in zip(answer.models, parts, strict=True)}
-    _write_report(directory, result, question.clips.heads, answer, attention)
+    _write_report(directory, result, question.clips.heads, answer, attention, prior_P)
     return answer
 
 
+def _check_combine(models: Sequence[str], weights: Sequence[float], combine: bool, prior: str | None) -> None:
+    if not combine:
+        if prior is not None:
+            raise InputError("--prior weighs the actions of two models; add --combine")
+        return
+    if len(models) != 2:
+        raise InputError(f"--combine: needs two models, one for each head; {len(models)} given")
+    if weights:
+        raise InputError("--weight: the scores of two heads are not averaged; leave it out with --combine")
+
+
+def _heads_of(models: Sequence[str], parts: Sequence[KeptScores], question: Question) -> list[Head]:
+    """The head of each of the models that are combined."""
+    found = [head_of(name, part.description, question.clips) for name, part in zip(models, parts, strict=True)]
+    check_heads(models, found, question.clips.heads)
+    return found
+
+
+def _digest_of_prior(prior_P: np.ndarray | None) -> str | None:
+    return None if prior_P is None else hashlib.sha256(prior_P.tobytes()).hexdigest()
+
+
 def _kept(
-    root: StoragePath, name: str, questions: Sequence[Question], boxes: str | None, banks: Sequence[str]
+    root: StoragePath,
+    name: str,
+    questions: Sequence[Question],
+    boxes: str | None,
+    banks: Sequence[str],
+    combine: bool,
 ) -> KeptScores:
     """The kept scores of the model in a folder; some or all may be missing."""
     folder = model_folder(name)
@@ -155,7 +205,10 @@ def _kept(
     flow_fields = description.clip.get("flow_fields")
     question = next((one for one in questions if holds_flow(one.clips) == (flow_fields is not None)), questions[0])
     require_modality(question.clips, flow_fields, name)
-    question.require_classes(name, description)
+    if combine:
+        head_of(name, description, question.clips)
+    else:
+        question.require_classes(name, description)
     question.require_clips(name, description)
     if (found := boxes_for(name, description, boxes)) is not None:
         question = replace(question, boxes=found)
@@ -190,13 +243,21 @@ def _score(
 
 
 def _keep_ensemble(
-    root: StoragePath, parts: Sequence[KeptScores], weights: Sequence[float] | None, result: ClipScores
+    root: StoragePath,
+    parts: Sequence[KeptScores],
+    weights: Sequence[float] | None,
+    result: ClipScores,
+    more: Mapping[str, Any],
 ) -> StoragePath:
-    """Write the averaged scores into a folder of their own."""
+    """Write scores that were computed from several models' scores into a folder of their own.
+
+    Args:
+        more: what decides them besides the models and their weights.
+    """
     question = parts[0].question
     of_weights = {} if weights is None else {"weights": list(weights)}
-    key = digest_of({"ensemble": [part.identity for part in parts], **of_weights})
-    name = f"ensemble-{file_stem(question.split)}-{question.protocol.name}-{key[:12]}"
+    key = digest_of({"ensemble": [part.identity for part in parts], **of_weights, **more})
+    name = f"{'combined' if more else 'ensemble'}-{file_stem(question.split)}-{question.protocol.name}-{key[:12]}"
     write_scores(root / "evaluations" / name, result)
     return root / "evaluations" / name
 
@@ -217,13 +278,14 @@ def _write_report(
     heads: Heads,
     answer: Evaluated,
     attention: Mapping[str, Sequence[StageHealth]],
+    prior_P: np.ndarray | None,
 ) -> None:
     from w3ray.evaluation.reliability import write_calibration
     from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 
     if answer.metrics:
         with written_whole(directory / "report", last=PER_CLASS_JSON) as folder:
-            write_report(folder, counted(result, heads), attention)
+            write_report(folder, counted(result, heads, prior_P), attention)
             for prefix, found in calibrations(result, heads).items():
                 write_calibration(folder, found, prefix)
     document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 _SCORES_AT_ONCE = 1 << 24
 
 
-def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
+def measure(result: ClipScores, heads: Heads, prior_P: np.ndarray | None = None) -> dict[str, Any]:
     """Accuracies with their intervals, loss, and calibration, over the clips that could be read and have a label.
 
     With several heads, `top1` and the other names are of their combinations, `verb_top1` and so on of each head; the
     loss is the sum over the heads. {} if no clip has a label.
+
+    Args:
+        result: the scores.
+        heads: their heads.
+        prior_P: logarithms of the frequencies of the combinations; they have a part in `top1`, `top5` and
+            `mean_class_accuracy`. None: there is none.
 
     Raises:
         RunError: no clip could be read.
@@ -32,9 +38,9 @@ def measure(result: ClipScores, heads: Heads) -> dict[str, Any]:
     known = result.measurable
     if not known.any():
         return {}
-    metrics: dict[str, Any] = dict(counted(result, heads).result())
+    metrics: dict[str, Any] = dict(counted(result, heads, prior_P).result())
     scores, labels = result.scores[known], result.labels[known]
-    for name, rank_N in _ranks(scores, labels, heads).items():
+    for name, rank_N in _ranks(scores, labels, heads, prior_P).items():
         for top in (1, 5):
             metrics[f"{name}top{top}_interval"] = accuracy_interval(rank_N < top)
     metrics |= {f"{name}calibration_error": one.expected_error for name, one in calibrations(result, heads).items()}
@@ -58,7 +64,7 @@ def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
     return {"": calibration_of(sure_N, right_N), **found}
 
 
-def counted(result: ClipScores, heads: Heads) -> "HeadCounts":
+def counted(result: ClipScores, heads: Heads, prior_P: np.ndarray | None = None) -> "HeadCounts":
     """Counts over the `measurable` clips. The loss is computed from the logarithms of the scores."""
     import torch
 
@@ -66,7 +72,7 @@ def counted(result: ClipScores, heads: Heads) -> "HeadCounts":
 
     known = result.measurable
     scores = torch.from_numpy(result.scores[known].astype(np.float64))
-    counts = HeadCounts(heads)
+    counts = HeadCounts(heads, prior_P=None if prior_P is None else torch.from_numpy(prior_P))
     counts.update(scores.clamp(min=1e-30).log(), torch.from_numpy(result.labels[known]).long())
     return counts
 
@@ -113,7 +119,9 @@ def check_weights(weights: Sequence[float], num_models: int) -> tuple[float, ...
     return None if len(set(weights)) == 1 else tuple(weights)
 
 
-def _ranks(scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads) -> dict[str, np.ndarray]:
+def _ranks(
+    scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads, prior_P: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Prefix of the metrics' names -> int [N]: how many classes rank before the label. Ties go by class number."""
     import torch
 
@@ -125,7 +133,8 @@ def _ranks(scores_NS: np.ndarray, labels_N: np.ndarray, heads: Heads) -> dict[st
     logarithms = torch.from_numpy(scores_NS.astype(np.float64)).clamp(min=1e-30).log()
     at_once = max(1, _SCORES_AT_ONCE // heads.num_labels)
     parts = zip(logarithms.split(at_once), range(0, len(scores_NS), at_once), strict=True)
-    combined = [_rank(combined_scores(part, heads).numpy(), labels_N[i : i + at_once]) for part, i in parts]
+    prior = None if prior_P is None else torch.from_numpy(prior_P)
+    combined = [_rank(combined_scores(part, heads, prior).numpy(), labels_N[i : i + at_once]) for part, i in parts]
     return {"": np.concatenate(combined), **ranks}
 
 

@@ -132,7 +132,7 @@ def score_clips_here(
     plugins: Shipment = NO_PLUGINS,
     keep: Kept = "scores",
 ) -> Generator[ScoredClips, None, None]:
-    """As `score_clips`, in this process alone: the same scores. A clip that crashes the process ends it."""
+    """As `score_clips`, in this process alone and without Ray. A clip that crashes the process ends it."""
     from w3ray.scoring.model_files import kept_of
 
     together = clips_together(protocol)
@@ -141,7 +141,7 @@ def score_clips_here(
         schedule=order, clip=spec, roots=None if roots is None else tuple(roots), protocol=protocol, cache=cache,
         plugins=plugins,
     )  # fmt: skip
-    decoder = MicrobatchDecoder(stream, ClipTables.of({"test": rows}))
+    decoder = MicrobatchDecoder(stream, {"test": rows})
     scorer = kept_of(files, protocol, average, flip_map or {}, keep)
     for number in range(first_row // together, order.total_items):
         some = decoder.decode(number)

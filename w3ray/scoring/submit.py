@@ -13,7 +13,7 @@ import numpy as np
 from w3ray.errors import InputError
 from w3ray.evaluation.submission import Supervision, epic_submission, something_submission
 from w3ray.published_sets import PUBLISHED_SETS
-from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores
+from w3ray.scoring.clip_scores import ClipScores, heads_of, read_scores, require_no_prior
 from w3ray.storage import write_bytes
 
 FORMATS = ("epic-kitchens-55", "epic-kitchens-100", "something-something-v2", "something-something-v1", "jester")
@@ -99,6 +99,7 @@ def _content(
     directory: str, document: Mapping[str, Any], scores: ClipScores, format: str, supervision: Supervision | None
 ) -> str:
     _check_readable(directory, scores)
+    require_no_prior(directory, document)
     scores_NS = np.asarray(scores.scores)
     try:
         heads = heads_of(document)

@@ -141,6 +141,27 @@ class Manifest:
         table = self.table.set_column(place, SCHEMA.field("split"), fresh)
         return replace(self, table=table)
 
+    def with_head(self, name: str) -> "Manifest":
+        """The same clips with the labels and classes of one of several heads, such as "verb".
+
+        Raises:
+            InputError: the clips have no such head.
+        """
+        where = self.location or "manifest"
+        found = [head for head in self.heads.each() if head.name == name]
+        if not self.head_sizes or not found:
+            known = f"it has {', '.join(self.heads.names)}" if self.head_sizes else "its clips have one label each"
+            raise InputError(f"{where}: no head {name!r}; {known}")
+        (head,) = found
+        place = SCHEMA.get_field_index("label")
+        field, labels = SCHEMA.field("label"), self.table["label"]
+        known_labels = np.asarray(pc.fill_null(labels, 0))
+        own = pa.array(head.label(known_labels), field.type, mask=np.asarray(pc.is_null(labels)))
+        # A mirror image of a clip with several labels keeps them.
+        flip_map = {label: label for label in range(len(head.classes))} if self.flip_map else {}
+        table = self.table.set_column(place, field, own)
+        return replace(self, table=table, classes=head.classes, head_sizes=(), flip_map=flip_map)
+
 
 def metadata_of(manifest: Manifest) -> dict[str, object]:
     metadata: dict[str, object] = {

@@ -12,6 +12,7 @@ from w3ray.recipe.sections._known import known_in
 
 if TYPE_CHECKING:
     from w3ray.data.clip import ClipSpec
+    from w3ray.data.manifest import Manifest
     from w3ray.data.shared_clips import SharedClips
     from w3ray.data.video_cache import VideoCache
 
@@ -61,6 +62,11 @@ class Data(Section):
     )
     fold: int | None = Field(default=None, ge=0, description="cross-validation by group: the validation fold, from 0")
     folds: int | None = Field(default=None, ge=2, description="cross-validation by group: number of folds")
+    head: Annotated[str | None, AsBefore(None)] = Field(
+        default=None,
+        min_length=1,
+        description="of clips with several labels, the one to learn, such as verb; null: all of them together",
+    )
     num_frames: int = Field(default=8, ge=1, description="frames of a clip")
     sampling: Annotated[str, known_in("sampling", "samplers")] = Field(
         default="segment", description="how frames are chosen"
@@ -133,6 +139,16 @@ class Data(Section):
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side {self.short_side} is smaller than size {self.size}, the side of the crop")
         return self
+
+    def chosen(self, manifest: "Manifest") -> "Manifest":
+        """The manifest with the folds and the head that this section names.
+
+        Raises:
+            InputError: there are no such folds, or no such head.
+        """
+        if self.folds is not None and self.fold is not None:
+            manifest = manifest.with_fold(self.fold, self.folds)
+        return manifest if self.head is None else manifest.with_head(self.head)
 
     def video_cache(self) -> "VideoCache | None":
         """Where decoders cache videos of object storage. None: nowhere."""
