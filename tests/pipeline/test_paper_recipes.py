@@ -1,5 +1,6 @@
 """The recipes for the paper's results: their values, that they can be planned unchanged, and that they run."""
 
+import itertools
 import json
 import math
 import re
@@ -71,6 +72,8 @@ ROWS = {
     "egogesture-i3d-inception-32f": (32, 83, "test"),
     "egogesture-c3d-rsttm-40f": (40, 83, "test"),
 }
+BANKS = {"epic-lfb-verb-32f": ("verb", 125), "epic-lfb-noun-32f": ("noun", 352)}
+"""Recipes with a bank -> the head that they learn, and its classes."""
 AS_TRN = (0.001, 64, 120, (50, 100), "partial", 20, 5e-4)
 AS_THEIR_CODE = {
     "bninception": AS_TRN,
@@ -113,7 +116,7 @@ CLIPS = {"train": 1000, "val": 200, "test": 150}
 
 
 def test_all_of_them_are_here() -> None:
-    assert {name for name in known_recipes() if re.search(r"-\d+f$", name)} == set(ROWS)
+    assert {name for name in known_recipes() if re.search(r"-\d+f$", name)} == {*ROWS, *BANKS}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -189,13 +192,48 @@ class TestPage:
         assert stages[0].model.refines == ("w3" in name)
 
 
+@pytest.mark.parametrize("name", BANKS)
+class TestBanks:
+    def test_every_value_has_its_source_on_its_line(self, name: str) -> None:
+        page = known_recipes()[name].read_text()
+        values = page[page.index("\ndata:") : page.index("\nstages:")].splitlines()
+        stated = 0
+        for before, line in itertools.pairwise(values):
+            if re.match(r"  +\w+: ", line) and "manifest:" not in line:
+                source = line.partition("#")[2] or before.partition("#")[2] * before.lstrip().startswith("#")
+                assert re.match(r" (W3 |LFB |NL |our default: |our default$|a part of W3)", source), line
+                stated += 1
+        assert stated >= 25
+        assert f"w3ray run {name}\n" in page
+        assert re.search(r"# published: +top-1 \d\d\.\d, top-5 \d\d\.\d", page)
+        assert str(load_recipe(name).model.weights) in page
+
+    def test_is_planned_as_it_is(self, name: str, tmp_path: Path) -> None:
+        head, num_classes = BANKS[name]
+        manifest = manifest_of(tmp_path / "manifest.parquet", "epic", 477)
+        recipe = load_recipe(
+            name, [f"data.manifest={manifest}", "model.weights=null", f"storage={tmp_path}/runs"]
+        )  # fmt: skip
+        data = prepare_data(recipe)
+        assert recipe.data.head == head
+        assert data.heads.num_scores == num_classes
+        baseline, bank, lfb = plan_stages(recipe, data)
+        assert bank.of is baseline
+        assert lfb.bank is bank
+        assert lfb.model_arguments(data)["num_classes"] == num_classes
+        assert [stage.model.attention for stage in recipe.resolved_stages()] == [recipe.model.attention] * 2
+        steps = recipe.train.epochs * 23191 / recipe.train.batch_size
+        published = {"verb": 36_000, "noun": 50_000}[head]
+        assert steps == pytest.approx(published, rel=0.02)
+
+
 @pytest.mark.parametrize("system", [one for one in SYSTEMS if one.recipe], ids=lambda one: f"{one.name} {one.frames}")
 def test_systems_recipes_are_its_networks(system: System) -> None:
     """The recipes that the table of all systems names train the networks whose cost it has."""
     recipes = [load_recipe(name) for name in (system.recipe, *system.others) if name is not None]
     assert len(recipes) == len(system.networks)
     for recipe, network in zip(recipes, system.networks, strict=True):
-        model = recipe.resolved_stages()[0].model
+        model = recipe.resolved_stages()[-1].model
         family = MODELS[network.model]
         assert (model.name, recipe.data.num_frames) == (network.model, network.frames)
         assert (model.backbone if family.takes_backbone else None, recipe.data.size) == (network.backbone, network.size)

@@ -117,6 +117,11 @@ PEERS = (
         backbone="", kind="nonlocal",
     ),
     *(
+        Row(recipe=recipe, data=EPIC, frames=32, attention=True, table="Table 4", top1=32.7, model="lfb", backbone="",
+            kind="nonlocal", options=(("window", window),))
+        for recipe, window in (("epic-lfb-verb-32f", 40), ("epic-lfb-noun-32f", 12))
+    ),
+    *(
         Row(recipe=recipe, data=SSV1, frames=frames, attention=False, table="Table 1", top1=top1, model="eco",
             backbone="", options=(("lite", lite),))
         for recipe, frames, top1, lite in (
