@@ -17,6 +17,7 @@ from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.scoring.make_bank import BankOrder, make_bank, moments_of
 from w3ray.scoring.model_files import model_files
+from w3ray.storage import storage_path
 
 SMALL = {"width": 8, "blocks": [1, 1, 1, 1]}
 SPEC = ClipSpec(num_frames=4, size=32)
@@ -170,3 +171,21 @@ def test_a_network_that_gives_no_numbers_is_refused(model, videos, tmp_path, mon
     assert not (tmp_path / BANK_NAME).exists()
     with pytest.raises(InputError, match="no finished bank here"):
         read_bank(str(tmp_path))
+
+
+def test_on_object_storage(model, videos, tmp_path, s3):
+    s3.heal()
+    make_bank(order_of(model, videos, tmp_path), PLAN)
+    order = order_of(model, videos, storage_path("s3://bucket/test_on_object_storage"))
+
+    def stop(done: int, total: int) -> None:
+        if done > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_bank(order, PLAN, on_progress=stop)
+    bank = make_bank(order, PLAN)
+    assert bank == read_bank("s3://bucket/test_on_object_storage")
+    for name in videos:
+        whole = np.load(features_file(tmp_path, name))
+        np.testing.assert_array_equal(features_at(bank.file_of(name), 0, len(whole)), whole)

@@ -20,6 +20,11 @@ TrackingOption = Annotated[
     ),
 ]
 
+BanksOption = Annotated[
+    list[str] | None,
+    typer.Option("--bank", metavar="FOLDER", help="Bank of the videos, for models that read one. Can be repeated."),
+]
+
 
 @contextmanager
 def opened_models(

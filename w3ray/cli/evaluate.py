@@ -9,9 +9,17 @@ from w3ray._format import percent
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._console import lines as as_lines
-from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
+from w3ray.cli._models import MODEL_HELP, BanksOption, TrackingOption, opened_models
 from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
+
+CombineOption = Annotated[
+    bool, typer.Option("--combine", help="Two models, one for each head of the clips, such as verbs and nouns.")
+]
+PriorOption = Annotated[
+    str | None,
+    typer.Option(help="With --combine: split, or MANIFEST:SPLIT, whose pairs of classes weigh the actions."),
+]
 
 
 @run_command
@@ -25,9 +33,7 @@ def evaluate(
         str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")
     ] = None,
     boxes: Annotated[str | None, typer.Option(help="Boxes of the clips, for models that need them.")] = None,
-    bank: Annotated[
-        list[str] | None, typer.Option(help="Bank of the videos, for models that read one. Can be repeated.")
-    ] = None,
+    bank: BanksOption = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     fold: Annotated[
         int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
@@ -43,13 +49,8 @@ def evaluate(
         list[float] | None,
         typer.Option(help="Weight of a model's scores in the mean, one for each MODEL in order; default: equal."),
     ] = None,
-    combine: Annotated[
-        bool, typer.Option("--combine", help="Two models, one for each head of the clips, such as verbs and nouns.")
-    ] = False,
-    prior: Annotated[
-        str | None,
-        typer.Option(help="With --combine: split, or MANIFEST:SPLIT, whose pairs of classes weigh the actions."),
-    ] = None,
+    combine: CombineOption = False,
+    prior: PriorOption = None,
     storage: Annotated[str, typer.Option(help="Evaluations are stored in STORAGE/evaluations.")] = "runs",
     tracking: TrackingOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); default: local Ray.")] = None,

@@ -9,7 +9,7 @@ from w3ray.attention import health
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._console import lines as as_lines
-from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
+from w3ray.cli._models import MODEL_HELP, BanksOption, TrackingOption, opened_models
 
 
 @run_command
@@ -23,9 +23,7 @@ def explain(
     ] = None,
     true: Annotated[str | None, typer.Option(metavar="CLASS", help="True class of the videos, to show.")] = None,
     boxes: Annotated[str | None, typer.Option(help="File of boxes of the videos, for models that need them.")] = None,
-    bank: Annotated[
-        list[str] | None, typer.Option(help="Bank of the videos, for models that read one. Can be repeated.")
-    ] = None,
+    bank: BanksOption = None,
     top: Annotated[int, typer.Option(min=1, help="Number of classes in the answer.")] = 5,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,

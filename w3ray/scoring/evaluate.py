@@ -119,18 +119,17 @@ def evaluate(
         raise InputError("name at least one model")
     _check_combine(models, weights, combine, prior)
     weights_of_models, root = check_weights(weights, len(models)), storage_path(storage)
-    question = Question.of(manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
+    manifests = [manifest] if flow_manifest is None else [manifest, flow_manifest]
+    question, *others = (
+        Question.of(one, split, protocol=protocol, average=average, fold=fold, folds=folds) for one in manifests
+    )
     require_writable(root)
-    questions = [question]
-    if flow_manifest is not None:
-        flow = Question.of(flow_manifest, split, protocol=protocol, average=average, fold=fold, folds=folds)
-        question.require_same_clips(flow)
-        questions.append(flow)
-    parts = [_kept(root, name, questions, boxes, banks, combine) for name in models]
+    for other in others:
+        question.require_same_clips(other)
+    parts = [_kept(root, name, [question, *others], boxes, banks, combine) for name in models]
     prior_P = None if prior is None else log_prior(prior, question.clips)
     found = _heads_of(models, parts, question) if combine else ()
-    if banks and not any(part.question.bank for part in parts):
-        raise InputError(f"--bank {banks[0]}: {models[0]} reads no bank; leave it out")
+    _check_banks(banks, models, parts)
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
     scores = [part.scores() for part in parts]
@@ -140,13 +139,9 @@ def evaluate(
     if len(parts) > 1:
         more = {"combine": True, "prior": _digest_of_prior(prior_P)} if combine else {}
         directory = _keep_ensemble(root, parts, weights_of_models, result, more)
-    folders = [str(part.model) for part in parts]
     answer = Evaluated(
         directory=str(directory),
-        models=tuple(
-            folder if name == given else name
-            for folder, name, given in zip(folders, names or models, models, strict=True)
-        ),
+        models=_shown_names(parts, models, names or models),
         manifest=question.clips.location,
         split=question.split,
         fold=fold,
@@ -168,6 +163,11 @@ def evaluate(
     return answer
 
 
+def _shown_names(parts: Sequence[KeptScores], given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The models' names: where a model has none, its folder."""
+    return tuple(str(part.model) if name == one else name for part, one, name in zip(parts, given, names, strict=True))
+
+
 def _check_combine(models: Sequence[str], weights: Sequence[float], combine: bool, prior: str | None) -> None:
     if not combine:
         if prior is not None:
@@ -177,6 +177,11 @@ def _check_combine(models: Sequence[str], weights: Sequence[float], combine: boo
         raise InputError(f"--combine: needs two models, one for each head; {len(models)} given")
     if weights:
         raise InputError("--weight: the scores of two heads are not averaged; leave it out with --combine")
+
+
+def _check_banks(banks: Sequence[str], models: Sequence[str], parts: Sequence[KeptScores]) -> None:
+    if banks and not any(part.question.bank for part in parts):
+        raise InputError(f"--bank {banks[0]}: {models[0]} reads no bank; leave it out")
 
 
 def _heads_of(models: Sequence[str], parts: Sequence[KeptScores], question: Question) -> list[Head]:
