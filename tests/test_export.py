@@ -173,9 +173,16 @@ def test_without_the_packages_one_line_says_what_to_install(model, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_reads_more_than_clips_is_refused(tmp_path):
-    folder = make_model(tmp_path / "model", "i3d_gcn", boxes_per_frame=2)
-    with pytest.raises(InputError, match=r"i3d_gcn: cannot be exported: it reads boxes with each clip") as caught:
+@pytest.mark.parametrize(
+    ("name", "reads", "clip"),
+    [
+        ("i3d_gcn", "boxes", {"boxes_per_frame": 2}),
+        ("lfb", "bank", {"bank_window": 5, "bank_channels": 12, "bank_every_s": 1.0}),
+    ],
+)
+def test_a_network_that_reads_more_than_clips_is_refused(tmp_path, name, reads, clip):
+    folder = make_model(tmp_path / "model", name, **clip)
+    with pytest.raises(InputError, match=rf"{name}: cannot be exported: it reads {reads} with each clip") as caught:
         export_model(folder, "torch", tmp_path / "model.pt2")
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -12,6 +12,7 @@ from w3ray._format import duration, percent
 from w3ray.attention.health import GateHealth, StageHealth
 from w3ray.cli._display import Display, RunView, picture
 from w3ray.events import (
+    BankProgress,
     CheckpointSaved,
     Event,
     Overhead,
@@ -68,6 +69,7 @@ SUMMARY = RunSummary(
     mlflow_command="mlflow ui --backend-store-uri sqlite:///" + "/a-long-folder-name" * 6 + "/mlflow.db",
     overhead=Overhead(to_first_step_s=11.5, between_stages_s={"student": 4.25}, outside_steps_s=20.0, total_s=90.0),
 )
+BANK = StageStarted(stage="bank", state="run", why="new", total_steps=0, epochs=0)
 ALL: list[Event] = [
     STARTED,
     TEACHER,
@@ -200,6 +202,32 @@ class TestPlain:
         )
         assert text in stream.getvalue()
 
+    def test_a_bank(self, clock: Clock) -> None:
+        display, stream = plain(clock)
+        display.handle(BANK)
+        for features in range(0, 300, 10):
+            clock.now_s += 1
+            display.handle(BankProgress(stage="bank", features=features, total_features=300))
+        display.handle(replace(BANK, state="resume"))
+        display.handle(StageFinished(stage="bank", metrics={}, checkpoint="", seconds=30.0))
+        assert [line.split("] ")[1] for line in stream.getvalue().splitlines()] == [
+            "bank: starts (new)",
+            "bank: 0/300 features",
+            "bank: 100/300 features",
+            "bank: 200/300 features",
+            "bank: resumes (new)",
+            "bank: done, 30 s",
+        ]
+
+    def test_a_bank_has_no_gain_and_the_stage_behind_it_has(self, clock: Clock) -> None:
+        display, stream = plain(clock)
+        display.handle(STARTED)
+        teacher, student = SUMMARY.stages
+        bank = StageSummary(name="bank", state="run", metrics={}, seconds=3.0)
+        display.handle(RunFinished(summary=replace(SUMMARY, stages=(teacher, bank, student))))
+        rows = {line.split("│")[1].strip(): line.split("│") for line in stream.getvalue().splitlines() if "│" in line}
+        assert [rows[name][4].strip() for name in ("teacher", "bank", "student")] == ["", "", "+2.5"]
+
     def test_closing_table(self, clock: Clock) -> None:
         display, stream = plain(clock)
         display.handle(STARTED)
@@ -306,6 +334,11 @@ class TestPicture:
         text = "\n".join(drawn([STARTED, TEACHER, progress(120, "test")]))
         assert "evaluation 120/800 clips" in text
         assert "starting workers" not in text
+
+    def test_a_bank_has_one_bar(self) -> None:
+        lines = drawn([STARTED, BANK, BankProgress(stage="bank", features=30, total_features=300)])
+        assert sum("30/300 features" in line for line in lines) == 1
+        assert not any("step" in line or "starting" in line for line in lines)
 
     def test_a_narrow_terminal_keeps_names_states_and_numbers(self) -> None:
         long = "finished by another run with the very same recipe and the very same data, so there is nothing to do"

@@ -130,7 +130,7 @@ class TestRun:
         assert [one.state for one in again.stages] == ["reuse", "reuse", "reuse"]
         assert [one.identity for one in again.stages] == [one.identity for one in result.stages]
 
-    def test_evaluate_predict_explain_and_export(self, result, storage, tmp_path, capfd, monkeypatch):
+    def test_evaluate_predict_and_export(self, result, storage, tmp_path, capfd, monkeypatch):
         monkeypatch.chdir(tmp_path)
         baseline, bank, long = result.stages
         (manifest,) = storage.glob("data/*/manifest.parquet")
@@ -142,9 +142,12 @@ class TestRun:
         assert main(["predict", long.model, *asked, "--bank", bank.bank, "--top", "1", "--json"]) == 0
         predicted = json.loads(capfd.readouterr().out)["predictions"]
         assert len(predicted) == 8
-        video = next(manifest.parent.glob("**/*.mp4"))
-        assert main(["predict", long.model, str(video), "--bank", bank.bank, "--json"]) == 0
+        seen, unseen = (next(manifest.parent.glob(f"**/{split}/**/*.mp4")) for split in ("val", "test"))
+        assert main(["predict", long.model, str(seen), "--bank", bank.bank, "--json"]) == 0
         assert "top" in json.loads(capfd.readouterr().out)["predictions"][0]
+        assert main(["predict", long.model, str(unseen), "--bank", bank.bank]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"has no features of 1 of 1 videos of the videos, such as '{unseen}'" in line
         assert main(["export", long.model, "--format", "torch", "--out", "model.pt2"]) == 2
         assert "cannot be exported: it reads bank with each clip" in capfd.readouterr().err
 

@@ -1,5 +1,7 @@
 """A bank is the same however often it was interrupted, and what cannot be read is said. Nothing here starts Ray."""
 
+import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,9 +10,11 @@ import pytest
 import torch
 from videos import cut, write_video
 
+from w3ray.cli import main
 from w3ray.cluster.plan import plan_resources
 from w3ray.data.bank import BANK_NAME, BankAbout, features_at, features_file, read_bank, video_key
 from w3ray.data.clip import ClipSpec, read_clip
+from w3ray.data.manifest import build_manifest, write_manifest
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models import build_model
@@ -189,3 +193,26 @@ def test_on_object_storage(model, videos, tmp_path, s3):
     for name in videos:
         whole = np.load(features_file(tmp_path, name))
         np.testing.assert_array_equal(features_at(bank.file_of(name), 0, len(whole)), whole)
+
+
+def test_bad_input_of_the_command_is_one_line(model, videos, tmp_path, capsys):
+    columns = {"clip_id": ["a"], "uri": [videos["a.mp4"]], "label": [0], "split": ["train"]}
+    manifest = write_manifest(build_manifest(columns, ["x"]), str(tmp_path / "m.parquet")).location
+    description = json.loads((model / "model.json").read_text())
+    reader = tmp_path / "reader"
+    shutil.copytree(model, reader)
+    description["clip"] |= {"bank_window": 4, "bank_channels": 8, "bank_every_s": 1.0}
+    (reader / "model.json").write_text(json.dumps(description))
+    other = order_of(model, videos, tmp_path / "other")
+    make_bank(other, PLAN)
+    for words, said in (
+        ([str(model), manifest, str(tmp_path / "o"), "--every-s", "0"], "--every-s 0: must be a number above 0"),
+        ([str(model), manifest, str(tmp_path / "o"), "--span-s", "inf"], "--span-s inf: must be a number above 0"),
+        ([str(tmp_path), manifest, str(tmp_path / "o")], "no model here"),
+        ([str(model), str(tmp_path / "none.parquet"), str(tmp_path / "o")], "none.parquet"),
+        ([str(reader), manifest, str(tmp_path / "o")], "reads bank with each clip, and there are none for all moments"),
+    ):
+        assert main(["data", "bank", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    assert not (tmp_path / "o").exists()

@@ -191,8 +191,10 @@ class _Plain:
         match event:
             case StepDone():
                 line = self._step_line(event)
-            case ValidationProgress() | BankProgress():
+            case ValidationProgress():
                 line = self._progress_line(event)
+            case BankProgress():
+                line = self._bank_line(event)
             case _:
                 line = turning_point(event, self._view)
         if line:
@@ -215,8 +217,16 @@ class _Plain:
             f"{losses_text(event)}, lr {event.lr:.3g}, {speed_text(event)}{left}"
         )
 
-    def _progress_line(self, event: ValidationProgress | BankProgress) -> str:
-        """One line for a long validation or a bank, so that it does not look like a hang."""
+    def _bank_line(self, event: BankProgress) -> str:
+        """A line now and then: a bank may take hours."""
+        now_s = self._view.clock()
+        if now_s - self._steps_shown_s < PLAIN_EVERY_S:
+            return ""
+        self._steps_shown_s = now_s
+        return f"{event.stage}: {progress_text(event)}"
+
+    def _progress_line(self, event: ValidationProgress) -> str:
+        """One line for a long validation, so that it does not look like a hang."""
         since_s = self._view.stage(event.stage).progress_since_s
         if since_s == self._shown_progress_since_s or self._view.clock() - since_s < PLAIN_EVERY_S:
             return ""
