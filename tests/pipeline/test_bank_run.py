@@ -147,7 +147,7 @@ class TestRun:
         assert "top" in json.loads(capfd.readouterr().out)["predictions"][0]
         assert main(["predict", long.model, str(unseen), "--bank", bank.bank]) == 2
         (line,) = capfd.readouterr().err.splitlines()
-        assert f"has no features of 1 of 1 videos of the videos, such as '{unseen}'" in line
+        assert f"has no features of 1 of 1 videos of the prediction, such as '{unseen}'" in line
         assert main(["export", long.model, "--format", "torch", "--out", "model.pt2"]) == 2
         assert "cannot be exported: it reads bank with each clip" in capfd.readouterr().err
 

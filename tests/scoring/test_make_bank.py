@@ -1,5 +1,6 @@
 """A bank is the same however often it was interrupted, and what cannot be read is said. Nothing here starts Ray."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -17,6 +18,8 @@ from w3ray.data.clip import ClipSpec, read_clip
 from w3ray.data.manifest import build_manifest, write_manifest
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.normalize import normalize_clips
+from w3ray.explain import explain_videos
+from w3ray.explain.videos import Explainer
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.scoring.make_bank import BankOrder, make_bank, moments_of
@@ -216,3 +219,37 @@ def test_bad_input_of_the_command_is_one_line(model, videos, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
     assert not (tmp_path / "o").exists()
+
+
+def test_explain_takes_the_bank_of_a_model_that_reads_one(model, videos, tmp_path):
+    weights = (model / "model.safetensors").read_bytes()
+    about = replace(ABOUT, model=hashlib.sha256(weights).hexdigest())
+    make_bank(order_of(model, videos, tmp_path / "bank", about=about), PLAN)
+    torch.manual_seed(0)
+    options = {**SMALL, "window": 4, "bank_channels": 256, "operator": "max"}
+    arguments = {
+        "name": "lfb", "backbone": None, "options": options, "num_classes": 2, "attention": {"kind": "w3"},
+        "refinement": True, "dropout": 0.3,
+    }  # fmt: skip
+    network = build_model(**arguments)
+    torch.nn.init.normal_(network.classifier.linear.weight)
+    clip = {**asdict(SPEC), "bank_window": 4, "bank_channels": 256, "bank_every_s": about.every_s}
+    described = ModelDescription(
+        model=arguments, clip=clip, classes=("a", "b"), mean=network.pixels.mean, std=network.pixels.std,
+        bank=asdict(about),
+    )  # fmt: skip
+    write_model(tmp_path / "lfb", network, described)
+    explainer, seen = Explainer(tmp_path / "lfb"), []
+    for name in ("a.mp4", "b.mp4"):
+        taken = explainer.load(videos["a.mp4"])
+        extras = explainer.extras(videos[name], taken, None, [str(tmp_path / "bank")])
+        assert extras["bank"].shape == (4, 257)
+        assert extras["bank"][:, 0].all()
+        seen.append(explainer.explain(taken.frames_TSSC, extras).scores_K)
+    assert not np.allclose(*seen)
+    with pytest.raises(InputError, match="needs a bank of the videos; name its folder with --bank"):
+        explainer.extras(videos["a.mp4"], taken, None)
+    with pytest.raises(InputError, match=r"has no features of /elsewhere\.mp4"):
+        explainer.extras("/elsewhere.mp4", taken, None, [str(tmp_path / "bank")])
+    with pytest.raises(InputError, match="has no masks to show"):
+        explain_videos(model, [videos["a.mp4"]], out=tmp_path / "out", banks=[str(tmp_path / "bank")])

@@ -103,7 +103,7 @@ def predict(
     if (found := boxes_for(model, description, boxes)) is not None:
         rows = found.joined(rows, manifest or "the videos")
     if (features := model_bank(model, description, [] if bank is None else [bank])) is not None:
-        rows = features.joined(rows, location, manifest or "the videos")
+        rows = features.joined(rows, location, manifest or "the prediction")
     elif bank is not None:
         raise InputError(f"--bank {bank}: {model} reads no bank; leave it out")
     on_start(rows.num_rows)
