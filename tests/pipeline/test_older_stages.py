@@ -16,7 +16,7 @@ from w3ray.attention import ATTENTION
 from w3ray.errors import InputError
 from w3ray.models import MODELS
 from w3ray.pipeline import stage_store
-from w3ray.pipeline.identity import stage_determinants, stage_identity
+from w3ray.pipeline.identity import bank_determinants, bank_identity, stage_determinants, stage_identity
 from w3ray.pipeline.prepare import _weights_key, data_determinants, synthetic_root
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.recipe import (
@@ -25,6 +25,7 @@ from w3ray.recipe import (
     Model,
     Phase,
     Recipe,
+    ResolvedBank,
     Synthetic,
     Train,
     as_before,
@@ -47,11 +48,15 @@ def determinants_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Stage -> its determinants, on a manifest with the fingerprint "m"."""
     data = data_determinants(recipe.data, manifest="m", splits={"train": "train", "val": "val", "test": "val"})
     found: dict[str, dict[str, Any]] = {}
-    for stage in recipe.resolved_stages():
+    for stage in recipe.chain():
+        if isinstance(stage, ResolvedBank):
+            found[stage.name] = bank_determinants(stage, of=stage_identity(found[stage.of]), data=data)
+            continue
         teacher = None if stage.teacher is None else stage_identity(found[stage.teacher])
         found[stage.name] = stage_determinants(
-            stage, seed=stage.seed, data=data, weights=stage.model.weights, teacher_identity=teacher
-        )
+            stage, seed=stage.seed, data=data, weights=stage.model.weights, teacher_identity=teacher,
+            bank=None if stage.bank is None else bank_identity(found[stage.bank]),
+        )  # fmt: skip
     return found
 
 
@@ -118,7 +123,10 @@ def written_out(recipe: Recipe) -> Recipe:
     values["data"]["short_side"] = recipe.data.clip_spec().resolved_short_side
     if recipe.data.synthetic is not None:
         values["data"]["synthetic"] = recipe.data.synthetic.determinants()
-    for written, stage in zip(values["stages"], recipe.resolved_stages(), strict=True):
+    for written, stage in zip(values["stages"], recipe.chain(), strict=True):
+        if isinstance(stage, ResolvedBank):
+            written |= {"every_s": stage.every_s, "span_s": stage.span_s}
+            continue
         written["seed_offset"] = stage.seed - recipe.seed
         written["loss_weights"] = dict(stage.loss_weights)
         written["train"] = stage.train.model_dump(mode="json")
@@ -130,9 +138,11 @@ def written_out(recipe: Recipe) -> Recipe:
 def test_a_recipe_with_all_defaults_written_out_is_the_same_one(name):
     recipe = load_recipe(name)
     ours, theirs = determinants_of(recipe), determinants_of(written_out(recipe))
-    assert {stage: stage_identity(found) for stage, found in ours.items()} == {
-        stage: stage_identity(found) for stage, found in theirs.items()
-    }
+    identities = [
+        {stage: (bank_identity if "of" in found else stage_identity)(found) for stage, found in of_recipe.items()}
+        for of_recipe in (ours, theirs)
+    ]
+    assert identities[0] == identities[1]
     assert ours == theirs
 
 

@@ -246,7 +246,7 @@ def test_explain_takes_the_bank_of_a_model_that_reads_one(model, videos, tmp_pat
         assert extras["bank"].shape == (4, 257)
         assert extras["bank"][:, 0].all()
         seen.append(explainer.explain(taken.frames_TSSC, extras).scores_K)
-    assert not np.allclose(*seen)
+    assert not np.array_equal(*seen)
     with pytest.raises(InputError, match="needs a bank of the videos; name its folder with --bank"):
         explainer.extras(videos["a.mp4"], taken, None)
     with pytest.raises(InputError, match=r"has no features of /elsewhere\.mp4"):

@@ -13,6 +13,7 @@ from w3ray.cli._models import MODEL_HELP, BanksOption, TrackingOption, opened_mo
 from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
 
+FlowOption = Annotated[str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")]
 CombineOption = Annotated[
     bool, typer.Option("--combine", help="Two models, one for each head of the clips, such as verbs and nouns.")
 ]
@@ -25,13 +26,10 @@ PriorOption = Annotated[
 @run_command
 def evaluate(
     models: Annotated[
-        list[str],
-        typer.Argument(help=f"{MODEL_HELP} Several models form an ensemble.", metavar="MODEL..."),
+        list[str], typer.Argument(help=f"{MODEL_HELP} Several models form an ensemble.", metavar="MODEL...")
     ],
     manifest: Annotated[str, typer.Option(help="Manifest of the clips.")],
-    flow_manifest: Annotated[
-        str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")
-    ] = None,
+    flow_manifest: FlowOption = None,
     boxes: Annotated[str | None, typer.Option(help="Boxes of the clips, for models that need them.")] = None,
     bank: BanksOption = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",

@@ -119,26 +119,24 @@ def evaluate(
         raise InputError("name at least one model")
     _check_combine(models, weights, combine, prior)
     weights_of_models, root = check_weights(weights, len(models)), storage_path(storage)
-    manifests = [manifest] if flow_manifest is None else [manifest, flow_manifest]
-    question, *others = (
-        Question.of(one, split, protocol=protocol, average=average, fold=fold, folds=folds) for one in manifests
-    )
+    questions = [
+        Question.of(one, split, protocol=protocol, average=average, fold=fold, folds=folds)
+        for one in (manifest, flow_manifest)
+        if one is not None
+    ]
+    question = questions[0]
     require_writable(root)
-    for other in others:
+    for other in questions[1:]:
         question.require_same_clips(other)
-    parts = [_kept(root, name, [question, *others], boxes, banks, combine) for name in models]
+    parts = [_kept(root, name, questions, boxes, banks, combine) for name in models]
     prior_P = None if prior is None else log_prior(prior, question.clips)
     found = _heads_of(models, parts, question) if combine else ()
     _check_banks(banks, models, parts)
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
-    scores = [part.scores() for part in parts]
-    result = side_by_side(scores, found) if combine else ensemble(scores, weights_of_models)
+    result = _joined(parts, found, weights_of_models)
     _check_readable(result, max_failed_share, parts[0].directory)
-    directory = parts[0].directory
-    if len(parts) > 1:
-        more = {"combine": True, "prior": _digest_of_prior(prior_P)} if combine else {}
-        directory = _keep_ensemble(root, parts, weights_of_models, result, more)
+    directory = _folder(root, parts, weights_of_models, result, prior_P, combine=combine)
     answer = Evaluated(
         directory=str(directory),
         models=_shown_names(parts, models, names or models),
@@ -191,8 +189,28 @@ def _heads_of(models: Sequence[str], parts: Sequence[KeptScores], question: Ques
     return found
 
 
-def _digest_of_prior(prior_P: np.ndarray | None) -> str | None:
-    return None if prior_P is None else hashlib.sha256(prior_P.tobytes()).hexdigest()
+def _joined(parts: Sequence[KeptScores], found: Sequence[Head], weights: Sequence[float] | None) -> ClipScores:
+    """The scores of one model, of an ensemble or, with the head of each model, of their heads side by side."""
+    scores = [part.scores() for part in parts]
+    return side_by_side(scores, found) if found else ensemble(scores, weights)
+
+
+def _folder(
+    root: StoragePath,
+    parts: Sequence[KeptScores],
+    weights: Sequence[float] | None,
+    result: ClipScores,
+    prior_P: np.ndarray | None,
+    *,
+    combine: bool,
+) -> StoragePath:
+    """The folder of the result: that of the one model, or one in which the scores of several are written."""
+    if len(parts) == 1:
+        return parts[0].directory
+    more: dict[str, Any] = {}
+    if combine:
+        more = {"combine": True, "prior": None if prior_P is None else hashlib.sha256(prior_P.tobytes()).hexdigest()}
+    return _keep_ensemble(root, parts, weights, result, more)
 
 
 def _kept(
