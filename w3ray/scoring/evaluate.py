@@ -114,6 +114,7 @@ def evaluate(
             cannot be written.
         RunError: too many clips cannot be read.
     """
+    # Long: a third of it copies options into the result.
     started = time.monotonic()
     if not models:
         raise InputError("name at least one model")
