@@ -26,7 +26,7 @@ def clip_at(*times_s: float) -> Clip:
 def bank_with(folder, videos: dict[str, np.ndarray], resolved: dict[str, str] | None = None) -> Bank:
     for uri, features_SC in videos.items():
         write_bytes(features_file(storage_path(folder), uri), features_bytes(features_SC))
-    about = {"identity": "i", "model": "m", "every_s": 0.5, "span_s": 1.0, "channels": 2}
+    about = {"identity": "i", "model": "m", "every_s": 0.5, "span_s": 1.0, "channels": 2, "manifest": "f"}
     document = {
         **about,
         "videos": {video_key(uri): len(one) for uri, one in videos.items()},
@@ -81,11 +81,16 @@ def test_a_bank_knows_its_videos_by_both_names(tmp_path):
     bank = bank_with(tmp_path, {"clips/v.mp4": np.ones((3, 2))}, {"/data/clips/v.mp4": "clips/v.mp4"})
     assert bank.file_of("clips/v.mp4") == bank.file_of("/data/clips/v.mp4")
     rows = pa.table({"clip_id": ["a", "b"], "uri": ["/new/clips/v.mp4", "/data/clips/v.mp4"]})
-    joined = bank.joined(rows, "/new/manifest.parquet", "m")
+    joined = bank.joined(rows, "m", location="/new/manifest.parquet", fingerprint="f")
     assert joined[BANK_COLUMN].to_pylist() == [bank.file_of("clips/v.mp4")] * 2
     rows = pa.table({"uri": ["/new/clips/v.mp4", "/new/x.mp4", "/new/y.mp4", "/new/x.mp4"]})
     with pytest.raises(InputError, match=r"no features of 2 of 3 videos of m, such as 'x.mp4'; make a bank of this"):
-        bank.joined(rows, "/new/manifest.parquet", "m")
+        bank.joined(rows, "m", location="/new/manifest.parquet", fingerprint="f")
+    # Another data set may have a video of that name beside its manifest.
+    with pytest.raises(InputError, match=r"no features of 1 of 1 videos of m, such as '/new/clips/v.mp4'"):
+        bank.joined(rows.slice(0, 1), "m", location="/new/manifest.parquet", fingerprint="other")
+    moved = pa.table({"uri": ["/data/clips/v.mp4"]})
+    assert bank.joined(moved, "m", location="/data/manifest.parquet", fingerprint="other").num_rows == 1
     with pytest.raises(InputError, match="has no features of other; make a bank"):
         bank.file_of("other")
 

@@ -54,6 +54,8 @@ class Bank:
     identity: str
     about: BankAbout
     channels: int
+    manifest: str
+    """Fingerprint of the manifest that it was made of."""
     moments: Mapping[str, int]
     """`video_key` of a `video_name` -> number of the video's features."""
     resolved: Mapping[str, str]
@@ -77,19 +79,22 @@ class Bank:
         key = video_key(name)
         return key if key in self.moments else self.resolved.get(key)
 
-    def joined(self, rows: pa.Table, location: str, where: str) -> pa.Table:
+    def joined(self, rows: pa.Table, where: str, *, location: str = "", fingerprint: str | None = None) -> pa.Table:
         """`rows` with the column `BANK_COLUMN`.
 
         Args:
             rows: with the column `uri`, resolved.
-            location: of their manifest; "": they are no clips of a manifest.
             where: the manifest, for messages.
+            location, fingerprint: of the manifest; none: they are no clips of a manifest. In the manifest of the bank,
+                videos are known by their place beside it, wherever it lies now. In another one that would be a guess:
+                two data sets may both have `train/0.mp4`. There only the same path or address is the same video.
 
         Raises:
             InputError: the bank does not have a video.
         """
         videos = rows["uri"].combine_chunks().dictionary_encode()
-        names = [video_name(uri, location) for uri in videos.dictionary.to_pylist()]
+        beside = location if fingerprint == self.manifest else ""
+        names = [video_name(uri, beside) for uri in videos.dictionary.to_pylist()]
         keys = [self._key(name) for name in names]
         if missing := [name for name, key in zip(names, keys, strict=True) if key is None]:
             raise InputError(
@@ -156,6 +161,7 @@ def read_bank(location: str) -> Bank:
                 model=str(document["model"]), every_s=float(document["every_s"]), span_s=float(document["span_s"])
             ),
             channels=int(document["channels"]),
+            manifest=str(document["manifest"]),
             moments={str(uri): int(count) for uri, count in document["videos"].items()},
             resolved={str(uri): str(name) for uri, name in document["resolved"].items()},
         )

@@ -46,6 +46,7 @@ class BankMaker:
                 files=model_files(item.of.store.model),
                 about=item.about(),
                 videos=videos_of(data.splits.values(), data.location),
+                manifest=data.fingerprint,
                 roots=recipe.data.roots,
                 cache=recipe.data.video_cache(),
                 clip_timeout_s=recipe.resources.clip_timeout_s,

@@ -67,7 +67,11 @@ class StageStarter:
         data = self.data
         if bank is None:
             return data.splits
-        return {kind: bank.joined(rows, data.location, data.location) for kind, rows in data.splits.items()}
+        where = data.location
+        return {
+            kind: bank.joined(rows, where, location=where, fingerprint=data.fingerprint)
+            for kind, rows in data.splits.items()
+        }
 
     def _explained(self, bank: Bank | None) -> tuple[ExplainedClip, ...]:
         if bank is None:

@@ -54,6 +54,8 @@ class BankOrder:
     about: BankAbout
     videos: Mapping[str, str]
     """Video as its manifest names it -> as it can be opened. The order is that of the work."""
+    manifest: str = ""
+    """Its fingerprint."""
     roots: tuple[str, ...] | None = None
     cache: VideoCache | None = None
     clip_timeout_s: float = CLIP_TIMEOUT_S
@@ -284,6 +286,7 @@ class _Work:
             "identity": order.identity,
             **about,
             "channels": self._channels,
+            "manifest": order.manifest,
             "failed": len(self._failures.known),
             "videos": {video_key(uri): len(clips) for uri, clips in zip(self._uris, self._clips, strict=True)},
             "resolved": {video_key(place): video_key(uri) for uri, place in order.videos.items() if place != uri},

@@ -69,10 +69,12 @@ def bank_of_manifest(
     rows = rows.set_column(CLIP_COLUMNS.index("uri"), "uri", clips.resolved(rows["uri"]))
     about = BankAbout(model=hashlib.sha256(files[WEIGHTS_NAME]).hexdigest(), every_s=every_s, span_s=span_s)
     videos, folder = videos_of([rows], clips.location), storage_path(out)
+    fingerprint = clips.fingerprint()
     identity = digest_of(
         {
             "version": BANK_VERSION, "model": about.model, "every_s": every_s, "span_s": span_s,
-            "videos": list(videos), "changed_videos": changes_since_import(clips, list(clips.splits())).digest,
+            "videos": list(videos), "manifest": fingerprint,
+            "changed_videos": changes_since_import(clips, list(clips.splits())).digest,
         }
     )  # fmt: skip
     if (folder / BANK_NAME).is_file() and read_bank(out).identity == identity:
@@ -84,7 +86,7 @@ def bank_of_manifest(
         plan = plan_scoring(connection.nodes())
         connection.require(plugins)
         order = BankOrder(
-            folder=folder, identity=identity, files=files, about=about, videos=videos,
+            folder=folder, identity=identity, files=files, about=about, videos=videos, manifest=fingerprint,
             roots=None if roots is None else tuple(roots), plugins=plugins, max_failed_share=max_failed_share,
         )  # fmt: skip
         return make_bank(order, plan, on_progress=on_progress, on_failure=on_failure)

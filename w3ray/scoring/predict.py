@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import DecodeError
-from w3ray.data.manifest import CLIP_COLUMNS, SCHEMA, read_manifest
+from w3ray.data.manifest import CLIP_COLUMNS, SCHEMA, Manifest, read_manifest
 from w3ray.data.side_inputs import extras_of_views
 from w3ray.data.views import Protocol, parse_protocol, read_views
 from w3ray.errors import InputError
@@ -99,11 +99,12 @@ def predict(
     files = model_files(model_folder(model))
     description = description_of(files)
     require_views(model, description, looks)
-    rows, flip_map, location = _rows(videos, manifest, split)
+    rows, flip_map, clips = _rows(videos, manifest, split)
     if (found := boxes_for(model, description, boxes)) is not None:
         rows = found.joined(rows, manifest or "the videos")
     if (features := model_bank(model, description, [] if bank is None else [bank])) is not None:
-        rows = features.joined(rows, location, manifest or "the prediction")
+        of_manifest = {} if clips is None else {"location": clips.location, "fingerprint": clips.fingerprint()}
+        rows = features.joined(rows, manifest or "the prediction", **of_manifest)
     elif bank is not None:
         raise InputError(f"--bank {bank}: {model} reads no bank; leave it out")
     on_start(rows.num_rows)
@@ -172,15 +173,17 @@ def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int) -> Predictio
     return Prediction(video=video, top=best.top, heads=best.heads)
 
 
-def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tuple[pa.Table, dict[int, int], str]:
-    """The clips, the flip map, and the location of the manifest ("": there is none)."""
+def _rows(
+    videos: Sequence[str], manifest: str | None, split: str | None
+) -> tuple[pa.Table, dict[int, int], Manifest | None]:
+    """The clips, the flip map, and the manifest; None: there is none."""
     if (manifest is None) == (not videos):
         raise InputError("name videos, or a manifest with --manifest (exactly one of the two)")
     if manifest is not None:
         clips = read_manifest(manifest)
         names = list(CLIP_COLUMNS)
         rows = clips.table.select(names) if split is None else clips.split(clips.split_named(split), names)
-        return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map, clips.location
+        return rows.set_column(names.index("uri"), "uri", clips.resolved(rows["uri"])), clips.flip_map, clips
     if split is not None:
         raise InputError("--split names a split of a manifest; add --manifest")
     found = sorted({video for name in videos for video in videos_of(name)})
@@ -189,4 +192,4 @@ def _rows(videos: Sequence[str], manifest: str | None, split: str | None) -> tup
         "clip_id": found, "uri": found, "start_s": [None] * count, "end_s": [None] * count,
         "reversed": [False] * count, "label": [0] * count,
     }  # fmt: skip
-    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in CLIP_COLUMNS}), {}, ""
+    return pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in CLIP_COLUMNS}), {}, None

@@ -84,7 +84,9 @@ class Question:
         rows = self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
         where = self.clips.location
         rows = rows if self.boxes is None else self.boxes.joined(rows, where)
-        return rows if self.bank is None else self.bank.joined(rows, where, where)
+        if self.bank is None:
+            return rows
+        return self.bank.joined(rows, where, location=where, fingerprint=self.clips.fingerprint())
 
     def require_same_clips(self, other: "Question") -> None:
         """Raises: InputError if the two have other clips, classes or labels."""
