@@ -238,6 +238,7 @@ def cases(world: World, out: Path) -> dict[str, Case]:
         "data check": Case(["caf\udcff.parquet"], [r"caf\udcff.parquet"], code=2),
         "data flow": Case([f"{absent}.parquet", str(out / "flow")], [one_line(absent)], code=2),
         "data boxes": Case([f"{absent}.parquet", str(out / "b.parquet"), "--grid", "2"], [one_line(absent)], code=2),
+        "data bank": Case([absent, world.manifest, str(out / "bank")], [one_line(absent)], code=2),
         "data synth": Case(
             [str(out / "s" / EVERY), "--clips", "8", "--val-clips", "8", "--test-clips", "8", "--size", "16"],
             [f"s/{EVERY_SHOWN}"]),
