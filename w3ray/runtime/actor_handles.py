@@ -22,7 +22,7 @@ class ReportHandles(ControllerCallback, WorkerGroupCallback):
         self._events = events
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        self._tell(ControllerStarted(actor=ray.get_runtime_context().current_actor))
+        self._tell(ControllerStarted(handle=ray.put(ray.get_runtime_context().current_actor)))
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         state = worker_group.get_worker_group_state()

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +43,9 @@ from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 # Ray Train chooses an elastic stage's size from free resources that may be 20 s old, on a node that may be gone. So the
 # wait is short, and the next try uses the size of that moment.
 _ELASTIC_START_S = 10.0
+
+_HANDLE_TIMEOUT_S = 10.0
+"""For the answer of a controller that has just started."""
 
 # gloo in addition to NCCL: counts on the CPU are summed without waiting for the GPU.
 _BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
@@ -83,7 +87,8 @@ class ClusterStage(Stage):
 
     def _keep(self, event: Any) -> bool:
         if isinstance(event, ControllerStarted):
-            self._controller = event.actor
+            with suppress(RayError):  # the controller is gone, so nothing of it is left to kill
+                self._controller = ray.get(event.handle, timeout=_HANDLE_TIMEOUT_S)
         elif isinstance(event, WorkersPlaced):
             self._placement_group = event.placement_group
         else:

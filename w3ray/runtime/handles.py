@@ -9,9 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerStarted:
-    """The handle of the controller. Ray Train does not give it to us."""
+    """The handle of the controller. Ray Train does not give it to us.
 
-    actor: Any
+    It is a reference to the handle: a handle brings its class, and the queue of events would import Ray Train for it.
+    """
+
+    handle: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
