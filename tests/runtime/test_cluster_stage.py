@@ -99,6 +99,18 @@ def test_one_whose_controller_was_killed_before_anyone_listened_frees_its_worker
     # A second call, at the end of `started`, is harmless.
 
 
+def test_a_controller_that_hangs_is_killed(motion_manifest, tmp_path, monkeypatch):
+    assert eventually(all_is_free)
+    monkeypatch.setattr(ClusterStage, "end_timeout_s", 2.0)
+    with started(motion_manifest, tmp_path / "runs") as stage:
+        assert eventually(lambda: list(tmp_path.glob("runs/stages/*/checkpoints/step_*"))), "it trains"
+        for event in stage._channel.unread():  # as the driver does that follows the stage
+            stage._keep(event)
+        (controller,) = pids(CONTROLLER)
+        os.kill(controller, signal.SIGSTOP)
+    assert eventually(lambda: all_is_free() and not pids(WORKER) and not pids(CONTROLLER))
+
+
 def test_one_that_cannot_be_made_frees_what_it_has(motion_manifest, tmp_path, monkeypatch):
     def no_trainer(*_, **__):
         raise ValueError("no trainer")
