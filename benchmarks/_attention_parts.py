@@ -122,7 +122,10 @@ decode far faster."""
 
 
 def from_weights(name: str, epochs: int) -> dict[str, Any]:
-    """A real set for EfficientNet-Lite0 with ImageNet weights, at 112 pixels. Runs with seed 100 chose the epochs."""
+    """A real set for EfficientNet-Lite0 with ImageNet weights, at 112 pixels.
+
+    Epochs and rate are first guesses: runs with seed 100 have to choose them before the parts run (rule 5).
+    """
     about = SETS[name]
     changed = {
         "model.backbone": "efficientnet_lite0",
