@@ -3,7 +3,9 @@
 import inspect
 import re
 import tokenize
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,7 +15,7 @@ from w3ray.ray_internals import NAMES
 PACKAGE = Path(ray_internals.__file__).parent
 HAS = {
     "ControllerCallback": ("after_controller_start",),
-    "WorkerGroupCallback": ("after_worker_group_start",),
+    "worker_group": ("placement_group",),
     "ExecutionCallback": ("on_execution_step",),
     "BackpressurePolicy": ("max_task_output_bytes_to_read",),
     "TorchBackend": ("on_start",),
@@ -22,6 +24,8 @@ HAS = {
 }
 """Name -> the attributes of it that are used, besides calling it or checking its type."""
 KINDS = {
+    "ray_constants": ModuleType,
+    "worker_group": ModuleType,
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": str,
     "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": str,
     "WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR": str,
@@ -35,7 +39,7 @@ KINDS = {
 def test_ray_has_each_name(name):
     found = getattr(ray_internals, name)
     assert all(hasattr(found, one) for one in HAS.get(name, ()))
-    assert isinstance(found, KINDS[name]) if name in KINDS else name == "ray_constants" or callable(found)
+    assert isinstance(found, KINDS.get(name, Callable))
     assert NAMES[name].purpose
     assert NAMES[name].replacement
 

@@ -10,6 +10,7 @@ A name is imported when it is asked for: the driver's connection needs no Ray Da
 
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
         WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR as WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
     )
     from ray.train.v2._internal.execution.callback import ControllerCallback as ControllerCallback
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback as WorkerGroupCallback
 
 T = TypeVar("T")
 
@@ -65,10 +65,10 @@ NAMES: dict[str, PrivateName] = {
         "tells the driver which actor controls a stage, and ends that actor when the driver is gone",
         "a public handle of a run's controller, and a `fit` that may be interrupted from another thread",
     ),
-    "WorkerGroupCallback": PrivateName(
-        f"{_TRAIN}.execution.callback:WorkerGroupCallback",
-        "tells the driver which placement group holds the workers, to free it after a killed controller",
-        "a public handle of a run's placement group",
+    "worker_group": PrivateName(
+        f"{_TRAIN}.execution.worker_group.worker_group",
+        "names the placement groups of a stage's workers, so that the driver can free them after a killed controller",
+        "a name for them in ScalingConfig",
     ),
     "PlacementGroupCleanerCallback": PrivateName(
         f"{_TRAIN}.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
@@ -244,6 +244,17 @@ def without_cleaner(trainer: type[T]) -> type[T]:
             return [one for one in super()._create_default_callbacks() if not isinstance(one, cleaner)]
 
     return Trainer
+
+
+def name_placement_groups(prefix: str) -> None:
+    """Give each placement group that Ray Train makes in this process, a controller's, a name: `prefix` and a number."""
+    module, numbers = __getattr__("worker_group"), count()
+    make = module.placement_group
+
+    def make_named(*args: Any, **options: Any) -> Any:
+        return make(*args, **options, name=f"{prefix}{next(numbers)}")
+
+    module.placement_group = make_named
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,10 @@ def pids(title: str) -> list[int]:
     return found
 
 
-def eventually(condition, within_s: float = 300.0) -> bool:
+def eventually(condition, within_s: float = 300.0, every_s: float = 0.2) -> bool:
     given_up_at = time.monotonic() + within_s
     while not condition() and time.monotonic() < given_up_at:
-        time.sleep(0.2)
+        time.sleep(every_s)
     return bool(condition())
 
 
@@ -97,6 +97,19 @@ def test_one_whose_controller_was_killed_before_anyone_listened_frees_its_worker
         stage.end()
         assert eventually(lambda: all_is_free() and not pids(WORKER))
     # A second call, at the end of `started`, is harmless.
+
+
+def test_one_whose_controller_was_killed_while_its_workers_started_frees_their_place(motion_manifest, tmp_path):
+    """The resources are reserved some seconds before a worker runs."""
+    from ray.util import placement_group_table
+
+    assert eventually(all_is_free)
+    before = set(placement_group_table())
+    with started(motion_manifest, tmp_path / "runs"):
+        assert eventually(lambda: set(placement_group_table()) - before, every_s=0.01)
+        (controller,) = pids(CONTROLLER)
+        os.kill(controller, signal.SIGKILL)
+    assert eventually(lambda: all_is_free() and not pids(WORKER))
 
 
 def test_a_controller_that_hangs_is_killed(motion_manifest, tmp_path, monkeypatch):

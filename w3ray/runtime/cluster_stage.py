@@ -4,6 +4,7 @@ import json
 import math
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -14,7 +15,6 @@ import ray
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.util import remove_placement_group
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
@@ -27,12 +27,12 @@ from w3ray.ray_internals import (
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
     without_cleaner,
 )
-from w3ray.runtime.actor_handles import ReportHandles
+from w3ray.runtime.actor_handles import ReportController, remove_placement_groups
 from w3ray.runtime.allocator import KEEP_MEMORY
 from w3ray.runtime.driver_watch import EndWithoutDriver
 from w3ray.runtime.event_channel import EventChannel, EventSender
 from w3ray.runtime.faults import RestartPolicy, StageLost, last_line
-from w3ray.runtime.handles import ControllerStarted, WorkersPlaced
+from w3ray.runtime.handles import ControllerStarted
 from w3ray.runtime.rendezvous import MeetingConfig
 from w3ray.runtime.stage import Stage
 from w3ray.runtime.stage_spec import CHECKPOINTS_FOLDER, StageSpec
@@ -67,7 +67,7 @@ class ClusterStage(Stage):
         tables = ClipTables.of(splits)
         _forget_missing_checkpoints(spec.checkpoints)
         self._controller: Any = None
-        self._placement_group: Any = None
+        self._groups = f"w3ray-{uuid.uuid4().hex}-"
         channel = EventChannel()
         super().__init__(spec, channel)
         self._start(lambda: self._trainer(tables, channel.sender(), own_cluster=own_cluster))
@@ -82,17 +82,15 @@ class ClusterStage(Stage):
         )
         self._owned.callback(stream.release)
         stream.prepare(plan.workers)
-        self._owned.callback(self._free_workers)
-        return _trainer(spec, stream, events, own_cluster=own_cluster)
+        # If the controller could not. A controller that ended by itself has freed its workers' resources.
+        self._owned.callback(remove_placement_groups, self._groups)
+        return _trainer(spec, stream, events, self._groups, own_cluster=own_cluster)
 
     def _keep(self, event: Any) -> bool:
-        if isinstance(event, ControllerStarted):
-            with suppress(RayError):  # the controller is gone, so nothing of it is left to kill
-                self._controller = ray.get(event.handle, timeout=_HANDLE_TIMEOUT_S)
-        elif isinstance(event, WorkersPlaced):
-            self._placement_group = event.placement_group
-        else:
+        if not isinstance(event, ControllerStarted):
             return super()._keep(event)
+        with suppress(RayError):  # the controller is gone, so nothing of it is left to kill
+            self._controller = ray.get(event.handle, timeout=_HANDLE_TIMEOUT_S)
         return True
 
     def _explained(self, failure: BaseException) -> RunError:
@@ -102,11 +100,6 @@ class ClusterStage(Stage):
     def _kill(self) -> None:
         if self._controller is not None:
             ray.kill(self._controller)
-
-    def _free_workers(self) -> None:
-        """Free the workers' resources if the controller could not. A controller that ended by itself has freed them."""
-        if self._placement_group is not None:
-            remove_placement_group(self._placement_group)
 
 
 def _worker_env_vars(plan: ResourcePlan) -> dict[str, str]:
@@ -131,7 +124,9 @@ def _forget_missing_checkpoints(checkpoints: StoragePath) -> None:
         snapshot.unlink()
 
 
-def _trainer(spec: StageSpec, stream: StreamConfig, events: EventSender, *, own_cluster: bool) -> TorchTrainer:
+def _trainer(
+    spec: StageSpec, stream: StreamConfig, events: EventSender, groups: str, *, own_cluster: bool
+) -> TorchTrainer:
     plan, train = spec.plan, spec.train
     elastic = plan.least_workers < plan.workers
     # Twice the watchdog's limit. The watchdog comes first, because it can name the hanging worker. These limits end a
@@ -163,7 +158,7 @@ def _trainer(spec: StageSpec, stream: StreamConfig, events: EventSender, *, own_
             failure_config=FailureConfig(max_failures=-1),  # `RestartPolicy` decides
             callbacks=[
                 RestartPolicy(spec.name, lambda: steps_done(spec.checkpoints), events.twin()),
-                ReportHandles(events.twin()),
+                ReportController(events.twin(), groups),
                 EndWithoutDriver(events.twin(), own_cluster=own_cluster),
             ],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},

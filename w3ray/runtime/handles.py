@@ -1,6 +1,6 @@
-"""The events that carry the handles of a stage's actors and resources to the driver.
+"""The event that carries the handle of a stage's controller to the driver.
 
-The queue of events imports this module to store them, so it imports nothing of Ray.
+The queue of events imports this module to store it, so it imports nothing of Ray.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,3 @@ class ControllerStarted:
     """
 
     handle: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkersPlaced:
-    """The placement group that holds the workers' resources."""
-
-    placement_group: Any
