@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from w3ray.data.audit import check_clips
 from w3ray.data.clip import ClipSpec, load_clip, read_clip
 from w3ray.data.decoders import DecodeError
 from w3ray.data.decoders.flow import FlowFolder
@@ -220,6 +221,17 @@ def test_clips_of_the_wrong_kind_are_refused(tmp_path, fields):
         require_modality(videos, 5, "the recipe")
     with pytest.raises(InputError, match=r"holds optical flow, but m reads RGB frames; set data.flow_fields=5"):
         require_modality(flow, None, "m")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_the_check_of_a_manifest_reads_both_images_of_a_field(tmp_path, fields):
+    good, bad = written(tmp_path / "good", fields), written(tmp_path / "bad", fields)
+    (bad / "flow_y_00010.png").unlink()
+    ledger = check_clips(manifest_of([good, bad])).to_pylist()
+    assert [row["ok"] for row in ledger] == [True, False]
+    assert (ledger[0]["num_frames"], ledger[0]["height"], ledger[0]["width"]) == (10, 32, 32)
+    assert ledger[1]["reason"] == "flow of x has 10 fields, of y 9"
 
 
 def test_motion_as_colours():

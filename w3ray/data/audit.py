@@ -17,10 +17,12 @@ from w3ray._redact import redact
 from w3ray.data.clip_sampling import segment_indices
 from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video, require_decoder
 from w3ray.data.decoders._common import MAX_MISSING_TAIL_FRAMES, kind_of_reason
+from w3ray.data.decoders.flow import FlowFolder
 from w3ray.data.decoders.frames import FrameFolder
 from w3ray.data.decoders.prove import prove_exact
 from w3ray.data.every_clip import ENTRY_FIELDS, for_every_clip
 from w3ray.data.manifest import FOLDER_FPS, Manifest
+from w3ray.data.modality import holds_flow
 from w3ray.data.roots import check_roots
 from w3ray.errors import InputError
 from w3ray.plugins import NO_PLUGINS, Shipment, shipment, sources_of
@@ -87,12 +89,16 @@ def _check_end(video: Video, uri: str, end_s: float | None) -> None:
     """Raises: DecodeError if a clip ends after its video. Training would silently read only what is there."""
     if end_s is None:
         return
-    exact = isinstance(video, FrameFolder)  # the header of a video file may be wrong by some frames
+    exact = isinstance(video, FrameFolder | FlowFolder)  # the header of a video file may be wrong by some frames
     last_s = float(video.times_s([video.info.num_frames - 1])[0])
     fps = video.info.fps if math.isfinite(video.info.fps) else FOLDER_FPS
     video_s = last_s + 1 / fps
     if end_s > video_s + (_SLACK_S if exact else MAX_MISSING_TAIL_FRAMES / fps):
         raise DecodeError(uri, f"the segment ends past its video: at {end_s:.3f} s, the video at {video_s:.3f} s")
+
+
+def _open_flow(uri: str, decoder: str, roots: Sequence[str] | None) -> Video:
+    return FlowFolder(uri, roots)
 
 
 def check_clips(
@@ -101,7 +107,7 @@ def check_clips(
     *,
     num_frames: int = 8,
     progress: Callable[[int, int], None] | None = None,
-    open_clip: Opener = open_video,
+    open_clip: Opener | None = None,
     roots: Sequence[str] | None = None,
     exact: bool = False,
 ) -> pa.Table:
@@ -115,7 +121,8 @@ def check_clips(
         decoder: a name in DECODERS.
         num_frames: frames to sample from each clip.
         progress: called with the number of clips read and of all clips.
-        open_clip: how a clip is opened, given uri, decoder and roots.
+        open_clip: how a clip is opened, given uri, decoder and roots. None: as a video, or as a folder of optical flow
+            if the manifest holds flow.
         roots: where videos may lie; None: anywhere.
         exact: also compare every frame of a clip, read by its number, with a decode of the whole video.
 
@@ -131,6 +138,8 @@ def check_clips(
     table = manifest.table.select(["clip_id", "start_s", "end_s"])
     rows = table.append_column("uri", pa.array(manifest.resolved_uris(), pa.string()))
     plugins = shipment((), sources_of([("decoders", decoder)]))
+    if open_clip is None:
+        open_clip = _open_flow if holds_flow(manifest) else open_video
     check = _Check(decoder, num_frames, open_clip, None if roots is None else tuple(roots), exact, plugins)
     ledger = for_every_clip(rows, check, progress)
     return pa.Table.from_pylist(ledger, schema=LEDGER_SCHEMA)
