@@ -181,8 +181,14 @@ def analyse() -> dict[str, Any]:
     """The whole analysis of the records."""
     parts = {path.stem: json.loads(path.read_text())["records"] for path in sorted(FOLDER.glob("*.json"))}
     missing = [name for name in PARTS if name not in parts]
-    figures: dict[str, Any] = {"parts": {}, "pairs": {}, "steps_to": {}, "not_run": missing}
+    figures: dict[str, Any] = {"parts": {}, "pairs": {}, "steps_to": {}, "trials": {}, "not_run": missing}
     for name in (name for name in PARTS if name in parts):
+        if name.startswith("trial-"):
+            figures["trials"][name] = {
+                record["arm"]: {key: record["stages"]["teacher"][key] for key in ("top1", "mean_class_accuracy")}
+                for record in parts[name]
+            }
+            continue
         records = [record for part in (*PARTS[name].beside, name) for record in parts.get(part, [])]
         arms = [record["arm"] for record in records]
         against = next(arm for arm in ("plain", "plain-twice", "plain-mfr-0") if arm in arms)
@@ -222,6 +228,7 @@ def tables(figures: Mapping[str, Any]) -> str:
     ]
     lines += ["", "### From ImageNet weights (rule 5): `w3-unit` minus plain TSM", ""]
     lines += test_lines(figures, "from_weights", "weights", REAL)
+    lines += trial_lines(figures["trials"])
     for part, rows in figures["parts"].items():
         if part.startswith("confirm-"):
             continue
@@ -271,6 +278,18 @@ def test_lines(figures: Mapping[str, Any], key: str, prefix: str, sets: Sequence
             f"{test['p_seeds']:.3g} / {test['p_clips']:.3g} | {test['p_corrected']:.3g} |"
         )
     return lines
+
+
+def trial_lines(trials: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    if not trials:
+        return []
+    lines = ["", "Trial runs of plain TSM (seed 100), which chose rate and epochs:", ""]
+    lines += ["| set | rate and epochs | top-1 | mean class accuracy |", "|---|---|---|---|"]
+    return lines + [
+        f"| {name.removeprefix('trial-')} | {case} | {row['top1']:.3f} | {row['mean_class_accuracy']:.3f} |"
+        for name, rows in trials.items()
+        for case, row in rows.items()
+    ]
 
 
 def pair_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
