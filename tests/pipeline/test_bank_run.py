@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from mlflow import MlflowClient
 
 import w3ray
 from w3ray.cli import main
 from w3ray.data.synthetic import write_motion_dataset
 from w3ray.errors import InputError
+from w3ray.events import BankProgress
 from w3ray.pipeline.identity import bank_identity
 from w3ray.pipeline.planned import PlannedBank, PlannedStage
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
+from w3ray.sweep.space import Space
 
 SMALL = {"width": 8, "blocks": [1, 1, 1, 1]}
 LFB = {"name": "lfb", "options": {**SMALL, "operator": "nl", "window": 4, "bank_channels": 256, "inner": 16}}
@@ -32,7 +36,6 @@ def recipe_of(storage: Path, **changes: Any) -> Recipe:
             {"name": "bank", "kind": "bank", "of": "baseline", "every_s": 0.5, "span_s": 0.5},
             {"name": "long", "bank": "bank", "model": LFB},
         ],
-        "tracking": {"enabled": False},
         "resources": {"workers": 1},
     }
     return Recipe.model_validate({**values, **changes})
@@ -124,6 +127,51 @@ class TestRun:
         about = json.loads((Path(long.model) / "model.json").read_text())
         assert about["bank"] == {"model": document["model"], "every_s": 0.5, "span_s": 0.5}
         assert "bank" not in json.loads((Path(baseline.model) / "model.json").read_text())
+
+    def test_tracking(self, result):
+        client = MlflowClient(result.tracking["uri"])
+        run = client.get_run(result.stages[1].tracking_run)
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == result.tracking["run"]
+        document = json.loads((Path(result.stages[1].bank) / "bank.json").read_text())
+        counted = {"bank/features": sum(document["videos"].values()), "bank/videos": 24}
+        assert {name: run.data.metrics[name] for name in counted} == counted
+
+    def test_a_run_that_was_left_in_the_middle_of_a_bank_goes_on(self, result, tmp_path):
+        class Enough(Exception):
+            pass
+
+        def leave(event):
+            if isinstance(event, BankProgress) and event.features < event.total_features:
+                raise Enough
+
+        with pytest.raises(Enough):
+            w3ray.run(recipe_of(tmp_path), on_event=leave)
+        again = w3ray.run(recipe_of(tmp_path))
+        assert [one.state for one in again.stages] == ["reuse", "resume", "run"]
+        assert [one.identity for one in again.stages] == [one.identity for one in result.stages]
+        files = sorted(Path(result.stages[1].bank).rglob("*.npy"))
+        assert len(files) == 24
+        for path in files:
+            other = Path(again.stages[1].bank) / path.relative_to(result.stages[1].bank)
+            np.testing.assert_array_equal(np.load(path), np.load(other))
+        assert dict(again.stages[2].metrics) == dict(result.stages[2].metrics)
+
+    def test_a_sweep_makes_the_bank_once(self, result, storage):
+        space = Space.model_validate(
+            {
+                "name": "of-banks",
+                "parameters": {"stages.long.model.dropout": {"choice": [0.3, 0.4]}},
+                "search": {"searcher": "grid"},
+            }
+        )
+        file = storage.parent / "tiny-bank.yaml"
+        file.write_text(yaml.safe_dump(recipe_of(storage).to_dict()))
+        made = w3ray.tune(space, str(file))
+        assert [point.state for point in made.points] == ["finished", "finished"]
+        assert {kind: len(list(storage.glob(f"stages/{kind}-*"))) for kind in ("baseline", "bank", "long")} == {
+            "baseline": 1, "bank": 1, "long": 3,
+        }  # fmt: skip
 
     def test_a_second_run_reuses_all(self, result, storage):
         again = w3ray.run(recipe_of(storage))

@@ -138,8 +138,17 @@ def test_videos_that_cannot_be_read_have_no_features(model, videos, tmp_path):
     given = {"broken.mp4": str(broken), **videos}
     told: list[str] = []
     order = order_of(model, given, tmp_path / "bank", max_failed_share=0.5)
-    bank = make_bank(order, PLAN, on_failure=lambda video, reason: told.append(video))
+
+    def tell(video: str, reason: str) -> None:
+        told.append(video)
+
+    bank = make_bank(order, PLAN, on_failure=tell)
     assert told == ["broken.mp4"]
+    make_bank(order, PLAN, on_failure=tell)  # it is finished
+    assert told == ["broken.mp4"] * 2
+    (tmp_path / "bank" / "bank.json").unlink()  # as if it had been interrupted
+    make_bank(order, PLAN, on_failure=tell)
+    assert told == ["broken.mp4"] * 3
     assert np.load(features_file(tmp_path / "bank", "broken.mp4")).shape == (0, 256)
     assert np.isnan(features_at(bank.file_of("broken.mp4"), 0, 2)).all()
     assert np.isfinite(features_at(bank.file_of("a.mp4"), 0, 5)).all()

@@ -83,7 +83,8 @@ def make_bank(
         order: which one.
         plan: its workers run the network.
         on_progress: called with the number of features done and of all features.
-        on_failure: called with a video that cannot be read, or not as a whole, and the reason.
+        on_failure: called with a video that cannot be read, or not as a whole, and the reason; also with those of an
+            earlier call, which are not tried again.
 
     Raises:
         InputError: the folder holds another bank, or cannot be written.
@@ -93,6 +94,7 @@ def make_bank(
         bank = read_bank(str(order.folder))
         if bank.identity != order.identity:
             raise _another(order.folder)
+        _Failures(order, on_failure)
         return bank
     require_writable(order.folder)
     failures = _Failures(order, on_failure)
@@ -132,7 +134,7 @@ def moments_of(length_s: float, about: BankAbout) -> list[tuple[float, float]]:
 
 @dataclass(slots=True)
 class _Failures:
-    """The ledger of a bank, and the limit of failures."""
+    """The ledger of a bank, and the limit of failures. Failures of an earlier call are told at once."""
 
     order: BankOrder
     tell: Callable[[str, str], None]
@@ -143,6 +145,8 @@ class _Failures:
         if self._ledger.is_file():  # of an interrupted call
             entries = [json.loads(line) for line in self._ledger.read_text().splitlines()]
             self.known = {entry["video"]: entry["reason"] for entry in entries}
+        for video, reason in self.known.items():
+            self.tell(video, reason)
 
     @property
     def _ledger(self) -> StoragePath:
