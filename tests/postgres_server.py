@@ -5,11 +5,12 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from patience import PATIENCE_S, wait_while_alive
 
 PASSWORD = "swordfish"
 USER = "mlflow"
@@ -58,14 +59,16 @@ def postgres(folder: Path) -> Iterator[Database]:
         command = [*as_user, programs / "postgres", f"-D{data}", "-h127.0.0.1", f"-p{port}", f"-k{data}"]
         process = subprocess.Popen(command, env=inherited, stdout=log, stderr=log)
         try:
-            ready, end = [programs / "pg_isready", "-q", "-h127.0.0.1", f"-p{port}"], time.monotonic() + 240
-            while subprocess.run(ready).returncode != 0:
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError((folder / "postgres.log").read_text())
-                time.sleep(0.2)
+            ready = [programs / "pg_isready", "-q", "-h127.0.0.1", f"-p{port}"]
+            wait_while_alive(
+                process,
+                lambda: subprocess.run(ready).returncode == 0,
+                every_s=0.2,
+                what=(folder / "postgres.log").read_text,
+            )
             createdb = [programs / "createdb", "-h127.0.0.1", f"-p{port}", f"-U{USER}", "mlflow"]
-            subprocess.run(createdb, env={**os.environ, "PGPASSWORD": PASSWORD}, check=True, timeout=60)
+            subprocess.run(createdb, env={**os.environ, "PGPASSWORD": PASSWORD}, check=True, timeout=PATIENCE_S)
             yield Database(port, programs / "psql")
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE_S)

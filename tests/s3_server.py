@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from patience import PATIENCE_S
+
 CONTROL = "/_control/"
 REGION = "us-east-1"
 BUCKET = "bucket"
@@ -77,7 +79,7 @@ class S3Server:
 
     def _control(self, name: str, values: dict[str, Any]) -> Any:
         request = urllib.request.Request(self.endpoint + CONTROL + name, json.dumps(values).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return json.loads(answer.read())
 
 

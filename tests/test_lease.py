@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 from s3_server import S3Server
 
 from w3ray.storage import RemotePath
@@ -39,7 +40,7 @@ def test_several_processes_contend_and_never_two_are_inside(folder, tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(PATIENCE_S)
         assert process.exitcode == 0
     lines = [line.split() for line in Path(log).read_text().splitlines()]
     assert len(lines) == 2 * 4 * 3
@@ -51,7 +52,7 @@ def test_several_processes_contend_and_never_two_are_inside(folder, tmp_path):
 def _hold(folder: RemotePath, ready, go_on, answer) -> None:
     lease = LeaseQueue(folder, **LEASE).wait(lambda: None)
     ready.set()
-    if not go_on.wait(120):
+    if not go_on.wait(PATIENCE_S):
         return
     try:
         lease.check()
@@ -65,7 +66,7 @@ def holder(folder: RemotePath):
     ready, go_on, answer = SPAWN.Event(), SPAWN.Event(), SPAWN.Queue()
     process = SPAWN.Process(target=_hold, args=(folder, ready, go_on, answer))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE_S)
     return process, go_on, answer
 
 
@@ -93,7 +94,7 @@ def test_a_living_holder_is_waited_for_however_long(folder, s3):
         queue._bury()
         time.sleep(0.2)
     go_on.set()
-    assert answer.get(timeout=60) == "held"
+    assert answer.get(timeout=PATIENCE_S) == "held"
     queue.wait(lambda: None).close()
     process.join()
 
@@ -104,7 +105,7 @@ def test_a_holder_that_slept_too_long_stops(folder):
     with LeaseQueue(folder, **LEASE).wait(lambda: None) as lease:
         os.kill(process.pid, signal.SIGCONT)
         go_on.set()
-        assert "another run may work on the stage now, so this run stops" in answer.get(timeout=60)
+        assert "another run may work on the stage now, so this run stops" in answer.get(timeout=PATIENCE_S)
         process.join()
         lease.check()
         check_intent(lease.intent)
@@ -135,7 +136,7 @@ def test_an_outage_frees_nobodys_lease(folder, s3):
         queue._bury()
     assert queue.take() is None
     go_on.set()
-    assert answer.get(timeout=60) == "held"
+    assert answer.get(timeout=PATIENCE_S) == "held"
     process.join()
     healing.join()
 

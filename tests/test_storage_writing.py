@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from w3ray.errors import InputError
 from w3ray.storage import (
@@ -137,6 +138,6 @@ def test_one_at_a_time_holds_the_lock_of_a_folder(tmp_path):
     assert held == []
     assert len(told) == 1, "once, however long it waits"
     first.close()
-    waiting.join(10)
+    waiting.join(PATIENCE_S)
     held[0].close()
     assert len(told) == 1

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE_S, wait_while_alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -43,12 +43,11 @@ def start(command, tmp_path):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(tmp_path / "err").open("a"), text=True)
 
 
-def wait_for_checkpoint(tmp_path, process, deadline_s=240.0):
-    end = time.monotonic() + deadline_s
-    while not list((tmp_path / "runs").glob("stages/*/checkpoints/step_*/checkpoint.json")):
-        assert process.poll() is None, (tmp_path / "err").read_text()
-        assert time.monotonic() < end, (tmp_path / "err").read_text()
-        time.sleep(0.2)
+def wait_for_checkpoint(tmp_path, process):
+    def found():
+        return list((tmp_path / "runs").glob("stages/*/checkpoints/step_*/checkpoint.json"))
+
+    wait_while_alive(process, found, every_s=0.2, what=(tmp_path / "err").read_text)
 
 
 def statuses(tmp_path):
@@ -80,7 +79,7 @@ def test_kill_9_of_the_driver_leaves_a_run_that_goes_on(command, tmp_path):
     process = start(command, tmp_path)
     wait_for_checkpoint(tmp_path, process)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     again = start(command, tmp_path)
     output, _ = again.communicate(timeout=400)
     assert again.returncode == 0, (tmp_path / "err").read_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE_S
 
 PASSWORD = "hunter2-in-the-address"
 KEY = "wJalrXUtnFEMI-of-the-environment"
@@ -37,7 +38,7 @@ class _Gate(http.server.BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Authorization")}
         request = urllib.request.Request(self.behind + self.path, body or None, headers, method=self.command)
         try:
-            answer = urllib.request.urlopen(request, timeout=30)
+            answer = urllib.request.urlopen(request, timeout=PATIENCE_S)
         except urllib.error.HTTPError as error:
             answer = error
         content = answer.read()

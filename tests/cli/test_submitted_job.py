@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from patience import wait_until, wait_while_alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -47,11 +47,9 @@ def jobs() -> Iterator[dict[str, str]]:
     command += [f"--metrics-export-port={free_port()}", "--disable-usage-stats"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as head:
         try:
-            end = time.monotonic() + 240
-            while ray_job(environment, "list").returncode:
-                assert head.poll() is None, "the cluster did not start"
-                assert time.monotonic() < end, "the job server did not answer"
-                time.sleep(1)
+            wait_while_alive(
+                head, lambda: ray_job(environment, "list").returncode == 0, every_s=1, what="the job server answers"
+            )
             yield environment
         finally:  # leaving the block waits for the process, even if it never answered
             head.terminate()
@@ -94,10 +92,14 @@ def test_stopped_job_ends_killed_and_the_same_job_goes_on(jobs, motion_manifest,
     entrypoint = ("w3ray", "run", str(tmp_path / "tiny.yaml"))
     submitted = ray_job(jobs, "submit", "--submission-id=first", "--no-wait", "--", *entrypoint)
     assert submitted.returncode == 0, submitted.stdout
-    end = time.monotonic() + 240
-    while not list((tmp_path / "runs").glob("stages/*/checkpoints/step_*/checkpoint.json")):
-        assert time.monotonic() < end, ray_job(jobs, "logs", "first").stdout
+
+    def has_checkpoint() -> bool:
+        if list((tmp_path / "runs").glob("stages/*/checkpoints/step_*/checkpoint.json")):
+            return True
         assert "RUNNING" in ray_job(jobs, "status", "first").stdout, ray_job(jobs, "logs", "first").stdout
+        return False
+
+    wait_until(has_checkpoint, what=lambda: ray_job(jobs, "logs", "first").stdout)
     stopped = ray_job(jobs, "stop", "first")  # waits for the end
     logs = ray_job(jobs, "logs", "first").stdout
     assert "stopped" in stopped.stdout, stopped.stdout + logs

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_while_alive
 
 from w3ray.cluster.connect import _check_reachable, _ray_folder, job_address, keep_sigterm
 from w3ray.errors import InputError
@@ -26,16 +26,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for_port(head: "subprocess.Popen[bytes]", port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        assert head.poll() is None, "the cluster did not start"
-        assert time.monotonic() < deadline, "the cluster did not answer"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +47,11 @@ def cluster_with_token() -> Iterator[str]:
         [*command, "--include-dashboard=false", "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL
     ) as head:
         try:
-            _wait_for_port(head, port)
+            wait_while_alive(head, lambda: _answers(port), every_s=0.2, what="the cluster answers")
             yield f"127.0.0.1:{port}"
         finally:  # leaving the block waits for the process, even if it never answered
             head.terminate()
-            head.wait(60)
+            head.wait(PATIENCE_S)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from patience import PATIENCE_S
 
 REPO = Path(__file__).resolve().parents[2]
 CONTAINERFILE = REPO / "cluster" / "Containerfile"
@@ -19,7 +20,7 @@ SETTINGS = {"POSTGRES_PASSWORD": "swordfish", "S3_BUCKET": "clips"}
 
 
 def hadolint(path: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([BIN / "hadolint", "--no-color", path], capture_output=True, text=True, timeout=60)
+    return subprocess.run([BIN / "hadolint", "--no-color", path], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def compose_config(settings: dict[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -28,7 +29,7 @@ def compose_config(settings: dict[str, str]) -> "subprocess.CompletedProcess[str
         env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

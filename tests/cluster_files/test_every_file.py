@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 REPO = Path(__file__).resolve().parents[2]
 CLUSTER = REPO / "cluster"
@@ -47,7 +48,7 @@ def test_nothing_private(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(path: Path) -> None:
-    done = subprocess.run([BIN / "shellcheck", "--norc", path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([BIN / "shellcheck", "--norc", path], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout
 
 

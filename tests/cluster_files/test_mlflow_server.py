@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import boto3
 import mlflow
 import pytest
+from patience import PATIENCE_S, wait_while_alive
 from postgres_server import PASSWORD, binaries, free_port, postgres
 
 REPO = Path(__file__).resolve().parents[2]
@@ -23,14 +23,6 @@ BIN = Path(sys.executable).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def wait_for(process: "subprocess.Popen[bytes]", ready, log: Path, deadline_s: float = 240.0) -> None:
-    end = time.monotonic() + deadline_s
-    while not ready():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.5)
 
 
 def answers(url: str) -> bool:
@@ -60,7 +52,7 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
         log = stack.enter_context((folder / f"{name}.log").open("wb"))
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PG", "MLFLOW_"))}
         process = subprocess.Popen(command, env={**inherited, **environment}, stdout=log, stderr=log)
-        stack.callback(process.wait, 60)
+        stack.callback(process.wait, PATIENCE_S)
         stack.callback(process.terminate)
         return process
 
@@ -68,7 +60,7 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
         database = stack.enter_context(postgres(folder / "database"))
         s3 = start(stack, "s3", [BIN / "moto_server", "--host=127.0.0.1", f"--port={s3_port}"])
         s3_url = f"http://127.0.0.1:{s3_port}"
-        wait_for(s3, lambda: answers(f"{s3_url}/moto-api/"), folder / "s3.log")
+        wait_while_alive(s3, lambda: answers(f"{s3_url}/moto-api/"), every_s=0.5, what=(folder / "s3.log").read_text)
         bucket(s3_url).create()
         url = f"http://127.0.0.1:{port}"
         mlflow_server = start(
@@ -80,7 +72,9 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
             MLFLOW_S3_ENDPOINT_URL=s3_url,
             **KEYS,
         )
-        wait_for(mlflow_server, lambda: answers(f"{url}/health"), folder / "mlflow.log")
+        wait_while_alive(
+            mlflow_server, lambda: answers(f"{url}/health"), every_s=0.5, what=(folder / "mlflow.log").read_text
+        )
         yield {"url": url, "s3": s3_url, "database_port": str(database.port), "psql": str(database.psql)}
 
 
@@ -136,7 +130,7 @@ def test_a_run_and_its_artifact(server: dict[str, str], folder: Path) -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert rows.stdout.split() == [f"{run.info.run_id}|FINISHED"]
 
@@ -146,5 +140,5 @@ def test_another_host_name_is_refused(server: dict[str, str]) -> None:
     request = urllib.request.Request(f"{server['url']}/ajax-api/2.0/mlflow/experiments/search?max_results=1")
     request.add_header("Host", "evil.example.com")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(request, timeout=PATIENCE_S)
     assert refused.value.code == 403

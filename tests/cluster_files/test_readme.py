@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from w3ray.recipe import Resources, load_recipe
 
@@ -19,7 +20,7 @@ RUNS = [line for line in LINES if "w3ray run" in line or "slurm.sbatch" in line]
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_is_shell(block: str) -> None:
-    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
 
 

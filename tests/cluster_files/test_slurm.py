@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE_S, wait_until
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "cluster" / "slurm.sbatch"
@@ -29,13 +30,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: str, found, deadline_s: float, *logs: Path):
-    end = time.monotonic() + deadline_s
-    while not (result := found()):
-        said = "".join(f"\n--- {log}\n{log.read_text()[-3000:]}" for log in logs if log.exists())
-        assert time.monotonic() < end, f"waited {deadline_s:g} s for {what}{said}"
-        time.sleep(0.5)
-    return result
+def wait_for(what: str, found, *logs: Path, limit_s: float = PATIENCE_S) -> None:
+    def said() -> str:
+        return what + "".join(f"\n--- {log}\n{log.read_text()[-3000:]}" for log in logs if log.exists())
+
+    wait_until(found, every_s=0.5, what=said, limit_s=limit_s)
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +106,12 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                     "idle"
                     in subprocess.run(["sinfo", "-h", "-o%t"], env=environment, capture_output=True, text=True).stdout
                 ),
-                60,
                 *sorted(folder.glob("*.log")),
             )
             yield environment
         finally:
             # A daemon with a job waits for the job.
-            subprocess.run(["scancel", "--user=root"], env=environment, timeout=60, check=False)
+            subprocess.run(["scancel", "--user=root"], env=environment, timeout=PATIENCE_S, check=False)
             time.sleep(2)
             for process in reversed(running):
                 process.terminate()
@@ -127,7 +125,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def sbatch(environment: dict[str, str], folder: Path, *words: str) -> str:
     command = ["sbatch", "--parsable", "--cpus-per-task=2", *words]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -170,18 +168,18 @@ def test_a_job_with_notice_is_queued_again_and_goes_on(slurm, motion_manifest, t
             state(slurm, job) in ("PENDING", "RUNNING")
             and list((tmp_path / "runs").glob("stages/*/checkpoints/step_*/checkpoint.json"))
         ),
-        300,
         *logs,
     )
     # --signal=B:USR1 and a preemption with notice send this signal only to the batch script.
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], env=slurm, check=True)
-    wait_for("the notice's end", lambda: "queued again" in log.read_text(), 200, *logs)
+    wait_for("the notice's end", lambda: "queued again" in log.read_text(), *logs)
     assert "error: interrupted" in log.read_text()
     assert statuses(tmp_path) == [("teacher", "KILLED"), ("tiny", "KILLED")]
     assert not list(tmp_path.glob(".w3ray-token-*"))
     # Slurm delays a requeued job (here by two minutes). Skip the delay.
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=slurm, check=False)
-    wait_for("the job's end", lambda: state(slurm, job) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"), 600, *logs)
+    ends = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
+    wait_for("the job's end", lambda: state(slurm, job) in ends, *logs, limit_s=600)
     text = log.read_text()
     assert state(slurm, job) == "COMPLETED", text
     assert "try 2:" in text
@@ -190,11 +188,11 @@ def test_a_job_with_notice_is_queued_again_and_goes_on(slurm, motion_manifest, t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_wrong_recipe_ends_the_job_with_its_exit_code(slurm, tmp_path):
     job = sbatch(slurm, tmp_path, str(SCRIPT), "no-such-recipe")
     log = tmp_path / f"w3ray-{job}.log"
-    wait_for("the job's end", lambda: state(slurm, job) in ("COMPLETED", "FAILED"), 200, log)
+    wait_for("the job's end", lambda: state(slurm, job) in ("COMPLETED", "FAILED"), log)
     shown = subprocess.run(["scontrol", "show", "job", job], env=slurm, capture_output=True, text=True).stdout
     assert "ExitCode=2:0" in shown
     assert "error:" in log.read_text()

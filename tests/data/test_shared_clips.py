@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.shared_clips import ClipFolder, SharedClips, _remove_unused
@@ -139,10 +140,10 @@ def test_processes_at_the_same_clip_decode_it_once(tmp_path):
     for process in processes:
         process.start()
     for _ in processes:
-        assert ready.acquire(timeout=60)
+        assert ready.acquire(timeout=PATIENCE_S)
     go.set()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE_S)
         assert process.exitcode == 0
     assert decoded.value == 20
 
@@ -158,7 +159,7 @@ def test_who_dies_at_a_clip_lets_others_go_on(tmp_path):
     inside = SPAWN.Event()
     process = SPAWN.Process(target=_die, args=(tmp_path, inside))
     process.start()
-    assert inside.wait(60)
+    assert inside.wait(PATIENCE_S)
     process.kill()
     process.join()
     opened = ClipFolder(tmp_path, 1 << 30, SPEC)
@@ -179,7 +180,7 @@ def test_the_next_sweep_removes_what_a_killed_one_left_and_no_other(tmp_path):
     process = SPAWN.Process(target=_hold_open, args=(used, inside))
     process.start()
     try:
-        assert inside.wait(60)
+        assert inside.wait(PATIENCE_S)
         left = tmp_path / "left"
         left.mkdir()
         (left / "lock").touch()

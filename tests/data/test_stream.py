@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from patience import PATIENCE_S
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from w3ray.data.clip import ClipSpec, load_clip
@@ -192,7 +193,7 @@ def test_all_coordinators_end_with_the_stage(tables):
     config.release()
     for coordinator in coordinators:
         with pytest.raises(ray.exceptions.RayActorError):
-            ray.get(coordinator.__ray_ready__.remote(), timeout=60)
+            ray.get(coordinator.__ray_ready__.remote(), timeout=PATIENCE_S)
 
 
 class Watch(ExecutionCallback):

@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+from patience import wait_until
 
 RAY = str(Path(sys.executable).with_name("ray"))
-_START_S = 120.0
 _COMMANDS = (
     "initialization_commands",
     "setup_commands",
@@ -170,13 +169,14 @@ class SmallCluster:
         code = (
             "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
         )
-        end = time.monotonic() + _START_S
-        while True:
+        errors = ""
+
+        def alive() -> bool:
+            nonlocal errors
             asked = subprocess.run(
                 [sys.executable, "-c", code, self.address], env=self.env, capture_output=True, text=True
             )
-            if asked.returncode == 0 and asked.stdout.strip().endswith(str(count)):
-                return
-            if time.monotonic() > end:
-                raise AssertionError((self.folder / "nodes.log").read_text() + asked.stderr)
-            time.sleep(0.5)
+            errors = asked.stderr
+            return asked.returncode == 0 and asked.stdout.strip().endswith(str(count))
+
+        wait_until(alive, every_s=0.5, what=lambda: (self.folder / "nodes.log").read_text() + errors)

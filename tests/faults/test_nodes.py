@@ -23,6 +23,7 @@ from fault_harness import (
     recovery_s,
     stages_to,
 )
+from patience import wait_while_alive
 from small_cluster import SmallCluster
 
 from w3ray.data.sample_log import lines_of, steps_done_again
@@ -62,12 +63,8 @@ class ClusterRun:
                 env=cluster.env, stdout=output, stderr=output,
             )  # fmt: skip
 
-    def wait_until(self, what, timeout_s=_RUN_S, poll_s=0.02) -> None:
-        end = time.monotonic() + timeout_s
-        while not what():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(poll_s)
+    def wait_until(self, condition, every_s=0.02) -> None:
+        wait_while_alive(self.process, condition, every_s=every_s, what=self.log.read_text, limit_s=_RUN_S)
 
     def outcome(self) -> Outcome:
         assert self.process.wait(_RUN_S) == 0, self.log.read_text()
@@ -138,7 +135,7 @@ def test_a_training_node_dies_and_its_worker_goes_to_the_other(undisturbed, clus
     run = ClusterRun(cluster, motion_manifest, storage, stages=stages_to(stage))
     run.wait_until(at_step(storage, stage, 3))
     at_work = next(node for node in cluster.train if processes(WORKER, psutil.Process(node.process.pid)))
-    run.wait_until(when(storage), poll_s=0.003)
+    run.wait_until(when(storage), every_s=0.003)
     struck_at_s = time.time()
     at_work.kill()
     outcome = run.outcome()

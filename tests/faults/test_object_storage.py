@@ -12,6 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 import yaml
 from fault_harness import Outcome, note, recovery_s
+from patience import wait_until
 from s3_server import S3Server
 
 from w3ray.data.manifest import read_manifest
@@ -89,13 +90,6 @@ def stage_folder(storage: str, prefix: str = TEACHER) -> RemotePath:
     return found
 
 
-def wait_until(condition, timeout_s: float = 300) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 def test_a_storage_that_dies_and_one_that_stutters(s3: S3Server, files, runs, undisturbed):
     """It dies during the second checkpoint: the run ends with one line. The same command resumes, despite faults."""
     storage = "s3://bucket/dies"
@@ -167,7 +161,11 @@ def test_killed_then_two_at_once(s3: S3Server, files, runs, undisturbed):
     """The lease of the killed run expires. Of two new runs, one works, and the other waits and reuses."""
     storage = "s3://bucket/killed"
     first = runs.start(storage, files, *ONE_STAGE)
-    wait_until(lambda: [info for info in everything(storage) if info.path.endswith("step_00000003/checkpoint.json")])
+    wait_until(
+        lambda: [info for info in everything(storage) if info.path.endswith("step_00000003/checkpoint.json")],
+        every_s=0.1,
+        what="the first checkpoint",
+    )
     struck_at_s = time.time()
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -11,6 +10,7 @@ import psutil
 import pytest
 import yaml
 from fault_harness import WITH_STUDENT, WORKER, at_step, expected_history, faulty_recipe, processes
+from patience import wait_while_alive
 from small_cluster import SmallCluster
 from tracking_server import Server
 
@@ -40,12 +40,10 @@ class StruckSweep:
                 [*command, "--json", *options], env=env, stdout=subprocess.PIPE, stderr=log, text=True
             )
 
-    def wait_until(self, what, poll_s=0.02) -> None:
-        end = time.monotonic() + _RUN_S
-        while not what():
-            assert self.process.poll() is None, self.log.read_text()[-4000:]
-            assert time.monotonic() < end, self.log.read_text()[-4000:]
-            time.sleep(poll_s)
+    def wait_until(self, condition) -> None:
+        wait_while_alive(
+            self.process, condition, every_s=0.02, what=lambda: self.log.read_text()[-4000:], limit_s=_RUN_S
+        )
 
     def document(self) -> dict:
         out, _ = self.process.communicate(timeout=_RUN_S)

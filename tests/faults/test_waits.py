@@ -23,6 +23,7 @@ from fault_harness import (
     stages_to,
     struck_run,
 )
+from patience import wait_while_alive
 from small_cluster import SmallCluster
 
 from w3ray.pipeline import run
@@ -74,11 +75,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(undisturbed, motion_m
     typed = command(faulty_recipe(motion_manifest, storage, stages=stages_to(stage)), tmp_path)
     with (tmp_path / "err").open("a") as err:
         first = subprocess.Popen(typed, stdout=subprocess.DEVNULL, stderr=err)
-        end = time.monotonic() + _RUN_S
-        while not now():
-            assert first.poll() is None, (tmp_path / "err").read_text()
-            assert time.monotonic() < end
-            time.sleep(0.003)
+        wait_while_alive(first, now, every_s=0.003, what=(tmp_path / "err").read_text, limit_s=_RUN_S)
         struck_at_s = time.time()
         first.kill()
         first.wait()

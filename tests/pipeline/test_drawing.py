@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from patience import wait_until
 
 from w3ray.data import microbatch
 from w3ray.data.clip import ClipSpec
@@ -18,19 +19,12 @@ from w3ray.plugins import NO_PLUGINS
 ARGUMENTS = {"clips": 16, "val_clips": 8, "test_clips": 8, "seed": 3, "size": 32}
 
 
-def wait_for(path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_the_set_is_the_one_that_was_foreseen(tmp_path):
     root = tmp_path / "data" / "motion"
     foreseen = motion_manifest(root, **ARGUMENTS)
     assert not root.exists()
     drawing = Drawing(root, ARGUMENTS)
-    wait_for(root)
+    wait_until(root.exists)
     drawing.check()
     drawn = read_manifest(root / "manifest.parquet")
     assert drawn.table.equals(foreseen.table)
@@ -40,7 +34,7 @@ def test_the_set_is_the_one_that_was_foreseen(tmp_path):
 
 def test_abandoned_leaves_nothing(tmp_path):
     drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
-    wait_for(tmp_path / "runs" / "data")
+    wait_until((tmp_path / "runs" / "data").exists)
     drawing.abandon()
     drawing.check()
     assert list(tmp_path.iterdir()) == []
@@ -48,7 +42,7 @@ def test_abandoned_leaves_nothing(tmp_path):
 
 def test_abandoned_leaves_what_is_not_its_own(tmp_path):
     drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
-    wait_for(tmp_path / "runs" / "data")
+    wait_until((tmp_path / "runs" / "data").exists)
     (tmp_path / "runs" / "mine").touch()
     drawing.abandon()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]

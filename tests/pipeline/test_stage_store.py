@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE_S
 
 from w3ray._digest import digest_of
 from w3ray.errors import InputError
@@ -87,7 +88,7 @@ def test_a_second_run_waits_until_the_first_one_is_dead(tmp_path):
     ready = context.Event()
     holder = context.Process(target=_hold, args=(str(tmp_path), ready, str(tmp_path / "log")))
     holder.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE_S)
     told = []
 
     def on_wait() -> None:

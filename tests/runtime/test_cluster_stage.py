@@ -2,12 +2,13 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from w3ray.cluster.connect import node_resources
 from w3ray.data.stream_spec import StreamSpec
@@ -74,28 +75,33 @@ def pids(title: str) -> list[int]:
     return found
 
 
-def eventually(condition, within_s: float = 300.0, every_s: float = 0.2) -> bool:
-    given_up_at = time.monotonic() + within_s
-    while not condition() and time.monotonic() < given_up_at:
-        time.sleep(every_s)
-    return bool(condition())
+def wait_until_it_trains(folder: Path) -> None:
+    wait_until(lambda: list(folder.glob("runs/stages/*/checkpoints/step_*")), every_s=0.2, what="it trains")
 
 
-def all_is_free() -> bool:
+def wait_until_free(*titles: str) -> None:
+    """Until no CPU is taken, and no process has one of these titles."""
     import ray
 
-    return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+    def all_is_free() -> bool:
+        return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+
+    wait_until(
+        lambda: all_is_free() and not any(pids(title) for title in titles),
+        every_s=0.2,
+        what=lambda: f"free are {ray.available_resources()}, processes: {[pids(title) for title in titles]}",
+    )
 
 
 def test_one_whose_controller_was_killed_before_anyone_listened_frees_its_workers(motion_manifest, tmp_path):
     """Like a stage that started before its turn and is abandoned."""
-    assert eventually(all_is_free)
+    wait_until_free()
     with started(motion_manifest, tmp_path / "runs") as stage:
-        assert eventually(lambda: list(tmp_path.glob("runs/stages/*/checkpoints/step_*"))), "it trains"
+        wait_until_it_trains(tmp_path)
         (controller,) = pids(CONTROLLER)
         os.kill(controller, signal.SIGKILL)
         stage.end()
-        assert eventually(lambda: all_is_free() and not pids(WORKER))
+        wait_until_free(WORKER)
     # A second call, at the end of `started`, is harmless.
 
 
@@ -103,25 +109,25 @@ def test_one_whose_controller_was_killed_while_its_workers_started_frees_their_p
     """The resources are reserved some seconds before a worker runs."""
     from ray.util import placement_group_table
 
-    assert eventually(all_is_free)
+    wait_until_free()
     before = set(placement_group_table())
     with started(motion_manifest, tmp_path / "runs"):
-        assert eventually(lambda: set(placement_group_table()) - before, every_s=0.01)
+        wait_until(lambda: set(placement_group_table()) - before, every_s=0.01, what="it reserves resources")
         (controller,) = pids(CONTROLLER)
         os.kill(controller, signal.SIGKILL)
-    assert eventually(lambda: all_is_free() and not pids(WORKER))
+    wait_until_free(WORKER)
 
 
 def test_a_controller_that_hangs_is_killed(motion_manifest, tmp_path, monkeypatch):
-    assert eventually(all_is_free)
+    wait_until_free()
     monkeypatch.setattr(ClusterStage, "end_timeout_s", 2.0)
     with started(motion_manifest, tmp_path / "runs") as stage:
-        assert eventually(lambda: list(tmp_path.glob("runs/stages/*/checkpoints/step_*"))), "it trains"
+        wait_until_it_trains(tmp_path)
         for event in stage._channel.unread():  # as the driver does that follows the stage
             stage._keep(event)
         (controller,) = pids(CONTROLLER)
         os.kill(controller, signal.SIGSTOP)
-    assert eventually(lambda: all_is_free() and not pids(WORKER) and not pids(CONTROLLER))
+    wait_until_free(WORKER, CONTROLLER)
 
 
 def test_one_that_cannot_be_made_frees_what_it_has(motion_manifest, tmp_path, monkeypatch):
@@ -131,7 +137,7 @@ def test_one_that_cannot_be_made_frees_what_it_has(motion_manifest, tmp_path, mo
     monkeypatch.setattr("w3ray.runtime.cluster_stage._trainer", no_trainer)
     with pytest.raises(ValueError, match="no trainer"), started(motion_manifest, tmp_path / "runs"):
         pass
-    assert eventually(lambda: all_is_free() and not pids("ray::SplitCoordinator"))
+    wait_until_free("ray::SplitCoordinator")
 
 
 def test_a_lost_queue_of_events_is_a_lost_stage(motion_manifest, tmp_path):
@@ -141,7 +147,7 @@ def test_a_lost_queue_of_events_is_a_lost_stage(motion_manifest, tmp_path):
         ray.kill(stage._channel._queue.actor)
         with pytest.raises(StageLost, match=r"stage teacher: the queue of events is gone \("):
             stage.outcome(lambda event: None)
-    assert eventually(all_is_free)
+    wait_until_free()
 
 
 def test_events_are_read_at_once_or_waited_for():
@@ -152,7 +158,7 @@ def test_events_are_read_at_once_or_waited_for():
     for number in range(3):
         sender.send(number)
         sender.flush()
-    assert channel.receive(5.0) == [0]
+    assert channel.receive(PATIENCE_S) == [0]
     assert channel.unread() == [1, 2]
     assert channel.unread() == []
     assert sender.driver_listens()

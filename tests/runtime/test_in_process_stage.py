@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from w3ray.cluster.connect import node_resources
 from w3ray.data.sample_log import read_samples
@@ -146,9 +147,9 @@ def test_signs_of_life_end_with_the_channel(monkeypatch):
     monkeypatch.setattr("w3ray.runtime.heartbeat.BEAT_S", 0.01)
     channel = LocalChannel()
     Heartbeat(channel, stage="teacher", rank=0, world_size=1)
-    assert isinstance(channel.receive(5.0)[0], WorkerAlive)
+    assert isinstance(channel.receive(PATIENCE_S)[0], WorkerAlive)
     thread = next(one for one in threading.enumerate() if one.name == "heartbeat")
     channel.close()
-    thread.join(5.0)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert not [event for event in channel.receive(0.0) if isinstance(event, CheckpointSaved)]

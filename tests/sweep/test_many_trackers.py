@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 from many_trackers import run_many
+from patience import PATIENCE_S, wait_while_alive
 from postgres_server import PASSWORD, binaries, free_port, postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -46,15 +46,17 @@ def test_a_server_on_postgresql(tmp_path):
                 command, env={**os.environ, **settings}, stdout=log, stderr=log, cwd=folder, start_new_session=True
             )
             try:
-                uri, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
-                while not answers(uri):
-                    assert server.poll() is None, (folder / "mlflow.log").read_text()[-2000:]
-                    assert time.monotonic() < end
-                    time.sleep(0.5)
+                uri = f"http://127.0.0.1:{port}"
+                wait_while_alive(
+                    server,
+                    lambda: answers(uri),
+                    every_s=0.5,
+                    what=lambda: (folder / "mlflow.log").read_text()[-2000:],
+                )
                 check("postgresql", run_many(uri, tmp_path, TRIALS))
             finally:
                 os.killpg(server.pid, 15)
-                server.wait(60)
+                server.wait(PATIENCE_S)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import mlflow
 import psutil
 import pytest
 import yaml
+from patience import wait_until
 
 from w3ray._digest import digest_of
 from w3ray.data.sample_log import read_lines
@@ -141,12 +142,14 @@ def test_one_teacher_for_all_students_and_the_lineage_in_mlflow(sweeps):
         assert mine != theirs
 
 
-def wait_until(process: "subprocess.Popen[str]", condition) -> None:
-    end = time.monotonic() + RUN_S
-    while not condition():
+def wait_for(process: "subprocess.Popen[str]", condition) -> None:
+    def found() -> bool:
+        if condition():
+            return True
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
+        return False
+
+    wait_until(found, limit_s=RUN_S)
 
 
 def end_group(process: "subprocess.Popen[str]") -> None:
@@ -166,7 +169,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(sweeps, motion_manife
     def in_the_middle() -> bool:
         return any(trial.state == "finished" for trial in sweeps.trials("mfr").values())
 
-    wait_until(first, in_the_middle)
+    wait_for(first, in_the_middle)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     finished = {name for name, trial in sweeps.trials("mfr").items() if trial.state == "finished"}
@@ -200,7 +203,7 @@ def test_a_trial_that_trains_the_teacher_is_killed_and_another_one_takes_over(mo
         return None
 
     holders = []
-    wait_until(process, lambda: holders.append(trainer()) or holders[-1] is not None)
+    wait_for(process, lambda: holders.append(trainer()) or holders[-1] is not None)
     holders[-1].kill()
     out, err = process.communicate(timeout=RUN_S)
     assert process.returncode == 0, err[-4000:]
@@ -276,7 +279,7 @@ def test_every_trial_failing_ends_it_early_with_the_common_reason(sweeps):
 def test_ctrl_c_twice_leaves_a_sweep_that_goes_on(sweeps):
     space = sweeps.space("mfr", {MFR: {"choice": [0.0, 0.3]}})
     process = sweeps.start(space)
-    wait_until(process, lambda: sweeps.steps_trained("teacher") >= 3)
+    wait_for(process, lambda: sweeps.steps_trained("teacher") >= 3)
     process.send_signal(signal.SIGINT)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
@@ -306,7 +309,7 @@ def test_a_population_trains_one_history_and_its_best_recipe_comes_to_the_same_b
         fixed={"train.epochs": 4},
     )
     process = sweeps.start(space)
-    wait_until(process, lambda: sum(trial.state == "stopped" for trial in sweeps.trials("population").values()) >= 4)
+    wait_for(process, lambda: sum(trial.state == "stopped" for trial in sweeps.trials("population").values()) >= 4)
     end_group(process)
     process.kill()
     process.communicate()

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import wait_while_alive
 from videos import cut, write_frames
 
 from w3ray.data.manifest import read_manifest
@@ -55,11 +55,12 @@ def address(trained, tmp_path_factory) -> Iterator[str]:
     with path.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
-        deadline = time.monotonic() + 240
-        while not answers(f"http://127.0.0.1:{port}/ping"):
-            assert process.poll() is None, path.read_text()[-3000:]
-            assert time.monotonic() < deadline, path.read_text()[-3000:]
-            time.sleep(0.5)
+        wait_while_alive(
+            process,
+            lambda: answers(f"http://127.0.0.1:{port}/ping"),
+            every_s=0.5,
+            what=lambda: path.read_text()[-3000:],
+        )
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         with suppress(ProcessLookupError):

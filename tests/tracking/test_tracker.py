@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from patience import PATIENCE_S
 
 from w3ray.errors import InputError
 from w3ray.tracking import StageRun, Tracker, check_uri
@@ -233,13 +234,13 @@ def test_store_that_mlflow_can_not_use(tmp_path: Path) -> None:
         Tracker.open("mssql+nonsense://host", EXPERIMENT, buffer_dir=tmp_path) as tracker,
         pytest.raises(InputError, match="nonsense"),
     ):
-        tracker.wait_until_open(timeout_s=30)
+        tracker.wait_until_open(timeout_s=PATIENCE_S)
 
 
 def test_deleted_experiment(uri: str, client: MlflowClient) -> None:
     client.delete_experiment(client.create_experiment(EXPERIMENT))
     with open_tracker(uri) as tracker, pytest.raises(InputError, match="was deleted; restore it"):
-        tracker.wait_until_open(timeout_s=30)
+        tracker.wait_until_open(timeout_s=PATIENCE_S)
 
 
 QUIET = """

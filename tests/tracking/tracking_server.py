@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
+
+from patience import wait_while_alive
 
 
 class Server:
@@ -38,16 +39,16 @@ class Server:
         self._process = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=self.folder, env=settings, start_new_session=True
         )
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                if self._process.poll() is not None:
-                    break
-                time.sleep(0.2)
-        raise RuntimeError(f"mlflow server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
+        wait_while_alive(
+            self._process, self._answers, every_s=0.2, what=lambda: (self.folder / "server.log").read_text()[-2000:]
+        )
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                return True
+        except OSError:
+            return False
 
     def stop(self) -> None:
         if self._process is not None:
