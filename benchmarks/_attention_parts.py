@@ -122,7 +122,7 @@ decode far faster."""
 
 
 def from_weights(name: str) -> dict[str, Any]:
-    """A real set for EfficientNet-Lite0 with ImageNet weights, at 80 pixels. `TRIALS` chose epochs and rate (rule 5)."""
+    """A real set for EfficientNet-Lite0 with ImageNet weights, at 80 pixels. Trials chose epochs and rate (rule 5)."""
     about = SETS[name]
     lr, epochs = CHOSEN[name]
     changed = {
