@@ -39,6 +39,7 @@ HEAVY = ("torch", "torchvision", "torch._dynamo", "ray.data", "ray.train", "pand
     ("what", "code", "expected"),
     [
         ("the queue of events", "import w3ray.runtime.handles, w3ray.events", []),
+        ("the controller of a stage", "import w3ray.runtime.cluster_stage", ["ray.data", "ray.train", "pandas"]),
         ("decoders and readers", "import w3ray.data.stream", ["ray.data", "pandas"]),
         (
             "the coordinator of an evaluation",

@@ -1,6 +1,5 @@
 """Each private name of Ray works as w3ray expects, and only one module uses these names."""
 
-import inspect
 import re
 import tokenize
 from collections.abc import Callable
@@ -18,7 +17,6 @@ HAS = {
     "worker_group": ("placement_group",),
     "ExecutionCallback": ("on_execution_step",),
     "BackpressurePolicy": ("max_task_output_bytes_to_read",),
-    "TorchBackend": ("on_start",),
     "AuthenticationTokenLoader": ("instance", "reset_cache"),
     "ray_constants": ("ENABLE_RAY_CLUSTER", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
 }
@@ -49,19 +47,14 @@ def test_another_name_is_refused():
         _ = ray_internals.NoSuchThing
 
 
-def test_the_meeting_place_is_asked_for_as_the_proxy_expects():
-    source = inspect.getsource(ray_internals.TorchBackend.on_start)
-    assert re.search(r"execute_single\(\s*0,\s*get_address_and_port", source)
-
-
 def test_a_trainer_without_the_cleaner_has_ray_trains_other_callbacks():
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     def kinds(trainer: type) -> list[str]:
         made = trainer(lambda: None)
         return [type(one).__name__ for one in made._create_default_callbacks()]
 
-    usual, ours = kinds(TorchTrainer), kinds(ray_internals.without_cleaner(TorchTrainer))
+    usual, ours = kinds(DataParallelTrainer), kinds(ray_internals.without_cleaner(DataParallelTrainer))
     assert "PlacementGroupCleanerCallback" in usual
     assert ours == [name for name in usual if name != "PlacementGroupCleanerCallback"]
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         BackpressurePolicy as BackpressurePolicy,
     )
     from ray.data._internal.execution.execution_callback import ExecutionCallback as ExecutionCallback
-    from ray.train._internal.utils import get_address_and_port as get_address_and_port
     from ray.train.v2._internal.constants import (
         CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
     )
@@ -104,16 +103,6 @@ NAMES: dict[str, PrivateName] = {
         f"{_TRAIN}.execution.context:get_train_context",
         "tells whether a node is about to be taken away, without a barrier over all ranks at each step",
         "a `ray.train.get_preemption_info` without a barrier",
-    ),
-    "get_address_and_port": PrivateName(
-        "ray.train._internal.utils:get_address_and_port",
-        "recognises the request for the address of the store, to answer it with one on the loopback interface",
-        "a TorchConfig that takes the address of the store",
-    ),
-    "TorchBackend": PrivateName(
-        "ray.train.torch.config:_TorchBackend",
-        "sets up torch.distributed as Ray Train does, but with a store on loopback if all workers are on one machine",
-        "a TorchConfig that takes the address of the store",
     ),
     "BackpressurePolicy": PrivateName(
         f"{_DATA}.execution.backpressure_policy.backpressure_policy:BackpressurePolicy",

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_the_environment_is_as_before() -> None:
 @pytest.mark.slow
 def test_two_training_workers(tmp_path: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from w3ray.runtime.rendezvous import MeetingConfig
 
@@ -68,13 +69,15 @@ def test_two_training_workers(tmp_path: Path) -> None:
         (Path(config["folder"]) / str(rank)).write_text(" ".join([str(int(total)), *addresses]))
         dist.barrier()
 
-    TorchTrainer(
+    trainer = DataParallelTrainer(
         work,
         train_loop_config={"folder": str(tmp_path)},
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(name="meeting", storage_path=str(tmp_path / "runs")),
-        torch_config=MeetingConfig(backend="gloo"),
-    ).fit()
+        backend_config=MeetingConfig(backend="gloo"),
+    )
+    with ThreadPoolExecutor(1) as another:  # in the main thread, Ray keeps the controller for its answer to Ctrl-C
+        another.submit(trainer.fit).result()
     for rank in range(2):
         total, *addresses = (tmp_path / str(rank)).read_text().split()
         assert total == "2"

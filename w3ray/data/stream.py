@@ -3,7 +3,7 @@
 Ray Data does the work. One row for each microbatch (its item number) goes to a pool of decoder actors. Each actor turns
 its row into one block. `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n gets
 items i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution:
-training, validations and test follow each other without a pause. `w3ray.runtime.stream_config` builds it again each time
+training, validations and test follow each other without a pause. `w3ray.runtime.stream_config` builds it again whenever
 Ray Train (re)starts its worker group, from the step and the world size of that moment.
 
 Decoders, readers and the coordinator import this module, so it imports neither Ray Train nor torch.

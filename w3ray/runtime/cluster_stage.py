@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
@@ -72,7 +72,7 @@ class ClusterStage(Stage):
         super().__init__(spec, channel)
         self._start(lambda: self._trainer(tables, channel.sender(), own_cluster=own_cluster))
 
-    def _trainer(self, tables: ClipTables, events: EventSender, *, own_cluster: bool) -> TorchTrainer:
+    def _trainer(self, tables: ClipTables, events: EventSender, *, own_cluster: bool) -> DataParallelTrainer:
         spec, plan = self._spec, self._spec.plan
         stream = StreamConfig(
             spec.stream,
@@ -126,7 +126,7 @@ def _forget_missing_checkpoints(checkpoints: StoragePath) -> None:
 
 def _trainer(
     spec: StageSpec, stream: StreamConfig, events: EventSender, groups: str, *, own_cluster: bool
-) -> TorchTrainer:
+) -> DataParallelTrainer:
     plan, train = spec.plan, spec.train
     elastic = plan.least_workers < plan.workers
     # Twice the watchdog's limit. The watchdog comes first, because it can name the hanging worker. These limits end a
@@ -137,7 +137,7 @@ def _trainer(
     os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(start_s)
     # Without Ray's process that cleans up after a killed controller. `Stage.end` does this, and the process would take
     # processor time at a stage's start, when everything else needs it.
-    return without_cleaner(TorchTrainer)(
+    return without_cleaner(DataParallelTrainer)(
         _work,
         train_loop_config={"stage": spec, "events": events},
         scaling_config=ScalingConfig(
@@ -165,7 +165,7 @@ def _trainer(
         ),
         datasets={STREAM_NAME: _nothing},
         dataset_config=stream,
-        torch_config=MeetingConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
+        backend_config=MeetingConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
     )
 
 

@@ -1,65 +1,92 @@
-"""Lets the training workers of one machine meet on its loopback interface.
+"""Connects the training workers of a stage: where do they meet, and with which backend of `torch.distributed`?
 
-The workers of `torch.distributed` meet at a store in the first worker. By default, Ray Train makes a store that listens
-on every network interface without authentication. On a cluster of several machines the other workers must reach the
-store, so there the default stays.
+This is a backend of Ray Train, as its `TorchConfig` is one, with two differences:
+
+- On one machine, the workers meet at its loopback interface. `TorchConfig` makes a store that listens on every network
+  interface without authentication. On a cluster of several machines the other workers must reach the store, so there
+  it does the same.
+- A stage's controller loads this module, and torch is imported only in the workers. `TorchConfig` imports it in the
+  controller too, which takes two seconds of each stage's start.
 """
 
+import logging
+import os
 import socket
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import ray
 import ray.util
-from ray.train.torch import TorchConfig
+from ray.exceptions import GetTimeoutError
+from ray.train.backend import Backend, BackendConfig
 
-from w3ray.ray_internals import TorchBackend, get_address_and_port
+LOOPBACK = "127.0.0.1"
+_LEAVE_TIMEOUT_S = 30.0
+"""For the end of the process group. A worker that hangs is killed afterwards."""
 
 _STORES: list[Any] = []
 """The stores of this process. A store listens as long as there is a reference to it."""
 
+logger = logging.getLogger(__name__)
 
-class MeetingConfig(TorchConfig):
-    """Ray Train's settings of `torch.distributed`, with a store that listens only where the node does."""
+
+@dataclass
+class MeetingConfig(BackendConfig):
+    """How the workers of a stage meet.
+
+    Args:
+        backend: of `torch.distributed`: "gloo", or "cpu:gloo,cuda:nccl".
+        timeout_s: seconds that a collective operation may take.
+    """
+
+    backend: str = "gloo"
+    timeout_s: int = 1800
 
     @property
-    def backend_cls(self) -> type[TorchBackend]:
-        return _Backend
+    def backend_cls(self) -> type[Backend]:
+        return _Meeting
+
+    @property
+    def train_func_context(self) -> Any:
+        return _on_its_gpu
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"backend": self.backend, "timeout_s": self.timeout_s}
 
 
-class _Backend(TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        super().on_start(_WorkerGroup(worker_group), backend_config)
+class _Meeting(Backend):
+    share_cuda_visible_devices = True  # NCCL needs to see the GPUs of the node's other workers
 
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        place = worker_group.execute_single(0, _meeting_place)
+        ranks = range(len(worker_group))
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank, _join, place, backend=backend_config.backend, timeout_s=backend_config.timeout_s
+                )
+                for rank in ranks
+            ]
+        )
 
-class _WorkerGroup:
-    """Ray Train's worker group. Its first worker answers the request for an address with `_meeting_place`."""
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._group, name)
-
-    def __len__(self) -> int:
-        return len(self._group)
-
-    def execute_single(self, rank: int, function: Any, *args: Any, **kwargs: Any) -> Any:
-        if function is get_address_and_port:
-            function = _meeting_place
-        return self._group.execute_single(rank, function, *args, **kwargs)
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        try:
+            ray.get(worker_group.execute_async(_leave), timeout=_LEAVE_TIMEOUT_S)
+        except GetTimeoutError:
+            logger.warning("the workers did not leave their process group within %g s", _LEAVE_TIMEOUT_S)
 
 
 def _meeting_place() -> tuple[str, int]:
-    """Address and port of the store. If the node's address is loopback, the store is made here."""
-    address = ray.util.get_node_ip_address()
-    if address != "127.0.0.1":
-        place: tuple[str, int] = get_address_and_port()
-        return place
+    """Address and port of the store, which this worker, the first, makes here."""
     from torch.distributed import TCPStore
 
-    listener = socket.socket()
-    listener.bind((address, 0))
+    address = ray.util.get_node_ip_address()
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.bind((address if address == LOOPBACK else "", 0))
     listener.listen()
-    port = listener.getsockname()[1]
+    port: int = listener.getsockname()[1]
     # `multi_tenant`: the store that torch makes in this process for this port is then this store.
     # From here on the store owns the socket and closes it.
     store = TCPStore(
@@ -67,3 +94,47 @@ def _meeting_place() -> tuple[str, int]:
     )
     _STORES[:] = [store]
     return address, port
+
+
+def _join(place: tuple[str, int], *, backend: str, timeout_s: int) -> None:
+    """Join the process group of the stage's workers."""
+    import ray.train
+    import torch.distributed as dist
+
+    context = ray.train.get_context()
+    # As torchrun sets them: libraries read them.
+    os.environ.update(
+        MASTER_ADDR=place[0],
+        MASTER_PORT=str(place[1]),
+        RANK=str(context.get_world_rank()),
+        WORLD_SIZE=str(context.get_world_size()),
+        LOCAL_RANK=str(context.get_local_rank()),
+        LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
+        NODE_RANK=str(context.get_node_rank()),
+    )
+    # A collective operation of NCCL that takes too long ends the process, instead of hanging for ever.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=timeout_s))
+
+
+def _leave() -> None:
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.destroy_process_group()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _on_its_gpu() -> AbstractContextManager[None]:
+    """The context of a worker's training loop. The current GPU of torch is one for each thread."""
+    import torch
+
+    if torch.cuda.is_available():
+        import ray.train.torch
+
+        device = ray.train.torch.get_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    return nullcontext()

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned, WorkerAlive
@@ -51,7 +51,7 @@ class Stage(ABC):
         # `fit` has its own thread, because the caller's thread passes events on and must react to Ctrl-C.
         self._thread: threading.Thread | None = None
 
-    def _start(self, make_trainer: Callable[[], TorchTrainer]) -> None:
+    def _start(self, make_trainer: Callable[[], DataParallelTrainer]) -> None:
         """Make the trainer and run it. `_owned` registers what the trainer needs as soon as it is made."""
         try:
             trainer = make_trainer()
@@ -63,7 +63,7 @@ class Stage(ABC):
             self.end()
             raise
 
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: DataParallelTrainer) -> None:
         try:
             self._answer["result"] = trainer.fit()
         except BaseException as error:  # any exception must reach the waiting thread
