@@ -5,7 +5,7 @@
 Each part has code of its own, which a simpler runtime would not need:
 
     ahead       the next stage's processes start before the current stage has ended (`w3ray.pipeline.ahead`)
-    loopback    the workers of one machine meet at its loopback address (`w3ray.runtime.rendezvous`)
+    loopback    the workers of one machine meet at its loopback address (`w3ray.runtime.rendezvous`, for TorchConfig)
     in process  a trial of a sweep trains in the trial's own process (`w3ray.runtime.in_process_stage`)
 
 Each pair runs once with the part and once with the public behaviour of Ray Train in its place, in turns, from an empty

@@ -63,6 +63,10 @@ class Node:
         self.process.wait()
 
 
+_STARTS = 3
+"""Beside other load a node may not start within the 30 s that Ray gives it. Then it is started again."""
+
+
 class SmallCluster:
     """Head and nodes. `close` ends them. Drivers need the environment `env`."""
 
@@ -89,7 +93,7 @@ class SmallCluster:
             self.env |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
             head.append(f"--autoscaling-config={self._autoscaling(node_types)}")
         self.head = self._node([*head, f"--num-cpus={head_cpus}"])
-        self._wait(1)
+        assert self._wait(1, self.head), (folder / "nodes.log").read_text()
 
     @property
     def address(self) -> str:
@@ -97,13 +101,14 @@ class SmallCluster:
 
     def add(self, cpus: int, folder: Path | None = None, **resources: float) -> Node:
         """Add a node with custom resources. Its processes have `folder` as their current folder."""
-        node = self._node(
-            [f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={json.dumps(resources)}",
-             "--dashboard-agent-listen-port=0"],
-            folder,
-        )  # fmt: skip
-        self._wait(len([one for one in self.nodes if one.process.poll() is None]))
-        return node
+        arguments = [f"--address={self.address}", f"--num-cpus={cpus}", f"--resources={json.dumps(resources)}"]
+        before = len([one for one in self.nodes if one.process.poll() is None])
+        for _ in range(_STARTS):
+            node = self._node([*arguments, "--dashboard-agent-listen-port=0"], folder)
+            if self._wait(before + 1, node):
+                return node
+            self.nodes.remove(node)
+        raise AssertionError(f"the node did not start: {(self.folder / 'nodes.log').read_text()}")
 
     def node_id(self, node: Node) -> str:
         """Ray's id of a node."""
@@ -164,19 +169,22 @@ class SmallCluster:
         self.nodes.append(node)
         return node
 
-    def _wait(self, count: int) -> None:
-        """Wait until `count` nodes are alive."""
+    def _wait(self, count: int, node: Node) -> bool:
+        """Wait until `count` nodes are alive. False if `node` ended before."""
         code = (
             "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
         )
         errors = ""
 
-        def alive() -> bool:
+        def alive_or_ended() -> bool:
             nonlocal errors
+            if node.process.poll() is not None:
+                return True
             asked = subprocess.run(
                 [sys.executable, "-c", code, self.address], env=self.env, capture_output=True, text=True
             )
             errors = asked.stderr
             return asked.returncode == 0 and asked.stdout.strip().endswith(str(count))
 
-        wait_until(alive, every_s=0.5, what=lambda: (self.folder / "nodes.log").read_text() + errors)
+        wait_until(alive_or_ended, every_s=0.5, what=lambda: (self.folder / "nodes.log").read_text() + errors)
+        return node.process.poll() is None
