@@ -335,7 +335,7 @@ def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
         stream = container.streams.best("video")
         assert stream is not None, f"{path.name}: no video stream"
         for frame in _decoded(container, stream):
-            image = frame.to_ndarray(format="rgb24")
+            image = _REFORMATTER.reformat(frame, format="rgb24").to_ndarray()
             shown += numbers([image])
             thumbnails.append(thumbnail(image))
             sizes.add(image.shape[:2])
