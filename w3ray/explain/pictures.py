@@ -63,14 +63,14 @@ def strip_figure(
     """
     frames_TSSC = visible(frames_TSSC)
     shown = _columns(len(frames_TSSC))
-    rows: list[tuple[str, str, Frames]] = [("frames", "", frames_TSSC)]
+    rows: list[tuple[str, str, Frames]] = [("frames", "", frames_TSSC[shown])]
     for one in explanations:
-        rows.append((one.name, f"{_made_of(one)}\n{KEY}", overlay(frames_TSSC, one.map_TSS)))
+        rows.append((one.name, f"{_made_of(one)}\n{KEY}", overlay(frames_TSSC[shown], one.map_TSS[shown])))
     sheet = _Sheet(len(shown), [len(rows)], num_curves=1)
     sheet.head(title, true, explanations)
     sheet.numbers(shown)
     for label, note, images in rows:
-        sheet.row(label, note, images[shown])
+        sheet.row(label, note, images)
     sheet.curves(explanations[0], len(frames_TSSC), shown)
     return sheet.figure
 
@@ -84,7 +84,7 @@ def stages_figure(
     """
     frames_TSSC = visible(frames_TSSC)
     shown = _columns(len(frames_TSSC))
-    parts = [_stage_rows(frames_TSSC, one) for one in explanations]
+    parts = [_stage_rows(frames_TSSC, one, shown) for one in explanations]
     sheet = _Sheet(len(shown), [1, *map(len, parts)], num_curves=len(parts))
     sheet.head(title, true, explanations)
     sheet.numbers(shown)
@@ -92,7 +92,7 @@ def stages_figure(
     for one, rows in zip(explanations, parts, strict=True):
         sheet.space()
         for label, note, images in rows:
-            sheet.row(label, note, images[shown])
+            sheet.row(label, note, images)
         sheet.curves(one, len(frames_TSSC), shown)
     return sheet.figure
 
@@ -165,6 +165,9 @@ class _Sheet:
         height = 0.85 + 0.2 + sum(rows_of_parts) * (self.cell + _GAP) + (len(rows_of_parts) - 1) * 0.15
         self.height = height + num_curves * 1.55 + _MARGIN
         self.figure = Figure(figsize=(self.width, self.height), dpi=DPI, facecolor="white")
+        # One for all images: own axes for each image, with ticks that nobody sees, take longer than all the rest.
+        self.images = self.figure.add_axes((0, 0, 1, 1))
+        self.images.set_axis_off()
         self.below = 0.0
 
     def head(self, title: str, true: str | None, explanations: Sequence[Explanation]) -> None:
@@ -178,6 +181,9 @@ class _Sheet:
         self.below += 0.2
 
     def row(self, label: str, note: str, images: Frames) -> None:
+        from matplotlib.image import AxesImage
+        from matplotlib.transforms import Bbox, TransformedBbox
+
         middle = self.below + self.cell / 2
         words = _wrap(label, 17)
         self._text(_MARGIN, middle + (0.0 if note else 0.07), words, fontsize=9.5, weight="bold", color=INK)
@@ -185,14 +191,17 @@ class _Sheet:
             self._text(_MARGIN, middle + 0.05, note, fontsize=7.5, color=GREY, va="top")
         for column, image in enumerate(images):
             left = _MARGIN + _LABEL + column * (self.cell + _GAP)
-            axes = self._axes(left, self.below, self.cell, self.cell)
-            axes.set_axis_off()
-            axes.imshow(image, interpolation="bicubic")
+            box = Bbox.from_bounds(*self._box(left, self.below, self.cell, self.cell))
+            extent = (box.x0, box.x1, box.y0, box.y1)
+            drawn = AxesImage(self.images, interpolation="bicubic", resample=True, extent=extent)
+            drawn.set_data(image)
+            drawn.set_clip_box(TransformedBbox(box, self.figure.transFigure))
+            self.images.add_image(drawn)
         self.below += self.cell + _GAP
 
     def curves(self, one: Explanation, num_frames: int, shown: Sequence[int]) -> None:
         width = self.width - 2 * _MARGIN - _LABEL - _GAP
-        axes = self._axes(_MARGIN + _LABEL, self.below + 0.15, width, 0.95)
+        axes = self.figure.add_axes(self._box(_MARGIN + _LABEL, self.below + 0.15, width, 0.95))
         _draw_curves(axes, one, num_frames, shown)
         middle = self.below + 0.6
         self._text(_MARGIN, middle, "activity", fontsize=9.5, weight="bold", color=INK)
@@ -204,10 +213,10 @@ class _Sheet:
     def space(self) -> None:
         self.below += 0.15
 
-    def _axes(self, left: float, top: float, width: float, height: float) -> "Axes":
+    def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height as shares of the figure."""
         bottom = self.height - top - height
-        box = (left / self.width, bottom / self.height, width / self.width, height / self.height)
-        return self.figure.add_axes(box)
+        return (left / self.width, bottom / self.height, width / self.width, height / self.height)
 
     def _text(self, x: float, y: float, text: str, **style: Any) -> None:
         _write(self.figure, x / self.width, 1 - y / self.height, text, **style)
@@ -286,16 +295,17 @@ def _draw_curves(axes: "Axes", one: Explanation, num_frames: int, shown: Sequenc
         )
 
 
-def _stage_rows(frames_TSSC: Frames, one: Explanation) -> list[tuple[str, str, Frames]]:
+def _stage_rows(frames_TSSC: Frames, one: Explanation, shown: Sequence[int]) -> list[tuple[str, str, Frames]]:
     num_frames, size = frames_TSSC.shape[:2]
     if one.source == "gradcam":
-        return [(one.name, f"{_made_of(one)}\n{KEY}", overlay(frames_TSSC, one.map_TSS))]
+        return [(one.name, f"{_made_of(one)}\n{KEY}", overlay(frames_TSSC[shown], one.map_TSS[shown]))]
     rows = []
     for look in last_of_stages(one.looks):
         assert look.mask_THW is not None
         mask_THW = look.mask_THW
         note = f"stage {look.stage}, block {look.block}\n{mask_THW.min():.4g} to {mask_THW.max():.4g}"
-        rows.append((one.name, note, overlay(frames_TSSC, stretch(to_frames(mask_THW, num_frames, size)))))
+        map_TSS = stretch(to_frames(mask_THW, num_frames, size))
+        rows.append((one.name, note, overlay(frames_TSSC[shown], map_TSS[shown])))
     return rows
 
 
