@@ -30,7 +30,8 @@ def manifest(motion_manifest):
 
 def a_model(folder: Path, classes: tuple[str, ...], seed: int) -> Path:
     torch.manual_seed(seed)
-    arguments = {"name": "tsm", "backbone": "resnet_small", "num_classes": len(classes), "attention": {"kind": "w3"}}
+    attention = {"kind": "w3", "stages": [2]}  # in one stage, because an export takes long for each
+    arguments = {"name": "tsm", "backbone": "resnet_small", "num_classes": len(classes), "attention": attention}
     model = build_model(**arguments)
     torch.nn.init.normal_(model.classifier.weight, std=1.0)
     description = ModelDescription(
