@@ -53,6 +53,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_small_model(tmp_path_factory.mktemp("stages") / "student-0123456789ab" / "model", W3)
 
 
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of four frames, because most of an explanation's time goes into the film's frames."""
+    return write_small_model(tmp_path_factory.mktemp("brief") / "model", W3, num_frames=4)
+
+
 def explain(capsys, *words: str) -> dict:
     assert main(["explain", *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -127,14 +133,14 @@ def test_files_of_a_longer_clip_open_again(capsys, tmp_path, video):
     check_files(answer, 16)
 
 
-def test_several_videos_beside_another_model(capsys, tmp_path, model, motion_manifest):
+def test_several_videos_beside_another_model(capsys, tmp_path, brief, motion_manifest):
     videos = read_manifest(str(motion_manifest)).resolved_uris()[:2]
     twin = tmp_path / "elsewhere" / Path(videos[0]).name
     twin.parent.mkdir()
     shutil.copy(videos[0], twin)
-    plain = write_small_model(tmp_path / "plain", None)
-    document = explain(capsys, model, *videos, str(twin), "--against", plain, "--out", str(tmp_path / "out"))
-    assert (document["model"], document["against"]) == (model, plain)
+    plain = write_small_model(tmp_path / "plain", None, num_frames=4)
+    document = explain(capsys, brief, *videos, str(twin), "--against", plain, "--out", str(tmp_path / "out"))
+    assert (document["model"], document["against"]) == (brief, plain)
     assert [answer["video"] for answer in document["videos"]] == [*videos, str(twin)]
     # Two videos with the same name get different files.
     paths = [answer[name] for answer in document["videos"] for name in ("strip", "stages", "film")]
@@ -146,10 +152,10 @@ def test_several_videos_beside_another_model(capsys, tmp_path, model, motion_man
         assert best["score"] == float(own_scores(plain, answer["video"]).max())
 
 
-def test_models_of_one_make_are_told_apart(capsys, tmp_path, model, video):
+def test_models_of_one_make_are_told_apart(capsys, tmp_path, brief, video):
     for stage, names in {"teacher": ["student", "teacher"], "student": ["A", "B"]}.items():
-        other = write_small_model(tmp_path / stage, W3, stage=stage, seed=1)
-        (answer,) = explain(capsys, model, video, "--against", other, "--out", str(tmp_path / "out"))["videos"]
+        other = write_small_model(tmp_path / stage, W3, stage=stage, seed=1, num_frames=4)
+        (answer,) = explain(capsys, brief, video, "--against", other, "--out", str(tmp_path / "out"))["videos"]
         assert [one["name"] for one in answer["models"]] == [f"TSM + W3 ({name})" for name in names]
 
 
@@ -166,8 +172,8 @@ def test_from_object_storage(capsys, tmp_path, explained, model, video, s3):
     assert "no model here" in refusal(capsys, "s3://bucket/nothing", address)
 
 
-def test_text(capsys, tmp_path, model, video):
-    assert main(["explain", model, video, "--out", str(tmp_path), "--top", "1"]) == 0
+def test_text(capsys, tmp_path, brief, video):
+    assert main(["explain", brief, video, "--out", str(tmp_path), "--top", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == video
     assert lines[1].startswith("  TSM + W3: ")
@@ -180,14 +186,14 @@ def test_text(capsys, tmp_path, model, video):
     assert all("have not moved" in line for line in faults), "it was never trained"
 
 
-def test_health_of_the_gates_over_all_videos(capsys, tmp_path, model, motion_manifest):
+def test_health_of_the_gates_over_all_videos(capsys, tmp_path, brief, motion_manifest):
     """Equals the health of the gates that `record` keeps for each video."""
     videos = sorted(str(path) for path in motion_manifest.parent.glob("train/*/00000.mp4"))[:2]
-    plain = write_small_model(tmp_path / "plain", None)
-    answer = explain(capsys, model, *videos, "--against", plain, "--out", str(tmp_path / "out"))
+    plain = write_small_model(tmp_path / "plain", None, num_frames=4)
+    answer = explain(capsys, brief, *videos, "--against", plain, "--out", str(tmp_path / "out"))
     ours, theirs = answer["attention"]
     assert (ours["name"], theirs) == ("TSM + W3", {"name": "TSM", "stages": [], "faults": []})
-    network, about = load_model(model)
+    network, about = load_model(brief)
     looks = []
     for video in videos:
         frames_THWC, _ = load_clip(video, label=0, spec=ClipSpec(**about.clip), rng=None)
@@ -223,11 +229,11 @@ class TestBadInput:
         absent = str(tmp_path / "absent.mp4")
         assert f"{absent}: cannot be read: No such file" in refusal(capsys, model, absent, "--out", str(tmp_path))
 
-    def test_real_odd_files(self, capsys, tmp_path, model, real_data):
+    def test_real_odd_files(self, capsys, tmp_path, brief, real_data):
         for name in ("audio_only.mp3", "zero_bytes.webm"):
-            assert name in refusal(capsys, model, str(real_data / "odd" / name), "--out", str(tmp_path))
+            assert name in refusal(capsys, brief, str(real_data / "odd" / name), "--out", str(tmp_path))
         rotated = str(real_data / "odd" / "rotation_90.mov")
-        assert explain(capsys, model, rotated, "--out", str(tmp_path))["videos"][0]["video"] == rotated
+        assert explain(capsys, brief, rotated, "--out", str(tmp_path))["videos"][0]["video"] == rotated
 
     def test_a_model_without_attention(self, capsys, tmp_path, video):
         plain = write_small_model(tmp_path / "plain", None)
