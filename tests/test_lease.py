@@ -88,7 +88,7 @@ def test_a_killed_holder_is_followed_after_its_lease(folder):
 def test_a_living_holder_is_waited_for_however_long(folder, s3):
     process, go_on, answer = holder(folder)
     queue = LeaseQueue(folder, **LEASE)
-    end = time.monotonic() + 2.5 * LEASE["lease_s"]
+    end = time.monotonic() + 1.5 * LEASE["lease_s"]
     while time.monotonic() < end:
         assert queue.take() is None
         queue._bury()
@@ -130,7 +130,7 @@ def test_an_outage_frees_nobodys_lease(folder, s3):
     queue = LeaseQueue(folder, **LEASE)
     queue._bury()
     s3.fail(".*")
-    healing = SPAWN.Process(target=_heal_later, args=(s3.endpoint, 2 * LEASE["lease_s"]))
+    healing = SPAWN.Process(target=_heal_later, args=(s3.endpoint, 1.5 * LEASE["lease_s"]))
     healing.start()
     for _ in range(8):
         queue._bury()

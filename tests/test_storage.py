@@ -19,6 +19,7 @@ from w3ray.storage import (
     RemotePath,
     StorageFailing,
     StorageRefused,
+    _patient,
     _systems,
     fetched,
     file_digest,
@@ -35,6 +36,12 @@ def folder(s3, request, monkeypatch) -> RemotePath:
     s3.forget()
     monkeypatch.setenv(DEADLINE_VARIABLE, "8")
     return RemotePath(f"s3://bucket/{request.node.name.partition('[')[0]}")
+
+
+@pytest.fixture
+def short_pauses(monkeypatch) -> None:
+    """Between the attempts, so that a test that counts them need not wait."""
+    monkeypatch.setattr(_patient, "_PAUSE_FIRST_S", 0.02)
 
 
 def test_local_places_are_paths(tmp_path):
@@ -66,7 +73,7 @@ def test_other_file_systems_through_fsspec():
 
 
 @pytest.mark.parametrize("action", ["500", "503", "cut"])
-def test_passing_faults_are_not_seen(s3, folder, action):
+def test_passing_faults_are_not_seen(s3, folder, action, short_pauses):
     path = folder / "a.txt"
     for method in ("PUT", "HEAD", "GET"):
         s3.fail("a.txt", action, method=method, times=2)
@@ -91,7 +98,7 @@ def test_a_stalled_answer_is_given_up_and_asked_for_again(s3, folder, monkeypatc
 
 
 def test_a_failing_store_is_named_within_the_deadline(s3, folder, monkeypatch):
-    monkeypatch.setenv(DEADLINE_VARIABLE, "2")
+    monkeypatch.setenv(DEADLINE_VARIABLE, "1")
     path = folder / "a.txt"
     path.write_text("hello")
     s3.fail("test_a_failing")
@@ -130,7 +137,7 @@ def test_addresses_that_can_not_be_used(location, message):
     assert "secret" not in str(caught.value)
 
 
-def test_a_large_file_is_read_again_where_it_failed(s3, folder, tmp_path):
+def test_a_large_file_is_read_again_where_it_failed(s3, folder, tmp_path, short_pauses):
     content = os.urandom(5 << 20)
     (tmp_path / "large").write_bytes(content)
     path = folder / "large"
