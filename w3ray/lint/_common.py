@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +41,7 @@ class Finding:
     """Name of the rule in `RULES`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A recipe and the published one, and what is known about the recipe's data without reading a video."""
 
@@ -57,10 +58,10 @@ class Comparison:
             return "the published network has no backbone, so it has no effect"
         return sources(self.row.recipe)[field]
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[ResolvedStage, ResolvedStage]]:
         """Each training with its published counterpart: the last one for a student or a reader of a bank, else the
-        first one."""
+        first one. Kept, because most rules ask for them."""
         published = self.published.resolved_stages()
         return [
             (stage, published[0 if stage.teacher is None and stage.bank is None else -1])

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +116,16 @@ def recipe_values(path: Path) -> dict[str, Any]:
     return values
 
 
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """The values of a text. Kept, because a command may load one recipe several times, and to parse it is slow."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The plain values of a YAML file. Raises InputError with the line number if it is not valid YAML."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from None
     except yaml.YAMLError as error:
