@@ -331,11 +331,12 @@ def truth(path: Path, rate: Fraction = Fraction(RATE)) -> Truth:
     shown: list[int | None] = []
     stamps: list[int | None] = []
     thumbnails, sizes = [], set()
+    reformatter = VideoReformatter()  # one for the clip, as in `_REFORMATTER`, but nothing of another clip's
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         assert stream is not None, f"{path.name}: no video stream"
         for frame in _decoded(container, stream):
-            image = _REFORMATTER.reformat(frame, format="rgb24").to_ndarray()
+            image = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             shown += numbers([image])
             thumbnails.append(thumbnail(image))
             sizes.add(image.shape[:2])
