@@ -1,15 +1,19 @@
 """Each private name of Ray works as w3ray expects, and only one module uses these names."""
 
 import re
+import sys
 import tokenize
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import pytest
+from patience import wait_until
 
 from w3ray import ray_internals
-from w3ray.ray_internals import NAMES
+from w3ray.ray_internals import NAMES, PrivateName
 
 PACKAGE = Path(ray_internals.__file__).parent
 HAS = {
@@ -45,6 +49,24 @@ def test_ray_has_each_name(name):
 def test_another_name_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'NoSuchThing'"):
         _ = ray_internals.NoSuchThing
+
+
+def test_a_package_that_another_thread_imports_is_waited_for(tmp_path, monkeypatch):
+    """Python waits for the package named, not for the packages above it."""
+    package = tmp_path / "slow_package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("import time; time.sleep(1.0); complete = True")
+    (package / "inner" / "__init__.py").touch()
+    (package / "inner" / "name.py").write_text(
+        "import sys; was_complete = hasattr(sys.modules['slow_package'], 'complete')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(NAMES, "name", PrivateName("slow_package.inner.name:was_complete", "a test", "nothing"))
+    other = Thread(target=import_module, args=("slow_package",))
+    other.start()
+    wait_until(lambda: "slow_package" in sys.modules, what="the other thread imports the package")
+    assert ray_internals.name
+    other.join()
 
 
 def test_a_trainer_without_the_cleaner_has_ray_trains_other_callbacks():

@@ -176,8 +176,20 @@ def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = NAMES[name].place.partition(":")
-    found = import_module(module)
+    found = _imported(module)
     return getattr(found, attribute) if attribute else found
+
+
+def _imported(module: str) -> Any:
+    """Import a module, its packages first, from the outermost on.
+
+    Another thread may be importing `ray.data` now. An import of the package waits until it is complete. An import of a
+    module deep in it does not: both threads would import the packages between, and Python may find a deadlock.
+    """
+    parts = module.split(".")
+    for end in range(1, len(parts)):
+        import_module(".".join(parts[:end]))
+    return import_module(module)
 
 
 # Uses of private attributes.
