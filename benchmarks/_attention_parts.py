@@ -136,9 +136,14 @@ def from_weights(name: str) -> dict[str, Any]:
     return {**about, "set": {**about["set"], **changed}, "of": name, "short_side": 96}
 
 
-EPOCHS = {"egogestar": (6, 12), "tank-state": (2, 4), "ut-interaction": (6, 12)}
-"""The numbers of epochs that the trials of a set try."""
-RATES = (3e-4, 1e-3)
+TRIALS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
+    "egogestar": ((3e-4, 1e-3), (6, 12)),
+    # All but the last case of the first trials were at chance, so the others try higher rates.
+    "egogestar-more": ((2e-3, 4e-3), (12, 24)),
+    "tank-state": ((1e-3, 3e-3), (3, 6)),
+    "ut-interaction": ((1e-3, 3e-3), (8, 16)),
+}
+"""The rates and the numbers of epochs that the trials of a set try."""
 CHOSEN = {"egogestar": (3e-4, 12), "tank-state": (3e-4, 4), "ut-interaction": (3e-4, 12)}
 """Rate and epochs by set."""
 
@@ -296,16 +301,18 @@ PARTS: dict[str, Part] = {
     # From ImageNet weights, as the paper trains (rule 5). The trials choose epochs and rate.
     **{
         f"trial-{name}": Part(
-            data=f"{name}-weights-split" if "folds" in SETS[name] else f"{name}-weights",
+            data="ut-interaction-weights-split"
+            if name == "ut-interaction"
+            else f"{name.removesuffix('-more')}-weights",
             arms=(),
             variants={
-                f"lr-{lr:g}-epochs-{epochs}": {**PLAIN, "train.lr": lr, "train.epochs": epochs}
-                for lr in RATES
-                for epochs in EPOCHS[name]
+                f"lr-{lr:g}-epochs-{num_epochs}": {**PLAIN, "train.lr": lr, "train.epochs": num_epochs}
+                for lr in rates
+                for num_epochs in epochs
             },
             seeds=range(100, 101),
         )
-        for name in CHOSEN
+        for name, (rates, epochs) in TRIALS.items()
     },
     **{
         f"weights-{data}": Part(
