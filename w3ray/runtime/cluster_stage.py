@@ -67,7 +67,7 @@ class ClusterStage(Stage):
         tables = ClipTables.of(splits)
         _forget_missing_checkpoints(spec.checkpoints)
         self._controller: Any = None
-        self._groups = f"w3ray-{uuid.uuid4().hex}-"
+        self._groups = f"w3ray-{spec.name}-{uuid.uuid4().hex}-"
         channel = EventChannel()
         super().__init__(spec, channel)
         self._start(lambda: self._trainer(tables, channel.sender(), own_cluster=own_cluster))
