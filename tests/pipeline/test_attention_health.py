@@ -6,17 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from in_process import in_process
 from mlflow import MlflowClient
 from rich.console import Console
 
 from w3ray.attention.health import HEALTH_NAME, StageHealth, faults, read_health
 from w3ray.cli._display import Display
-from w3ray.cluster.connect import node_resources
 from w3ray.events import AttentionHealth, StepDone
 from w3ray.lint import lint
-from w3ray.pipeline import run
-from w3ray.pipeline.plan import plan_recipe
-from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.recipe import Recipe
 
 
@@ -34,12 +31,6 @@ def recipe(manifest: Path, storage: Path, **train) -> Recipe:
             "evaluation": {"split": "test"},
         }
     )  # fmt: skip
-
-
-def in_process(one: Recipe, on_event=None):
-    """As in a trial of a sweep, which needs no processes of its own."""
-    part = SweepPart(name="trial", identity="trial", plan=plan_recipe(one, node_resources()), in_process=True)
-    return run(one, on_event=on_event, part_of=part)
 
 
 def gates(stages: tuple[StageHealth, ...]) -> list[dict[str, dict[str, float]]]:

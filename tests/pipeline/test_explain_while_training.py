@@ -6,17 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_process import in_process
 from mlflow import MlflowClient
 from PIL import Image
 
-from w3ray.cluster.connect import node_resources
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.events import Explained, Warned
 from w3ray.pipeline import run
-from w3ray.pipeline.plan import plan_recipe
 from w3ray.pipeline.prepare import plan_stages, prepare_data
-from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.plugins.shipping import NO_PLUGINS
 from w3ray.recipe import Recipe
 from w3ray.training.checkpoint_files import by_step
@@ -35,12 +33,6 @@ def recipe(manifest, storage: Path, tracking: dict | None = None, **changes) -> 
         **changes,
     }
     return Recipe.model_validate(values)
-
-
-def in_process(one: Recipe, on_event=None):
-    """As in a trial of a sweep, which needs no processes of its own."""
-    part = SweepPart(name="trial", identity="trial", plan=plan_recipe(one, node_resources()), in_process=True)
-    return run(one, on_event=on_event, part_of=part)
 
 
 @pytest.fixture(scope="module")

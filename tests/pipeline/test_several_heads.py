@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from in_process import in_process
 
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
@@ -58,7 +59,7 @@ def manifest(motion_manifest, tmp_path_factory) -> Path:
 def finished(ray_session, manifest, tmp_path_factory):
     storage = tmp_path_factory.mktemp("storage")
     losses = {"mfr": 0.5, "cross_entropy.way": 0.5}
-    return storage, run(recipe(manifest, storage, loss_weights=losses), on_event=EVENTS.append)
+    return storage, in_process(recipe(manifest, storage, loss_weights=losses), on_event=EVENTS.append)
 
 
 def model_of(finished) -> str:
