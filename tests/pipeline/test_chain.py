@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import in_process
 from patience import wait_until
 
 from w3ray.data.manifest import read_manifest, write_manifest
@@ -278,7 +279,7 @@ def with_broken_clips(manifest_path: Path, target: Path, broken: int) -> Path:
 def test_unreadable_clips_within_the_share_are_masked_and_written_down(motion_manifest, tmp_path):
     path = with_broken_clips(motion_manifest, tmp_path, 2)
     events = []
-    result = run(one_stage(path, tmp_path / "runs", data={"max_failed_share": 0.1}), on_event=events.append)
+    result = in_process(one_stage(path, tmp_path / "runs", data={"max_failed_share": 0.1}), on_event=events.append)
     directory = Path(result.stages[0].model).parent
     ledger = [json.loads(line) for line in (directory / "failures.jsonl").read_text().splitlines()]
     assert len(ledger) == 2, "each clip once, not once per epoch"
@@ -290,7 +291,7 @@ def test_unreadable_clips_within_the_share_are_masked_and_written_down(motion_ma
 def test_too_many_unreadable_clips_stop_the_run(motion_manifest, tmp_path):
     path = with_broken_clips(motion_manifest, tmp_path, 3)
     with pytest.raises(RunError, match=r"clips cannot be read, more than data\.max_failed_share=0\.01"):
-        run(one_stage(path, tmp_path / "runs"))
+        in_process(one_stage(path, tmp_path / "runs"))
     assert list((tmp_path / "runs").glob("stages/*/failures.jsonl"))
     assert not list((tmp_path / "runs").glob("stages/*/result.json"))
 
