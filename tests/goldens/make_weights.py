@@ -14,6 +14,7 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def processor() -> str:
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__.partition('+')[0]}"
 
 
-def train(name: str, storage: Path) -> dict[str, Any]:
-    """Stage -> SHA-256 of its final weights, and the cross-entropy of each step."""
+def train(name: str, storage: Path, run: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Stage -> SHA-256 of its final weights, and the cross-entropy of each step. `run`: None for `w3ray.run`."""
     import w3ray
 
     losses: dict[str, dict[int, float]] = {}
@@ -67,7 +68,7 @@ def train(name: str, storage: Path) -> dict[str, Any]:
             losses.setdefault(event.stage, {})[event.step] = event.losses["cross_entropy"]
 
     recipe = Recipe.model_validate({**BASE, **RECIPES[name], "name": name, "storage": str(storage)})
-    result = w3ray.run(recipe, on_event=on_event)
+    result = (run or w3ray.run)(recipe, on_event=on_event)
     return {
         stage.name: {
             "sha256": hashlib.sha256((Path(stage.model) / "model.safetensors").read_bytes()).hexdigest(),
