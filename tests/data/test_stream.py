@@ -24,7 +24,7 @@ from w3ray.data.stream import (
     read_microbatches,
 )
 from w3ray.data.stream_spec import StreamSpec
-from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig, _parts
+from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig, WorkerGroups, _parts
 
 SPEC = ClipSpec(num_frames=4, size=32)
 SCHEDULE = Schedule(
@@ -175,7 +175,7 @@ def test_groups_of_workers_share_the_items_without_changing_their_order(world_si
 
 def test_two_workers_with_a_coordinator_each(alone, tables):
     config = StreamConfig(STREAM, tables, replace(POOL, size=2), steps_done=lambda: 0, readers_per_coordinator=1)
-    shards = [parts[STREAM_NAME] for parts in config.configure({}, 2, None, None)]
+    shards = [parts[STREAM_NAME] for parts in config.configure({STREAM_NAME: 0}, 2, None, None)]
     assert len({shard._coord_actor for shard in shards}) == 2
     read = ray.get([consume.remote(shard) for shard in shards], timeout=120)
     assert [[m.number for m in one] for one in read] == [
@@ -189,11 +189,29 @@ def test_two_workers_with_a_coordinator_each(alone, tables):
 def test_all_coordinators_end_with_the_stage(tables):
     config = StreamConfig(STREAM, tables, replace(POOL, size=2), steps_done=lambda: 0, readers_per_coordinator=1)
     config.prepare(2)
-    coordinators = [parts[STREAM_NAME]._coord_actor for parts in config.configure({}, 2, None, None)]
+    coordinators = [parts[STREAM_NAME]._coord_actor for parts in config.configure({STREAM_NAME: 0}, 2, None, None)]
     config.release()
     for coordinator in coordinators:
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(coordinator.__ray_ready__.remote(), timeout=PATIENCE_S)
+
+
+def test_a_prepared_stream_is_for_the_first_worker_group(tables):
+    config = StreamConfig(STREAM, tables, replace(POOL, size=2), steps_done=lambda: 0)
+    config.prepare(2)
+    numbers = WorkerGroups()
+
+    def coordinator() -> ray.actor.ActorHandle:
+        (one,) = {p[STREAM_NAME]._coord_actor for p in config.configure({STREAM_NAME: numbers()}, 2, None, None)}
+        return one
+
+    first, second = coordinator(), coordinator()
+    try:
+        assert first != second
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(first.__ray_ready__.remote(), timeout=PATIENCE_S)
+    finally:
+        ray.kill(second)
 
 
 class Watch(ExecutionCallback):

@@ -118,6 +118,24 @@ def test_one_whose_controller_was_killed_while_its_workers_started_frees_their_p
     wait_until_free(WORKER)
 
 
+def test_a_restarted_worker_has_the_only_stream(motion_manifest, tmp_path):
+    """The stream of before could hold the processors that the new one's decoders need."""
+    wait_until_free()
+    with started(motion_manifest, tmp_path / "runs"):
+        wait_until_it_trains(tmp_path)
+        (worker,) = pids(WORKER)
+        os.kill(worker, signal.SIGKILL)
+        before = set(tmp_path.glob("runs/stages/*/checkpoints/step_*"))
+        wait_until(
+            lambda: (
+                pids(WORKER) not in ([], [worker]) and set(tmp_path.glob("runs/stages/*/checkpoints/step_*")) - before
+            ),
+            every_s=0.2,
+            what="it trains again",
+        )
+        assert len(pids("ray::SplitCoordinator")) == 1
+
+
 def test_a_controller_that_hangs_is_killed(motion_manifest, tmp_path, monkeypatch):
     wait_until_free()
     monkeypatch.setattr(ClusterStage, "end_timeout_s", 2.0)

@@ -36,7 +36,7 @@ from w3ray.runtime.handles import ControllerStarted
 from w3ray.runtime.rendezvous import MeetingConfig
 from w3ray.runtime.stage import Stage
 from w3ray.runtime.stage_spec import CHECKPOINTS_FOLDER, StageSpec
-from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig
+from w3ray.runtime.stream_config import STREAM_NAME, StreamConfig, WorkerGroups
 from w3ray.storage import RemotePath, StoragePath
 from w3ray.training.checkpoint_files import is_checkpoint_folder, steps_done
 
@@ -163,7 +163,7 @@ def _trainer(
             ],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},
         ),
-        datasets={STREAM_NAME: _nothing},
+        datasets={STREAM_NAME: WorkerGroups()},  # `StreamConfig` builds our stream, because it knows the world size
         dataset_config=stream,
         backend_config=MeetingConfig(backend=_BACKENDS[plan.worker_gpus > 0], timeout_s=math.ceil(late_s)),
     )
@@ -201,10 +201,6 @@ def _with_first(first: "Future[Microbatch | None]", stream: Iterator[Microbatch]
     if microbatch is not None:
         yield microbatch
     yield from stream
-
-
-def _nothing() -> None:
-    """Ray Train asks for a data set by name. `StreamConfig` builds ours, because it knows the world size."""
 
 
 def _cause(error: BaseException, storage: StoragePath) -> str:

@@ -4,14 +4,14 @@ Not in `w3ray.data.stream`, which decoders and readers import: they do not need 
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import ray
 import ray.train
-from ray.data import DataIterator, Dataset
+from ray.data import DataIterator
 
 from w3ray.data.microbatch import ClipTables
 from w3ray.data.schedule import Schedule
@@ -57,7 +57,7 @@ class StreamConfig(ray.train.DataConfig):
         """Build the stream now: its coordinator then starts while Ray Train starts the workers.
 
         The first worker group uses it if it has `world_size` workers and starts at the present step. Any other group
-        builds its own stream.
+        ends it and builds its own stream.
         """
         step = self._steps_done()
         self._mine = self._split(world_size, step)
@@ -70,8 +70,7 @@ class StreamConfig(ray.train.DataConfig):
         gone, and holds the processors of its decoders.
         """
         shards, self._mine = self._mine, []
-        for coordinator in {stream_coordinator(shard) for shard in shards}:
-            ray.kill(coordinator)
+        _end(shards)
 
     def _split(self, world_size: int, step: int) -> list[DataIterator]:
         spec, watch_name = self._spec.for_world_size(world_size), uuid.uuid4().hex
@@ -87,20 +86,40 @@ class StreamConfig(ray.train.DataConfig):
 
     def configure(
         self,
-        datasets: dict[str, Dataset],
+        datasets: dict[str, Any],
         world_size: int,
         worker_handles: Any,
         worker_node_ids: Any,
         **kwargs: Any,
     ) -> list[dict[str, DataIterator]]:
-        # Ray Train passes a placeholder in `datasets`: the world size is known only here.
+        # Ray Train passes what `WorkerGroups` returned: the world size is known only here. Each group has its own copy
+        # of this object, so only that number tells which group is the first.
         step = self._steps_done()
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None and prepared[:2] == (world_size, step):
-            shards = prepared[2]
-        else:
-            shards = self._split(world_size, step)
-        return [{STREAM_NAME: shard} for shard in shards]
+        if self._prepared is not None:
+            prepared_for, shards = self._prepared[:2], self._prepared[2]
+            if datasets[STREAM_NAME] == 0 and prepared_for == (world_size, step):
+                return [{STREAM_NAME: shard} for shard in shards]
+            # It belongs to the driver, so it does not end with its worker group, and blocks that nobody read may keep
+            # its decoders alive. The new stream would wait for their processors.
+            _end(shards)
+        return [{STREAM_NAME: shard} for shard in self._split(world_size, step)]
+
+
+class WorkerGroups:
+    """Counts the worker groups of a stage. Ray Train calls its data sets in the controller, once for each group."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def __call__(self) -> int:
+        """The number of the new worker group, from 0."""
+        return next(self._numbers)
+
+
+def _end(shards: Sequence[DataIterator]) -> None:
+    """End the coordinators of a stream, and so its decoders. Harmless if they have ended."""
+    for coordinator in {stream_coordinator(shard) for shard in shards}:
+        ray.kill(coordinator)
 
 
 def _parts(size: int, parts: int) -> list[range]:
