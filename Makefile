@@ -10,8 +10,8 @@ quickstart: install  ## make the environment and run the main job: plain TSM, te
 
 # Two processes, each with a Ray of its own, take a file at a time, in order: most of the time goes into starting
 # processes one after the other, and into waits. The long tests kill processes and keep to one.
+# The tests start hundreds of processes: each would compile the package again if none may write bytecode.
 test: lint  ## make the environment and pass the tests, all but the long ones
-	# The tests start hundreds of processes: each would compile the package again if none may write bytecode.
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint  ## every test

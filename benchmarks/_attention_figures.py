@@ -283,7 +283,7 @@ def test_lines(figures: Mapping[str, Any], key: str, prefix: str, sets: Sequence
 def trial_lines(trials: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     if not trials:
         return []
-    lines = ["", "Trial runs of plain TSM (seed 100), which chose rate and epochs:", ""]
+    lines = ["", "Trial runs of plain TSM (seed 100), from which rate and epochs are chosen:", ""]
     lines += ["| set | rate and epochs | top-1 | mean class accuracy |", "|---|---|---|---|"]
     return lines + [
         f"| {name.removeprefix('trial-')} | {case} | {row['top1']:.3f} | {row['mean_class_accuracy']:.3f} |"

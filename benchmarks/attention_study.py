@@ -34,7 +34,8 @@ The rule, committed before the first run (`docs/attention.md` repeats it with it
    over the three sets. W3 helps from weights if it is better on one set and worse on none. TSN, CBAM, the students and
    Table 8 in small are described with intervals. Runs of plain TSM with seed 100 (the parts `trial-*`) choose epochs
    and learning rate, by top-1; within 0.01 the fewer epochs, then the smaller rate. They are no part of the study.
-   AMENDED before any of these runs: 80 pixels, not 112. On two cores, 112 pixels would take more than twice as long.
+   AMENDED before any of these runs: 80 pixels, not 112. On two cores, 112 pixels would take at least twice as long.
+   AMENDED after the first trials (egogestar): nearly all were at chance, so the further trials try higher rates.
 """
 
 import argparse
