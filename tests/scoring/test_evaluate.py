@@ -3,18 +3,23 @@
 import csv
 import json
 import shutil
+from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
+from patience import wait_until
 from videos import write_frames, write_video
 
 from w3ray.attention import health
+from w3ray.cluster.connect import node_resources
 from w3ray.data.clip import ClipSpec
 from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.data.views import load_views, parse_protocol
@@ -22,11 +27,14 @@ from w3ray.errors import InputError, RunError
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.evaluation.scorer import Scorer
 from w3ray.models import build_model
-from w3ray.models.bundle import ModelDescription, load_model, write_model
+from w3ray.models.bundle import ModelDescription, load_model, model_folder, write_model
 from w3ray.scoring.clip_scores import _in_order, read_scores
 from w3ray.scoring.compare import compare
 from w3ray.scoring.evaluate import evaluate
+from w3ray.scoring.model_files import model_files
 from w3ray.scoring.predict import predict
+from w3ray.scoring.question import Question, plan_scoring
+from w3ray.scoring.score_clips import score_clips
 
 SPEC = ClipSpec(num_frames=4, size=32)
 
@@ -154,6 +162,21 @@ def test_what_was_interrupted_goes_on_and_what_is_there_is_read(scored, model, m
     monkeypatch.setattr("w3ray.scoring.score_clips.score_clips", refuse)
     third = evaluate([model], **again)
     assert (third.reused, third.metrics) == (24, later.metrics)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_scoring_that_is_left_in_the_middle_ends_its_processes(model, manifest):
+    """There are so many rows that scoring does not end by itself while the test waits."""
+    question = Question.of(manifest.location, "train", protocol="1clip-center", average="scores", fold=None, folds=None)
+    scored = score_clips(
+        model_files(model_folder(model)), pa.concat_tables([question.resolved_rows()] * 20_000), spec=SPEC,
+        protocol=question.protocol, average="scores", plan=plan_scoring(node_resources()),
+    )  # fmt: skip
+    with closing(scored):
+        assert next(scored).readable.all()
+        assert ray.available_resources().get("CPU", 0) < 2
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == 2, what="2 free CPUs")
 
 
 @pytest.mark.ray

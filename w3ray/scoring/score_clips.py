@@ -26,7 +26,6 @@ from w3ray.data.video_cache import VideoCache
 from w3ray.data.views import Protocol
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average, Kept
 from w3ray.plugins import NO_PLUGINS, Shipment
-from w3ray.ray_internals import stream_coordinator
 from w3ray.scoring.items import RowsInOrder
 from w3ray.scoring.model_files import ModelFiles
 from w3ray.scoring.scorer_actor import ScorerActor
@@ -91,7 +90,8 @@ def score_clips(
             plugins=plugins,
         ),
         ClipTables.of({"test": rows}),
-        DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
+        # As tasks: the next evaluation finds processes that have imported all they need.
+        DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources, as_tasks=True),
         first_item=first_row // together,
     ).map_batches(
         ScorerActor,
@@ -110,12 +110,8 @@ def score_clips(
         num_gpus=plan.worker_gpus or None,
         resources=dict(plan.worker_resources) or None,
     )
-    (shard,) = dataset.streaming_split(1, equal=False)  # its coordinator runs in a separate process
-    try:
-        with closing(blocks(shard)) as scored:
-            yield from _in_order(scored, first_row, rows.num_rows, together)
-    finally:
-        ray.kill(stream_coordinator(shard))  # it would keep working although nobody reads any more
+    with closing(blocks(dataset)) as scored:
+        yield from _in_order(scored, first_row, rows.num_rows, together)
 
 
 def score_clips_here(
