@@ -246,7 +246,22 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
                 _hidden(packet) for packet in stream.encode(encodable(number + codec.hidden_every - 2, at, codec))
             ]
         packets += stream.encode(encodable(number, at, codec))
-    return packets + stream.encode()
+    packets += stream.encode()
+    if codec.encoder == "libx265" and len(shown) < X265_DELAY:
+        _date(packets)
+    return packets
+
+
+X265_DELAY = 8
+"""Fewer frames than libx265 holds back: then it leaves the decoding times unset, and a muxer takes what is in memory."""
+
+
+def _date(packets: list[Any]) -> None:
+    """Set the decoding times: those of presentation in increasing order, so early that no frame is shown before."""
+    times = sorted(packet.pts for packet in packets)
+    late = max(time - packet.pts for time, packet in zip(times, packets, strict=True))
+    for time, packet in zip(times, packets, strict=True):
+        packet.dts = time - late
 
 
 _REFORMATTER = VideoReformatter()
