@@ -177,6 +177,8 @@ class Part:
     """Parts of the same set whose rows are also shown."""
     pairs: Sequence[tuple[str, str]] = ()
     """Rows to compare: the first minus the second."""
+    seed_by_seed: bool = False
+    """A sweep for each seed, so that an interruption of a long part loses one seed at most."""
 
 
 SCREENED = (
@@ -316,7 +318,12 @@ PARTS: dict[str, Part] = {
     },
     **{
         f"weights-{data}": Part(
-            data=f"{data}-weights", arms=WEIGHTS_ROWS, seeds=range(50, 55), stages=CHAIN, pairs=WEIGHTS_PAIRS
+            data=f"{data}-weights",
+            arms=WEIGHTS_ROWS,
+            seeds=range(50, 55),
+            stages=CHAIN,
+            pairs=WEIGHTS_PAIRS,
+            seed_by_seed=True,
         )
         for data in ("egogestar", "tank-state", "ut-interaction")
     },
@@ -327,6 +334,7 @@ PARTS: dict[str, Part] = {
         seeds=range(50, 55),
         beside=("weights-egogestar",),
         pairs=(("w3-unit, teacher", "plain, teacher"), ("tam-w3, teacher", "tam, teacher")),
+        seed_by_seed=True,
     ),
     "table-8-3d": Part(
         data="hard-few-3d",

@@ -8,7 +8,7 @@ Each part is a sweep (`w3ray.tune`): named cases times seeds on one data set, al
 the same clips in the same order with the same crops. Every finished model is scored once on the held-out clips of the
 set. After each part the records (one per run: hits by clip, accuracy by stage, what the gates do) are written to
 `results/attention-study/<part>.json`. `--analyse` reads only these. A part that is there is not run again. A part that
-was interrupted resumes where it stopped.
+was interrupted resumes where it stopped. The parts from weights keep each finished seed in `pieces/` until the last.
 
 DATA is the folder of the real sets (`ut-interaction/list.csv`, `tank-state/list.csv`, `egogestar/list.csv`).
 
@@ -44,6 +44,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,31 @@ WORK = Path("runs/attention-study").absolute()
 
 
 def run_part(name: str, part: Part, data: Path) -> None:
-    """Run one sweep for each fold, and make a record of each of its runs."""
+    """Run one sweep for each fold, and make a record of each of its runs. A long part goes seed by seed."""
+    if not part.seed_by_seed:
+        return write(FOLDER / f"{name}.json", run_seeds(name, name, part, data))
+    pieces = [FOLDER / "pieces" / f"{name}-seed-{seed}.json" for seed in part.seeds]
+    for seed, piece in zip(part.seeds, pieces, strict=True):
+        if not piece.exists():
+            one = replace(part, seeds=range(seed, seed + 1))
+            write(piece, run_seeds(name, f"{name}-seed-{seed}", one, data))
+    documents = [json.loads(piece.read_text()) for piece in pieces]
+    whole = documents[0] | {
+        "wall_s": sum(document["wall_s"] for document in documents),
+        "runs": [{key: document[key] for key in ("commit", "machine", "date", "wall_s")} for document in documents],
+        "records": [record for document in documents for record in document["records"]],
+    }
+    write(FOLDER / f"{name}.json", whole)
+    for piece in pieces:
+        piece.unlink()
+
+
+def run_seeds(name: str, sweep_name: str, part: Part, data: Path) -> dict[str, Any]:
     about, records, started = SETS[part.data], [], time.monotonic()
     manifest = None if about["recipe"] == "quickstart" else imported(part.data, data)
     for fold in range(about["folds"]) if "folds" in about else [None]:
-        records += sweep(name, part, manifest, fold)
-    document = {
+        records += sweep(sweep_name, part, manifest, fold)
+    return {
         "command": f"python benchmarks/attention_study.py DATA --only {name}",
         "commit": commit(),
         "machine": machine() | {"load": round(os.getloadavg()[1], 1)},
@@ -80,11 +100,14 @@ def run_part(name: str, part: Part, data: Path) -> None:
         "data": part.data,
         "records": records,
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    # Written at once, because an existing record is not made again.
-    partial = FOLDER / f".{name}.partial"
+
+
+def write(file: Path, document: Mapping[str, Any]) -> None:
+    """Write at once, because an existing record is not made again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(FOLDER / f"{name}.json")
+    partial.replace(file)
 
 
 def imported(name: str, data: Path) -> Path:

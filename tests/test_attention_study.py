@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,33 @@ def test_small_copies_hold_the_same_frames(study: ModuleType, tmp_path: Path) ->
     for frame, again in zip(frames, copies, strict=True):
         there = frame.reformat(again.width, again.height, "gray", interpolation="AREA").to_ndarray()
         assert np.abs(there.astype(int) - again.reformat(format="gray").to_ndarray()).mean() < 4
+
+
+def test_an_interrupted_part_goes_on_with_its_next_seed(study: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    """Only the sweep itself, which takes hours, is replaced."""
+    ran: list[int] = []
+
+    def run_seeds(name: str, sweep_name: str, part: Any, data: Path) -> dict[str, Any]:
+        (seed,) = part.seeds
+        if seed == 52 and len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(seed)
+        about = {"commit": f"at-{seed}", "machine": {}, "date": "today", "wall_s": 10}
+        return {**about, "records": [{"arm": arm, "seed": seed} for arm in part.arms]}
+
+    monkeypatch.setattr(study, "run_seeds", run_seeds)
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    part = study.Part(data="tank-state-weights", arms=("plain", "w3-unit"), seeds=range(50, 53), seed_by_seed=True)
+    with pytest.raises(KeyboardInterrupt):
+        study.run_part("some", part, tmp_path)
+    assert not (tmp_path / "some.json").exists()
+    study.run_part("some", part, tmp_path)
+    document = json.loads((tmp_path / "some.json").read_text())
+    assert ran == [50, 51, 52]
+    assert [record["seed"] for record in document["records"]] == [50, 50, 51, 51, 52, 52]
+    assert [one["commit"] for one in document["runs"]] == ["at-50", "at-51", "at-52"]
+    assert document["wall_s"] == 30
+    assert list((tmp_path / "pieces").iterdir()) == []
 
 
 def test_the_committed_analysis_is_that_of_the_committed_records(study, analysis: ModuleType) -> None:
