@@ -15,7 +15,7 @@ clips are summed up, and must be equal. All decode with the same function (`load
 With two consumers, each is a process that reads every second microbatch; DataLoaders have one worker each then.
 
 Each reader runs in a fresh process, which has imported what it needs. The clock runs from the moment at which that
-process asks for clips: so our decoders are started within the time, and DataLoader's workers are, too. Ray runs before.
+process asks for clips. So it counts the start of our decoders and of DataLoader's workers, but not that of Ray.
 The rounds take the readers in turn. `whole`: clips per second of both epochs. `steady`: from a quarter of the
 microbatches on. `first_s`: seconds to the first microbatch. The ratios are to the faster of `loops` and `dataloader`
 in the same round. Neighbours are processes that compute without end, at ordinary priority.
@@ -33,7 +33,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ class Decode:
         return np.stack(clips)
 
 
-@dataclass(slots=True)
+@dataclass
 class Seen:
     """What a consumer saw: when each microbatch came, and the sum of the checksums of its clips."""
 
@@ -191,7 +191,7 @@ def by_ray_map(decode: Decode, consumers: int) -> list[Seen]:
     dataset = ray.data.from_items([{"item": number} for number in range(len(decode))])
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
-    dataset = dataset.map_batches(Load, batch_size=1, compute=ActorPoolStrategy(size=PROCESSES), num_cpus=0.8)
+    dataset = dataset.map_batches(Load, batch_size=1, compute=ActorPoolStrategy(size=PROCESSES), num_cpus=0.5)
     if consumers == 1:
         return [consume_rows(dataset)]
     shards = dataset.streaming_split(consumers, equal=False)
@@ -250,7 +250,7 @@ def consume_stream(shard: Any) -> Seen:
     return seen
 
 
-def read(reader: str, case: Case, paths: list[str], address: str) -> None:
+def read(reader: str, case: Case, paths: list[str]) -> None:
     """Run a reader in this process, and print what its consumers saw as JSON."""
     import torch
 
@@ -263,15 +263,16 @@ def read(reader: str, case: Case, paths: list[str], address: str) -> None:
         began = time.time()
         seen = in_processes(run, decode, count)
     else:
-        from w3ray.cluster.connect import connect
+        from w3ray.cluster.connect import connect, disconnect
 
         import_module("w3ray.data.stream")  # this imports Ray Data, before the clock starts
-        connect(address)
+        connect(None, num_cpus=PROCESSES)
         began = time.time()
         if reader == "ray-read-videos":
             seen = by_read_videos(decode)
         else:
             seen = by_stream(decode, case.consumers) if reader == "stream" else by_ray_map(decode, case.consumers)
+        disconnect()
     checksum = sum(one.checksum for one in seen)
     times = sorted(moment - began for one in seen for moment in one.times_s)
     print(json.dumps({"times_s": times, "checksum": checksum}))
@@ -311,11 +312,11 @@ def neighbours(count: int) -> Iterator[None]:
             process.wait()
 
 
-def run_reader(reader: str, case: Case, paths: list[str], address: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--read", reader, json.dumps(asdict(case)), json.dumps(paths), address]
+def run_reader(reader: str, case: Case, paths: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--read", reader, json.dumps(asdict(case)), json.dumps(paths)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
-            out, errors = process.communicate(timeout=600)
+            out, errors = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             raise
@@ -332,12 +333,12 @@ def run_reader(reader: str, case: Case, paths: list[str], address: str) -> dict[
     }
 
 
-def measure(case: Case, paths: list[str], rounds: int, address: str) -> dict[str, Any]:
+def measure(case: Case, paths: list[str], rounds: int) -> dict[str, Any]:
     """Figures of a case: for each reader clips/s, and ratios to the better of the two peers of the same round."""
     found: dict[str, list[dict[str, Any]]] = {reader: [] for reader in READERS}
     for _ in range(rounds):
         for reader in READERS:
-            found[reader].append(run_reader(reader, case, paths, address))
+            found[reader].append(run_reader(reader, case, paths))
     checksums = {reader: {one["checksum"] for one in runs} for reader, runs in found.items()}
     if len(set.union(*checksums.values())) != 1:
         raise SystemExit(f"{case.name}: the readers did not read the same clips: {checksums}")
@@ -349,7 +350,7 @@ def measure(case: Case, paths: list[str], rounds: int, address: str) -> dict[str
             row[f"{key}_ratio"] = {"median": statistics.median(ratios), **spread(ratios)}
         figures[reader] = row
     if case.name == VIDEOS_CASE:
-        alone = run_reader("ray-read-videos", case, paths, address)
+        alone = run_reader("ray-read-videos", case, paths)
         figures["ray-read-videos"] = {key: alone[key] for key in ("whole", "steady", "first_s")}
     return figures
 
@@ -358,32 +359,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=96, help="videos of a set")
     parser.add_argument("--neighbours", nargs="+", type=int, default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/ingest"))
-    parser.add_argument("--read", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--read", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        reader, case, paths, address = options.read
-        return read(reader, Case(**json.loads(case)), json.loads(paths), address)
+        reader, case, paths = options.read
+        return read(reader, Case(**json.loads(case)), json.loads(paths))
 
-    import ray
-
-    from w3ray.cluster.connect import connect, disconnect
-
-    connect(None, num_cpus=PROCESSES)
-    address = ray.get_runtime_context().gcs_address
     figures: dict[str, Any] = {}
-    try:
-        for busy in options.neighbours:
-            for name in options.only:
-                case = CASES[name]
-                paths = write_clips((options.work / case.source).absolute(), case.source, case.clips)
-                key = name if busy == 0 else f"{name}, {busy} neighbours"
-                with neighbours(busy):
-                    figures[key] = measure(case, paths, options.rounds, address)
-                show(key, figures[key])
-    finally:
-        disconnect()
+    for busy in options.neighbours:
+        for name in options.only:
+            case = replace(CASES[name], clips=options.clips)
+            paths = write_clips((options.work / case.source).absolute(), case.source, case.clips)
+            key = name if busy == 0 else f"{name}, {busy} neighbours"
+            with neighbours(busy):
+                figures[key] = measure(case, paths, options.rounds)
+            show(key, figures[key])
     figures["load"] = round(os.getloadavg()[1], 1)
     print(write_result("ingest", figures, "python benchmarks/ingest.py " + " ".join(sys.argv[1:]), compact=True))
 
