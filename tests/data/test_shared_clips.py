@@ -34,10 +34,27 @@ def test_what_is_kept_comes_back_to_the_bit(folder):
     key = folder.key(ROW, 7, {}, None)
     assert folder.get(key) is None
     folder.keep(key, pixels(), 3)
-    clip, label = folder.get(key)
-    assert label == 3
+    clip, label, extras = folder.get(key)
+    assert (label, extras) == (3, {})
     assert np.array_equal(clip, pixels())
     assert clip.dtype == np.uint8
+
+
+def test_side_inputs_are_kept_with_the_clip(tmp_path):
+    spec = replace(SPEC, boxes_per_frame=3, bank_window=2, bank_channels=5, bank_every_s=1.0)
+    (tmp_path / "one").mkdir()
+    folder = ClipFolder(tmp_path / "one", 100 * ON_DISK, spec)
+    row = {**ROW, "boxes": b"some", "bank": "/bank/a"}
+    key, rng = folder.key(row, 7, {}, None), np.random.default_rng(0)
+    made = {"boxes": rng.random((4, 3, 4), np.float32), "bank": rng.random((2, 6), np.float32)}
+    folder.keep(key, pixels(), 3, made)
+    clip, label, extras = folder.get(key)
+    assert label == 3
+    assert np.array_equal(clip, pixels())
+    assert extras.keys() == made.keys()
+    assert all(np.array_equal(extras[name], made[name]) for name in made)
+    assert folder.key({**row, "boxes": b"other"}, 7, {}, None) != key
+    assert folder.key({**row, "bank": "/bank/b"}, 7, {}, None) != key
 
 
 @pytest.mark.parametrize(

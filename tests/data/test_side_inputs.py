@@ -12,6 +12,7 @@ from w3ray.data.boxes import BOXES_COLUMN, BoxFile, read_boxes, write_boxes
 from w3ray.data.clip import ClipSpec, read_clip
 from w3ray.data.microbatch import MicrobatchDecoder, from_row, to_row
 from w3ray.data.schedule import Schedule
+from w3ray.data.shared_clips import SharedClips
 from w3ray.data.side_inputs import boxes_of, extras_of, extras_of_views
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.views import parse_protocol, read_views
@@ -124,6 +125,26 @@ def test_a_frame_without_boxes_takes_those_of_its_neighbour_and_an_empty_one_has
     boxes_TN4 = boxes_of({BOXES_COLUMN: file_of(tmp_path / "b.parquet", [*rows, empty]).of("c")}, clip, SPEC)
     assert (boxes_TN4[0] == 0).all()
     assert (boxes_TN4[2, 0] > 0).all()
+
+
+def test_trials_share_them_with_the_clip(folder, tmp_path):
+    columns = {
+        "clip_id": ["b"], "uri": [str(folder)], "start_s": [None], "end_s": [None], "reversed": [False], "label": [1],
+    }  # fmt: skip
+    table = file_of(tmp_path / "b.parquet", rows_of("b")).joined(pa.table(columns), "m")
+    schedule = Schedule(
+        num_train=1, num_val=0, num_test=0, batch_size=1, microbatch_size=1, epochs=3, validate_every_epochs=1, seed=0,
+        world_size=1,
+    )  # fmt: skip
+    shared = SharedClips(folder=tmp_path / "sweep", limit_bytes=1 << 30)
+    spec = StreamSpec(schedule=schedule, clip=SPEC, shared=shared)
+    trial, later = (MicrobatchDecoder(spec, {"train": table}) for _ in range(2))
+    assert later.shared(0) is None
+    for number in range(3):
+        made, found = trial.decode(number), later.shared(number)
+        assert made.extras["boxes"].any()
+        np.testing.assert_array_equal(found.extras["boxes"], made.extras["boxes"])
+        np.testing.assert_array_equal(found.clips, made.clips)
 
 
 @pytest.mark.parametrize("protocol", [None, "2clip-center"])

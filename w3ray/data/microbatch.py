@@ -140,9 +140,7 @@ class MicrobatchDecoder:
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
-        # Side inputs are not kept with shared clips: clips that have any are not shared.
-        shared = None if spec.clip.side_inputs else spec.shared
-        self._shared = None if shared is None else shared.opened(spec.clip, spec.plugins.clip_sources)
+        self._shared = None if spec.shared is None else spec.shared.opened(spec.clip, spec.plugins.clip_sources)
         if spec.clips_ready is not None:
             _wait_for(spec.clips_ready)
 
@@ -206,7 +204,7 @@ class MicrobatchDecoder:
         assert self._shared is not None
         if (found := self._shared.get(self._key(item, place, row))) is None:
             raise _NotShared
-        return *found, {}
+        return found
 
     def _key(self, item: Item, place: int, row: dict[str, Any]) -> str:
         assert self._shared is not None
@@ -218,12 +216,12 @@ class MicrobatchDecoder:
             return self._read(item, place, row)
         key = self._key(item, place, row)
         if (found := self._shared.get(key)) is not None:
-            return *found, {}
+            return found
         with self._shared.alone(key):
             if (found := self._shared.get(key)) is not None:  # made while this one waited
-                return *found, {}
+                return found
             clip, label, extras = self._read(item, place, row)
-            self._shared.keep(key, clip, label)
+            self._shared.keep(key, clip, label, extras)
             return clip, label, extras
 
     def _read(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:

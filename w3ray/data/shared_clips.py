@@ -7,7 +7,7 @@ Training", VLDB 2021, sections 4.2 and 4.3: every trial reads the first epochs, 
 the last ones, so the first clips are worth most.
 
     <temporary files>/w3ray-clips-<user>/<sweep>/lock         each process that uses the folder holds it, shared
-                                                 <hash>.clip  checksum, label, pixels
+                                                 <hash>.clip  checksum, label, pixels, side inputs
 
 A folder whose lock no process holds belongs to a killed sweep. The processes of the next sweep remove it.
 """
@@ -29,6 +29,7 @@ import numpy as np
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders.frames import local_path
+from w3ray.data.side_inputs import Extras, blank_extras
 from w3ray.storage import remove_tree, replacing
 
 _CHECKSUM_BYTES, _LABEL_BYTES = 4, 8
@@ -74,7 +75,9 @@ class ClipFolder:
     def __init__(self, folder: Path, limit_bytes: int, spec: ClipSpec, sources: str = "") -> None:
         self._folder = folder
         self._shape = (spec.num_frames, spec.size, spec.size, spec.channels)
-        self._size = _HEAD_BYTES + math.prod(self._shape)
+        self._blanks = blank_extras(spec, ())
+        self._pixel_bytes = math.prod(self._shape)
+        self._size = _HEAD_BYTES + self._pixel_bytes + sum(blank.nbytes for blank in self._blanks.values())
         self._spec = repr(spec) + sources
         self._lock = _hold(folder)
         disk = os.statvfs(folder)
@@ -102,11 +105,15 @@ class ClipFolder:
         what = (
             *(row[name] for name in ("uri", "start_s", "end_s", "reversed", "label")),
             *(version, draw, sorted(flip_map.items()), roots, self._spec),
+            *(row[name] for name in self._blanks),  # the column of a side input has its name
         )
         return hashlib.sha256(repr(what).encode()).hexdigest()
 
-    def get(self, key: str) -> tuple[np.ndarray, int] | None:
-        """(uint8 [T, S, S, 3], label); None if nobody kept it, or if the file is damaged (by a power failure)."""
+    def get(self, key: str) -> tuple[np.ndarray, int, Extras] | None:
+        """(uint8 [T, S, S, 3], label, side inputs).
+
+        None if nobody kept it, or if the file is damaged (by a power failure).
+        """
         try:
             content = (self._folder / (key + _SUFFIX)).read_bytes()
         except OSError:
@@ -115,7 +122,13 @@ class ClipFolder:
         if len(content) != self._size or checksum != _checksum(zlib.crc32(rest)):
             return None
         label = int.from_bytes(rest[:_LABEL_BYTES], "little", signed=True)
-        return np.frombuffer(content, np.uint8, offset=_HEAD_BYTES).reshape(self._shape), label
+        pixels = np.frombuffer(content, np.uint8, self._pixel_bytes, _HEAD_BYTES).reshape(self._shape)
+        extras, start = {}, _HEAD_BYTES + self._pixel_bytes
+        for name, blank in self._blanks.items():
+            # From bytes of its own, because it may begin anywhere in the file.
+            extras[name] = np.frombuffer(content[start : start + blank.nbytes], blank.dtype).reshape(blank.shape)
+            start += blank.nbytes
+        return pixels, label, extras
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
@@ -130,23 +143,28 @@ class ClipFolder:
         finally:
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
 
-    def keep(self, key: str, clip: np.ndarray, label: int) -> None:
-        """Keep a clip if there is room."""
+    def keep(self, key: str, clip: np.ndarray, label: int, extras: Extras | None = None) -> None:
+        """Keep a clip with its side inputs if there is room."""
         if self._full:
             return
         file = self._folder / (key + _SUFFIX)
-        told, pixels = int(label).to_bytes(_LABEL_BYTES, "little", signed=True), np.ascontiguousarray(clip).data
+        told = int(label).to_bytes(_LABEL_BYTES, "little", signed=True)
+        parts = [told, *(np.ascontiguousarray(one).tobytes() for one in (clip, *self._in_order(extras or {})))]
+        checksum = 0
+        for part in parts:
+            checksum = zlib.crc32(part, checksum)
         try:
             with replacing(file) as partial, partial.open("wb") as out:
-                out.write(_checksum(zlib.crc32(pixels, zlib.crc32(told))))
-                out.write(told)
-                out.write(pixels)
+                out.writelines([_checksum(checksum), *parts])
         except OSError:  # a full disk only makes the sweep slower
             return
         self._count += 1
         self._kept += 1
         if self._kept % _RECOUNT_EVERY == 0:
             self._count = self._counted()
+
+    def _in_order(self, extras: Extras) -> list[np.ndarray]:
+        return [np.asarray(extras[name], blank.dtype) for name, blank in self._blanks.items()]
 
     @property
     def _full(self) -> bool:
