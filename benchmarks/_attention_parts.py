@@ -144,8 +144,8 @@ TRIALS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
     "ut-interaction": ((1e-3, 3e-3), (8, 16)),
 }
 """The rates and the numbers of epochs that the trials of a set try."""
-CHOSEN = {"egogestar": (3e-4, 12), "tank-state": (3e-4, 4), "ut-interaction": (3e-4, 12)}
-"""Rate and epochs by set. Still the first guesses: set them from the trials before the parts run (rule 5)."""
+CHOSEN = {"egogestar": (2e-3, 24), "tank-state": (1e-3, 6), "ut-interaction": (1e-3, 16)}
+"""Rate and epochs by set, from the trials (rule 5)."""
 
 SETS |= {
     **{f"{name}-weights": from_weights(name) for name in CHOSEN},
