@@ -4,6 +4,7 @@ Events are small, frozen and picklable. Workers send them through an actor, and 
 reads them in order. They hold no state: a lost event costs a line on the screen, never a result.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -152,6 +153,17 @@ class WorkerAlive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A part of a run's or a stage's start or end is done. `w3ray run --profile-start` shows these; no screen does."""
+
+    what: str
+    stage: str | None = None
+    """None: the driver did it for the whole run."""
+    time_s: float = field(default_factory=time.time)
+    """When, in seconds of Unix time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """Something the user should know; the run goes on."""
 
@@ -241,6 +253,7 @@ Event = (
     | Explained
     | CheckpointSaved
     | ClipsFailed
+    | Moment
     | Warned
     | StageFinished
     | RunFinished

@@ -12,7 +12,7 @@ from patience import wait_until
 
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError, RunError
-from w3ray.events import StageStarted, StepDone, Warned
+from w3ray.events import Moment, StageStarted, StepDone, Warned
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
 from w3ray.tracking import Tracker
@@ -81,13 +81,20 @@ def losses_into(losses: dict[int, float]):
 
 
 LOSSES: dict[int, float] = {}
+MOMENTS: list[Moment] = []
 
 
 @pytest.fixture(scope="module")
 def finished(ray_session, motion_manifest, tmp_path_factory):
-    """The chain, run once with one worker: (storage, result). The teacher's losses are in `LOSSES`."""
-    storage = tmp_path_factory.mktemp("finished")
-    return storage, run(recipe(motion_manifest, storage), on_event=losses_into(LOSSES))
+    """The chain, run once with one worker: (storage, result). Fills `LOSSES` (of the teacher) and `MOMENTS`."""
+    storage, keep_loss = tmp_path_factory.mktemp("finished"), losses_into(LOSSES)
+
+    def on_event(event):
+        keep_loss(event)
+        if isinstance(event, Moment):
+            MOMENTS.append(event)
+
+    return storage, run(recipe(motion_manifest, storage), on_event=on_event)
 
 
 def test_chain_trains_evaluates_and_registers(finished):
@@ -106,6 +113,22 @@ def test_chain_trains_evaluates_and_registers(finished):
     assert result.overhead["to_first_step_s"] > 0
     assert set(result.overhead["between_stages_s"]) == {"student"}
     json.dumps(result.document(), allow_nan=False)
+
+
+@pytest.mark.usefixtures("finished")
+def test_each_part_of_the_starts_and_ends_is_told_once():
+    in_order = sorted(MOMENTS, key=lambda moment: moment.time_s)
+    assert [moment.what for moment in in_order if moment.stage is None] == [
+        "the data were read, and the stages planned", "Ray started", "MLflow had everything",
+    ]  # fmt: skip
+    for stage in ("teacher", "student"):
+        told = [moment.what for moment in in_order if moment.stage == stage]
+        told.remove("the first microbatch was there")  # at any time before the first step
+        assert told == [
+            "Ray Train's controller started", "the first worker began", "the first worker imported its modules",
+            "the first worker built its network", "the first step was done", "the last step was done",
+            "the processes ended", "model, report and result were written",
+        ]  # fmt: skip
 
 
 def test_every_sample_once_an_epoch(finished):

@@ -8,8 +8,11 @@ import yaml
 
 from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._console import write_error
 from w3ray.cli._display import Display
 from w3ray.cli._summary import tracking_lines
+from w3ray.cli._timeline import Timeline
+from w3ray.events import Event
 from w3ray.recipe import load_recipe
 
 
@@ -31,6 +34,9 @@ def run(
         bool,
         typer.Option("--compare", help="Also train the first stage without attention, to see whether attention helps."),
     ] = False,
+    profile_start: Annotated[
+        bool, typer.Option("--profile-start", help="Also print when each part of the run's starts and ends was done.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the resolved recipe, the stages' states and the resources.")
     ] = False,
@@ -40,6 +46,8 @@ def run(
 
     Run the same command again to resume an interrupted run. Finished stages are reused.
     """
+    timeline = Timeline()
+    timeline.reached("Python and w3ray's commands were imported")
     changes = list(overrides or [])
     resolved = load_recipe(recipe, changes)
     if storage is not None:
@@ -50,6 +58,8 @@ def run(
     from w3ray.pipeline import plan_run
     from w3ray.pipeline import run as run_recipe
 
+    timeline.reached("the recipe was read, and the pipeline imported")
+
     if dry_run:
         plan = plan_run(resolved, address=address)
         finish(plan, as_json, plan_text(plan).split("\n"))
@@ -58,10 +68,20 @@ def run(
         try:
             # The clock starts with the process, because the user also waits for the imports.
             started_s = psutil.Process().create_time()
-            result = run_recipe(resolved, address=address, on_event=display.handle, started_s=started_s)
+
+            def on_event(event: Event) -> None:
+                display.handle(event)
+                timeline.hear(event)
+
+            result = run_recipe(resolved, address=address, on_event=on_event, started_s=started_s)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
-    finish(result.document(), as_json)
+    document = result.document()
+    if profile_start:
+        document["timeline"] = timeline.rows(started_s)
+        if not as_json:
+            write_error(*timeline.lines(started_s))
+    finish(document, as_json)
 
 
 def plan_text(plan: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
-from w3ray.events import RunFinished, RunStarted, StageFinished, StageStarted, StageWaits, Warned
+from w3ray.events import Moment, RunFinished, RunStarted, StageFinished, StageStarted, StageWaits, Warned
 from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.plan import loaded, plan_recipe
@@ -94,6 +94,7 @@ class _Chain:
             for message in data.files.messages():
                 self._warn(f"{data.location}: {message}")
             planned = plan_stages(recipe, data)
+            self._tell(Moment(what="the data were read, and the stages planned"))
             starter, drawing = self._starter(planned, data, at_end)
             with recorded_run(recipe, data, self._part, self._warn) as record:
                 trainer = maker = None
@@ -118,6 +119,7 @@ class _Chain:
             return None, None
         self._connection.start()
         nodes = self._connection.nodes()
+        self._tell(Moment(what="Ray started"))
         if self._part is None:  # for a trial, the sweep has already checked
             self._connection.require(shipment(self._recipe.plugins, *(item.sources for item in planned)))
         starter = StageStarter(
@@ -221,6 +223,7 @@ class _Chain:
     def _result(self, planned: Sequence[Planned], record: RunRecord) -> RunResult:
         """Wait until the tracking store gives the models' ids, write them down, and register the last model."""
         models = record.delivered_models()
+        self._tell(Moment(what="MLflow had everything"))
         for item in planned:
             name = item.stage.name
             if (logged := models.get(name)) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from w3ray.cluster.connection import Connection
-from w3ray.events import Event, Restarted, StageState, StepDone, Warned
+from w3ray.events import Event, Moment, Restarted, StageState, StepDone, Warned
 from w3ray.pipeline.ahead import Ahead, nearly_done
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.planned import PlannedStage
@@ -64,6 +64,7 @@ class StageTrainer:
                 watch=lambda: self._watch(lock),
                 on_lost=self._processes_lost,
             )
+            self._tell(Moment(what="the processes ended", stage=item.stage.name))
             from w3ray.pipeline.complete import complete_stage  # the connection imports it while the stage trains
 
             lock.check()
@@ -71,6 +72,7 @@ class StageTrainer:
             lock.check()
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self._record.log_stage(run, item, result, teacher)
+            self._tell(Moment(what="model, report and result were written", stage=item.stage.name))
 
     def _hear(self, item: PlannedStage, recorder: Callable[[Event], None]) -> OnEvent:
         later = list(self._starter.planned.values())[item.stage.index + 1 :][:1]

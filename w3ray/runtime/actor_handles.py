@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.util import get_placement_group, placement_group_table, remove_placement_group
 
+from w3ray.events import Moment
 from w3ray.ray_internals import ControllerCallback, name_placement_groups
 from w3ray.runtime.event_channel import EventSender
 from w3ray.runtime.handles import ControllerStarted
@@ -24,15 +25,17 @@ class ReportController(ControllerCallback):
 
     Args:
         events: the workers' end of the channel.
+        stage: the stage's name.
         groups: the beginning of the names. No other stage has it.
     """
 
-    def __init__(self, events: EventSender, groups: str) -> None:
-        self._events, self._groups = events, groups
+    def __init__(self, events: EventSender, stage: str, groups: str) -> None:
+        self._events, self._stage, self._groups = events, stage, groups
 
     def after_controller_start(self, train_run_context: Any) -> None:
         name_placement_groups(self._groups)
         self._events.send(ControllerStarted(handle=ray.put(ray.get_runtime_context().current_actor)))
+        self._events.send(Moment(what="Ray Train's controller started", stage=self._stage))
         self._events.flush()
 
 

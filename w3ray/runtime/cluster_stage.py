@@ -4,8 +4,9 @@ import json
 import math
 import os
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,7 @@ from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.microbatch import ClipTables, Microbatch
 from w3ray.data.stream import DecoderPool, read_microbatches
 from w3ray.errors import RunError
+from w3ray.events import Moment
 from w3ray.ray_internals import (
     CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
     DEFAULT_WORKER_GROUP_START_TIMEOUT_S,
@@ -158,7 +160,7 @@ def _trainer(
             failure_config=FailureConfig(max_failures=-1),  # `RestartPolicy` decides
             callbacks=[
                 RestartPolicy(spec.name, lambda: steps_done(spec.checkpoints), events.twin()),
-                ReportController(events.twin(), groups),
+                ReportController(events.twin(), spec.name, groups),
                 EndWithoutDriver(events.twin(), own_cluster=own_cluster),
             ],
             worker_runtime_env={"env_vars": _worker_env_vars(plan)},
@@ -175,11 +177,26 @@ def _ray_path(directory: StoragePath) -> str:
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """The training loop for Ray Train."""
+    began_s = time.time()
     stream = read_microbatches(ray.train.get_dataset_shard(STREAM_NAME))
     first = _ahead(stream)  # the decoders start while this process imports and builds its model
     from w3ray.runtime.worker import run_worker
 
-    return run_worker(config["stage"], config["events"], _with_first(first, stream))
+    stage, events = config["stage"], config["events"]
+    if ray.train.get_context().get_world_rank() == 0:
+        events.send(Moment(what="the first worker began", stage=stage.name, time_s=began_s))
+        events.send(Moment(what="the first worker imported its modules", stage=stage.name))
+        first.add_done_callback(_teller(stage.name, events.twin()))
+    return run_worker(stage, events, _with_first(first, stream))
+
+
+def _teller(stage: str, events: EventSender) -> "Callable[[Future[Microbatch | None]], None]":
+    def tell(first: "Future[Microbatch | None]") -> None:
+        if first.exception() is None:
+            events.send(Moment(what="the first microbatch was there", stage=stage))
+            events.flush()
+
+    return tell
 
 
 def _ahead(stream: Iterator[Microbatch]) -> "Future[Microbatch | None]":

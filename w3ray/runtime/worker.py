@@ -25,7 +25,7 @@ from w3ray.data.microbatch import Microbatch
 from w3ray.data.sample_log import SampleLog
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_counts import HeadCounts
-from w3ray.events import AttentionHealth, StepDone, Validated, Warned
+from w3ray.events import AttentionHealth, Moment, StepDone, Validated, Warned
 from w3ray.runtime.building import base_lr, build_network, distribute, lr_at, optimizer_of
 from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.runtime.event_channel import Sender
@@ -166,11 +166,14 @@ class StageWorker:
         Raises:
             Preempted: a worker's node is about to be taken away, and a checkpoint was saved.
         """
+        self._tell_moment("the first worker built its network")
         self.reader.start_at(self.schedule.first_item(self.steps_done))
         for step in range(self.steps_done, self.schedule.total_steps):
             if step == self.steps_done or step % self.schedule.steps_per_epoch == 0:
                 self._begin_phase(step // self.schedule.steps_per_epoch)
             leaving = self._train_step(step)
+            if step == self.steps_done:
+                self._tell_moment("the first step was done")
             epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)
             if in_epoch == 0:
                 self._finish_epoch(epoch - 1, save=leaving)
@@ -180,6 +183,10 @@ class StageWorker:
                 self.keeper.wait()
                 raise Preempted(f"rank {self.ranks.rank}: the state after step {step + 1} is saved")
         return self._finish()
+
+    def _tell_moment(self, what: str) -> None:
+        if self.ranks.rank == 0:
+            self.events.send(Moment(what=what, stage=self.stage.name))
 
     def _checkpoint_due(self, steps_done: int) -> bool:
         every = self.stage.train.checkpoint_every_steps
@@ -292,6 +299,7 @@ class StageWorker:
             if best is None:
                 raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
             load_checkpoint(best[1], model=self.model)
+        self._tell_moment("the last step was done")
         counts, attention = self._evaluate("test")
         if self.ranks.rank == 0:
             self._tell_validated("test", self.schedule.total_steps, self.schedule.epochs - 1, counts.result())
