@@ -253,7 +253,7 @@ def _video(container: Any, codec: Codec, shown: Sequence[int], ticks: Callable[[
 
 
 X265_DELAY = 8
-"""Fewer frames than libx265 holds back: then it leaves the decoding times unset, and a muxer takes what is in memory."""
+"""With fewer frames than it holds back, libx265 leaves the decoding times unset: a muxer takes what is in memory."""
 
 
 def _date(packets: list[Any]) -> None:

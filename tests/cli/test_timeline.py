@@ -5,14 +5,16 @@ from w3ray.events import Moment, Warned
 
 
 def test_rows_and_lines():
-    timeline = Timeline()
+    timeline, passed = Timeline(), []
+    hear = timeline.before(passed.append)
     for event in (
         Moment(what="ended", stage="teacher", time_s=130.0),
         Warned(message="something else"),
         Moment(what="started ahead", stage="student", time_s=125.5),
         Moment(what="read", time_s=101.25),
     ):
-        timeline.hear(event)
+        hear(event)
+    assert len(passed) == 4
     assert timeline.rows(100.0) == [
         {"at_s": 1.25, "after_s": 1.25, "stage": None, "what": "read"},
         {"at_s": 25.5, "after_s": 24.25, "stage": "student", "what": "started ahead"},

@@ -1,5 +1,6 @@
 """When was each part of a run's start and end done? `w3ray run --profile-start` prints this."""
 
+from collections.abc import Callable
 from typing import Any
 
 from w3ray.events import Event, Moment
@@ -15,10 +16,15 @@ class Timeline:
         """Something is done now, before the run tells events."""
         self._moments.append(Moment(what=what))
 
-    def hear(self, event: Event) -> None:
-        """Keep an event if it is a moment."""
-        if isinstance(event, Moment):
-            self._moments.append(event)
+    def before(self, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+        """A function that keeps the moments among its events, and passes all events on."""
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Moment):
+                self._moments.append(event)
+            on_event(event)
+
+        return hear
 
     def rows(self, started_s: float) -> list[dict[str, Any]]:
         """The moments in order of time: seconds since `started_s`, seconds since the moment before, stage, what."""

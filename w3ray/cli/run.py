@@ -12,7 +12,6 @@ from w3ray.cli._console import write_error
 from w3ray.cli._display import Display
 from w3ray.cli._summary import tracking_lines
 from w3ray.cli._timeline import Timeline
-from w3ray.events import Event
 from w3ray.recipe import load_recipe
 
 
@@ -68,20 +67,14 @@ def run(
         try:
             # The clock starts with the process, because the user also waits for the imports.
             started_s = psutil.Process().create_time()
-
-            def on_event(event: Event) -> None:
-                display.handle(event)
-                timeline.hear(event)
-
-            result = run_recipe(resolved, address=address, on_event=on_event, started_s=started_s)
+            hear = timeline.before(display.handle)
+            result = run_recipe(resolved, address=address, on_event=hear, started_s=started_s)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
-    document = result.document()
-    if profile_start:
-        document["timeline"] = timeline.rows(started_s)
-        if not as_json:
-            write_error(*timeline.lines(started_s))
-    finish(document, as_json)
+    more = {"timeline": timeline.rows(started_s)} if profile_start else {}
+    if profile_start and not as_json:
+        write_error(*timeline.lines(started_s))
+    finish(result.document() | more, as_json)
 
 
 def plan_text(plan: dict[str, Any]) -> str:
