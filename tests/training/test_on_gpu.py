@@ -60,14 +60,14 @@ class TestCompiled:
 
     @pytest.mark.parametrize("mode", ["bidirectional", "online"])
     def test_a_shift_after_a_convolution(self, mode: Any) -> None:
-        """torch 2.15 compiled the writes of the uncompiled form to code that gave NaN."""
+        """torch 2.15 compiled the writes of the uncompiled form to code that gave NaN with 16 channels, not with 8."""
         torch.manual_seed(0)
-        layers = nn.ModuleList([nn.Conv2d(4, 8, 3, padding=1), TemporalShift(4, mode), nn.Conv2d(8, 4, 3, padding=1)])
+        layers = nn.ModuleList([nn.Conv2d(4, 16, 3, padding=1), TemporalShift(8, mode), nn.Conv2d(16, 4, 3, padding=1)])
 
         def run(x_NCHW: Tensor) -> Tensor:
             return layers[2](layers[1](layers[0](x_NCHW).relu(), 2))
 
-        x, y = (torch.ones(4, 4, 6, 6).cumsum(0).requires_grad_() for _ in range(2))
+        x, y = (torch.ones(4, 4, 8, 8).cumsum(0).requires_grad_() for _ in range(2))
         expected, found = run(x), torch.compile(run, dynamic=False)(y)
         torch.testing.assert_close(found, expected)
         expected.square().sum().backward()
@@ -87,19 +87,12 @@ class TestCompiled:
         for seed, rows in enumerate(([0, 1, 2], [0, None, None], [3, 4, None], [4, 3, 2])):
             run_microbatches(step, *batch(5), [rows], normalizer=3, seed=seed)
             step.update(0.01)
-            with torch.no_grad():
-                model.eval()(clips_of(model))  # validations run in between, on the plain model
-        assert len(graphs) == 1
-
-    def test_hooks_on_the_plain_model_see_every_pass(self) -> None:
-        model = small_model(1)
-        step = training_step(compiled(model, "eager"))
-        run_microbatches(step, *batch(3), WHOLE, normalizer=3)
-        for _ in range(2):
+            # Validations run in between, on the plain model, with hooks.
             meter = GateMeter(model)
             with torch.no_grad(), meter.watching():
                 model.eval()(clips_of(model))
             assert (meter.sums()[:, :, 0] > 0).all()
+        assert len(graphs) == 1
 
     def test_names_stay(self, tmp_path: Path) -> None:
         model = small_model(1)
@@ -171,7 +164,8 @@ class TestTF32:
                 found.append(self.flags())
                 raise KeyError
 
-        pytest.raises(KeyError, fail)
+        with pytest.raises(KeyError):
+            fail()
         assert found == [(allowed, allowed)]
         assert self.flags() == before == (False, True)
 

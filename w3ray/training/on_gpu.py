@@ -18,8 +18,8 @@ _BY_AXES = {4: torch.channels_last, 5: torch.channels_last_3d}
 def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """A module that runs `model` as compiled code, and shares its parameters, buffers and mode.
 
-    `model` itself stays as it is, and calls of it are not compiled. So its parameters keep their names, and hooks on
-    its parts see what they saw (the meter of gates, Grad-CAM): compiled code would not notice new hooks.
+    `model` itself stays as it is, and calls of it are not compiled. So its parameters keep their names, and code that
+    puts hooks on its parts (the meter of gates, Grad-CAM) works as ever: compiled code may not notice a new hook.
 
     Wrap the result in DistributedDataParallel, not the other way round. For a model that is wrapped already, torch's
     compiler cuts the graph where DDP starts to reduce, and it cannot do so beside the hand-written gradients of W3 and
