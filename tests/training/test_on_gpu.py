@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from training_parts import batch, buffers, gradients, run_microbatches, small_model, training_step
 
 from w3ray.attention.meter import GateMeter
@@ -16,7 +18,7 @@ from w3ray.models import build_model
 from w3ray.models.shift import TemporalShift
 from w3ray.training import optimizer, transfer
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint, take_snapshot
-from w3ray.training.on_gpu import compiled, tf32, weights_channels_last
+from w3ray.training.on_gpu import compiled, is_compiled, tf32, weights_channels_last
 from w3ray.training.transfer import Transfer
 
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
@@ -93,6 +95,16 @@ class TestCompiled:
                 model.eval()(clips_of(model))
             assert (meter.sums()[:, :, 0] > 0).all()
         assert len(graphs) == 1
+
+    def test_is_known_inside_ddp(self, tmp_path: Path) -> None:
+        """So the tail of an epoch is not compiled there, either."""
+        model = small_model(1)
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+        try:
+            wrapped = [DistributedDataParallel(one) for one in (model, compiled(model, "eager"))]
+        finally:
+            dist.destroy_process_group()
+        assert [is_compiled(one) for one in (model, *wrapped)] == [False, False, True]
 
     def test_names_stay(self, tmp_path: Path) -> None:
         model = small_model(1)

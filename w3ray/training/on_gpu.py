@@ -10,8 +10,6 @@ from typing import cast
 import torch
 from torch import nn
 
-from w3ray.training.checkpoint import unwrap_model
-
 _BY_AXES = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -36,7 +34,7 @@ def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
 def is_compiled(model: nn.Module) -> bool:
     """Whether `model`, wrapped in DistributedDataParallel or not, is a result of `compiled`."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return unwrap_model(inner) is not inner
+    return hasattr(inner, "_orig_mod")
 
 
 def without_compiler(model: nn.Module) -> AbstractContextManager[object]:
