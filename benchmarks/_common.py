@@ -1,4 +1,7 @@
-"""What every benchmark writes with its figures: command, machine, versions, commit."""
+"""What every benchmark writes with its figures: command, machine, versions, commit.
+
+`gpu.py` runs on a machine with little more than torch, so what another machine may lack is asked for late.
+"""
 
 import json
 import os
@@ -9,10 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = REPO / "benchmarks" / "results"
@@ -22,21 +24,33 @@ W3RAY = Path(sys.executable).with_name("w3ray")
 def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "accelerator": None,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "accelerator": _accelerator(),
         "python": platform.python_version(),
         "system": platform.system(),
     }
 
 
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
+def _accelerator() -> str | None:
+    """The name of the GPU, in a script that has torch loaded. The others compute nothing themselves."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
-    return {name: version(name) for name in ("torch", "torchvision", "ray", "mlflow", "decord", "av", "numpy")}
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "torchvision", "ray", "mlflow", "decord", "av", "numpy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def commit() -> str:
-    """The commit of the code that ran, with a mark if there were local changes."""
+    """The commit of the code that ran, with a mark if there were local changes. "unknown" in a copy without git."""
+    if not (REPO / ".git").exists():
+        return "unknown"
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True, check=True)
     dirty = subprocess.run(
         ["git", "status", "--porcelain", "w3ray", "pipelines"], cwd=REPO, capture_output=True, text=True, check=True
@@ -86,8 +100,8 @@ def _holds_objects(value: Any) -> bool:
     return any(isinstance(one, dict) or _holds_objects(one) for one in _in(value))
 
 
-def write_result(name: str, figures: Any, command: str, *, compact: bool = False) -> Path:
-    """Write `results/<name>.json`. `compact`: four digits, and one line for each row of figures."""
+def write_result(name: str, figures: Any, command: str, *, compact: bool = False, folder: Path = RESULTS) -> Path:
+    """Write `<folder>/<name>.json`. `compact`: four digits, and one line for each row of figures."""
     document = {
         "command": command,
         "commit": commit(),
@@ -96,7 +110,7 @@ def write_result(name: str, figures: Any, command: str, *, compact: bool = False
         "date": time.strftime("%Y-%m-%d"),
         "figures": rounded(figures) if compact else figures,
     }
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     path.write_text((compact_json(document) if compact else json.dumps(document, indent=1)) + "\n")
     return path
 
@@ -129,6 +143,8 @@ class _PeakMemory(threading.Thread):
         self.gib: float | None = None  # the run ended before the first sample, so it was not measured
 
     def run(self) -> None:
+        import psutil
+
         while not self.done.wait(15.0):
             total = 0
             for process in self._processes():
@@ -138,7 +154,9 @@ class _PeakMemory(threading.Thread):
                     continue
             self.gib = max(self.gib or 0.0, total / 2**30)
 
-    def _processes(self) -> list[psutil.Process]:
+    def _processes(self) -> list[Any]:
+        import psutil
+
         try:
             root = psutil.Process(self.pid)
             return [root, *root.children(recursive=True)]

@@ -84,3 +84,31 @@ def test_strides_are_kept() -> None:
         x = features(layout=layout)
         out = apply_gate(x, torch.ones(3, 4, 6, 1, 1, dtype=torch.float64))
         assert out.stride() == x.stride()
+
+
+@pytest.mark.parametrize("dims", [(3, 4), (2,)])
+def test_compiled_mean_max_with_equal_maxima(dims: tuple[int, ...]) -> None:
+    x = features().detach().round().requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    found = torch.compile(lambda one: mean_max(one, dims), backend="aot_eager", fullgraph=True)(x)
+    expected = y.mean(dim=dims, keepdim=True), y.amax(dim=dims, keepdim=True)
+    torch.testing.assert_close(found, expected)
+    (found[0].sin() + found[1].cos()).sum().backward()
+    (expected[0].sin() + expected[1].cos()).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize("gate_shape", [(3, 4, 6, 1, 1), (3, 4, 1, 5, 2)])
+def test_compiled_apply_gate(gate_shape: tuple[int, ...]) -> None:
+    inputs, twins = [], []
+    for seed, shape in ((0, SHAPE), (1, gate_shape), (2, SHAPE)):
+        for tensors in (inputs, twins):
+            value = features(seed).detach()[:, :, : shape[2], : shape[3], : shape[4]]
+            tensors.append(value.clone().requires_grad_())
+    out = torch.compile(apply_gate, backend="aot_eager", fullgraph=True)(*inputs)
+    expected = twins[0] * twins[1] + twins[2]
+    torch.testing.assert_close(out, expected)
+    out.sin().sum().backward()
+    expected.sin().sum().backward()
+    for x, y in zip(inputs, twins, strict=True):
+        torch.testing.assert_close(x.grad, y.grad)

@@ -110,6 +110,7 @@ PUBLISHED = {
     "weight_decay": Case(["train.weight_decay=0.01"], "train.weight_decay", "note", ["train.weight_decay=1e-4"]),
     "clip_grad_norm": Case(["train.clip_grad_norm=null"], "train.clip_grad_norm", "note", ["train.clip_grad_norm=20"]),
     "precision": Case(["train.precision=bf16"], "train.precision", "note", ["train.precision=fp32"]),
+    "tf32": Case(["train.tf32=true"], "train.tf32", "note", ["train.tf32=false"]),
     "label_smoothing": Case(["train.label_smoothing=0.1"], "train.label_smoothing", "note", []),
     "batch_norm": Case(["train.batch_norm=partial"], "train.batch_norm", "warning", ["train.microbatch_size=4"]),
     "batch_norm_clips": Case(

@@ -49,6 +49,10 @@ def test_where_and_how_it_runs_does_not_matter(change):
     [
         {"train": {**BASE["train"], "epochs": 3}},
         {"train": {**BASE["train"], "microbatch_size": 4}},
+        {"train": {**BASE["train"], "precision": "bf16"}},
+        {"train": {**BASE["train"], "tf32": True}},
+        {"train": {**BASE["train"], "compile": True}},
+        {"train": {**BASE["train"], "channels_last": True}},
         {"model": {"backbone": "resnet_small", "attention": None}},
         {"seed": 1},
     ],

@@ -4,7 +4,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from patience import PATIENCE_S
+from safetensors.torch import load_file
 
 from w3ray.cluster.connect import node_resources
 from w3ray.data.sample_log import read_samples
@@ -61,6 +63,32 @@ def plain(ray_session, motion_manifest, tmp_path_factory):
 
 def folder_of(result) -> Path:
     return Path(result.stages[-1].model).parent
+
+
+@pytest.mark.ray
+def test_options_for_gpus_reach_the_network_and_are_other_stages(plain, motion_manifest, tmp_path, monkeypatch):
+    """On a CPU they change the last bits at most."""
+    seen = []
+
+    def compiled(model):
+        convolution = model.get_submodule("backbone.layer2.0.conv1").weight
+        last = convolution.is_contiguous(memory_format=torch.channels_last)
+        seen.append((type(model).__name__, last, torch.backends.cuda.matmul.allow_tf32))
+        return torch.compile(model, dynamic=False, backend="eager")
+
+    for module in ("worker", "building"):
+        monkeypatch.setattr(f"w3ray.runtime.{module}.compiled", compiled)
+    one = recipe(motion_manifest, tmp_path / "runs", compile=True, channels_last=True, tf32=True)
+    student = {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}
+    one = Recipe.model_validate(one.to_dict() | {"stages": [{"name": "teacher"}, student]})
+    found = in_process(one)
+    assert seen == [("TSM", True, True)] * 3, "the teacher, the student, and the teacher in the student's stage"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert found.stages[0].identity != plain.stages[0].identity
+    mine, other = (load_file(Path(each.stages[0].model) / "model.safetensors") for each in (found, plain))
+    assert mine.keys() == other.keys()
+    for name, value in other.items():
+        torch.testing.assert_close(mine[name], value, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.ray

@@ -15,6 +15,7 @@ from w3ray.heads import Heads
 from w3ray.runtime import split_evaluator
 from w3ray.runtime.event_channel import LocalChannel
 from w3ray.runtime.split_evaluator import SplitEvaluator
+from w3ray.training.transfer import Transfer
 
 SCHEDULE = Schedule(
     num_train=8, num_val=10, num_test=20, batch_size=2, microbatch_size=2, epochs=1, validate_every_epochs=1, seed=0,
@@ -58,6 +59,7 @@ def sent(
         failed=SimpleNamespace(share=lambda failures, leaving: (0, False)),
         events=events,
         device=torch.device("cpu"),
+        transfer=Transfer(torch.device("cpu")),
     )
     counts, _ = evaluator.evaluate(Model(), kind, {})
     assert counts.rows > 0

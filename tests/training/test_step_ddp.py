@@ -25,6 +25,7 @@ from training_parts import (
 
 from w3ray.evaluation.metrics import Counts
 from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, average_buffers
+from w3ray.training.on_gpu import compiled
 
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
 Split = list[list[int | None]]
@@ -38,6 +39,7 @@ SCENARIOS: dict[str, tuple[BatchNormMode, bool, tuple[Split, Split]]] = {
     "sync_one_rank_padded": ("sync", False, ([[0, 1, 2, 3, 4]], [[None]])),
     "sync_all_padded_first": ("sync", True, ([[None], [0, 1, 2]], [[None, None], [3, 4]])),
     "plain_one_rank_padded": ("train", False, ([[0, 1, 2, 3, 4]], [[None]])),
+    "compiled": ("frozen", False, ([[0, 1], [2, 3]], [[4, None], [None, None]])),
 }
 
 
@@ -61,7 +63,10 @@ def run_rank(rank: int, port: int, folder: str) -> None:
     left: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name, (mode, broadcast, splits) in SCENARIOS.items():
         student, teacher = build(mode)
-        wrapped = DistributedDataParallel(student, broadcast_buffers=broadcast, gradient_as_bucket_view=True)
+        trained = student
+        if name == "compiled":
+            trained, teacher = compiled(student, "aot_eager"), compiled(teacher, "aot_eager")
+        wrapped = DistributedDataParallel(trained, broadcast_buffers=broadcast, gradient_as_bucket_view=True)
         step = training_step(wrapped, teacher=teacher, loss_weights=LOSS_WEIGHTS)
         run_microbatches(step, clips, labels, splits[rank], normalizer=5, world_size=2)
         found = {"gradients": gradients(student), "buffers": buffers(student)}

@@ -4,7 +4,7 @@ An attention module does little arithmetic. Most of its time is spent reading an
 Autograd's gradient of a maximum makes boolean maps and integer counts of full size: on a CPU, ten times the cost of
 the forward pass. Autograd's gradient of `addcmul` makes an extra product. The two functions here have hand-written
 gradients with fewer passes. On CPUs they process the features in parts that stay in cache, and allocate nothing large
-except the result.
+except the result. Compilers fuse by themselves, so they get the plain formulas, without writes into parts of a tensor.
 
 Axes: B clips, T frames, C channels, H height, W width.
 """
@@ -23,9 +23,9 @@ Part = tuple[slice, slice]
 
 
 def _parts(x_BTCHW: Tensor) -> list[Part]:
-    """The parts of a pass. Compilers fuse by themselves, and on GPUs each launch costs time: both get one part."""
+    """The parts of a pass. On GPUs each launch costs time: they get one part."""
     whole = slice(None)
-    if torch.compiler.is_compiling() or x_BTCHW.device.type != "cpu":
+    if x_BTCHW.device.type != "cpu":
         return [(whole, whole)]
     B, T, *frame = x_BTCHW.shape
     frame_bytes = x_BTCHW.element_size() * frame[0] * frame[1] * frame[2]
@@ -39,11 +39,14 @@ def _parts(x_BTCHW: Tensor) -> list[Part]:
 class _MeanMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTCHW: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        shape = [1 if dim in dims else length for dim, length in enumerate(x_BTCHW.shape)]
-        mean, maximum = x_BTCHW.new_empty(shape), x_BTCHW.new_empty(shape)
-        for part in _parts(x_BTCHW):
-            mean[part] = x_BTCHW[part].mean(dim=dims, keepdim=True)
-            maximum[part] = x_BTCHW[part].amax(dim=dims, keepdim=True)
+        if torch.compiler.is_compiling():
+            mean, maximum = x_BTCHW.mean(dim=dims, keepdim=True), x_BTCHW.amax(dim=dims, keepdim=True)
+        else:
+            shape = [1 if dim in dims else length for dim, length in enumerate(x_BTCHW.shape)]
+            mean, maximum = x_BTCHW.new_empty(shape), x_BTCHW.new_empty(shape)
+            for part in _parts(x_BTCHW):
+                mean[part] = x_BTCHW[part].mean(dim=dims, keepdim=True)
+                maximum[part] = x_BTCHW[part].amax(dim=dims, keepdim=True)
         ctx.save_for_backward(x_BTCHW, maximum)
         ctx.dims = dims
         return mean, maximum
@@ -53,6 +56,9 @@ class _MeanMax(torch.autograd.Function):
     def backward(ctx: Any, grad_mean: Tensor, grad_maximum: Tensor) -> tuple[Tensor, None]:
         x_BTCHW, maximum = ctx.saved_tensors
         grad_mean = grad_mean / (x_BTCHW.numel() // max(1, maximum.numel()))
+        if torch.compiler.is_compiling():
+            greatest = (x_BTCHW == maximum).to(x_BTCHW.dtype)
+            return greatest * (grad_maximum / greatest.sum(dim=ctx.dims, keepdim=True)) + grad_mean, None
         grad_BTCHW = torch.empty_like(x_BTCHW)
         for part in _parts(x_BTCHW):
             slot = grad_BTCHW[part]
@@ -76,13 +82,16 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, grad_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x_BTCHW, gate = ctx.saved_tensors
         dims = [dim for dim in (2, 3, 4) if gate.shape[dim] == 1]
+        shortcut = grad_BTCHW if ctx.has_shortcut else None
+        if torch.compiler.is_compiling():
+            return grad_BTCHW * gate, (grad_BTCHW * x_BTCHW).sum(dim=dims, keepdim=True), shortcut
         grad_gate, grad_x_BTCHW = torch.empty_like(gate), torch.empty_like(x_BTCHW)
         for part in _parts(x_BTCHW):
             slot = grad_x_BTCHW[part]
             torch.mul(grad_BTCHW[part], x_BTCHW[part], out=slot)
             grad_gate[part] = slot.sum(dim=dims, keepdim=True)
             torch.mul(grad_BTCHW[part], gate[part], out=slot)
-        return grad_x_BTCHW, grad_gate, grad_BTCHW if ctx.has_shortcut else None
+        return grad_x_BTCHW, grad_gate, shortcut
 
 
 def mean_max(x_BTCHW: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,12 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from w3ray.cluster.accelerators import ACCELERATOR_TYPE
 from w3ray.errors import InputError, RunError
 from w3ray.storage import probe_folder, remove_tree
 
@@ -89,15 +90,23 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
 
 
 def node_resources() -> list[dict[str, float]]:
-    """CPU, GPU and custom resources of each living node, by Ray's names. Ray's own markers and memory are left out."""
+    """CPU, GPU, types of GPUs and custom resources of each living node, by Ray's names, without Ray's other markers.
+
+    Memory is left out, too.
+    """
     import ray
 
+    return [planned_with(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def planned_with(resources: Mapping[str, float]) -> dict[str, float]:
+    """The part of a node's resources that plans are made with."""
     own = ("memory", "object_store_memory")
-    return [
-        {name: float(amount) for name, amount in node["Resources"].items() if ":" not in name and name not in own}
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    return {
+        name: float(amount)
+        for name, amount in resources.items()
+        if name.startswith(ACCELERATOR_TYPE) or (":" not in name and name not in own)
+    }
 
 
 def on_each_node(call: Callable[[], T]) -> list[T]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from w3ray.cluster.accelerators import ACCELERATOR_TYPE
 from w3ray.errors import InputError
 
 READ_CPUS = 0.25
@@ -267,8 +268,9 @@ def _total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def show_resources(resources: Mapping[str, float]) -> str:
-    """Text such as "2 CPU, 1 GPU"."""
-    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(resources.items()))
+    """Text such as "2 CPU, 1 GPU". Types of GPUs are no amounts, and are left out."""
+    amounts = {name: amount for name, amount in resources.items() if not name.startswith(ACCELERATOR_TYPE)}
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(amounts.items()))
 
 
 def _worker_share(share: float, gpu: bool) -> float:

@@ -239,6 +239,7 @@ RULES: dict[str, Rule] = {
     "weight_decay": plain("train.weight_decay", also=(1e-4,)),  # TSM's paper has it
     "clip_grad_norm": plain("train.clip_grad_norm"),
     "precision": plain("train.precision"),
+    "tf32": plain("train.tf32", also=(False,), source="TSM main.py, of a time when no GPU had TF32"),
     "label_smoothing": plain("train.label_smoothing"),
     "batch_norm": batch_norm,
     "batch_norm_clips": batch_norm_clips,

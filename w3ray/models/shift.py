@@ -7,18 +7,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from w3ray.models.options import ShiftMode, TSMOptions
 
 
 def _shift(x_BTCHW: Tensor, *, past: slice, future: slice) -> Tensor:
     """Channels in `past` come from the frame before, channels in `future` from the frame after. Borders are zero."""
+    if torch.compiler.is_compiling():
+        return _shift_without_writes(x_BTCHW, past=past, future=future)
     out_BTCHW = x_BTCHW.clone(memory_format=torch.preserve_format)
     out_BTCHW[:, 1:, past] = x_BTCHW[:, :-1, past]
     out_BTCHW[:, :1, past] = 0
     out_BTCHW[:, :-1, future] = x_BTCHW[:, 1:, future]
     out_BTCHW[:, -1:, future] = 0
     return out_BTCHW
+
+
+def _shift_without_writes(x_BTCHW: Tensor, *, past: slice, future: slice) -> Tensor:
+    """As `_shift`. One of the two slices begins at channel 0, and the other one follows it or is empty.
+
+    For compilers: after a convolution, torch 2.15 compiles the writes into parts of a tensor to code that gives NaN.
+    """
+    from_past = F.pad(x_BTCHW[:, :-1, past], (0, 0, 0, 0, 0, 0, 1, 0))
+    from_future = F.pad(x_BTCHW[:, 1:, future], (0, 0, 0, 0, 0, 0, 0, 1))
+    parts = [from_past, from_future] if past.start <= future.start else [from_future, from_past]
+    return torch.cat([*parts, x_BTCHW[:, :, max(past.stop, future.stop) :]], dim=2)
 
 
 class _TemporalShift(torch.autograd.Function):

@@ -17,7 +17,7 @@ from w3ray.cluster.connection import Connection
 from w3ray.events import Moment, RunFinished, RunStarted, StageFinished, StageStarted, StageWaits, Warned
 from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
-from w3ray.pipeline.plan import loaded, plan_recipe
+from w3ray.pipeline.plan import loaded, plan_recipe, with_precision_chosen
 from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData
 from w3ray.pipeline.prefix import take_prefix
 from w3ray.pipeline.prepare import plan_stages, prepare_data
@@ -93,6 +93,8 @@ class _Chain:
             data = prepare_data(recipe)
             for message in data.files.messages():
                 self._warn(f"{data.location}: {message}")
+            plan = None if self._part is None else self._part.plan
+            self._recipe = recipe = with_precision_chosen(recipe, self._connection, plan)
             planned = plan_stages(recipe, data)
             self._tell(Moment(what="the data were read, and the stages planned"))
             starter, drawing = self._starter(planned, data, at_end)

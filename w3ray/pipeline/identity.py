@@ -21,6 +21,7 @@ from w3ray.data.bank import BANK_VERSION
 from w3ray.data.clip import ClipSpec
 from w3ray.models import MODEL_VERSION
 from w3ray.models.options import model_as_before, model_from_before
+from w3ray.pipeline.precision import AUTO
 from w3ray.plugins import sources_of
 from w3ray.recipe import ResolvedBank, ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
 from w3ray.training.version import TRAINING_VERSION
@@ -44,7 +45,12 @@ def stage_determinants(
         weights: the initial weights: a hash of their file, a name, or None.
         teacher_identity: identity of the stage whose best checkpoint is the teacher; None: no teacher.
         bank: identity of the bank that the clips come with; None: they come with none.
+
+    Raises:
+        ValueError: the stage's precision is still to be chosen (`w3ray.pipeline.precision`).
     """
+    if stage.train.precision == AUTO:
+        raise ValueError(f"stage {stage.name}: train.precision must be chosen before the stage has an identity")
     train = stage.train.model_dump(mode="json")
     parts = sources_of(stage.parts())
     more = ({"plugins": parts} if parts else {}) | ({} if bank is None else {"bank": bank})

@@ -8,6 +8,7 @@ from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
 from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
 from w3ray.errors import InputError
+from w3ray.pipeline.precision import leaves_precision_open, with_precision
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.tracked import describe_tracking
 from w3ray.recipe import Recipe, load_recipe
@@ -21,9 +22,10 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
     """
     recipe = loaded(recipe)
     data = prepare_data(recipe)
-    planned = plan_stages(recipe, data)
     connection = Connection(address)
     try:
+        recipe = with_precision_chosen(recipe, connection)
+        planned = plan_stages(recipe, data)
         plan = plan_recipe(recipe, connection.nodes())
     finally:
         connection.close()
@@ -77,3 +79,20 @@ def plan_recipe(recipe: Recipe, nodes: Sequence[Mapping[str, float]], *, read_cp
         may_grow=resources.may_grow,
         read_cpus=read_cpus,
     )
+
+
+def with_precision_chosen(recipe: Recipe, connection: Connection, plan: ResourcePlan | None = None) -> Recipe:
+    """The recipe without `train.precision: auto`. Only a recipe that has it waits for the cluster.
+
+    Args:
+        recipe: of the run.
+        connection: to the cluster.
+        plan: of the run; None: it has the whole cluster.
+
+    Raises:
+        InputError: nothing can be chosen, or the run does not fit on the cluster.
+    """
+    if not leaves_precision_open(recipe):
+        return recipe
+    nodes = connection.nodes()
+    return with_precision(recipe, plan_recipe(recipe, nodes) if plan is None else plan, nodes)

@@ -12,8 +12,10 @@ from w3ray.runtime.ranks import Ranks
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.lr_schedule import lr_factor
+from w3ray.training.on_gpu import compiled, weights_channels_last
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 from w3ray.training.randomness import microbatch_seed
+from w3ray.training.step import Precision
 
 
 def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
@@ -21,11 +23,32 @@ def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
     torch.manual_seed(microbatch_seed(stage.seed, "init"))
     model = build_model(**stage.model).to(device)
     apply_batch_norm_mode(model, stage.train.batch_norm)
+    if stage.train.channels_last:
+        weights_channels_last(model)
     return model
 
 
+def prepared_teacher(teacher: nn.Module, train: Train, device: torch.device) -> nn.Module:
+    """The teacher on the device, in the form in which a stage with these settings runs it."""
+    teacher = teacher.to(device)
+    if train.channels_last:
+        weights_channels_last(teacher)
+    return compiled(teacher) if train.compile else teacher
+
+
+def precision_of(train: Train) -> Precision:
+    """The arithmetic of a stage, which the driver has chosen if the recipe leaves it open (`w3ray.pipeline.precision`).
+
+    Raises:
+        RuntimeError: it was not chosen.
+    """
+    if train.precision == "auto":
+        raise RuntimeError("train.precision is 'auto': the driver must choose before a stage starts")
+    return train.precision
+
+
 def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Wrap `model` so that gradients are averaged over all ranks."""
+    """Wrap `model`, compiled or not, so that gradients are averaged over all ranks."""
     if ranks.world_size == 1:
         return model
     devices = [device] if device.type == "cuda" else None

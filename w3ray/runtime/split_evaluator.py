@@ -21,6 +21,7 @@ from w3ray.runtime.item_reader import ItemReader
 from w3ray.runtime.ranks import Ranks
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.training.step import TrainingStep
+from w3ray.training.transfer import Transfer
 
 _PROGRESS_EVERY_S = 1.0
 """Minimum seconds between two events about the progress of a validation."""
@@ -35,6 +36,7 @@ class SplitEvaluator:
         reader: delivers the items of this rank.
         ranks, failed, events: share the counts, record the clips that failed, and receive the progress.
         device: the device of the network.
+        transfer: sends clips there.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class SplitEvaluator:
         failed: FailedClips,
         events: Sender,
         device: torch.device,
+        transfer: Transfer,
     ) -> None:
         self._stage, self._schedule, self._step, self._reader = stage, schedule, step, reader
         self._ranks, self._failed, self._events, self._device = ranks, failed, events, device
+        self._transfer = transfer
 
     @torch.no_grad()
     def evaluate(
@@ -74,9 +78,13 @@ class SplitEvaluator:
             microbatch = self._reader.read(kind)
             failures.extend(microbatch.failures)
             valid = torch.as_tensor(microbatch.valid)
+            clips, *sent = self._transfer(
+                [torch.as_tensor(one) for one in (microbatch.clips, *microbatch.extras.values())]
+            )
+            extras = dict(zip(microbatch.extras, sent, strict=True))
             with self._step.autocast(), meter.watching(valid):
-                x_BTCHW = self._step.prepare(torch.as_tensor(microbatch.clips))
-                logits_BK: Tensor = model(x_BTCHW, **chosen(model, microbatch.extras, self._device)).logits_BK
+                x_BTCHW = self._step.prepare(clips)
+                logits_BK: Tensor = model(x_BTCHW, **chosen(model, extras, self._device)).logits_BK
             counts.update(logits_BK.float(), torch.as_tensor(microbatch.labels), valid)
             if self._ranks.rank == 0 and time.monotonic() - told_s >= _PROGRESS_EVERY_S:
                 told_s = time.monotonic()

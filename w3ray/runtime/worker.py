@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import ray.train
 import ray.train.torch
 import torch
@@ -26,7 +25,15 @@ from w3ray.data.sample_log import SampleLog
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.events import AttentionHealth, Moment, StepDone, Validated, Warned
-from w3ray.runtime.building import base_lr, build_network, distribute, lr_at, optimizer_of
+from w3ray.runtime.building import (
+    base_lr,
+    build_network,
+    distribute,
+    lr_at,
+    optimizer_of,
+    precision_of,
+    prepared_teacher,
+)
 from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.runtime.event_channel import Sender
 from w3ray.runtime.explained import ClipPictures
@@ -42,9 +49,11 @@ from w3ray.storage import StorageFailing, StoragePath, StorageRefused
 from w3ray.training.batch_norm import average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
+from w3ray.training.on_gpu import compiled, tf32
 from w3ray.training.optimizer import set_phase
 from w3ray.training.randomness import microbatch_seed
 from w3ray.training.step import TrainingStep
+from w3ray.training.transfer import Transfer
 
 
 def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     try:
         stage.stream.plugins.load()
-        return {"outcome": StageWorker(stage, events, stream).run()}
+        with tf32(stage.train.tf32):  # of the whole process, and the next stage may be in the same one
+            return {"outcome": StageWorker(stage, events, stream).run()}
     except TeacherMissing as error:
         return {"fault": {"kind": "teacher", "message": str(error)}}
     except (StorageFailing, StorageRefused):
@@ -92,12 +102,13 @@ class StageWorker:
         self.phase_lr = base_lr(stage.train)
         self.optimizer = optimizer_of(self.model, stage.train)
         teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
+        self.transfer = Transfer(self.device)
         self.step = TrainingStep(
-            distribute(self.model, ranks, self.device),
+            distribute(compiled(self.model) if stage.train.compile else self.model, ranks, self.device),
             optimizer=self.optimizer,
             loss_weights=stage.loss_weights,
             teacher=teacher,
-            precision=stage.train.precision,
+            precision=precision_of(stage.train),
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
             heads=stage.heads,
@@ -113,7 +124,7 @@ class StageWorker:
         self.reader = ItemReader(stream, ranks=ranks, heartbeat=self.heartbeat, samples=samples)
         self.evaluator = SplitEvaluator(
             stage, self.schedule, step=self.step, reader=self.reader, ranks=ranks, failed=self.failed, events=events,
-            device=self.device,
+            device=self.device, transfer=self.transfer,
         )  # fmt: skip
         self.times = self._times()
         self.pictures = self._pictures() if ranks.rank == 0 and stage.explained else None
@@ -142,7 +153,7 @@ class StageWorker:
         teacher = load_teacher(
             folder, stage=self.stage.name, ranks=self.ranks, events=self.events, heartbeat=self.heartbeat
         )
-        return teacher.to(self.device)
+        return prepared_teacher(teacher, self.stage.train, self.device)
 
     def _resume(self) -> int:
         """Load the newest good checkpoint; report and skip damaged ones. Returns the step to resume from."""
@@ -204,15 +215,18 @@ class StageWorker:
         for i, microbatch in enumerate(microbatches):
             if microbatch.step != step:
                 raise RuntimeError(f"stream: step {step} is due, found a microbatch of step {microbatch.step}")
+            clips, labels, *extras = self.transfer(
+                [torch.as_tensor(one) for one in (microbatch.clips, microbatch.labels, *microbatch.extras.values())]
+            )
             self.step.accumulate(
-                _tensor(microbatch.clips),
-                _tensor(microbatch.labels),
-                _tensor(microbatch.valid),
+                clips,
+                labels,
+                torch.as_tensor(microbatch.valid),
                 normalizer=normalizer,
                 world_size=self.ranks.world_size,
                 seed=microbatch_seed(self.stage.seed, "dropout", step, microbatch.slot),
                 last=i == rounds - 1,
-                extras={name: _tensor(values) for name, values in microbatch.extras.items()},
+                extras=dict(zip(microbatch.extras, extras, strict=True)),
             )
         lr = lr_at(step, phase_lr=self.phase_lr, train=self.stage.train, schedule=self.schedule)
         epoch, in_epoch = divmod(step + 1, self.schedule.steps_per_epoch)
@@ -343,7 +357,3 @@ class StageWorker:
                 folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta
             ),
         )
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.as_tensor(array)

@@ -5,6 +5,7 @@ from typing import Any
 from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
 from w3ray.errors import InputError
+from w3ray.pipeline.plan import with_precision_chosen
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.tracked import describe_tracking
 from w3ray.plugins import check_contracts
@@ -25,9 +26,10 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
     """
     check_sweep(space, base)
     data = prepare_data(base)
-    stages = plan_stages(base, data)
     connection = Connection(address)
     try:
+        base = with_precision_chosen(base, connection)
+        stages = plan_stages(base, data)
         nodes = connection.nodes()
     finally:
         connection.close()

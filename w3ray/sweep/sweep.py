@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from w3ray.cluster.connection import Connection
 from w3ray.data.shared_clips import SharedClips
 from w3ray.errors import InputError, RunError
 from w3ray.events import Event, StageWaits, Warned
+from w3ray.pipeline.plan import with_precision_chosen
 from w3ray.pipeline.prepare import check_network, prepare_data
 from w3ray.pipeline.tracked import open_tracker, tracked_here
 from w3ray.plugins import shipment, sources_of
@@ -74,7 +76,9 @@ def tune(
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     found = space if isinstance(space, Space) else load_space(space)
     found = found if name is None else found.renamed(name)
-    return _Sweep(found, base, address, on_status or (lambda status: None)).run()
+    sweep = _Sweep(found, base, address, on_status or (lambda status: None))
+    with closing(sweep.connection):
+        return sweep.run()
 
 
 class _Sweep:
@@ -101,6 +105,8 @@ class _Sweep:
         space, base = self.space, self.base
         check_sweep(space, base)
         require_writable(storage_path(base.storage))
+        # Before the base is stored. A trial whose point leaves the precision open chooses itself, in the same way.
+        self.base = base = with_precision_chosen(base, self.connection)
         if self.connection.address is not None:
             self.connection.nodes()
         data = prepare_data(base)  # report problems with the data and the networks before anything is written

@@ -170,8 +170,18 @@ def load_checkpoint(
     plain.load_state_dict(tensors)
     if optimizer is not None and optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
+        _give_strides_of_parameters(optimizer)
     meta: dict[str, Any] = index["meta"]
     return meta
+
+
+def _give_strides_of_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Files hold tensors in one order of memory. A fused update needs each state in the order of its parameter."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            same_shape = isinstance(value, Tensor) and value.shape == parameter.shape
+            if same_shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

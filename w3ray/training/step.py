@@ -21,6 +21,7 @@ from w3ray.heads import Heads
 from w3ray.models.side_inputs import chosen
 from w3ray.training.batch_norm import rows_hidden_from_batch_norm
 from w3ray.training.losses import LossInputs, build_losses
+from w3ray.training.on_gpu import without_compiler
 from w3ray.training.optimizer import set_lr
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PRECISIONS", "Precision", "StepResult", "TrainingStep", "normalize_clips"]
@@ -51,8 +52,8 @@ class TrainingStep:
     """Accumulates gradients over microbatches, then updates.
 
     Args:
-        model: the student, plain or wrapped in DistributedDataParallel. It returns an object with `logits_BK` and
-            `features`.
+        model: the student, plain, compiled (`w3ray.training.on_gpu`), or one of both wrapped in
+            DistributedDataParallel. It returns an object with `logits_BK` and `features`.
         optimizer: for the model's parameters; see `parameter_groups`.
         loss_weights: loss name -> weight, for example {"cross_entropy": 1, "mfr": 0.5}.
         teacher: "mfr" needs one. It is put in eval mode, never trained, and run only if a loss needs it.
@@ -144,11 +145,12 @@ class TrainingStep:
         self._check_normalizer(normalizer, rows.numel())
         self.model.train()
         torch.manual_seed(seed)
-        with self._reduction(last):
+        whole = rows.numel() == valid_B.numel()
+        with self._reduction(last), nullcontext() if whole else without_compiler(self.model):
             if rows.numel() == 0:
                 self._take_part(clips_u8_BTHWC, extras or {})
                 return
-            if rows.numel() < valid_B.numel():
+            if not whole:
                 clips_u8_BTHWC = clips_u8_BTHWC[rows.to(clips_u8_BTHWC.device)]
                 labels_B = labels_B[rows.to(labels_B.device)]
                 extras = {name: values[rows.to(values.device)] for name, values in (extras or {}).items()}

@@ -55,7 +55,23 @@ class Train(Section):
         default=(), description="other optimiser settings from an epoch on; population based training writes them"
     )
     clip_grad_norm: float | None = Field(default=20.0, gt=0, description="maximum norm of the gradient; null: no limit")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="arithmetic of the forward pass")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        default="fp32",
+        description="arithmetic of the forward pass; auto: bf16 if the GPUs of the cluster are known to have it, else "
+        "fp32",
+    )
+    tf32: Annotated[bool | None, AsBefore(None)] = Field(
+        default=None,
+        description="fp32 on a GPU uses TF32, which is faster and less exact: true: in convolutions and matrix "
+        "products; false: never; null: as torch does, in convolutions only",
+    )
+    compile: Annotated[bool, AsBefore(False)] = Field(
+        default=False,
+        description="compile the network with torch.compile: takes a minute or more, then steps are faster",
+    )
+    channels_last: Annotated[bool, AsBefore(False)] = Field(
+        default=False, description="keep the weights of convolutions with the channels last, as the frames are"
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
     batch_norm: Literal["train", "partial", "frozen", "sync"] = Field(
         default="train",
@@ -101,6 +117,8 @@ class Train(Section):
                 f"microbatch_size {self.microbatch_size} is larger than batch_size {self.batch_size}; "
                 "lower microbatch_size or raise batch_size"
             )
+        if self.compile and self.batch_norm == "sync":
+            raise ValueError("compile does not work with batch_norm=sync, which exchanges statistics in each layer")
         begins = [phase.from_epoch for phase in self.phases]
         if begins != sorted(set(begins)) or any(begin >= self.epochs for begin in begins):
             raise ValueError(f"phases must begin at increasing epochs below epochs={self.epochs}, got {begins}")
