@@ -5,9 +5,10 @@ import threading
 import mlflow
 import pytest
 from fault_harness import Outcome, Strike, at_step, faulty_recipe, note, recovery_s, struck_run
+from patience import PATIENCE_S
 from tracking_server import Server
 
-from w3ray.pipeline import run
+from w3ray.pipeline import run, run_record
 from w3ray.tracking import Tracker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -16,7 +17,7 @@ _MINUTE_S = 60.0
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, comes_back):
+def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, monkeypatch, comes_back):
     (tmp_path / "server").mkdir()
     with Tracker.open(f"sqlite:///{tmp_path / 'empty.db'}", "unused", buffer_dir=tmp_path / "buffer") as tracker:
         tracker.wait_until_open()
@@ -29,7 +30,8 @@ def test_tracking_server_goes_away(undisturbed, motion_manifest, tmp_path, comes
             threading.Timer(_MINUTE_S, server.start).start()
 
     changes = {}
-    if comes_back:  # the run is longer than the outage
+    if comes_back:  # the run is longer than the outage, or waits for its end: a server starts slowly beside other load
+        monkeypatch.setattr(run_record, "_DELIVERY_TIMEOUT_S", PATIENCE_S)
         changes = {"train": {"epochs": 150, "validate_every_epochs": 50, "checkpoint_every_steps": 50}}
         run(faulty_recipe(motion_manifest, tmp_path / "undisturbed", **changes))
         undisturbed = Outcome(tmp_path / "undisturbed")
