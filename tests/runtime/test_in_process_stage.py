@@ -1,5 +1,6 @@
 """A stage that trains in a thread of its trial's process gives the same bits, and resumes like any other stage."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -78,13 +79,16 @@ def test_options_for_gpus_reach_the_network_and_are_other_stages(plain, motion_m
 
     for module in ("worker", "building"):
         monkeypatch.setattr(f"w3ray.runtime.{module}.compiled", compiled)
-    one = recipe(motion_manifest, tmp_path / "runs", compile=True, channels_last=True, tf32=True)
+    one = recipe(motion_manifest, tmp_path / "runs", compile=True, channels_last=True, tf32=True, precision="auto")
     student = {"name": "student", "teacher": "teacher", "loss_weights": {"mfr": 0.5}}
     one = Recipe.model_validate(one.to_dict() | {"stages": [{"name": "teacher"}, student]})
     found = in_process(one)
     assert seen == [("TSM", True, True)] * 3, "the teacher, the student, and the teacher in the student's stage"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert found.stages[0].identity != plain.stages[0].identity
+    stored = json.loads((folder_of(found) / "stage.json").read_text())
+    assert '"precision": "fp32"' in json.dumps(stored)
+    assert '"auto"' not in json.dumps(stored)
     mine, other = (load_file(Path(each.stages[0].model) / "model.safetensors") for each in (found, plain))
     assert mine.keys() == other.keys()
     for name, value in other.items():
