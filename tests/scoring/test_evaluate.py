@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 from contextlib import closing
 from dataclasses import asdict
@@ -175,7 +176,9 @@ def test_scoring_that_is_left_in_the_middle_ends_its_processes(model, manifest):
     )  # fmt: skip
     with closing(scored):
         assert next(scored).readable.all()
+        assert not logging.getLogger("ray.data").isEnabledFor(logging.INFO), "Ray Data would print on the terminal"
         assert ray.available_resources().get("CPU", 0) < 2
+    assert logging.getLogger("ray.data").isEnabledFor(logging.INFO)
     wait_until(lambda: ray.available_resources().get("CPU", 0) == 2, what="2 free CPUs")
 
 

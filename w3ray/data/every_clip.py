@@ -97,7 +97,7 @@ def _run(rows: pa.Table, work: Work, clips_a_task: int, gpus_a_task: float = 0.0
     # A crashed block is dropped, not fatal: its clips are read again one by one.
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
-    with ray.data.DataContext.current(context), _quiet("ray.data"):
+    with ray.data.DataContext.current(context), quiet_log("ray.data"):
         # Ray Data retries a crashed task without end, so a clip that crashes its process would hang the check.
         # There is no named parameter for that; Ray 2.60 warns that the keyword goes away in 2.64.
         with warnings.catch_warnings():
@@ -115,8 +115,8 @@ def _run(rows: pa.Table, work: Work, clips_a_task: int, gpus_a_task: float = 0.0
 
 
 @contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Keep a crashed block's traceback off the terminal: it is a finding here, and it stays in Ray's log files."""
+def quiet_log(logger_name: str) -> Iterator[None]:
+    """Keep a library's messages off the terminal, such as the traceback of a crashed block: here it is a finding."""
     logger = logging.getLogger(logger_name)
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -19,6 +19,7 @@ from ray.data import ActorPoolStrategy
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
+from w3ray.data.every_clip import quiet_log
 from w3ray.data.microbatch import ClipFailure, ClipTables, MicrobatchDecoder
 from w3ray.data.stream import DecoderPool, blocks, build_dataset
 from w3ray.data.stream_spec import CLIP_TIMEOUT_S, StreamSpec
@@ -110,7 +111,8 @@ def score_clips(
         num_gpus=plan.worker_gpus or None,
         resources=dict(plan.worker_resources) or None,
     )
-    with closing(blocks(dataset)) as scored:
+    # Ray Data would print a line at the end, in the middle of what the command shows.
+    with quiet_log("ray.data"), closing(blocks(dataset)) as scored:
         yield from _in_order(scored, first_row, rows.num_rows, together)
 
 
