@@ -116,7 +116,7 @@ def _run(rows: pa.Table, work: Work, clips_a_task: int, gpus_a_task: float = 0.0
 
 @contextmanager
 def quiet_log(logger_name: str) -> Iterator[None]:
-    """Keep a library's messages off the terminal, such as the traceback of a crashed block: here it is a finding."""
+    """Keep a library's messages off the terminal, such as the traceback of a crashed block."""
     logger = logging.getLogger(logger_name)
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -149,7 +149,8 @@ class ClipFolder:
             return
         file = self._folder / (key + _SUFFIX)
         told = int(label).to_bytes(_LABEL_BYTES, "little", signed=True)
-        parts = [told, *(np.ascontiguousarray(one).tobytes() for one in (clip, *self._in_order(extras or {})))]
+        parts: list[bytes | memoryview] = [told]
+        parts += [np.ascontiguousarray(one).data for one in (clip, *self._in_order(extras or {}))]
         checksum = 0
         for part in parts:
             checksum = zlib.crc32(part, checksum)

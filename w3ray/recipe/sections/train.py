@@ -67,7 +67,7 @@ class Train(Section):
     )
     compile: Annotated[bool, AsBefore(False)] = Field(
         default=False,
-        description="compile the network with torch.compile: takes a minute or more, then steps are faster",
+        description="compile the network with torch.compile: the first step takes long, later ones less",
     )
     channels_last: Annotated[bool, AsBefore(False)] = Field(
         default=False, description="keep the weights of convolutions with the channels last, as the frames are"
