@@ -107,6 +107,24 @@ def test_lr_multipliers_are_applied(kind: Any) -> None:
     assert found == {"classifier_weight": 2.5, "classifier_bias": 5.0, "weight": 0.5, "bias": 1.0, "norm": 0.5}
 
 
+@pytest.mark.parametrize(("kind", "made"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_updates_are_those_of_torch(kind: Any, made: type[torch.optim.Optimizer]) -> None:
+    model, peer = small_model(0), small_model(0)
+    ours = build_optimizer(kind, parameter_groups(model, lr=0.1, weight_decay=0.1))
+    options = {"momentum": 0.9} if kind == "sgd" else {}
+    its = made(parameter_groups(peer, lr=0.1, weight_decay=0.1), **options)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for mine, other in zip(model.parameters(), peer.parameters(), strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator, dtype=mine.dtype)
+            other.grad = mine.grad.clone()
+        ours.step()
+        its.step()
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), peer.parameters(), strict=True))
+    assert isinstance(ours, made)
+    assert type(ours).__name__ == made.__name__
+
+
 def test_unknown_optimizer() -> None:
     with pytest.raises(ValueError, match="known are sgd, adamw"):
         build_optimizer("adam", [])  # type: ignore[arg-type]

@@ -4,8 +4,9 @@ TSM's code gives the factor 5 to EVERY linear layer, so W3's channel MLP would g
 it. The classifier's parameters are found by identity, not by layer type.
 """
 
+import inspect
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from w3ray.training.batch_norm import BATCH_NORMS
 OptimizerKind = Literal["sgd", "adamw"]
 OPTIMIZERS: tuple[str, ...] = get_args(OptimizerKind)
 
+OptimizerT = TypeVar("OptimizerT", bound=torch.optim.Optimizer)
+
 _NORMS = (
     *BATCH_NORMS,
     nn.InstanceNorm1d,
@@ -23,6 +26,9 @@ _NORMS = (
     nn.GroupNorm,
     nn.LayerNorm,
 )
+
+_WRAPPED = ("step", "add_param_group", "zero_grad", "state_dict", "load_state_dict")
+"""Methods of an optimizer whose wrappers in torch import its compiler."""
 
 _DECAYING = ("classifier_weight", "weight", "attention_weight", "flow_weight")
 
@@ -174,10 +180,20 @@ def build_optimizer(
     """
     fused = True if all(one.is_cuda for group in groups for one in group["params"]) else None
     if kind == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, fused=fused)
+        return _without_compiler(torch.optim.SGD)(groups, momentum=momentum, nesterov=nesterov, fused=fused)
     if kind == "adamw":
-        return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused)
+        return _without_compiler(torch.optim.AdamW)(groups, betas=betas, eps=eps, fused=fused)
     raise ValueError(f"unknown optimizer {kind!r}: known are {', '.join(OPTIMIZERS)}")
+
+
+def _without_compiler(kind: type[OptimizerT]) -> type[OptimizerT]:
+    """The same optimizer, whose methods do not import torch's compiler.
+
+    torch wraps these methods so that a compiler leaves them out, and the wrappers import the compiler on their first
+    call. That costs each worker as much as torch itself. Only networks are compiled here, never an update.
+    """
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(plain["step"])})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
