@@ -32,6 +32,7 @@ SCHEDULE = Schedule(
     world_size=1,
 )  # fmt: skip
 POOL = DecoderPool(size=1, cpus=0.5)
+TASKS = replace(POOL, as_tasks=True)  # for what is compared with the stream of actors: their processes are reused
 
 STREAM = StreamSpec(schedule=SCHEDULE, clip=SPEC)
 
@@ -54,9 +55,9 @@ def consume(shard):
     return [replace(m, clips=m.clips.copy(), samples=m.samples.copy()) for m in read_microbatches(shard)]
 
 
-def read_all(tables, world_size, first_step=0):
+def read_all(tables, world_size, first_step=0, pool=TASKS):
     spec = STREAM.for_world_size(world_size)
-    dataset = build_dataset(spec, tables, POOL, first_item=spec.schedule.first_item(first_step))
+    dataset = build_dataset(spec, tables, pool, first_item=spec.schedule.first_item(first_step))
     return ray.get([consume.remote(shard) for shard in dataset.streaming_split(world_size, equal=False)], timeout=120)
 
 
@@ -72,7 +73,7 @@ def tables(ray_session, manifest):
 
 @pytest.fixture(scope="module")
 def alone(tables):
-    return read_all(tables, 1)[0]
+    return read_all(tables, 1, pool=POOL)[0]
 
 
 def content(microbatches):
@@ -174,7 +175,7 @@ def test_groups_of_workers_share_the_items_without_changing_their_order(world_si
 
 
 def test_two_workers_with_a_coordinator_each(alone, tables):
-    config = StreamConfig(STREAM, tables, replace(POOL, size=2), steps_done=lambda: 0, readers_per_coordinator=1)
+    config = StreamConfig(STREAM, tables, replace(TASKS, size=2), steps_done=lambda: 0, readers_per_coordinator=1)
     shards = [parts[STREAM_NAME] for parts in config.configure({STREAM_NAME: 0}, 2, None, None)]
     assert len({shard._coord_actor for shard in shards}) == 2
     read = ray.get([consume.remote(shard) for shard in shards], timeout=120)

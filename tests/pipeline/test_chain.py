@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from in_process import in_process
 from patience import wait_until
+from safetensors.torch import load_file
 
 from w3ray.data.manifest import read_manifest, write_manifest
+from w3ray.data.sample_log import read_samples
+from w3ray.data.shared_clips import SharedClips
+from w3ray.data.stream import build_dataset
 from w3ray.errors import InputError, RunError
 from w3ray.events import Moment, StageStarted, StepDone, Warned
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
 from w3ray.tracking import Tracker
-from w3ray.training.checkpoint_files import read_index, verify_checkpoint
+from w3ray.training.checkpoint_files import by_step, read_index, verify_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -247,6 +252,102 @@ def test_a_resumed_stage_ends_with_the_same_bits_from_the_newest_whole_checkpoin
         for stages in (alone.stages[0], again.stages[0])
     ]
     assert weights[0] == weights[1]
+
+
+def left_over() -> list[str]:
+    """Threads that remain after a stage."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("fit-", "StreamingExecutor"))]
+
+
+def weights(result) -> list[bytes]:
+    """Those of each stage."""
+    return [(Path(stage.model) / "model.safetensors").read_bytes() for stage in result.stages]
+
+
+def folders(result) -> list[Path]:
+    return [Path(stage.model).parent for stage in result.stages]
+
+
+def interrupt_at_step_5(event):
+    if isinstance(event, StepDone) and event.step == 5:
+        raise KeyboardInterrupt
+
+
+def test_in_one_process_and_after_an_interruption_the_bits_are_the_same(finished, motion_manifest, tmp_path):
+    _, alone = finished
+    one = recipe(motion_manifest, tmp_path, train={"checkpoint_every_steps": 2}, tracking={"enabled": False})
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt_at_step_5)
+    assert not left_over()
+    seen: list[int] = []
+    again = in_process(one, lambda event: seen.append(event.step) if isinstance(event, StepDone) else None)
+    assert seen[0] >= 4, "it resumed at its newest checkpoint"
+    assert not left_over()
+    assert weights(again) == weights(alone)
+    for mine, other in zip(again.stages, alone.stages, strict=True):
+        assert mine.metrics == other.metrics
+    for mine, other in zip(folders(again), folders(alone), strict=True):
+        assert read_samples(mine) == read_samples(other)
+        kept = [[read_index(path)["meta"]["step"] for path in by_step(one / "checkpoints")] for one in (mine, other)]
+        assert kept[0][0] == 6
+        assert kept[0] == kept[1], "the same ones that Ray Train keeps"
+
+
+def test_clips_that_another_trial_decoded_make_the_same_bits(finished, motion_manifest, tmp_path, monkeypatch):
+    _, alone = finished
+    shared = SharedClips(folder=tmp_path / "clips" / "sweep", limit_bytes=1 << 30)
+
+    def trial(name: str, **train) -> Recipe:
+        return one_stage(motion_manifest, tmp_path / name, train=train, tracking={"enabled": False})
+
+    first = in_process(trial("first"), shared=shared)
+    one, streams = trial("later", checkpoint_every_steps=2), []
+
+    def built(*arguments, first_item):
+        streams.append(first_item)
+        return build_dataset(*arguments, first_item=first_item)
+
+    monkeypatch.setattr("w3ray.runtime.in_process_stage.build_dataset", built)
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt_at_step_5, shared)
+    later = in_process(one, shared=shared)
+    assert streams == [], "no clip was decoded"
+    gone = sorted(shared.folder.glob("*.clip"))[::3]
+    for file in gone:
+        file.unlink()
+    some = in_process(trial("some"), shared=shared)
+    assert len(streams) == 1
+    assert all(file.exists() for file in gone)
+    assert [weights(result) for result in (first, later, some)] == [weights(alone)[:1]] * 3
+    assert read_samples(folders(later)[0]) == read_samples(folders(alone)[0])
+
+
+def test_options_for_gpus_reach_the_network_and_are_other_stages(finished, motion_manifest, tmp_path, monkeypatch):
+    """On a CPU they change the last bits at most."""
+    _, alone = finished
+    seen = []
+
+    def compiled(model):
+        convolution = model.get_submodule("backbone.layer2.0.conv1").weight
+        last = convolution.is_contiguous(memory_format=torch.channels_last)
+        seen.append((type(model).__name__, last, torch.backends.cuda.matmul.allow_tf32))
+        return torch.compile(model, dynamic=False, backend="eager")
+
+    for module in ("worker", "building"):
+        monkeypatch.setattr(f"w3ray.runtime.{module}.compiled", compiled)
+    options = {"compile": True, "channels_last": True, "tf32": True, "precision": "auto"}
+    found = in_process(recipe(motion_manifest, tmp_path, train=options, tracking={"enabled": False}))
+    assert seen == [("TSM", True, True)] * 3, "the teacher, the student, and the teacher in the student's stage"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert found.stages[0].identity != alone.stages[0].identity
+    stored = json.dumps(json.loads((folders(found)[0] / "stage.json").read_text()))
+    assert '"precision": "fp32"' in stored
+    assert '"auto"' not in stored
+    mine, other = (load_file(Path(each.stages[0].model) / "model.safetensors") for each in (found, alone))
+    assert mine.keys() == other.keys()
+    for name, value in other.items():
+        torch.testing.assert_close(mine[name], value, rtol=1e-2, atol=1e-2)
 
 
 class Enough(Exception):

@@ -33,7 +33,7 @@ def test_the_set_is_the_one_that_was_foreseen(tmp_path):
 
 
 def test_abandoned_leaves_nothing(tmp_path):
-    drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
+    drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 5_000})
     wait_until((tmp_path / "runs" / "data").exists)
     drawing.abandon()
     drawing.check()
@@ -41,7 +41,7 @@ def test_abandoned_leaves_nothing(tmp_path):
 
 
 def test_abandoned_leaves_what_is_not_its_own(tmp_path):
-    drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 100_000})
+    drawing = Drawing(tmp_path / "runs" / "data" / "motion", {**ARGUMENTS, "clips": 5_000})
     wait_until((tmp_path / "runs" / "data").exists)
     (tmp_path / "runs" / "mine").touch()
     drawing.abandon()

@@ -1,7 +1,7 @@
 """Three small fixed recipes give the same results as ever: a change of structure must not change results.
 
-One trains in processes of its own, as `w3ray run` does, the others in the test's process, as a sweep does: both must
-give the bits that `w3ray run` gave.
+They were made in processes of their own, as `w3ray run` does. Here they train in the test's process, as a sweep does,
+and must give the same bits; `test_chain.py` compares the two ways, too.
 """
 
 import importlib.util
@@ -23,8 +23,8 @@ GOLDEN = json.loads(make_weights.FILE.read_text())
 
 
 @pytest.mark.parametrize("name", make_weights.RECIPES)
-def test_losses_and_final_weights(name, tmp_path):
-    runner = None if name == "w3-with-mfr" else in_process
+@pytest.mark.parametrize("runner", [in_process, pytest.param(None, marks=pytest.mark.slow)], ids=["trial", "run"])
+def test_losses_and_final_weights(name, runner, tmp_path):
     found, golden = make_weights.train(name, tmp_path, runner), GOLDEN["recipes"][name]
     assert found.keys() == golden.keys()
     for stage in golden:

@@ -118,10 +118,13 @@ def test_one_whose_controller_was_killed_while_its_workers_started_frees_their_p
     wait_until_free(WORKER)
 
 
-def test_a_restarted_worker_has_the_only_stream(motion_manifest, tmp_path):
+def test_a_restarted_worker_has_the_only_stream_and_a_controller_that_hangs_is_killed(
+    motion_manifest, tmp_path, monkeypatch
+):
     """The stream of before could hold the processors that the new one's decoders need."""
     wait_until_free()
-    with started(motion_manifest, tmp_path / "runs"):
+    monkeypatch.setattr(ClusterStage, "end_timeout_s", 2.0)
+    with started(motion_manifest, tmp_path / "runs") as stage:
         wait_until_it_trains(tmp_path)
         (worker,) = pids(WORKER)
         os.kill(worker, signal.SIGKILL)
@@ -134,13 +137,6 @@ def test_a_restarted_worker_has_the_only_stream(motion_manifest, tmp_path):
             what="it trains again",
         )
         assert len(pids("ray::SplitCoordinator")) == 1
-
-
-def test_a_controller_that_hangs_is_killed(motion_manifest, tmp_path, monkeypatch):
-    wait_until_free()
-    monkeypatch.setattr(ClusterStage, "end_timeout_s", 2.0)
-    with started(motion_manifest, tmp_path / "runs") as stage:
-        wait_until_it_trains(tmp_path)
         for event in stage._channel.unread():  # as the driver does that follows the stage
             stage._keep(event)
         (controller,) = pids(CONTROLLER)

@@ -3,19 +3,22 @@
     item numbers -> decoders (all views of a few clips) -> scorers (the network) -> this process
 
 The first half is the stream that training uses (`w3ray.data.stream`). Its decoders give up a clip that hangs or crashes
-them, and report each failed clip by name. The second half is a pool of Ray Data actors. Which clips go through the
-network together depends only on their position in the table, so any number of scorers gives the same scores.
+them, and report each failed clip by name. The second half is a pool of Ray Data actors on GPUs, and of tasks without.
+Which clips go through the network together depends only on their position in the table, so any number of scorers gives
+the same scores.
 """
 
 import json
+import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.clip import ClipSpec
@@ -29,7 +32,7 @@ from w3ray.evaluation.scorer import VIEWS_AT_ONCE, Average, Kept
 from w3ray.plugins import NO_PLUGINS, Shipment
 from w3ray.scoring.items import RowsInOrder
 from w3ray.scoring.model_files import ModelFiles
-from w3ray.scoring.scorer_actor import ScorerActor
+from w3ray.scoring.scorer_actor import ScorerActor, score_in_task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +97,13 @@ def score_clips(
         # As tasks: the next evaluation finds processes that have imported all they need.
         DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources, as_tasks=True),
         first_item=first_row // together,
-    ).map_batches(
-        ScorerActor,
-        fn_constructor_args=(
-            ray.put(dict(files)),
-            protocol,
-            average,
-            dict(flip_map or {}),
-            plan.trainer_threads,
-            plugins,
-            keep,
-        ),
+    )
+    arguments = (
+        ray.put(dict(files)), protocol, average, dict(flip_map or {}), plan.trainer_threads, plugins, keep,
+    )  # fmt: skip
+    dataset = dataset.map_batches(
+        **_scorers(plan, arguments),
         batch_size=1,
-        compute=ActorPoolStrategy(size=plan.workers, max_tasks_in_flight_per_actor=2),
         num_cpus=plan.worker_cpus,
         num_gpus=plan.worker_gpus or None,
         resources=dict(plan.worker_resources) or None,
@@ -114,6 +111,15 @@ def score_clips(
     # Ray Data would print a line at the end, in the middle of what the command shows.
     with quiet_log("ray.data"), closing(blocks(dataset)) as scored:
         yield from _in_order(scored, first_row, rows.num_rows, together)
+
+
+def _scorers(plan: ResourcePlan, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Actors where networks stay on their GPUs. Else tasks: decoders and the next scoring get the same processes."""
+    if plan.worker_gpus:
+        pool = ActorPoolStrategy(size=plan.workers, max_tasks_in_flight_per_actor=2)
+        return {"fn": ScorerActor, "fn_constructor_args": arguments, "compute": pool}
+    named = (uuid.uuid4().hex, *arguments)
+    return {"fn": score_in_task, "fn_args": named, "compute": TaskPoolStrategy(size=plan.workers)}
 
 
 def score_clips_here(

@@ -1,4 +1,4 @@
-"""The actor that scores decoded clips.
+"""The process that scores decoded clips: an actor on GPUs, else a task.
 
 Ray Data's coordinator imports this module, because it holds the actor's class. The imports here are light on purpose:
 with torch and torchvision, each evaluation would start seconds later.
@@ -6,7 +6,7 @@ with torch and torchvision, each evaluation would start seconds later.
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -49,3 +49,21 @@ class ScorerActor:
             "readable": microbatch.valid[None],
             "failures": np.asarray(json.dumps([failure._asdict() for failure in microbatch.failures]))[None],
         }
+
+
+_warm: dict[str, ScorerActor] = {}  # of the newest scoring in this process
+
+
+def score_in_task(batch: dict[str, np.ndarray], scoring: str, *arguments: Any) -> dict[str, np.ndarray]:
+    """`ScorerActor` as a task of Ray.
+
+    Decoders and the next scoring get the same process, and importing torch takes longer than scoring a few clips.
+
+    Args:
+        scoring: a name that no other call of `score_clips` has. A process keeps the network of the newest one.
+        arguments: of `ScorerActor`.
+    """
+    if scoring not in _warm:
+        _warm.clear()
+        _warm[scoring] = ScorerActor(*arguments)
+    return _warm[scoring](batch)
