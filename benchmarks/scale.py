@@ -291,15 +291,16 @@ class InstantDecoder:
         self.one, clip = spec.schedule, spec.clip
         self.clips = np.zeros((self.one.microbatch_size, clip.num_frames, clip.size, clip.size, 3), np.uint8)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        item = self.one.item(int(batch["item"][0]))
-        labels = np.zeros(len(item.samples), np.int64)
-        return to_row(
-            Microbatch(
-                item.number, item.kind, item.epoch, item.step, item.slot, self.clips, labels, labels == 0,
-                item.positions, item.samples, ("",) * len(labels), labels.astype(np.uint64), (),
-            )
-        )  # fmt: skip
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        for number in batch["items"][0]:
+            item = self.one.item(int(number))
+            labels = np.zeros(len(item.samples), np.int64)
+            yield to_row(
+                Microbatch(
+                    item.number, item.kind, item.epoch, item.step, item.slot, self.clips, labels, labels == 0,
+                    item.positions, item.samples, ("",) * len(labels), labels.astype(np.uint64), (),
+                )
+            )  # fmt: skip
 
 
 def coordinator(manifest: Path, work: Path) -> dict[str, Any]:

@@ -113,6 +113,16 @@ class TestOnACluster:
         assert kept
         assert not any(kept)
 
+    def test_tasks_may_run_ahead(self):
+        from ray.data import DataContext
+
+        context = DataContext()
+        assert context._max_num_blocks_in_streaming_gen_buffer == 2, "Ray's setting, which was measured"
+        ray_internals.buffer_blocks(context, 8)
+        assert context._max_num_blocks_in_streaming_gen_buffer == 8
+        with pytest.raises(AttributeError, match="DataContext has no"):
+            ray_internals.buffer_blocks(object(), 8)
+
     def test_what_has_public_names_is_where_it_was(self):
         import ray
 

@@ -146,18 +146,28 @@ def test_what_one_stream_decoded_another_one_finds(alone, tables, tmp_path, as_t
     assert other.shared(0) is None, "another seed needs other pixels"
 
 
+def numbers_of(task):
+    """The item numbers of each row of a read task."""
+    return [row for block in task() for row in block["items"].to_pylist()]
+
+
+@pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize(("first", "stop"), [(7, 8), (0, 130), (5, 1_000_003), (1_000_000_000, 1_062_500_000)])
-def test_few_read_tasks_however_long_the_stage(first, stop):
-    tasks = ItemNumbers(first, stop).get_read_tasks(8)
+def test_few_read_tasks_however_long_the_stage(first, stop, together):
+    tasks = ItemNumbers(first, stop, together=together).get_read_tasks(8)
     assert len(tasks) <= 1024
-    assert sum(task.metadata.num_rows for task in tasks) == stop - first
-    # The first item of each task is ready at once. The tasks join without a gap.
+    # The first items of each task are ready at once. The tasks join without a gap.
     due = first
     for task in tasks:
-        assert next(iter(task()))["item"].to_pylist() == [due]
-        due += task.metadata.num_rows
+        start = next(iter(task()))["items"].to_pylist()[0]
+        assert start == list(range(due, min(due + together, stop)))
+        due += task.metadata.size_bytes // 8
+    assert due == stop
     if stop - first < 1000:
-        assert [n for task in tasks for block in task() for n in block["item"].to_pylist()] == list(range(first, stop))
+        rows = [row for task in tasks for row in numbers_of(task)]
+        assert [number for row in rows for number in row] == list(range(first, stop))
+        assert sum(task.metadata.num_rows for task in tasks) == len(rows)
+        assert max(map(len, rows)) == min(together, stop - first)
 
 
 @pytest.mark.parametrize(("world_size", "groups"), [(1, 1), (3, 2), (8, 1), (20, 3), (256, 32)])
@@ -167,9 +177,8 @@ def test_groups_of_workers_share_the_items_without_changing_their_order(world_si
     first, stop = schedule.first_item(1), schedule.total_items
     dealt = []
     for ranks in _parts(world_size, groups):
-        tasks = ItemNumbers(first, stop, world_size, ranks).get_read_tasks(1)
-        numbers = [n for task in tasks for block in task() for n in block["item"].to_pylist()]
-        assert sum(task.metadata.num_rows for task in tasks) == len(numbers)
+        tasks = ItemNumbers(first, stop, world_size, ranks, together=4).get_read_tasks(1)
+        numbers = [number for task in tasks for row in numbers_of(task) for number in row]
         dealt += [numbers[place :: len(ranks)] for place in range(len(ranks))]
     assert dealt == [list(range(first + rank, stop, world_size)) for rank in range(world_size)]
 

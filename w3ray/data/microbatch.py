@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -144,12 +144,13 @@ class MicrobatchDecoder:
         if spec.clips_ready is not None:
             _wait_for(spec.clips_ready)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        row = to_row(self.decode(int(batch["item"][0])))
-        if not self._started:  # only now, because trainers wait for the first microbatch
-            _step_back()
-            self._started = True
-        return row
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Block rows of the items of a row."""
+        for number in batch["items"][0]:
+            yield to_row(self.decode(int(number)))
+            if not self._started:  # only now, because trainers wait for the first microbatch
+                _step_back()
+                self._started = True
 
     def in_task(self, number: int) -> dict[str, np.ndarray]:
         """The block row of an item, with a watch of its own."""
@@ -261,7 +262,7 @@ _warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the mos
 
 def decode_in_task(
     batch: dict[str, np.ndarray], spec: StreamSpec[Order], tables: ClipTables, watch: WatchSpec
-) -> dict[str, np.ndarray]:
+) -> Iterator[dict[str, np.ndarray]]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 
     It does not lower its priority: Ray may give its process another task, or make an actor of it.
@@ -271,7 +272,9 @@ def decode_in_task(
     _warm.move_to_end(watch.stream)
     while len(_warm) > _WARM_STREAMS:
         _warm.popitem(last=False)
-    return _warm[watch.stream].in_task(int(batch["item"][0]))
+    decoder = _warm[watch.stream]
+    for number in batch["items"][0]:
+        yield decoder.in_task(int(number))
 
 
 def _actor() -> str:

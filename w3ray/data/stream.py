@@ -1,8 +1,8 @@
 """How do decoded microbatches reach the training workers, in the schedule's order, exactly once?
 
-Ray Data does the work. One row for each microbatch (its item number) goes to a pool of decoder actors. Each actor turns
-its row into one block. `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n gets
-items i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution:
+Ray Data does the work. Rows of a few item numbers (each microbatch has one) go to a pool of decoder actors. Each actor
+makes one block of each number. `streaming_split` with `preserve_order` deals the blocks round robin, so consumer i of n
+gets items i, i+n, i+2n, ... whatever the speed of decoders and consumers. The stream of a whole stage is ONE execution:
 training, validations and test follow each other without a pause. `w3ray.runtime.stream_config` builds it again whenever
 Ray Train (re)starts its worker group, from the step and the world size of that moment.
 
@@ -35,6 +35,7 @@ from w3ray.ray_internals import (
     BackpressurePolicy,
     ExecutionCallback,
     blocks_read_ahead,
+    buffer_blocks,
     forget_blocks,
     policy_setting,
 )
@@ -46,7 +47,13 @@ _MIN_ITEMS_PER_READ_TASK = 128
 
 _READ_CPUS = 0.05
 
-# How many item numbers wait for each decoder. They keep it busy while more are read.
+# How many items a decoder gets at once. Ray Data looks at its tasks about ten times a second, and each task costs the
+# decoder, its node and the coordinator some milliseconds: with one item a task, decoders of small clips often wait.
+_ITEMS_TOGETHER = 4
+# A stream with fewer rows of items for each decoder than this has fewer items in a row, so that all decoders have work.
+_MIN_ROWS_PER_DECODER = 8
+
+# How many rows of item numbers wait for each decoder. They keep it busy while more are read.
 _READ_AHEAD = 4
 _READ_AHEAD_KEY = "w3ray.read_ahead"
 
@@ -64,18 +71,22 @@ class DecoderPool:
 
 
 class ItemNumbers(Datasource):
-    """Item numbers in order, one in each row, made when they are needed: see `ReadAhead`.
+    """Item numbers in order, a list of them in each row, made when they are needed: see `ReadAhead`.
 
     Args:
         first, stop: the range in the whole stream; multiples of `world_size`.
         world_size: how many ranks read the stream.
         ranks: the ranks that get these items; None: all.
+        together: how many items a row has; the last row of a read task may have fewer.
     """
 
-    def __init__(self, first: int, stop: int, world_size: int = 1, ranks: range | None = None) -> None:
+    def __init__(
+        self, first: int, stop: int, world_size: int = 1, ranks: range | None = None, *, together: int = 1
+    ) -> None:
         self._first_round, self._world_size = first // world_size, world_size
         self._ranks = range(world_size) if ranks is None else ranks
         self._count = (stop - first) // world_size * len(self._ranks)
+        self._together = together
 
     def estimate_inmemory_data_size(self) -> int:
         return 8 * self._count
@@ -86,16 +97,21 @@ class ItemNumbers(Datasource):
         return [self._read_task(start, min(start + items, self._count)) for start in range(0, self._count, items)]
 
     def _read_task(self, start: int, stop: int) -> ReadTask:
-        first_round, world_size, ranks = self._first_round, self._world_size, self._ranks
+        first_round, world_size, ranks, together = self._first_round, self._world_size, self._ranks, self._together
+
+        def number(index: int) -> int:
+            round_, place = divmod(index, len(ranks))
+            return (first_round + round_) * world_size + ranks[place]
 
         def read() -> Iterator[pa.Table]:
-            for index in range(start, stop):
-                round_, place = divmod(index, len(ranks))
-                number = (first_round + round_) * world_size + ranks[place]
-                yield pa.table({"item": pa.array([number], pa.int64())})
+            for index in range(start, stop, together):
+                numbers = [number(one) for one in range(index, min(index + together, stop))]
+                yield pa.table({"items": pa.array([numbers], pa.list_(pa.int64()))})
 
-        rows = stop - start
-        return ReadTask(read, BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None))
+        rows = -(-(stop - start) // together)
+        return ReadTask(
+            read, BlockMetadata(num_rows=rows, size_bytes=8 * (stop - start), input_files=None, exec_stats=None)
+        )
 
 
 class ReadAhead(BackpressurePolicy):
@@ -156,8 +172,10 @@ def build_dataset(
         watch_name: streams with the same name share their notes about clips that hang; None: a new name.
     """
     schedule = spec.schedule
+    count = (schedule.total_items - first_item) // schedule.world_size * len(ranks or range(schedule.world_size))
+    together = max(1, min(_ITEMS_TOGETHER, count // (_MIN_ROWS_PER_DECODER * pool.size)))
     dataset = ray.data.read_datasource(
-        ItemNumbers(first_item, schedule.total_items, schedule.world_size, ranks),
+        ItemNumbers(first_item, schedule.total_items, schedule.world_size, ranks, together=together),
         num_cpus=_READ_CPUS,
         concurrency=1,
     )
@@ -166,6 +184,7 @@ def build_dataset(
     # round robin of streaming_split is exact.
     context.target_max_block_size = 1
     context.target_min_block_size = 1
+    buffer_blocks(context, 2 * _ITEMS_TOGETHER)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
