@@ -49,7 +49,9 @@ def recipe(manifest: Path, storage: Path, **changes) -> Recipe:
 
 
 def one_stage(manifest: Path, storage: Path, **changes) -> Recipe:
-    return recipe(manifest, storage, **{"stages": [{"name": "teacher"}], **changes})
+    """The teacher alone. It is not tracked: making a new MLflow store takes as long as its training."""
+    alone = {"stages": [{"name": "teacher"}], "tracking": {"enabled": False}}
+    return recipe(manifest, storage, **{**alone, **changes})
 
 
 def samples(stage_directory: Path) -> dict[int, list]:
@@ -294,21 +296,27 @@ def test_in_one_process_and_after_an_interruption_the_bits_are_the_same(finished
         assert kept[0] == kept[1], "the same ones that Ray Train keeps"
 
 
-def test_clips_that_another_trial_decoded_make_the_same_bits(finished, motion_manifest, tmp_path, monkeypatch):
+def test_clips_and_features_of_another_trial_make_the_same_bits(finished, motion_manifest, tmp_path, monkeypatch):
     _, alone = finished
     shared = SharedClips(folder=tmp_path / "clips" / "sweep", limit_bytes=1 << 30)
 
     def trial(name: str, **train) -> Recipe:
-        return one_stage(motion_manifest, tmp_path / name, train=train, tracking={"enabled": False})
+        return recipe(motion_manifest, tmp_path / name, train=train, tracking={"enabled": False})
 
     first = in_process(trial("first"), shared=shared)
+    features = {file.name for file in shared.folder.glob("*.features")}
+    assert len(features) == 2 * 9, "of each microbatch of the student's two epochs"
     one, streams = trial("later", checkpoint_every_steps=2), []
 
     def built(*arguments, first_item):
         streams.append(first_item)
         return build_dataset(*arguments, first_item=first_item)
 
+    def computed(*_):
+        raise AssertionError("the teacher ran again")
+
     monkeypatch.setattr("w3ray.runtime.in_process_stage.build_dataset", built)
+    monkeypatch.setattr("w3ray.runtime.shared_teacher.SharedTeacher._computed", computed)
     with pytest.raises(KeyboardInterrupt):
         in_process(one, interrupt_at_step_5, shared)
     later = in_process(one, shared=shared)
@@ -317,9 +325,10 @@ def test_clips_that_another_trial_decoded_make_the_same_bits(finished, motion_ma
     for file in gone:
         file.unlink()
     some = in_process(trial("some"), shared=shared)
-    assert len(streams) == 1
+    assert len(streams) == 2, "one for each stage"
     assert all(file.exists() for file in gone)
-    assert [weights(result) for result in (first, later, some)] == [weights(alone)[:1]] * 3
+    assert {file.name for file in shared.folder.glob("*.features")} == features
+    assert [weights(result) for result in (first, later, some)] == [weights(alone)] * 3
     assert read_samples(folders(later)[0]) == read_samples(folders(alone)[0])
 
 
@@ -372,9 +381,10 @@ def test_a_run_that_is_left_takes_its_stage_with_it(motion_manifest, tmp_path, m
     def free():
         return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
 
+    # So many epochs that the stage does not end by itself while the test waits.
+    long = {"epochs": 5_000, "log_every_steps": 1}
     with pytest.raises(Enough):
-        # So many epochs that the stage does not end by itself while the test waits.
-        run(one_stage(motion_manifest, tmp_path, train={"epochs": 5_000, "log_every_steps": 1}), on_event=on_event)
+        run(one_stage(motion_manifest, tmp_path, train=long, tracking={"enabled": True}), on_event=on_event)
     # A thread that outlives the connection to Ray would end the whole process.
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fit-")]
     wait_until(free, every_s=0.2, what="the caller's cluster still runs an abandoned stage")

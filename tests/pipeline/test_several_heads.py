@@ -44,6 +44,7 @@ def recipe(manifest: Path, storage: Path, **stage) -> Recipe:
             "train": {"epochs": 1, "batch_size": 8, "microbatch_size": 4, "lr": 0.05, "log_every_steps": 1},
             "stages": [{"name": "teacher"}, {"name": "student", "teacher": "teacher", **stage}],
             "evaluation": {"split": "test"},
+            "tracking": {"enabled": False},
         }
     )
 

@@ -42,6 +42,7 @@ from w3ray.runtime.faults import Preempted, TeacherMissing
 from w3ray.runtime.heartbeat import Heartbeat
 from w3ray.runtime.item_reader import ItemReader
 from w3ray.runtime.ranks import Ranks
+from w3ray.runtime.shared_teacher import shared_teacher
 from w3ray.runtime.split_evaluator import SplitEvaluator
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.runtime.teacher import load_teacher
@@ -153,7 +154,11 @@ class StageWorker:
         teacher = load_teacher(
             folder, stage=self.stage.name, ranks=self.ranks, events=self.events, heartbeat=self.heartbeat
         )
-        return prepared_teacher(teacher, self.stage.train, self.device)
+        teacher = prepared_teacher(teacher, self.stage.train, self.device)
+        # On a GPU, the way of the features to the processor and back costs as much as the teacher.
+        if self.stage.stream.shared is None or self.device.type != "cpu":
+            return teacher
+        return shared_teacher(teacher, self.stage.stream)
 
     def _resume(self) -> int:
         """Load the newest good checkpoint; report and skip damaged ones. Returns the step to resume from."""

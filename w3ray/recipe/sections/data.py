@@ -117,7 +117,8 @@ class Data(Section):
     shared_clips_gib: Annotated[float, Decides.NOTHING] = Field(
         default=4.0,
         ge=0,
-        description="sweeps: disk space on each node for decoded clips that trials share, GiB; 0: no sharing",
+        description="sweeps: disk space on each node for decoded clips that trials share, and the same again for "
+        "features of their teachers, GiB; 0: no sharing",
     )
 
     @model_validator(mode="after")
