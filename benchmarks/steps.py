@@ -31,6 +31,7 @@ from _common import write_result
 from torch import Tensor
 
 from w3ray.models import build_model
+from w3ray.runtime.allocator import keep_memory
 from w3ray.training.optimizer import build_optimizer, parameter_groups
 from w3ray.training.step import Precision, TrainingStep
 
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_memory()  # as a worker does
     figures: dict[str, Any] = {}
     for name in options.only:
         figures[name] = measure(CASES[name], options.rounds)
