@@ -131,7 +131,8 @@ class Decode:
 
         self.spec, self.paths = ClipSpec(num_frames=FRAMES, size=case.size), paths
         self.schedule = Schedule(
-            num_train=len(paths), num_val=0, num_test=0, batch_size=MICROBATCH, microbatch_size=MICROBATCH,
+            num_train=len(paths), num_val=0, num_test=0, batch_size=MICROBATCH * case.consumers,
+            microbatch_size=MICROBATCH,
             epochs=epochs, validate_every_epochs=1, seed=0, world_size=1,
         )  # fmt: skip
 
@@ -247,7 +248,9 @@ def consume_stream(shard: Any) -> Seen:
 
     seen = Seen([])
     for microbatch in read_microbatches(shard):
-        seen.take(microbatch.clips[microbatch.valid])
+        if not microbatch.valid.all():
+            raise SystemExit(f"item {microbatch.number} is not full, so the clips cannot be counted by items")
+        seen.take(microbatch.clips)
     return seen
 
 

@@ -43,11 +43,13 @@ def shared(tmp_path: Path) -> SharedClips:
     return one
 
 
-def asked(shared: SharedClips, teacher: nn.Module, x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], int]:
+def asked(
+    shared: SharedClips, teacher: nn.Module, x: torch.Tensor, name: str = "teacher-a"
+) -> tuple[tuple[torch.Tensor, ...], int]:
     """The features that a new trial gets, and how often it ran the teacher."""
     counted = Counted(teacher)
     with torch.no_grad():
-        found = SharedTeacher(counted, shared)(x).features
+        found = SharedTeacher(counted, shared, name)(x).features
     return found, counted.calls
 
 
@@ -69,6 +71,7 @@ def test_anything_else_is_computed(shared):
     x = clips()
     assert asked(shared, network(), x)[1] == 1
     assert asked(shared, network(1), x)[1] == 1, "other weights"
+    assert asked(shared, network(), x, "teacher-b")[1] == 1, "another stage"
     assert asked(shared, network(), clips(1))[1] == 1, "other pixels"
     assert asked(shared, network(), clips()[:1])[1] == 1, "fewer clips"
     with torch.autocast("cpu", torch.bfloat16):

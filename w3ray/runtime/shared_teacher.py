@@ -6,8 +6,8 @@ for the same pixels. The first trial that needs them keeps them beside the clips
 
     <folder of the sweep>/<hash>.features      checksum, then safetensors: a map for each output of the teacher
 
-The hash is of the pixels themselves, of the teacher's weights and of what decides the arithmetic. So a file can only
-hold what the teacher would compute, to the bit.
+The hash is of the pixels themselves, of the teacher's stage and weights, and of what decides the arithmetic. So a file
+can only hold what the teacher would compute, to the bit.
 """
 
 import hashlib
@@ -43,11 +43,15 @@ class Features(NamedTuple):
     features: tuple[Tensor, ...]
 
 
-def shared_teacher(teacher: nn.Module, stream: StreamSpec[Order]) -> nn.Module:
-    """The teacher, whose features the trials share if their clips are shared on this node."""
+def shared_teacher(teacher: nn.Module, name: str, stream: StreamSpec[Order]) -> nn.Module:
+    """The teacher, whose features the trials share if their clips are shared on this node.
+
+    Args:
+        name: of the teacher's stage, with its identity: networks with equal weights may still compute differently.
+    """
     if stream.shared is None or stream.shared.opened(stream.clip, stream.plugins.clip_sources) is None:
         return teacher
-    return SharedTeacher(teacher, stream.shared)
+    return SharedTeacher(teacher, stream.shared, name)
 
 
 class SharedTeacher(nn.Module):
@@ -56,13 +60,14 @@ class SharedTeacher(nn.Module):
     Args:
         teacher: as a training step would run it.
         shared: where the trials share their clips; a process that uses it has it open (`SharedClips.opened`).
+        name: see `shared_teacher`.
     """
 
-    def __init__(self, teacher: nn.Module, shared: SharedClips) -> None:
+    def __init__(self, teacher: nn.Module, shared: SharedClips, name: str = "") -> None:
         super().__init__()
         self.teacher = teacher
         self._folder = shared.folder
-        self._weights = _sum_of_weights(teacher)
+        self._identity = (name, _sum_of_weights(teacher))
         disk = os.statvfs(self._folder)
         self._used = self._counted()
         self._limit = min(shared.limit_bytes, self._used + disk.f_bavail * disk.f_frsize // _FREE_DISK)
@@ -88,7 +93,7 @@ class SharedTeacher(nn.Module):
 
     def _key(self, x_BTCHW: Tensor, side_inputs: dict[str, Tensor]) -> str:
         arithmetic = (torch.get_num_threads(), torch.is_autocast_enabled("cpu"), str(torch.get_autocast_dtype("cpu")))
-        digest = hashlib.sha256(repr((self._weights, arithmetic)).encode())
+        digest = hashlib.sha256(repr((self._identity, arithmetic)).encode())
         for name, tensor in {"": x_BTCHW, **side_inputs}.items():
             digest.update(repr((name, tensor.shape, tensor.stride(), tensor.dtype)).encode())
             digest.update(_bytes(tensor))

@@ -158,7 +158,7 @@ class StageWorker:
         # On a GPU, the way of the features to the processor and back costs as much as the teacher.
         if self.stage.stream.shared is None or self.device.type != "cpu":
             return teacher
-        return shared_teacher(teacher, self.stage.stream)
+        return shared_teacher(teacher, folder.parent.name, self.stage.stream)
 
     def _resume(self) -> int:
         """Load the newest good checkpoint; report and skip damaged ones. Returns the step to resume from."""
