@@ -24,6 +24,15 @@ for name in ("COLUMNS", "LINES"):  # some parallel test runners set a size witho
     os.environ.pop(name, None)
 
 
+FIRST = "tests/pipeline/test_chain.py"
+"""It takes longest and starts many processes. So it runs while the other half of the tests computes in its own process,
+and not while that half starts processes, too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))  # keeps the order of all others
+
+
 @pytest.fixture(autouse=True)
 def _tracking_of_its_own() -> Iterator[None]:
     """Start each test without MLflow's variables, because `mlflow.set_tracking_uri` sets one."""
