@@ -24,13 +24,21 @@ for name in ("COLUMNS", "LINES"):  # some parallel test runners set a size witho
     os.environ.pop(name, None)
 
 
-FIRST = "tests/pipeline/test_chain.py"
-"""It takes longest and starts many processes. So it runs while the other half of the tests computes in its own process,
-and not while that half starts processes, too."""
+AS_IF_NAMED = {
+    "tests/pipeline/test_chain.py": "",
+    "tests/runtime/test_cluster_stage.py": "tests/data/",
+    "tests/pipeline/test_my_clips.py": "tests/explain/",
+}
+"""Where in the order of names some files run. They take long and start many processes, so each runs while the other half
+of the tests computes in its own process, and not while that half starts processes, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))  # keeps the order of all others
+    def place(item: pytest.Item) -> str:
+        file = item.nodeid.partition("::")[0]
+        return AS_IF_NAMED.get(file, file)
+
+    items.sort(key=place)  # keeps the order within a file
 
 
 @pytest.fixture(autouse=True)
