@@ -29,8 +29,8 @@ AS_IF_NAMED = {
     "tests/runtime/test_cluster_stage.py": "tests/data/",
     "tests/pipeline/test_my_clips.py": "tests/explain/",
 }
-"""Where in the order of names some files run. They take long and start many processes, so each runs while the other half
-of the tests computes in its own process, and not while that half starts processes, too."""
+"""Where in the order of names some files run. They take long and start many processes, so each runs while the other
+half of the tests computes in its own process, and not while that half starts processes, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
