@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pytest
 import ray
 import torch
 from patience import wait_until
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from videos import write_frames, write_video
 
 from w3ray.attention import health
@@ -36,7 +38,8 @@ from w3ray.scoring.evaluate import evaluate
 from w3ray.scoring.model_files import model_files
 from w3ray.scoring.predict import predict
 from w3ray.scoring.question import Question, plan_scoring
-from w3ray.scoring.score_clips import score_clips
+from w3ray.scoring.score_clips import _scorers, score_clips
+from w3ray.scoring.scorer_actor import ScorerActor, score_in_task
 
 SPEC = ClipSpec(num_frames=4, size=32)
 
@@ -164,6 +167,14 @@ def test_what_was_interrupted_goes_on_and_what_is_there_is_read(scored, model, m
     monkeypatch.setattr("w3ray.scoring.score_clips.score_clips", refuse)
     third = evaluate([model], **again)
     assert (third.reused, third.metrics) == (24, later.metrics)
+
+
+@pytest.mark.parametrize(("gpus", "kind"), [(1.0, ActorPoolStrategy), (0.0, TaskPoolStrategy)])
+def test_networks_stay_on_their_gpus(gpus, kind):
+    plan = SimpleNamespace(workers=3, worker_gpus=gpus)
+    pool = _scorers(plan, ("model",))
+    assert isinstance(pool["compute"], kind)
+    assert pool["fn"] is (ScorerActor if gpus else score_in_task)
 
 
 def executors() -> list[str]:

@@ -155,7 +155,7 @@ class StageWorker:
             folder, stage=self.stage.name, ranks=self.ranks, events=self.events, heartbeat=self.heartbeat
         )
         teacher = prepared_teacher(teacher, self.stage.train, self.device)
-        # On a GPU, the way of the features to the processor and back costs as much as the teacher.
+        # Not from a GPU: pixels and features would travel to the processor in each step.
         if self.stage.stream.shared is None or self.device.type != "cpu":
             return teacher
         return shared_teacher(teacher, folder.parent.name, self.stage.stream)
