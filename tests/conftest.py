@@ -87,6 +87,17 @@ def motion_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "set" / "manifest.parquet"
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables, to be copied, because MLflow takes seconds to make them."""
+    from w3ray.tracking import Tracker
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    with Tracker.open(f"sqlite:///{path}", "unused", buffer_dir=path.parent / "buffer") as tracker:
+        tracker.wait_until_open()
+    return path
+
+
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
     """A real S3 API with the empty bucket `bucket`. This process and its children get it from their environment."""

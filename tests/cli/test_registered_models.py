@@ -45,8 +45,9 @@ def a_model(folder: Path, classes: tuple[str, ...], seed: int) -> Path:
 class Store:
     """Two versions of one registered model in a database in its storage, as `w3ray run` creates them."""
 
-    def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
-        self.root, self.uri = root, f"sqlite:///{root / 'mlflow.db'}"
+    def __init__(self, root: Path, classes: tuple[str, ...], database: Path) -> None:
+        root.mkdir()
+        self.root, self.uri = root, f"sqlite:///{shutil.copy(database, root)}"
         self.folders = [a_model(root / "stages" / f"student-{seed}" / "model", classes, seed) for seed in range(2)]
         self.ids = []
         with Tracker.open(self.uri, "gestures", buffer_dir=root / "tracking") as tracker:
@@ -60,8 +61,8 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(manifest, tmp_path_factory) -> Store:
-    return Store(tmp_path_factory.mktemp("store") / "runs", manifest.classes)
+def store(manifest, empty_database, tmp_path_factory) -> Store:
+    return Store(tmp_path_factory.mktemp("store") / "runs", manifest.classes, empty_database)
 
 
 def which(store: Store, location: str) -> tuple[int, str]:

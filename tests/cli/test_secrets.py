@@ -55,18 +55,13 @@ class _Gate(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A tracking server behind a password: its address without the password, and its folder."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tracking"))
     from tracking_server import Server
 
-    from w3ray.tracking import Tracker
-
     folder = tmp_path_factory.mktemp("server")
-    database = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    with Tracker.open(f"sqlite:///{database}", "unused", buffer_dir=database.parent / "buffer") as tracker:
-        tracker.wait_until_open()
-    behind = Server(folder, database)
+    behind = Server(folder, empty_database)
     behind.start()
     gate = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Gate", (_Gate,), {"behind": behind.uri}))
     threading.Thread(target=gate.serve_forever, daemon=True).start()

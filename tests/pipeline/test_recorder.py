@@ -1,5 +1,6 @@
 """A picture from a worker becomes a file of the stage's run in a real MLflow store."""
 
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,8 @@ def recorder(tracker: Tracker, heard: list) -> tuple[StageRecorder, object]:
     return StageRecorder(SimpleNamespace(), run, Clock(time.time()), heard.append), run
 
 
-def test_each_step_has_a_file_and_a_repeated_one_replaces_it(tmp_path: Path) -> None:
-    uri, heard = f"sqlite:///{tmp_path / 'mlflow.db'}", []
+def test_each_step_has_a_file_and_a_repeated_one_replaces_it(tmp_path: Path, empty_database: Path) -> None:
+    uri, heard = f"sqlite:///{shutil.copy(empty_database, tmp_path)}", []
     with Tracker.open(uri, "pictures", buffer_dir=tmp_path / "tracking") as tracker:
         hear, run = recorder(tracker, heard)
         for step, content in ((3, b"older"), (3, b"three"), (6, b"six")):
@@ -55,9 +56,11 @@ def test_while_the_store_is_away_it_is_kept_for_the_next_driver(
     assert Path(waiting.data["path"]).read_bytes() == b"three"
 
 
-def test_a_disk_that_is_full_costs_the_picture_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_costs_the_picture_and_says_so(tmp_path: Path, empty_database: Path) -> None:
     heard: list = []
-    with Tracker.open(f"sqlite:///{tmp_path / 'mlflow.db'}", "p", buffer_dir=tmp_path / "tracking") as tracker:
+    with Tracker.open(
+        f"sqlite:///{shutil.copy(empty_database, tmp_path)}", "p", buffer_dir=tmp_path / "tracking"
+    ) as tracker:
         hear, run = recorder(tracker, heard)
         (tmp_path / "tracking" / "files").write_text("where a folder would be made")
         hear(explained("a", 3, b"three"))

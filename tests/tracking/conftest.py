@@ -1,4 +1,4 @@
-"""A real SQLite store, made once and copied, and a real `mlflow server` that can be stopped and restarted."""
+"""A real SQLite store, a copy of the empty one, and a real `mlflow server` that can be stopped and restarted."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,17 +7,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from tracking_server import Server
-
-from w3ray.tracking import Tracker
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, because MLflow takes seconds to make them."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    with Tracker.open(f"sqlite:///{path}", "unused", buffer_dir=path.parent / "buffer") as tracker:
-        tracker.wait_until_open()
-    return path
 
 
 @pytest.fixture
