@@ -4,10 +4,11 @@
 
 The first half needs torch and torchvision, and neither Ray nor MLflow nor a decoder:
 
-- `checks`: gradients of the GPU against those of the CPU, plain and compiled; training in fp16; DDP with one rank
-  (NCCL) against no DDP. If one fails, the script ends with exit code 1.
+- `checks`: gradients of the GPU against those of the CPU, plain, with Triton kernels, and compiled; training in fp16;
+  DDP with one rank (NCCL) against no DDP. If one fails, the script ends with exit code 1.
 - `throughput`: clips/s of whole training steps of ResNet-50 with 8 and 16 frames, in fp32, TF32 and bf16, compiled and
-  not, on clips that are on the GPU already; seconds of the first step, which compiles; peak of GPU memory.
+  not, and W3 with Triton kernels, on clips that are on the GPU already; seconds of the first step, which compiles; peak
+  of GPU memory.
 - `share_of_w3`: the part of a step that W3 and AFR take: 1 - seconds of plain TSM / seconds with W3.
 - `transfer`: the part of a step that waits for clips in ordinary memory, by how they travel.
 
@@ -35,6 +36,7 @@ from _common import RESULTS, spread, write_result
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from w3ray.attention.gating import triton_kernels
 from w3ray.models import build_model
 from w3ray.training.on_gpu import compiled, tf32, weights_channels_last
 from w3ray.training.optimizer import build_optimizer, parameter_groups
@@ -177,11 +179,12 @@ def against_cpu(size: Size, device: torch.device) -> dict[str, Any]:
         ("cpu", torch.device("cpu"), torch.float64, lambda model: model),
         ("gpu", device, torch.float64, lambda model: model),
         ("gpu_channels_last", device, torch.float64, weights_channels_last),
+        ("gpu_triton", device, torch.float64, lambda model: model),
         ("gpu_compiled", device, torch.float64, lambda model: compiled(model, size.backend)),
         ("gpu_fp32", device, torch.float32, lambda model: model),
     ):
         model = checked_network(where, dtype)
-        with tf32(False):
+        with tf32(False), triton_kernels(name == "gpu_triton"):
             valid = torch.ones(len(batch[1]), dtype=torch.bool)
             step_of(model, wrap(model), "fp32").accumulate(*batch, valid, normalizer=4, seed=0, last=True)
         found[name] = gradient(model)
@@ -244,10 +247,12 @@ class Cell:
     arithmetic: str
     compiled: bool = False
     channels_last: bool = True
+    triton: bool = False
 
     @property
     def name(self) -> str:
         marks = f"{' compiled' if self.compiled else ''}{'' if self.channels_last else ' channels first'}"
+        marks += " triton" if self.triton else ""
         return f"{self.network} {self.frames}f {self.arithmetic}{marks}"
 
 
@@ -257,6 +262,7 @@ def cells(size: Size) -> Iterator[Cell]:
         for frames in size.frames:
             for name in NETWORKS:
                 yield Cell(network=name, frames=frames, arithmetic=arithmetic)
+            yield Cell(network="tsm_w3", frames=frames, arithmetic=arithmetic, triton=True)
     for name in NETWORKS:
         yield Cell(network=name, frames=size.frames[0], arithmetic="bf16", channels_last=False)
     for arithmetic in size.compiled:
@@ -275,7 +281,7 @@ def measured(size: Size, cell: Cell, device: torch.device) -> dict[str, Any]:
     batches = [(clips.to(device), labels.to(device))]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with tf32(allowed):
+    with tf32(allowed), triton_kernels(cell.triton):
         began = time.perf_counter()
         train(step, batches)
         synchronize(device)
@@ -285,19 +291,23 @@ def measured(size: Size, cell: Cell, device: torch.device) -> dict[str, Any]:
     rates = [size.clips / one for one in found]
     return {
         "network": cell.network, "frames": cell.frames, "arithmetic": cell.arithmetic, "compiled": cell.compiled,
-        "channels_last": cell.channels_last, "clips_per_s": statistics.median(rates), "lowest": min(rates),
-        "highest": max(rates), "first_step_s": first_s, "peak_gib": peak,
+        "channels_last": cell.channels_last, "triton": cell.triton, "clips_per_s": statistics.median(rates),
+        "lowest": min(rates), "highest": max(rates), "first_step_s": first_s, "peak_gib": peak,
     }  # fmt: skip
 
 
 def shares_of_w3(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each pair of rows that differ only in the network."""
+    """Of each row with W3, against plain TSM with the same settings. Triton kernels are W3's alone."""
     by = ("frames", "arithmetic", "compiled", "channels_last")
-    rates = {(row["network"], *(row[name] for name in by)): row["clips_per_s"] for row in rows}
+
+    def settings(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in by}
+
+    plain = {tuple(settings(row).values()): row["clips_per_s"] for row in rows if row["network"] == "tsm"}
     return [
-        {**dict(zip(by, key[1:], strict=True)), "share": 1.0 - rate / rates["tsm", *key[1:]]}
-        for key, rate in rates.items()
-        if key[0] == "tsm_w3" and ("tsm", *key[1:]) in rates
+        {**settings(row), "triton": row["triton"], "share": 1.0 - row["clips_per_s"] / plain[key]}
+        for row in rows
+        if row["network"] == "tsm_w3" and (key := tuple(settings(row).values())) in plain
     ]
 
 

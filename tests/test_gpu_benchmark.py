@@ -52,7 +52,7 @@ def test_the_first_half_runs_where_there_is_no_ray(gpu: ModuleType, tmp_path: Pa
     assert all(check["ok"] for check in figures["checks"].values())
     assert len(figures["throughput"]) == len([*gpu.cells(gpu.TINY)])
     assert all(row["clips_per_s"] > 0 for row in figures["throughput"])
-    assert len(figures["share_of_w3"]) == len(figures["throughput"]) / 2
+    assert len(figures["share_of_w3"]) == sum(row["network"] == "tsm_w3" for row in figures["throughput"])
     assert set(figures["transfer"]) == {"on_the_gpu", "ordinary_memory", "pinned_memory"}
     assert figures["left_out"] == ["stage"]
 
@@ -64,6 +64,7 @@ def test_all_that_was_asked_for_is_measured(gpu: ModuleType) -> None:
             for arithmetic in ("fp32", "tf32", "bf16"):
                 name = f"{network} {frames}f {arithmetic}"
                 assert {name, f"{name} compiled"} <= names
+                assert (f"{name} triton" in names) == (network == "tsm_w3"), "plain TSM has no attention"
 
 
 def test_cells_that_compile_come_last_and_are_left_out_when_time_is_short(
@@ -75,19 +76,19 @@ def test_cells_that_compile_come_last_and_are_left_out_when_time_is_short(
 
     def measured(size: Any, cell: Any, device: torch.device) -> dict[str, Any]:
         seen.append(cell)
-        names = ("network", "frames", "arithmetic", "compiled", "channels_last")
+        names = ("network", "frames", "arithmetic", "compiled", "channels_last", "triton")
         rate = 80.0 if cell.network == "tsm" else 60.0
         return {"clips_per_s": rate, **{name: getattr(cell, name) for name in names}}
 
     monkeypatch.setattr(gpu, "measured", measured)
     figures = gpu.first_half(gpu.LARGE, torch.device("cpu"), gpu.Clock(1.0))
-    assert len(seen) == 14
+    assert len(seen) == 20
     assert not any(cell.compiled for cell in seen)
     assert len(figures["left_out"]) == 12
     assert figures["left_out"][0] == "tsm 8f bf16 compiled"
-    assert [row["share"] for row in figures["share_of_w3"]] == [0.25] * 7
+    assert [row["share"] for row in figures["share_of_w3"]] == [0.25] * 13
     seen.clear()
-    assert len(gpu.first_half(gpu.LARGE, torch.device("cpu"), gpu.Clock(0.0))["left_out"]) == 26
+    assert len(gpu.first_half(gpu.LARGE, torch.device("cpu"), gpu.Clock(0.0))["left_out"]) == 32
 
 
 @pytest.mark.parametrize("size", ["LARGE", "TINY"])

@@ -283,6 +283,7 @@ WRONG = [
     (["train.lr=.nan"], "train.lr: must be a finite number"),
     (["train.microbatch_size=16"], "microbatch_size 16 is larger than batch_size 8"),
     (["train.compile=true", "train.batch_norm=sync"], "compile does not work with batch_norm=sync"),
+    (["train.compile=true", "train.triton=true"], "compile and triton both replace the passes of attention"),
     (["train.schedule.milestones=[4, 2]"], "milestones must increase"),
     (["train.schedule.warm_epochs=1"], "did you mean 'train.schedule.warmup_epochs'?"),
     (["epochs=3"], "epochs: unknown key; did you mean 'train.epochs'?"),

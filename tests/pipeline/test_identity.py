@@ -53,6 +53,7 @@ def test_where_and_how_it_runs_does_not_matter(change):
         {"train": {**BASE["train"], "tf32": True}},
         {"train": {**BASE["train"], "compile": True}},
         {"train": {**BASE["train"], "channels_last": True}},
+        {"train": {**BASE["train"], "triton": True}},
         {"model": {"backbone": "resnet_small", "attention": None}},
         {"seed": 1},
     ],

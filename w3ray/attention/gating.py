@@ -5,21 +5,61 @@ Autograd's gradient of a maximum makes boolean maps and integer counts of full s
 the forward pass. Autograd's gradient of `addcmul` makes an extra product. The two functions here have hand-written
 gradients with fewer passes. On CPUs they process the features in parts that stay in cache, and allocate nothing large
 except the result. Compilers fuse by themselves, so they get the plain formulas, without writes into parts of a tensor.
+On GPUs, `triton_kernels` replaces the passes by kernels that read and write the features once.
 
 Axes: B clips, T frames, C channels, H height, W width.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from w3ray.errors import InputError
+
 PART_BYTES = 1 << 20
 """Size of the parts in which a CPU processes the features. A part has at least one frame."""
 
 Part = tuple[slice, slice]
 """Clips and frames of a part."""
+
+_use_triton = False
+
+
+@contextmanager
+def triton_kernels(wanted: bool) -> Iterator[None]:
+    """Inside the `with` block, features on a GPU are pooled and gated by Triton kernels, if `wanted`.
+
+    The kernels (`w3ray.attention.gating_triton`) change the last bits of a result. The setting is one of the whole
+    process. On a CPU it has no effect.
+
+    Raises:
+        InputError: there is a GPU, but no Triton.
+    """
+    global _use_triton
+    if wanted and torch.cuda.is_available() and find_spec("triton") is None:
+        raise InputError("train.triton: the package triton is not installed; install it, or set train.triton=false")
+    before, _use_triton = _use_triton, wanted
+    try:
+        yield
+    finally:
+        _use_triton = before
+
+
+def _kernels(x_BTCHW: Tensor, dims: tuple[int, ...]) -> Any:
+    """The module of Triton kernels if these features are for it, else None."""
+    if not _use_triton or torch.compiler.is_compiling():
+        return None
+    if x_BTCHW.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return None
+    kernels = import_module("w3ray.attention.gating_triton")
+    return kernels if kernels.fits(x_BTCHW, dims) else None
 
 
 def _parts(x_BTCHW: Tensor) -> list[Part]:
@@ -39,6 +79,11 @@ def _parts(x_BTCHW: Tensor) -> list[Part]:
 class _MeanMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTCHW: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        ctx.dims = dims
+        if (kernels := _kernels(x_BTCHW, dims)) is not None:
+            mean, maximum, count = kernels.mean_max(x_BTCHW, dims)
+            ctx.save_for_backward(x_BTCHW, maximum, count)
+            return mean, maximum
         if torch.compiler.is_compiling():
             mean, maximum = x_BTCHW.mean(dim=dims, keepdim=True), x_BTCHW.amax(dim=dims, keepdim=True)
         else:
@@ -48,13 +93,15 @@ class _MeanMax(torch.autograd.Function):
                 mean[part] = x_BTCHW[part].mean(dim=dims, keepdim=True)
                 maximum[part] = x_BTCHW[part].amax(dim=dims, keepdim=True)
         ctx.save_for_backward(x_BTCHW, maximum)
-        ctx.dims = dims
         return mean, maximum
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor, grad_maximum: Tensor) -> tuple[Tensor, None]:
-        x_BTCHW, maximum = ctx.saved_tensors
+        x_BTCHW, maximum, *count = ctx.saved_tensors
+        if count:
+            kernels = import_module("w3ray.attention.gating_triton")
+            return kernels.mean_max_gradient(x_BTCHW, maximum, *count, grad_mean, grad_maximum, ctx.dims), None
         grad_mean = grad_mean / (x_BTCHW.numel() // max(1, maximum.numel()))
         if torch.compiler.is_compiling():
             greatest = (x_BTCHW == maximum).to(x_BTCHW.dtype)
@@ -81,8 +128,10 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x_BTCHW, gate = ctx.saved_tensors
-        dims = [dim for dim in (2, 3, 4) if gate.shape[dim] == 1]
+        dims = tuple(dim for dim in (2, 3, 4) if gate.shape[dim] == 1)
         shortcut = grad_BTCHW if ctx.has_shortcut else None
+        if (kernels := _kernels(x_BTCHW, dims)) is not None:
+            return *kernels.gate_gradient(x_BTCHW, gate, grad_BTCHW, dims), shortcut
         if torch.compiler.is_compiling():
             return grad_BTCHW * gate, (grad_BTCHW * x_BTCHW).sum(dim=dims, keepdim=True), shortcut
         grad_gate, grad_x_BTCHW = torch.empty_like(gate), torch.empty_like(x_BTCHW)

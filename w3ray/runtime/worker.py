@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from w3ray import ray_internals
+from w3ray.attention.gating import triton_kernels
 from w3ray.attention.health import StageHealth, document
 from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import Microbatch
@@ -67,7 +68,8 @@ def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     try:
         stage.stream.plugins.load()
-        with tf32(stage.train.tf32):  # of the whole process, and the next stage may be in the same one
+        # Both are settings of the whole process, and the next stage may be in the same one.
+        with tf32(stage.train.tf32), triton_kernels(stage.train.triton):
             return {"outcome": StageWorker(stage, events, stream).run()}
     except TeacherMissing as error:
         return {"fault": {"kind": "teacher", "message": str(error)}}

@@ -69,6 +69,9 @@ class Train(Section):
         default=False,
         description="compile the network with torch.compile: the first step takes long, later ones less",
     )
+    triton: Annotated[bool, AsBefore(False)] = Field(
+        default=False, description="W3 pools and gates in Triton kernels on a GPU, which read the features less often"
+    )
     channels_last: Annotated[bool, AsBefore(False)] = Field(
         default=False, description="keep the weights of convolutions with the channels last, as the frames are"
     )
@@ -119,6 +122,8 @@ class Train(Section):
             )
         if self.compile and self.batch_norm == "sync":
             raise ValueError("compile does not work with batch_norm=sync, which exchanges statistics in each layer")
+        if self.compile and self.triton:
+            raise ValueError("compile and triton both replace the passes of attention; use one of them")
         begins = [phase.from_epoch for phase in self.phases]
         if begins != sorted(set(begins)) or any(begin >= self.epochs for begin in begins):
             raise ValueError(f"phases must begin at increasing epochs below epochs={self.epochs}, got {begins}")
