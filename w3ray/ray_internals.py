@@ -219,6 +219,14 @@ def blocks_read_ahead(policy: Any, op: Any) -> int | None:
     return len(policy._topology[op].output_queue)
 
 
+def blocks_made_ahead(policy: Any, op: Any) -> int | None:
+    """How many blocks of the operator `op`, the one after the reading, no consumer has fetched; None for other `op`."""
+    if not op.input_dependencies or blocks_read_ahead(policy, op.input_dependencies[0]) is None:
+        return None
+    operators = list(policy._topology)
+    return sum(policy._topology[one].total_enqueued_output_blocks() for one in operators[operators.index(op) :])
+
+
 def policy_setting(policy: Any, key: str) -> Any:
     """A setting from the data context of a backpressure policy."""
     return policy._data_context.get_config(key)

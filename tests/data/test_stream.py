@@ -1,6 +1,7 @@
 """The stream on a real Ray: every item once, in order, for any number of consumers, from any step."""
 
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import ClassVar
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from w3ray.data.clip import ClipSpec, load_clip
@@ -18,6 +19,8 @@ from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.stream import (
+    _DECODE_AHEAD,
+    _ITEMS_TOGETHER,
     DecoderPool,
     ItemNumbers,
     build_dataset,
@@ -232,6 +235,7 @@ class Watch(ExecutionCallback):
     def on_execution_step(self, executor):
         reading, decoding = list(executor._topology)[1:3]
         held = {"waiting": len(executor._topology[reading].output_queue)}
+        held["decoded"] = executor._topology[decoding].total_enqueued_output_blocks()
         for op in (reading, decoding):
             held["statistics"] = max(held.get("statistics", 0), *(len(blocks) for blocks in op.get_stats().values()))
             held["queues"] = max(
@@ -250,6 +254,9 @@ def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
     dataset.context.custom_execution_callback_classes.append(Watch)
     numbers = []
     for bundle in dataset.iter_internal_ref_bundles():
+        if not numbers:  # a long step: decoders work until they are far enough ahead
+            wait_until(lambda: Watch.most["decoded"] >= _DECODE_AHEAD)
+            time.sleep(1.0)
         numbers.append(ray.get(bundle.block_refs[0])["number"][0].as_py())
         if len(numbers) == 120:
             break
@@ -257,6 +264,8 @@ def test_a_long_stage_is_not_read_ahead_and_leaves_nothing_behind(tables):
     # In addition to the limit of four: a step's share of the reading task's buffer, and items in flight. A busy machine
     # has more of them. Without the limit, the number grows as fast as blocks are read.
     assert 0 < Watch.most["waiting"] <= 40
+    # In addition to the limit: the items of two rows that are in a decoder's hands.
+    assert _DECODE_AHEAD <= Watch.most["decoded"] <= _DECODE_AHEAD + 2 * _ITEMS_TOGETHER
     assert Watch.most["statistics"] <= 8
     assert Watch.most["queues"] <= 8
 

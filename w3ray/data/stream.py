@@ -34,6 +34,7 @@ from w3ray.ray_internals import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
     ExecutionCallback,
+    blocks_made_ahead,
     blocks_read_ahead,
     buffer_blocks,
     forget_blocks,
@@ -56,6 +57,11 @@ _MIN_ROWS_PER_DECODER = 8
 # How many rows of item numbers wait for each decoder. They keep it busy while more are read.
 _READ_AHEAD = 4
 _READ_AHEAD_KEY = "w3ray.read_ahead"
+
+# How many decoded microbatches wait for each decoder, at most: enough for the pauses of training, and little is decoded
+# in vain if the run is stopped.
+_DECODE_AHEAD = 32
+_DECODE_AHEAD_KEY = "w3ray.decode_ahead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +121,16 @@ class ItemNumbers(Datasource):
 
 
 class ReadAhead(BackpressurePolicy):
-    """Reading pauses while enough item numbers wait for decoders.
+    """Reading pauses while enough item numbers wait for decoders, and decoding while enough microbatches are decoded.
 
-    Ray Data limits the bytes that wait, and a number has next to none. Without this policy the coordinator reads the
-    whole stage ahead of the decoders. That costs half a processor, and memory that grows with the stage.
+    Ray Data limits the bytes that wait. A number has next to none: without this policy the coordinator reads the whole
+    stage ahead of the decoders. That costs half a processor, and memory that grows with the stage. Microbatches of
+    small clips have few: a whole stage of them would be decoded while the first epochs train.
     """
+
+    def can_add_input(self, op: Any) -> bool:
+        waiting = blocks_made_ahead(self, op)
+        return waiting is None or waiting < policy_setting(self, _DECODE_AHEAD_KEY)
 
     def max_task_output_bytes_to_read(self, op: Any) -> int | None:
         waiting = blocks_read_ahead(self, op)
@@ -191,6 +202,7 @@ def build_dataset(
     watch = WatchSpec(stream=watch_name or uuid.uuid4().hex, clip_timeout_s=spec.clip_timeout_s)
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, ReadAhead])
     context.set_config(_READ_AHEAD_KEY, _READ_AHEAD * pool.size)
+    context.set_config(_DECODE_AHEAD_KEY, _DECODE_AHEAD * pool.size)
     context.custom_execution_callback_classes = [ForgetBlocks]
     arguments = (spec, tables, watch)
     if pool.as_tasks:
