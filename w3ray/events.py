@@ -10,6 +10,9 @@ from typing import Literal
 
 from w3ray.attention.health import StageHealth
 
+_LISTED = 4
+"""How many names of tensors a line lists."""
+
 StageState = Literal["run", "resume", "reuse"]
 
 
@@ -36,6 +39,31 @@ class StageStarted:
     epochs: int
     step: int = 0
     """Steps already done (resume)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsTaken:
+    """What a stage that has not begun takes of its initial weights."""
+
+    stage: str
+    source: str
+    """Where they come from. An alias in MLflow is resolved to its version."""
+    layout: str
+    taken: int
+    """Number of tensors."""
+    left_out: tuple[str, ...]
+    """Tensors of the source that have no place in the network, or another shape there."""
+    fresh: tuple[str, ...]
+    """Tensors of the network that the source does not have. They start as those of a network without weights."""
+
+    def describe(self) -> str:
+        """Text such as "weights r50.pth (tsm layout): 161 tensors taken; new: classifier.weight, classifier.bias"."""
+        parts = [f"weights {self.source} ({self.layout} layout): {self.taken} tensors taken"]
+        for word, names in (("left out", self.left_out), ("new", self.fresh)):
+            if names:
+                more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+                parts.append(f"{word}: {', '.join(names[:_LISTED])}{more}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +273,7 @@ class RunFinished:
 Event = (
     RunStarted
     | StageStarted
+    | WeightsTaken
     | StepDone
     | ValidationProgress
     | BankProgress

@@ -51,10 +51,15 @@ class TestBadInput:
 class TestDryRun:
     def test_text_is_a_recipe_again(self) -> None:
         recipe = load_recipe("quickstart", ["train.epochs=3"])
+        names = tuple(f"backbone.{number}" for number in range(6))
+        weights = {
+            "stage": "teacher", "source": "models:/x/3", "layout": "w3ray", "taken": 12, "fresh": names,
+            "left_out": ("classifier.bias",),
+        }  # fmt: skip
         text = plan_text(
             {
                 "recipe": recipe.to_dict(),
-                "stages": [{"name": "teacher", "state": "run", "why": "new"}],
+                "stages": [{"name": "teacher", "state": "run", "why": "new", "weights": weights}],
                 "videos": {"changed": ["a.mp4"], "touched": []},
                 "resources": {"workers": 1, "decoder_cpus": 0.5},
                 "tracking": describe_tracking(recipe),
@@ -62,6 +67,10 @@ class TestDryRun:
         )
         assert Recipe.model_validate(yaml.safe_load(text)) == recipe
         assert "# stage teacher  run     new" in text
+        assert (
+            "# teacher: weights models:/x/3 (w3ray layout): 12 tensors taken; left out: classifier.bias; "
+            "new: backbone.0, backbone.1, backbone.2, backbone.3 and 2 more\n"
+        ) in text
         assert "# resources: workers 1, decoder_cpus 0.5" in text
         assert "# videos: a.mp4 was changed since the import: stages that saw the old content are not reused" in text
         assert "# tracking: sqlite:///" in text

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from in_process import in_process
 from patience import wait_until
 from safetensors.torch import load_file
 
+from w3ray.cli._display import RunView, turning_point
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.data.sample_log import read_samples
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.stream import build_dataset
 from w3ray.errors import InputError, RunError
-from w3ray.events import Moment, StageStarted, StepDone, Warned
+from w3ray.events import Moment, StageStarted, StepDone, Warned, WeightsTaken
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
 from w3ray.tracking import Tracker
@@ -357,6 +359,27 @@ def test_options_for_gpus_reach_the_network_and_are_other_stages(finished, motio
     assert mine.keys() == other.keys()
     for name, value in other.items():
         torch.testing.assert_close(mine[name], value, rtol=1e-2, atol=1e-2)
+
+
+def test_a_run_may_start_from_a_registered_model(finished, motion_manifest):
+    storage, before = finished
+    train = {"epochs": 1, "lr": 1e-9, "weight_decay": 0.0}  # so the weights stay what they were at the start
+    one = one_stage(motion_manifest, storage, model={"weights": "models:/tiny@current"}, train=train, seed=1)
+    (planned,) = plan_run(one)["stages"]
+    told = []
+    found = in_process(one, told.append)
+    (taken,) = (event for event in told if isinstance(event, WeightsTaken))
+    assert planned["weights"] == asdict(taken)
+    assert (taken.stage, taken.layout, taken.left_out, taken.fresh) == ("teacher", "w3ray", (), ())
+    assert "weights models:/tiny/1 (w3ray layout): 1" in turning_point(taken, RunView())
+    ours, theirs = (load_file(Path(run.stages[-1].model) / "model.safetensors") for run in (found, before))
+    for name, value in theirs.items():
+        if "running" not in name and "tracked" not in name:  # norms count what they see
+            torch.testing.assert_close(ours[name], value, rtol=0.0, atol=1e-5)
+    told.clear()
+    assert in_process(one, told.append).stages[0].state == "reuse"
+    assert not any(isinstance(event, WeightsTaken) for event in told)
+    assert found.stages[0].identity == planned["identity"]
 
 
 class Enough(Exception):

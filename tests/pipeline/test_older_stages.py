@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from w3ray.attention import ATTENTION
-from w3ray.errors import InputError
 from w3ray.models import MODELS
 from w3ray.pipeline import stage_store
 from w3ray.pipeline.identity import bank_determinants, bank_identity, stage_determinants, stage_identity
-from w3ray.pipeline.prepare import _weights_key, data_determinants, synthetic_root
+from w3ray.pipeline.prepare import data_determinants, synthetic_root
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.recipe import (
     Data,
@@ -150,13 +149,6 @@ def test_a_student_may_write_out_a_default_of_its_teacher():
     stages = [CHAIN["stages"][0], {**CHAIN["stages"][1], "model": {"attention": {"reduction": 16}}}]
     recipe = Recipe.model_validate({**CHAIN, "stages": stages})
     assert determinants_of(recipe) == determinants_of(Recipe.model_validate(CHAIN))
-
-
-def test_two_names_of_the_same_weights_are_one():
-    assert _weights_key("ResNet50_Weights.DEFAULT") == _weights_key("ResNet50_Weights.IMAGENET1K_V2")
-    assert _weights_key("ResNet50_Weights.IMAGENET1K_V1") == "ResNet50_Weights.IMAGENET1K_V1"
-    with pytest.raises(InputError, match="torchvision has no such enum"):
-        _weights_key("ResNet5000_Weights.DEFAULT")
 
 
 def test_generated_clips_have_one_folder_however_their_numbers_are_written():

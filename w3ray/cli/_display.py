@@ -26,6 +26,7 @@ from w3ray.events import (
     Validated,
     ValidationProgress,
     Warned,
+    WeightsTaken,
 )
 
 PLAIN_EVERY_S = 10.0
@@ -253,9 +254,10 @@ class _Live:
                 console=self._console, get_renderable=self._picture, refresh_per_second=4, transient=False
             )
             self._live.start()
-        if isinstance(event, Warned):
+        if isinstance(event, Warned | WeightsTaken):
             # Not folded here: a path with a line break in it cannot be copied.
-            self._console.print(Line(f"warning: {event.message}", style="yellow"), soft_wrap=True)
+            style = "yellow" if isinstance(event, Warned) else "dim"
+            self._console.print(Line(turning_point(event, self._view), style=style), soft_wrap=True)
 
     def close(self) -> None:
         if self._live is not None:
@@ -349,6 +351,8 @@ def turning_point(event: Event, view: RunView) -> str:
             if event.state == "reuse" or not event.total_steps:
                 size = ""
             return f"{event.stage}: {words} ({event.why}){size}"
+        case WeightsTaken():
+            return f"{event.stage}: {event.describe()}"
         case Validated():
             if event.split == "test":
                 return f"{event.stage}: evaluation: {metrics_text(event.metrics)}"

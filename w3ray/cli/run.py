@@ -80,10 +80,13 @@ def run(
 def plan_text(plan: dict[str, Any]) -> str:
     """A plan for people: the recipe as YAML, which can be run, with stages and resources as comments."""
     from w3ray.data.stamps import FileChanges
+    from w3ray.events import WeightsTaken
 
     lines = [*yaml.safe_dump(plan["recipe"], sort_keys=False, width=120).rstrip().split("\n"), ""]
     width = max(len(stage["name"]) for stage in plan["stages"])
     lines += [f"# stage {stage['name']:<{width}}  {stage['state']:<6}  {stage['why']}" for stage in plan["stages"]]
+    taken = [WeightsTaken(**stage["weights"]) for stage in plan["stages"] if stage["weights"] is not None]
+    lines += [f"# {one.stage}: {one.describe()}" for one in taken]
     changes = FileChanges(changed=tuple(plan["videos"]["changed"]), touched=tuple(plan["videos"]["touched"]))
     lines += [f"# videos: {message}" for message in changes.messages()]
     lines += ["# resources: " + ", ".join(f"{key} {_plain(value)}" for key, value in plan["resources"].items())]

@@ -4,6 +4,7 @@ Axes: B clips, T frames, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,20 @@ class Path(NamedTuple):
     """C of the last map."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWeights:
+    """What `w3ray.models.weights.load_weights` did."""
+
+    layout: str
+    """"torchvision", "tsm", "w3ray", or a layout of the model."""
+    loaded: int
+    """Number of tensors that were loaded."""
+    left_out: tuple[str, ...]
+    """Tensors of the file that were ignored: a classifier for other classes, and what the network has no place for."""
+    fresh: tuple[str, ...]
+    """Tensors of the model that the file does not hold. They keep their initial values."""
+
+
 class VideoModel(nn.Module):
     """A network over clips. A subclass defines `stages`, `forward`, the head `classifier` and `num_features`.
 
@@ -56,6 +71,8 @@ class VideoModel(nn.Module):
     """What the model reads besides the clip: names of further arguments of `forward`, such as "boxes"."""
     bank_shape: tuple[int, int] | None = None
     """Features of a clip and their channels, of a model that reads "bank"."""
+    loaded_weights: LoadedWeights | None = None
+    """What `build_model` took of the initial weights; None: they are random."""
     layouts: tuple[KeyLayout, ...] = ()
     """Layouts of public weight files of this model, in addition to torchvision's and the reference TSM's."""
 

@@ -34,8 +34,8 @@ def build_model(
         attention: None, a config, or {"kind": a key of `ATTENTION`, ...its options}.
         refinement: AFR (Eq. 7-8). It has an effect only with an attention that returns spatial masks.
         dropout: before the classifier, per frame.
-        weights: None, a torchvision weights enum ("ResNet50_Weights.IMAGENET1K_V2"), or a local file; see
-            `w3ray.models.weights`.
+        weights: None, a torchvision weights enum ("ResNet50_Weights.IMAGENET1K_V2"), a local file, or a file on a store
+            ("s3://..."); see `w3ray.models.weights`.
         flow_fields: the model reads stacks of so many fields of optical flow (`w3ray.models.flow`). None: RGB frames.
 
     Returns:
@@ -64,5 +64,5 @@ def build_model(
         if refinement and model.has_spatial_masks():
             model.add_refinement()
     if weights is not None:
-        load_weights(model, weights)
+        model.loaded_weights = load_weights(model, weights)
     return model

@@ -84,3 +84,22 @@ def feature_channels(arguments: Mapping[str, Any], num_frames: int, size: int) -
     with torch.no_grad():
         clip_BTCHW = torch.empty(1, num_frames, model.pixels.channels, size, size, device="meta")
         return sum(map_BTCHW.shape[2] for map_BTCHW in model(clip_BTCHW).features)
+
+
+def classifier_names(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """State names of a network's last layers. Computed on the meta device.
+
+    Args:
+        arguments: of `build_model`. Weights are not read.
+
+    Raises:
+        ValueError: the network cannot be built.
+    """
+    import torch
+
+    from w3ray.models.build import build_model
+
+    with torch.device("meta"):
+        model = build_model(**{**arguments, "weights": None})
+    last = {id(parameter) for parameter in model.classifier_parameters()}
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in last)

@@ -13,17 +13,19 @@ A model that reads optical flow takes weights for RGB, too (`w3ray.models.flow`)
 
 A classifier for another number of classes is ignored, and so is the linear layer of a file of another kind of network
 (ImageNet's classifier under a relation head). A file may lack attention, refinement, all temporal modules (TAM's) and
-classifier; these then keep their initial values. A file in the w3ray layout must be complete. Any other tensor that is
-missing, unexpected or of another shape is an error; the message lists these tensors.
+classifier; these then keep their initial values. A file in the w3ray layout has all of each of them or nothing: one
+that lacks only some is damaged. Any other tensor that is missing, unexpected or of another shape is an error; the
+message lists these tensors.
 """
 
 import re
+import shutil
+import tempfile
 from argparse import Namespace
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ from w3ray.attention.attach import scale_norms
 from w3ray.attention.sites import Site
 from w3ray.attention.w3 import GATE_SCALE
 from w3ray.errors import InputError
-from w3ray.models._common import VideoModel
+from w3ray.models._common import LoadedWeights, VideoModel
 from w3ray.models.flow import weight_for
 from w3ray.models.layouts import UNUSED
 from w3ray.models.shift import TemporalShift
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
 _ENUM = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Za-z0-9_]+")
 _TSM_PREFIX = re.compile(r"^(module\.)?base_model\.")
 _TSM_SHIFTED = re.compile(r"\.conv1\.net\.")
-_FRESH = re.compile(r"(^|\.)(attention|refinement)\.|^classifier\.")
+_ATTENTION = re.compile(r"(^|\.)attention\.")
+_REFINEMENT = re.compile(r"(^|\.)refinement\.")
 _CONTAINERS = ("state_dict", "model_state")
 """Where a file with more than tensors has its tensors. "model_state" is PyTorchVideo's name."""
 RGB = 3
@@ -66,27 +69,14 @@ class _Mapped(NamedTuple):
     shifted_blocks: set[str] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedWeights:
-    """What `load_weights` did."""
-
-    layout: str
-    """"torchvision", "tsm", "w3ray", or a layout of the model."""
-    loaded: int
-    """Number of tensors that were loaded."""
-    left_out: tuple[str, ...]
-    """Tensors of the file that were ignored: a classifier for other classes, and what the network has no place for."""
-    fresh: tuple[str, ...]
-    """Tensors of the model that the file does not hold. They keep their initial values."""
-
-
 def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
-    """Load a torchvision weights enum (by name, downloaded once), a package's file, or a local file, in place.
+    """Load a torchvision weights enum (by name, downloaded once), a package's file, or another file, in place.
 
     Args:
         model: a model of `build_model`.
         weights: "ResNet50_Weights.IMAGENET1K_V2", a name in `PACKAGED`, or the path of a `.safetensors` file, or of a
-            torch file that `torch.load(weights_only=True)` can read.
+            torch file that `torch.load(weights_only=True)` can read. The path may be an address that `w3ray.storage`
+            knows.
 
     Raises:
         InputError: unknown enum, absent or unreadable file, unknown layout, or tensors that do not fit.
@@ -96,6 +86,8 @@ def load_weights(model: VideoModel, weights: str) -> LoadedWeights:
         state = _read_enum(weights)
     elif weights in PACKAGED and not path.exists():
         state = _read_file(packaged_file(weights))
+    elif "://" in weights:
+        state = _read_remote(weights)
     else:
         state = _read_file(path)
     mapped = _map_keys(state, weights, model)
@@ -145,6 +137,20 @@ def _read_enum(name: str) -> dict[str, Tensor]:
         raise InputError(
             f"weights {name}: download from {weights.url} failed ({error}); give the path of a local copy instead"
         ) from error
+
+
+def _read_remote(address: str) -> dict[str, Tensor]:
+    from w3ray.storage import storage_path  # not above: it needs packages that training on one machine does not
+
+    file = storage_path(address)
+    with tempfile.TemporaryDirectory(prefix="w3ray-") as folder:
+        copy = Path(folder) / file.name
+        try:
+            with file.open("rb") as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        except FileNotFoundError as error:
+            raise InputError(f"weights {address}: no such file") from error
+        return _read_file(copy)
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -254,13 +260,7 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     left_out = _other_classifier(model, state, mapped.layout)
     state = {key: value for key, value in state.items() if key not in left_out}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    # A file of a network without temporal modules lacks all of their weights; one that lacks some is damaged.
-    plain = not any(_TEMPORAL.search(key) for key in state)
-    fresh = tuple(
-        key
-        for key in missing
-        if (_FRESH.search(key) or (plain and _TEMPORAL.search(key))) and (mapped.layout != "w3ray" or key in left_out)
-    )
+    fresh = _may_lack(model, state, missing, mapped.layout)
     faults = []
     if lost := [key for key in missing if key not in fresh]:
         faults.append(f"{len(lost)} missing ({_some(lost)})")
@@ -276,10 +276,27 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
     if faults:
         raise InputError(f"weights {source} ({mapped.layout} layout) do not fit the model: {'; '.join(faults)}")
     model.load_state_dict(state, strict=False)
-    if mapped.layout != "w3ray" and not any(".attention." in key for key in state):
+    if not any(".attention." in key for key in state):
         scale_norms(model)  # the file's norms come from a network without attention
     left_out = tuple(key.removeprefix(UNUSED) for key in left_out)
     return LoadedWeights(layout=mapped.layout, loaded=len(state), left_out=left_out, fresh=fresh)
+
+
+def _may_lack(model: VideoModel, state: dict[str, Tensor], missing: list[str], layout: str) -> tuple[str, ...]:
+    """Those of the missing tensors that a file may lack."""
+    last_layers = {id(parameter) for parameter in model.classifier_parameters()}
+    last = {name for name, parameter in model.named_parameters() if id(parameter) in last_layers}
+    parts: dict[str, Callable[[str], Any]] = {
+        "classifier": lambda key: key in last or (layout != "w3ray" and key.startswith("classifier.")),
+        "attention": _ATTENTION.search,
+        "refinement": _REFINEMENT.search,
+        "temporal": _TEMPORAL.search,
+    }
+    # The other layouts are of networks that may have an attention or a classifier of another kind. None has a part of
+    # the temporal modules.
+    whole = {name for name, belongs in parts.items() if not any(belongs(key) for key in state)}
+    allowed = [parts[name] for name in parts if name in whole or (layout != "w3ray" and name != "temporal")]
+    return tuple(key for key in missing if any(belongs(key) for belongs in allowed))
 
 
 def _other_classifier(model: VideoModel, state: dict[str, Tensor], layout: str) -> tuple[str, ...]:

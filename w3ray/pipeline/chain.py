@@ -18,7 +18,7 @@ from w3ray.events import Moment, RunFinished, RunStarted, StageFinished, StageSt
 from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.plan import loaded, plan_recipe, with_precision_chosen
-from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData
+from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData, weights_taken
 from w3ray.pipeline.prefix import take_prefix
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock
@@ -97,6 +97,9 @@ class _Chain:
             self._recipe = recipe = with_precision_chosen(recipe, self._connection, plan)
             planned = plan_stages(recipe, data)
             self._tell(Moment(what="the data were read, and the stages planned"))
+            for item in planned:
+                if (taken := weights_taken(item)) is not None:
+                    self._tell(taken)
             starter, drawing = self._starter(planned, data, at_end)
             with recorded_run(recipe, data, self._part, self._warn) as record:
                 trainer = maker = None

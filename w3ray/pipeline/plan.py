@@ -1,6 +1,10 @@
-"""What would a run do, and which resources of the cluster would it use? Nothing is started or written."""
+"""What would a run do, and which resources of the cluster would it use? Nothing is started.
+
+Nothing is written either, except initial weights that are elsewhere: their content decides which stages there are.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
 from w3ray.cluster.plan import READ_CPUS, ResourcePlan, plan_resources
 from w3ray.errors import InputError
+from w3ray.pipeline.planned import Planned, weights_taken
 from w3ray.pipeline.precision import leaves_precision_open, with_precision
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.tracked import describe_tracking
@@ -38,6 +43,7 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
             "directory": str(item.store.directory),
             "steps_done": item.status.step,
             "total_steps": item.total_steps,
+            "weights": _weights(item),
         }
         for item in planned
     ]
@@ -50,6 +56,11 @@ def plan_run(recipe: Recipe | str | Path, *, address: str | None = None) -> dict
             "tracking": describe_tracking(recipe),
         }
     )
+
+
+def _weights(item: Planned) -> dict[str, Any] | None:
+    """What a stage that has not begun takes of its initial weights: the fields of `WeightsTaken`."""
+    return None if (taken := weights_taken(item)) is None else asdict(taken)
 
 
 def loaded(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Recipe:

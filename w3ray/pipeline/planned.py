@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,11 +11,16 @@ from w3ray.data.bank import BANK_NAME, LENGTHS_NAME, BankAbout
 from w3ray.data.clip import ClipSpec
 from w3ray.data.schedule import Schedule
 from w3ray.data.stamps import FileChanges
+from w3ray.events import WeightsTaken
 from w3ray.heads import Heads
+from w3ray.pipeline.initial_weights import RANDOM, InitialWeights
 from w3ray.pipeline.stage_store import StageStatus, StageStore
 from w3ray.recipe import ResolvedBank, ResolvedStage
 from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import StoragePath, fetched
+
+if TYPE_CHECKING:
+    from w3ray.models._common import LoadedWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,9 @@ class PlannedStage:
     teacher: str | None
     bank: "PlannedBank | None" = None
     """The bank that the clips come with."""
+    weights: InitialWeights = RANDOM
+    loaded: "LoadedWeights | None" = None
+    """What a stage that has not begun takes of its initial weights."""
 
     def clip(self, data: PreparedData) -> ClipSpec:
         """What a clip of this stage is."""
@@ -69,12 +76,11 @@ class PlannedStage:
         return replace(data.clip, bank_window=window, bank_channels=channels, bank_every_s=self.bank.stage.every_s)
 
     def model_arguments(self, data: PreparedData) -> dict[str, Any]:
-        """Keyword arguments of `build_model`. A local weights file gets its absolute path: workers start elsewhere."""
+        """Keyword arguments of `build_model`, with weights that workers on any node find."""
         arguments = {**self.stage.model.build_arguments(), "num_classes": data.heads.num_scores}
         if data.clip.flow_fields is not None:
             arguments["flow_fields"] = data.clip.flow_fields
-        if (path := weights_file(arguments["weights"])) is not None:
-            arguments["weights"] = str(path)
+        arguments["weights"] = self.weights.place
         return arguments
 
     @property
@@ -87,10 +93,18 @@ class PlannedStage:
         return {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
 
 
-def weights_file(weights: str | None) -> Path | None:
-    """The absolute path of initial weights in a local file; None for the name of an enum member, or for no weights."""
-    path = None if weights is None else Path(weights).expanduser().absolute()
-    return path if path is not None and path.is_file() else None
+def weights_taken(item: "Planned") -> WeightsTaken | None:
+    """What a stage that has not begun takes of its initial weights; None: it has begun, or has random ones."""
+    if isinstance(item, PlannedBank) or item.loaded is None:
+        return None
+    return WeightsTaken(
+        stage=item.stage.name,
+        source=str(item.weights.source),
+        layout=item.loaded.layout,
+        taken=item.loaded.loaded,
+        left_out=item.loaded.left_out,
+        fresh=item.loaded.fresh,
+    )
 
 
 class BankStore(StageStore):

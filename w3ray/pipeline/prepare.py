@@ -1,10 +1,9 @@
 """How does a recipe become stages that can start? Finds the data, the identities and the states. Starts nothing."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +27,16 @@ from w3ray.pipeline.identity import (
     stage_determinants,
     stage_identity,
 )
-from w3ray.pipeline.planned import BankStore, Planned, PlannedBank, PlannedStage, PreparedData, weights_file
+from w3ray.pipeline.initial_weights import find_weights
+from w3ray.pipeline.planned import BankStore, Planned, PlannedBank, PlannedStage, PreparedData
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.plugins import check_contracts, source_of, sources_of
 from w3ray.recipe import Data, Recipe, ResolvedBank, ResolvedStage, Synthetic
 from w3ray.storage import StoragePath, storage_path
 from w3ray.training.losses import weights_by_head
+
+if TYPE_CHECKING:
+    from w3ray.models._common import LoadedWeights
 
 _ROWS_AT_ONCE = 100_000
 
@@ -199,15 +202,13 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
         teacher = None if stage.teacher is None else trainings[stage.teacher]
         bank = None if stage.bank is None else banks[stage.bank]
         trainings[stage.name] = _planned(recipe, data, stage, teacher, bank)
-    for item in trainings.values():
+    for item in list(trainings.values()):
         if item.status.state != "reuse":
             check_contracts([*item.stage.parts(), *recipe.data.parts()])
             check_network(item.stage, data.clip, num_classes=data.heads.num_scores)
             _require_bank_fits(item, data)
         if item.status.state == "run" and item.stage.model.weights is not None:
-            from w3ray.models import build_model
-
-            build_model(**item.model_arguments(data))
+            trainings[item.stage.name] = replace(item, loaded=_loaded(item, data))
     planned: dict[str, Planned] = {**trainings, **banks}
     return [planned[stage.name] for stage in recipe.stages]
 
@@ -216,11 +217,12 @@ def _planned(
     recipe: Recipe, data: PreparedData, stage: ResolvedStage, teacher: PlannedStage | None, bank: PlannedBank | None
 ) -> PlannedStage:
     _require_heads(stage, data.heads)
+    weights = find_weights(stage.model.weights, recipe, data.heads)
     determinants = stage_determinants(
         stage,
         seed=stage.seed,
         data=data.determinants,
-        weights=_weights_key(stage.model.weights),
+        weights=weights.key,
         teacher_identity=None if teacher is None else teacher.identity,
         bank=None if bank is None else bank.identity,
     )
@@ -236,7 +238,27 @@ def _planned(
         schedule=_schedule(stage, data),
         teacher=stage.teacher,
         bank=bank,
+        weights=weights,
     )
+
+
+def _loaded(item: PlannedStage, data: PreparedData) -> "LoadedWeights | None":
+    """What the stage's network takes of its initial weights.
+
+    Raises:
+        InputError: they cannot be read, or do not fit.
+    """
+    from w3ray.models import build_model
+
+    arguments = item.model_arguments(data)
+    try:
+        loaded = build_model(**arguments).loaded_weights
+    except InputError as error:
+        # The user knows the place that the recipe names, not where a copy lies.
+        raise InputError(str(error).replace(str(item.weights.place), str(item.weights.source))) from error
+    if loaded is None:
+        return None
+    return replace(loaded, left_out=(*loaded.left_out, *item.weights.left_out))
 
 
 def _require_bank_fits(item: PlannedStage, data: PreparedData) -> None:
@@ -282,19 +304,6 @@ def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
         weights_by_head(stage.loss_weights, heads.names)
     except ValueError as error:
         raise InputError(f"stage {stage.name}: loss_weights: {error}") from error
-
-
-def _weights_key(weights: str | None) -> str | None:
-    """Identifies initial weights, wherever their file is: the hash of its content, or the name of the enum member."""
-    path = weights_file(weights)
-    if path is None:
-        if weights is not None and weights.endswith(".DEFAULT"):
-            from w3ray.models.weights import enum_name
-
-            return enum_name(weights)
-        return weights
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _schedule(stage: ResolvedStage, data: PreparedData) -> Schedule:

@@ -83,7 +83,9 @@ class Model(Section):
     )
     dropout: float = Field(default=0.5, ge=0, lt=1, description="share of features dropped before the classifier")
     weights: str | None = Field(
-        default=None, description="initial weights: torchvision enum or local file; null: random"
+        default=None,
+        description="initial weights: torchvision enum, file, folder of a model, s3://, https://, hf:// or models:/ "
+        "address; null: random",
     )
 
     @model_validator(mode="before")
