@@ -1,6 +1,7 @@
 """The whole chain on real videos, a real Ray and a real MLflow store: small, but still slow."""
 
 import json
+import re
 import shutil
 import threading
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import pytest
 import torch
 from in_process import in_process
 from patience import wait_until
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from w3ray.cli._display import RunView, turning_point
 from w3ray.data.manifest import read_manifest, write_manifest
@@ -20,6 +21,7 @@ from w3ray.data.shared_clips import SharedClips
 from w3ray.data.stream import build_dataset
 from w3ray.errors import InputError, RunError
 from w3ray.events import Moment, StageStarted, StepDone, Warned, WeightsTaken
+from w3ray.models import build_model
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
 from w3ray.tracking import Tracker
@@ -380,6 +382,40 @@ def test_a_run_may_start_from_a_registered_model(finished, motion_manifest):
     assert in_process(one, told.append).stages[0].state == "reuse"
     assert not any(isinstance(event, WeightsTaken) for event in told)
     assert found.stages[0].identity == planned["identity"]
+
+
+def test_parts_rest_until_a_phase_wakes_them(motion_manifest, tmp_path):
+    torch.manual_seed(0)
+    start = build_model("tsm", backbone="resnet_small", num_classes=8, attention={"kind": "w3"}).state_dict()
+    save_file(start, tmp_path / "start.safetensors")
+    model = {"weights": str(tmp_path / "start.safetensors")}
+    train = {"freeze": ["backbone"], "phases": [{"from_epoch": 1, "freeze": ["stem", "stage1"]}], "keep_checkpoints": 9}
+    whole = in_process(one_stage(motion_manifest, tmp_path / "whole", model=model, train=train))
+
+    def changed(state):
+        return {name for name, value in state.items() if not torch.equal(value, start[name])}
+
+    first, last = (
+        load_file(folder / "model.safetensors") for folder in sorted((folders(whole)[0] / "checkpoints").glob("step_*"))
+    )
+    assert {name.partition(".")[0] for name in changed(first)} == {"classifier", "refinement"}
+    resting = ("backbone.conv1", "backbone.bn1", "backbone.layer1.")
+    assert {name.startswith(resting) for name in changed(last)} == {False}
+    assert "backbone.layer2.0.bn1.running_mean" in changed(last)
+
+    plain = in_process(one_stage(motion_manifest, tmp_path / "half", model=model, train={**train, "phases": []}))
+    half = in_process(one_stage(motion_manifest, tmp_path / "half", model=model, train=train))
+    assert plain.stages[0].identity != half.stages[0].identity == whole.stages[0].identity
+    assert weights(half) == weights(whole)
+
+    for freeze, message in (
+        (["stage9"], "train.freeze: 'stage9' names nothing of TSM; it has stem, stage1"),
+        (["*"], "train.freeze: nothing is left to train"),
+    ):
+        with pytest.raises(InputError, match=f"stage teacher: {re.escape(message)}"):
+            plan_run(one_stage(motion_manifest, tmp_path / "wrong", train={"freeze": freeze}))
+    with pytest.raises(InputError, match=r"train.phases: from_epoch 1: freeze: 'x' names nothing"):
+        plan_run(one_stage(motion_manifest, tmp_path / "wrong", train={"phases": [{"from_epoch": 1, "freeze": ["x"]}]}))
 
 
 class Enough(Exception):

@@ -25,6 +25,7 @@ from training_parts import (
 
 from w3ray.evaluation.metrics import Counts
 from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, average_buffers
+from w3ray.training.freeze import frozen_names, rest
 from w3ray.training.on_gpu import compiled
 
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
@@ -55,6 +56,21 @@ def scores(rank: int | None) -> tuple[Tensor, Tensor]:
     return logits[rows], torch.arange(21)[rows] % NUM_CLASSES
 
 
+def resting_and_waking(split: Split, world_size: int) -> dict[str, Tensor]:
+    """Three steps in which other parts rest. DDP wraps the network again before each of them."""
+    student, teacher = build("frozen")
+    trainable = {name for name, one in student.named_parameters() if one.requires_grad}
+    step = training_step(student, teacher=teacher, loss_weights=LOSS_WEIGHTS)
+    for freeze in (["backbone"], ["stem", "stage1"], []):
+        rest(student, frozen_names(student, freeze), trainable)
+        step.model = student
+        if world_size > 1:
+            step.model = DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
+        run_microbatches(step, *batch(5), split, normalizer=5, world_size=world_size)
+        step.update(0.01)
+    return {name: value.detach().clone() for name, value in student.named_parameters()}
+
+
 def run_rank(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
@@ -77,6 +93,7 @@ def run_rank(rank: int, port: int, folder: str) -> None:
         average_buffers(student)
         found["averaged_twice"] = buffers(student)
         left[name] = found
+    left["resting"] = {"parameters": resting_and_waking([[0, 1, None], [2]] if rank == 0 else [[3], [4]], 2)}
     counts = Counts(NUM_CLASSES)
     counts.update(*scores(rank))
     left["counts"] = {"all": {"state": counts.all_reduce().state()}}
@@ -148,3 +165,11 @@ def test_counts_equal_one_process(ranks: list[dict[str, Any]]) -> None:
     counts.update(*scores(None))
     for rank in ranks:
         assert torch.equal(rank["counts"]["all"]["state"], counts.state())
+
+
+def test_parts_rest_and_wake_as_in_one_process(ranks: list[dict[str, Any]]) -> None:
+    expected = resting_and_waking([[0, 1, 2, 3, 4]], 1)
+    for rank in ranks:
+        assert_same(rank["resting"]["parameters"], expected)
+    for name, value in ranks[0]["resting"]["parameters"].items():
+        assert torch.equal(value, ranks[1]["resting"]["parameters"][name]), f"{name}: the ranks drift apart"

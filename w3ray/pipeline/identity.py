@@ -23,7 +23,16 @@ from w3ray.models import MODEL_VERSION
 from w3ray.models.options import model_as_before, model_from_before
 from w3ray.pipeline.precision import AUTO
 from w3ray.plugins import sources_of
-from w3ray.recipe import ResolvedBank, ResolvedStage, Synthetic, Train, as_before, fields_that_decide, without_as_before
+from w3ray.recipe import (
+    Phase,
+    ResolvedBank,
+    ResolvedStage,
+    Synthetic,
+    Train,
+    as_before,
+    fields_that_decide,
+    without_as_before,
+)
 from w3ray.training.version import TRAINING_VERSION
 
 
@@ -98,6 +107,7 @@ def completed(determinants: Mapping[str, Any]) -> dict[str, Any]:
     if "clip" in data:
         data["clip"] = resolved_clip({**_clip_as_before(), **data["clip"]})
     train = json.loads(json.dumps(as_before(Train))) | dict(determinants["train"])
+    train["phases"] = [{**as_before(Phase), **phase} for phase in train["phases"]]
     return {**determinants, "model": model, "data": data, "train": train}
 
 
@@ -106,12 +116,10 @@ def shortest(determinants: Mapping[str, Any]) -> dict[str, Any]:
     model = model_as_before(determinants["model"])
     if model["attention"] is not None:
         model["attention"] = attention_config(model["attention"]).as_before()
-    return {
-        **determinants,
-        "model": model,
-        "data": _shortest_data(determinants["data"]),
-        "train": without_as_before(Train, determinants["train"]),
-    }
+    train = without_as_before(Train, determinants["train"])
+    if "phases" in train:
+        train["phases"] = [without_as_before(Phase, phase) for phase in train["phases"]]
+    return {**determinants, "model": model, "data": _shortest_data(determinants["data"]), "train": train}
 
 
 def _shortest_data(full: Mapping[str, Any]) -> dict[str, Any]:

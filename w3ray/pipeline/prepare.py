@@ -207,6 +207,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
             check_contracts([*item.stage.parts(), *recipe.data.parts()])
             check_network(item.stage, data.clip, num_classes=data.heads.num_scores)
             _require_bank_fits(item, data)
+            _require_frozen_parts(item, data)
         if item.status.state == "run" and item.stage.model.weights is not None:
             trainings[item.stage.name] = replace(item, loaded=_loaded(item, data))
     planned: dict[str, Planned] = {**trainings, **banks}
@@ -275,6 +276,27 @@ def _require_bank_fits(item: PlannedStage, data: PreparedData) -> None:
             f"stage {item.stage.name}: model.options.bank_channels is {shape[1]}, but {arguments['name']} of stage "
             f"{item.bank.of.stage.name} makes features of {made} channels; set it to {made}"
         )
+
+
+def _require_frozen_parts(item: PlannedStage, data: PreparedData) -> None:
+    """Raises: InputError if the stage freezes parts that its network does not have, or all that it has."""
+    train = item.stage.train
+    freezes = {"train.freeze": train.freeze}
+    freezes |= {f"train.phases: from_epoch {phase.from_epoch}: freeze": phase.freeze or () for phase in train.phases}
+    if not any(freezes.values()):
+        return
+    import torch
+
+    from w3ray.models import build_model
+    from w3ray.training.freeze import frozen_names
+
+    with torch.device("meta"):
+        model = build_model(**{**item.model_arguments(data), "weights": None})
+    for field, freeze in freezes.items():
+        try:
+            frozen_names(model, freeze)
+        except ValueError as error:
+            raise InputError(f"stage {item.stage.name}: {field}: {error}") from error
 
 
 def check_network(stage: ResolvedStage, clip: ClipSpec, *, num_classes: int = 2) -> None:

@@ -11,6 +11,7 @@ from w3ray.recipe import Train
 from w3ray.runtime.ranks import Ranks
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.training.batch_norm import apply_batch_norm_mode
+from w3ray.training.freeze import depths
 from w3ray.training.lr_schedule import lr_factor
 from w3ray.training.on_gpu import compiled, weights_channels_last
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
@@ -61,7 +62,7 @@ def base_lr(train: Train) -> float:
     return scaled_lr(train.lr, batch_size=train.batch_size, lr_batch_size=train.lr_batch_size)
 
 
-def optimizer_of(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+def optimizer_of(model: VideoModel, train: Train) -> torch.optim.Optimizer:
     """The optimizer of the stage's first phase."""
     groups = parameter_groups(
         model,
@@ -71,6 +72,8 @@ def optimizer_of(model: nn.Module, train: Train) -> torch.optim.Optimizer:
         classifier_bias_multiplier=train.classifier_bias_multiplier,
         bias_multiplier=train.bias_multiplier,
         attention_multiplier=train.attention_lr_multiplier,
+        layer_decay=train.layer_decay,
+        depth_of=depths(model) if train.layer_decay != 1.0 else None,
     )
     return build_optimizer(train.optimizer, groups, momentum=train.momentum)
 

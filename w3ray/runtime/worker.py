@@ -51,6 +51,7 @@ from w3ray.storage import StorageFailing, StoragePath, StorageRefused
 from w3ray.training.batch_norm import average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
+from w3ray.training.freeze import frozen_names, rest
 from w3ray.training.on_gpu import compiled, tf32
 from w3ray.training.optimizer import set_phase
 from w3ray.training.randomness import microbatch_seed
@@ -104,10 +105,12 @@ class StageWorker:
         self.model = build_network(stage, self.device)
         self.phase_lr = base_lr(stage.train)
         self.optimizer = optimizer_of(self.model, stage.train)
+        self.trainable = frozenset(name for name, one in self.model.named_parameters() if one.requires_grad)
+        self.frozen: frozenset[str] = frozenset()
         teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
         self.transfer = Transfer(self.device)
         self.step = TrainingStep(
-            distribute(compiled(self.model) if stage.train.compile else self.model, ranks, self.device),
+            self._wrapped(),
             optimizer=self.optimizer,
             loss_weights=stage.loss_weights,
             teacher=teacher,
@@ -138,6 +141,17 @@ class StageWorker:
         train = self.stage.train.at_epoch(epoch)
         self.phase_lr = base_lr(train)
         set_phase(self.optimizer, weight_decay=train.weight_decay, momentum=train.momentum)
+        frozen = frozen_names(self.model, train.freeze)
+        if frozen != self.frozen:
+            self.frozen = frozen
+            rest(self.model, frozen, self.trainable)
+            # DDP knows the parameters that were trained when it wrapped the network. The old one goes first: both have
+            # hooks on the same parameters.
+            self.step.model = self.model
+            self.step.model = self._wrapped()
+
+    def _wrapped(self) -> nn.Module:
+        return distribute(compiled(self.model) if self.stage.train.compile else self.model, self.ranks, self.device)
 
     def _pictures(self) -> ClipPictures:
         stage = self.stage

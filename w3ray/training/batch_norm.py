@@ -4,7 +4,7 @@ A mode changes the class of the batch-norm modules in place. So the names of par
 fit any mode), the parameters stay the same objects, copies keep the mode, and a later `model.train()` cannot undo it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Self, get_args
 
@@ -160,6 +160,49 @@ def apply_batch_norm_mode(model: nn.Module, mode: BatchNormMode = "train") -> nn
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
     return model
+
+
+class _RestingSynced(_Frozen, SyncedBatchNorm):
+    """SyncedBatchNorm that stays in evaluation mode."""
+
+
+class _Resting1d(FrozenBatchNorm1d):
+    pass
+
+
+class _Resting2d(FrozenBatchNorm2d):
+    pass
+
+
+class _Resting3d(FrozenBatchNorm3d):
+    pass
+
+
+# Classes of their own: a batch norm that rests is woken later, one that a mode froze is not.
+_RESTING: dict[type[nn.Module], Any] = {
+    nn.BatchNorm1d: _Resting1d,
+    nn.BatchNorm2d: _Resting2d,
+    nn.BatchNorm3d: _Resting3d,
+    SyncedBatchNorm: _RestingSynced,
+}
+_AWAKE: dict[type[nn.Module], Any] = {resting: awake for awake, resting in _RESTING.items()}
+
+
+def rest_batch_norms(model: nn.Module, frozen: Collection[str]) -> None:
+    """Let the batch norms rest whose parameters all rest, and wake those that rested before, in place.
+
+    Args:
+        model: the network; a mode may have been applied.
+        frozen: names of the parameters that rest.
+    """
+    for name, module in model.named_modules():
+        own = [f"{name}.{one}" for one, _ in module.named_parameters(recurse=False)]
+        rests = bool(own) and all(one in frozen for one in own)
+        if rests and type(module) in _RESTING:
+            module.__class__ = _RESTING[type(module)]
+            module.train(False)
+        elif not rests and type(module) in _AWAKE:
+            module.__class__ = _AWAKE[type(module)]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ it. The classifier's parameters are found by identity, not by layer type.
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -52,6 +52,8 @@ def parameter_groups(
     classifier_parameters: Iterable[nn.Parameter] | None = None,
     flow_weight_multiplier: float = 5.0,
     flow_bias_multiplier: float = 10.0,
+    layer_decay: float = 1.0,
+    depth_of: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: `classifier_weight`, `classifier_bias`, `weight`, `bias`, `norm`. Empty groups are left out.
 
@@ -67,6 +69,9 @@ def parameter_groups(
             name), on top of their factor as weight or bias. If it is not 1, they form their own groups.
         classifier_parameters: the parameters of the last layer. None: those of `model.classifier_parameters()`.
         flow_weight_multiplier, flow_bias_multiplier: as in TSN's and TSM's code.
+        layer_decay: factor on the rate for each step down from the deepest parameters (layer-wise learning-rate decay,
+            as in Bao et al., "BEiT", 2021). If it is not 1, each depth has groups of its own.
+        depth_of: parameter name -> depth (`w3ray.training.freeze.depths`); `layer_decay` needs it.
 
     Raises:
         ValueError: the classifier is unknown or not in the model, or there is nothing to train.
@@ -90,16 +95,20 @@ def parameter_groups(
         multiplier, decay = settings[name]
         settings[f"attention_{name}"] = (attention_multiplier * multiplier, decay)
     groups = []
+    depths = {} if layer_decay == 1.0 else dict(depth_of or {})
+    deepest = max(depths.values(), default=0)
     for group_name, (multiplier, decay) in settings.items():
-        members = [(name, parameter) for name, parameter in trained if group_of(name, parameter) == group_name]
-        if members:
+        of_kind = [(name, parameter) for name, parameter in trained if group_of(name, parameter) == group_name]
+        for depth in sorted({depths.get(name, deepest) for name, _ in of_kind}, reverse=True):
+            members = [(name, parameter) for name, parameter in of_kind if depths.get(name, deepest) == depth]
+            factor = multiplier * layer_decay ** (deepest - depth)
             groups.append(
                 {
                     "params": [parameter for _, parameter in members],
-                    "lr": lr * multiplier,
+                    "lr": lr * factor,
                     "weight_decay": decay,
                     "name": group_name,
-                    "lr_multiplier": multiplier,
+                    "lr_multiplier": factor,
                     "parameter_names": [name for name, _ in members],
                 }
             )

@@ -31,6 +31,9 @@ class Phase(Section):
     lr: float | None = Field(default=None, gt=0, description="as `train.lr`; the schedule keeps its shape")
     momentum: float | None = Field(default=None, ge=0, lt=1, description="as `train.momentum`")
     weight_decay: float | None = Field(default=None, ge=0, description="as `train.weight_decay`")
+    freeze: Annotated[tuple[str, ...] | None, AsBefore(None)] = Field(
+        default=None, description="as `train.freeze`; []: everything is trained"
+    )
 
 
 class Train(Section):
@@ -91,6 +94,18 @@ class Train(Section):
         description="learning rate factor of the attention's parameters, multiplied with bias factors",
     )
     bias_multiplier: float = Field(default=2.0, gt=0, description="learning rate factor, other biases")
+    layer_decay: Annotated[float, AsBefore(1.0)] = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="learning rate factor for each stage of the network from the head down (layer-wise learning-rate "
+        "decay)",
+    )
+    freeze: Annotated[tuple[str, ...], AsBefore(())] = Field(
+        default=(),
+        description="parts that are not trained: stem, stage1, stage2, ..., head, or names of modules and parameters "
+        "with *; `phases` change it",
+    )
     validate_every_epochs: Annotated[int, Decides.CHECKPOINTS] = Field(
         default=1, ge=1, description="epochs between validations; the last epoch always has one"
     )
