@@ -22,6 +22,7 @@ from w3ray.data.stream import build_dataset
 from w3ray.errors import InputError, RunError
 from w3ray.events import Moment, StageStarted, StepDone, Warned, WeightsTaken
 from w3ray.models import build_model
+from w3ray.models.bundle import load_model
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
 from w3ray.tracking import Tracker
@@ -416,6 +417,32 @@ def test_parts_rest_until_a_phase_wakes_them(motion_manifest, tmp_path):
             plan_run(one_stage(motion_manifest, tmp_path / "wrong", train={"freeze": freeze}))
     with pytest.raises(InputError, match=r"train.phases: from_epoch 1: freeze: 'x' names nothing"):
         plan_run(one_stage(motion_manifest, tmp_path / "wrong", train={"phases": [{"from_epoch": 1, "freeze": ["x"]}]}))
+
+
+def test_the_moving_average_becomes_the_model(motion_manifest, tmp_path):
+    train = {"ema_decay": 0.9, "checkpoint_every_steps": 2, "keep_checkpoints": 9}
+    plain = in_process(one_stage(motion_manifest, tmp_path / "plain", train={"checkpoint_every_steps": 1}))
+    one = one_stage(motion_manifest, tmp_path / "average", train=train)
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt_at_step_5)
+    resumed = in_process(one)
+    assert resumed.stages[0].state == "resume"
+    whole = in_process(one_stage(motion_manifest, tmp_path / "whole", train=train))
+    assert weights(resumed) == weights(whole)
+    assert plain.stages[0].identity != whole.stages[0].identity
+
+    (folder,) = folders(whole)
+    averaged, raw = (load_file(folder / "model" / name) for name in ("model.safetensors", "raw.safetensors"))
+    last = sorted((folders(plain)[0] / "checkpoints").glob("step_*"))[-1]
+    for name, value in load_file(last / "model.safetensors").items():
+        assert torch.equal(raw[name], value), f"{name}: the training itself is the one without an average"
+    assert any(not torch.equal(averaged[name], value) for name, value in raw.items())
+    model, _ = load_model(folder / "model")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, averaged[name])
+    index = read_index(Path(whole.stages[0].checkpoint))
+    assert index["averaged_steps"] == index["meta"]["step"]
+    assert whole.stages[0].validation != plain.stages[0].validation
 
 
 class Enough(Exception):

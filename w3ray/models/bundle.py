@@ -1,6 +1,7 @@
 """The folder of a finished model, from which it can be rebuilt without its recipe.
 
     model.safetensors   the weights, under the model's own state names
+    raw.safetensors     if these are a moving average: the weights of the last step
     model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
                         "head_sizes" if a clip has several labels, "bank" if the network reads one, and "plugins" if
                         parts are not built in

@@ -16,6 +16,7 @@ from w3ray.pipeline.planned import PlannedStage, PreparedData
 from w3ray.plugins import MODEL_FAMILIES, part_of
 from w3ray.storage import fetched, written_whole
 from w3ray.training.checkpoint import load_checkpoint
+from w3ray.training.checkpoint_files import RAW_FILE
 
 
 def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     checkpoint = item.store.checkpoint(outcome["best_checkpoint"])
     with fetched(checkpoint) as folder:
         meta = load_checkpoint(folder, model=model)
+        raw = (folder / RAW_FILE).read_bytes() if (folder / RAW_FILE).is_file() else None
     description = ModelDescription(
         model=arguments,
         clip={**asdict(item.clip(data)), "augmentations": ()},  # only training uses them, and may need plugins
@@ -47,6 +49,8 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
     )
     with written_whole(item.store.model, last=DESCRIPTION_NAME) as folder:
         write_model(folder, model, description)
+        if raw is not None:
+            (folder / RAW_FILE).write_bytes(raw)
         if outcome["attention"]:
             text = json.dumps(outcome["attention"], indent=2, allow_nan=False)
             (folder / HEALTH_NAME).write_text(text + "\n", encoding="utf-8")

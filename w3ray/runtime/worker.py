@@ -26,6 +26,7 @@ from w3ray.data.sample_log import SampleLog
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.events import AttentionHealth, Moment, StepDone, Validated, Warned
+from w3ray.models._common import VideoModel
 from w3ray.runtime.building import (
     base_lr,
     build_network,
@@ -52,6 +53,7 @@ from w3ray.training.batch_norm import average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
 from w3ray.training.checkpoint_files import by_step, first_whole
 from w3ray.training.freeze import frozen_names, rest
+from w3ray.training.moving_average import MovingAverage
 from w3ray.training.on_gpu import compiled, tf32
 from w3ray.training.optimizer import set_phase
 from w3ray.training.randomness import microbatch_seed
@@ -107,6 +109,8 @@ class StageWorker:
         self.optimizer = optimizer_of(self.model, stage.train)
         self.trainable = frozenset(name for name, one in self.model.named_parameters() if one.requires_grad)
         self.frozen: frozenset[str] = frozenset()
+        decay = stage.train.ema_decay
+        self.average = None if decay is None else MovingAverage(self.model, decay)
         teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
         self.transfer = Transfer(self.device)
         self.step = TrainingStep(
@@ -181,7 +185,9 @@ class StageWorker:
         with first_whole(by_step(self.stage.checkpoints), self._warn_damaged) as newest:
             if newest is None:
                 return 0
-            meta = load_checkpoint(newest[1], model=self.model, optimizer=self.optimizer, step_state=self.step)
+            meta = load_checkpoint(
+                newest[1], model=self.model, average=self.average, optimizer=self.optimizer, step_state=self.step
+            )
         self.failed.remember(meta["failed"])
         return int(meta["step"])
 
@@ -256,6 +262,8 @@ class StageWorker:
         if measured:
             self.attention_norms = {stage: float(norm) for stage, norm in result.grad_norms.items()}
         average_buffers(self.model)
+        if self.average is not None and result.updated:
+            self.average.update(self.model)
         self.times.clips += int(normalizer)
         due = (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0
         if due or self._checkpoint_due(step + 1):  # a step that diverged must not reach a checkpoint
@@ -306,7 +314,7 @@ class StageWorker:
         last = epoch == self.schedule.epochs - 1
         metrics = None
         if self.schedule.validates_after(epoch):
-            counts, attention = self._evaluate("val")
+            counts, attention = self._evaluate(self.best_model, "val")
             metrics = counts.result()
             if self.ranks.rank == 0:
                 if attention:
@@ -317,15 +325,20 @@ class StageWorker:
         # Pictures are not results: they come after the checkpoint, and not when the node is about to be taken away.
         if self.pictures is not None and not save and self._pictures_due(epoch, validated=metrics is not None):
             self.heartbeat.doing("draws pictures of the clips of tracking.explain_clips")
-            self.pictures.draw(self.model, steps_done)
+            self.pictures.draw(self.best_model, steps_done)
         self.times = self._times()
 
     def _pictures_due(self, epoch: int, *, validated: bool) -> bool:
         every = self.stage.explain_every_epochs
         return validated if every is None else (epoch + 1) % every == 0 or epoch == self.schedule.epochs - 1
 
-    def _evaluate(self, kind: Literal["val", "test"]) -> tuple[HeadCounts, tuple[StageHealth, ...]]:
-        return self.evaluator.evaluate(self.model, kind, self.attention_norms)
+    @property
+    def best_model(self) -> VideoModel:
+        """The network to use as it is now: the moving average, if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def _evaluate(self, model: VideoModel, kind: Literal["val", "test"]) -> tuple[HeadCounts, tuple[StageHealth, ...]]:
+        return self.evaluator.evaluate(model, kind, self.attention_norms)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint on the test split. The result is the stage's outcome."""
@@ -335,7 +348,7 @@ class StageWorker:
                 raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
             load_checkpoint(best[1], model=self.model)
         self._tell_moment("the last step was done")
-        counts, attention = self._evaluate("test")
+        counts, attention = self._evaluate(self.model, "test")
         if self.ranks.rank == 0:
             self._tell_validated("test", self.schedule.total_steps, self.schedule.epochs - 1, counts.result())
         self.reader.flush_samples()
@@ -375,6 +388,11 @@ class StageWorker:
             steps_done,
             metrics,
             lambda folder: save_checkpoint(
-                folder, model=self.model, optimizer=self.optimizer, step_state=self.step, meta=meta
+                folder,
+                model=self.model,
+                average=self.average,
+                optimizer=self.optimizer,
+                step_state=self.step,
+                meta=meta,
             ),
         )

@@ -1,7 +1,9 @@
 """What is a checkpoint on disk, how is it checked, and how is the same state restored bit for bit?
 
-A checkpoint is a folder of `model.safetensors`, `optimizer.safetensors` and `checkpoint.json`. The JSON is written last
-and holds the size and SHA-256 of the other files. No file is a pickle. The folder gets its name only when complete.
+A checkpoint is a folder of `model.safetensors`, `optimizer.safetensors` and `checkpoint.json`. If the training keeps a
+moving average of the weights, `model.safetensors` holds the average, and `raw.safetensors` the weights of the last
+step. The JSON is written last and holds the size and SHA-256 of the other files. No file is a pickle. The folder gets
+its name only when complete.
 """
 
 import hashlib
@@ -22,9 +24,11 @@ from w3ray.training.checkpoint_files import (
     INDEX_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
+    RAW_FILE,
     CheckpointError,
     verify_checkpoint,
 )
+from w3ray.training.moving_average import MovingAverage
 
 
 class Stateful(Protocol):
@@ -40,6 +44,9 @@ class Snapshot:
     """A copy of a checkpoint's content in CPU memory. Training may continue while the copy is written."""
 
     model: dict[str, Tensor]
+    raw: dict[str, Tensor] | None
+    """The weights of the last step, if `model` is their average."""
+    averaged_steps: int
     optimizer: dict[str, Tensor]
     optimizer_index: dict[str, Any]
     step_state: dict[str, Any]
@@ -60,6 +67,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
 def take_snapshot(
     model: nn.Module,
     *,
+    average: MovingAverage | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     step_state: Stateful | None = None,
     meta: Mapping[str, Any],
@@ -74,13 +82,20 @@ def take_snapshot(
     index: dict[str, Any] = {"kind": None, "groups": [], "scalars": {}}
     if optimizer is not None:
         tensors, index = _optimizer_state(plain, optimizer)
+    state = _copied_state(plain)
     return Snapshot(
-        model={name: _to_cpu(tensor) for name, tensor in plain.state_dict().items()},
+        model=state if average is None else _copied_state(average.model),
+        raw=None if average is None else state,
+        averaged_steps=0 if average is None else average.steps,
         optimizer=tensors,
         optimizer_index=index,
         step_state=step_state.state_dict() if step_state is not None else {},
         meta=json.loads(json.dumps(dict(meta))),
     )
+
+
+def _copied_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: _to_cpu(tensor) for name, tensor in model.state_dict().items()}
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
@@ -113,7 +128,11 @@ def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
     with replacing_folder(directory, durable=True) as partial:
         save_file(snapshot.model, partial / MODEL_FILE)
         save_file(snapshot.optimizer, partial / OPTIMIZER_FILE)
-        files = {name: file_digest(partial / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        names = [MODEL_FILE, OPTIMIZER_FILE]
+        if snapshot.raw is not None:
+            save_file(snapshot.raw, partial / RAW_FILE)
+            names.append(RAW_FILE)
+        files = {name: file_digest(partial / name) for name in names}
         index = {
             "format_version": FORMAT_VERSION,
             "files": files,
@@ -121,6 +140,8 @@ def write_snapshot(snapshot: Snapshot, directory: str | Path) -> Path:
             "step_state": snapshot.step_state,
             "optimizer": snapshot.optimizer_index,
         }
+        if snapshot.raw is not None:
+            index["averaged_steps"] = snapshot.averaged_steps
         text = json.dumps(index, indent=1)
         # The index holds the checksums of the other files. Its own checksum, in the last line, shows cuts and edits.
         sealed = text + "\n" + hashlib.sha256(text.encode()).hexdigest() + "\n"
@@ -132,12 +153,13 @@ def save_checkpoint(
     directory: str | Path,
     *,
     model: nn.Module,
+    average: MovingAverage | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     step_state: Stateful | None = None,
     meta: Mapping[str, Any],
 ) -> Path:
     """`take_snapshot` and `write_snapshot` in one call."""
-    snapshot = take_snapshot(model, optimizer=optimizer, step_state=step_state, meta=meta)
+    snapshot = take_snapshot(model, average=average, optimizer=optimizer, step_state=step_state, meta=meta)
     return write_snapshot(snapshot, directory)
 
 
@@ -145,10 +167,14 @@ def load_checkpoint(
     directory: str | Path,
     *,
     model: nn.Module,
+    average: MovingAverage | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     step_state: Stateful | None = None,
 ) -> dict[str, Any]:
     """Verify the checkpoint, then load it into the given objects. Returns the `meta` that was saved with it.
+
+    Without `average`, `model` gets the weights to use: the average, if the training kept one. With `average`, which is
+    for training on, `model` gets the weights of the last step.
 
     Nothing is changed unless everything fits. The given optimizer keeps its learning rate, weight decay and so on.
 
@@ -159,6 +185,12 @@ def load_checkpoint(
     plain = unwrap_model(model)
     tensors = _read_tensors(Path(directory) / MODEL_FILE)
     _check_architecture(directory, plain.state_dict(), tensors)
+    averaged = None
+    if average is not None:
+        if RAW_FILE not in index["files"]:
+            raise CheckpointError(f"{directory}: holds no moving average; resume with the settings of its training")
+        averaged, tensors = tensors, _read_tensors(Path(directory) / RAW_FILE)
+        _check_architecture(directory, plain.state_dict(), tensors)
     optimizer_state = None
     if optimizer is not None:
         optimizer_state = _fitting_optimizer_state(Path(directory), index["optimizer"], plain, optimizer)
@@ -168,6 +200,9 @@ def load_checkpoint(
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{directory}: its training state does not fit: {error}") from error
     plain.load_state_dict(tensors)
+    if average is not None and averaged is not None:
+        average.model.load_state_dict(averaged)
+        average.steps = int(index["averaged_steps"])
     if optimizer is not None and optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
         _give_strides_of_parameters(optimizer)

@@ -18,6 +18,8 @@ from w3ray.storage import StoragePath, fetched, file_digest, file_size, storage_
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+RAW_FILE = "raw.safetensors"
+"""The weights of the last step, where `MODEL_FILE` holds their moving average."""
 INDEX_FILE = "checkpoint.json"
 _STEP_FOLDER = re.compile(r"step_(\d+)")
 
@@ -56,7 +58,7 @@ def read_index(directory: str | StoragePath) -> dict[str, Any]:
 
 def _check_form(index: dict[str, Any]) -> None:
     """Check the form of the index. The checksum shows damage, but an attacker can write a valid one, and file names."""
-    if set(index["files"]) != {MODEL_FILE, OPTIMIZER_FILE}:
+    if set(index["files"]) - {RAW_FILE} != {MODEL_FILE, OPTIMIZER_FILE}:
         raise ValueError(f"files {sorted(index['files'])}")
     for entry in index["files"].values():
         if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):

@@ -101,6 +101,13 @@ class Train(Section):
         description="learning rate factor for each stage of the network from the head down (layer-wise learning-rate "
         "decay)",
     )
+    ema_decay: Annotated[float | None, AsBefore(None)] = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="keep an exponential moving average of the weights, with this decay per step; the average is "
+        "validated, and becomes the model; null: none",
+    )
     freeze: Annotated[tuple[str, ...], AsBefore(())] = Field(
         default=(),
         description="parts that are not trained: stem, stage1, stage2, ..., head, or names of modules and parameters "
