@@ -169,6 +169,8 @@ class TestWeb:
                 find(closed, tmp_path)
         with pytest.raises(InputError, match=r"https://host.invalid/w.pth: cannot be downloaded"):
             find("https://host.invalid/w.pth", tmp_path)
+        with pytest.raises(InputError, match=r"ftp://host.invalid/w.pth: cannot be read \("):
+            find("ftp://host.invalid/w.pth", tmp_path)
         assert [*tmp_path.rglob("*.pth")] == []
 
 

@@ -142,8 +142,14 @@ def _own_model(model: Path, source: str, heads: Heads, folder: StoragePath) -> I
 
 
 def _from_store(address: str, folder: StoragePath) -> InitialWeights:
-    file = storage_path(address)
-    if not file.is_file():
+    try:
+        file = storage_path(address)
+        there = file.is_file()
+    except OSError as error:  # of a file system that connects when it is made
+        raise InputError(
+            f"weights {address}: cannot be read ({error}); give the path of a local copy instead"
+        ) from error
+    if not there:
         raise InputError(f"weights {address}: no such file")
     now = {"size": file_size(file), "modified_s": modified_s(file)}
     note = _note(address, folder)
