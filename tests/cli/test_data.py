@@ -46,7 +46,7 @@ def test_import_folder(tree, tmp_path, capfd):
 
 def test_import_folder_by_group_for_people(tree, tmp_path, capfd):
     out = tmp_path / "set.parquet"
-    words = ["--split", "group", "--group", r"/(s\d)\.", "--val-groups", "s1,s2", "--test-groups", "s3"]
+    words = ["--group", r"/(s\d)\.", "--val-groups", "s1,s2", "--test-groups", "s3"]
     assert main(["data", "import", "folder", str(tree), "-o", str(out), *words]) == 0
     printed = capfd.readouterr().out
     assert "left" in printed
@@ -58,9 +58,7 @@ def test_import_folder_by_lists(tree, tmp_path, capfd):
     (tmp_path / "a.txt").write_text("left/s0.mp4 0\nright/s0.mp4 1\n")
     (tmp_path / "b.txt").write_text("left/s1.mp4 0\n")
     lists = f"train={tmp_path}/a.txt,val={tmp_path}/b.txt"
-    code, document = run_json(
-        capfd, "import", "folder", tree, "--out", tmp_path / "m", "--split", "list", "--list", lists
-    )
+    code, document = run_json(capfd, "import", "folder", tree, "--out", tmp_path / "m", "--list", lists)
     assert (code, document["splits"]) == (0, {"train": 2, "val": 1})
 
 
@@ -78,8 +76,15 @@ def test_import_csv_with_twins(tree, tmp_path, capfd):
     [
         (["import", "folder", "{tmp}/none", "--out", "{tmp}/m"], "no such folder"),
         (["import", "folder", "{tree}", "--out", "{tree}/left/s0.mp4/m"], "cannot be written"),
-        (["import", "folder", "{tree}", "--out", "{tmp}/m", "--val-groups", "a"], "no effect without --split group"),
-        (["import", "folder", "{tree}", "--out", "{tmp}/m", "--list", "train=a"], "no effect with --split random"),
+        (
+            ["import", "folder", "{tree}", "--out", "{tmp}/m", "--split", "random", "--val-groups", "a"],
+            "no effect without --split group",
+        ),
+        (
+            ["import", "folder", "{tree}", "--out", "{tmp}/m", "--split", "random", "--list", "train=a"],
+            "no effect with --split random",
+        ),
+        (["import", "folder", "{tree}", "--out", "{tmp}/m", "--list", "train={tmp}/none"], "cannot be read"),
         (["import", "folder", "{tree}", "--out", "{tmp}/m", "--flip-map", "left"], "not of the form name=value"),
         (["import", "folder", "{tree}", "--out", "{tmp}/m", "--split", "nosuch"], "nosuch"),
         (["import", "folder", "{tree}"], "Missing option '--out'"),

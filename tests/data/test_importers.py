@@ -65,9 +65,10 @@ def test_split_folders(tmp_path):
         "test/b/2.mp4": "test",
     }
     assert manifest.classes == ("a", "b")
+    assert splits_of(import_folder(root)) == splits_of(manifest)
     # As class folders they would make a data set with the classes "training" and "validation".
     with pytest.raises(InputError, match=r"its folders are splits .* use the split 'folder'"):
-        import_folder(root)
+        import_folder(root, split="random")
 
 
 def test_list_files(classes_tree, tmp_path):

@@ -56,8 +56,18 @@ def test_split_folders(tmp_path):
     manifest = import_folder(root, split="folder")
     assert manifest.splits() == {"train": 2, "val": 1, "test": 1}
     assert manifest.classes == ("a", "b")
+    noted = []
+    assert import_folder(root, note=noted.append).fingerprint() == manifest.fingerprint()
+    assert noted == ["splits: the folders TEST, Train, Valid; if they are classes, name all of them with --classes"]
     with pytest.raises(InputError, match=r"its folders are splits \(TEST, Train, Valid\); use the split 'folder'"):
-        import_folder(root)
+        import_folder(root, split="random")
+    noted.clear()
+    assert import_folder(root, classes=["TEST", "Train", "Valid"], note=noted.append).classes == (
+        "TEST",
+        "Train",
+        "Valid",
+    )
+    assert noted == []
     (root / "training" / "a").mkdir(parents=True)
     with pytest.raises(InputError, match="'Train' and 'training' both name the split 'train'") as caught:
         import_folder(root, split="folder")
@@ -70,6 +80,9 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     with pytest.raises(InputError, match=r"its folders are splits .* name all classes"):
         import_folder(root)
     assert import_folder(root, classes=["Train", "Test"]).classes == ("Train", "Test")
+    (root / "Train" / "folder").mkdir()  # videos beside a folder: not the form of splits
+    with pytest.raises(InputError, match=r"its folders are splits .* name all classes"):
+        import_folder(root)
     # Other folders may be next to the splits. They do not make the splits classes.
     with pytest.raises(InputError, match=r"its folders are splits \(Train, dev\)"):
         import_folder(tree(tmp_path / "three", "Train", "dev", "raw"))

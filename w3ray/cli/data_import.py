@@ -103,8 +103,12 @@ def import_folder_command(
     source: Annotated[str, typer.Argument(help="Folder with SOURCE/<class>/<clip>, or SOURCE/<split>/<class>/<clip>.")],
     out: OutOption,
     split: Annotated[
-        FolderSplit, typer.Option(help="From the first folder level, list files, held-out groups, or a random share.")
-    ] = FolderSplit.RANDOM,
+        FolderSplit | None,
+        typer.Option(
+            help="From the first folder level, list files, held-out groups, or a random share. Default: what the other "
+            "options and the names of the folders say, else a random share."
+        ),
+    ] = None,
     lists: Annotated[str, typer.Option("--list", help="List files: 'train=a.txt,val=b.txt'.")] = "",
     group: GroupOption = None,
     val_groups: ValGroupsOption = "",
@@ -126,17 +130,22 @@ def import_folder_command(
     """
     from w3ray.data.importers import import_folder
 
+    if split is None and lists:
+        split = FolderSplit.LIST
+    if split is None and (val_groups or test_groups):
+        split = FolderSplit.GROUP
     if lists and split is not FolderSplit.LIST:
         raise InputError(f"--list has no effect with --split {split}; add --split list")
     manifest = import_folder(
         source,
-        split=split.value,
+        split=None if split is None else split.value,
         lists=_pairs(lists, "--list") or None,
         group=group,
         dealing=_dealing(split == "group", val_groups, test_groups, val_share, test_share, seed),
         classes=_names(classes) or None,
         flip_map=_flip_map(flip_map),
         frame_prefix=frame_prefix,
+        note=write_error,
     )
     _write(manifest, out, twin=reversed_twin, content=content_hash, as_json=as_json)
 
@@ -184,6 +193,8 @@ def import_csv_command(
     from w3ray.data.importers import import_csv
 
     header, named = _columns(columns)
+    if split is None and (val_groups or test_groups):
+        split = CsvSplit.GROUP
     with _looked_for(out, address, missing_ok, content_hash) as journal:
         manifest = import_csv(
             source,

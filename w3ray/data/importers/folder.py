@@ -4,7 +4,7 @@ A clip is a video file, or a folder of JPEG frames (`w3ray.data.clip_files`).
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -28,23 +28,26 @@ from w3ray.errors import InputError
 def import_folder(
     root: str | os.PathLike[str],
     *,
-    split: Literal["folder", "list", "group", "random"] = "random",
+    split: Literal["folder", "list", "group", "random"] | None = None,
     lists: Mapping[str, str | os.PathLike[str]] | None = None,
     group: str | None = None,
     dealing: Dealing | None = None,
     classes: Sequence[str] | None = None,
     flip_map: Mapping[str, str] | Literal["identity"] | None = None,
     frame_prefix: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Manifest:
     """Every clip below the class folders of `root`. The name of the class folder is the class, also in deeper folders.
 
-    One folder called "test" among others is a class. If all folders have names of splits, or if there are folders of
-    two splits, they are refused as class folders unless `classes` names them.
+    One folder called "test" among others is a class. If all folders have names of splits, and hold folders and no
+    videos, they are the splits. If all of them have such names otherwise, or if there are folders of two splits among
+    others, they are refused as class folders unless `classes` names them.
 
     Args:
         root: the folder of class folders (of split folders for `split="folder"`).
         split: "folder" takes it from the first folder level, "list" from `lists`, "group" holds out whole groups,
-            "random" a share of each class (both as `dealing` says).
+            "random" a share of each class (both as `dealing` says). None: "folder" if the folders are splits, else
+            "random".
         lists: split name -> text file with one clip a line: its path beneath `root` (the extension may be left out),
             then perhaps a number of frames and a label, which are ignored. Clips in no list are left out.
         group: regular expression with one capture, searched in each clip's path beneath `root`.
@@ -53,6 +56,7 @@ def import_folder(
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
         frame_prefix: prefix of the images that are the frames, such as "img_", if a clip's folder also holds other
             images; None: it holds no others, or only images with names of optical flow.
+        note: called with a line about what was decided.
 
     Raises:
         InputError: no such folder, a class folder without a video, a broken link, a list that names an unknown clip,
@@ -61,6 +65,11 @@ def import_folder(
     top = Path(os.path.abspath(root))
     if not top.is_dir():
         raise InputError(f"{top}: no such folder; give the folder that holds the class folders")
+    if split is None:
+        names = _split_folders(top, classes or ())
+        split = "folder" if names else "random"
+        if names:
+            note(f"splits: the folders {', '.join(names)}; if they are classes, name all of them with --classes")
     if split == "folder":
         parents = _folders(top, "split folders")
         split_of = split_names((folder.name for folder in parents), str(top))
@@ -97,6 +106,18 @@ def _folders(parent: Path, what: str) -> list[Path]:
     if not folders:
         raise InputError(f"{parent}: it holds no {what}")
     return folders
+
+
+def _split_folders(top: Path, classes: Sequence[str]) -> list[str]:
+    """The names of the folders, if all of them are splits: two different ones at least, with folders and no videos."""
+    folders = _folders(top, "class folders")
+    names = [folder.name for folder in folders]
+    if not all(map(is_split_name, names)) or set(names) & set(classes) or len(set(map(split_name, names))) < 2:
+        return []
+    inside = [[path for path in folder.iterdir() if not path.name.startswith(".")] for folder in folders]
+    if not all(any(path.is_dir() for path in paths) for paths in inside):
+        return []
+    return [] if any(path.suffix.lower() in VIDEO_EXTENSIONS for paths in inside for path in paths) else names
 
 
 def _check_no_splits(folders: Sequence[Path], classes: Sequence[str], top: Path) -> None:
