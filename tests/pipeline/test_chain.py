@@ -25,8 +25,11 @@ from w3ray.models import build_model
 from w3ray.models.bundle import load_model
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
+from w3ray.runtime import worker
+from w3ray.runtime.building import uneven_of
 from w3ray.tracking import Tracker
 from w3ray.training.checkpoint_files import by_step, read_index, verify_checkpoint
+from w3ray.training.losses.uneven import Uneven
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -338,9 +341,10 @@ def test_clips_and_features_of_another_trial_make_the_same_bits(finished, motion
 
 
 def test_options_for_gpus_reach_the_network_and_are_other_stages(finished, motion_manifest, tmp_path, monkeypatch):
-    """On a CPU they change the last bits at most."""
+    """On a CPU they change the last bits at most. So do weights of classes, if all classes have as many clips."""
     _, alone = finished
-    seen = []
+    seen, uneven = [], []
+    monkeypatch.setattr(worker, "uneven_of", lambda stage: uneven.append(uneven_of(stage)) or uneven[-1])
 
     def compiled(model):
         convolution = model.get_submodule("backbone.layer2.0.conv1").weight
@@ -351,9 +355,11 @@ def test_options_for_gpus_reach_the_network_and_are_other_stages(finished, motio
     for module in ("worker", "building"):
         monkeypatch.setattr(f"w3ray.runtime.{module}.compiled", compiled)
     options = {"compile": True, "channels_last": True, "tf32": True, "precision": "auto"}
+    options |= {"class_weights": "balanced", "logit_adjustment": 1.0}
     found = in_process(recipe(motion_manifest, tmp_path, train=options, tracking={"enabled": False}))
     assert seen == [("TSM", True, True)] * 3, "the teacher, the student, and the teacher in the student's stage"
     assert not torch.backends.cuda.matmul.allow_tf32
+    assert uneven == [Uneven(class_weights="balanced", logit_adjustment=1.0, counts={"": (3,) * 8})] * 2
     assert found.stages[0].identity != alone.stages[0].identity
     stored = json.dumps(json.loads((folders(found)[0] / "stage.json").read_text()))
     assert '"precision": "fp32"' in stored

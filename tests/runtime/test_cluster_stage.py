@@ -53,6 +53,7 @@ def started(manifest, storage) -> Iterator[ClusterStage]:
         train=item.stage.train,
         stream=StreamSpec(schedule=item.schedule, clip=data.clip, flip_map=data.flip_map),
         heads=data.heads,
+        class_counts=data.class_counts(),
         plan=plan_recipe(recipe, node_resources()),
         num_clips=data.num_clips,
         max_failed_share=0.0,

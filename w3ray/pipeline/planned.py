@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from w3ray.data.bank import BANK_NAME, LENGTHS_NAME, BankAbout
@@ -47,6 +48,14 @@ class PreparedData:
     @property
     def num_clips(self) -> int:
         return sum(table.num_rows for table in self.splits.values())
+
+    def class_counts(self) -> dict[str, tuple[int, ...]]:
+        """Name of a head ("" for a single one) -> training clips of each of its classes."""
+        labels = self.splits["train"]["label"].to_numpy()
+        return {
+            head.name: tuple(np.bincount(head.label(labels), minlength=len(head.classes)).tolist())
+            for head in self.heads.each()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,6 +105,7 @@ class StageStarter:
                 plugins=shipment(recipe.plugins, item.sources),
             ),
             heads=data.heads,
+            class_counts=data.class_counts(),
             plan=self.plan,
             num_clips=data.num_clips,
             max_failed_share=recipe.data.max_failed_share,

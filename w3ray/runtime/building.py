@@ -12,6 +12,7 @@ from w3ray.runtime.ranks import Ranks
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.freeze import depths
+from w3ray.training.losses.uneven import Uneven
 from w3ray.training.lr_schedule import lr_factor
 from w3ray.training.on_gpu import compiled, weights_channels_last
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
@@ -46,6 +47,17 @@ def precision_of(train: Train) -> Precision:
     if train.precision == "auto":
         raise RuntimeError("train.precision is 'auto': the driver must choose before a stage starts")
     return train.precision
+
+
+def uneven_of(stage: StageSpec) -> Uneven:
+    """What the stage's cross-entropy does about classes with few clips."""
+    train = stage.train
+    return Uneven(
+        class_weights=train.class_weights,
+        focal_gamma=train.focal_gamma,
+        logit_adjustment=train.logit_adjustment,
+        counts=stage.class_counts,
+    )
 
 
 def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:

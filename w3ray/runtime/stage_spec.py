@@ -32,6 +32,8 @@ class StageSpec:
     """For one worker."""
     heads: Heads
     """The meaning of scores and labels."""
+    class_counts: Mapping[str, tuple[int, ...]]
+    """Name of a head ("" for a single one) -> training clips of each of its classes."""
     plan: ResourcePlan
     num_clips: int
     """Number of clips in all splits that the stage reads: the base of `max_failed_share`."""

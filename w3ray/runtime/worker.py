@@ -35,6 +35,7 @@ from w3ray.runtime.building import (
     optimizer_of,
     precision_of,
     prepared_teacher,
+    uneven_of,
 )
 from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.runtime.event_channel import Sender
@@ -121,6 +122,7 @@ class StageWorker:
             precision=precision_of(stage.train),
             clip_grad_norm=stage.train.clip_grad_norm,
             label_smoothing=stage.train.label_smoothing,
+            uneven=uneven_of(stage),
             heads=stage.heads,
             mean=self.model.pixels.mean,
             std=self.model.pixels.std,

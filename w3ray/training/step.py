@@ -21,6 +21,7 @@ from w3ray.heads import Heads
 from w3ray.models.side_inputs import chosen
 from w3ray.training.batch_norm import rows_hidden_from_batch_norm
 from w3ray.training.losses import LossInputs, build_losses
+from w3ray.training.losses.uneven import Uneven
 from w3ray.training.on_gpu import without_compiler
 from w3ray.training.optimizer import set_lr
 
@@ -60,6 +61,7 @@ class TrainingStep:
         precision: autocast type of the forward pass. "fp16" scales the loss (torch's GradScaler).
         clip_grad_norm: upper bound for the norm of the global gradient. None: no clipping.
         label_smoothing: label smoothing of the cross-entropy.
+        uneven: what the cross-entropy does about classes with few clips.
         heads: the heads that the model's scores and the labels belong to. None: one head.
         mean, std: mean and standard deviation of the pixels in [0, 1].
 
@@ -77,6 +79,7 @@ class TrainingStep:
         precision: Precision = "fp32",
         clip_grad_norm: float | None = 20.0,
         label_smoothing: float = 0.0,
+        uneven: Uneven | None = None,
         heads: Heads | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -87,7 +90,7 @@ class TrainingStep:
             raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
         self.model = model
         self.optimizer = optimizer
-        self.losses = build_losses(loss_weights, label_smoothing=label_smoothing, heads=heads)
+        self.losses = build_losses(loss_weights, label_smoothing=label_smoothing, heads=heads, uneven=uneven)
         self.heads = heads
         self.clip_grad_norm = clip_grad_norm
         self.precision = precision

@@ -79,6 +79,20 @@ class Train(Section):
         default=False, description="keep the weights of convolutions with the channels last, as the frames are"
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
+    class_weights: Annotated[Literal["balanced", "effective"] | None, AsBefore(None)] = Field(
+        default=None,
+        description="weights of the clips in the cross-entropy; balanced: all classes weigh the same; effective: rare "
+        "classes weigh more, but not as much; null: all clips weigh the same",
+    )
+    focal_gamma: Annotated[float, AsBefore(0.0)] = Field(
+        default=0.0, ge=0, description="focal loss: how much less clips count that are right already; 0: not at all"
+    )
+    logit_adjustment: Annotated[float, AsBefore(0.0)] = Field(
+        default=0.0,
+        ge=0,
+        description="what the scores in training know of how frequent classes are, so that the network need not learn "
+        "it; 1: all; 0: nothing",
+    )
     batch_norm: Literal["train", "partial", "frozen", "sync"] = Field(
         default="train",
         description="train: statistics of each worker's microbatch; partial: only the first layer learns; "

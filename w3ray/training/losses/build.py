@@ -1,14 +1,20 @@
 """Which losses does a stage minimise, and with which weights?"""
 
 from collections.abc import Mapping
+from typing import Any
 
 from w3ray.heads import Heads
 from w3ray.training.losses import LOSSES, weights_by_head
 from w3ray.training.losses._common import Loss
+from w3ray.training.losses.uneven import Uneven
 
 
 def build_losses(
-    weights: Mapping[str, float], *, label_smoothing: float = 0.0, heads: Heads | None = None
+    weights: Mapping[str, float],
+    *,
+    label_smoothing: float = 0.0,
+    heads: Heads | None = None,
+    uneven: Uneven | None = None,
 ) -> dict[str, tuple[float, Loss]]:
     """The losses named in `weights`, with their weights. A loss with weight 0 is left out and costs nothing.
 
@@ -29,7 +35,9 @@ def build_losses(
     built = {}
     for name, weight in weights.items():
         kind, _, head = name.partition(".")
-        options = {"label_smoothing": label_smoothing} if kind == "cross_entropy" else {}
+        options: dict[str, Any] = {}
+        if kind == "cross_entropy":
+            options = {"label_smoothing": label_smoothing, "uneven": uneven}
         if weight > 0:
             built[name] = (float(weight), LOSSES[kind](**options, **({"head": by_name[head]} if head else {})))
     if not built:
