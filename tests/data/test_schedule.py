@@ -1,10 +1,14 @@
 """The stream's order: each sample once per epoch, the same for any number of workers, any step directly reachable."""
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from w3ray.data.balance import Balance, _shares
 from w3ray.data.schedule import PADDING, Schedule, permute
 
 
@@ -244,3 +248,75 @@ def test_items_carry_the_seeds_of_their_training_samples():
         ]
         assert item.draws.dtype == np.uint64
         assert item.draws.tolist() == wanted
+
+
+class TestBalance:
+    LABELS = np.repeat([3, 0, 1], [40, 9, 3])  # class 2 has no clip
+
+    def schedule(self, sampling, **changes):
+        sizes = {
+            "num_train": 52, "num_val": 4, "num_test": 4, "batch_size": 8, "microbatch_size": 3, "epochs": 12,
+            "validate_every_epochs": 5, "seed": 1, "world_size": 1,
+        }  # fmt: skip
+        return Schedule(**{**sizes, "balance": Balance.of(self.LABELS, sampling), **changes})
+
+    def epochs(self, schedule):
+        """The samples of each epoch, in order."""
+        found = {}
+        for number in range(schedule.total_items):
+            item = schedule.item(number)
+            if item.kind == "train":
+                found.setdefault(item.epoch, []).extend(item.samples[item.samples != PADDING].tolist())
+        return [found[epoch] for epoch in range(schedule.epochs)]
+
+    @pytest.mark.parametrize(("sampling", "quotas"), [("balanced", [18, 17, 17]), ("sqrt", [14, 8, 30])])
+    def test_each_class_has_its_quota_and_its_clips_take_turns(self, sampling, quotas):
+        epochs = self.epochs(self.schedule(sampling))
+        for samples in epochs:
+            assert len(samples) == 52
+            counts = [np.count_nonzero(self.LABELS[samples] == label) for label in (0, 1, 3)]
+            assert counts == quotas
+        whole = np.bincount(np.concatenate(epochs), minlength=52)
+        for label in (0, 1, 3):
+            times = whole[label == self.LABELS]
+            assert times.max() - times.min() <= 1, "each clip of a class as often as the others"
+        assert len({tuple(samples) for samples in epochs}) == 12, "no epoch is like another"
+
+    def test_any_world_size_and_any_step_has_the_same_samples(self):
+        schedule = self.schedule("balanced")
+        other = schedule.for_world_size(3)
+        for one in (schedule, other):
+            for step in (0, 7, 40, one.total_steps - 1):
+                first = one.first_item(step)
+                items = [one.item(first + slot) for slot in range(one.rounds_per_step * one.world_size)]
+                samples = np.concatenate([item.samples for item in items])
+                assert {item.step for item in items} == {step}
+                kept = samples[samples != PADDING].tolist()
+                epoch, in_epoch = divmod(step, one.steps_per_epoch)
+                assert kept == self.epochs(schedule)[epoch][8 * in_epoch : 8 * in_epoch + 8]
+
+    def test_repeats_of_a_clip_in_an_epoch_are_drawn_differently(self):
+        schedule = self.schedule("balanced", batch_size=52, microbatch_size=52)
+        item = schedule.item(0)
+        rare = item.draws[self.LABELS[item.samples] == 1]
+        assert len(rare) == len(set(rare.tolist())) == 17
+
+    def test_a_rare_class_gets_a_place_if_there_is_one(self):
+        assert Balance.of(np.repeat([0, 1], [9_999, 1]), "sqrt").quotas == (9901, 99)
+        assert _shares(np.array([1e9, 1.0]), 10).tolist() == [9, 1]
+        assert _shares(np.array([1.0, 1.0, 1.0]), 2).sum() == 2
+        assert Balance.of(np.array([0, 1, 2, 2, 2]), "balanced").quotas == (2, 2, 1)
+        assert sum(Balance.of(np.arange(50), "balanced").quotas) == 50
+
+    def test_what_does_not_fit_is_refused(self):
+        with pytest.raises(ValueError, match="a balance of 52 rows does not fit 48 rows"):
+            self.schedule("balanced", num_train=48)
+        with pytest.raises(ValueError, match="rows_together 2, which must be 1"):
+            self.schedule("balanced", rows_together=2, microbatch_size=4)
+
+    def test_schedules_are_compared_and_sent(self):
+        schedule = self.schedule("sqrt")
+        assert pickle.loads(pickle.dumps(schedule)) == schedule
+        assert schedule != self.schedule("balanced")
+        big = replace(schedule, num_train=170_000, balance=Balance.of(np.arange(170_000) % 174, "balanced"))
+        assert len(pickle.dumps(big)) < 800_000

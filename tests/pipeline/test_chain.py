@@ -451,6 +451,31 @@ def test_the_moving_average_becomes_the_model(motion_manifest, tmp_path):
     assert whole.stages[0].validation != plain.stages[0].validation
 
 
+def test_balanced_sampling_is_resumed_with_the_same_bits(motion_manifest, tmp_path):
+    manifest = read_manifest(motion_manifest)
+    seen, rows = {}, []
+    for row in manifest.table.to_pylist():
+        row["uri"] = manifest.resolve(row["uri"])
+        seen[row["split"], row["label"]] = seen.get((row["split"], row["label"]), 0) + 1
+        if row["split"] != "train" or row["label"] < 6 or seen["train", row["label"]] == 1:
+            rows.append(row)  # of the last two classes one training clip each, of the others three
+    table = manifest.table.schema.empty_table().from_pylist(rows, schema=manifest.table.schema)
+    uneven = tmp_path / "uneven.parquet"
+    write_manifest(type(manifest)(table, manifest.classes, manifest.flip_map, str(uneven)), uneven)
+    train = {"sampling": "balanced", "checkpoint_every_steps": 2}
+    one = one_stage(uneven, tmp_path / "resumed", train=train)
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt_at_step_5)
+    resumed, whole = in_process(one), in_process(one_stage(uneven, tmp_path / "whole", train=train))
+    assert resumed.stages[0].state == "resume"
+    assert weights(resumed) == weights(whole)
+    drawn = [one for one in read_samples(folders(whole)[0]) if one.kind == "train"]
+    assert len(drawn) == 2 * 20
+    label_of = {row["clip_id"]: row["label"] for row in rows}
+    counts = np.bincount([label_of[one.clip_id] for one in drawn], minlength=8)
+    assert counts.max() - counts.min() <= 2, "in each of two epochs, quotas differ by one at most"
+
+
 class Enough(Exception):
     """An exception that ends a run from a callback, like Ctrl-C."""
 

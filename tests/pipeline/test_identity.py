@@ -59,6 +59,7 @@ def test_where_and_how_it_runs_does_not_matter(change):
         {"train": {**BASE["train"], "ema_decay": 0.9}},
         {"train": {**BASE["train"], "class_weights": "balanced"}},
         {"train": {**BASE["train"], "focal_gamma": 1.0}},
+        {"train": {**BASE["train"], "sampling": "balanced"}},
         {"train": {**BASE["train"], "logit_adjustment": 1.0}},
         {"model": {"backbone": "resnet_small", "attention": None}},
         {"seed": 1},

@@ -103,7 +103,7 @@ def _training_rows(
     if epoch >= stage.train.epochs:
         raise InputError(f"--epoch {epoch}: stage {stage.name} has epochs 0 to {stage.train.epochs - 1}")
     # The order of clips does not depend on validations.
-    schedule = stage_schedule(stage, num_train=clips.split(split, ["label"]).num_rows)
+    schedule = stage_schedule(stage, clips.split(split, ["label"])["label"].to_numpy())
     return training_rows(clips, split, data.clip_spec(), schedule, epoch=epoch, count=count, roots=data.roots)
 
 

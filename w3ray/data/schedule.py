@@ -14,6 +14,8 @@ depend on the world size.
 `rows_together` neighbouring rows of the training table can stay neighbours in every epoch's order, with the same random
 frames and crop. Then a clip and its reversed twin are in one microbatch and differ only in the order of frames. What
 they share cancels in the gradient.
+
+With a `Balance`, an epoch has rare classes more often and frequent ones less often, still as a pure function.
 """
 
 import hashlib
@@ -21,6 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
+
+from w3ray.data.balance import Balance
 
 Kind = Literal["train", "val", "test"]
 
@@ -141,6 +145,8 @@ class Schedule:
     seed: int
     world_size: int
     rows_together: int = 1
+    balance: Balance | None = None
+    """How often a clip of each class is in an epoch; None: every clip once."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -165,6 +171,12 @@ class Schedule:
                     f"rows_together {self.rows_together} does not divide {name} {getattr(self, name)}, so rows would "
                     "be separated; set it to 1, or give a number that it divides"
                 )
+
+        if self.balance is not None and (self.rows_together > 1 or sum(self.balance.counts) != self.num_train):
+            raise ValueError(
+                f"a balance of {sum(self.balance.counts)} rows does not fit {self.num_train} rows with rows_together "
+                f"{self.rows_together}, which must be 1"
+            )
 
     def for_world_size(self, world_size: int) -> "Schedule":
         return replace(self, world_size=world_size)
@@ -248,9 +260,16 @@ class Schedule:
         return stable_key("augmentation", self.seed, epoch, position // self.rows_together)
 
     def _shuffled(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        if self.balance is not None:
+            places = permute(positions, self.num_train, stable_key("places", self.seed, epoch))
+            return self.balance.samples(places, epoch, self._turn)
         groups, within = np.divmod(positions, self.rows_together)
         key = stable_key("order", self.seed, epoch)
         return permute(groups, self.num_train // self.rows_together, key) * self.rows_together + within
+
+    def _turn(self, positions: np.ndarray, size: int, label: int, turn: int) -> np.ndarray:
+        """The order of a class's clips in one of its turns."""
+        return permute(positions, size, stable_key("turn", self.seed, label, turn))
 
     def _evaluation_item(self, number: int, kind: Kind, epoch: int, slot: int) -> Item:
         size = self.num_val if kind == "val" else self.num_test

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from w3ray.data.balance import Balance
 from w3ray.data.boxes import BoxFile, read_boxes
 from w3ray.data.clip import ClipSpec
 from w3ray.data.decoders import require_decoder
@@ -330,13 +331,14 @@ def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
 
 def _schedule(stage: ResolvedStage, data: PreparedData) -> Schedule:
     rows = {kind: data.splits[kind].num_rows for kind in ("train", "val", "test")}
-    schedule = stage_schedule(stage, num_train=rows["train"], num_val=rows["val"], num_test=rows["test"])
+    labels = data.splits["train"]["label"].to_numpy()
+    schedule = stage_schedule(stage, labels, num_val=rows["val"], num_test=rows["test"])
     _require_same_clip(data.splits["train"], stage.train.rows_together, stage.name)
     return schedule
 
 
-def stage_schedule(stage: ResolvedStage, *, num_train: int, num_val: int = 0, num_test: int = 0) -> Schedule:
-    """The order of a stage's samples, for one worker.
+def stage_schedule(stage: ResolvedStage, labels: np.ndarray, *, num_val: int = 0, num_test: int = 0) -> Schedule:
+    """The order of a stage's samples, for one worker. `labels` are those of the training rows.
 
     Raises:
         InputError: the stage's sizes, such as `batch_size` and `microbatch_size`, do not fit each other.
@@ -344,7 +346,7 @@ def stage_schedule(stage: ResolvedStage, *, num_train: int, num_val: int = 0, nu
     train = stage.train
     try:
         return Schedule(
-            num_train=num_train,
+            num_train=len(labels),
             num_val=num_val,
             num_test=num_test,
             batch_size=train.batch_size,
@@ -354,6 +356,7 @@ def stage_schedule(stage: ResolvedStage, *, num_train: int, num_val: int = 0, nu
             validate_every_epochs=train.validate_every_epochs,
             seed=stage.seed,
             world_size=1,
+            balance=None if train.sampling == "shuffle" else Balance.of(labels, train.sampling),
         )
     except ValueError as error:
         raise InputError(f"stage {stage.name}: train: {error}") from error

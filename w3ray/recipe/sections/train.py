@@ -79,6 +79,11 @@ class Train(Section):
         default=False, description="keep the weights of convolutions with the channels last, as the frames are"
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
+    sampling: Annotated[Literal["shuffle", "balanced", "sqrt"], AsBefore("shuffle")] = Field(
+        default="shuffle",
+        description="clips of an epoch; shuffle: each clip once; balanced: as many of each class; sqrt: rare classes "
+        "more often, but not as often",
+    )
     class_weights: Annotated[Literal["balanced", "effective"] | None, AsBefore(None)] = Field(
         default=None,
         description="weights of the clips in the cross-entropy; balanced: all classes weigh the same; effective: rare "
@@ -158,6 +163,13 @@ class Train(Section):
             )
         if self.compile and self.batch_norm == "sync":
             raise ValueError("compile does not work with batch_norm=sync, which exchanges statistics in each layer")
+        if self.sampling != "shuffle" and self.rows_together > 1:
+            raise ValueError(f"sampling={self.sampling} cannot keep rows together; set rows_together to 1")
+        if self.sampling != "shuffle" and (self.class_weights is not None or self.logit_adjustment > 0):
+            raise ValueError(
+                f"sampling={self.sampling} balances the classes already, and class_weights and logit_adjustment would "
+                "do it again; use one of them"
+            )
         if self.compile and self.triton:
             raise ValueError("compile and triton both replace the passes of attention; use one of them")
         begins = [phase.from_epoch for phase in self.phases]
