@@ -476,6 +476,30 @@ def test_balanced_sampling_is_resumed_with_the_same_bits(motion_manifest, tmp_pa
     assert counts.max() - counts.min() <= 2, "in each of two epochs, quotas differ by one at most"
 
 
+def test_more_epochs_go_on_where_the_shorter_stage_ended(motion_manifest, tmp_path):
+    def trained(epochs, storage, **schedule):
+        told = []
+        train = {"epochs": epochs, "schedule": {"warmup_epochs": 0.5, **schedule}}
+        result = in_process(one_stage(motion_manifest, tmp_path / storage, train=train), told.append)
+        (start,) = (event for event in told if isinstance(event, StageStarted))
+        return result, start
+
+    trained(2, "goes-on", kind="constant")
+    longer, start = trained(3, "goes-on", kind="constant")
+    assert (start.state, start.step) == ("resume", 6)
+    assert start.why.endswith(", which is the same until epoch 2")
+    whole, start = trained(3, "whole", kind="constant")
+    assert (start.state, start.step) == ("run", 0)
+    assert weights(longer) == weights(whole)
+    assert longer.stages[0].validation == whole.stages[0].validation
+
+    trained(2, "cosine", kind="cosine")
+    _, start = trained(3, "cosine", kind="cosine")
+    assert (start.state, start.step) == ("run", 0)
+    reason = "the stage with 2 epochs is not continued: the rates of a cosine schedule depend on train.epochs"
+    assert f"train.epochs: 2 -> 3; {reason} (those of constant and step do not)" in start.why
+
+
 class Enough(Exception):
     """An exception that ends a run from a callback, like Ctrl-C."""
 

@@ -19,7 +19,7 @@ from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
 from w3ray.pipeline.plan import loaded, plan_recipe, with_precision_chosen
 from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData, weights_taken
-from w3ray.pipeline.prefix import take_prefix
+from w3ray.pipeline.prefix import take_prefix, why_not_continued
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.recorder import Clock
 from w3ray.pipeline.results import RunResult, StageResult, finished_bank, finished_stage
@@ -190,8 +190,12 @@ class _Chain:
         A stage that has not begun takes over checkpoints of another stage if that stage's training begins the same.
         """
         status = item.store.status(item.determinants)
-        if status.state == "run" and (beginning := take_prefix(item)) is not None:
-            status = replace(item.store.status(item.determinants), why=f"starts from {beginning}")
+        if status.state != "run":
+            return status
+        if (beginning := take_prefix(item)) is not None:
+            return replace(item.store.status(item.determinants), why=f"starts from {beginning}")
+        if (reason := why_not_continued(item)) is not None:
+            return replace(status, why=f"{status.why}; {reason}")
         return status
 
     def _tell_started(self, item: Planned, status: StageStatus, step: int) -> None:

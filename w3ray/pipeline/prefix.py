@@ -4,14 +4,20 @@
 stage without the phase: same seed, same clips, same bits. So it starts from that stage's checkpoints, if there are any.
 This makes population based training cheap. Its result is an ordinary stage: trained from the start, it gets the same
 bits.
+
+So does a stage with more epochs than another one that is otherwise the same, if the learning rates of the first epochs
+do not depend on the number of epochs.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from w3ray.pipeline.identity import stage_identity
+from w3ray.pipeline.identity import completed, stage_identity
 from w3ray.pipeline.planned import PlannedStage
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.storage import StoragePath, fetched, replacing_folder, upload
@@ -23,7 +29,8 @@ def take_prefix(item: PlannedStage) -> str | None:
 
     Returns: what was copied; None if no beginning was trained.
     """
-    for determinants, epoch in _beginnings(item.determinants):
+    shorter = [(determinants, epoch) for determinants, epoch in _shorter(item) if _why_other(item, epoch) is None]
+    for determinants, epoch in chain(shorter, _beginnings(item.determinants)):
         other = StageStore(item.store.stages.parent, item.store.name, stage_identity(determinants))
         step = epoch * item.schedule.steps_per_epoch
         found = [folder for folder in by_step(other.directory / "checkpoints") if _step(folder) <= step]
@@ -36,6 +43,42 @@ def take_prefix(item: PlannedStage) -> str | None:
         for folder in reversed(found):  # oldest first: if copying stops half-way, the copied part is a beginning, too
             _copy(folder, item.store.directory / "checkpoints" / folder.name)
         return f"{other.directory.name}, which is the same until epoch {epoch}"
+    return None
+
+
+def why_not_continued(item: PlannedStage) -> str | None:
+    """Why the stage cannot go on where a shorter one ended; None if there is no shorter one, or it can."""
+    for _, epoch in _shorter(item):
+        if (reason := _why_other(item, epoch)) is not None:
+            return f"the stage with {epoch} epochs is not continued: {reason}"
+    return None
+
+
+def _shorter(item: PlannedStage) -> list[tuple[dict[str, Any], int]]:
+    """The stages that differ only in having fewer epochs, longest first: (their determinants, their epochs)."""
+    found: list[tuple[dict[str, Any], int]] = []
+    ours, stages = json.loads(json.dumps(item.determinants)), item.store.stages
+    for folder in stages.iterdir() if stages.is_dir() else ():
+        if not folder.name.startswith(f"{item.store.name}-") or folder.name == item.store.directory.name:
+            continue
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no stage, or a damaged one
+            theirs = completed(json.loads((folder / "stage.json").read_text())["determinants"])
+            epochs = int(theirs["train"]["epochs"])
+            longer = {**theirs, "train": {**theirs["train"], "epochs": ours["train"]["epochs"]}}
+            if epochs < ours["train"]["epochs"] and json.loads(json.dumps(longer)) == ours:
+                found.append((theirs, epochs))
+    return sorted(found, key=lambda one: one[1], reverse=True)
+
+
+def _why_other(item: PlannedStage, epoch: int) -> str | None:
+    """Why the stage's first epochs are not those of the same stage with only `epoch` epochs; None: they are."""
+    train = item.stage.train
+    if train.schedule.kind == "cosine":
+        return "the rates of a cosine schedule depend on train.epochs (those of constant and step do not)"
+    if train.schedule.warmup_epochs > epoch:
+        return f"it ended in the warm-up of {train.schedule.warmup_epochs:g} epochs"
+    if item.schedule.num_val and not item.schedule.validates_after(epoch - 1):
+        return f"after epoch {epoch} there is no validation now (train.validate_every_epochs), and there was one"
     return None
 
 
