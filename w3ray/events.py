@@ -211,6 +211,16 @@ class Restarted(Warned):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageStopped:
+    """The training of a stage ended before its last epoch, because validations no longer got better."""
+
+    stage: str
+    epochs: int
+    """How many were trained."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageFinished:
     """A stage has its result."""
 
@@ -284,6 +294,7 @@ Event = (
     | ClipsFailed
     | Moment
     | Warned
+    | StageStopped
     | StageFinished
     | RunFinished
 )

@@ -87,8 +87,8 @@ def test_a_stage_turns_them_on_for_its_own_time(monkeypatch: pytest.MonkeyPatch)
         def __init__(self, *arguments: object) -> None:
             pass
 
-        def run(self) -> bool:
-            return gating._use_triton
+        def run(self) -> dict[str, bool]:
+            return {"outcome": gating._use_triton}
 
     monkeypatch.setattr(worker, "StageWorker", Seen)
     for wanted in (True, False):

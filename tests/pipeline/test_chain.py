@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import threading
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from w3ray.data.sample_log import read_samples
 from w3ray.data.shared_clips import SharedClips
 from w3ray.data.stream import build_dataset
 from w3ray.errors import InputError, RunError
-from w3ray.events import Moment, StageStarted, StepDone, Warned, WeightsTaken
+from w3ray.events import Moment, StageStarted, StageStopped, StepDone, Validated, Warned, WeightsTaken
 from w3ray.models import build_model
 from w3ray.models.bundle import load_model
 from w3ray.pipeline import plan_run, run
@@ -498,6 +499,44 @@ def test_more_epochs_go_on_where_the_shorter_stage_ended(motion_manifest, tmp_pa
     assert (start.state, start.step) == ("run", 0)
     reason = "the stage with 2 epochs is not continued: the rates of a cosine schedule depend on train.epochs"
     assert f"train.epochs: 2 -> 3; {reason} (those of constant and step do not)" in start.why
+
+
+STOPPING = {"epochs": 6, "early_stopping": {"patience": 2, "min_delta": 1.0}}  # no top-1 gets better by 1
+
+
+def test_a_training_that_stops_early_is_evaluated_and_reused(motion_manifest, tmp_path):
+    told = []
+    one = one_stage(motion_manifest, tmp_path / "runs", train=STOPPING)
+    found = in_process(one, told.append)
+    (stopped,) = (event for event in told if isinstance(event, StageStopped))
+    assert (stopped.stage, stopped.epochs) == ("teacher", 3)
+    assert turning_point(stopped, RunView()) == ("teacher: stopped after epoch 3 of 6: no better top1 in 2 validations")
+    assert [event.epoch for event in told if isinstance(event, Validated) and event.split == "val"] == [0, 1, 2]
+    assert max(event.step for event in told if isinstance(event, StepDone)) == 9
+    assert found.stages[0].metrics["rows"] == 8
+    drawn = read_samples(folders(found)[0])
+    assert Counter(one.kind for one in drawn) == {"train": 3 * 24, "val": 3 * 16, "test": 8}
+    assert in_process(one).stages[0].state == "reuse"
+
+    plain = in_process(one_stage(motion_manifest, tmp_path / "plain", train={"epochs": 3}))
+    assert plain.stages[0].identity != found.stages[0].identity
+    assert weights(plain) == weights(found), "the schedule of steps does not depend on the number of epochs"
+
+
+def test_one_that_is_interrupted_when_it_stops(motion_manifest, tmp_path):
+    one = one_stage(motion_manifest, tmp_path, train=STOPPING)
+
+    def interrupt(event):
+        if isinstance(event, StageStopped):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt)
+    told = []
+    found = in_process(one, told.append)
+    assert found.stages[0].state == "resume"
+    assert not any(isinstance(event, StepDone) for event in told), "nothing is trained on"
+    assert found.stages[0].metrics["rows"] == 8
 
 
 class Enough(Exception):

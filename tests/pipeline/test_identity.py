@@ -57,6 +57,7 @@ def test_where_and_how_it_runs_does_not_matter(change):
         {"train": {**BASE["train"], "freeze": ["stem"]}},
         {"train": {**BASE["train"], "layer_decay": 0.9}},
         {"train": {**BASE["train"], "ema_decay": 0.9}},
+        {"train": {**BASE["train"], "early_stopping": {"patience": 3}}},
         {"train": {**BASE["train"], "class_weights": "balanced"}},
         {"train": {**BASE["train"], "focal_gamma": 1.0}},
         {"train": {**BASE["train"], "sampling": "balanced"}},

@@ -22,6 +22,7 @@ from w3ray.events import (
     RunStarted,
     StageFinished,
     StageStarted,
+    StageStopped,
     StepDone,
     Validated,
     ValidationProgress,
@@ -254,7 +255,7 @@ class _Live:
                 console=self._console, get_renderable=self._picture, refresh_per_second=4, transient=False
             )
             self._live.start()
-        if isinstance(event, Warned | WeightsTaken):
+        if isinstance(event, Warned | WeightsTaken | StageStopped):
             # Not folded here: a path with a line break in it cannot be copied.
             style = "yellow" if isinstance(event, Warned) else "dim"
             self._console.print(Line(turning_point(event, self._view), style=style), soft_wrap=True)
@@ -353,6 +354,8 @@ def turning_point(event: Event, view: RunView) -> str:
             return f"{event.stage}: {words} ({event.why}){size}"
         case WeightsTaken():
             return f"{event.stage}: {event.describe()}"
+        case StageStopped():
+            return f"{event.stage}: {event.why}"
         case Validated():
             if event.split == "test":
                 return f"{event.stage}: evaluation: {metrics_text(event.metrics)}"

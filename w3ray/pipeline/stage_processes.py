@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from w3ray.cluster.plan import ResourcePlan
 from w3ray.data.bank import Bank, read_bank, video_name
-from w3ray.events import Event
+from w3ray.events import Event, StageStopped
 from w3ray.pipeline.planned import Planned, PlannedStage, PreparedData
 from w3ray.pipeline.sweep_part import SweepPart
 from w3ray.plugins import shipment
@@ -119,7 +119,7 @@ class StageStarter:
 
 def follow(
     item: PlannedStage,
-    start: Callable[[], RunningStage],
+    start: Callable[[PlannedStage], RunningStage],
     *,
     started: RunningStage | None,
     on_event: OnEvent,
@@ -129,7 +129,7 @@ def follow(
     """Wait until a stage ends, and restart its processes if they are lost.
 
     Args:
-        start: starts the stage's processes.
+        start: starts the processes of the stage, or of the stage with fewer epochs if its training stopped early.
         started: processes that were started ahead of the stage's turn; None: there are none. If they waited too long
             for the teacher, they are started again.
         on_lost: called with a line before lost processes are started again.
@@ -138,13 +138,16 @@ def follow(
         StageLost: the processes are lost again and again, without a new checkpoint.
         InputError, RunError: the stage failed; the message says why.
     """
-    from w3ray.runtime.faults import RestartBudget, StageLost, TeacherMissing
+    from w3ray.runtime.faults import RestartBudget, StageLost, StoppedEarly, TeacherMissing
 
     budget = RestartBudget(item.status.step)
     while True:
-        running = started or start()
+        running = started or start(item)
         try:
             return running.outcome(on_event, watch)
+        except StoppedEarly as stopped:
+            on_event(StageStopped(stage=item.stage.name, epochs=stopped.epochs, why=str(stopped)))
+            item = replace(item, schedule=replace(item.schedule, epochs=stopped.epochs))
         except TeacherMissing:
             if started is None:
                 raise

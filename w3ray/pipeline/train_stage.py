@@ -58,7 +58,7 @@ class StageTrainer:
         with self._record.stage(item, state, self._starter.plan) as run:
             outcome = follow(
                 item,
-                lambda: self._starter.start(item, lock),
+                lambda planned: self._starter.start(planned, lock),
                 started=started,
                 on_event=self._hear(item, StageRecorder(item.store, run, self._clock, self._tell)),
                 watch=lambda: self._watch(lock),

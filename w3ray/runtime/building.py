@@ -8,9 +8,12 @@ from w3ray.data.schedule import Schedule
 from w3ray.models import build_model
 from w3ray.models._common import VideoModel
 from w3ray.recipe import Train
+from w3ray.runtime.event_channel import Sender
+from w3ray.runtime.explained import ClipPictures
 from w3ray.runtime.ranks import Ranks
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.training.batch_norm import apply_batch_norm_mode
+from w3ray.training.early_stopping import Patience
 from w3ray.training.freeze import depths
 from w3ray.training.losses.uneven import Uneven
 from w3ray.training.lr_schedule import lr_factor
@@ -47,6 +50,26 @@ def precision_of(train: Train) -> Precision:
     if train.precision == "auto":
         raise RuntimeError("train.precision is 'auto': the driver must choose before a stage starts")
     return train.precision
+
+
+def patience_of(train: Train) -> Patience | None:
+    """When the stage's training stops early; None: it does not."""
+    options = train.early_stopping
+    return None if options is None else Patience(options.patience, options.metric, options.min_delta)
+
+
+def clip_pictures(stage: StageSpec, events: Sender) -> ClipPictures:
+    """Draws the stage's chosen clips."""
+    return ClipPictures(
+        stage.explained,
+        spec=stage.stream.clip,
+        stage=stage.name,
+        heads=stage.heads,
+        roots=stage.stream.roots,
+        decode_timeout_s=stage.stream.clip_timeout_s,
+        events=events,
+        plugins=stage.stream.plugins,
+    )
 
 
 def uneven_of(stage: StageSpec) -> Uneven:

@@ -22,6 +22,19 @@ class TeacherMissing(RunError):
     """The teacher's model did not come while the stage's workers waited for it. The stage can be started again."""
 
 
+class StoppedEarly(RunError):
+    """The training stopped getting better, so it ends here. What is left is its evaluation.
+
+    Args:
+        epochs: how many epochs were trained.
+        why: one line.
+    """
+
+    def __init__(self, epochs: int, why: str) -> None:
+        super().__init__(why)
+        self.epochs = epochs
+
+
 class StageLost(RunError):
     """A stage's processes are gone or hang. A restart resumes from the newest checkpoint."""
 

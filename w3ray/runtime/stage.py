@@ -19,7 +19,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from w3ray.errors import InputError, RunError
 from w3ray.events import Warned, WorkerAlive
 from w3ray.runtime.event_channel import Channel, ChannelLost
-from w3ray.runtime.faults import StageLost, TeacherMissing, last_line
+from w3ray.runtime.faults import StageLost, StoppedEarly, TeacherMissing, last_line
 from w3ray.runtime.stage_spec import StageSpec
 from w3ray.runtime.watchdog import Watchdog
 
@@ -80,6 +80,7 @@ class Stage(ABC):
             `best_checkpoint` (folder name), and for the test split `test` (metrics) and `counts` (`Counts.state`).
 
         Raises:
+            StoppedEarly: the training stopped getting better.
             TeacherMissing: the workers stopped because the teacher's model did not come in time.
             StageLost: the workers or the controller are gone, or there is no progress.
             InputError, RunError: with the cause.
@@ -150,6 +151,8 @@ def outcome_of(result: Any) -> dict[str, Any]:
     answer = result.return_value or {}
     if fault := answer.get("fault"):
         raise _FAULTS[fault["kind"]](fault["message"])
+    if stopped := answer.get("stopped"):
+        raise StoppedEarly(stopped["epochs"], stopped["why"])
     outcome: dict[str, Any] = answer["outcome"]
     return outcome
 

@@ -30,16 +30,17 @@ from w3ray.models._common import VideoModel
 from w3ray.runtime.building import (
     base_lr,
     build_network,
+    clip_pictures,
     distribute,
     lr_at,
     optimizer_of,
+    patience_of,
     precision_of,
     prepared_teacher,
     uneven_of,
 )
 from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.runtime.event_channel import Sender
-from w3ray.runtime.explained import ClipPictures
 from w3ray.runtime.failed_clips import FailedClips
 from w3ray.runtime.faults import Preempted, TeacherMissing
 from w3ray.runtime.heartbeat import Heartbeat
@@ -65,8 +66,9 @@ from w3ray.training.transfer import Transfer
 def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -> dict[str, Any]:
     """Ray Train runs this on each worker. `stream` is the worker's part of the stage's stream.
 
-    Returns: {"outcome": ...}, or {"fault": {"kind", "message"}} for a failure that would happen again (bad input, too
-    many unreadable videos). If it were raised, Ray Train would restart the workers in vain.
+    Returns: {"outcome": ...}; {"stopped": {"epochs", "why"}} if the training stopped early; or {"fault": {"kind",
+    "message"}} for a failure that would happen again (bad input, too many unreadable videos). If it were raised, Ray
+    Train would restart the workers in vain.
     """
     # Blocks of the stream are read-only shared memory. Nothing here writes to its input.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -74,7 +76,7 @@ def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -
         stage.stream.plugins.load()
         # Both are settings of the whole process, and the next stage may be in the same one.
         with tf32(stage.train.tf32), triton_kernels(stage.train.triton):
-            return {"outcome": StageWorker(stage, events, stream).run()}
+            return StageWorker(stage, events, stream).run()
     except TeacherMissing as error:
         return {"fault": {"kind": "teacher", "message": str(error)}}
     except (StorageFailing, StorageRefused):
@@ -110,6 +112,7 @@ class StageWorker:
         self.optimizer = optimizer_of(self.model, stage.train)
         self.trainable = frozenset(name for name, one in self.model.named_parameters() if one.requires_grad)
         self.frozen: frozenset[str] = frozenset()
+        self.patience = patience_of(stage.train)
         decay = stage.train.ema_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
         teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
@@ -139,7 +142,7 @@ class StageWorker:
             device=self.device, transfer=self.transfer,
         )  # fmt: skip
         self.times = self._times()
-        self.pictures = self._pictures() if ranks.rank == 0 and stage.explained else None
+        self.pictures = clip_pictures(stage, events) if ranks.rank == 0 and stage.explained else None
 
     # Building.
 
@@ -158,19 +161,6 @@ class StageWorker:
 
     def _wrapped(self) -> nn.Module:
         return distribute(compiled(self.model) if self.stage.train.compile else self.model, self.ranks, self.device)
-
-    def _pictures(self) -> ClipPictures:
-        stage = self.stage
-        return ClipPictures(
-            stage.explained,
-            spec=stage.stream.clip,
-            stage=stage.name,
-            heads=stage.heads,
-            roots=stage.stream.roots,
-            decode_timeout_s=stage.stream.clip_timeout_s,
-            events=self.events,
-            plugins=stage.stream.plugins,
-        )
 
     def _load_teacher(self, folder: StoragePath) -> nn.Module:
         teacher = load_teacher(
@@ -191,6 +181,8 @@ class StageWorker:
                 newest[1], model=self.model, average=self.average, optimizer=self.optimizer, step_state=self.step
             )
         self.failed.remember(meta["failed"])
+        if self.patience is not None:
+            self.patience.load_state_dict(meta["patience"])
         return int(meta["step"])
 
     def _warn_damaged(self, path: StoragePath, reason: str) -> None:
@@ -201,7 +193,7 @@ class StageWorker:
     # The stage.
 
     def run(self) -> dict[str, Any]:
-        """Do everything that is left of the stage. Returns its outcome.
+        """Do everything that is left of the stage. Returns what `run_worker` does.
 
         Raises:
             Preempted: a worker's node is about to be taken away, and a checkpoint was saved.
@@ -209,6 +201,10 @@ class StageWorker:
         self._tell_moment("the first worker built its network")
         self.reader.start_at(self.schedule.first_item(self.steps_done))
         for step in range(self.steps_done, self.schedule.total_steps):
+            if self.patience is not None and self.patience.spent:
+                # The stream goes on with the next epoch. The driver starts the stage again with one that ends here.
+                self.keeper.wait()
+                return {"stopped": self.patience.stopped(step // self.schedule.steps_per_epoch, self.schedule.epochs)}
             if step == self.steps_done or step % self.schedule.steps_per_epoch == 0:
                 self._begin_phase(step // self.schedule.steps_per_epoch)
             leaving = self._train_step(step)
@@ -222,7 +218,7 @@ class StageWorker:
             if leaving:
                 self.keeper.wait()
                 raise Preempted(f"rank {self.ranks.rank}: the state after step {step + 1} is saved")
-        return self._finish()
+        return {"outcome": self._finish()}
 
     def _tell_moment(self, what: str) -> None:
         if self.ranks.rank == 0:
@@ -318,6 +314,8 @@ class StageWorker:
         if self.schedule.validates_after(epoch):
             counts, attention = self._evaluate(self.best_model, "val")
             metrics = counts.result()
+            if self.patience is not None:
+                self.patience.see(metrics)
             if self.ranks.rank == 0:
                 if attention:
                     self.events.send(AttentionHealth(stage=self.stage.name, step=steps_done, stages=attention))
@@ -386,6 +384,8 @@ class StageWorker:
             "world_size": self.ranks.world_size,
             "failed": self.failed.known(),
         }
+        if self.patience is not None:
+            meta["patience"] = self.patience.state_dict()
         self.keeper.save(
             steps_done,
             metrics,

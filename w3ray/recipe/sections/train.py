@@ -36,6 +36,16 @@ class Phase(Section):
     )
 
 
+class EarlyStopping(Section):
+    """When a training ends before its last epoch. The rates of the schedule stay those of all epochs."""
+
+    patience: int = Field(ge=1, description="validations without improvement after which the training stops")
+    metric: Literal["top1", "top5", "mean_class_accuracy", "loss"] = Field(
+        default="top1", description="validation metric that has to improve"
+    )
+    min_delta: float = Field(default=0.0, ge=0, description="a smaller improvement counts as none")
+
+
 class Train(Section):
     """How a stage is trained. The defaults are TSM's recipe, which the W3 paper follows."""
 
@@ -119,6 +129,9 @@ class Train(Section):
         le=1,
         description="learning rate factor for each stage of the network from the head down (layer-wise learning-rate "
         "decay)",
+    )
+    early_stopping: Annotated[EarlyStopping | None, AsBefore(None)] = Field(
+        default=None, description="stop when validations no longer improve; null: train all epochs"
     )
     ema_decay: Annotated[float | None, AsBefore(None)] = Field(
         default=None,
