@@ -22,6 +22,7 @@ from w3ray.heads import Heads
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, write_model
 from w3ray.pipeline.initial_weights import InitialWeights, find_weights
+from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.recipe import Recipe
 from w3ray.tracking import Tracker
 
@@ -140,6 +141,17 @@ class TestWeb:
         assert "abcdefgh" not in notes[0], "a secret is not written down"
         Path(found[0].place).unlink()
         assert find(address, tmp_path) == found[0]
+        assert len(web.asked) == 2
+
+    @pytest.mark.parametrize("damage", ["", "[]", '{"file": "../../secret"}', '{"file": 3}', "[" * 100_000])
+    def test_a_damaged_note_is_made_again(self, web: Web, tmp_path: Path, damage: str) -> None:
+        web.files["/w.pth"] = b"weights"
+        first = find(f"{web.address}/w.pth", tmp_path)
+        (note,) = (tmp_path / "weights").glob("*.json")
+        note.write_text(damage)
+        assert find(f"{web.address}/w.pth", tmp_path) == first
+        assert len(web.asked) == 2
+        assert find(f"{web.address}/w.pth", tmp_path) == first
         assert len(web.asked) == 2
 
     def test_the_checksum_holds(self, web: Web, tmp_path: Path) -> None:
@@ -282,6 +294,69 @@ class TestOwnModels:
         (broken / "model.json").write_text(json.dumps({**document, "format": 99}))
         with pytest.raises(InputError, match=r"broken/model.json: .*99"):
             find(str(broken), tmp_path, Heads(("a", "b")))
+
+
+PLAIN: dict[str, Any] = {"name": "tsn", "backbone": "resnet_small", "attention": None}
+
+
+def planned(motion_manifest: Path, storage: Path, weights: object) -> Any:
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "storage": str(storage),
+            "data": {"manifest": str(motion_manifest), "num_frames": 4, "size": 32},
+            "model": {**PLAIN, "weights": str(weights)},
+            "stages": [{"name": "teacher"}],
+        }
+    )
+    data = prepare_data(recipe)
+    return plan_stages(recipe, data)[0], data
+
+
+def save_weights(path: Path, seed: int, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    torch.save(build_model(**{**PLAIN, "num_classes": 8, **changes}).state_dict(), path)
+    return path
+
+
+class TestOfAStage:
+    def test_identity_follows_the_content_not_the_path(
+        self, motion_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, data = planned(motion_manifest, tmp_path, save_weights(tmp_path / "a.pth", 0))
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "a.pth").rename(tmp_path / "elsewhere" / "b.pth")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        moved, _ = planned(motion_manifest, tmp_path, "b.pth")
+        assert moved.identity == first.identity
+        # A worker has a different current folder.
+        assert moved.model_arguments(data)["weights"] == str(tmp_path / "elsewhere" / "b.pth")
+        changed, _ = planned(motion_manifest, tmp_path, save_weights(tmp_path / "elsewhere" / "b.pth", 1))
+        assert changed.identity != first.identity
+
+    def test_a_file_on_the_web_is_the_same_stage(self, web: Web, motion_manifest: Path, tmp_path: Path) -> None:
+        here, _ = planned(motion_manifest, tmp_path, save_weights(tmp_path / "a.pth", 0))
+        web.files["/w.pth"] = (tmp_path / "a.pth").read_bytes()
+        there, data = planned(motion_manifest, tmp_path, f"{web.address}/w.pth")
+        assert there.identity == here.identity
+        assert Path(there.model_arguments(data)["weights"]).parent == tmp_path / "weights"
+        web.files["/other.pth"] = save_weights(tmp_path / "other.pth", 0, backbone="resnet18").read_bytes()
+        with pytest.raises(InputError, match=rf"weights {web.address}/other.pth \(w3ray layout\) do not fit"):
+            planned(motion_manifest, tmp_path, f"{web.address}/other.pth")
+
+    def test_unusable_weights_are_refused_before_anything_starts(self, motion_manifest: Path, tmp_path: Path) -> None:
+        storage = tmp_path / "runs"
+        (tmp_path / "garbage.pth").write_bytes(b"garbage")
+        other = save_weights(tmp_path / "other.pth", 0, backbone="resnet18")
+        for weights, message in (
+            (tmp_path / "absent.pth", "no such file"),
+            (tmp_path / "garbage.pth", "not readable"),
+            (other, "do not fit|shape"),
+            ("ResNet999_Weights.DEFAULT", "no such enum"),
+        ):
+            with pytest.raises(InputError, match=message):
+                planned(motion_manifest, storage, weights)
+        assert not storage.exists()
 
 
 class TestWhatAFileMayLack:

@@ -50,6 +50,7 @@ from w3ray.tracking.registered import is_registered
 FOLDER = "weights"
 _CHECKSUM = re.compile(r"sha256=([0-9a-f]{64})")
 _HUB = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?/(.+)")
+_COPY = re.compile(r"([0-9a-f]{64})(?:\.\w+)?")
 _WEB = ("http://", "https://")
 
 
@@ -222,19 +223,22 @@ def _note(address: str, folder: StoragePath) -> StoragePath:
 
 
 def _known(note: StoragePath, folder: StoragePath, source: str) -> tuple[InitialWeights, dict[str, object]] | None:
-    """What was fetched from an address before, with its note; None: nothing, or it is gone."""
+    """What was fetched from an address before, with its note; None: nothing, or it is gone or damaged."""
     if not note.is_file():
         return None
-    document = json.loads(note.read_text())
-    copy = folder / document["file"]
-    if not copy.is_file():
+    try:
+        document = json.loads(note.read_text())
+        name = _COPY.fullmatch(document["file"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return InitialWeights(key=document["key"], place=str(copy), source=source), document
+    if name is None or not (copy := folder / name[0]).is_file():
+        return None
+    return InitialWeights(key=f"sha256:{name[1]}", place=str(copy), source=source), document
 
 
 def _write_note(note: StoragePath, found: InitialWeights, address: str, **more: object) -> None:
     assert found.place is not None
-    write_json(note, {"address": redact(address), "key": found.key, "file": found.place.rpartition("/")[2], **more})
+    write_json(note, {"address": redact(address), "file": found.place.rpartition("/")[2], **more})
 
 
 @contextmanager
