@@ -9,15 +9,13 @@ So does a stage with more epochs than another one that is otherwise the same, if
 do not depend on the number of epochs.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from w3ray.pipeline.identity import completed, stage_identity
+from w3ray.pipeline.identity import stage_identity
 from w3ray.pipeline.planned import PlannedStage
 from w3ray.pipeline.stage_store import StageStore
 from w3ray.storage import StoragePath, fetched, replacing_folder, upload
@@ -56,18 +54,17 @@ def why_not_continued(item: PlannedStage) -> str | None:
 
 def _shorter(item: PlannedStage) -> list[tuple[dict[str, Any], int]]:
     """The stages that differ only in having fewer epochs, longest first: (their determinants, their epochs)."""
-    found: list[tuple[dict[str, Any], int]] = []
-    ours, stages = json.loads(json.dumps(item.determinants)), item.store.stages
-    for folder in stages.iterdir() if stages.is_dir() else ():
-        if not folder.name.startswith(f"{item.store.name}-") or folder.name == item.store.directory.name:
-            continue
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # no stage, or a damaged one
-            theirs = completed(json.loads((folder / "stage.json").read_text())["determinants"])
-            epochs = int(theirs["train"]["epochs"])
-            longer = {**theirs, "train": {**theirs["train"], "epochs": ours["train"]["epochs"]}}
-            if epochs < ours["train"]["epochs"] and json.loads(json.dumps(longer)) == ours:
-                found.append((theirs, epochs))
-    return sorted(found, key=lambda one: one[1], reverse=True)
+    stages, train = item.store.stages, item.determinants["train"]
+    names = {folder.name for folder in stages.iterdir()} if stages.is_dir() else set()
+    if not any(name.startswith(f"{item.store.name}-") for name in names - {item.store.directory.name}):
+        return []
+    found = []
+    for epochs in reversed(range(1, train["epochs"])):
+        determinants = {**item.determinants, "train": {**train, "epochs": epochs}}
+        # By name: to read every stage's file would take long in the storage of a sweep.
+        if f"{item.store.name}-{stage_identity(determinants)[:12]}" in names:
+            found.append((determinants, epochs))
+    return found
 
 
 def _why_other(item: PlannedStage, epoch: int) -> str | None:
