@@ -40,8 +40,8 @@ def test_a_stage_that_gave_up_is_started_again():
 
     lost = []
     outcome = follow(
-        SimpleNamespace(status=SimpleNamespace(step=0)), Run, started=GaveUp(), on_event=lambda event: None,
-        watch=lambda: None, on_lost=lost.append,
+        SimpleNamespace(status=SimpleNamespace(step=0)), lambda item: Run(), started=GaveUp(),
+        on_event=lambda event: None, watch=lambda: None, on_lost=lost.append,
     )  # fmt: skip
     assert outcome == {"best_checkpoint": "step_00000001"}
     assert lost == []
@@ -54,8 +54,8 @@ def test_a_stage_in_its_turn_is_not_started_again_for_its_teacher():
 
     with pytest.raises(TeacherMissing):
         follow(
-            SimpleNamespace(status=SimpleNamespace(step=0)), GaveUp, started=None, on_event=lambda event: None,
-            watch=lambda: None, on_lost=lambda message: None,
+            SimpleNamespace(status=SimpleNamespace(step=0)), lambda item: GaveUp(), started=None,
+            on_event=lambda event: None, watch=lambda: None, on_lost=lambda message: None,
         )  # fmt: skip
 
 
