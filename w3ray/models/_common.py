@@ -99,6 +99,11 @@ class VideoModel(nn.Module):
         """The parameters of the last linear layers; they have their own learning-rate multipliers."""
         return self.classifier.classifier_parameters()
 
+    def classifier_names(self) -> tuple[str, ...]:
+        """The state names of `classifier_parameters`."""
+        last = {id(parameter) for parameter in self.classifier_parameters()}
+        return tuple(name for name, parameter in self.named_parameters() if id(parameter) in last)
+
     def has_spatial_masks(self) -> bool:
         """Whether an attention of the model returns spatial masks."""
         return bool(_masked_sites(self.stages()))

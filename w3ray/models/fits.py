@@ -100,6 +100,4 @@ def classifier_names(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     from w3ray.models.build import build_model
 
     with torch.device("meta"):
-        model = build_model(**{**arguments, "weights": None})
-    last = {id(parameter) for parameter in model.classifier_parameters()}
-    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in last)
+        return build_model(**{**arguments, "weights": None}).classifier_names()

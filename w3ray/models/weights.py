@@ -284,8 +284,7 @@ def _fit(model: VideoModel, mapped: _Mapped, source: str) -> LoadedWeights:
 
 def _may_lack(model: VideoModel, state: dict[str, Tensor], missing: list[str], layout: str) -> tuple[str, ...]:
     """Those of the missing tensors that a file may lack."""
-    last_layers = {id(parameter) for parameter in model.classifier_parameters()}
-    last = {name for name, parameter in model.named_parameters() if id(parameter) in last_layers}
+    last = model.classifier_names()
     parts: dict[str, Callable[[str], Any]] = {
         "classifier": lambda key: key in last or (layout != "w3ray" and key.startswith("classifier.")),
         "attention": _ATTENTION.search,
@@ -306,8 +305,7 @@ def _other_classifier(model: VideoModel, state: dict[str, Tensor], layout: str) 
     linear = tuple(key for key in ("classifier.weight", "classifier.bias") if key in state)
     if layout != "w3ray" and linear and not any(key in own for key in linear):
         return unused + linear  # the file's network has another head
-    last_layers = {id(parameter) for parameter in model.classifier_parameters()}
-    names = [name for name, parameter in model.named_parameters() if id(parameter) in last_layers and name in state]
+    names = [name for name in model.classifier_names() if name in state]
     others = any(state[name].shape != own[name].shape for name in names)
     return unused + (tuple(names) if others else ())
 

@@ -29,10 +29,10 @@ def depths(model: VideoModel) -> dict[str, int]:
     sites = {name: stage_of_site[id(module)] for name, module in model.named_modules() if id(module) in stage_of_site}
     head = max(stage_of_site.values(), default=0) + 1
     found, passed = {}, []
-    last = {id(parameter) for parameter in model.classifier_parameters()}
-    for name, parameter in model.named_parameters():
+    last = model.classifier_names()
+    for name, _ in model.named_parameters():
         inside = [site for site in sites if name.startswith(f"{site}.")]
-        if id(parameter) in last or name.partition(".")[0] in HEAD_NAMES:
+        if name in last or name.partition(".")[0] in HEAD_NAMES:
             found[name] = head
         elif inside:
             passed += [site for site in inside if site not in passed]
