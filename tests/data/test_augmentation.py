@@ -1,97 +1,146 @@
-"""Augmentation: crops inside the frame, the same for all frames, resized like a reference."""
+"""Augmentations: the same change for all frames, torchvision's own values, a pure function of the generator."""
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from torchvision.transforms import v2
 
-from w3ray.data.augmentation import Box, centre_crop_box, crop_and_resize, random_crop_box
+from w3ray.data.augmentation import AUGMENTATIONS, AugmentationChoice
+from w3ray.data.clip import ClipSpec, read_clip
+from w3ray.data.synthetic import write_video
+from w3ray.testing import check_augmentation
 
-SCALES = (1, 0.875, 0.75, 0.66)
-
-
-def picture(num_frames=3, height=60, width=90, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(("height", "width"), [(240, 320), (321, 77), (64, 64), (1, 1), (2, 500)])
-def test_random_box_lies_inside(height, width):
-    rng = np.random.default_rng(0)
-    short_side = min(height, width)
-    sides = [max(1, int(short_side * scale)) for scale in SCALES]
-    for _ in range(300):
-        box = random_crop_box(height, width, SCALES, rng)
-        assert 0 <= box.top <= box.top + box.height <= height
-        assert 0 <= box.left <= box.left + box.width <= width
-        assert box.height in sides
-        assert box.width in sides
-        if len(set(sides)) == len(SCALES):
-            assert abs(sides.index(box.height) - sides.index(box.width)) <= 1
+BUILT_IN = ("color_jitter", "rand_augment", "random_erasing", "trivial_augment")
 
 
-def test_random_box_reaches_all_scales_and_places():
-    rng = np.random.default_rng(0)
-    boxes = {random_crop_box(240, 320, SCALES, rng) for _ in range(5000)}
-    assert {(box.height, box.width) for box in boxes} == {
-        (a, b) for i, a in enumerate((240, 210, 180, 158)) for j, b in enumerate((240, 210, 180, 158)) if abs(i - j) < 2
-    }
-    assert len({(box.top, box.left) for box in boxes if (box.height, box.width) == (180, 180)}) == 13
+def picture(num_frames=4, side=48, channels=3):
+    """A clip of one still picture."""
+    frame = np.random.default_rng(0).integers(0, 256, (1, side, side, channels), dtype=np.uint8)
+    return np.repeat(frame, num_frames, axis=0)
 
 
-def test_random_box_is_a_function_of_the_generator():
-    boxes = [random_crop_box(240, 320, SCALES, np.random.default_rng(3)) for _ in range(2)]
-    assert boxes[0] == boxes[1]
+def draws(name, count=40, **kwargs):
+    choice, clip = AugmentationChoice.of(name), picture(**kwargs)
+    return clip, [choice(clip.copy(), np.random.default_rng(seed)) for seed in range(count)]
 
 
-def test_centre_box():
-    assert centre_crop_box(240, 320) == Box(0, 40, 240, 240)
-    assert centre_crop_box(256, 256, 224 / 256) == Box(16, 16, 224, 224)
-    assert centre_crop_box(1, 1, 0.5) == Box(0, 0, 1, 1)
+def test_the_built_in_ones():
+    assert tuple(AUGMENTATIONS) == BUILT_IN
 
 
-def test_resize_matches_pillow():
-    frames_THWC = picture()
-    box = Box(5, 11, 50, 41)
-    ours_TSSC = crop_and_resize(frames_THWC, box, 24)
-    for frame_HWC, ours_SSC in zip(frames_THWC, ours_TSSC, strict=True):
-        cut = Image.fromarray(frame_HWC[5:55, 11:52])
-        reference = np.asarray(cut.resize((24, 24), Image.Resampling.BILINEAR))
-        # Both round fixed-point sums: they differ by at most one level.
-        assert np.abs(reference.astype(int) - ours_SSC).max() <= 1
+@pytest.mark.parametrize("name", BUILT_IN)
+class TestEach:
+    def test_contract(self, name):
+        check_augmentation(name)
+
+    def test_one_draw_for_all_frames(self, name):
+        changed = draws(name)[1]
+        assert all((one == one[:1]).all() for one in changed)
+        assert len({one.tobytes() for one in changed}) > 10
+
+    def test_torchs_own_random_numbers_are_untouched(self, name):
+        torch.manual_seed(3)
+        before = torch.random.get_rng_state()
+        draws(name, count=1)
+        assert torch.equal(before, torch.random.get_rng_state())
+        torch.manual_seed(4)  # and they decide nothing
+        assert np.array_equal(draws(name, count=3)[1], draws(name, count=3)[1])
 
 
-def test_same_size_is_an_exact_cut():
-    frames_THWC = picture()
-    clip_TSSC = crop_and_resize(frames_THWC, Box(3, 7, 32, 32), 32)
-    np.testing.assert_array_equal(clip_TSSC, frames_THWC[:, 3:35, 7:39])
-    assert not np.shares_memory(clip_TSSC, frames_THWC)
+@pytest.mark.parametrize(
+    ("choice", "reference"),
+    [
+        ({"name": "rand_augment", "num_ops": 3, "magnitude": 15}, v2.RandAugment(3, 15)),
+        ("trivial_augment", v2.TrivialAugmentWide()),
+        (
+            {
+                "name": "color_jitter",
+                "brightness": 0.3,
+                "contrast": 0,
+                "saturation": 0.2,
+                "hue": 0.05,
+                "probability": 1,
+            },
+            v2.RandomApply([v2.ColorJitter(0.3, 0, 0.2, 0.05)], p=1.0),
+        ),
+        (
+            {"name": "random_erasing", "probability": 1, "least_area": 0.1, "most_area": 0.2},
+            v2.RandomErasing(1, (0.1, 0.2), (0.3, 1 / 0.3), [124.0, 116.0, 104.0]),
+        ),
+    ],
+    ids=str,
+)
+def test_values_are_torchvisions(choice, reference):
+    clip = picture()
+    for seed in range(20):
+        ours = AugmentationChoice.of(choice)(clip, np.random.default_rng(seed))
+        torch.manual_seed(int(np.random.default_rng(seed).integers(2**63)))
+        theirs = reference(torch.from_numpy(clip).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("box", "size"), [(Box(3, 7, 32, 32), 32), (Box(3, 7, 50, 44), 24), (Box(0, 0, 9, 9), 24)])
-def test_mirror(box, size):
-    frames_THWC = picture()
-    plain, mirrored = (crop_and_resize(frames_THWC, box, size, mirror=mirror) for mirror in (False, True))
-    np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
-    for clip in (plain, mirrored):
-        assert clip.dtype == np.uint8
-        assert clip.flags.c_contiguous
-        assert clip.flags.writeable
+def test_erased_flow_has_no_motion():
+    clip, changed = draws({"name": "random_erasing", "probability": 1}, count=5, channels=10)
+    assert all((one[one != clip] == 128).all() and (one != clip).any() for one in changed)
 
 
-def test_same_for_all_frames():
-    frames_THWC = np.repeat(picture(num_frames=1), 5, axis=0)
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        clip = crop_and_resize(frames_THWC, random_crop_box(60, 90, SCALES, rng), 32)
-        assert (clip == clip[:1]).all()
+class TestChoice:
+    def test_absent_options_are_written_out(self):
+        choice = AugmentationChoice.of("rand_augment")
+        assert choice.written() == {"name": "rand_augment", "num_ops": 2, "magnitude": 9}
+        assert choice == AugmentationChoice.of(choice.written()) == AugmentationChoice.of(choice)
+        assert choice == AugmentationChoice.of({"name": "rand_augment", "magnitude": 9})
+        assert AugmentationChoice.of("trivial_augment").written() == "trivial_augment"
+
+    def test_a_spec_is_read_from_its_values(self):
+        spec = ClipSpec(augmentations=("trivial_augment", {"name": "rand_augment", "magnitude": 4}))
+        assert ClipSpec(**spec.values()) == spec
+        assert spec.values()["augmentations"][1]["num_ops"] == 2
+
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [
+            ("rand_augmnt", "unknown augmentation 'rand_augmnt'; did you mean 'rand_augment'?"),
+            (7, "7 must be a name, or a section with a name and its options"),
+            ({"magnitude": 3}, "must be a name, or a section"),
+            ({"name": "rand_augment", "magnitude": 31}, "magnitude=31: must be a whole number from 0 to 30"),
+            ({"name": "rand_augment", "magnitude": -1}, "magnitude=-1: must be a whole number >= 0"),
+            ({"name": "rand_augment", "magnitude": 9.0}, "magnitude=9.0: must be a whole number"),
+            ({"name": "rand_augment", "num_ops": 0}, "num_ops=0"),
+            ({"name": "rand_augment", "magnitde": 3}, "unknown option magnitde; did you mean 'magnitude'?"),
+            ({"name": "trivial_augment", "p": 1}, "trivial_augment: unknown option p"),
+            ({"name": "color_jitter", "hue": 0.6}, "hue=0.6: must be a number from 0 to 0.5"),
+            ({"name": "color_jitter", "brightness": -0.1}, "brightness=-0.1: must be a number from 0 to 1"),
+            ({"name": "random_erasing", "probability": True}, "probability=True: must be a number"),
+            ({"name": "random_erasing", "least_area": 0.5}, "least_area=0.5: must be above 0 and at most most_area"),
+            ({"name": "random_erasing", "least_area": 0}, "least_area=0: must be above 0"),
+        ],
+    )
+    def test_errors(self, value, said):
+        with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+            AugmentationChoice.of(value)
+        assert said in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["color_jitter", "rand_augment", "trivial_augment"])
+    def test_flow_has_no_colours(self, name):
+        with pytest.raises(ValueError, match=f"{name} changes colours, and a clip of optical flow has none"):
+            ClipSpec(augmentations=(name,), flow_fields=5)
+        assert ClipSpec(augmentations=("random_erasing",), flow_fields=5).channels == 10
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (1.2, 1.0), (-1.0,)])
-def test_errors_scales(scales):
-    with pytest.raises(ValueError, match="scales"):
-        random_crop_box(10, 10, scales, np.random.default_rng(0))
+def test_training_clips_have_them_and_evaluation_clips_do_not(tmp_path):
+    path = tmp_path / "noise.mp4"
+    write_video(path, np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), dtype=np.uint8), 10, quantiser=4)
+    plain, changed = (
+        ClipSpec(num_frames=4, size=32, augmentations=names) for names in ((), ("trivial_augment", "color_jitter"))
+    )
 
+    def clip(spec, seed):
+        rng = None if seed is None else np.random.default_rng(seed)
+        return read_clip(str(path), label=0, spec=spec, rng=rng)
 
-@pytest.mark.parametrize("share", [0, -1, 1.01])
-def test_errors_share(share):
-    with pytest.raises(ValueError, match="share"):
-        centre_crop_box(10, 10, share)
+    assert np.array_equal(clip(plain, None).frames_TSSC, clip(changed, None).frames_TSSC)
+    pairs = [(clip(plain, seed), clip(changed, seed)) for seed in range(4)]
+    # What is drawn before them stays what it is without them.
+    assert all(one.box == other.box and np.array_equal(one.numbers_T, other.numbers_T) for one, other in pairs)
+    assert any(not np.array_equal(one.frames_TSSC, other.frames_TSSC) for one, other in pairs)

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from w3ray.data.augmentation import Box
 from w3ray.data.bank import BANK_COLUMN, BANK_NAME, Bank, features_bytes, features_file, read_bank, video_key
 from w3ray.data.clip import Clip, ClipSpec
+from w3ray.data.crop import Box
 from w3ray.data.side_inputs import bank_of, blank_extras, extras_of_views
 from w3ray.errors import InputError, RunError
 from w3ray.storage import storage_path, write_bytes

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from plugin_parts import ATTENTION, LOSS, RECIPE
@@ -262,7 +263,30 @@ class TestIdentity:
         path = write(tmp_path, {"plugins": ["./a.py"]}, a=text)
         assert identities(load_recipe(path, ["data.augmentations=[dark]"])) != identities(load_recipe(path))
         line = refused(path, "data.augmentations=[drak]")
-        assert "unknown augmentation 'drak'; did you mean 'dark'? known: dark" in line
+        assert "unknown augmentation 'drak'; did you mean 'dark'? known: " in line
+
+    def test_options_of_an_augmentation_are_part_of_it(self, tmp_path):
+        text = (
+            "from dataclasses import dataclass\n"
+            "from typing import ClassVar\n"
+            "from w3ray.data.augmentation import AUGMENTATIONS, AugmentationOptions\n"
+            "@dataclass(frozen=True, slots=True, kw_only=True)\n"
+            "class Dark(AugmentationOptions):\n"
+            "    label: ClassVar[str] = 'dark'\n"
+            "    divisor: int = 2\n"
+            "    def __call__(self, clip, rng):\n"
+            "        return clip // self.divisor\n"
+            "AUGMENTATIONS.add('dark', Dark)\n"
+        )
+        path = write(tmp_path, {"plugins": ["./a.py"]}, a=text)
+        names = ("[dark]", "[{name: dark, divisor: 2}]", "[{name: dark, divisor: 3}]")
+        two, same, three = (load_recipe(path, [f"data.augmentations={one}"]) for one in names)
+        assert identities(two) == identities(same) != identities(three)
+        clip = np.full((1, 2, 2, 3), 90, np.uint8)
+        assert three.data.clip_spec().augmentations[0](clip, None).max() == 30
+        assert "dark: unknown option divsor; did you mean 'divisor'?" in refused(
+            path, "data.augmentations=[{name: dark, divsor: 3}]"
+        )
 
 
 class TestModelsOnDisk:

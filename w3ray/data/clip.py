@@ -8,14 +8,15 @@ The order of its draws is fixed: frames, box, mirror, augmentations. Most caller
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from w3ray._options import AS_BEFORE
-from w3ray.data.augmentation import (
-    AUGMENTATIONS,
+from w3ray.data.augmentation import AugmentationChoice
+from w3ray.data.clip_sampling import SAMPLERS
+from w3ray.data.crop import (
     Box,
     Frames,
     centre_crop_box,
@@ -23,7 +24,6 @@ from w3ray.data.augmentation import (
     crop_and_resize,
     random_crop_box,
 )
-from w3ray.data.clip_sampling import SAMPLERS
 from w3ray.data.decoders import DECODERS, DEFAULT_DECODER, Video, open_video
 from w3ray.data.decoders.flow import FlowFolder
 from w3ray.data.video_cache import VideoCache
@@ -53,8 +53,8 @@ class ClipSpec:
     """Training: mirror half of the clips. Needs the flip map of the data set: classes with a direction change label."""
     decoder: str = DEFAULT_DECODER
     """A name in `w3ray.data.decoders.DECODERS`."""
-    augmentations: tuple[str, ...] = field(default=(), metadata={AS_BEFORE: ()})
-    """Training: names in `w3ray.data.augmentation.AUGMENTATIONS`, in the order in which they change the clip."""
+    augmentations: tuple[AugmentationChoice, ...] = field(default=(), metadata={AS_BEFORE: ()})
+    """Training: further changes, in this order. Names, or objects of a name and options, are read as well."""
     flow_fields: int | None = field(default=None, metadata={AS_BEFORE: None})
     """L: neighbouring fields of optical flow at each sample. The clips are then folders of flow. None: RGB frames."""
     boxes_per_frame: int | None = field(default=None, metadata={AS_BEFORE: None})
@@ -69,7 +69,7 @@ class ClipSpec:
     def __post_init__(self) -> None:
         # A list (from YAML or JSON) would make the spec unhashable.
         object.__setattr__(self, "scales", tuple(self.scales))
-        object.__setattr__(self, "augmentations", tuple(self.augmentations))
+        object.__setattr__(self, "augmentations", tuple(map(AugmentationChoice.of, self.augmentations)))
         for name in ("num_frames", "stride_frames", "size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -85,9 +85,8 @@ class ClipSpec:
             raise ValueError(f"sampling must be one of {sorted(SAMPLERS)}, not {self.sampling!r}")
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {sorted(DECODERS)}, not {self.decoder!r}")
-        for name in self.augmentations:
-            if name not in AUGMENTATIONS:
-                raise ValueError(f"augmentations must be of {sorted(AUGMENTATIONS)}, not {name!r}")
+        for augmentation in self.augmentations:
+            augmentation.check_channels(self.channels)
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side must be at least size ({self.size}), not {self.short_side}")
         check_scales(self.scales)
@@ -112,6 +111,10 @@ class ClipSpec:
     def as_before(cls) -> dict[str, Any]:
         """For each field that was added later: name -> the value that its absence means in files of older versions."""
         return {one.name: one.metadata[AS_BEFORE] for one in fields(cls) if AS_BEFORE in one.metadata}
+
+    def values(self) -> dict[str, Any]:
+        """All fields, as values that `ClipSpec(**values)` reads. The augmentations are JSON values."""
+        return {**asdict(self), "augmentations": tuple(one.written() for one in self.augmentations)}
 
     def require_flip_map(self, flip_map: Mapping[int, int] | None) -> None:
         """Refuse flipping for a data set that does not say what mirroring does to its labels.
@@ -214,8 +217,8 @@ def read_clip(
         label = flip_map.get(label, label)
     frames_TSSC = cut_out(frames_THWC, box, spec.size, spec, mirror=mirrored)
     if rng is not None:
-        for name in spec.augmentations:
-            frames_TSSC = AUGMENTATIONS[name](frames_TSSC, rng)
+        for augmentation in spec.augmentations:
+            frames_TSSC = augmentation(frames_TSSC, rng)
     return Clip(
         frames_TSSC=frames_TSSC, label=label, times_s=times_s, numbers_T=indices_T, frame_size=(height, width), box=box,
         mirrored=mirrored,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from w3ray.data.augmentation import Frames
+from w3ray.data.crop import Frames
 
 
 def visible(frames_TSSC: Frames) -> Frames:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from w3ray.data.augmentation import Box, Frames, centre_crop_box
 from w3ray.data.clip import Clip, ClipSpec, cut_out, open_clip, read_samples, samples_in
 from w3ray.data.clip_sampling import dense_indices, segment_indices_at
+from w3ray.data.crop import Box, Frames, centre_crop_box
 from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
 from w3ray.heads import UNLABELLED

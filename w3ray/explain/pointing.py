@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
-from w3ray.data.augmentation import centre_crop_box, crop_and_resize
 from w3ray.data.clip import ClipSpec
 from w3ray.data.clip_sampling import SAMPLERS
+from w3ray.data.crop import centre_crop_box, crop_and_resize
 from w3ray.explain.record import FloatArray
 
 TOLERANCE = 0.03

@@ -37,7 +37,7 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         raw = (folder / RAW_FILE).read_bytes() if (folder / RAW_FILE).is_file() else None
     description = ModelDescription(
         model=arguments,
-        clip={**asdict(item.clip(data)), "augmentations": ()},  # only training uses them, and may need plugins
+        clip={**item.clip(data).values(), "augmentations": ()},  # only training uses them, and may need plugins
         classes=data.heads.classes,
         head_sizes=data.heads.sizes,
         mean=model.pixels.mean,

@@ -1,7 +1,7 @@
 """How does a recipe become stages that can start? Finds the data, the identities and the states. Starts nothing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ def data_determinants(
         changed: digest of the changes to the videos since the import (`FileChanges.digest`); None: no changes.
         boxes: digest of the file of boxes; None: the clips have none.
     """
-    clip = asdict(data.clip_spec())
+    clip = data.clip_spec().values()
     parts = sources_of(data.parts())
     more = ({} if changed is None else {"changed_videos": changed}) | ({"plugins": parts} if parts else {})
     more |= {} if boxes is None else {"boxes": boxes}

@@ -38,12 +38,16 @@ def _check_indices(indices_T: Any, num_frames: int, num_samples: int) -> None:
 
 
 def check_augmentation(name: str) -> None:
-    """Check an augmentation of `w3ray.data.augmentation.AUGMENTATIONS`: it returns a clip, and is reproducible."""
-    from w3ray.data.augmentation import AUGMENTATIONS
+    """Check an augmentation of `w3ray.data.augmentation.AUGMENTATIONS`: it returns a clip, and is reproducible.
 
+    One with options is checked with its defaults.
+    """
+    from w3ray.data.augmentation import AugmentationChoice
+
+    augmentation = AugmentationChoice.of(name)
     clip_TSSC = np.random.default_rng(SEED).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
     for seed in range(8):
-        one, other = (AUGMENTATIONS[name](clip_TSSC.copy(), np.random.default_rng(seed)) for _ in range(2))
+        one, other = (augmentation(clip_TSSC.copy(), np.random.default_rng(seed)) for _ in range(2))
         good = isinstance(one, np.ndarray) and one.dtype == np.uint8 and one.shape == clip_TSSC.shape
         require(good, f"a clip must stay uint8 {clip_TSSC.shape}, not {getattr(one, 'dtype', one)} {np.shape(one)}")
         require(

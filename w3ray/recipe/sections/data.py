@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
+from w3ray.data.augmentation import AugmentationChoice
 from w3ray.plugins import Part
 from w3ray.recipe._marks import AsBefore, Decides, Section, without_as_before
 from w3ray.recipe.sections._known import known_in
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from w3ray.data.manifest import Manifest
     from w3ray.data.shared_clips import SharedClips
     from w3ray.data.video_cache import VideoCache
+
+
+_Augmentation = Annotated[
+    AugmentationChoice, PlainValidator(AugmentationChoice.of), PlainSerializer(AugmentationChoice.written)
+]
 
 
 class Synthetic(Section):
@@ -84,8 +90,9 @@ class Data(Section):
     flip: bool = Field(
         default=False, description="training: mirror half of the clips; the manifest must have a flip map"
     )
-    augmentations: Annotated[tuple[Annotated[str, known_in("augmentation", "augmentations")], ...], AsBefore(())] = (
-        Field(default=(), description="training: further changes of a clip by plugins, in this order")
+    augmentations: Annotated[tuple[_Augmentation, ...], AsBefore(())] = Field(
+        default=(),
+        description="training: further changes of a clip, in this order; a name, or a section of a name and options",
     )
     flow_fields: Annotated[int | None, AsBefore(None)] = Field(
         default=None, ge=1, description="optical flow: neighbouring fields stacked at each sample; null: RGB frames"
@@ -189,5 +196,5 @@ class Data(Section):
         """The parts that decide the clips."""
         yield "samplers", self.sampling
         yield "decoders", self.decoder
-        for name in self.augmentations:
-            yield "augmentations", name
+        for augmentation in self.augmentations:
+            yield "augmentations", augmentation.name

@@ -7,21 +7,13 @@ uint8 from the decoder to the training step.
 Letters: T frames, H height, W width, S side of the square, C = 3 colours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from w3ray._registry import Registry
-
 Frames = npt.NDArray[np.uint8]
-
-Augmentation = Callable[[Frames, np.random.Generator], Frames]
-
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentations", {}, contract="w3ray.testing:check_augmentation")
-"""Name -> `augmentation(frames_TSSC, rng)`: another change of a training clip, uint8 [T, S, S, 3], after crop and
-mirror. What it draws comes from `rng`, so that a clip is the same in any process. None is built in."""
 
 
 class Box(NamedTuple):
