@@ -320,3 +320,79 @@ class TestBalance:
         assert schedule != self.schedule("balanced")
         big = replace(schedule, num_train=170_000, balance=Balance.of(np.arange(170_000) % 174, "balanced"))
         assert len(pickle.dumps(big)) < 800_000
+
+
+@st.composite
+def repeating(draw) -> Schedule:
+    repeats = draw(st.integers(2, 4))
+    return Schedule(
+        num_train=draw(st.integers(1, 50)),
+        num_val=0,
+        num_test=0,
+        batch_size=repeats * draw(st.integers(2, 5)),
+        microbatch_size=repeats * draw(st.integers(1, 2)),
+        epochs=draw(st.integers(1, 9)),
+        validate_every_epochs=1,
+        seed=draw(st.integers(0, 2**31)),
+        world_size=draw(st.integers(1, 3)),
+        repeats=repeats,
+    )
+
+
+class TestRepeats:
+    @given(repeating())
+    @settings(max_examples=60, deadline=None)
+    def test_neighbours_are_one_clip_and_clips_take_turns(self, schedule):
+        m, n = schedule.repeats, schedule.num_train
+        by_epoch: dict = {}
+        for item in walk(schedule):
+            by_epoch.setdefault(item.epoch, []).extend(valid(item.samples))
+        in_turn = []
+        for epoch in range(schedule.epochs):
+            samples = by_epoch[epoch]
+            assert len(samples) == n
+            groups = [samples[start : start + m] for start in range(0, n, m)]
+            assert all(len(set(group)) == 1 for group in groups)
+            in_turn += [group[0] for group in groups]
+        # Every n groups, through all epochs, each clip was there once.
+        for start in range(0, len(in_turn) - n + 1, n):
+            assert sorted(in_turn[start : start + n]) == list(range(n))
+
+    @given(repeating())
+    @settings(max_examples=40, deadline=None)
+    def test_copies_share_frames_and_nothing_else(self, schedule):
+        for item in walk(schedule):
+            places = np.flatnonzero(item.samples != PADDING)
+            frames = [int(item.frame_draws[place]) for place in places]
+            draws = [int(item.draws[place]) for place in places]
+            assert len(set(draws)) == len(draws)
+            groups = item.positions[places] // schedule.repeats
+            assert len(set(frames)) == len(set(groups.tolist()))
+            for place in places:
+                epoch, position = item.epoch, int(item.positions[place])
+                assert int(item.frame_draws[place]) == schedule.frames_key(epoch, position)
+
+    def test_without_repeats_nothing_is_new(self):
+        schedule = Schedule(
+            num_train=5, num_val=0, num_test=0, batch_size=4, microbatch_size=2, epochs=1, validate_every_epochs=1,
+            seed=0, world_size=1,
+        )  # fmt: skip
+        assert schedule.item(0).frame_draws is None
+        assert schedule.frames_generator(0, 0) is None
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"repeats": 3}, "repeats 3 must divide batch_size 8"),
+            ({"repeats": 4}, "must divide batch_size 8 and microbatch_size 2"),
+            ({"repeats": 2, "rows_together": 2, "num_train": 8}, "repeats do not work with rows_together"),
+            ({"repeats": 0}, "repeats must be at least 1"),
+        ],
+    )
+    def test_errors(self, changed, said):
+        plain = Schedule(
+            num_train=7, num_val=0, num_test=0, batch_size=8, microbatch_size=2, epochs=1, validate_every_epochs=1,
+            seed=0, world_size=1,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            replace(plain, **changed)

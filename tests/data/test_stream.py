@@ -13,7 +13,8 @@ import ray
 from patience import PATIENCE_S, wait_until
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from w3ray.data.clip import ClipSpec, load_clip
+from w3ray.data import microbatch
+from w3ray.data.clip import ClipSpec, load_clip, read_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.data.microbatch import ClipTables, MicrobatchDecoder
 from w3ray.data.schedule import PADDING, Schedule
@@ -109,6 +110,25 @@ def test_pixels_are_those_of_load_clip(alone, manifest):
         )
         assert np.array_equal(m.clips[place], clip)
         assert m.labels[place] == label
+
+
+def test_a_repeated_clip_is_decoded_once(tables, manifest, monkeypatch):
+    schedule = replace(SCHEDULE, batch_size=12, microbatch_size=6, repeats=3)
+    decoder = MicrobatchDecoder(replace(STREAM, schedule=schedule), tables)
+    reads = []
+    real = microbatch.read_frames
+    monkeypatch.setattr(microbatch, "read_frames", lambda uri, **rest: reads.append(uri) or real(uri, **rest))
+    m = decoder.decode(0)
+    assert len(reads) == 2
+    rows = manifest.split("train").to_pylist()
+    for place in range(6):
+        row, position = rows[int(m.samples[place])], int(m.positions[place])
+        alone = read_clip(
+            manifest.resolve(row["uri"]), label=row["label"], spec=SPEC, reversed=row["reversed"],
+            rng=schedule.augmentation_generator(0, position), frames_rng=schedule.frames_generator(0, position),
+        )  # fmt: skip
+        assert np.array_equal(m.clips[place], alone.frames_TSSC)
+    assert len({m.clips[place].tobytes() for place in range(6)}) == 6  # other crops
 
 
 def test_two_consumers_share_the_same_samples_and_pixels(alone, tables):

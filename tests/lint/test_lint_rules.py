@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
-from w3ray.lint import ATTENTION_RULES, DATA_RULES, NO_FIGURE, PUBLISHED_RULES, ROWS, Finding, lint
+from w3ray.lint import (
+    ATTENTION_RULES,
+    DATA_RULES,
+    NO_FIGURE,
+    PUBLISHED_RULES,
+    REGULARISATION_RULES,
+    ROWS,
+    Finding,
+    lint,
+)
 from w3ray.lint.sources import sources
 from w3ray.recipe import load_recipe
 from w3ray.recipe.load import known_recipes
@@ -183,6 +192,14 @@ FLIP = ["data.flip=true"]
 
 DATA = {
     "flip_labels": DataCase(FLIP, {"flip_map": {2: 2}}, "data.flip", "warning", FLIP, {"flip_map": {0: 1, 1: 0}}),
+    "turned_directions": DataCase(
+        ["data.augmentations=[trivial_augment]"],
+        {},
+        "data.augmentations",
+        "warning",
+        ["data.augmentations=[rand_augment]"],
+        {},
+    ),
     "absent_split": DataCase(["data.val_split=vali"], {}, "data.val_split", "warning", REPORT_TEST, {}),
     "chosen_on_reported": DataCase(
         ["train.best_metric=top1"],
@@ -237,6 +254,31 @@ DATA = {
 }
 
 
+REGULARISATION = {
+    "augmentations": Case(
+        ["data.augmentations=[{name: rand_augment, magnitude: 20}]"],
+        "data.augmentations: rand_augment",
+        "note",
+        ["data.augmentations=[rand_augment, color_jitter, random_erasing, trivial_augment]"],
+    ),
+    "mix": Case(
+        ["train.mix={mixup_alpha: 5, cutmix_alpha: 0}"],
+        "train.mix",
+        "note",
+        ["train.mix={mixup_alpha: 0.2, cutmix_alpha: 0, cutmix_share: 0.9}"],
+    ),
+    "stochastic_depth": Case(
+        ["stages.student.train.stochastic_depth=0.6"],
+        "stages.student.train.stochastic_depth",
+        "note",
+        ["train.stochastic_depth=0.5"],
+    ),
+    "repeated_augmentation": Case(
+        ["train.repeated_augmentation=4"], "train.repeated_augmentation", "note", ["train.repeated_augmentation=2"]
+    ),
+}
+
+
 def findings(recipe: str, overrides: list[str], rule: str) -> list[Finding]:
     return [finding for finding in lint(load_recipe(recipe, overrides)).findings if finding.rule == rule]
 
@@ -244,6 +286,7 @@ def findings(recipe: str, overrides: list[str], rule: str) -> list[Finding]:
 def test_every_rule_has_its_cases() -> None:
     assert set(PUBLISHED) == set(PUBLISHED_RULES)
     assert set(DATA) == set(DATA_RULES)
+    assert set(REGULARISATION) == set(REGULARISATION_RULES)
     assert not set(PUBLISHED) & set(DATA)
     # The other rule needs finished stages: see tests/pipeline/test_attention_health.py.
     assert set(ATTENTION_RULES) == {"near_open_start", "gates_of_finished_stages"}
@@ -262,6 +305,20 @@ class TestPublished:
 
     def test_is_silent(self, rule: str) -> None:
         case = PUBLISHED[rule]
+        assert findings(case.recipe, case.silent, rule) == []
+
+
+@pytest.mark.parametrize("rule", REGULARISATION)
+class TestRegularisation:
+    def test_speaks(self, rule: str) -> None:
+        case = REGULARISATION[rule]
+        (found,) = findings(case.recipe, case.speaks, rule)
+        assert (found.field, found.severity) == (case.field, case.severity)
+        assert found.source
+        assert found.value != found.published
+
+    def test_is_silent(self, rule: str) -> None:
+        case = REGULARISATION[rule]
         assert findings(case.recipe, case.silent, rule) == []
 
 

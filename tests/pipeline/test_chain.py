@@ -26,7 +26,7 @@ from w3ray.models import build_model
 from w3ray.models.bundle import load_model
 from w3ray.pipeline import plan_run, run
 from w3ray.recipe import Recipe
-from w3ray.runtime import worker
+from w3ray.runtime import building
 from w3ray.runtime.building import uneven_of
 from w3ray.tracking import Tracker
 from w3ray.training.checkpoint_files import by_step, read_index, verify_checkpoint
@@ -345,7 +345,7 @@ def test_options_for_gpus_reach_the_network_and_are_other_stages(finished, motio
     """On a CPU they change the last bits at most. So do weights of classes, if all classes have as many clips."""
     _, alone = finished
     seen, uneven = [], []
-    monkeypatch.setattr(worker, "uneven_of", lambda stage: uneven.append(uneven_of(stage)) or uneven[-1])
+    monkeypatch.setattr(building, "uneven_of", lambda stage: uneven.append(uneven_of(stage)) or uneven[-1])
 
     def compiled(model):
         convolution = model.get_submodule("backbone.layer2.0.conv1").weight
@@ -475,6 +475,27 @@ def test_balanced_sampling_is_resumed_with_the_same_bits(motion_manifest, tmp_pa
     label_of = {row["clip_id"]: row["label"] for row in rows}
     counts = np.bincount([label_of[one.clip_id] for one in drawn], minlength=8)
     assert counts.max() - counts.min() <= 2, "in each of two epochs, quotas differ by one at most"
+
+
+def test_augmented_and_regularised_training_is_resumed_with_the_same_bits(motion_manifest, tmp_path):
+    train = {
+        "mix": {}, "stochastic_depth": 0.3, "repeated_augmentation": 2, "batch_size": 8, "microbatch_size": 4,
+        "checkpoint_every_steps": 2,
+    }  # fmt: skip
+    data = {"augmentations": ["rand_augment", {"name": "random_erasing", "probability": 1.0}]}
+    one = one_stage(motion_manifest, tmp_path / "resumed", train=train, data=data)
+    with pytest.raises(KeyboardInterrupt):
+        in_process(one, interrupt_at_step_5)
+    resumed = in_process(one)
+    whole = in_process(one_stage(motion_manifest, tmp_path / "whole", train=train, data=data))
+    assert resumed.stages[0].state == "resume"
+    assert weights(resumed) == weights(whole)
+    drawn = [one.clip_id for one in read_samples(folders(whole)[0]) if one.kind == "train"]
+    assert drawn[0::2] == drawn[1::2], "neighbours are the same clip"
+    assert len(set(drawn)) == 24, "in two epochs each clip is there"
+    for name, value in (("mix", None), ("stochastic_depth", 0.0)):
+        less = in_process(one_stage(motion_manifest, tmp_path / name, train={**train, name: value}, data=data))
+        assert weights(less) != weights(whole)
 
 
 def test_more_epochs_go_on_where_the_shorter_stage_ended(motion_manifest, tmp_path):

@@ -39,12 +39,16 @@ class ResidualBlock(Site):
             self.register_module("downsample", None)
         self.make_places()
 
+    @property
+    def is_residual(self) -> bool:
+        return True
+
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch, up to and including its last norm."""
         raise NotImplementedError
 
     def run(self, entry: Tensor, x: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor | None]:
-        branch = self.branch(entry)
+        branch = self.thinned(self.branch(entry), num_frames)
         identity = x if self.downsample is None else self.downsample(x)
         if self.attention is None:
             branch += identity

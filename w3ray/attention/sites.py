@@ -42,8 +42,12 @@ class Site(nn.Module):
         super().__init__()
         self.make_places()
 
+    drop_probability: float
+    """Stochastic depth: share of the clips that skip the residual branch in training."""
+
     def make_places(self) -> None:
         """Make the two places, both empty."""
+        self.drop_probability = 0.0
         self.register_module("temporal", None)
         self.register_module("attention", None)
         self.num_frames = None
@@ -62,6 +66,20 @@ class Site(nn.Module):
     def last_norm(self) -> nn.Module | None:
         """The norm right before the attention, which can hold a gain (`gain: norm`). None: there is no such norm."""
         return None
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the site adds a branch to a shortcut. Then its `run` passes the branch through `thinned`."""
+        return False
+
+    def thinned(self, branch: Tensor, num_frames: int | None) -> Tensor:
+        """The residual branch with stochastic depth: in training, 0 for some clips, and scaled up for the others."""
+        if not self.training or self.drop_probability == 0:
+            return branch
+        from torchvision.ops import stochastic_depth
+
+        branch_BTCHW = self.to_clips(branch, num_frames)
+        return self.from_clips(stochastic_depth(branch_BTCHW, self.drop_probability, "row"))
 
     def body(self, entry: Tensor, x: Tensor) -> Tensor:
         """The computation of a site without a shortcut.

@@ -9,7 +9,7 @@ The order of its draws is fixed: frames, box, mirror, augmentations. Most caller
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -147,6 +147,17 @@ class Clip:
     mirrored: bool
 
 
+class ReadFrames(NamedTuple):
+    """The chosen frames of a video, before the crop."""
+
+    frames_THWC: Frames
+    """uint8 [T, H, W, C]."""
+    times_s: np.ndarray
+    """As in `Clip`."""
+    numbers_T: np.ndarray
+    """As in `Clip`."""
+
+
 def load_clip(
     uri: str,
     *,
@@ -194,10 +205,34 @@ def read_clip(
     flip_map: Mapping[int, int] | None = None,
     roots: Sequence[str] | None = None,
     cache: VideoCache | None = None,
+    frames_rng: np.random.Generator | None = None,
 ) -> Clip:
-    """As `load_clip`, but also returns what was drawn at random."""
+    """As `load_clip`, but also returns what was drawn at random.
+
+    Args:
+        frames_rng: draws the frames instead of `rng`, so that several clips of a video can have the same frames.
+    """
     if rng is not None:
         spec.require_flip_map(flip_map)
+    frames = read_frames(
+        uri, spec=spec, rng=rng if frames_rng is None else frames_rng, start_s=start_s, end_s=end_s, reversed=reversed,
+        roots=roots, cache=cache,
+    )  # fmt: skip
+    return made_clip(frames, label=label, spec=spec, rng=rng, flip_map=flip_map)
+
+
+def read_frames(
+    uri: str,
+    *,
+    spec: ClipSpec,
+    rng: np.random.Generator | None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    reversed: bool = False,
+    roots: Sequence[str] | None = None,
+    cache: VideoCache | None = None,
+) -> ReadFrames:
+    """Choose the frames of a clip and decode them: the first half of `read_clip`. `rng` draws the frames."""
     with open_clip(uri, spec, roots, cache) as video:
         first, stop = video.frame_span(start_s, end_s)
         indices_T = first + SAMPLERS[spec.sampling](
@@ -205,7 +240,21 @@ def read_clip(
         )
         indices_T = indices_T[::-1] if reversed else indices_T
         frames_THWC = read_samples(video, indices_T, stop, spec, reversed=reversed)
-        times_s = video.times_s(indices_T)
+        return ReadFrames(frames_THWC, video.times_s(indices_T), indices_T)
+
+
+def made_clip(
+    frames: ReadFrames,
+    *,
+    label: int,
+    spec: ClipSpec,
+    rng: np.random.Generator | None,
+    flip_map: Mapping[int, int] | None = None,
+) -> Clip:
+    """Crop, resize and augment decoded frames: the second half of `read_clip`. `rng` draws box, mirror and changes."""
+    if rng is not None:
+        spec.require_flip_map(flip_map)
+    frames_THWC = frames.frames_THWC
     height, width = frames_THWC.shape[1:3]
     mirrored = False
     if rng is None:
@@ -220,8 +269,8 @@ def read_clip(
         for augmentation in spec.augmentations:
             frames_TSSC = augmentation(frames_TSSC, rng)
     return Clip(
-        frames_TSSC=frames_TSSC, label=label, times_s=times_s, numbers_T=indices_T, frame_size=(height, width), box=box,
-        mirrored=mirrored,
+        frames_TSSC=frames_TSSC, label=label, times_s=frames.times_s, numbers_T=frames.numbers_T,
+        frame_size=(height, width), box=box, mirrored=mirrored,
     )  # fmt: skip
 
 

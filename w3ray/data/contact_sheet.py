@@ -80,7 +80,16 @@ def training_rows(
         ]
         number += 1
     return [
-        _row(manifest, table, sample, position, spec, schedule.augmentation_generator(epoch, position), roots)
+        _row(
+            manifest,
+            table,
+            sample,
+            position,
+            spec,
+            schedule.augmentation_generator(epoch, position),
+            roots,
+            schedule.frames_generator(epoch, position),
+        )
         for position, sample in places[:count]
     ]
 
@@ -106,6 +115,7 @@ def _row(
     spec: ClipSpec,
     rng: np.random.Generator | None,
     roots: Sequence[str] | None,
+    frames_rng: np.random.Generator | None = None,
 ) -> SheetRow:
     row: dict[str, Any] = table.slice(sample, 1).to_pylist()[0]
     uri, clip, reason = manifest.resolve(row["uri"]), None, None
@@ -114,6 +124,7 @@ def _row(
         clip = read_clip(
             uri, label=label, spec=spec, rng=rng, start_s=row["start_s"], end_s=row["end_s"],
             reversed=row["reversed"], flip_map=manifest.flip_map, roots=roots,
+            frames_rng=frames_rng,
         )  # fmt: skip
     except DecodeError as error:
         reason = error.reason

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from w3ray.data.clip import read_clip
+from w3ray.data.clip import ReadFrames, made_clip, read_frames
 from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Order, draw_generator
@@ -140,6 +140,7 @@ class MicrobatchDecoder:
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
         self._started = False
+        self._last: tuple[tuple[int, int], ReadFrames] | None = None
         self._shared = None if spec.shared is None else spec.shared.opened(spec.clip, spec.plugins.clip_sources)
         if spec.clips_ready is not None:
             _wait_for(spec.clips_ready)
@@ -209,7 +210,10 @@ class MicrobatchDecoder:
 
     def _key(self, item: Item, place: int, row: dict[str, Any]) -> str:
         assert self._shared is not None
-        draw = int(item.draws[place]) if item.kind == "train" else None
+        draw: int | tuple[int, int] | None = None
+        if item.kind == "train":
+            own = int(item.draws[place])
+            draw = own if item.frame_draws is None else (own, int(item.frame_draws[place]))
         return self._shared.key(row, draw, self._spec.flip_map, self._spec.roots)
 
     def _load(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
@@ -242,11 +246,8 @@ class MicrobatchDecoder:
                         pixels = np.stack([view.frames_TSSC for view in views])
                         label = UNLABELLED if row["label"] is None else row["label"]
                         return pixels, label, extras_of_views(row, views, spec.clip)
-                    found = read_clip(
-                        row["uri"], label=row["label"], spec=spec.clip, rng=rng, start_s=row["start_s"],
-                        end_s=row["end_s"], reversed=row["reversed"], flip_map=spec.flip_map, roots=spec.roots,
-                        cache=spec.cache,
-                    )  # fmt: skip
+                    frames = self._frames(item, place, row, rng)
+                    found = made_clip(frames, label=row["label"], spec=spec.clip, rng=rng, flip_map=spec.flip_map)
                     return found.frames_TSSC, found.label, extras_of(row, found, spec.clip)
             except DecodeError:
                 if attempt == _ATTEMPTS:
@@ -255,6 +256,22 @@ class MicrobatchDecoder:
                 if attempt == _ATTEMPTS:
                     raise DecodeError(row["uri"], "out of memory while reading it") from error
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _frames(self, item: Item, place: int, row: dict[str, Any], rng: np.random.Generator | None) -> ReadFrames:
+        """The decoded frames of a clip. They are kept if the next place may hold the same clip again."""
+        key = None
+        if item.frame_draws is not None:
+            rng = draw_generator(item.frame_draws[place])
+            key = (int(item.samples[place]), int(item.frame_draws[place]))
+            if self._last is not None and self._last[0] == key:
+                return self._last[1]
+        frames = read_frames(
+            row["uri"], spec=self._spec.clip, rng=rng, start_s=row["start_s"], end_s=row["end_s"],
+            reversed=row["reversed"], roots=self._spec.roots, cache=self._spec.cache,
+        )  # fmt: skip
+        if key is not None:
+            self._last = (key, frames)
+        return frames
 
 
 _warm: OrderedDict[str, MicrobatchDecoder] = OrderedDict()  # by stream; the most recently used one is last

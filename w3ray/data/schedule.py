@@ -15,6 +15,11 @@ depend on the world size.
 frames and crop. Then a clip and its reversed twin are in one microbatch and differ only in the order of frames. What
 they share cancels in the gradient.
 
+With `repeats`, m neighbouring places of an epoch hold the same clip, with the same frames, but other crops and
+augmentations (repeated augmentation: Hoffer et al., "Augment Your Batch", CVPR 2020). Its frames are decoded once, as
+with PySlowFast's AUG.NUM_SAMPLE. An epoch keeps its length, so it has only every m-th clip, and the clips take turns
+through all epochs.
+
 With a `Balance`, an epoch has rare classes more often and frequent ones less often, still as a pure function.
 """
 
@@ -94,7 +99,8 @@ class Item:
     `step` is the number of the optimiser step a train item belongs to, and the number of steps already done when a
     val or test item is read. `positions` int64 [M] are places in the epoch's (or split's) order, `samples` int64 [M]
     the row numbers in the split's table; both are PADDING where the microbatch holds no sample. `draws` uint64 [M] is
-    the seed of the random numbers of each training sample, 0 at padding and in evaluation.
+    the seed of the random numbers of each training sample, 0 at padding and in evaluation. `frame_draws` uint64 [M] are
+    the seeds of the choice of frames alone, if a clip is there several times; None: it comes from `draws`.
     """
 
     number: int
@@ -105,6 +111,7 @@ class Item:
     positions: np.ndarray
     samples: np.ndarray
     draws: np.ndarray
+    frame_draws: np.ndarray | None = None
 
 
 class Order(Protocol):
@@ -145,6 +152,8 @@ class Schedule:
     seed: int
     world_size: int
     rows_together: int = 1
+    repeats: int = 1
+    """How many neighbouring places of an epoch hold the same clip."""
     balance: Balance | None = None
     """How often a clip of each class is in an epoch; None: every clip once."""
 
@@ -157,6 +166,7 @@ class Schedule:
             "validate_every_epochs",
             "world_size",
             "rows_together",
+            "repeats",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -172,6 +182,14 @@ class Schedule:
                     "be separated; set it to 1, or give a number that it divides"
                 )
 
+        if self.repeats > 1:
+            if self.rows_together > 1 or self.balance is not None:
+                raise ValueError("repeats do not work with rows_together or a balance")
+            if self.batch_size % self.repeats or self.microbatch_size % self.repeats:
+                raise ValueError(
+                    f"repeats {self.repeats} must divide batch_size {self.batch_size} and microbatch_size "
+                    f"{self.microbatch_size}"
+                )
         if self.balance is not None and (self.rows_together > 1 or sum(self.balance.counts) != self.num_train):
             raise ValueError(
                 f"a balance of {sum(self.balance.counts)} rows does not fit {self.num_train} rows with rows_together "
@@ -246,7 +264,12 @@ class Schedule:
         step = epoch * self.steps_per_epoch + step_in_epoch
         draws = np.zeros(self.microbatch_size, dtype=np.uint64)
         draws[valid] = [self.augmentation_key(epoch, int(position)) for position in positions[valid]]
-        return Item(number, "train", epoch, step, slot, np.where(valid, positions, PADDING), samples, draws)
+        frame_draws = None
+        if self.repeats > 1:
+            frame_draws = np.zeros(self.microbatch_size, dtype=np.uint64)
+            frame_draws[valid] = [self.frames_key(epoch, int(position)) for position in positions[valid]]
+        places = np.where(valid, positions, PADDING)
+        return Item(number, "train", epoch, step, slot, places, samples, draws, frame_draws)
 
     def augmentation_generator(self, epoch: int, position: int) -> np.random.Generator:
         """The random numbers of one training sample: a function of (seed, epoch, position) and of nothing else.
@@ -259,13 +282,32 @@ class Schedule:
         """The 64-bit seed of `augmentation_generator`."""
         return stable_key("augmentation", self.seed, epoch, position // self.rows_together)
 
+    def frames_key(self, epoch: int, position: int) -> int:
+        """With repeats: the 64-bit seed of the choice of frames, the same for all places of a clip."""
+        return stable_key("frames", self.seed, epoch, position // self.repeats)
+
+    def frames_generator(self, epoch: int, position: int) -> np.random.Generator | None:
+        """With repeats: the random numbers of the choice of frames. None: `augmentation_generator` has them."""
+        return draw_generator(self.frames_key(epoch, position)) if self.repeats > 1 else None
+
     def _shuffled(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         if self.balance is not None:
             places = permute(positions, self.num_train, stable_key("places", self.seed, epoch))
             return self.balance.samples(places, epoch, self._turn)
+        if self.repeats > 1:
+            return self._in_turns(epoch, positions // self.repeats)
         groups, within = np.divmod(positions, self.rows_together)
         key = stable_key("order", self.seed, epoch)
         return permute(groups, self.num_train // self.rows_together, key) * self.rows_together + within
+
+    def _in_turns(self, epoch: int, groups: np.ndarray) -> np.ndarray:
+        """The clips of an epoch's groups of places: each clip once in a turn, and turns go on through the epochs."""
+        turns, places = np.divmod(epoch * _ceil_div(self.num_train, self.repeats) + groups, self.num_train)
+        samples = np.empty_like(places)
+        for turn in np.unique(turns):
+            now = turns == turn
+            samples[now] = permute(places[now], self.num_train, stable_key("order", self.seed, int(turn)))
+        return samples
 
     def _turn(self, positions: np.ndarray, size: int, label: int, turn: int) -> np.ndarray:
         """The order of a class's clips in one of its turns."""

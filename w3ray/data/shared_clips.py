@@ -89,11 +89,13 @@ class ClipFolder:
     def key(
         self,
         row: Mapping[str, Any],
-        draw: int | None,
+        draw: int | tuple[int, int] | None,
         flip_map: Mapping[int, int],
         roots: Sequence[str] | None,
     ) -> str:
-        """A name for what `load_clip` makes of a row. `draw`: the seed of its random choices; None: evaluation.
+        """A name for what `load_clip` makes of a row.
+
+        `draw` is the seed of its random choices, or this and the seed of its frames; None: evaluation.
 
         If a video is replaced under the same path, its clips get other names. This is not noticed on object storage,
         where videos must not change during a sweep. In a folder of frames only added and removed images are noticed.

@@ -13,7 +13,7 @@ from typing import Any
 
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.errors import InputError
-from w3ray.lint import attention, clips, data, network, training
+from w3ray.lint import attention, clips, data, network, regularisation, training
 from w3ray.lint._common import NO_FIGURE, Comparison, Finding, Rule, Severity
 from w3ray.lint.published import ROWS, Row, closest_row
 from w3ray.recipe import Recipe, load_recipe
@@ -23,6 +23,9 @@ PUBLISHED_RULES: Mapping[str, Rule] = {**clips.RULES, **network.RULES, **trainin
 
 DATA_RULES: Mapping[str, Rule] = data.RULES
 """Rules about the recipe's own data. They do not depend on the published recipe."""
+
+REGULARISATION_RULES: Mapping[str, Rule] = regularisation.RULES
+"""Rules about augmentation and regularisation. They know settings of other papers than the published recipe's."""
 
 ATTENTION_RULES: Mapping[str, Rule] = attention.RULES
 """Rules about whether the attention learns. They do not depend on the published recipe."""
@@ -42,6 +45,7 @@ __all__ = [
     "IN_EVERY_RECIPE",
     "NO_FIGURE",
     "PUBLISHED_RULES",
+    "REGULARISATION_RULES",
     "ROWS",
     "Comparison",
     "Finding",
@@ -86,7 +90,7 @@ def lint(recipe: Recipe) -> LintReport:
     for name, rule in PUBLISHED_RULES.items():
         for finding in rule(comparison):
             findings.append(replace(finding, rule=name, severity=finding.severity if same_data else "note"))
-    for name, rule in {**DATA_RULES, **ATTENTION_RULES}.items():
+    for name, rule in {**DATA_RULES, **REGULARISATION_RULES, **ATTENTION_RULES}.items():
         findings += [replace(finding, rule=name) for finding in rule(comparison)]
     findings.sort(key=lambda finding: finding.severity != "warning")
     return LintReport(recipe=recipe.name, row=row, same_data=same_data, data_unread=unread, findings=tuple(findings))

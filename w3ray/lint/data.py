@@ -46,6 +46,21 @@ def flip_labels(comparison: Comparison) -> Iterator[Finding]:
         )
 
 
+def turned_directions(comparison: Comparison) -> Iterator[Finding]:
+    """Clips are turned so far that left can look like up, and the classes differ in direction."""
+    turns = any(one.name == "trivial_augment" for one in comparison.recipe.data.augmentations)
+    manifest = comparison.manifest
+    named = [] if manifest is None else [name for name in manifest.classes if _DIRECTION.search(name.lower())]
+    if turns and named:
+        yield Finding(
+            severity="warning",
+            field="data.augmentations",
+            value=f"trivial_augment, and classes of a direction, such as {named[0]!r}",
+            published=None,
+            source="it turns clips by up to 135 degrees, and the label stays; rand_augment turns them by 30 at most",
+        )
+
+
 def absent_split(comparison: Comparison) -> Iterator[Finding]:
     """The manifest does not have this split. The run would be refused."""
     if comparison.manifest is None:
@@ -200,6 +215,7 @@ def _some(names: Sequence[object]) -> str:
 
 RULES: dict[str, Rule] = {
     "flip_labels": flip_labels,
+    "turned_directions": turned_directions,
     "absent_split": absent_split,
     "chosen_on_reported": chosen_on_reported,
     "reported_is_trained": reported_is_trained,

@@ -94,9 +94,13 @@ class PreNormBlock(Site):
     def channels(self) -> int:
         return self.conv2.out_channels
 
+    @property
+    def is_residual(self) -> bool:
+        return True
+
     def run(self, entry: Tensor, x: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor | None]:
         active = torch.relu(self.norm(entry))
-        branch = self.conv2(torch.relu(self.norm1(self.conv1(active))))
+        branch = self.thinned(self.conv2(torch.relu(self.norm1(self.conv1(active)))), num_frames)
         shortcut = x if self.project is None else self.project(active)
         if self.attention is None:
             return self.end(branch + shortcut), None

@@ -80,11 +80,17 @@ class InvertedResidual(Site):
         return self._channels
 
     @property
+    def is_residual(self) -> bool:
+        return self.has_shortcut
+
+    @property
     def last_norm(self) -> nn.Module | None:
         return self.project[1]
 
     def run(self, entry: Tensor, x: Tensor, num_frames: int | None) -> tuple[Tensor, Tensor | None]:
         branch = self.project(self.depthwise(entry if self.expand is None else self.expand(entry)))
+        if self.has_shortcut:
+            branch = self.thinned(branch, num_frames)
         if self.attention is None:
             return branch + x if self.has_shortcut else branch, None
         attention = cast(Attention, self.attention)

@@ -208,7 +208,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
             check_contracts([*item.stage.parts(), *recipe.data.parts()])
             check_network(item.stage, data.clip, num_classes=data.heads.num_scores)
             _require_bank_fits(item, data)
-            _require_frozen_parts(item, data)
+            _require_trained_parts(item, data)
         if item.status.state == "run" and item.stage.model.weights is not None:
             trainings[item.stage.name] = replace(item, loaded=_loaded(item, data))
     planned: dict[str, Planned] = {**trainings, **banks}
@@ -279,16 +279,17 @@ def _require_bank_fits(item: PlannedStage, data: PreparedData) -> None:
         )
 
 
-def _require_frozen_parts(item: PlannedStage, data: PreparedData) -> None:
-    """Raises: InputError if the stage freezes parts that its network does not have, or all that it has."""
+def _require_trained_parts(item: PlannedStage, data: PreparedData) -> None:
+    """Raises: InputError if the stage freezes or skips parts that its network does not have, or freezes all of it."""
     train = item.stage.train
     freezes = {"train.freeze": train.freeze}
     freezes |= {f"train.phases: from_epoch {phase.from_epoch}: freeze": phase.freeze or () for phase in train.phases}
-    if not any(freezes.values()):
+    if not any(freezes.values()) and train.stochastic_depth == 0:
         return
     import torch
 
     from w3ray.models import build_model
+    from w3ray.models.stochastic_depth import set_stochastic_depth
     from w3ray.training.freeze import frozen_names
 
     with torch.device("meta"):
@@ -298,6 +299,10 @@ def _require_frozen_parts(item: PlannedStage, data: PreparedData) -> None:
             frozen_names(model, freeze)
         except ValueError as error:
             raise InputError(f"stage {item.stage.name}: {field}: {error}") from error
+    try:
+        set_stochastic_depth(model, train.stochastic_depth)
+    except ValueError as error:
+        raise InputError(f"stage {item.stage.name}: train.{error}") from error
 
 
 def check_network(stage: ResolvedStage, clip: ClipSpec, *, num_classes: int = 2) -> None:
@@ -356,6 +361,7 @@ def stage_schedule(stage: ResolvedStage, labels: np.ndarray, *, num_val: int = 0
             validate_every_epochs=train.validate_every_epochs,
             seed=stage.seed,
             world_size=1,
+            repeats=train.repeated_augmentation,
             balance=None if train.sampling == "shuffle" else Balance.of(labels, train.sampling),
         )
     except ValueError as error:

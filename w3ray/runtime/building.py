@@ -7,6 +7,8 @@ from torch.nn.parallel import DistributedDataParallel
 from w3ray.data.schedule import Schedule
 from w3ray.models import build_model
 from w3ray.models._common import VideoModel
+from w3ray.models.pixels import Pixels
+from w3ray.models.stochastic_depth import set_stochastic_depth
 from w3ray.recipe import Train
 from w3ray.runtime.event_channel import Sender
 from w3ray.runtime.explained import ClipPictures
@@ -17,10 +19,11 @@ from w3ray.training.early_stopping import Patience
 from w3ray.training.freeze import depths
 from w3ray.training.losses.uneven import Uneven
 from w3ray.training.lr_schedule import lr_factor
+from w3ray.training.mixing import Mixing
 from w3ray.training.on_gpu import compiled, weights_channels_last
 from w3ray.training.optimizer import build_optimizer, parameter_groups, scaled_lr
 from w3ray.training.randomness import microbatch_seed
-from w3ray.training.step import Precision
+from w3ray.training.step import Precision, TrainingStep
 
 
 def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
@@ -28,6 +31,7 @@ def build_network(stage: StageSpec, device: torch.device) -> VideoModel:
     torch.manual_seed(microbatch_seed(stage.seed, "init"))
     model = build_model(**stage.model).to(device)
     apply_batch_norm_mode(model, stage.train.batch_norm)
+    set_stochastic_depth(model, stage.train.stochastic_depth)
     if stage.train.channels_last:
         weights_channels_last(model)
     return model
@@ -80,6 +84,38 @@ def uneven_of(stage: StageSpec) -> Uneven:
         focal_gamma=train.focal_gamma,
         logit_adjustment=train.logit_adjustment,
         counts=stage.class_counts,
+    )
+
+
+def build_step(
+    stage: StageSpec,
+    model: nn.Module,
+    *,
+    pixels: Pixels,
+    optimizer: torch.optim.Optimizer,
+    teacher: nn.Module | None,
+) -> TrainingStep:
+    """The stage's training step.
+
+    Args:
+        model: the network, wrapped as it is trained.
+        pixels: of the network.
+        teacher: the stage's teacher, if it has one.
+    """
+    train = stage.train
+    return TrainingStep(
+        model,
+        optimizer=optimizer,
+        loss_weights=stage.loss_weights,
+        teacher=teacher,
+        precision=precision_of(train),
+        clip_grad_norm=train.clip_grad_norm,
+        label_smoothing=train.label_smoothing,
+        uneven=uneven_of(stage),
+        mixing=None if train.mix is None else Mixing(**train.mix.model_dump()),
+        heads=stage.heads,
+        mean=pixels.mean,
+        std=pixels.std,
     )
 
 

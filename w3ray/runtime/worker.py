@@ -30,14 +30,13 @@ from w3ray.models._common import VideoModel
 from w3ray.runtime.building import (
     base_lr,
     build_network,
+    build_step,
     clip_pictures,
     distribute,
     lr_at,
     optimizer_of,
     patience_of,
-    precision_of,
     prepared_teacher,
-    uneven_of,
 )
 from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.runtime.event_channel import Sender
@@ -59,7 +58,6 @@ from w3ray.training.moving_average import MovingAverage
 from w3ray.training.on_gpu import compiled, tf32
 from w3ray.training.optimizer import set_phase
 from w3ray.training.randomness import microbatch_seed
-from w3ray.training.step import TrainingStep
 from w3ray.training.transfer import Transfer
 
 
@@ -117,18 +115,8 @@ class StageWorker:
         self.average = None if decay is None else MovingAverage(self.model, decay)
         teacher = None if stage.teacher is None else self._load_teacher(stage.teacher)
         self.transfer = Transfer(self.device)
-        self.step = TrainingStep(
-            self._wrapped(),
-            optimizer=self.optimizer,
-            loss_weights=stage.loss_weights,
-            teacher=teacher,
-            precision=precision_of(stage.train),
-            clip_grad_norm=stage.train.clip_grad_norm,
-            label_smoothing=stage.train.label_smoothing,
-            uneven=uneven_of(stage),
-            heads=stage.heads,
-            mean=self.model.pixels.mean,
-            std=self.model.pixels.std,
+        self.step = build_step(
+            stage, self._wrapped(), pixels=self.model.pixels, optimizer=self.optimizer, teacher=teacher
         )
         keeper = LocalCheckpointKeeper if ranks.is_local else CheckpointKeeper
         self.keeper = keeper(stage, ranks.rank, events.twin(), self.heartbeat)

@@ -20,8 +20,9 @@ from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_cl
 from w3ray.heads import Heads
 from w3ray.models.side_inputs import chosen
 from w3ray.training.batch_norm import rows_hidden_from_batch_norm
-from w3ray.training.losses import LossInputs, build_losses
+from w3ray.training.losses import Loss, LossInputs, build_losses
 from w3ray.training.losses.uneven import Uneven
+from w3ray.training.mixing import Mixed, Mixing
 from w3ray.training.on_gpu import without_compiler
 from w3ray.training.optimizer import set_lr
 
@@ -62,6 +63,7 @@ class TrainingStep:
         clip_grad_norm: upper bound for the norm of the global gradient. None: no clipping.
         label_smoothing: label smoothing of the cross-entropy.
         uneven: what the cross-entropy does about classes with few clips.
+        mixing: mixes the clips of a microbatch (mixup, CutMix). None: clips stay apart.
         heads: the heads that the model's scores and the labels belong to. None: one head.
         mean, std: mean and standard deviation of the pixels in [0, 1].
 
@@ -80,6 +82,7 @@ class TrainingStep:
         clip_grad_norm: float | None = 20.0,
         label_smoothing: float = 0.0,
         uneven: Uneven | None = None,
+        mixing: Mixing | None = None,
         heads: Heads | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -91,7 +94,7 @@ class TrainingStep:
         self.model = model
         self.optimizer = optimizer
         self.losses = build_losses(loss_weights, label_smoothing=label_smoothing, heads=heads, uneven=uneven)
-        self.heads = heads
+        self.heads, self.mixing = heads, mixing
         self.clip_grad_norm = clip_grad_norm
         self.precision = precision
         self.mean, self.std = tuple(mean), tuple(std)
@@ -165,16 +168,20 @@ class TrainingStep:
 
     def _weighted_losses(self, x_BTCHW: Tensor, labels_B: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
         teacher_features = None
+        mixed = None if self.mixing is None else self.mixing(x_BTCHW, labels_B)
+        if mixed is not None:
+            x_BTCHW, labels_B = mixed.clips_BTCHW, mixed.labels_B
         with self.autocast():
             if self.teacher is not None:
                 with torch.no_grad():
                     teacher_features = self.teacher(x_BTCHW, **chosen(self.teacher, extras, self.device)).features
             output = self.model(x_BTCHW, **chosen(self.model, extras, self.device))
         inputs = LossInputs(output.logits_BK, output.features, labels_B, teacher_features)
-        sums = {name: loss(inputs) for name, (_, loss) in self.losses.items()}
+        sums = {name: _loss_of(loss, inputs, mixed) for name, (_, loss) in self.losses.items()}
         for name, value in sums.items():
             self._sums[name] += value.detach()
-        self._correct += right_in_all_heads(output.logits_BK.detach(), labels_B, self.heads).sum()
+        shown_B = labels_B if mixed is None else mixed.main_labels_B
+        self._correct += right_in_all_heads(output.logits_BK.detach(), shown_B, self.heads).sum()
         return torch.stack([weight * sums[name] for name, (weight, _) in self.losses.items()]).sum()
 
     def _take_part(self, clips_u8_BTHWC: Tensor, extras: Mapping[str, Tensor]) -> None:
@@ -254,6 +261,13 @@ class TrainingStep:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
+
+
+def _loss_of(loss: Loss, inputs: LossInputs, mixed: Mixed | None) -> Tensor:
+    value = loss(inputs)
+    if mixed is None or not getattr(loss, "reads_labels", True):
+        return value
+    return mixed.share * value + (1 - mixed.share) * loss(inputs._replace(labels_B=mixed.others_B))
 
 
 def _grad_norm(parameters: Sequence[nn.Parameter]) -> Tensor:

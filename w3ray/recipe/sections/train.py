@@ -46,6 +46,23 @@ class EarlyStopping(Section):
     min_delta: float = Field(default=0.0, ge=0, description="a smaller improvement counts as none")
 
 
+class Mix(Section):
+    """Mixup and CutMix: each clip is mixed with another one of its microbatch (`w3ray.training.mixing`)."""
+
+    mixup_alpha: float = Field(default=0.8, ge=0, description="mixup: alpha of its Beta distribution; 0: no mixup")
+    cutmix_alpha: float = Field(default=1.0, ge=0, description="CutMix: alpha of its Beta distribution; 0: no CutMix")
+    probability: float = Field(default=1.0, ge=0, le=1, description="share of the microbatches that are mixed")
+    cutmix_share: float = Field(
+        default=0.5, ge=0, le=1, description="with both: share of the mixed microbatches that get CutMix"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
+            raise ValueError("mixup_alpha and cutmix_alpha are both 0, so nothing is mixed; set mix to null instead")
+        return self
+
+
 class Train(Section):
     """How a stage is trained. The defaults are TSM's recipe, which the W3 paper follows."""
 
@@ -89,6 +106,22 @@ class Train(Section):
         default=False, description="keep the weights of convolutions with the channels last, as the frames are"
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of probability spread over all classes")
+    mix: Annotated[Mix | None, AsBefore(None)] = Field(
+        default=None, description="mixup and CutMix within each microbatch; null: clips stay apart"
+    )
+    stochastic_depth: Annotated[float, AsBefore(0.0)] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="residual networks: share of the clips that skip the last residual block in training; earlier "
+        "blocks are skipped less often",
+    )
+    repeated_augmentation: Annotated[int, AsBefore(1)] = Field(
+        default=1,
+        ge=1,
+        description="number of times that a clip is in a microbatch, with the same frames and other crops and "
+        "augmentations; decoded once",
+    )
     sampling: Annotated[Literal["shuffle", "balanced", "sqrt"], AsBefore("shuffle")] = Field(
         default="shuffle",
         description="clips of an epoch; shuffle: each clip once; balanced: as many of each class; sqrt: rare classes "
@@ -183,12 +216,29 @@ class Train(Section):
                 f"sampling={self.sampling} balances the classes already, and class_weights and logit_adjustment would "
                 "do it again; use one of them"
             )
+        if self.mix is not None and self.microbatch_size < 2:
+            raise ValueError("mix needs two clips in a microbatch; set microbatch_size to 2 or more")
+        if self.repeated_augmentation > 1:
+            self._check_repeats()
         if self.compile and self.triton:
             raise ValueError("compile and triton both replace the passes of attention; use one of them")
         begins = [phase.from_epoch for phase in self.phases]
         if begins != sorted(set(begins)) or any(begin >= self.epochs for begin in begins):
             raise ValueError(f"phases must begin at increasing epochs below epochs={self.epochs}, got {begins}")
         return self
+
+    def _check_repeats(self) -> None:
+        repeats = self.repeated_augmentation
+        if self.rows_together > 1 or self.sampling != "shuffle":
+            raise ValueError(
+                f"repeated_augmentation={repeats} does not work with rows_together or sampling, which also decide the "
+                "order; set rows_together=1 and sampling=shuffle"
+            )
+        if self.batch_size % repeats or self.microbatch_size % repeats:
+            raise ValueError(
+                f"repeated_augmentation={repeats} must divide batch_size {self.batch_size} and microbatch_size "
+                f"{self.microbatch_size}, because a clip is decoded once for its microbatch"
+            )
 
     def at_epoch(self, epoch: int) -> "Train":
         """The settings of an epoch, counted from 0, with the phases applied."""

@@ -23,6 +23,9 @@ class Loss(Protocol):
 
     A loss must not average over clips: the gradient would then depend on the split into microbatches and ranks. The
     training step divides by the number of valid clips in the whole global batch.
+
+    With mixup or CutMix it is called twice, once for each of the two labels. A loss that reads no labels may set
+    `reads_labels = False`; it is then called once.
     """
 
     needs_teacher: bool

@@ -16,6 +16,7 @@ class MatureFeatures:
     """
 
     needs_teacher = True
+    reads_labels = False
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         if inputs.teacher_features is None:
