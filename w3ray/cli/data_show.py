@@ -104,7 +104,15 @@ def _training_rows(
         raise InputError(f"--epoch {epoch}: stage {stage.name} has epochs 0 to {stage.train.epochs - 1}")
     # The order of clips does not depend on validations.
     schedule = stage_schedule(stage, clips.split(split, ["label"])["label"].to_numpy())
-    return training_rows(clips, split, data.clip_spec(), schedule, epoch=epoch, count=count, roots=data.roots)
+    spec = data.clip_spec()
+    if stage.train.mix is None:
+        return training_rows(clips, split, spec, schedule, epoch=epoch, count=count, roots=data.roots)
+    from w3ray.pipeline.mixed_clips import mixed_rows
+
+    # Clips are mixed with others of their microbatch: of the last one, all are needed.
+    more = count + schedule.microbatch_size
+    rows = training_rows(clips, split, spec, schedule, epoch=epoch, count=more, roots=data.roots)
+    return mixed_rows(rows, stage, schedule, epoch)[:count]
 
 
 def _save(sheet: "Image", out: str) -> None:
@@ -121,12 +129,19 @@ def _shown(row: "SheetRow", heads: Heads) -> dict[str, Any]:
         "position": row.position,
         "clip_id": row.clip_id,
         "uri": row.uri,
-        "label": heads.class_name(row.label if clip is None else clip.label),
+        "label": heads.class_name(row.shown_label),
         "mirrored": clip is not None and clip.mirrored,
         "reversed": row.reversed,
         "times_s": None if clip is None else [round(float(time_s), 4) for time_s in clip.times_s],
         "box": None if clip is None else clip.box._asdict(),
         "reason": row.reason,
+        "mixed_with": None
+        if row.mixed_with is None
+        else {
+            "clip_id": row.mixed_with.clip_id,
+            "label": heads.class_name(row.mixed_with.shown_label),
+            "share": round(1 - row.share, 4),
+        },
     }
 
 

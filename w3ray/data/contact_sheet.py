@@ -52,6 +52,15 @@ class SheetRow:
     """None if the video cannot be read."""
     reason: str | None = None
     """Why the video cannot be read."""
+    mixed_with: "SheetRow | None" = None
+    """The clip that is mixed into this one. None: it is not mixed."""
+    share: float = 1.0
+    """The share of this clip in the mixture."""
+
+    @property
+    def shown_label(self) -> int:
+        """The label of what is seen: if the clip is mirrored, that of the mirror image."""
+        return self.label if self.clip is None else self.clip.label
 
 
 def training_rows(
@@ -169,12 +178,16 @@ def draw_sheet(
 
 
 def _draw_text(draw: "ImageDraw.ImageDraw", row: SheetRow, heads: Heads, y: int) -> None:
-    label = row.label if row.clip is None else row.clip.label
+    label = row.shown_label
     is_mirrored = row.clip is not None and row.clip.mirrored
     marks = [mark for mark, holds in (("mirrored", is_mirrored), ("reversed", row.reversed)) if holds]
     if label != row.label:
         marks.append(f"was {heads.class_name(row.label)}")
+    if (other := row.mixed_with) is not None:
+        marks.append(f"{row.share:.0%}, and {1 - row.share:.0%} {heads.class_name(other.shown_label)}")
     lines = [(", ".join(marks), 12, _ACCENT), (f"{row.position}  {row.clip_id}", 11, _FAINT)]
+    if other is not None:
+        lines.append((f"{other.position}  {other.clip_id}", 11, _FAINT))
     if row.clip is not None:
         box = row.clip.box
         lines.append((f"cut {box.width}x{box.height} at {box.left}, {box.top}", 11, _FAINT))
