@@ -23,6 +23,7 @@ KINDS = [
     {"kind": "w3", "channel": False, "gain": "norm"},
     {"kind": "w3", "spatial": False, "gain": "norm"},
     {"kind": "w3", "temporal_norm": "batch"},
+    {"kind": "w3", "causal": True},
     {"kind": "cbam"},
     {"kind": "cbam", "gain": "norm"},
 ]

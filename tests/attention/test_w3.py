@@ -37,6 +37,7 @@ VARIANTS = [
     {"start": "near_open"},
     {"borders": "replicate"},
     {"temporal_norm": "batch"},
+    {"causal": True},
 ]
 
 
@@ -208,3 +209,36 @@ def test_config_defaults() -> None:
     assert config.depthwise
     assert (config.start, config.gain, config.borders, config.temporal_norm) == ("unit", "gate", "zeros", "none")
     assert config.placement == "before"
+
+
+class TestCausal:
+    @pytest.mark.parametrize("options", [{}, {"depthwise": False, "channel_kernel": 5}, {"hidden": 3}])
+    def test_later_frames_change_nothing(self, options: dict[str, int | bool]) -> None:
+        w3 = trained(W3(8, W3Config(causal=True, **options))).eval()
+        x_BTCHW = torch.randn(2, 6, 8, 5, 5)
+        other = x_BTCHW.clone()
+        other[:, 4:] += 1
+        first, second = w3(x_BTCHW), w3(other)
+        assert torch.equal(first.x_BTCHW[:, :4], second.x_BTCHW[:, :4])
+        assert not torch.allclose(first.x_BTCHW[:, 4], second.x_BTCHW[:, 4])
+
+    def test_it_is_the_other_one_seen_later(self) -> None:
+        """With the same weights, the mask of a frame is what the plain W3 gives the frame K - 1 places before it."""
+        causal, plain = W3(8, W3Config(causal=True, channel=False)), W3(8, W3Config(channel=False))
+        plain.load_state_dict(trained(causal).state_dict())
+        x_BTCHW = torch.randn(1, 9, 8, 5, 5)
+        late, early = causal(x_BTCHW).mask_BTHW, plain(x_BTCHW).mask_BTHW
+        # Away from the ends, where the two have different borders.
+        torch.testing.assert_close(late[:, 4:], early[:, 2:-2])
+
+    def test_the_start_is_a_copy_of_the_same_frame(self) -> None:
+        w3 = W3(8, W3Config(causal=True, start="near_open"))
+        assert float(w3.channel.time1.weight[:, 0, -1].min()) > 0.8
+        kernel = w3.spatial.time1.weight.view(3, 3, 3)
+        assert int(kernel.argmax()) == 2 * 9 + 4
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match="causal=True with borders=replicate"):
+            W3Config(causal=True, borders="replicate")
+        with pytest.raises(ValueError, match="causal=1: must be true or false"):
+            W3Config(causal=1)

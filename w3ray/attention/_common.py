@@ -7,11 +7,23 @@ Every attention is a module built as `Kind(channels, config)` with the attribute
 Axes: B clips, T frames, C channels, H height, W width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from w3ray.attention.options import Placement
+
+Past = Callable[[Tensor, int, int], Tensor]
+"""`past(x, count, dim)`: x with the `count` frames before its first one in front, along axis `dim`."""
+
+
+def with_zeros(x: Tensor, count: int, dim: int) -> Tensor:
+    """The past of the first frame of a clip: nothing. `w3ray.models.streaming` replaces it by what was there."""
+    shape = list(x.shape)
+    shape[dim] = count
+    return torch.cat([x.new_zeros(shape), x], dim=dim)
 
 
 class AttentionOutput(NamedTuple):

@@ -81,6 +81,11 @@ class AttentionConfig(Options):
         return False
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether the output at a frame depends on later frames. Then frames cannot be streamed one by one."""
+        return True
+
+    @property
     def chooses_sites(self) -> bool:
         """Whether the attention enters a part of the sites only, so that it may find none in a small network."""
         return self.stages is not None or self.every > 1 or self.first > 1
@@ -161,6 +166,9 @@ class W3Config(AttentionConfig):
     """Spatio-temporal attention (Eq. 5-6)."""
     temporal: bool = True
     """The temporal convolutions (Eq. 4 and 6); False: M^c = M^c-frm and M^s = M^s-frm."""
+    causal: bool = False
+    """The temporal convolutions read the last K frames, not the frames after. A stream of frames (`w3ray.stream`)
+    needs this. Not in the paper."""
 
     def as_before(self) -> dict[str, Any]:
         options = AttentionConfig.as_before(self)
@@ -173,16 +181,25 @@ class W3Config(AttentionConfig):
     def has_spatial_mask(self) -> bool:
         return self.spatial
 
+    @property
+    def looks_ahead(self) -> bool:
+        return self.temporal and not self.causal
+
     def __post_init__(self) -> None:
         AttentionConfig.__post_init__(self)
         for name in ("reduction", "hidden"):
             check_whole("W3", name, getattr(self, name))
         for name in ("channel_kernel", "spatial_kernel", "temporal_kernel"):
             _check_odd("W3", name, getattr(self, name))
-        for name in ("depthwise", "channel", "spatial", "temporal"):
+        for name in ("depthwise", "channel", "spatial", "temporal", "causal"):
             check_flag("W3", name, getattr(self, name))
         _check_gates("W3", self)
         check_one_of("W3", "temporal_norm", self.temporal_norm, TemporalNorm)
+        if self.causal and self.borders != "zeros":
+            raise ValueError(
+                f"W3: causal=True with borders={self.borders}: before its first frame a stream has zeros only; "
+                "use borders=zeros"
+            )
         if not (self.channel or self.spatial):
             raise ValueError("W3: channel=False with spatial=False: nothing is left; set no attention instead")
 
@@ -209,6 +226,10 @@ class CBAMConfig(AttentionConfig):
     @property
     def has_spatial_mask(self) -> bool:
         return True
+
+    @property
+    def looks_ahead(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         AttentionConfig.__post_init__(self)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from w3ray.attention._common import AttentionOutput
+from w3ray.attention._common import AttentionOutput, Past, with_zeros
 from w3ray.attention.gating import apply_gate, mean_max
 from w3ray.attention.options import Borders, Placement, Start, W3Config
 
@@ -48,12 +48,13 @@ class ChannelTemporalAttention(nn.Module):
         self.scale = gate_scale(config)
         if config.temporal:
             kernel = config.channel_kernel
+            kind, padding = (PastConv1d, 0) if config.causal else (nn.Conv1d, kernel // 2)
             self.time1, self.time2 = (
-                nn.Conv1d(
+                kind(
                     channels,
                     channels,
                     kernel,
-                    padding=kernel // 2,
+                    padding=padding,
                     padding_mode=config.borders,
                     groups=channels if config.depthwise else 1,
                 )
@@ -78,21 +79,40 @@ class ChannelTemporalAttention(nn.Module):
         return _gate(self.time2(torch.relu(hidden_BCT)), self.scale).transpose(1, 2)
 
 
+class PastConv1d(nn.Conv1d):
+    """A 1D convolution over each frame and the K - 1 frames before it (`causal`)."""
+
+    past: Past = staticmethod(with_zeros)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """[B, C, T] -> the same shape."""
+        return super().forward(self.past(x_BCT, self.kernel_size[0] - 1, 2))
+
+
 class FrameWindowConv(nn.Conv2d):
     """A size-preserving 3D convolution with a cubic kernel, computed as a 2D convolution over windows of K frames.
 
     It computes the same as `nn.Conv3d`. Conv3d is not used for two reasons: its backward pass is slow on a CPU for so
     few channels, and its five-dimensional weight makes `model.to(memory_format=torch.channels_last)` fail. The weight
     here is [out, in * K, K, K], a view of Conv3d's [out, in, K, K, K].
+
+    With `causal`, a window holds a frame and the K - 1 frames before it.
     """
 
-    def __init__(self, num_in: int, num_out: int, kernel: int, borders: Borders = "zeros") -> None:
+    past: Past = staticmethod(with_zeros)
+
+    def __init__(
+        self, num_in: int, num_out: int, kernel: int, borders: Borders = "zeros", *, causal: bool = False
+    ) -> None:
         super().__init__(num_in * kernel, num_out, kernel, padding=kernel // 2, padding_mode=borders)
+        self.causal = causal
 
     def forward(self, x_BTMHW: Tensor) -> Tensor:
         """[B, T, in, H, W] -> [B, T, out, H, W]."""
         kernel, num_frames = self.kernel_size[0], x_BTMHW.shape[1]
-        if self.padding_mode == "zeros":
+        if self.causal:
+            padded = self.past(x_BTMHW, kernel - 1, 1)
+        elif self.padding_mode == "zeros":
             padded = F.pad(x_BTMHW, (0, 0, 0, 0, 0, 0, kernel // 2, kernel // 2))
         else:
             first, last = x_BTMHW[:, :1], x_BTMHW[:, -1:]
@@ -112,8 +132,9 @@ class SpatioTemporalAttention(nn.Module):
         self.temporal = config.temporal
         self.scale = gate_scale(config)
         if config.temporal:
-            self.time1 = FrameWindowConv(1, config.hidden, config.temporal_kernel, config.borders)
-            self.time2 = FrameWindowConv(config.hidden, 1, config.temporal_kernel, config.borders)
+            kernel, causal = config.temporal_kernel, config.causal
+            self.time1 = FrameWindowConv(1, config.hidden, kernel, config.borders, causal=causal)
+            self.time2 = FrameWindowConv(config.hidden, 1, kernel, config.borders, causal=causal)
             self.time_norm = nn.BatchNorm2d(config.hidden) if config.temporal_norm == "batch" else None
             _start_as_copy(self.time1, config.start)
             _start_gate(self.time2, config.start)
@@ -211,11 +232,12 @@ def _start_as_copy(layer: nn.Conv1d | FrameWindowConv, start: Start) -> None:
     assert layer.bias is not None
     layer.bias.zero_()
     kernel = layer.kernel_size[0]
-    num_taps = kernel if isinstance(layer, nn.Conv1d) else kernel**3
-    taps = layer.weight.view(layer.out_channels, -1, num_taps)
+    causal = isinstance(layer, PastConv1d) or (isinstance(layer, FrameWindowConv) and layer.causal)
+    now, places = kernel - 1 if causal else kernel // 2, 1 if isinstance(layer, nn.Conv1d) else kernel**2
+    taps = layer.weight.view(layer.out_channels, -1, kernel * places)
     output = torch.arange(layer.out_channels, device=layer.weight.device)
-    # Depthwise weights hold one input each; a hidden width above one repeats the single input.
-    taps[output, output % taps.shape[1], num_taps // 2] += 1.0  # kernels are odd: the middle tap is the centre
+    # Depthwise weights hold one input each; a hidden width above one repeats the single input. Kernels are odd.
+    taps[output, output % taps.shape[1], now * places + places // 2] += 1.0
 
 
 @torch.no_grad()

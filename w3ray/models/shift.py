@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from w3ray.attention._common import Past
 from w3ray.models.options import ShiftMode, TSMOptions
 
 
@@ -78,10 +79,17 @@ class TemporalShift(nn.Module):
         TSMOptions(shift_div=shift_div, shift_mode=mode)
         self.shift_div = shift_div
         self.mode = mode
+        self.past: Past | None = None
+        """Online: the frames before the first one, if they are not zero (`w3ray.models.streaming`)."""
 
     def forward(self, x_NCHW: Tensor, num_frames: int) -> Tensor:
         """[B*T, C, H, W] -> the same shape, shifted along T."""
-        return temporal_shift(x_NCHW, num_frames, self.shift_div, self.mode)
+        if self.past is None:
+            return temporal_shift(x_NCHW, num_frames, self.shift_div, self.mode)
+        x_BTCHW = x_NCHW.unflatten(0, (-1, num_frames))
+        fold = x_NCHW.shape[1] // self.shift_div
+        before_BTCHW = self.past(x_BTCHW[:, :, :fold], 1, 1)[:, :-1]
+        return torch.cat([before_BTCHW, x_BTCHW[:, :, fold:]], dim=2).flatten(0, 1)
 
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""
