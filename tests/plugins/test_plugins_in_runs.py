@@ -36,21 +36,43 @@ AUGMENTATIONS.add("dark", dark)
 '''
 
 
+WATCH = '''"""A callback that writes down what it sees."""
+
+from w3ray.training.callbacks import CALLBACKS
+
+
+class Watch:
+    def on_step(self, event):
+        print(event.step, type(event.model).__name__, file=open(FILE, "a"))
+
+    def on_validation(self, event):
+        print(event.step, event.split, file=open(FILE, "a"))
+
+
+CALLBACKS.add("watch", Watch)
+'''
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_all_that_is_left_of_the_file_is_what_was_loaded(motion_manifest, tmp_path):
     values = {
         **RECIPE,
         "storage": str(tmp_path / "runs"),
-        "plugins": ["./network.py", "./data.py", "./loss.py"],
+        "plugins": ["./network.py", "./data.py", "./loss.py", "./watch.py"],
         "data": {"manifest": str(motion_manifest), "num_frames": 4, "size": 32, "sampling": "last",
                  "augmentations": ["dark"]},
         "model": {"backbone": "resnet_small", "attention": {"kind": "scale"}},
-        "train": {"epochs": 1, "batch_size": 8, "microbatch_size": 4, "log_samples": True, "log_every_steps": 1},
+        "train": {"epochs": 1, "batch_size": 8, "microbatch_size": 4, "log_samples": True, "log_every_steps": 1,
+                  "callbacks": ["watch"]},
         "stages": [{"name": "one", "loss_weights": {"spread": 0.5}}],
         "tracking": {"enabled": False},
     }  # fmt: skip
-    files = {"network.py": ATTENTION, "data.py": DATA, "loss.py": "import torch.nn.functional as F\n" + LOSS}
+    seen = tmp_path / "seen.txt"
+    files = {
+        "network.py": ATTENTION, "data.py": DATA, "loss.py": "import torch.nn.functional as F\n" + LOSS,
+        "watch.py": f"{WATCH}FILE = {str(seen)!r}\n",
+    }  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
@@ -61,6 +83,7 @@ def test_all_that_is_left_of_the_file_is_what_was_loaded(motion_manifest, tmp_pa
     (stage,) = run(recipe, on_event=lambda event: losses.append(getattr(event, "losses", {}))).stages
     assert all(set(step) == {"cross_entropy", "spread"} for step in losses if step)
     assert any(losses)
+    assert seen.read_text().splitlines() == ["1 TSM", "2 TSM", "3 TSM", "3 val", "3 test"]
     folder = Path(stage.model)
     assert len(read_samples(folder.parent)) == 24 + 16 + 16
     document = json.loads((folder / "model.json").read_text())
@@ -79,6 +102,7 @@ def test_all_that_is_left_of_the_file_is_what_was_loaded(motion_manifest, tmp_pa
     (tmp_path / "network.py").write_text(ATTENTION)
     (tmp_path / "data.py").write_text(DATA)
     (tmp_path / "loss.py").write_text(files["loss.py"])
+    (tmp_path / "watch.py").write_text(WATCH + "# another source, and nothing is trained again\n")
     (planned,) = plan_run(load_recipe(tmp_path / "recipe.yaml"))["stages"]
     assert planned["state"] == "reuse"
     (tmp_path / "loss.py").write_text(LOSS.replace("FACTOR = 1", "FACTOR = 2"))

@@ -16,6 +16,7 @@ from w3ray.events import WeightsTaken
 from w3ray.heads import Heads
 from w3ray.pipeline.initial_weights import RANDOM, InitialWeights
 from w3ray.pipeline.stage_store import StageStatus, StageStore
+from w3ray.plugins import sources_of
 from w3ray.recipe import ResolvedBank, ResolvedStage
 from w3ray.runtime.explained import ExplainedClip
 from w3ray.storage import StoragePath, fetched
@@ -98,8 +99,9 @@ class PlannedStage:
 
     @property
     def sources(self) -> dict[str, Any]:
-        """The stage's parts that are not built in: see `w3ray.plugins.sources_of`."""
-        return {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
+        """The stage's parts that are not built in, for its processes: see `w3ray.plugins.sources_of`."""
+        deciding = {**self.determinants.get("plugins", {}), **self.determinants["data"].get("plugins", {})}
+        return deciding | sources_of(self.stage.watchers())
 
 
 def weights_taken(item: "Planned") -> WeightsTaken | None:

@@ -205,7 +205,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
         trainings[stage.name] = _planned(recipe, data, stage, teacher, bank)
     for item in list(trainings.values()):
         if item.status.state != "reuse":
-            check_contracts([*item.stage.parts(), *recipe.data.parts()])
+            check_contracts([*item.stage.parts(), *item.stage.watchers(), *recipe.data.parts()])
             check_network(item.stage, data.clip, num_classes=data.heads.num_scores)
             _require_bank_fits(item, data)
             _require_trained_parts(item, data)

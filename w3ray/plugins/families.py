@@ -9,6 +9,7 @@ FAMILIES: dict[str, str] = {
     "models": "w3ray.models:MODELS",
     "backbones": "w3ray.models:BACKBONES",
     "losses": "w3ray.training.losses:LOSSES",
+    "callbacks": "w3ray.training.callbacks:CALLBACKS",
     "decoders": "w3ray.data.decoders:DECODERS",
     "samplers": "w3ray.data.clip_sampling:SAMPLERS",
     "augmentations": "w3ray.data.augmentation:AUGMENTATIONS",

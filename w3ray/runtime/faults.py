@@ -39,6 +39,10 @@ class StageLost(RunError):
     """A stage's processes are gone or hang. A restart resumes from the newest checkpoint."""
 
 
+class CallbackFailed(RunError):
+    """A callback of the stage raised, or changed the network. Only the first worker runs callbacks."""
+
+
 class Preempted(Exception):
     """A worker leaves because a node of the worker group is about to be taken away. Its state is saved."""
 
@@ -107,6 +111,7 @@ _BUGS = (
     StorageFailing,
     StorageRefused,
     LeaseLost,
+    CallbackFailed,
 )
 
 

@@ -5,27 +5,23 @@ trains, validates, saves checkpoints, and finally scores the best checkpoint on 
 only on the schedule and the seed, never on timing.
 """
 
-import math
-import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from w3ray import ray_internals
 from w3ray.attention.gating import triton_kernels
-from w3ray.attention.health import StageHealth, document
+from w3ray.attention.health import document
 from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import Microbatch
 from w3ray.data.sample_log import SampleLog
 from w3ray.errors import InputError, RunError
-from w3ray.evaluation.head_counts import HeadCounts
-from w3ray.events import AttentionHealth, Moment, StepDone, Validated, Warned
+from w3ray.events import Moment, Warned
 from w3ray.models._common import VideoModel
 from w3ray.runtime.building import (
     base_lr,
@@ -38,17 +34,20 @@ from w3ray.runtime.building import (
     patience_of,
     prepared_teacher,
 )
+from w3ray.runtime.callbacks import Callbacks
 from w3ray.runtime.checkpoint_keeper import CheckpointKeeper, LocalCheckpointKeeper, best_first
 from w3ray.runtime.event_channel import Sender
 from w3ray.runtime.failed_clips import FailedClips
-from w3ray.runtime.faults import Preempted, TeacherMissing
+from w3ray.runtime.faults import CallbackFailed, Preempted, TeacherMissing
 from w3ray.runtime.heartbeat import Heartbeat
 from w3ray.runtime.item_reader import ItemReader
 from w3ray.runtime.ranks import Ranks
 from w3ray.runtime.shared_teacher import shared_teacher
 from w3ray.runtime.split_evaluator import SplitEvaluator
 from w3ray.runtime.stage_spec import StageSpec
+from w3ray.runtime.step_reports import StepReports
 from w3ray.runtime.teacher import load_teacher
+from w3ray.runtime.validation import Validation
 from w3ray.storage import StorageFailing, StoragePath, StorageRefused
 from w3ray.training.batch_norm import average_buffers
 from w3ray.training.checkpoint import load_checkpoint, save_checkpoint
@@ -77,21 +76,12 @@ def run_worker(stage: StageSpec, events: Sender, stream: Iterator[Microbatch]) -
             return StageWorker(stage, events, stream).run()
     except TeacherMissing as error:
         return {"fault": {"kind": "teacher", "message": str(error)}}
-    except (StorageFailing, StorageRefused):
+    except (StorageFailing, StorageRefused, CallbackFailed):
         raise  # only this rank failed, and returning would leave the others waiting
     except (InputError, RunError) as error:
         return {"fault": {"kind": "input" if isinstance(error, InputError) else "run", "message": str(error)}}
     finally:
         events.flush()
-
-
-@dataclass(slots=True)
-class _StepTimes:
-    """The state at the last reported step, and the number of clips that all workers have trained on since."""
-
-    started_s: float
-    train_wait_s: float
-    clips: int = 0
 
 
 class StageWorker:
@@ -120,16 +110,19 @@ class StageWorker:
         )
         keeper = LocalCheckpointKeeper if ranks.is_local else CheckpointKeeper
         self.keeper = keeper(stage, ranks.rank, events.twin(), self.heartbeat)
-        self.attention_norms: dict[int, float] = {}
         self.failed = FailedClips(stage, ranks, events)
         self.steps_done = self._resume()
         samples = SampleLog(stage.directory, ranks.rank) if stage.train.log_samples else None
         self.reader = ItemReader(stream, ranks=ranks, heartbeat=self.heartbeat, samples=samples)
-        self.evaluator = SplitEvaluator(
+        evaluator = SplitEvaluator(
             stage, self.schedule, step=self.step, reader=self.reader, ranks=ranks, failed=self.failed, events=events,
             device=self.device, transfer=self.transfer,
         )  # fmt: skip
-        self.times = self._times()
+        self.validation = Validation(stage.name, evaluator, ranks=ranks, events=events)
+        self.callbacks = Callbacks(stage.train.callbacks, stage=stage.name, ranks=ranks, heartbeat=self.heartbeat)
+        self.reports = StepReports(
+            stage, self.schedule, ranks=ranks, reader=self.reader, events=events, callbacks=self.callbacks
+        )
         self.pictures = clip_pictures(stage, events) if ranks.rank == 0 and stage.explained else None
 
     # Building.
@@ -246,75 +239,34 @@ class StageWorker:
         measured = in_epoch == 0 and self.schedule.validates_after(epoch - 1)
         result = self.step.update(lr, GateMeter(self.model).parameters() if measured else None)
         if measured:
-            self.attention_norms = {stage: float(norm) for stage, norm in result.grad_norms.items()}
+            self.validation.grad_norms = {stage: float(norm) for stage, norm in result.grad_norms.items()}
         average_buffers(self.model)
         if self.average is not None and result.updated:
             self.average.update(self.model)
-        self.times.clips += int(normalizer)
-        due = (step + 1) % self.stage.train.log_every_steps == 0 or (step + 1) % self.schedule.steps_per_epoch == 0
-        if due or self._checkpoint_due(step + 1):  # a step that diverged must not reach a checkpoint
-            self._report_step(step, lr, result.loss_sums, result.correct, result.grad_norm, normalizer)
+        saves = self._checkpoint_due(step + 1)
+        self.reports.report(step, result, lr=lr, clips=normalizer, saves=saves, model=self.model)
         return leaving
-
-    def _times(self) -> _StepTimes:
-        return _StepTimes(time.perf_counter(), self.reader.train_wait_s)
-
-    def _report_step(
-        self, step: int, lr: float, loss_sums: Mapping[str, Tensor], correct: Tensor, grad_norm: Tensor, clips: float
-    ) -> None:
-        names = list(loss_sums)
-        totals = torch.stack([*(loss_sums[name].double() for name in names), correct.double()])
-        self.ranks.all_reduce(totals)
-        before, self.times = self.times, self._times()
-        means = (totals / max(clips, 1.0)).tolist()
-        losses = dict(zip(names, means[:-1], strict=True))
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise RunError(
-                f"stage {self.stage.name}: the loss is not finite at step {step + 1} ({losses}); "
-                "lower train.lr or set train.precision=fp32"
-            )
-        if self.ranks.rank != 0:
-            return
-        seconds = self.times.started_s - before.started_s
-        self.events.send(
-            StepDone(
-                stage=self.stage.name,
-                step=step + 1,
-                epoch=step // self.schedule.steps_per_epoch,
-                losses=losses,
-                lr=lr,
-                clips_per_s=before.clips / seconds,
-                data_wait_s=self.times.train_wait_s - before.train_wait_s,
-                step_s=seconds,
-                valid_clips=before.clips,
-                accuracy=means[-1],
-                grad_norm=float(grad_norm),
-                time_s=time.time(),
-            )
-        )
 
     def _finish_epoch(self, epoch: int, *, save: bool) -> None:
         """Validate if a validation is due. Then save the epoch's checkpoint, if one is due or `save` asks for it."""
         steps_done = (epoch + 1) * self.schedule.steps_per_epoch
         every = self.stage.train.checkpoint_every_epochs
         last = epoch == self.schedule.epochs - 1
-        metrics = None
+        scored = None
         if self.schedule.validates_after(epoch):
-            counts, attention = self._evaluate(self.best_model, "val")
-            metrics = counts.result()
+            scored = self.validation.score(self.best_model, "val", step=steps_done, epoch=epoch)
             if self.patience is not None:
-                self.patience.see(metrics)
-            if self.ranks.rank == 0:
-                if attention:
-                    self.events.send(AttentionHealth(stage=self.stage.name, step=steps_done, stages=attention))
-                self._tell_validated("val", steps_done, epoch, metrics)
-        if save or metrics is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
-            self._save(steps_done, metrics)
-        # Pictures are not results: they come after the checkpoint, and not when the node is about to be taken away.
-        if self.pictures is not None and not save and self._pictures_due(epoch, validated=metrics is not None):
+                self.patience.see(scored.metrics)
+        if save or scored is not None or last or (epoch + 1) % every == 0 or self._checkpoint_due(steps_done):
+            self._save(steps_done, None if scored is None else scored.metrics)
+        # Callbacks and pictures are not results: they come after the checkpoint.
+        if scored is not None:
+            self.callbacks.after_validation(self.best_model, "val", scored, step=steps_done, epoch=epoch)
+        # Not when the node is about to be taken away.
+        if self.pictures is not None and not save and self._pictures_due(epoch, validated=scored is not None):
             self.heartbeat.doing("draws pictures of the clips of tracking.explain_clips")
             self.pictures.draw(self.best_model, steps_done)
-        self.times = self._times()
+        self.reports.restart_clock()
 
     def _pictures_due(self, epoch: int, *, validated: bool) -> bool:
         every = self.stage.explain_every_epochs
@@ -325,9 +277,6 @@ class StageWorker:
         """The network to use as it is now: the moving average, if there is one."""
         return self.model if self.average is None else self.average.model
 
-    def _evaluate(self, model: VideoModel, kind: Literal["val", "test"]) -> tuple[HeadCounts, tuple[StageHealth, ...]]:
-        return self.evaluator.evaluate(model, kind, self.attention_norms)
-
     def _finish(self) -> dict[str, Any]:
         """Score the best checkpoint on the test split. The result is the stage's outcome."""
         self.keeper.wait()
@@ -336,26 +285,16 @@ class StageWorker:
                 raise RunError(f"{self.stage.checkpoints}: no whole checkpoint with a validation result is left")
             load_checkpoint(best[1], model=self.model)
         self._tell_moment("the last step was done")
-        counts, attention = self._evaluate(self.model, "test")
-        if self.ranks.rank == 0:
-            self._tell_validated("test", self.schedule.total_steps, self.schedule.epochs - 1, counts.result())
+        step, epoch = self.schedule.total_steps, self.schedule.epochs - 1
+        scored = self.validation.score(self.model, "test", step=step, epoch=epoch)
+        self.callbacks.after_validation(self.model, "test", scored, step=step, epoch=epoch)
         self.reader.flush_samples()
         return {
             "best_checkpoint": best[0].name,
-            "test": counts.result(),
-            "counts": counts.state().tolist(),
-            "attention": document(attention),
+            "test": dict(scored.metrics),
+            "counts": scored.counts.state().tolist(),
+            "attention": document(scored.attention),
         }
-
-    def _tell_validated(
-        self, split: Literal["val", "test"], step: int, epoch: int, metrics: Mapping[str, float]
-    ) -> None:
-        self.events.send(
-            Validated(
-                stage=self.stage.name, step=step, epoch=epoch, metrics=dict(metrics), split=split, time_s=time.time()
-            )
-        )
-        self.events.flush()
 
     # Checkpoints and failures.
 

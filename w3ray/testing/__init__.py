@@ -12,6 +12,7 @@ from its own seeds and leaves torch's generator as it was. This module needs no 
 
 from w3ray.testing._common import ContractBroken
 from w3ray.testing.attention import check_attention
+from w3ray.testing.callbacks import check_callback
 from w3ray.testing.data import (
     check_augmentation,
     check_decoder,
@@ -28,6 +29,7 @@ __all__ = [
     "check_attention",
     "check_augmentation",
     "check_backbone",
+    "check_callback",
     "check_decoder",
     "check_importer",
     "check_importer_signature",

@@ -85,6 +85,11 @@ class ResolvedStage(Section):
         for name in self.loss_weights:
             yield "losses", name.partition(".")[0]
 
+    def watchers(self) -> Iterator[Part]:
+        """The parts that watch the stage and decide nothing: its callbacks."""
+        for name in self.train.callbacks:
+            yield "callbacks", name
+
     def bank_shape(self) -> tuple[int, int] | None:
         """Features of a clip and their channels, if the network reads a bank."""
         shape: tuple[int, int] | None = None if self.model.options is None else self.model.options.bank_shape

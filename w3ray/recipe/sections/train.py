@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from w3ray.recipe._marks import AsBefore, Decides, Section
+from w3ray.recipe.sections._known import known_in
 
 
 class LrSchedule(Section):
@@ -198,6 +199,10 @@ class Train(Section):
     )
     log_samples: Annotated[bool, Decides.NOTHING] = Field(
         default=False, description="write samples-<rank>.jsonl in the stage's folder: the content of each microbatch"
+    )
+
+    callbacks: Annotated[tuple[Annotated[str, known_in("callback", "callbacks")], ...], Decides.NOTHING] = Field(
+        default=(), description="plugins that watch each step or validation from inside the first worker"
     )
 
     @model_validator(mode="after")
