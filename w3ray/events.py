@@ -1,7 +1,8 @@
 """Which events do training workers and the driver send to the display during a run?
 
 Events are small, frozen and picklable. Workers send them through an actor, and a display (or a test, or a script)
-reads them in order. They hold no state: a lost event costs a line on the screen, never a result.
+reads them in order. They hold no state: a lost event costs a line on the screen, never a result. `docs/python.md` says
+when each one comes; `w3ray.pipeline.listener` says in which thread.
 """
 
 import time

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
 from w3ray.events import Moment, RunFinished, RunStarted, StageFinished, StageStarted, StageWaits, Warned
 from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
+from w3ray.pipeline.listener import Listener
 from w3ray.pipeline.plan import loaded, plan_recipe, with_precision_chosen
 from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData, weights_taken
 from w3ray.pipeline.prefix import take_prefix, why_not_continued
@@ -47,7 +47,9 @@ def run(
     Args:
         recipe: a `Recipe`, a path of a YAML file, or the name of a recipe in `pipelines/`.
         address: of a running Ray cluster; None: use the cluster that this process is connected to, or start one.
-        on_event: called with each event (`w3ray.events`), in order, in this thread.
+        on_event: called with each event (`w3ray.events`), in order, one at a time. What it raises ends the run and is
+            raised here; the same call resumes it. It is called in this thread, but warnings about the tracking server
+            come in another one.
         overrides: each `a.b=value`; only if `recipe` is a name or a path.
         started_s: when the user began to wait, in seconds of the system clock; None: now.
         part_of: the sweep that this run is a trial of; None: the run is not part of a sweep.
@@ -60,19 +62,19 @@ def run(
         RunError: a stage failed while it was running.
     """
     clock = Clock(time.time() if started_s is None else started_s)
+    listener = Listener(on_event)
     resolved = loaded(recipe, overrides)
-    return _Chain(resolved, address, on_event or (lambda event: None), clock, part_of).run()
+    return _Chain(resolved, address, listener, clock, part_of).run()
 
 
 class _Chain:
     """One call of `run`."""
 
     def __init__(
-        self, recipe: Recipe, address: str | None, on_event: OnEvent, clock: Clock, part_of: SweepPart | None
+        self, recipe: Recipe, address: str | None, listener: Listener, clock: Clock, part_of: SweepPart | None
     ) -> None:
         self._recipe, self._clock, self._part = recipe, clock, part_of
-        # Events are shown and kept in logs, so they must hold no secrets.
-        self._tell: OnEvent = lambda event: on_event(redacted(event))
+        self._tell: OnEvent = listener
         self._connection = Connection(
             address, needs="w3ray.runtime.cluster_stage", needs_later="w3ray.pipeline.complete"
         )

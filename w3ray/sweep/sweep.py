@@ -64,7 +64,7 @@ def tune(
         name: name of the sweep; None: the space's name.
         address: address of a running Ray cluster; None uses the one this process is connected to, or starts one.
         overrides: `a.b=value` each; only if `recipe` is a name or a path.
-        on_status: called about twice a second in this thread.
+        on_status: called with a `SweepStatus` about twice a second, in this thread. What it raises ends the sweep.
 
     Returns:
         The ranking, the best recipe, the registered model.
@@ -73,6 +73,8 @@ def tune(
         InputError: an input cannot be used (space, recipe, name, data, storage, tracking, resources).
         RunError: too many trials failed.
     """
+    if on_status is not None and not callable(on_status):
+        raise InputError(f"on_status must be a function that takes a status, not {on_status!r}")
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     found = space if isinstance(space, Space) else load_space(space)
     found = found if name is None else found.renamed(name)
