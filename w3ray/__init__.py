@@ -3,21 +3,48 @@
 The public names are loaded on first use, so that `import w3ray` needs neither torch, Ray nor MLflow.
 """
 
-from w3ray._registry import lazy_attributes
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from w3ray._registry import lazy_attributes
+from w3ray._version import __version__
+
+if TYPE_CHECKING:
+    from w3ray.attention import add_attention
+    from w3ray.errors import InputError, RunError
+    from w3ray.models import build_model
+    from w3ray.pipeline import run
+    from w3ray.recipe import load_recipe
+    from w3ray.sweep.sweep import tune
+    from w3ray.trained import evaluate, explain, load_model, predict
 
 _PUBLIC = {
     "add_attention": "w3ray.attention",
     "build_model": "w3ray.models",
+    "evaluate": "w3ray.trained",
+    "explain": "w3ray.trained",
+    "load_model": "w3ray.trained",
     "load_recipe": "w3ray.recipe",
+    "predict": "w3ray.trained",
     "run": "w3ray.pipeline",
     "tune": "w3ray.sweep.sweep",
     "InputError": "w3ray.errors",
     "RunError": "w3ray.errors",
 }
 
-__all__ = ["InputError", "RunError", "__version__", "add_attention", "build_model", "load_recipe", "run", "tune"]
+__all__ = [
+    "InputError",
+    "RunError",
+    "__version__",
+    "add_attention",
+    "build_model",
+    "evaluate",
+    "explain",
+    "load_model",
+    "load_recipe",
+    "predict",
+    "run",
+    "tune",
+]
 
 
 __getattr__ = lazy_attributes(__name__, _PUBLIC)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from w3ray import __version__
+from w3ray._version import __version__
 from w3ray.data.clip import ClipSpec
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.head_scores import softmax_by_head

@@ -158,7 +158,7 @@ def test_explanation_and_export_know_the_heads(finished, manifest, tmp_path):
     clips = read_manifest(manifest)
     video = clips.resolved_uris(clips.split("test"))[0]
     (one,) = predict(model_of(finished), [video], top=1)
-    answer = explain_videos(model_of(finished), [video], out=tmp_path, true="move forwards")
+    answer = explain_videos(model_of(finished), [video], out=tmp_path, true="move forwards").document()
     explained = answer["videos"][0]["models"][0]
     assert explained["predicted"] == one.top[0][0]
     assert explained["top"][0]["score"] == pytest.approx(one.top[0][1], rel=1e-4)

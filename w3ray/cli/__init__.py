@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from w3ray import __version__
+from w3ray._version import __version__
 from w3ray.cli._common import EXIT_FAILED, report_input_error, report_usage_error
 from w3ray.cli._console import is_unicode, write_error, write_out
 from w3ray.cli._streams import guarded

@@ -30,17 +30,8 @@ BanksOption = Annotated[
 def opened_models(
     locations: Sequence[str], tracking: str | None, storage: str | None = None
 ) -> "Iterator[list[LocalModel]]":
-    """The models as folders. See `w3ray.tracking.registered.local_models`.
+    """As `w3ray.pipeline.tracked.opened_models`. `tracking` is the value of `TrackingOption`."""
+    from w3ray.pipeline.tracked import opened_models
 
-    Args:
-        tracking: value of `TrackingOption`.
-        storage: the command's storage; its runs are tracked beside it. None: a recipe's default.
-    """
-    from w3ray.pipeline.tracked import tracking_root
-    from w3ray.recipe import Recipe
-    from w3ray.tracking import choose_uri, local_models
-
-    root = tracking_root(storage or str(Recipe.model_fields["storage"].default))
-    chosen = choose_uri(tracking, root, option="--tracking")
-    with local_models(locations, uri=chosen.value, option=chosen.setting) as models:
+    with opened_models(locations, tracking, storage, option="--tracking") as models:
         yield models

@@ -36,7 +36,7 @@ def explain(
         first, other = found[0].folder, None if against is None else found[1].folder
         document = explain_videos(
             first, videos, out=out, against=other, true=true, top=top, boxes=boxes, banks=bank or ()
-        )
+        ).document()
     for key, one in zip(("model", "against"), found, strict=False):
         if one.folder != one.name:
             document[key] = one.name

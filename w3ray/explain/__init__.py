@@ -11,13 +11,25 @@ from w3ray._registry import lazy_attributes
 if TYPE_CHECKING:
     from w3ray.explain.explanation import Explanation, explain_clip
     from w3ray.explain.pictures import stages_figure, strip_figure
-    from w3ray.explain.videos import explain_videos
+    from w3ray.explain.videos import ExplainedVideo, ExplainedVideos, ModelGates, explain_videos
 
-__all__ = ["Explanation", "explain_clip", "explain_videos", "stages_figure", "strip_figure"]
+__all__ = [
+    "ExplainedVideo",
+    "ExplainedVideos",
+    "Explanation",
+    "ModelGates",
+    "explain_clip",
+    "explain_videos",
+    "stages_figure",
+    "strip_figure",
+]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "ExplainedVideo": "w3ray.explain.videos",
+        "ExplainedVideos": "w3ray.explain.videos",
+        "ModelGates": "w3ray.explain.videos",
         "Explanation": "w3ray.explain.explanation",
         "explain_clip": "w3ray.explain.explanation",
         "explain_videos": "w3ray.explain.videos",

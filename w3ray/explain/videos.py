@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,71 @@ _OUTPUTS = {"strip": "strip.png", "stages": "stages.png", "film": "film.mp4"}
 
 # Two models see the same pixels of a video only if these fields are equal.
 _SAME_CLIP = ("num_frames", "sampling", "stride_frames", "size", "resolved_short_side")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedVideo:
+    """What `explain_videos` found in one video, and the files that it wrote."""
+
+    video: str
+    true: str | None
+    """The true class, if it was given."""
+    strip: Path
+    stages: Path
+    film: Path
+    models: tuple[Explanation, ...]
+    """The answer of each model, that of the first one first."""
+    top: int
+    """How many classes the document lists."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "video": self.video,
+            "true": self.true,
+            **{name: str(getattr(self, name)) for name in _OUTPUTS},
+            "models": [one.document(self.top) for one in self.models],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelGates:
+    """What a model's gates did over all explained clips."""
+
+    name: str
+    stages: tuple[health.StageHealth, ...]
+    """One for each stage of the network."""
+
+    @property
+    def faults(self) -> list[str]:
+        """A line for each gate that chooses nothing."""
+        return health.faults(self.stages)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"name": self.name, "stages": health.document(self.stages), "faults": self.faults}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedVideos:
+    """What `explain_videos` returns."""
+
+    model: str
+    """Where the model is."""
+    against: str | None
+    """Where the second model is."""
+    videos: tuple[ExplainedVideo, ...]
+    attention: tuple[ModelGates, ...]
+    """One for each model."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "model": self.model,
+            "against": self.against,
+            "videos": [one.document() for one in self.videos],
+            "attention": [one.document() for one in self.attention],
+        }
 
 
 class Explainer:
@@ -120,7 +186,7 @@ def explain_videos(
     top: int = 5,
     boxes: str | None = None,
     banks: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> ExplainedVideos:
     """Explain videos. For each video, write a strip, a picture of the stages and a film to the folder `out`.
 
     Args:
@@ -134,9 +200,6 @@ def explain_videos(
         top: how many classes the answer lists.
         boxes: file of boxes of the videos, for models that need them.
         banks: folders of banks of the videos, for models that read one.
-
-    Returns: `{"model", "against", "videos": [{"video", "true", "strip", "stages", "film", "models": [...]}],
-        "attention": [{"name", "stages", "faults"}]}`. "attention" tells what each model's gates did over these clips.
 
     Raises:
         InputError: a model or video cannot be used, or `out` cannot be written.
@@ -163,7 +226,7 @@ def explain_videos(
     folder = Path(out)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    answers: list[dict[str, Any]] = []
+    answers = []
     names = [_name(video) for video in videos]
     for video, name, stem in zip(videos, names, _stems(videos), strict=True):
         clip = explainers[0].load(video)
@@ -175,28 +238,17 @@ def explain_videos(
         with _writing(folder):
             _draw(paths, frames_THWC, explanations, title=name, true=true)
         answers.append(
-            {
-                "video": video,
-                "true": true,
-                **{name: str(path) for name, path in paths.items()},
-                "models": [one.document(min(top, len(classes))) for one in explanations],
-            }
-        )
-    return {
-        "model": str(explainers[0].folder),
-        "against": None if against is None else str(explainers[1].folder),
-        "videos": answers,
-        "attention": [_gates(explainer) for explainer in explainers],
-    }
-
-
-def _gates(explainer: Explainer) -> dict[str, Any]:
-    stages = explainer.meter.stages()
-    return {
-        "name": explainer.name,
-        "stages": health.document(stages),
-        "faults": health.faults(stages),
-    }
+            ExplainedVideo(
+                video=video, true=true, strip=paths["strip"], stages=paths["stages"], film=paths["film"],
+                models=tuple(explanations), top=min(top, len(classes)),
+            )
+        )  # fmt: skip
+    return ExplainedVideos(
+        model=str(explainers[0].folder),
+        against=None if against is None else str(explainers[1].folder),
+        videos=tuple(answers),
+        attention=tuple(ModelGates(name=one.name, stages=one.meter.stages()) for one in explainers),
+    )
 
 
 def _draw(

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from w3ray import __version__
 from w3ray._registry import PluginError, cause
+from w3ray._version import __version__
 from w3ray.attention import attention_from_before
 from w3ray.errors import InputError
 from w3ray.heads import Heads

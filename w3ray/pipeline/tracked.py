@@ -1,12 +1,13 @@
 """Where is a run recorded, and why there?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from w3ray.recipe import Recipe
 from w3ray.storage import RemotePath, storage_path
-from w3ray.tracking import Tracker, choose_experiment, choose_uri
+from w3ray.tracking import LocalModel, Tracker, choose_experiment, choose_uri, local_models
 from w3ray.tracking.uri import Chosen
 
 
@@ -55,6 +56,24 @@ def tracking_root(storage: str) -> Path:
     """
     root = storage_path(storage)
     return root if isinstance(root, Path) else Path(str(Recipe.model_fields["storage"].default)).absolute()
+
+
+@contextmanager
+def opened_models(
+    locations: Sequence[str], tracking: str | None, storage: str | None = None, *, option: str = "tracking"
+) -> Iterator[list[LocalModel]]:
+    """The models as folders. See `w3ray.tracking.registered.local_models`.
+
+    Args:
+        locations: folders, and names in MLflow.
+        tracking: the address of MLflow. None: that of the environment, else the MLflow of runs in `storage`.
+        storage: of the runs. None: a recipe's default.
+        option: what the caller calls `tracking`, for messages.
+    """
+    root = tracking_root(storage or str(Recipe.model_fields["storage"].default))
+    chosen = choose_uri(tracking, root, option=option)
+    with local_models(locations, uri=chosen.value, option=chosen.setting) as models:
+        yield models
 
 
 def _artifacts(recipe: Recipe) -> str | None:

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w3ray import __version__
 from w3ray._address import file_address
+from w3ray._version import __version__
 from w3ray.tracking.outbox import Refused, Ticket
 
 if TYPE_CHECKING:
