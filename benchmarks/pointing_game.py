@@ -4,7 +4,7 @@
     python benchmarks/pointing_game.py --clips RUNS/data/motion-... w3=RUNS/stages/student-... tsm=... w3=...
 
 Scores the students of part `tables` of `attention_study.py` (W3 with and without AFR, CBAM, plain TSM; all else equal)
-on the held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explain.pointing` defines the measures.
+on the held-out clips "hard", and writes `results/pointing_game.json`. `w3ray.explaining.pointing` defines the measures.
 Given models are scored instead. A repeated name is another seed.
 
 Each model is compared with two maps that do not look at the picture: an even map, and the middle of the picture (Zhang
@@ -29,10 +29,10 @@ from _common import write_result
 from w3ray.data.manifest import read_manifest
 from w3ray.data.synthetic import ACTIONS, acting_cover
 from w3ray.evaluation.normalize import normalize_clips
-from w3ray.explain.gradcam import grad_cam
-from w3ray.explain.maps import last_of_stages, stretch, to_frames
-from w3ray.explain.pointing import TOLERANCE, Pointing, cover_in_clip, pointing
-from w3ray.explain.videos import Explainer
+from w3ray.explaining.gradcam import grad_cam
+from w3ray.explaining.maps import last_of_stages, stretch, to_frames
+from w3ray.explaining.pointing import TOLERANCE, Pointing, cover_in_clip, pointing
+from w3ray.explaining.videos import Explainer
 
 ARMS = ("w3-unit", "w3-unit-no-afr", "cbam-unit", "plain")
 """Arms of the study's tables."""

@@ -27,7 +27,7 @@ for name in ("COLUMNS", "LINES"):  # some parallel test runners set a size witho
 AS_IF_NAMED = {
     "tests/pipeline/test_chain.py": "",
     "tests/runtime/test_cluster_stage.py": "tests/data/",
-    "tests/pipeline/test_my_clips.py": "tests/explain/",
+    "tests/pipeline/test_my_clips.py": "tests/explaining/",
 }
 """Where in the order of names some files run. They take long and start many processes, so each runs while the other
 half of the tests computes in its own process, and not while that half starts processes, too."""

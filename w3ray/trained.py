@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from w3ray.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from w3ray.explain import ExplainedVideos
+    from w3ray.explaining import ExplainedVideos
     from w3ray.scoring.evaluate import Evaluated
     from w3ray.scoring.predict import Prediction
     from w3ray.scoring.trained_model import TrainedModel
@@ -155,7 +155,7 @@ def explain(
         model: with attention: a folder, the folder of a stage, or a name in MLflow.
         videos: one or several files.
         tracking: as in `predict`.
-        out, against, true, top, boxes, banks: as in `w3ray.explain.explain_videos`.
+        out, against, true, top, boxes, banks: as in `w3ray.explaining.explain_videos`.
 
     Returns:
         For each video the files, and each model's scores and masks; and what the gates did over all videos.
@@ -165,7 +165,7 @@ def explain(
     """
     from dataclasses import replace
 
-    from w3ray.explain import explain_videos
+    from w3ray.explaining import explain_videos
 
     paths = _paths(videos)
     if not paths:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from w3ray.attention import CBAMConfig, NonLocalConfig, W3Config, add_attention
 from w3ray.attention.meter import GateMeter
 from w3ray.attention.sites import OutputSite, Stages
-from w3ray.explain.gradcam import grad_cam
-from w3ray.explain.record import record
+from w3ray.explaining.gradcam import grad_cam
+from w3ray.explaining.record import record
 from w3ray.models import VideoOutput, build_model
 from w3ray.models._common import VideoModel
 from w3ray.models.heads import MeanHead

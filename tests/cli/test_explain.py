@@ -16,7 +16,7 @@ from w3ray.cli import main
 from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.evaluation.normalize import normalize_clips
-from w3ray.explain.record import record
+from w3ray.explaining.record import record
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.storage import RemotePath, upload

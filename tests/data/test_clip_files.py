@@ -14,7 +14,7 @@ from w3ray.data.importers import IMPORTERS, import_csv, import_folder
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.data.shared_clips import ClipFolder
 from w3ray.errors import InputError
-from w3ray.explain.videos import Explainer
+from w3ray.explaining.videos import Explainer
 from w3ray.scoring.videos import videos_of
 from w3ray.storage import storage_path
 

@@ -7,7 +7,7 @@ import torch
 from test_c3d import public_state
 from torch import Tensor, nn
 
-from w3ray.explain.record import record
+from w3ray.explaining.record import record
 from w3ray.models import build_model, load_weights, profile
 from w3ray.models.c3d_rsttm import SpatiotemporalTransformer
 from w3ray.models.clip_options import C3DRSTTMOptions

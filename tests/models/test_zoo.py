@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from w3ray.explain.gradcam import grad_cam
-from w3ray.explain.record import record
+from w3ray.explaining.gradcam import grad_cam
+from w3ray.explaining.record import record
 from w3ray.models import MODELS, VideoModel, build_model
 from w3ray.models.side_inputs import example
 from w3ray.training.batch_norm import apply_batch_norm_mode

@@ -134,7 +134,7 @@ def test_a_run_an_evaluation_and_a_prediction(tmp_path, monkeypatch, capfd):
 
 
 def test_the_pictures_of_explain_use_boxes(tmp_path):
-    from w3ray.explain import explain_clip
+    from w3ray.explaining import explain_clip
     from w3ray.models import build_model
 
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from in_process import in_process
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.events import StepDone
-from w3ray.explain.videos import explain_videos
+from w3ray.explaining.videos import explain_videos
 from w3ray.export import export_model
 from w3ray.models.bundle import load_model
 from w3ray.pipeline import run

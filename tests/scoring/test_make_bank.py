@@ -18,8 +18,8 @@ from w3ray.data.clip import ClipSpec, read_clip
 from w3ray.data.manifest import build_manifest, write_manifest
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.normalize import normalize_clips
-from w3ray.explain import explain_videos
-from w3ray.explain.videos import Explainer
+from w3ray.explaining import explain_videos
+from w3ray.explaining.videos import Explainer
 from w3ray.models import build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
 from w3ray.scoring.make_bank import BankOrder, make_bank, moments_of

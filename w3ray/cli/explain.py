@@ -29,7 +29,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Draw where and when a model's attention looks: for each video a strip, the stages, and a film."""
-    from w3ray.explain import explain_videos
+    from w3ray.explaining import explain_videos
 
     given = [model] if against is None else [model, against]
     with opened_models(given, tracking) as found:

@@ -90,7 +90,7 @@ class ClipPictures:
     def _picture(
         self, model: "VideoModel", clip: ExplainedClip, frames_TSSC: np.ndarray, extras: Extras, step: int
     ) -> bytes:
-        from w3ray.explain import explain_clip, strip_figure
+        from w3ray.explaining import explain_clip, strip_figure
 
         classes, sizes = self._heads.classes, self._heads.sizes
         found = explain_clip(model, frames_TSSC, classes=classes, head_sizes=sizes, name=self._stage, extras=extras)

@@ -21,9 +21,9 @@ from w3ray.data.clip_files import holds_video
 from w3ray.data.decoders import DecodeError
 from w3ray.data.side_inputs import Extras, extras_of
 from w3ray.errors import InputError
-from w3ray.explain.explanation import Explanation, explain_clip
-from w3ray.explain.film import write_film
-from w3ray.explain.pictures import Frames, film_images, stages_figure, strip_figure
+from w3ray.explaining.explanation import Explanation, explain_clip
+from w3ray.explaining.film import write_film
+from w3ray.explaining.pictures import Frames, film_images, stages_figure, strip_figure
 from w3ray.models import model_family
 from w3ray.models._common import VideoModel
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, load_model, model_folder

@@ -7,7 +7,7 @@ from w3ray.data.clip import ClipSpec, load_clip
 from w3ray.data.manifest import read_manifest
 from w3ray.data.synthetic import acting_cover
 from w3ray.errors import InputError
-from w3ray.explain.pointing import VISIBLE, cover_in_clip, pointing
+from w3ray.explaining.pointing import VISIBLE, cover_in_clip, pointing
 
 
 def one_pixel(shape, place):

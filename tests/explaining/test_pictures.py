@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from w3ray.explain.explanation import Explanation
-from w3ray.explain.film import HOLD, write_film
-from w3ray.explain.pictures import MAX_COLUMNS, film_figure, film_images, overlay, stages_figure, strip_figure
-from w3ray.explain.record import Look
+from w3ray.explaining.explanation import Explanation
+from w3ray.explaining.film import HOLD, write_film
+from w3ray.explaining.pictures import MAX_COLUMNS, film_figure, film_images, overlay, stages_figure, strip_figure
+from w3ray.explaining.record import Look
 
 LONG = "Pretending to put something next to something, but it does not stay there"
 

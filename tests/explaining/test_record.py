@@ -8,10 +8,10 @@ from explain_parts import PLANTED_SIDE, moving_square, planted_model
 
 from w3ray.attention import NonLocalConfig
 from w3ray.attention.nonlocal_block import NonLocal
-from w3ray.explain.explanation import explain_clip
-from w3ray.explain.gradcam import grad_cam
-from w3ray.explain.maps import last_of_stages, mean_map, stretch, to_frames
-from w3ray.explain.record import _kept, record
+from w3ray.explaining.explanation import explain_clip
+from w3ray.explaining.gradcam import grad_cam
+from w3ray.explaining.maps import last_of_stages, mean_map, stretch, to_frames
+from w3ray.explaining.record import _kept, record
 from w3ray.models import build_model
 
 OPTIONS = {

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from w3ray._text import one_line, plain_lines
 from w3ray.data.flow_colours import visible
-from w3ray.explain.explanation import Explanation
-from w3ray.explain.maps import last_of_stages, stretch, to_frames
-from w3ray.explain.record import FloatArray
+from w3ray.explaining.explanation import Explanation
+from w3ray.explaining.maps import last_of_stages, stretch, to_frames
+from w3ray.explaining.record import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

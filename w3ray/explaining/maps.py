@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from w3ray.explain.record import FloatArray, Look
+from w3ray.explaining.record import FloatArray, Look
 
 FLAT = 1e-6
 """If the range of values is below this share of the largest one, all count as equal."""

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from w3ray._file_names import file_stem
-from w3ray.explain.videos import _name, _stems
+from w3ray.explaining.videos import _name, _stems
 
 
 @pytest.mark.parametrize(

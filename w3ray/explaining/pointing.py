@@ -18,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from w3ray.data.clip import ClipSpec
 from w3ray.data.clip_sampling import SAMPLERS
 from w3ray.data.crop import centre_crop_box, crop_and_resize
-from w3ray.explain.record import FloatArray
+from w3ray.explaining.record import FloatArray
 
 TOLERANCE = 0.03
 """Tolerance of a hit, as a share of the frame's side. It equals the usual 15 pixels on Pascal VOC's pictures of about

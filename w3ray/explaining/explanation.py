@@ -13,9 +13,9 @@ import torch
 
 from w3ray.evaluation.head_scores import combined_scores
 from w3ray.evaluation.normalize import normalize_clips
-from w3ray.explain.gradcam import grad_cam
-from w3ray.explain.maps import last_of_stages, mean_map, stretch
-from w3ray.explain.record import FloatArray, Look, record
+from w3ray.explaining.gradcam import grad_cam
+from w3ray.explaining.maps import last_of_stages, mean_map, stretch
+from w3ray.explaining.record import FloatArray, Look, record
 from w3ray.heads import Heads
 from w3ray.models._common import VideoModel
 from w3ray.models.side_inputs import chosen
