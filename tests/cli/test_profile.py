@@ -75,6 +75,21 @@ class TestRecipes:
         gmac = [round(row["macs"] / 1e9, 2) for row in document["rows"]]
         assert gmac == [65.40, 115.34], "the manifest is not needed"
 
+    def test_clips_of_flow_and_boxes_are_counted_as_they_are(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """As `docs/zoo.md` counts them, and not as a network of RGB frames or of another number of boxes."""
+
+        def cost(*words: str) -> tuple[float, int]:
+            assert main(["profile", *words, "--json"]) == 0
+            (row, *_) = json.loads(capsys.readouterr().out)["rows"]
+            return row["macs"] / 1e9, row["parameters"]
+
+        flow, rgb = (cost("ssv1-eco-lite-flow-16f", "--set", f"data.flow_fields={fields}") for fields in (5, "null"))
+        # The first convolution is 7 x 7 with stride 2 and 64 channels. It reads 10 channels instead of 3.
+        assert flow[1] - rgb[1] == 64 * 7 * 7 * (10 - 3)
+        assert flow[0] - rgb[0] == pytest.approx(64 * 49 * 7 * 112 * 112 * 16 / 1e9)
+        few, many = (cost("ssv1-i3d-nl-gcn", "--set", f"data.boxes_per_frame={count}") for count in (5, 20))
+        assert few[0] < many[0]
+
     def test_classes_of_a_manifest(self, capsys: pytest.CaptureFixture[str], motion_manifest: Path) -> None:
         assert main(["profile", "ut-interaction", "--set", f"data.manifest={motion_manifest}", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["num_classes"] == 8

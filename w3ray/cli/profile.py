@@ -93,6 +93,10 @@ class Profiled:
     num_classes: int
     options: dict[str, Any] = field(default_factory=dict)
     refinement: bool = True
+    flow_fields: int | None = None
+    """The clips are stacks of so many fields of optical flow. None: RGB frames."""
+    boxes_per_frame: int = 10
+    """Of a network that reads boxes."""
     seconds: bool = False
 
 
@@ -136,6 +140,8 @@ def _of_recipe(name: str, overrides: list[str], num_classes: int | None) -> Prof
         label="" if attention is None else attention["kind"],
         num_classes=num_classes or _classes_of(recipe),
         refinement=arguments["refinement"],
+        flow_fields=recipe.data.flow_fields,
+        boxes_per_frame=recipe.data.boxes_per_frame,
     )
 
 
@@ -199,14 +205,14 @@ def _variant(what: Profiled, attention: dict[str, Any] | None, refinement: bool)
 
     arguments: dict[str, Any] = {
         "name": what.model, "backbone": what.backbone, "options": what.options, "num_classes": what.num_classes,
-        "attention": attention, "refinement": refinement,
+        "attention": attention, "refinement": refinement, "flow_fields": what.flow_fields,
     }  # fmt: skip
     # On the meta device a network has shapes but no memory, so even a dense W3 is built instantly.
     with torch.device("meta"):
         network = build_model(**arguments)
     if refinement and network.refinement is None:
         return None
-    cost = profile_model(network, what.num_frames, what.size)
+    cost = profile_model(network, what.num_frames, what.size, what.boxes_per_frame)
     row: dict[str, Any] = {
         "macs": cost.macs,
         "parameters": cost.parameters,
@@ -215,7 +221,7 @@ def _variant(what: Profiled, attention: dict[str, Any] | None, refinement: bool)
     if what.seconds:
         from w3ray.models.timing import measure_seconds
 
-        found = measure_seconds(build_model(**arguments), what.num_frames, what.size)
+        found = measure_seconds(build_model(**arguments), what.num_frames, what.size, what.boxes_per_frame)
         row |= {"device": found.device, "forward_s": found.forward, "training_step_s": found.training_step}
     return row
 

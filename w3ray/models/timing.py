@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from w3ray.models._common import VideoModel
-from w3ray.models.side_inputs import example
+from w3ray.models.side_inputs import BOXES_PER_FRAME, example
 
 REPEATS = 3
 """Each is measured so often, after one run that is not counted. The median is returned."""
@@ -27,18 +27,19 @@ class Seconds:
     """Forward pass, cross-entropy, backward pass and a step of SGD."""
 
 
-def measure_seconds(model: VideoModel, num_frames: int, size: int) -> Seconds:
+def measure_seconds(model: VideoModel, num_frames: int, size: int, boxes_per_frame: int = BOXES_PER_FRAME) -> Seconds:
     """Measure one clip of random pixels, in fp32, on a GPU if there is one. The model's weights are changed.
 
     Args:
         model: a model of `build_model`, on the CPU.
         num_frames: T of the clip.
         size: height and width of the frames, in pixels.
+        boxes_per_frame: of a model that reads boxes.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
     clip_BTCHW = torch.rand(1, num_frames, model.pixels.channels, size, size, device=device)
-    side_inputs = example(model, clip_BTCHW)
+    side_inputs = example(model, clip_BTCHW, boxes_per_frame)
     label_B = torch.zeros(1, dtype=torch.int64, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
