@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 
-__getattr__ = lazy_attributes(__name__, _PUBLIC)
+if not TYPE_CHECKING:  # a name that is not there is an error for mypy, too
+    __getattr__ = lazy_attributes(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ from w3ray.runtime.event_channel import LocalChannel
 from w3ray.runtime.faults import CallbackFailed, is_hopeless
 from w3ray.runtime.heartbeat import Heartbeat
 from w3ray.runtime.ranks import Ranks
+from w3ray.testing import ContractBroken, check_callback
 from w3ray.training.callbacks import CALLBACKS, AfterStep
 from w3ray.training.checkpoint_files import by_step
 
@@ -240,6 +241,30 @@ def test_one_that_cannot_be_made_or_is_none_is_named():
     for name, said in (("needs", "raised when it was made: TypeError: .*'path'"), ("late", "Path has neither on_step")):
         with pytest.raises(CallbackFailed, match=f"^callback '{name}'.* {said}"), made(name):
             pass
+
+
+def test_the_contract_for_tests_calls_it(tmp_path):
+    seen: list[str] = []
+
+    class Good:
+        def on_step(self, event):
+            seen.append(f"step {event.step} of {event.total_steps}")
+
+        def on_validation(self, event):
+            seen.append(event.split)
+
+    class Changes:
+        def on_validation(self, event):
+            event.model.classifier.weight.mul_(2)
+
+    CALLBACKS.add("good", Good)
+    CALLBACKS.add("changes", Changes)
+    check_callback("good")
+    assert seen == [], "a run only looks at it"
+    check_callback("good", call=True)
+    assert seen == ["step 1 of 2", "step 2 of 2", "val", "test"]
+    with pytest.raises(ContractBroken, match=r"^it changes the network: classifier\.weight; a callback may only read"):
+        check_callback("changes", call=True)
 
 
 class TestRecipes:
