@@ -166,7 +166,7 @@ class TestLoadModel:
             np.zeros((4, 3, 32, 32), np.uint8),
             np.zeros((32, 32, 3), np.uint8),
         ],
-        ids=str,
+        ids=["floats", "five frames", "channels first", "one frame"],
     )
     def test_wrong_frames_are_refused(self, finished, frames):
         model = w3ray.load_model(finished.model)

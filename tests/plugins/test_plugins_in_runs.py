@@ -49,7 +49,7 @@ class Watch:
         print(event.step, event.split, file=open(FILE, "a"))
 
 
-CALLBACKS.add("watch", Watch)
+CALLBACKS.add("watch_run", Watch)
 '''
 
 
@@ -64,7 +64,7 @@ def test_all_that_is_left_of_the_file_is_what_was_loaded(motion_manifest, tmp_pa
                  "augmentations": ["dark"]},
         "model": {"backbone": "resnet_small", "attention": {"kind": "scale"}},
         "train": {"epochs": 1, "batch_size": 8, "microbatch_size": 4, "log_samples": True, "log_every_steps": 1,
-                  "callbacks": ["watch"]},
+                  "callbacks": ["watch_run"]},
         "stages": [{"name": "one", "loss_weights": {"spread": 0.5}}],
         "tracking": {"enabled": False},
     }  # fmt: skip
