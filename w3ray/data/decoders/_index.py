@@ -87,9 +87,10 @@ class FrameIndex:
             while place_U[starts[at]] > frame:
                 at -= 1
             first = int(starts[at])
-            if runs and first <= runs[-1][1]:
+            if runs and first <= runs[-1][1] + 1:  # the decoder goes on from where it is
                 begin, last, wanted = runs[-1]
-                runs[-1] = (begin, max(last, picture), wanted | {picture})
+                wanted.add(picture)
+                runs[-1] = (begin, max(last, picture), wanted)
             else:
                 runs.append((first, picture, {picture}))
         return runs

@@ -8,13 +8,10 @@ noticed.
 """
 
 import re
-import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
-from threading import Lock
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,18 +38,16 @@ from w3ray.data.decoders._index import (
     index_by_headers,
     lost_pictures,
 )
+from w3ray.data.decoders._known_indices import known_index, remember_index
 from w3ray.data.decoders._orientation import Orientation, orientation_in
 from w3ray.data.decoders._pictures import reader_of
 from w3ray.data.video_cache import VideoCache
 
 _HELD_BYTES = 256 << 20
 """Longer streams are not kept in memory: the packets that are needed are read from the file again."""
-_INDEXED_FRAMES = 4 << 20
-"""How many frames, of about 50 bytes each, a process keeps in its indices of opened videos."""
+_MOST_EARLY = 64
+"""If so many frames came before their turn, the frame whose turn it is will not come. Codecs reorder 16 at most."""
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
-
-_indices: OrderedDict[tuple[Any, ...], FrameIndex] = OrderedDict()
-_indices_lock = Lock()
 
 
 class PyavVideo(ClosingVideo):
@@ -139,31 +134,13 @@ class PyavVideo(ClosingVideo):
         rate, base = self._stream.average_rate, self._stream.time_base
         self._fps = float(rate) if rate else float("nan")
         check_promised(self._container, self.uri, found_s=self._table.span_s(float(base or 1)))
-        key = self._key()
-        index = _indices.get(key)
+        index = known_index(self.uri, self._source)
         if index is None or index.num_packets != len(self._table):
             index = self._index_by_headers() or self._index_by_decoding()
-            self._remember(key, index)
+            remember_index(self.uri, self._source, index)
         if np.isnan(self._fps) and base and index.num_frames > 1:
             self._fps = (index.num_frames - 1) / float(index.starts_s_N[-1])
         return index
-
-    def _key(self) -> tuple[Any, ...]:
-        """A key for this content, valid as long as the process lives."""
-        if isinstance(self._source, BytesIO):
-            content = self._source.getbuffer()
-            return (self.uri, len(content), zlib.crc32(content))
-        status = Path(self._source).stat()
-        return (self._source, status.st_size, status.st_mtime_ns, status.st_ino)
-
-    @staticmethod
-    def _remember(key: tuple[Any, ...], index: FrameIndex) -> None:
-        with _indices_lock:
-            _indices[key] = index
-            _indices.move_to_end(key)
-            total = sum(known.num_frames for known in _indices.values())
-            while total > _INDEXED_FRAMES and len(_indices) > 1:
-                total -= _indices.popitem(last=False)[1].num_frames
 
     def _timing(self) -> dict[str, Any]:
         return {
@@ -200,32 +177,47 @@ class PyavVideo(ClosingVideo):
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = check_indices(indices, self._index.num_frames)
         ascending, position = np.unique(wanted, return_inverse=True)
-        try:
-            images = self._decode(ascending)
-        except self._av.FFmpegError as error:
-            raise DecodeError(self.uri, failure_reason(error, self._source)) from error
+        images = list(self.in_order(ascending))
         sizes = {image.shape for image in images}
         if len(sizes) != 1:
             raise DecodeError(self.uri, f"the frame size changes within the video: {sorted(sizes)}")
-        self._height, self._width = images[0].shape[:2]
         return np.stack([images[place] for place in position])
 
-    def _decode(self, ascending: np.ndarray) -> list[np.ndarray]:
-        index = self._index
+    def in_order(self, ascending: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        """As `w3ray.data.decoders.in_order.frames_in_order`. Only frames that the decoder needs are in memory."""
+        try:
+            for frame in self._decode(check_indices(ascending, self._index.num_frames)):
+                image = self._to_rgb(frame)
+                self._height, self._width = image.shape[:2]
+                yield image
+        except self._av.FFmpegError as error:
+            raise DecodeError(self.uri, failure_reason(error, self._source)) from error
+
+    def _decode(self, ascending: np.ndarray) -> Iterator[Any]:
+        """The frames at these indices, in their order."""
+        index, done = self._index, 0
         if index.is_seekable:
-            found: dict[int, np.ndarray] = {}
-            for run in index.runs(ascending.tolist()):
-                found |= {frame.pts: self._to_rgb(frame) for frame in self._decode_frames(*run)}
-            if len(found) == len(ascending):
-                return [found[int(picture)] for picture in index.order_N[ascending]]
+            pictures = index.order_N[ascending]
+            early: dict[int, Any] = {}
+            for frame in chain.from_iterable(self._decode_frames(*run) for run in index.runs(ascending.tolist())):
+                early[frame.pts] = frame
+                while done < len(pictures) and int(pictures[done]) in early:
+                    yield early.pop(int(pictures[done]))
+                    done += 1
+                if len(early) > _MOST_EARLY:
+                    break
+            if done == len(ascending):
+                return
             self._correct_index()
-        return self._decode_by_count(ascending)
+            if not np.array_equal(self._index.order_N[ascending[:done]], pictures[:done]):
+                raise DecodeError(self.uri, "its headers promise another order of frames than it shows: open it again")
+        yield from self._decode_by_count(ascending[done:])
 
     def _correct_index(self) -> None:
         """Replace an index that promised a frame that did not come: take the index of a whole decode from now on."""
         promised = self._index.num_frames
         self._index = self._index_by_decoding()
-        self._remember(self._key(), self._index)
+        remember_index(self.uri, self._source, self._index)
         if self._index.num_frames != promised:  # the caller chose its frames by a wrong count
             shown = self._index.num_frames
             raise DecodeError(self.uri, f"its headers promise {promised} frames, a decode shows {shown}: open it again")
@@ -321,16 +313,15 @@ class PyavVideo(ClosingVideo):
             yield from frames
         yield from decoder.decode(None)
 
-    def _decode_by_count(self, ascending: np.ndarray) -> list[np.ndarray]:
-        images: list[np.ndarray] = []
-        count = 0
+    def _decode_by_count(self, ascending: np.ndarray) -> Iterator[Any]:
+        count = done = 0
         for frame in self._decode_whole():
-            if len(images) < len(ascending) and count == ascending[len(images)]:
-                images.append(self._to_rgb(frame))
+            if done < len(ascending) and count == ascending[done]:
+                yield frame
+                done += 1
             count += 1
         if count != self._index.num_frames:
             raise DecodeError(self.uri, f"damaged: only {count} of {self._index.num_frames} frames decode")
-        return images
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
         """uint8 [H, W, 3], turned and mirrored as the file says."""
