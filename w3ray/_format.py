@@ -25,6 +25,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def clock(seconds: float, digits: int = 1) -> str:
+    """A moment of a video as "1:02:03.5", hours always."""
+    parts = 10**digits
+    whole, part = divmod(round(seconds * parts), parts)
+    minutes, second = divmod(whole, 60)
+    shown = f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+    return f"{shown}.{part:0{digits}d}" if digits else shown
+
+
 def without_nan(value: Any) -> Any:
     """NaN and infinities as null: JSON has no form for them, and strict readers refuse the whole document."""
     if isinstance(value, float) and not math.isfinite(value):

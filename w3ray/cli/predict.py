@@ -14,11 +14,27 @@ from w3ray._redact import redact, redacted
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
+from w3ray.cli._over_time import (
+    DEFAULT_OUT,
+    MinSegmentOption,
+    SmoothOption,
+    StrideOption,
+    ThresholdOption,
+    WindowOption,
+    predict_over_time,
+    refuse_with_window,
+    require_window,
+)
 from w3ray.cli._progress import Progress
 from w3ray.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from w3ray.scoring.predict import Prediction
+
+OUT_HELP = (
+    "Write one JSON line per video to this file. With --window: folder for JSON, CSV, subtitles and picture of each "
+    f"video; default: {DEFAULT_OUT}."
+)
 
 
 @run_command
@@ -34,13 +50,29 @@ def predict(
     top: Annotated[int, typer.Option(help="Number of best classes to print.")] = 5,
     protocol: Annotated[str, typer.Option(help="Views of a clip, as in `w3ray evaluate`.")] = "1clip-center",
     average: Annotated[str, typer.Option(help="What is averaged over views: 'scores' or 'logits'.")] = "scores",
-    out: Annotated[str | None, typer.Option("--out", "-o", help="Write one JSON line per video to this file.")] = None,
+    window: WindowOption = None,
+    stride: StrideOption = None,
+    smooth: SmoothOption = None,
+    threshold: ThresholdOption = None,
+    min_segment: MinSegmentOption = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help=OUT_HELP)] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
     root: Annotated[list[str] | None, typer.Option(help="Videos must be inside one of these folders.")] = None,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the best classes of each video, with their scores."""
+    """Print the best classes of each video, with their scores; with --window, which class is seen when."""
+    of_windows = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--min-segment": min_segment}
+    if window is not None:
+        refuse_with_window({"--manifest": manifest, "--split": split, "--boxes": boxes, "--bank": bank,
+                            "--address": address})  # fmt: skip
+        predict_over_time(
+            model, videos or [], out=out, top=top, tracking=tracking, as_json=as_json, window_s=window, stride_s=stride,
+            smooth_s=smooth, threshold=threshold, min_segment_s=min_segment, protocol=protocol, average=average,
+            roots=root,
+        )  # fmt: skip
+        return
+    require_window(of_windows)
     from w3ray.scoring.predict import FEW
     from w3ray.scoring.predict import predict as run
 

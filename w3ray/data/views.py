@@ -133,6 +133,15 @@ def read_views(
     ]  # fmt: skip
 
 
+def cut_crops(frames_THWC: Frames, spec: ClipSpec, protocol: Protocol) -> list[Frames]:
+    """All crops that a protocol takes of frames of one video: uint8 [T, S, S, C] each, or [T, H, W, C] of the whole."""
+    height, width = frames_THWC.shape[1:3]
+    return [
+        cut_out(frames_THWC, box, size, spec, mirror=mirror)
+        for box, size, mirror in _crops(height, width, spec, protocol)
+    ]
+
+
 def clip_indices(num_frames: int, spec: ClipSpec, clips: int) -> np.ndarray:
     """The frames of each clip, int64 [clips, T], for a video of `num_frames`.
 

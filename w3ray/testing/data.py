@@ -63,6 +63,7 @@ _FRAMES = 30
 def check_decoder(name: str) -> None:
     """Check a decoder of `w3ray.data.decoders.DECODERS`: it returns the requested frames of a small H.264 file."""
     from w3ray.data.decoders import DECODERS, DecodeError
+    from w3ray.data.decoders.in_order import frames_in_order
 
     decoder = DECODERS[name]
     with tempfile.TemporaryDirectory(prefix="w3ray-contract-") as folder:
@@ -78,6 +79,10 @@ def check_decoder(name: str) -> None:
                 require(good, f"frames must be uint8 [T, H, W, 3], not {frames_THWC.dtype} {frames_THWC.shape}")
                 found = _numbers(frames_THWC)
                 require(found == indices, f"asked for the frames {indices}, got {found}")
+        with decoder(str(file), None) as video:
+            for indices in ([2, 3, 17, 29], list(range(_FRAMES))):
+                found = _numbers(np.stack(list(frames_in_order(video, indices))))
+                require(found == indices, f"asked for the frames {indices} in one pass, got {found}")
         with decoder(str(file), None) as video:
             require(
                 video.frame_span(0.4, 0.8) == (10, 20),

@@ -334,7 +334,7 @@ class PyavVideo(ClosingVideo):
     def frame_span(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
         if start_s is None and end_s is None:
             return 0, self._index.num_frames
-        if np.isnan(self._index.starts_s_N).any():
+        if np.isnan(self._index.starts_s_N[-1]):  # then all are
             raise DecodeError(self.uri, "has neither time stamps nor a frame rate, so it cannot be cut by time")
         return span_of(self._index.starts_s_N, self.uri, start_s, end_s)
 
