@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from odd_files import FILES
 from videos import frame_numbers, numbered_image, write_frames, write_video
 
 from w3ray.data.clip import ClipSpec
@@ -160,6 +161,17 @@ def test_frames_in_order(video, indices):
         found = np.stack(list(frames_in_order(opened, indices)))
         assert frame_numbers(found) == indices
         assert np.array_equal(found, opened.frames(indices))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [name for name, file in FILES.items() if file.refusal("pyav") is None])
+def test_frames_in_order_of_odd_files(real_data, name):
+    """Rotated, with variable rate, 10 bits, two streams: as `frames` gives them, and as torch takes them."""
+    with open_video(str(real_data / "odd" / name)) as opened:
+        some = list(range(min(opened.info.num_frames, 40)))
+        found = list(frames_in_order(opened, some))
+        assert np.array_equal(np.stack(found), opened.frames(some))
+    assert all(image.flags.c_contiguous for image in found)
 
 
 def test_frames_in_order_of_a_folder(tmp_path):

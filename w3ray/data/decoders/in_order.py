@@ -43,7 +43,7 @@ def frames_in_order(video: Video, ascending: Sequence[int] | np.ndarray) -> Iter
             uri = str(getattr(video, "uri", "the video"))
             raise DecodeError(uri, f"the frame size changes within the video: {sorted([shape, image.shape])}")
         shape = image.shape
-        yield image
+        yield np.ascontiguousarray(image)  # a frame that was turned upright is a view, which torch refuses
 
 
 def _by_few(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
