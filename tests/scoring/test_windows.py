@@ -1,6 +1,7 @@
 """Windows over a video: where they lie, which frames they hold, and that each frame is read and kept only once."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -112,6 +113,10 @@ def test_the_reader_is_only_a_few_frames_ahead(video):
         plan = plan_windows(counting, spec, CENTRE, window_s=1.0, stride_s=0.04)
         clips = window_clips(counting, plan, spec, CENTRE, together=1)
         next(clips)
+        decoded = 0
+        while decoded < len(counting.decoded):  # until the thread waits
+            decoded = len(counting.decoded)
+            time.sleep(0.2)
         before = threading.active_count()
         clips.close()
         assert threading.active_count() == before - 1  # the thread ends with its reader

@@ -76,12 +76,7 @@ def predict(
     from w3ray.scoring.predict import FEW
     from w3ray.scoring.predict import predict as run
 
-    total = 0
-
-    def start(count: int) -> None:
-        nonlocal total
-        total = count
-
+    total: list[int] = []
     progress = Progress("classified {done}/{total} videos")
     found = []
     with ExitStack() as stack:
@@ -89,14 +84,14 @@ def predict(
         (local,) = stack.enter_context(opened_models([model], tracking))
         predictions = stack.enter_context(closing(run(
             local.folder, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
-            address=address, roots=root, boxes=boxes, bank=bank, on_start=start,
+            address=address, roots=root, boxes=boxes, bank=bank, on_start=total.append,
         )))  # fmt: skip
         for one in predictions:
             if lines is not None:
                 lines.write(json.dumps(redacted(one.document()), ensure_ascii=False) + "\n")
             found.append(one)
-            if total > FEW and not as_json:
-                progress(len(found), total)
+            if total[0] > FEW and not as_json:
+                progress(len(found), total[0])
     unread = [one for one in found if one.reason is not None]
     if len(unread) == len(found):
         raise RunError(f"none of {len(found)} videos can be read; the first: {unread[0].video}: {unread[0].reason}")
