@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -213,6 +214,20 @@ def test_models_that_need_more_than_frames_are_refused(video, tmp_path, clip, wh
     model = model_in(tmp_path / "model", **clip)
     with pytest.raises(InputError, match=f"{what}.*manifest"):
         next(predict_windows(model, [video], window_s=2.0))
+
+
+def test_the_reading_thread_ends_when_scoring_fails(model, video):
+    """Before the video is closed: closing a video that another thread decodes would crash the process."""
+
+    class Full(Exception):
+        pass
+
+    def stop(video: str, done: int, total: int) -> None:
+        raise Full
+
+    with pytest.raises(Full):
+        next(predict_windows(model, [video], window_s=1.0, stride_s=0.04, on_windows=stop))
+    assert not [thread for thread in threading.enumerate() if thread.name == "w3ray-ahead"]
 
 
 def test_a_video_that_breaks_in_its_middle_has_no_timeline(model, video, tmp_path):

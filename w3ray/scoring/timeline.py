@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -194,10 +195,12 @@ def _timeline(
         scores_RS = np.empty((len(plan.frames_RCT), heads.num_scores), np.float32)
         done = 0
         together = max(1, VIEWS_AT_ONCE // protocol.num_views)
-        for clips_MVTSSC in window_clips(opened, plan, spec, protocol, together=together):
-            scores_RS[done : done + len(clips_MVTSSC)] = scorer(clips_MVTSSC)
-            done += len(clips_MVTSSC)
-            on_windows(video, done, len(scores_RS))
+        # Whatever happens here, the thread that reads ends before the video is closed.
+        with closing(window_clips(opened, plan, spec, protocol, together=together)) as batches:
+            for clips_MVTSSC in batches:
+                scores_RS[done : done + len(clips_MVTSSC)] = scorer(clips_MVTSSC)
+                done += len(clips_MVTSSC)
+                on_windows(video, done, len(scores_RS))
     scores_WS = np.full((len(plan.starts_s_W), heads.num_scores), np.nan, np.float32)
     scores_WS[plan.has_frames_W] = scores_RS
     smoothed_WS = smooth_scores(plan.starts_s_W, scores_WS, settings.smooth_s)

@@ -8,7 +8,7 @@ Letters: W windows, C clips of a window (`Protocol.clips`), T frames of a clip, 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +98,10 @@ def plan_windows(video: Video, spec: ClipSpec, protocol: Protocol, *, window_s: 
 
 def window_clips(
     video: Video, plan: WindowPlan, spec: ClipSpec, protocol: Protocol, *, together: int
-) -> Iterator[Frames]:
+) -> Generator[Frames, None, None]:
     """The clips of the windows that have frames, in order, `together` in a batch: uint8 [M, V, T, S, S, 3].
 
-    The video is read in one pass, by a thread that is a few frames ahead.
+    The video is read in one pass, by a thread that is a few frames ahead. Close the generator before the video.
 
     Raises: DecodeError.
     """
