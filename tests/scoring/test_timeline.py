@@ -225,8 +225,9 @@ def test_the_reading_thread_ends_when_scoring_fails(model, video):
     def stop(video: str, done: int, total: int) -> None:
         raise Full
 
-    with pytest.raises(Full):
+    with pytest.raises(Full) as failed:
         next(predict_windows(model, [video], window_s=1.0, stride_s=0.04, on_windows=stop))
+    assert failed.tb is not None  # it keeps the frames alive, and with them a generator that nobody closed
     assert not [thread for thread in threading.enumerate() if thread.name == "w3ray-ahead"]
 
 
