@@ -8,6 +8,7 @@ clips' own size, and `1280x720`, enlarged. Windows of 2 s every 0.5 s, 8 frames 
 - `plain`: `for frame in container.decode(video=0): pass`, PyAV's defaults. Nothing is done with the frames.
 - `plain-rgb`: the same, with `frame.to_ndarray(format="rgb24")` of every frame.
 - `plain-threads`: `plain` with FFmpeg's threads (`thread_type = "AUTO"`). Our reader decodes with one thread.
+- `windows`: the clips of all windows, without a network: opening, decoding, cutting out, putting together.
 - `predict`: `predict_windows`, from opening the file to the last segment, with loading the model.
 - `network`: the network alone, on as many windows as the video has. `predict` cannot be faster.
 
@@ -36,14 +37,16 @@ from rich.console import Console
 from rich.table import Table
 
 from w3ray.data.clip import ClipSpec
+from w3ray.data.decoders import open_video
 from w3ray.data.decoders._common import silence_ffmpeg
 from w3ray.data.views import parse_protocol
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD
 from w3ray.evaluation.scorer import VIEWS_AT_ONCE
 from w3ray.models import build_model
-from w3ray.models.bundle import ModelDescription, write_model
+from w3ray.models.bundle import ModelDescription, read_description, write_model
 from w3ray.scoring.model_files import model_files, scorer_of
 from w3ray.scoring.timeline import VideoTimeline, predict_windows
+from w3ray.scoring.windows import plan_windows, window_clips
 from w3ray.storage import storage_path
 
 GOAL = 0.8
@@ -85,10 +88,11 @@ def main() -> None:
                 cell = measured(str(file), frames, model, arguments.rounds)
                 figures["cells"][f"{shape[0]}x{shape[1]}, {network.name}"] = cell
                 load.append(os.getloadavg()[0])
-    figures["load"] = {"min": min(load), "max": max(load)}
+                figures["load"] = {"min": min(load), "max": max(load)}
+                command = "python benchmarks/long_video.py DATA " + " ".join(sys.argv[2:])
+                path = write_result("long_video", figures, command.strip(), compact=True)  # after every cell
     show(figures)
-    command = "python benchmarks/long_video.py DATA " + " ".join(sys.argv[2:])
-    print(write_result("long_video", figures, command.strip(), compact=True))
+    print(path)
 
 
 def made_model(network: Network, folder: Path) -> str:
@@ -138,6 +142,14 @@ def predicted(file: str, model: str) -> int:
     return one.num_frames
 
 
+def windows_alone(file: str, model: str) -> None:
+    spec, protocol = ClipSpec(**read_description(Path(model)).clip), parse_protocol("1clip-center")
+    with open_video(file) as video:
+        plan = plan_windows(video, spec, protocol, window_s=WINDOW_S, stride_s=STRIDE_S)
+        for _ in window_clips(video, plan, spec, protocol, together=VIEWS_AT_ONCE):
+            pass
+
+
 def network_alone(model: str, windows: int) -> None:
     scorer = scorer_of(model_files(storage_path(model)), parse_protocol("1clip-center"), "scores", {})
     size = scorer.description.clip["size"]
@@ -152,6 +164,7 @@ def measured(file: str, frames: int, model: str, rounds: int) -> dict[str, Any]:
         "plain": lambda: plain(file),
         "plain-rgb": lambda: plain(file, rgb=True),
         "plain-threads": lambda: plain(file, threads=True),
+        "windows": lambda: windows_alone(file, model),
         "predict": lambda: predicted(file, model),
         "network": lambda: network_alone(model, windows),
     }
@@ -187,7 +200,7 @@ def median_of(ratios: list[float]) -> dict[str, float]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    names = ("plain", "plain-rgb", "plain-threads", "predict", "network")
+    names = ("plain", "plain-rgb", "plain-threads", "windows", "predict", "network")
     table = Table("cell", *(f"{name}: frames/s, ratio" for name in names))
     for cell, row in figures["cells"].items():
         speeds, ratios = row["frames_per_s"], row["ratio_to_plain"]
