@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import w3ray.export as export
 from w3ray.attention import ATTENTION
 from w3ray.errors import InputError, RunError
 from w3ray.evaluation.normalize import normalize_clips
-from w3ray.export import METADATA, check_clips, clip_of, export_model
+from w3ray.export import LOGITS_TOLERANCE, METADATA, SCORES_TOLERANCE, check_clips, clip_of, export_model, files
+from w3ray.export import clips as export_clips
 from w3ray.models import MODELS, build_model
 from w3ray.models.bundle import ModelDescription, load_model, write_model
 
@@ -132,18 +132,18 @@ def test_every_model_and_every_attention(tmp_path, name, attention, kind):
         pytest.importorskip("onnxscript")
     folder = make_model(tmp_path / "model", name, attention)
     done = export_model(folder, kind, tmp_path / FILES[kind])
-    assert done.logits_difference <= export.LOGITS_TOLERANCE
-    assert done.scores_difference <= export.SCORES_TOLERANCE
+    assert done.logits_difference <= LOGITS_TOLERANCE
+    assert done.scores_difference <= SCORES_TOLERANCE
 
 
 def test_other_scores_are_refused(tmp_path_factory, tmp_path, monkeypatch):
     """A graph with a normalisation that is wrong by one percent, or that gives NaN."""
     model = make_model(tmp_path_factory.mktemp("plain") / "model")  # without attention, which takes long to export
     (tmp_path / "model.pt2").write_text("an older one")
-    describe = export.scale_and_shift
+    describe = export_clips.scale_and_shift
     for wrong in (1.01, float("nan")):
         monkeypatch.setattr(
-            export, "scale_and_shift", lambda *stds, wrong=wrong: (describe(*stds)[0] * wrong, describe(*stds)[1])
+            export_clips, "scale_and_shift", lambda *stds, wrong=wrong: (describe(*stds)[0] * wrong, describe(*stds)[1])
         )
         with pytest.raises(RunError, match=r"differ by up to .* no file was written"):
             export_model(model, "torch", tmp_path / "model.pt2")
@@ -159,7 +159,7 @@ class Branching(nn.Module):
 
 
 def test_a_network_that_can_not_be_exported_says_why(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "load_model", lambda folder: (Branching(), load_model(folder)[1]))
+    monkeypatch.setattr(files, "load_model", lambda folder: (Branching(), load_model(folder)[1]))
     with pytest.raises(RunError, match="this network cannot be exported to torch: ") as caught:
         export_model(model, "torch", tmp_path / "model.pt2")
     assert "\n" not in str(caught.value)
@@ -167,8 +167,8 @@ def test_a_network_that_can_not_be_exported_says_why(model, tmp_path, monkeypatc
 
 
 def test_without_the_packages_one_line_says_what_to_install(model, tmp_path, monkeypatch):
-    found = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name))
+    found = files.importlib.util.find_spec
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name))
     with pytest.raises(InputError, match=r"onnx, onnxscript, onnxruntime not installed; pip install 'w3ray\[onnx\]'"):
         export_model(model, "onnx", tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -200,3 +200,79 @@ def test_errors(model, tmp_path):
     with pytest.raises(InputError, match=r"clip: .*fps"):
         export_model(odd, "torch", tmp_path / "model.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["odd"]
+
+
+def streamed(folder, attention=None):
+    """An online TSM on disk."""
+    torch.manual_seed(0)
+    arguments = {
+        "name": "tsm", "backbone": "resnet_small", "options": {"shift_mode": "online"}, "num_classes": NUM_CLASSES,
+        "attention": attention,
+    }  # fmt: skip
+    network = build_model(**arguments)
+    nn.init.normal_(network.classifier.weight)
+    description = ModelDescription(
+        model=arguments, clip={"num_frames": NUM_FRAMES, "size": SIZE}, classes=("a", "b", "c"), mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+    )  # fmt: skip
+    write_model(folder, network, description)
+    return folder
+
+
+class TestStream:
+    def check(self, folder, done, run):
+        """Three streams of more frames than the check has, with the state carried from call to call."""
+        description = load_model(folder)[1]
+        clips = torch.cat([check_clips(3, clip_of(description))] * 2, dim=1)
+        shapes = [one["shape"][1:] for name, one in done.metadata["inputs"].items() if name.startswith("state")]
+        state, frames = [np.zeros((3, *shape), np.float32) for shape in shapes], []
+        for frame in clips.unbind(1):
+            logits, scores, *state = run(frame.numpy(), *state)
+            np.testing.assert_allclose(scores, torch.from_numpy(logits).softmax(1), atol=1e-6)
+            frames.append(logits)
+        np.testing.assert_allclose(np.mean(frames, axis=0), expected_scores(folder, clips)[0], atol=1e-4)
+        assert done.metadata["stream"]
+        assert done.metadata["inputs"]["frame"]["shape"] == ["batch", SIZE, SIZE, 3]
+
+    def test_torch(self, tmp_path):
+        folder = streamed(tmp_path / "model")
+        done = export_model(folder, "torch", tmp_path / "model.pt2", stream=True)
+        network = torch.export.load(tmp_path / "model.pt2").module()
+
+        def run(*inputs):
+            with torch.inference_mode():
+                return [one.numpy() for one in network(*map(torch.from_numpy, inputs))]
+
+        self.check(folder, done, run)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("attention", [None, {"kind": "cbam"}, {"kind": "w3", "causal": True, "start": "plain"}])
+    def test_onnx(self, tmp_path, attention):
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        folder = streamed(tmp_path / "model", attention)
+        done = export_model(folder, "onnx", tmp_path / "model.onnx", stream=True)
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()]
+        assert names == list(done.metadata["inputs"])
+        self.check(folder, done, lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True))))
+
+    def test_a_state_that_is_not_passed_on_is_noticed(self, tmp_path, monkeypatch):
+        folder = streamed(tmp_path / "model")
+        monkeypatch.setattr(
+            files, "FORMATS", {"torch": (files.FORMATS["torch"][0], self.forgetful(files.FORMATS["torch"][1]))}
+        )
+        with pytest.raises(RunError, match="the exported network gives other scores"):
+            export_model(folder, "torch", tmp_path / "model.pt2", stream=True)
+
+    @staticmethod
+    def forgetful(open_run):
+        def opened(path, recogniser):
+            run = open_run(path, recogniser)
+            return lambda frame, *state: run(frame, *map(torch.zeros_like, state))
+
+        return opened
+
+    def test_a_network_that_looks_ahead_is_refused(self, model, tmp_path):
+        with pytest.raises(InputError, match=r"reads later frames; train with .*; or export it without --stream$"):
+            export_model(model, "torch", tmp_path / "model.pt2", stream=True)

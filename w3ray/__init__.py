@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from w3ray.pipeline import run
     from w3ray.recipe import load_recipe
     from w3ray.sweep.sweep import tune
-    from w3ray.trained import evaluate, explain, load_model, predict
+    from w3ray.trained import evaluate, explain, load_model, predict, stream
 
 _PUBLIC = {
     "add_attention": "w3ray.attention",
@@ -26,6 +26,7 @@ _PUBLIC = {
     "load_recipe": "w3ray.recipe",
     "predict": "w3ray.trained",
     "run": "w3ray.pipeline",
+    "stream": "w3ray.trained",
     "tune": "w3ray.sweep.sweep",
     "InputError": "w3ray.errors",
     "RunError": "w3ray.errors",
@@ -43,6 +44,7 @@ __all__ = [
     "load_recipe",
     "predict",
     "run",
+    "stream",
     "tune",
 ]
 

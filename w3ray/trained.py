@@ -16,6 +16,7 @@ from w3ray.errors import InputError, RunError
 if TYPE_CHECKING:
     from w3ray.explaining import ExplainedVideos
     from w3ray.scoring.evaluate import Evaluated
+    from w3ray.scoring.live import LiveScorer
     from w3ray.scoring.predict import Prediction
     from w3ray.scoring.trained_model import TrainedModel
 
@@ -198,6 +199,28 @@ def load_model(model: Location, *, tracking: str | None = None) -> "TrainedModel
 
     with _in_words_of_python(load_model), _opened([model], tracking) as (found,):
         return trained_model(found.folder)
+
+
+def stream(model: Location, *, top: int = 5, device: str = "cpu", tracking: str | None = None) -> "LiveScorer":
+    """Score a live source, frame after frame, with a model that reads only earlier frames: TSN, or TSM trained online.
+
+    Call the answer with one frame after the other, or iterate over its `watch(source)`.
+
+    Args:
+        model: a folder, the folder of a stage, or a name in MLflow. It was trained with
+            `model.options.shift_mode: online`, and without attention or with one that does not look ahead: CBAM, or W3
+            with `causal: true`.
+        top: how many of the best classes are in an answer.
+        device: where the network runs, such as "cuda".
+        tracking: as in `predict`.
+
+    Raises:
+        InputError: there is no such model, or it reads later frames.
+    """
+    from w3ray.scoring.live import LiveScorer
+
+    trained = load_model(model, tracking=tracking)
+    return LiveScorer(trained.network, trained.description, top=_whole("top", top), device=device)
 
 
 def _opened(locations: Sequence[Location], tracking: str | None, storage: str | None = None) -> Any:

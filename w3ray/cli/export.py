@@ -23,17 +23,22 @@ def export(
     form: Annotated[
         Format, typer.Option("--format", help="torch: for torch.export.load; onnx: needs w3ray[onnx].")
     ] = Format.TORCH,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Take frame after frame, with the state of the stream (online TSM, TSN).")
+    ] = False,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model that takes raw frames (uint8 RGB) and returns logits and scores, for any number of clips at once.
+
+    With --stream, it takes one frame at a time.
 
     First the exported model is read back and compared with the original. If the scores differ, no file is written.
     """
     from w3ray.export import CHECK_BATCHES, LOGITS_TOLERANCE, SCORES_TOLERANCE, export_model
 
     with opened_models([model], tracking) as (local,):
-        done = export_model(local.folder, form.value, out)
+        done = export_model(local.folder, form.value, out, stream=stream)
     document = {
         "file": str(done.path),
         "format": form.value,
