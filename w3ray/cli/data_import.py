@@ -76,6 +76,15 @@ FlipOption = Annotated[
     ),
 ]
 
+SeparatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-separator",
+        help="Between the classes of a multi-label clip: '|' for 'run|jump' ('|' alone: none of the classes); '': a "
+        "label is one class. Default: '|' where the labels show it.",
+    ),
+]
+
 MissingOkOption = Annotated[bool, typer.Option("--missing-ok", help="Do not check whether the videos exist.")]
 
 AddressOption = Annotated[
@@ -183,6 +192,7 @@ def import_csv_command(
     classes: ClassesOption = "",
     flip_map: FlipOption = "",
     frame_prefix: FramePrefixOption = None,
+    label_separator: SeparatorOption = None,
     missing_ok: MissingOkOption = False,
     address: AddressOption = None,
     reversed_twin: TwinOption = False,
@@ -208,6 +218,7 @@ def import_csv_command(
             classes=_names(classes) or None,
             flip_map=_flip_map(flip_map),
             frame_prefix=frame_prefix,
+            label_separator=label_separator,
             note=write_error,
         )
     _write(

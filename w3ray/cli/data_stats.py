@@ -69,6 +69,7 @@ def _facts(split: dict[str, Any], num_classes: int, heads: dict[str, int]) -> di
         "without label": str(classes["unlabelled"]),
         "videos": str(split["videos"]),
         **balances,
+        **_of_sets(classes),
         "clip length, s": _range(length) + (f" (of {length['known']} clips)" if partly else ""),
         "total length": ("about " if partly else "") + duration(length["total"]),
         "frames per second": _range(fps),
@@ -77,6 +78,14 @@ def _facts(split: dict[str, Any], num_classes: int, heads: dict[str, int]) -> di
         "codecs": _most(split["codecs"]),
         "unreadable videos": str(split["unreadable"]),
     }
+
+
+def _of_sets(classes: dict[str, Any]) -> dict[str, str]:
+    """Facts of multi-label clips."""
+    if "labels_per_clip" not in classes:
+        return {}
+    mean = classes["labels_per_clip"]
+    return {"classes of a clip": "-" if mean is None else f"{mean:.2f}", "without a class": str(classes["no_class"])}
 
 
 def _balance(classes: dict[str, Any], num_classes: int) -> dict[str, str]:

@@ -132,7 +132,7 @@ def _row(
     try:
         clip = read_clip(
             uri, label=label, spec=spec, rng=rng, start_s=row["start_s"], end_s=row["end_s"],
-            reversed=row["reversed"], flip_map=manifest.flip_map, roots=roots,
+            reversed=row["reversed"], flip_map=manifest.label_flips, roots=roots,
             frames_rng=frames_rng,
         )  # fmt: skip
     except DecodeError as error:

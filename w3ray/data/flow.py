@@ -235,8 +235,9 @@ def compute_flow(
     columns["uri"] = [str(folder / "flow" / folders[place[number]]) for number in kept]
     columns["start_s"] = columns["end_s"] = [None] * len(kept)
     made = build_manifest(
-        columns, manifest.classes, manifest.flip_map, str(folder / MANIFEST_NAME), manifest.head_sizes
-    )
+        columns, manifest.classes, manifest.flip_map, str(folder / MANIFEST_NAME), manifest.head_sizes,
+        manifest.label_sets,
+    )  # fmt: skip
     return write_manifest(replace(made, flow=True), str(folder / MANIFEST_NAME)), result
 
 

@@ -65,6 +65,7 @@ def manifest_stats(
         "clips": manifest.table.num_rows,
         "classes": manifest.num_classes,
         "heads": dict(manifest.head_sizes),
+        "multi_label": manifest.heads.multi_label,
         "videos": num_videos,
         "videos_read": len(found),
         "sampled": sampled,
@@ -112,9 +113,13 @@ def _classes(heads: Heads, table: pa.Table) -> dict[str, Any]:
     """`imbalance` is the size of the largest class divided by that of the smallest class with a clip. `majority` is the
     share of clips in the largest class, which is the accuracy of guessing. Both are None if no clip has a label. With
     several heads these are figures of their combinations (`absent` is empty then, because most combinations never
-    occur), and `heads` has the figures of each head."""
+    occur), and `heads` has the figures of each head. A multi-label clip is counted in each of its classes; `majority`
+    is the share of the clips that have the largest class, `labels_per_clip` is the mean number of classes, and
+    `no_class` counts clips without one."""
     labels = known_labels(table)
     known = labels[labels != UNLABELLED]
+    if heads.multi_label:
+        return {**_sets(heads, known), "unlabelled": int((labels == UNLABELLED).sum())}
     found, clips = np.unique(known, return_counts=True)
     names = [heads.class_name(label) for label in found.tolist()]
     document = _balance(names, clips, () if heads.several else heads.classes)
@@ -126,6 +131,18 @@ def _classes(heads: Heads, table: pa.Table) -> dict[str, Any]:
             present = np.flatnonzero(own)
             names = [head.classes[label] for label in present]
             document["heads"][head.name] = _balance(names, own[present], head.classes)
+    return document
+
+
+def _sets(heads: Heads, known: np.ndarray) -> dict[str, Any]:
+    clips_K = np.array(heads.clips_of_classes(np.bincount(known, minlength=heads.num_labels).tolist()))
+    present = np.flatnonzero(clips_K)
+    document = _balance([heads.classes[label] for label in present], clips_K[present], heads.classes)
+    empty = [label for label, classes in enumerate(heads.label_sets or ()) if not classes]
+    if len(present):
+        document["majority"] = float(clips_K.max() / len(known))
+    document["labels_per_clip"] = float(clips_K.sum() / len(known)) if len(known) else None
+    document["no_class"] = int(np.isin(known, empty).sum())
     return document
 
 

@@ -28,6 +28,11 @@ If clips have several labels, such as a verb and a noun, the metadata also holds
 [name, number of classes], one entry per HEAD, in order. Then the class names are those of the first head, followed by
 those of the next; `label` is the number of the combination (counted as in `w3ray.heads`), and a mirror image keeps its
 labels.
+
+If clips are MULTI-LABEL, which means that each has any number of the classes, the metadata also holds
+`w3ray.label_sets`: a list of the different sets of classes, each a list of ascending class numbers. An empty one means
+none of the classes. Then `label` is an index into this list. The flip map is still one of classes; the mirror image of
+each set must be in the list, too.
 """
 
 from w3ray.data.manifest.files import build_manifest, read_manifest, write_manifest

@@ -17,12 +17,14 @@ def checked(
     flip_map: dict[int, int],
     location: str,
     head_sizes: tuple[tuple[str, int], ...],
+    label_sets: tuple[tuple[int, ...], ...] | None = None,
 ) -> Manifest:
     where = f"manifest {location}" if location else "manifest"
     table = _conform(table, where)
     if table.num_rows == 0:
         raise InputError(f"{where}: it has no clips")
-    _check_labels(table, _heads(classes, head_sizes, where), where)
+    heads = _heads(classes, head_sizes, label_sets, where)
+    _check_labels(table, heads, where)
     for label, mirror in flip_map.items():
         if not (0 <= label < len(classes) and 0 <= mirror < len(classes)):
             raise InputError(f"{where}: flip_map {label} -> {mirror} is outside the labels 0..{len(classes) - 1}")
@@ -34,16 +36,41 @@ def checked(
             )
     _check_unique(table["clip_id"], where)
     _check_spans(table, where)
-    return Manifest(table=table, classes=classes, flip_map=flip_map, location=location, head_sizes=head_sizes)
+    manifest = Manifest(
+        table=table,
+        classes=classes,
+        flip_map=flip_map,
+        location=location,
+        head_sizes=head_sizes,
+        label_sets=label_sets,
+    )
+    _check_mirrored_sets(manifest, where)
+    return manifest
 
 
-def _heads(classes: tuple[str, ...], head_sizes: tuple[tuple[str, int], ...], where: str) -> Heads:
+def _check_mirrored_sets(manifest: Manifest, where: str) -> None:
+    try:
+        _ = manifest.label_flips
+    except KeyError as error:
+        missing = ", ".join(manifest.classes[label] for label in error.args[0])
+        raise InputError(
+            f"{where}: flip_map: the set of classes {missing!r} is the mirror image of another set, but it is not in "
+            "label_sets; add it there"
+        ) from error
+
+
+def _heads(
+    classes: tuple[str, ...],
+    head_sizes: tuple[tuple[str, int], ...],
+    label_sets: tuple[tuple[int, ...], ...] | None,
+    where: str,
+) -> Heads:
     """The heads; the class names of each head must be different, non-empty strings."""
     if not classes:
         raise InputError(f"{where}: it has no class names")
     try:
-        heads = Heads(classes, head_sizes)
-    except ValueError as error:
+        heads = Heads(classes, head_sizes, label_sets)
+    except (ValueError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
     for head in heads.each():
         names = head.classes
@@ -59,6 +86,7 @@ def _check_labels(table: pa.Table, heads: Heads, where: str) -> None:
     if wrong.size:
         row = int(wrong[0])
         known = f"its {len(heads.classes)} classes" if not heads.several else f"the combinations of {dict(heads.sizes)}"
+        known = "its sets of classes" if heads.multi_label else known
         raise InputError(
             f"{where}: {wrong.size} label(s) out of range, first {labels[row]} of clip "
             f"{table['clip_id'][row].as_py()!r}; {known} have the labels 0..{heads.num_labels - 1}"

@@ -25,6 +25,7 @@ def build_manifest(
     flip_map: dict[int, int] | None = None,
     location: str = "",
     head_sizes: Sequence[tuple[str, int]] = (),
+    label_sets: Sequence[Sequence[int]] | None = None,
 ) -> Manifest:
     """A checked manifest from columns in memory; optional columns may be absent.
 
@@ -42,7 +43,8 @@ def build_manifest(
             raise InputError(f"manifest: column {name!r}: {error}") from error
         except UnicodeEncodeError as error:
             raise InputError(f"manifest: column {name!r}: {error.object!a} is not UTF-8 text; rename it") from error
-    return checked(pa.table(arrays), tuple(classes), dict(flip_map or {}), location, tuple(head_sizes))
+    sets = None if label_sets is None else tuple(tuple(one) for one in label_sets)
+    return checked(pa.table(arrays), tuple(classes), dict(flip_map or {}), location, tuple(head_sizes), sets)
 
 
 def read_manifest(location: str | os.PathLike[str]) -> Manifest:
@@ -72,6 +74,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
             raise TypeError("the classes are no list")
         flip_map = {int(label): int(mirror) for label, mirror in json.loads(metadata["w3ray.flip_map"]).items()}
         head_sizes = tuple((str(name), int(size)) for name, size in json.loads(metadata.get("w3ray.heads", "[]")))
+        label_sets = _label_sets(metadata.get("w3ray.label_sets"))
         flow = json.loads(metadata.get("w3ray.flow", "false")) is True
     except KeyError as error:
         raise InputError(
@@ -82,7 +85,17 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"manifest {location}: its w3ray metadata cannot be read ({error})") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"manifest {location}: version {version}; this w3ray reads version {MANIFEST_VERSION}")
-    return replace(checked(table, tuple(classes), flip_map, location, head_sizes), flow=flow)
+    return replace(checked(table, tuple(classes), flip_map, location, head_sizes, label_sets), flow=flow)
+
+
+def _label_sets(text: bytes | None) -> tuple[tuple[int, ...], ...] | None:
+    """Raises: ValueError or TypeError if these are no lists of whole numbers."""
+    if text is None:
+        return None
+    sets = tuple(tuple(one) for one in json.loads(text))
+    if not all(type(label) is int for one in sets for label in one):
+        raise TypeError("the sets of classes hold other values than class numbers")
+    return sets
 
 
 def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Manifest:
@@ -99,7 +112,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     uris = pc.if_else(pc.starts_with(uris, folder), pc.utf8_slice_codeunits(uris, len(folder)), uris)
     place = SCHEMA.get_field_index("uri")
     table = manifest.table.set_column(place, SCHEMA.field("uri"), uris)
-    written = checked(table, manifest.classes, manifest.flip_map, location, manifest.head_sizes)
+    written = checked(table, manifest.classes, manifest.flip_map, location, manifest.head_sizes, manifest.label_sets)
     written = replace(written, flow=manifest.flow)
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in metadata_of(written).items()}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,8 @@ class Manifest:
 
     `table` has the columns of SCHEMA, and those columns of STAMPS that its file has. `location` is the Parquet file of
     the table (read from or to be written), or "" without a file (then every uri must be absolute). `classes` are the
-    class names of all heads; `head_sizes` is as in `w3ray.heads.Heads`.
+    class names of all heads; `head_sizes` and `label_sets` are as in `w3ray.heads.Heads`. `flip_map` is one of classes:
+    `label_flips` is that of the labels.
     """
 
     table: pa.Table
@@ -33,10 +34,24 @@ class Manifest:
     head_sizes: tuple[tuple[str, int], ...] = ()
     flow: bool = False
     """The clips are folders of optical flow (`w3ray data flow`), not videos."""
+    label_sets: tuple[tuple[int, ...], ...] | None = None
+    """Of multi-label clips; None: a clip has one class (of each head)."""
 
     @property
     def heads(self) -> Heads:
-        return Heads(self.classes, self.head_sizes)
+        return Heads(self.classes, self.head_sizes, self.label_sets)
+
+    @property
+    def label_flips(self) -> dict[int, int]:
+        """A label -> the label of its mirror image. It is the flip map of the classes, unless clips are multi-label.
+
+        Raises:
+            KeyError: the mirror image of a set of classes is not among the sets. The manifest was not checked.
+        """
+        if self.label_sets is None or not self.flip_map:
+            return self.flip_map
+        label_of = {one: label for label, one in enumerate(self.label_sets)}
+        return {label: label_of[mirrored_set(one, self.flip_map)] for one, label in label_of.items()}
 
     @property
     def num_classes(self) -> int:
@@ -150,7 +165,8 @@ class Manifest:
         where = self.location or "manifest"
         found = [head for head in self.heads.each() if head.name == name]
         if not self.head_sizes or not found:
-            known = f"it has {', '.join(self.heads.names)}" if self.head_sizes else "its clips have one label each"
+            one = "its clips have one label each" if self.label_sets is None else "its sets of classes are of one head"
+            known = f"it has {', '.join(self.heads.names)}" if self.head_sizes else one
             raise InputError(f"{where}: no head {name!r}; {known}")
         (head,) = found
         place = SCHEMA.get_field_index("label")
@@ -163,6 +179,11 @@ class Manifest:
         return replace(self, table=table, classes=head.classes, head_sizes=(), flip_map=flip_map)
 
 
+def mirrored_set(classes: Sequence[int], flip_map: Mapping[int, int]) -> tuple[int, ...]:
+    """The classes of the mirror image of a multi-label clip."""
+    return tuple(sorted(flip_map.get(label, label) for label in classes))
+
+
 def metadata_of(manifest: Manifest) -> dict[str, object]:
     metadata: dict[str, object] = {
         "w3ray.version": MANIFEST_VERSION,
@@ -171,6 +192,8 @@ def metadata_of(manifest: Manifest) -> dict[str, object]:
     }
     if manifest.head_sizes:  # otherwise absent, so that older fingerprints stay valid
         metadata["w3ray.heads"] = [list(head) for head in manifest.head_sizes]
+    if manifest.label_sets is not None:
+        metadata["w3ray.label_sets"] = [list(one) for one in manifest.label_sets]
     if manifest.flow:
         metadata["w3ray.flow"] = True
     return metadata

@@ -63,7 +63,9 @@ class ToBatch:
         )
         split = self._text(values, names.split) if self._needs_split else None
         faults = [(pc.index(path, "").as_py(), f"{names.path!r} is empty")]
-        faults += [(pc.index(column, "").as_py(), f"{name!r} is empty") for name, column in labels.items()]
+        faults += [
+            (pc.index(column, "").as_py(), f"{name!r} is empty{_none(column)}") for name, column in labels.items()
+        ]
         if split is not None:
             faults += [(pc.index(split, "").as_py(), f"{names.split!r} is empty")]
         seconds = {}
@@ -134,6 +136,12 @@ class ToBatch:
             return pa.nulls(len(path), NAMES)
         groups = self._text(values, self._columns.group)
         return pc.if_else(pc.equal(groups, ""), pa.scalar(None, pa.string()), groups).dictionary_encode()
+
+
+def _none(labels: pa.Array) -> str:
+    """How a row says that its multi-label clip has no class."""
+    several = pc.any(pc.match_substring(labels, "|")).as_py()
+    return "; a clip with none of the classes has the label '|'" if several else ""
 
 
 def _clip_ids(path: pa.Array, start_s: pa.Array, end_s: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ from w3ray.heads import Heads
 
 
 class Labelled(NamedTuple):
-    """The label of each clip, and the meaning of the labels."""
+    """The label of each clip, and the meaning of the labels. `flip_map` is one of classes."""
 
     label: pa.ChunkedArray
     heads: Heads

@@ -16,6 +16,7 @@ from w3ray.data.importers._common import (
 from w3ray.data.importers._looking import current, find_missing, not_listed, not_there, slices_of
 from w3ray.data.importers.csv.batches import CLIPS, ToBatch, encoded
 from w3ray.data.importers.csv.columns import Columns, check_header, label_columns, taken_for, what_it_has
+from w3ray.data.importers.csv.label_sets import USUAL_SEPARATOR, labels_of_sets, rarest_classes, separates
 from w3ray.data.importers.csv.labels import labels_of
 from w3ray.data.importers.csv.rows import opened_rows
 from w3ray.data.importers.csv.splits import dealt, one_name_each
@@ -37,6 +38,7 @@ def import_csv(
     flip_map: Mapping[str, str] | Literal["identity"] | None = None,
     missing_ok: bool = False,
     frame_prefix: str | None = None,
+    label_separator: str | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Import every row of a CSV. The CSV has a header line, or `header` names its columns.
@@ -57,8 +59,10 @@ def import_csv(
             columns.
         flip_map: class -> class of its mirror image, or "identity": a mirrored clip keeps its class.
         missing_ok: do not check whether the videos exist (videos at web addresses are never checked).
+        label_separator: stands between the classes of a multi-label clip in its label, such as "|" in "run|jump"; "":
+            a label is one class. None: "|", if the labels show that it does (`label_sets.separates`).
         frame_prefix: as in `import_folder`, for all paths without the name of a video file.
-        note: receives one line that tells what each column was used for.
+        note: receives a line that tells what each column was used for, and a line about a "|" in labels.
 
     Raises:
         InputError: a file, column, value or video is missing or unusable; names the line.
@@ -88,11 +92,17 @@ def import_csv(
         raise _no_rows(table)
     note(taken_for(rows, columns, table, {"split": split == "column", "group": group is None}))
     names, codes = encoded(clips["label"])
+    heads = label_columns(columns.label, rows.header)
+    separator = _separator(heads, names, classes, label_separator, table, note)
+    if separator:
+        labelled = labels_of_sets(names, codes, separator, classes, flip_map, clips["line"], table)
+        names, codes = rarest_classes(labelled)
+    else:
+        labelled = labels_of(clips, heads, names, codes, classes, flip_map, table)
     if split == "column":
         splits = one_name_each(clips, table, note)
     else:
         splits = dealt(clips, split, names, codes, dealing or Dealing(), table)
-    labelled = labels_of(clips, label_columns(columns.label, rows.header), names, codes, classes, flip_map, table)
     manifest = build_manifest(
         {
             **{name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")},
@@ -102,10 +112,42 @@ def import_csv(
         labelled.heads.classes,
         labelled.flip_map,
         head_sizes=labelled.heads.sizes,
+        label_sets=labelled.heads.label_sets,
     )
     if not missing_ok and not current().skip:
         _check_there(clips, table)
     return manifest
+
+
+def _separator(
+    heads: Sequence[str],
+    found: Sequence[str],
+    classes: Sequence[str] | None,
+    given: str | None,
+    table: Path,
+    note: Callable[[str], None],
+) -> str:
+    """What stands between the classes of a label; "": a label is one class."""
+    if len(heads) > 1:
+        if given:
+            raise InputError(
+                f"{table}: a label separator is for one label column, not for {' and '.join(heads)}; leave it out"
+            )
+        return ""
+    if given is not None:
+        return given
+    if separates(found, classes):
+        note(
+            f"{table}: multi-label: {USUAL_SEPARATOR!r} stands between the classes of a clip (--label-separator '': it "
+            "is a part of class names)"
+        )
+        return USUAL_SEPARATOR
+    if any(USUAL_SEPARATOR in text for text in found):
+        note(
+            f"{table}: {USUAL_SEPARATOR!r} is a part of class names (--label-separator '{USUAL_SEPARATOR}': it stands "
+            "between the classes of a clip)"
+        )
+    return ""
 
 
 def _no_rows(table: Path) -> InputError:
