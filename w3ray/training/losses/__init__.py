@@ -8,6 +8,7 @@ from w3ray._registry import Registry, attribute, lazy_attributes
 
 if TYPE_CHECKING:
     from w3ray.training.losses._common import Loss, LossInputs
+    from w3ray.training.losses.binary_cross_entropy import BinaryCrossEntropy
     from w3ray.training.losses.build import build_losses
     from w3ray.training.losses.cross_entropy import CrossEntropy
     from w3ray.training.losses.mfr import MatureFeatures, PooledMatureFeatures, SquaredMatureFeatures
@@ -37,6 +38,7 @@ LOSSES: Registry[LossKind] = Registry(
     "losses",
     {
         "cross_entropy": LossKind("w3ray.training.losses.cross_entropy:CrossEntropy"),
+        "binary_cross_entropy": LossKind("w3ray.training.losses.binary_cross_entropy:BinaryCrossEntropy"),
         "mfr": LossKind("w3ray.training.losses.mfr:MatureFeatures", needs_teacher=True),
         "mfr_squared": LossKind("w3ray.training.losses.mfr:SquaredMatureFeatures", needs_teacher=True),
         "mfr_pooled": LossKind("w3ray.training.losses.mfr:PooledMatureFeatures", needs_teacher=True),
@@ -48,6 +50,7 @@ LOSSES: Registry[LossKind] = Registry(
 
 __all__ = [
     "LOSSES",
+    "BinaryCrossEntropy",
     "CrossEntropy",
     "Loss",
     "LossInputs",
@@ -56,12 +59,14 @@ __all__ = [
     "PooledMatureFeatures",
     "SquaredMatureFeatures",
     "build_losses",
+    "check_uneven_of_sets",
     "weights_by_head",
 ]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "BinaryCrossEntropy": "w3ray.training.losses.binary_cross_entropy",
         "CrossEntropy": "w3ray.training.losses.cross_entropy",
         "Loss": "w3ray.training.losses._common",
         "LossInputs": "w3ray.training.losses._common",
@@ -73,19 +78,43 @@ __getattr__ = lazy_attributes(
 )
 
 
-def weights_by_head(weights: Mapping[str, float], heads: Sequence[str]) -> dict[str, float]:
+def check_uneven_of_sets(class_weights: str | None, logit_adjustment: float) -> None:
+    """Raises: ValueError if a treatment of uneven classes is not for the binary cross-entropy."""
+    if class_weights not in (None, "balanced"):
+        raise ValueError(
+            f"class_weights={class_weights} is for clips with one class each; with binary cross-entropy it must be "
+            "balanced or null"
+        )
+    if logit_adjustment > 0:
+        raise ValueError(
+            "logit_adjustment is for clips with one class each; with binary cross-entropy, set it to 0 and "
+            "class_weights to balanced"
+        )
+
+
+def weights_by_head(
+    weights: Mapping[str, float], heads: Sequence[str], *, multi_label: bool = False
+) -> dict[str, float]:
     """The weights with `cross_entropy` split into one weight for each head. With one head (no names): unchanged.
 
+    The classification loss of multi-label clips is the binary cross-entropy: `binary_cross_entropy` then has the weight
+    of `cross_entropy`, unless it has its own.
+
     Raises:
-        ValueError: a weight names an unknown head.
+        ValueError: a weight names an unknown head, or a binary cross-entropy of several heads.
     """
     for name in weights:
         kind, dot, head = name.partition(".")
         if dot and (kind != "cross_entropy" or head not in heads):
             known = ", ".join(f"cross_entropy.{head}" for head in heads) or "none, because a clip has one label"
             raise ValueError(f"unknown loss {name!r}: the losses of single heads are {known}")
+    if multi_label:
+        rest = {name: weight for name, weight in weights.items() if name != "cross_entropy"}
+        return {"binary_cross_entropy": weights.get("cross_entropy", 0.0), **rest}
     if not heads:
         return dict(weights)
+    if weights.get("binary_cross_entropy", 0.0) > 0:
+        raise ValueError(f"binary_cross_entropy is for one head, but the clips have {', '.join(heads)}; remove it")
     of_head = {f"cross_entropy.{head}": weights.get("cross_entropy", 0.0) for head in heads}
     rest = {name: weight for name, weight in weights.items() if name != "cross_entropy"}
     return {**of_head, **rest}

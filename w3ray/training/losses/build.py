@@ -19,12 +19,16 @@ def build_losses(
     """The losses named in `weights`, with their weights. A loss with weight 0 is left out and costs nothing.
 
     With several heads, each head has its own cross-entropy: `cross_entropy.verb` and `cross_entropy.noun`. A weight of
-    this name is for this head only. The weight `cross_entropy` is for all heads without their own weight.
+    this name is for this head only. The weight `cross_entropy` is for all heads without their own weight. For
+    multi-label clips, it is the weight of the binary cross-entropy.
 
     Raises:
         ValueError: unknown name, negative weight, or nothing is left to minimise.
     """
-    weights = weights_by_head(weights, heads.names if heads is not None else ())
+    if heads is None:
+        weights = weights_by_head(weights, ())
+    else:
+        weights = weights_by_head(weights, heads.names, multi_label=heads.multi_label)
     unknown = sorted(name for name in weights if name.partition(".")[0] not in LOSSES)
     if unknown:
         raise ValueError(f"unknown loss {unknown[0]!r}: known are {', '.join(LOSSES)}")
@@ -38,6 +42,8 @@ def build_losses(
         options: dict[str, Any] = {}
         if kind == "cross_entropy":
             options = {"label_smoothing": label_smoothing, "uneven": uneven}
+        elif kind == "binary_cross_entropy":
+            options = {"label_smoothing": label_smoothing, "uneven": uneven, "heads": heads}
         if weight > 0:
             built[name] = (float(weight), LOSSES[kind](**options, **({"head": by_name[head]} if head else {})))
     if not built:

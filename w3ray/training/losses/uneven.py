@@ -37,6 +37,8 @@ class Uneven:
     """tau."""
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Name of a head ("" for a single one) -> training clips of each of its classes."""
+    clips: int = 0
+    """All training clips."""
 
     def __post_init__(self) -> None:
         if self.focal_gamma < 0 or self.logit_adjustment < 0:
@@ -62,6 +64,16 @@ class Uneven:
             return None
         counts = self._counts(head)
         return self.logit_adjustment * (counts.clamp(min=1) / counts.sum()).log()
+
+    def positive_weights(self) -> Tensor | None:
+        """For the binary cross-entropy: how often clips without a class there are for one with it, [K].
+
+        A class without clips counts as one with one, and a class that all clips have as one that all but one have.
+        """
+        if self.class_weights is None:
+            return None
+        counts = self._counts("")
+        return (self.clips - counts).clamp(min=1) / counts.clamp(min=1)
 
     def _counts(self, head: str) -> Tensor:
         return torch.tensor(self.counts[head], dtype=torch.float64)
