@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-METRIC_LABELS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class mean"}
+METRIC_LABELS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class mean", "map": "mAP", "hit1": "hit@1"}
 
 
 def percent(share: float | None) -> str:

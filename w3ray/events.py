@@ -25,7 +25,7 @@ class RunStarted:
     stages: tuple[str, ...]
     storage: str
     metric: str
-    """Validation metric that chooses the best checkpoint: top1, top5, mean_class_accuracy; last: the newest one."""
+    """Validation metric that chooses the best checkpoint: top1, top5, mean_class_accuracy, map; last: the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from w3ray.evaluation.head_counts import HeadCounts
-from w3ray.evaluation.head_scores import combined_scores, right_in_all_heads, softmax_by_head
+from w3ray.evaluation.head_scores import combined_scores, right_in_all_heads, scores_of_logits
 from w3ray.evaluation.metrics import Counts
 from w3ray.heads import Heads
 
@@ -91,18 +91,18 @@ def test_one_head_is_its_counts() -> None:
     plain.update(logits, labels)
     assert torch.equal(counts.state(), plain.state())
     assert counts.result() == plain.result()
-    assert torch.equal(softmax_by_head(logits, counts.heads), logits.softmax(1))
+    assert torch.equal(scores_of_logits(logits, counts.heads), logits.softmax(1))
 
 
 def test_scores_of_each_head_add_up_to_one_and_combine_to_their_products() -> None:
     logits, _ = scored(4)
-    scores = softmax_by_head(logits, KITCHEN)
+    scores = scores_of_logits(logits, KITCHEN)
     torch.testing.assert_close(scores[:, :4].sum(1), torch.ones(4, dtype=torch.float64))
     combined = combined_scores(logits, KITCHEN).exp()
     torch.testing.assert_close(combined[:, 2 * 5 + 3], scores[:, 2] * scores[:, 4 + 3])
     torch.testing.assert_close(combined.sum(1), torch.ones(4, dtype=torch.float64))
     views = torch.stack([logits, -logits], 1)
-    torch.testing.assert_close(softmax_by_head(views, KITCHEN)[:, 1], softmax_by_head(-logits, KITCHEN))
+    torch.testing.assert_close(scores_of_logits(views, KITCHEN)[:, 1], scores_of_logits(-logits, KITCHEN))
 
 
 def test_errors() -> None:

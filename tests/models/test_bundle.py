@@ -109,8 +109,8 @@ def test_other_architecture(folder: Path) -> None:
 
 def test_other_format(folder: Path) -> None:
     document = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**document, "format": 4}))
-    with pytest.raises(InputError, match="format 4, but this version of w3ray reads formats 1 to 3"):
+    (folder / "model.json").write_text(json.dumps({**document, "format": 5}))
+    with pytest.raises(InputError, match="format 5, but this version of w3ray reads formats 1 to 4"):
         load_model(folder)
 
 

@@ -83,7 +83,7 @@ class RunView:
         self.started_s = clock()
         self.recipe = ""
         self.storage = ""
-        self.metric = "top1"
+        self.metric = self.shown = "top1"
         self.stages: dict[str, StageView] = {}
         self.current: str | None = None
 
@@ -125,10 +125,12 @@ class RunView:
 
     def _apply_validation(self, stage: StageView, event: Validated) -> None:
         stage.validation, stage.improved = event, False
+        accuracy = "map" if "map" in event.metrics else "top1"  # the one of multi-label clips
+        self.shown = accuracy if self.metric in ("top1", "last") else self.metric
+        value = event.metrics.get(self.shown)
         if self.metric == "last":
-            stage.best = event.metrics.get("top1")
+            stage.best = value
             return
-        value = event.metrics.get(self.metric)
         if value is not None and (stage.best is None or value > stage.best):
             stage.best, stage.improved = value, True
 
@@ -136,8 +138,8 @@ class RunView:
         """Text such as "best top-1 73.5%", or "last top-1 72.0%" if the metric is "last". Empty before a validation."""
         if stage.best is None:
             return ""
-        name, word = ("top1", "last") if self.metric == "last" else (self.metric, "best")
-        return f"{word} {METRIC_LABELS[name]} {percent(stage.best)}"
+        word = "last" if self.metric == "last" else "best"
+        return f"{word} {METRIC_LABELS[self.shown]} {percent(stage.best)}"
 
     def _apply_step(self, stage: StageView, event: StepDone) -> None:
         now_s = self.clock()

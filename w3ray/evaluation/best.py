@@ -19,7 +19,8 @@ class Best(NamedTuple):
 
 
 def best_classes(scores_S: np.ndarray, heads: Heads, top: int) -> Best:
-    """The `top` best classes by a clip's scores. The scores of each head must sum to 1."""
+    """The `top` best classes by a clip's scores. The scores of each head must sum to 1,
+    unless the model is multi-label."""
     of_heads = {head.name: _best(scores_S[head.scores], head.classes, top) for head in heads.each()}
     if not heads.several:
         return Best(of_heads[""], {})

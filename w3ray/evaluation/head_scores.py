@@ -9,8 +9,13 @@ from torch import Tensor
 from w3ray.heads import Heads
 
 
-def softmax_by_head(logits_BS: Tensor, heads: Heads) -> Tensor:
-    """Softmax of each head's part of the scores. Any shape; the last axis holds the scores."""
+def scores_of_logits(logits_BS: Tensor, heads: Heads) -> Tensor:
+    """Softmax of each head's part of the scores; of multi-label models, the sigmoid of each score.
+
+    Any shape; the last axis holds the scores.
+    """
+    if heads.multi_label:
+        return logits_BS.sigmoid()
     if not heads.several:
         return logits_BS.softmax(-1)
     return torch.cat([logits_BS[..., head.scores].softmax(-1) for head in heads.each()], -1)
@@ -34,7 +39,10 @@ def combined_scores(logits_BS: Tensor, heads: Heads, prior_P: Tensor | None = No
 
 
 def right_in_all_heads(logits_BS: Tensor, labels_B: Tensor, heads: Heads | None) -> Tensor:
-    """bool [B]: whether the best class of every head is the label's class. `heads` None means one head."""
+    """bool [B]: whether the best class of every head is the label's class. `heads` None means one head.
+
+    Not for multi-label clips: see `w3ray.evaluation.label_sets.best_is_a_class`.
+    """
     if heads is None or not heads.several:
         return logits_BS.argmax(1) == labels_B
     right_HB = [logits_BS[:, head.scores].argmax(1) == head.label(labels_B) for head in heads.each()]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Losses are added as integer multiples of 2^-24, about 6e-8: integer sums do not depend on the order of addition.
-_LOSS_UNIT = 2.0**-24
-_MAX_LOSS = 1e6
+LOSS_UNIT = 2.0**-24
+MAX_LOSS = 1e6
 
 
 class Counts:
@@ -68,8 +68,8 @@ class Counts:
         cell_B = labels_B * (self.num_classes + 1) + predicted_B
         self.confusion_KP.view(-1).scatter_add_(0, cell_B, weight_B)
         self.top_hits_K.scatter_add_(0, labels_B, weight_B * (finite_B & (rank_B < self.top)))
-        loss_B = F.cross_entropy(logits_BK, labels_B, reduction="none").clamp(max=_MAX_LOSS)
-        self._loss_units += (weight_B * finite_B * (loss_B / _LOSS_UNIT).round().to(torch.int64)).sum()
+        loss_B = F.cross_entropy(logits_BK, labels_B, reduction="none").clamp(max=MAX_LOSS)
+        self._loss_units += (weight_B * finite_B * (loss_B / LOSS_UNIT).round().to(torch.int64)).sum()
 
     def state(self) -> Tensor:
         """All counts as one int64 vector (a copy). Sum the states of several parts to get the state of all clips."""
@@ -118,7 +118,7 @@ class Counts:
     @property
     def loss_sum(self) -> float:
         """Sum of the cross-entropy over the clips with finite scores."""
-        return int(self._loss_units) * _LOSS_UNIT
+        return int(self._loss_units) * LOSS_UNIT
 
     def result(self) -> dict[str, float | int]:
         """`top1`, `top5`, `mean_class_accuracy` (over classes that have clips), all in [0, 1]; `loss`, `rows`.

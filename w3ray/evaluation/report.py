@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from w3ray._file_names import file_stem
 from w3ray._text import one_line
 from w3ray.attention import health
+from w3ray.evaluation.counting import SplitCounts
 from w3ray.evaluation.head_counts import HeadCounts
 from w3ray.evaluation.metrics import Counts
+from w3ray.evaluation.multi_label import MultiLabelCounts
 from w3ray.storage import replacing, write_text
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def combination_rows(counts: HeadCounts) -> list[dict[str, Any]]:
 
 def write_report(
     directory: str | Path,
-    counts: HeadCounts,
+    counts: SplitCounts,
     attention: Mapping[str, Sequence[health.StageHealth]] | None = None,
 ) -> list[Path]:
     """Write `per_class.csv`, `per_class.json` (with the totals) and `confusion.png`. Returns their paths.
@@ -119,7 +121,8 @@ def write_report(
     gate.
 
     With several heads, each head has its own files (`verb_per_class.csv`). The tables without a head's name are those
-    of the combinations. Combinations have no confusion matrix, because there are too many.
+    of the combinations. Combinations have no confusion matrix, because there are too many. Multi-label clips have none,
+    because it is not known which class was taken for which.
 
     Args:
         attention: model name -> health of its stages.
@@ -129,6 +132,17 @@ def write_report(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(counts, MultiLabelCounts):
+        written = _write_tables(directory, "", _multi_label_content(counts))
+    else:
+        written = _write_heads(directory, counts)
+    table = [{"model": name, **row} for name, stages in (attention or {}).items() for row in health.rows(stages)]
+    if table:
+        written.append(_write_csv(directory / ATTENTION_CSV, table))
+    return written
+
+
+def _write_heads(directory: Path, counts: HeadCounts) -> list[Path]:
     heads, several = counts.heads, counts.heads.several
     written: list[Path] = []
     for head, own in zip(heads.each(), counts.parts, strict=True):
@@ -152,10 +166,25 @@ def write_report(
             "heads": list(heads.names),
         }
         written += _write_tables(directory, "", content)
-    table = [{"model": name, **row} for name, stages in (attention or {}).items() for row in health.rows(stages)]
-    if table:
-        written.append(_write_csv(directory / ATTENTION_CSV, table))
     return written
+
+
+def multi_label_rows(counts: MultiLabelCounts) -> list[dict[str, Any]]:
+    """One row per class: label, class, rows (clips that have it), average_precision; threshold, and precision, recall
+    and f1 at it; best_threshold and best_f1. Figures are None where they are not defined."""
+    names = ("average_precision", "threshold", "precision", "recall", "f1", "best_threshold", "best_f1")
+    return [
+        {"label": label, "class": name, "rows": one.clips, **{figure: getattr(one, figure) for figure in names}}
+        for label, (name, one) in enumerate(zip(counts.heads.classes, counts.figures, strict=True))
+    ]
+
+
+def _multi_label_content(counts: MultiLabelCounts) -> dict[str, Any]:
+    return {
+        "result": _finite(counts.result()),
+        "not_finite": counts.not_finite,
+        "classes": multi_label_rows(counts),
+    }
 
 
 def _finite(result: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from w3ray.evaluation.head_scores import softmax_by_head
+from w3ray.evaluation.head_scores import scores_of_logits
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models.bundle import ModelDescription
 from w3ray.models.side_inputs import chosen
@@ -29,8 +29,8 @@ class Scorer:
     Args:
         model, description: as `w3ray.models.bundle.load_model` returns them.
         mirrored_V: which of a clip's views are mirror images (`w3ray.data.views.Protocol.mirrored_V`).
-        average: what is averaged over the views. "scores" (after softmax): each view has an equal vote. "logits"
-            (before softmax), as in TSM's test program: a view with high confidence counts more.
+        average: what is averaged over the views. "scores" (after softmax or sigmoid): each view has an equal vote.
+            "logits" (before that), as in TSM's test program: a view with high confidence counts more.
         flip_map: label -> label of its mirror image, for mirrored views.
         device: where the model runs.
     """
@@ -54,7 +54,8 @@ class Scorer:
 
     @torch.inference_mode()
     def __call__(self, clips_MVTHWC: np.ndarray, extras: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-        """Scores of clips, float32 [M, K]. The scores of each head sum to 1. They are nan if the logits are not finite.
+        """Scores of clips, float32 [M, K]. The scores of each head sum to 1, unless the model is multi-label. They are
+        nan if the logits are not finite.
 
         Args:
             clips_MVTHWC: uint8 [M, V, T, H, W, 3].
@@ -80,9 +81,9 @@ class Scorer:
         logits_MVK = logits_BK.reshape(clips, views, -1)
         logits_MVK = logits_MVK.gather(2, self._order_VK.expand(clips, -1, -1))
         if self._average == "logits":
-            scores_MK = softmax_by_head(logits_MVK.mean(1), self.description.heads)
+            scores_MK = scores_of_logits(logits_MVK.mean(1), self.description.heads)
         else:
-            scores_MK = softmax_by_head(logits_MVK, self.description.heads).mean(1)
+            scores_MK = scores_of_logits(logits_MVK, self.description.heads).mean(1)
         return scores_MK.float().numpy()
 
     def _logits(self, clips_BTHWC: Tensor, extras: Mapping[str, Tensor]) -> Tensor:

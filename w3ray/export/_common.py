@@ -42,6 +42,8 @@ class Exportable(nn.Module):
 def describe(description: ModelDescription) -> dict[str, Any]:
     """What somebody needs to know to use the file. It is written into the file as JSON."""
     clip, num_classes = clip_of(description), len(description.classes)
+    squashed = "sigmoid" if description.multi_label else "softmax"
+    sums = "the classes are independent" if description.multi_label else "the scores of one head add up to 1"
     return {
         "w3ray_version": __version__,
         "inputs": {
@@ -55,16 +57,17 @@ def describe(description: ModelDescription) -> dict[str, Any]:
             "logits": {
                 "dtype": "float32",
                 "shape": ["batch", num_classes],
-                "meaning": "logit of each class, before the softmax",
+                "meaning": f"logit of each class, before the {squashed}",
             },
             "scores": {
                 "dtype": "float32",
                 "shape": ["batch", num_classes],
-                "meaning": "score of each class, between 0 and 1; the scores of one head add up to 1",
+                "meaning": f"score of each class, between 0 and 1; {sums}",
             },
         },
         "classes": list(description.classes),
         "heads": [list(head) for head in description.head_sizes],
+        "multi_label": description.multi_label,
         "clip": {
             "num_frames": clip.num_frames,
             "sampling": clip.sampling,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from w3ray.evaluation.head_scores import softmax_by_head
+from w3ray.evaluation.head_scores import scores_of_logits
 from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
 from w3ray.export._common import Exportable, Run, check_clips, clip_of, describe
 from w3ray.models.bundle import ModelDescription
@@ -20,7 +20,7 @@ CHECK_BATCHES = (1, 4)
 
 
 class Recogniser(Exportable):
-    """A network from clips to logits and scores. It does what `normalize_clips` and the softmax do."""
+    """A network from clips to logits and scores. It does what `normalize_clips` and `scores_of_logits` do."""
 
     input_names = ("clips",)
     output_names = ("logits", "scores")
@@ -38,7 +38,7 @@ class Recogniser(Exportable):
         """uint8 [B, T, S, S, C] -> logits and scores, float32 [B, K]."""
         x_BTHWC = clips.to(torch.float32) * self.scale_C + self.shift_C
         logits_BK = self.network(x_BTHWC.permute(0, 1, 4, 2, 3)).logits_BK
-        return logits_BK, softmax_by_head(logits_BK, self.heads)
+        return logits_BK, scores_of_logits(logits_BK, self.heads)
 
     def example(self) -> tuple[Tensor, ...]:
         return (check_clips(2, clip_of(self.description)),)
@@ -72,7 +72,7 @@ def compare(network: nn.Module, description: ModelDescription, run: Run) -> tupl
         if logits_BK.shape != expected_BK[:batch].shape or scores_BK.shape != logits_BK.shape:
             return float("inf"), float("inf")
         logits = (logits_BK - expected_BK[:batch]).abs().max() / spread
-        scores = (scores_BK - softmax_by_head(expected_BK[:batch], description.heads)).abs().max()
+        scores = (scores_BK - scores_of_logits(expected_BK[:batch], description.heads)).abs().max()
         # torch.maximum keeps a NaN of the exported network; Python's max would drop it.
         logits_difference = float(torch.maximum(logits, torch.tensor(logits_difference)))
         scores_difference = float(torch.maximum(scores, torch.tensor(scores_difference)))

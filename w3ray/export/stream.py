@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w3ray.evaluation.head_scores import softmax_by_head
+from w3ray.evaluation.head_scores import scores_of_logits
 from w3ray.evaluation.normalize import normalize_clips, scale_and_shift
 from w3ray.export._common import Exportable, Run, check_clips, clip_of, describe
 from w3ray.models._common import VideoModel
@@ -47,7 +47,7 @@ class StreamRecogniser(Exportable):
         """uint8 [B, S, S, C] and the state -> logits and scores, float32 [B, K], and the new state."""
         x_BHWC = frame.to(torch.float32) * self.scale_C + self.shift_C
         logits_BK, new = self.stream(x_BHWC.permute(0, 3, 1, 2).unsqueeze(1), state)
-        return (logits_BK, softmax_by_head(logits_BK, self.heads), *new)
+        return (logits_BK, scores_of_logits(logits_BK, self.heads), *new)
 
     def example(self) -> tuple[Tensor, ...]:
         return (check_clips(2, self.clip)[:, 0].contiguous(), *self.states)
@@ -88,7 +88,7 @@ class StreamRecogniser(Exportable):
                 expected_BK, _ = self.stream(x_BTCHW[:, : number + 1], None)
             spread = max(float((expected_BK[0] - expected_BK[1]).abs().max()), 1e-3 * float(expected_BK.abs().max()))
             logits = (torch.stack(frames).mean(0) - expected_BK).abs().max() / max(spread, 1e-9)
-            own_BK = softmax_by_head(logits_BK, self.heads)
+            own_BK = scores_of_logits(logits_BK, self.heads)
             scores = (scores_BK - own_BK).abs().max()
             # torch.maximum keeps a NaN of the exported network; Python's max would drop it.
             logits_difference = float(torch.maximum(logits, torch.tensor(logits_difference)))

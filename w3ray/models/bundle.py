@@ -3,8 +3,8 @@
     model.safetensors   the weights, under the model's own state names
     raw.safetensors     if these are a moving average: the weights of the last step
     model.json          {"format": 3, "w3ray_version", "model", "clip", "classes", "mean", "std", "stage", "metrics"},
-                        "head_sizes" if a clip has several labels, "bank" if the network reads one, and "plugins" if
-                        parts are not built in
+                        "head_sizes" if a clip has several labels, "multi_label" if it has any number of classes (the
+                        format is 4 then), "bank" if the network reads one, and "plugins" if parts are not built in
 
 `model` holds the arguments of `build_model`, `clip` holds the fields of `ClipSpec`. No file is a pickle, because the
 folder may come from an untrusted source.
@@ -31,8 +31,9 @@ from w3ray.models.weights import other_gates
 from w3ray.plugins import part_of, require_parts, sources_of
 from w3ray.storage import StoragePath, replacing_folder, storage_path
 
-FORMAT = 3
-"""Format 1 had no `start` of an attention's gates, format 2 no `options` of a model. Reading adds what is absent."""
+FORMAT, MULTI_LABEL_FORMAT = 3, 4
+"""Format 1 had no `start` of an attention's gates, format 2 no `options` of a model. Reading adds what is absent.
+Format 4 is that of multi-label models: older versions would take their scores for those of one class a clip."""
 WEIGHTS_NAME = "model.safetensors"
 DESCRIPTION_NAME = "model.json"
 
@@ -49,6 +50,8 @@ class ModelDescription:
     """Class names in the order of the scores."""
     head_sizes: tuple[tuple[str, int], ...] = ()
     """Name and number of classes of each head if there are several, as in `w3ray.heads.Heads`."""
+    multi_label: bool = False
+    """Clips have any number of classes, and scores are sigmoids."""
     mean: tuple[float, ...]
     """One value per channel, subtracted from pixels in [0, 1]."""
     std: tuple[float, ...]
@@ -65,7 +68,7 @@ class ModelDescription:
 
     @property
     def heads(self) -> Heads:
-        return Heads(self.classes, self.head_sizes)
+        return Heads(self.classes, self.head_sizes, () if self.multi_label else None)
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
@@ -86,8 +89,9 @@ def write_model(folder: Path | str, model: nn.Module, description: ModelDescript
         description: the description beside the weights.
     """
     folder = Path(folder)
-    document = {"format": FORMAT, "w3ray_version": __version__, **asdict(description)}
-    for name in ("head_sizes", "plugins", "bank"):
+    written = MULTI_LABEL_FORMAT if description.multi_label else FORMAT
+    document = {"format": written, "w3ray_version": __version__, **asdict(description)}
+    for name in ("head_sizes", "multi_label", "plugins", "bank"):
         if not document[name]:
             del document[name]
     document["model"] = {name: value for name, value in description.model.items() if name != "weights"}
@@ -158,8 +162,10 @@ def read_description(folder: Path | str) -> ModelDescription:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found = document["format"]
-        if found not in (1, 2, FORMAT):
-            raise InputError(f"{path}: format {found}, but this version of w3ray reads formats 1 to {FORMAT}")
+        if found not in (1, 2, FORMAT, MULTI_LABEL_FORMAT):
+            raise InputError(
+                f"{path}: format {found}, but this version of w3ray reads formats 1 to {MULTI_LABEL_FORMAT}"
+            )
         plugins = dict(document.get("plugins", {}))
         require_parts(plugins)
         model = model_from_before(document["model"])
@@ -170,6 +176,7 @@ def read_description(folder: Path | str) -> ModelDescription:
             clip=dict(document["clip"]),
             classes=tuple(document["classes"]),
             head_sizes=tuple((name, int(size)) for name, size in document.get("head_sizes", ())),
+            multi_label=bool(document.get("multi_label", False)),
             mean=tuple(document["mean"]),
             std=tuple(document["std"]),
             stage=document["stage"],

@@ -16,6 +16,7 @@ from w3ray.cluster.connection import Connection
 from w3ray.events import Moment, RunFinished, RunStarted, StageFinished, StageStarted, StageWaits, Warned
 from w3ray.pipeline.bank_stage import BankMaker
 from w3ray.pipeline.drawing import Drawing
+from w3ray.pipeline.heads_of_stage import metric_of
 from w3ray.pipeline.listener import Listener
 from w3ray.pipeline.plan import loaded, plan_recipe, with_precision_chosen
 from w3ray.pipeline.planned import Planned, PlannedBank, PlannedStage, PreparedData, weights_taken
@@ -85,7 +86,7 @@ class _Chain:
         storage = storage_path(recipe.storage)
         require_writable(storage)
         names = tuple(stage.name for stage in recipe.stages)
-        metric = recipe.train.best_metric
+        metric: str = recipe.train.best_metric
         self._tell(RunStarted(recipe=recipe.name, stages=names, storage=str(storage), metric=metric))
         with ExitStack() as at_end:
             at_end.callback(self._connection.close)
@@ -93,6 +94,7 @@ class _Chain:
                 self._connection.nodes()  # so that a wrong address fails before anything is written
             # The checks of data and stages come before the first record is written.
             data = prepare_data(recipe)
+            metric = metric_of(metric, data.heads)
             for message in data.files.messages():
                 self._warn(f"{data.location}: {message}")
             plan = None if self._part is None else self._part.plan

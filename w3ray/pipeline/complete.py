@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from w3ray.attention.health import HEALTH_NAME, from_document
-from w3ray.evaluation.head_counts import HeadCounts
+from w3ray.evaluation.counting import loaded_counts
 from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 from w3ray.models import build_model
 from w3ray.models.bundle import DESCRIPTION_NAME, ModelDescription, write_model
@@ -40,6 +38,7 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         clip={**item.clip(data).values(), "augmentations": ()},  # only training uses them, and may need plugins
         classes=data.heads.classes,
         head_sizes=data.heads.sizes,
+        multi_label=data.heads.multi_label,
         mean=model.pixels.mean,
         std=model.pixels.std,
         stage=item.stage.name,
@@ -54,7 +53,7 @@ def complete_stage(item: PlannedStage, data: PreparedData, outcome: Mapping[str,
         if outcome["attention"]:
             text = json.dumps(outcome["attention"], indent=2, allow_nan=False)
             (folder / HEALTH_NAME).write_text(text + "\n", encoding="utf-8")
-    counts = HeadCounts(data.heads).load_state(torch.tensor(outcome["counts"], dtype=torch.int64))
+    counts = loaded_counts(data.heads, outcome["counts"])
     with written_whole(item.store.report, last=PER_CLASS_JSON) as folder:
         write_report(folder, counts, {item.stage.name: from_document(outcome["attention"])})
     return {

@@ -132,7 +132,7 @@ def _own_model(model: Path, source: str, heads: Heads, folder: StoragePath) -> I
     from w3ray.models.fits import classifier_names
 
     description = read_description(model)
-    if description.heads == heads:
+    if description.heads == heads.of_scores:
         return _copied(model / WEIGHTS_NAME, source, folder)
     load_model(model)  # whatever is wrong with it is told by its own name
     state, names = load_file(model / WEIGHTS_NAME), classifier_names(description.model)

@@ -53,6 +53,8 @@ class PreparedData:
     def class_counts(self) -> dict[str, tuple[int, ...]]:
         """Name of a head ("" for a single one) -> training clips of each of its classes."""
         labels = self.splits["train"]["label"].to_numpy()
+        if self.heads.multi_label:
+            return {"": self.heads.clips_of_classes(np.bincount(labels, minlength=self.heads.num_labels).tolist())}
         return {
             head.name: tuple(np.bincount(head.label(labels), minlength=len(head.classes)).tolist())
             for head in self.heads.each()

@@ -19,8 +19,8 @@ from w3ray.data.roots import check_roots
 from w3ray.data.schedule import Schedule, stable_key
 from w3ray.data.stamps import changes_since_import
 from w3ray.errors import InputError
-from w3ray.heads import Heads
 from w3ray.pipeline.explained_clips import explained_clips
+from w3ray.pipeline.heads_of_stage import fitted
 from w3ray.pipeline.identity import (
     bank_determinants,
     bank_identity,
@@ -34,7 +34,6 @@ from w3ray.pipeline.stage_store import StageStore
 from w3ray.plugins import check_contracts, source_of, sources_of
 from w3ray.recipe import Data, Recipe, ResolvedBank, ResolvedStage, Synthetic
 from w3ray.storage import StoragePath, storage_path
-from w3ray.training.losses import weights_by_head
 
 if TYPE_CHECKING:
     from w3ray.models._common import LoadedWeights
@@ -87,13 +86,13 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     boxes = None if data.boxes is None else read_boxes(data.boxes)
     rows = {name: _rows(manifest, name, boxes) for name in dict.fromkeys(names.values())}
     for name, table in rows.items():
-        _require_labels(table, name, manifest.location)
+        _require_labels(table, name, manifest)
     explained = explained_clips(recipe, rows, manifest.heads)
     files = changes_since_import(manifest, names.values())
     fingerprint = manifest.fingerprint()
     prepared = PreparedData(
         heads=manifest.heads,
-        flip_map=manifest.flip_map,
+        flip_map=manifest.label_flips,
         location=manifest.location,
         fingerprint=fingerprint,
         splits={kind: rows[name] for kind, name in names.items()},
@@ -158,13 +157,19 @@ def _rows(manifest: Manifest, split: str, boxes: BoxFile | None = None) -> pa.Ta
     return table if boxes is None else boxes.joined(table, f"{manifest.location}, split {split!r}")
 
 
-def _require_labels(rows: pa.Table, split: str, where: str) -> None:
-    """Raises: InputError if a clip for training or evaluation has no label."""
+def _require_labels(rows: pa.Table, split: str, manifest: Manifest) -> None:
+    """Raises: InputError if a clip for training or evaluation has no label, or no multi-label clip has a class."""
+    where = manifest.location
     if unknown := rows["label"].null_count:
         first = rows["clip_id"][pc.index(pc.is_null(rows["label"]), True).as_py()].as_py()
         raise InputError(
             f"{where}: {unknown} of {rows.num_rows} clips of split {split!r} have no label (the first is {first!r}); a "
             "run cannot train on them or evaluate them; `w3ray evaluate` can write their scores"
+        )
+    sets = manifest.label_sets
+    if sets is not None and not any(sets[label] for label in rows["label"].unique().to_pylist()):
+        raise InputError(
+            f"{where}: no clip of split {split!r} has one of the {manifest.num_classes} classes; label its clips"
         )
 
 
@@ -218,7 +223,7 @@ def plan_stages(recipe: Recipe, data: PreparedData) -> list[Planned]:
 def _planned(
     recipe: Recipe, data: PreparedData, stage: ResolvedStage, teacher: PlannedStage | None, bank: PlannedBank | None
 ) -> PlannedStage:
-    _require_heads(stage, data.heads)
+    stage = fitted(stage, data.heads)
     weights = find_weights(stage.model.weights, recipe, data.heads)
     determinants = stage_determinants(
         stage,
@@ -324,14 +329,6 @@ def check_network(stage: ResolvedStage, clip: ClipSpec, *, num_classes: int = 2)
         check({**stage.model.build_arguments(), "num_classes": num_classes}, clip.num_frames, clip.size)
     except ValueError as error:
         raise InputError(f"stage {stage.name}: model: {error}") from error
-
-
-def _require_heads(stage: ResolvedStage, heads: Heads) -> None:
-    """Raises: InputError if `loss_weights` names a head that the clips have no labels for."""
-    try:
-        weights_by_head(stage.loss_weights, heads.names)
-    except ValueError as error:
-        raise InputError(f"stage {stage.name}: loss_weights: {error}") from error
 
 
 def _schedule(stage: ResolvedStage, data: PreparedData) -> Schedule:

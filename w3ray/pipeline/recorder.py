@@ -42,14 +42,23 @@ class Clock:
 class StageRecorder:
     """Passes on each event of one stage."""
 
-    def __init__(self, store: StageStore, run: StageRun, clock: Clock, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        store: StageStore,
+        run: StageRun,
+        clock: Clock,
+        on_event: Callable[[Event], None],
+        *,
+        multi_label: bool = False,
+    ) -> None:
         self._store, self._run, self._clock, self._on_event = store, run, clock, on_event
+        self._accuracy = "train/hit1" if multi_label else "train/top1"
 
     def __call__(self, event: Event) -> None:
         match event:
             case StepDone():
                 self._clock.step_done(event)
-                self._run.log_metrics(_step_metrics(event), event.step)
+                self._run.log_metrics({**_step_metrics(event), self._accuracy: event.accuracy}, event.step)
             case Validated():
                 metrics = {f"{event.split}/{name}": value for name, value in event.metrics.items()}
                 self._run.log_metrics(metrics, event.step)
@@ -82,7 +91,6 @@ def _step_metrics(event: StepDone) -> dict[str, Any]:
     losses = {f"train/loss_{name}": value for name, value in event.losses.items()}
     return {
         **losses,
-        "train/top1": event.accuracy,
         "train/lr": event.lr,
         "train/grad_norm": event.grad_norm,
         "train/clips_per_s": event.clips_per_s,

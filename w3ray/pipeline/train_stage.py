@@ -12,6 +12,7 @@ from w3ray.pipeline.results import StageResult
 from w3ray.pipeline.run_record import RunRecord
 from w3ray.pipeline.stage_processes import OnEvent, RunningStage, StageStarter, follow
 from w3ray.storage import Lock
+from w3ray.tracking import StageRun
 
 
 class StageTrainer:
@@ -60,7 +61,7 @@ class StageTrainer:
                 item,
                 lambda planned: self._starter.start(planned, lock),
                 started=started,
-                on_event=self._hear(item, StageRecorder(item.store, run, self._clock, self._tell)),
+                on_event=self._hear(item, self._recorder(item, run)),
                 watch=lambda: self._watch(lock),
                 on_lost=self._processes_lost,
             )
@@ -73,6 +74,10 @@ class StageTrainer:
             item.store.finish({**result, "tracking_run": run.wait_run_id(), "logged_model": None})
             self._record.log_stage(run, item, result, teacher)
             self._tell(Moment(what="model, report and result were written", stage=item.stage.name))
+
+    def _recorder(self, item: PlannedStage, run: StageRun) -> StageRecorder:
+        multi_label = self._starter.data.heads.multi_label
+        return StageRecorder(item.store, run, self._clock, self._tell, multi_label=multi_label)
 
     def _hear(self, item: PlannedStage, recorder: Callable[[Event], None]) -> OnEvent:
         later = list(self._starter.planned.values())[item.stage.index + 1 :][:1]

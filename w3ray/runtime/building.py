@@ -84,6 +84,7 @@ def uneven_of(stage: StageSpec) -> Uneven:
         focal_gamma=train.focal_gamma,
         logit_adjustment=train.logit_adjustment,
         counts=stage.class_counts,
+        clips=stage.stream.schedule.num_train,
     )
 
 

@@ -92,8 +92,11 @@ class ClipPictures:
     ) -> bytes:
         from w3ray.explaining import explain_clip, strip_figure
 
-        classes, sizes = self._heads.classes, self._heads.sizes
-        found = explain_clip(model, frames_TSSC, classes=classes, head_sizes=sizes, name=self._stage, extras=extras)
+        heads = self._heads
+        found = explain_clip(
+            model, frames_TSSC, classes=heads.classes, head_sizes=heads.sizes, multi_label=heads.multi_label,
+            name=self._stage, extras=extras,
+        )  # fmt: skip
         figure = strip_figure(frames_TSSC, [found], title=f"{clip.clip_id}, step {step}", true=clip.true)
         content = io.BytesIO()
         figure.savefig(content, format="png")

@@ -11,7 +11,7 @@ from w3ray.attention.meter import GateMeter
 from w3ray.data.microbatch import ClipFailure
 from w3ray.data.schedule import Schedule
 from w3ray.errors import RunError
-from w3ray.evaluation.head_counts import HeadCounts
+from w3ray.evaluation.counting import SplitCounts, counts_for
 from w3ray.events import ValidationProgress
 from w3ray.models._common import VideoModel
 from w3ray.models.side_inputs import chosen
@@ -59,7 +59,7 @@ class SplitEvaluator:
     @torch.no_grad()
     def evaluate(
         self, model: VideoModel, kind: Literal["val", "test"], grad_norms: dict[int, float]
-    ) -> tuple[HeadCounts, tuple[StageHealth, ...]]:
+    ) -> tuple[SplitCounts, tuple[StageHealth, ...]]:
         """Exact counts over all workers, every valid row of the split once; and the health of the gates.
 
         Args:
@@ -71,7 +71,7 @@ class SplitEvaluator:
             RunError: no clip of the split can be read, or too many clips of the stage cannot.
         """
         model.eval()
-        counts, meter = HeadCounts(self._stage.heads, device=self._device), GateMeter(model)
+        counts, meter = counts_for(self._stage.heads, self._device), GateMeter(model)
         failures: list[ClipFailure] = []
         told_s = time.monotonic()
         for rounds_done in range(1, self._schedule.rounds(kind) + 1):

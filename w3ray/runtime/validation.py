@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from w3ray.attention.health import StageHealth
-from w3ray.evaluation.head_counts import HeadCounts
+from w3ray.evaluation.counting import SplitCounts
 from w3ray.events import AttentionHealth, Validated
 from w3ray.models._common import VideoModel
 from w3ray.runtime.event_channel import Sender
@@ -18,7 +18,7 @@ from w3ray.runtime.split_evaluator import SplitEvaluator
 class Scored:
     """The result of a network on a split, the same on all ranks."""
 
-    counts: HeadCounts
+    counts: SplitCounts
     metrics: Mapping[str, float]
     attention: tuple[StageHealth, ...]
     """What the gates did, one for each stage of the network; empty without attention."""

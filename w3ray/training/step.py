@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from w3ray.evaluation.head_scores import right_in_all_heads
+from w3ray.evaluation.label_sets import best_is_a_class, classes_of_sets
 from w3ray.evaluation.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_clips
 from w3ray.heads import Heads
 from w3ray.models.side_inputs import chosen
@@ -37,7 +38,8 @@ class StepResult(NamedTuple):
     """The result of one update on THIS rank. Tensors stay on the device, so the caller decides when to wait for them.
 
     `loss_sums`: loss name -> unweighted sum over this rank's valid clips. `correct`: number of valid clips with the
-    right best score (with several heads: right in all of them). `grad_norm`: norm of the global gradient before
+    right best score (with several heads: right in all of them; multi-label: the best score is of one of the clip's
+    classes). `grad_norm`: norm of the global gradient before
     clipping, the same on every rank; if it is not finite, do not trust the update. `grad_norms`: norms of the parts
     that were requested. `updated`: False if the whole step had no valid clip.
     """
@@ -103,6 +105,7 @@ class TrainingStep:
         needs_teacher = [name for name, (_, loss) in self.losses.items() if loss.needs_teacher]
         if needs_teacher and teacher is None:
             raise ValueError(f"loss {needs_teacher[0]!r} needs a teacher: pass one, or set the weight to 0")
+        self._classes_LK = classes_of_sets(heads, self.device) if heads is not None and heads.multi_label else None
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None and needs_teacher else None
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -181,8 +184,13 @@ class TrainingStep:
         for name, value in sums.items():
             self._sums[name] += value.detach()
         shown_B = labels_B if mixed is None else mixed.main_labels_B
-        self._correct += right_in_all_heads(output.logits_BK.detach(), shown_B, self.heads).sum()
+        self._correct += self._right(output.logits_BK.detach(), shown_B).sum()
         return torch.stack([weight * sums[name] for name, (weight, _) in self.losses.items()]).sum()
+
+    def _right(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+        if self._classes_LK is not None:
+            return best_is_a_class(logits_BK, labels_B, self._classes_LK)
+        return right_in_all_heads(logits_BK, labels_B, self.heads)
 
     def _take_part(self, clips_u8_BTHWC: Tensor, extras: Mapping[str, Tensor]) -> None:
         """Join the collectives of the other ranks (buffers, synced batch norm, gradient reduction) with gradient 0."""

@@ -41,8 +41,8 @@ class EarlyStopping(Section):
     """When a training ends before its last epoch. The rates of the schedule stay those of all epochs."""
 
     patience: int = Field(ge=1, description="validations without improvement after which the training stops")
-    metric: Literal["top1", "top5", "mean_class_accuracy", "loss"] = Field(
-        default="top1", description="validation metric that has to improve"
+    metric: Literal["top1", "top5", "mean_class_accuracy", "map", "loss"] = Field(
+        default="top1", description="validation metric that has to improve; of multi-label clips, top1 stands for map"
     )
     min_delta: float = Field(default=0.0, ge=0, description="a smaller improvement counts as none")
 
@@ -191,8 +191,9 @@ class Train(Section):
     keep_checkpoints: Annotated[int, Decides.NOTHING] = Field(
         default=2, ge=1, description="number of newest checkpoints to keep, besides the best"
     )
-    best_metric: Literal["top1", "top5", "mean_class_accuracy", "last"] = Field(
-        default="top1", description="validation metric that chooses the best checkpoint"
+    best_metric: Literal["top1", "top5", "mean_class_accuracy", "map", "last"] = Field(
+        default="top1",
+        description="validation metric that chooses the best checkpoint; of multi-label clips, top1 stands for map",
     )
     log_every_steps: Annotated[int, Decides.NOTHING] = Field(
         default=5, ge=1, description="optimiser steps between two points of the training curves"
