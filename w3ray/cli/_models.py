@@ -25,6 +25,15 @@ BanksOption = Annotated[
     typer.Option("--bank", metavar="FOLDER", help="Bank of the videos, for models that read one. Can be repeated."),
 ]
 
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NUMBER|EVALUATION",
+        help="Of a multi-label model: a clip has the classes with at least this score; a folder that `w3ray evaluate` "
+        "wrote: those of each class with the highest F1 there. Default: 0.5.",
+    ),
+]
+
 
 @contextmanager
 def opened_models(

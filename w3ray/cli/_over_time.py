@@ -36,9 +36,6 @@ SmoothOption = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="With --window: moving average over scores; default: a window; 0: none."),
 ]
-ThresholdOption = Annotated[
-    float | None, typer.Option(metavar="SCORE", help="With --window: lowest score of a segment; default: 0.5.")
-]
 MinSegmentOption = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="With --window: shorter segments are left out; default: 0.")
 ]
@@ -49,6 +46,14 @@ def require_window(of_windows: Mapping[str, Any]) -> None:
     for option, value in of_windows.items():
         if value is not None:
             raise InputError(f"{option} is about windows that slide over a video; add --window SECONDS")
+
+
+def lowest_score(threshold: str | None) -> float | None:
+    """The value of --threshold with --window. Raises: InputError if it is not a number."""
+    try:
+        return None if threshold is None else float(threshold)
+    except ValueError:
+        raise InputError(f"--threshold {threshold}: with --window it must be a number from 0 to 1") from None
 
 
 def refuse_with_window(others: Mapping[str, Any]) -> None:

@@ -29,22 +29,24 @@ def compare(
 def shown(found: list[Any]) -> RenderableType:
     """The comparison for people."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("", "top-1", "against the first", "95%", "p", "evaluation"):
+    multi_label = found[0].map is not None
+    for title in ("", "mAP" if multi_label else "top-1", "against the first", "95%", "p", "evaluation"):
         table.add_column(title, justify="left" if title == "evaluation" else "right")
     for number, one in enumerate(found, start=1):
-        row = [str(number), percent(one.top1), "", "", ""]
+        row = [str(number), percent(one.map if multi_label else one.top1), "", "", ""]
         if number > 1:
             low, high = one.interval
             row[2:] = [_signed(one.difference), f"{_signed(low)} to {_signed(high)}", f"{one.p_value:.2g}"]
         table.add_row(*row, redact(one.directory))
     lines = []
     for number, one in enumerate(found[1:], start=2):
-        lines.append(
-            f"{number}: right on {one.only_this} clips where 1 is wrong, wrong on {one.only_first} where 1 is right"
-        )
+        if not multi_label:
+            lines.append(
+                f"{number}: right on {one.only_this} clips where 1 is wrong, wrong on {one.only_first} where 1 is right"
+            )
         changes = ", ".join(f"{name} {_signed(change)} of {clips}" for name, clips, change in one.classes)
         if changes:
-            lines.append(f"   {changes}")
+            lines.append(f"{number}: average precision: {changes}" if multi_label else f"   {changes}")
     return Group(table, as_lines(lines))
 
 

@@ -9,7 +9,7 @@ from w3ray._format import percent
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._console import lines as as_lines
-from w3ray.cli._models import MODEL_HELP, BanksOption, TrackingOption, opened_models
+from w3ray.cli._models import MODEL_HELP, BanksOption, ThresholdOption, TrackingOption, opened_models
 from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
 
@@ -49,6 +49,7 @@ def evaluate(
     ] = None,
     combine: CombineOption = False,
     prior: PriorOption = None,
+    threshold: ThresholdOption = None,
     storage: Annotated[str, typer.Option(help="Evaluations are stored in STORAGE/evaluations.")] = "runs",
     tracking: TrackingOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); default: local Ray.")] = None,
@@ -70,6 +71,7 @@ def evaluate(
             banks=bank or (),
             combine=combine,
             prior=prior,
+            threshold=threshold,
             split=split,
             fold=fold,
             folds=folds,
@@ -114,6 +116,8 @@ def shown(result: Any) -> RenderableType:
 def _accuracies(metrics: Mapping[str, Any]) -> Table:
     """A block of rows. With several heads: one block for their combinations, and one for each head."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    if "map" in metrics:
+        return _multi_label(table, metrics)
     prefixes = [key.removesuffix("top1") for key in metrics if key.endswith("top1")]
     for prefix in prefixes:
         if len(prefixes) > 1:
@@ -124,4 +128,16 @@ def _accuracies(metrics: Mapping[str, Any]) -> Table:
             table.add_row(name, percent(metrics[prefix + key]), spread)
         calibration = f"calibration error {metrics[prefix + 'calibration_error']:.3f}"
         table.add_row("loss", f"{metrics[prefix + 'loss']:.3f}", calibration)
+    return table
+
+
+def _multi_label(table: Table, metrics: Mapping[str, Any]) -> Table:
+    interval = metrics.get("map_interval")
+    spread = f"{percent(interval[0])} to {percent(interval[1])} (95%)" if interval else ""
+    table.add_row("mAP", percent(metrics["map"]), spread)
+    table.add_row("hit@1", percent(metrics["hit1"]), "")
+    parts = f"precision {percent(metrics['micro_precision'])}, recall {percent(metrics['micro_recall'])}"
+    table.add_row("F1, all together", percent(metrics["micro_f1"]), parts)
+    table.add_row("F1, mean class", percent(metrics["macro_f1"]), "")
+    table.add_row("loss", f"{metrics['loss']:.3f}", "")
     return table

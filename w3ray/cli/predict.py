@@ -19,14 +19,15 @@ from w3ray.cli._over_time import (
     MinSegmentOption,
     SmoothOption,
     StrideOption,
-    ThresholdOption,
     WindowOption,
+    lowest_score,
     predict_over_time,
     refuse_with_window,
     require_window,
 )
 from w3ray.cli._progress import Progress
 from w3ray.errors import InputError, RunError
+from w3ray.heads import NO_CLASS
 
 if TYPE_CHECKING:
     from w3ray.scoring.predict import Prediction
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 OUT_HELP = (
     "Write one JSON line per video to this file. With --window: folder for JSON, CSV, subtitles and picture of each "
     f"video; default: {DEFAULT_OUT}."
+)
+
+THRESHOLD_HELP = (
+    "With --window: lowest score of a segment. Of a multi-label model: a clip has the classes with at least this score; "
+    "a folder that `w3ray evaluate` wrote: those of each class with the highest F1 there. Default: 0.5."
 )
 
 
@@ -53,7 +59,7 @@ def predict(
     window: WindowOption = None,
     stride: StrideOption = None,
     smooth: SmoothOption = None,
-    threshold: ThresholdOption = None,
+    threshold: Annotated[str | None, typer.Option(metavar="NUMBER|EVALUATION", help=THRESHOLD_HELP)] = None,
     min_segment: MinSegmentOption = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help=OUT_HELP)] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
@@ -62,13 +68,13 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Print the best classes of each video, with their scores; with --window, which class is seen when."""
-    of_windows = {"--stride": stride, "--smooth": smooth, "--threshold": threshold, "--min-segment": min_segment}
+    of_windows = {"--stride": stride, "--smooth": smooth, "--min-segment": min_segment}
     if window is not None:
         refuse_with_window({"--manifest": manifest, "--split": split, "--boxes": boxes, "--bank": bank,
                             "--address": address})  # fmt: skip
         predict_over_time(
             model, videos or [], out=out, top=top, tracking=tracking, as_json=as_json, window_s=window, stride_s=stride,
-            smooth_s=smooth, threshold=threshold, min_segment_s=min_segment, protocol=protocol, average=average,
+            smooth_s=smooth, threshold=lowest_score(threshold), min_segment_s=min_segment, protocol=protocol, average=average,
             roots=root,
         )  # fmt: skip
         return
@@ -84,7 +90,7 @@ def predict(
         (local,) = stack.enter_context(opened_models([model], tracking))
         predictions = stack.enter_context(closing(run(
             local.folder, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
-            address=address, roots=root, boxes=boxes, bank=bank, on_start=total.append,
+            address=address, roots=root, boxes=boxes, bank=bank, threshold=threshold, on_start=total.append,
         )))  # fmt: skip
         for one in predictions:
             if lines is not None:
@@ -117,6 +123,10 @@ def shown(found: Sequence["Prediction"]) -> RenderableType:
         name = redact(os.path.relpath(one.video, folder) if folder else one.video)
         if one.reason is not None:
             table.add_row(name, Line(("not read:", "red"), f" {redact(one.reason)}"), "", "")
+            continue
+        if one.classes is not None:
+            best = ", ".join(_scored(answer) for answer in one.classes)
+            table.add_row(name, best or Line(NO_CLASS, style="dim"), "", _scored(one.top[0]) if not best else "")
             continue
         # With several heads, the best class of each head says more than the next combination.
         others = [f"{head} {_scored(best[0])}" for head, best in one.heads.items()] or map(_scored, one.top[1:3])

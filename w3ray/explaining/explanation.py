@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from w3ray.evaluation.head_scores import combined_scores
+from w3ray.evaluation.head_scores import combined_scores, scores_of_logits
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.explaining.gradcam import grad_cam
 from w3ray.explaining.maps import last_of_stages, mean_map, stretch
@@ -30,7 +30,7 @@ class Explanation:
     classes: tuple[str, ...]
     """Class names in the order of the scores."""
     scores_K: FloatArray
-    """Softmax of the model's class scores."""
+    """Softmax of the model's class scores; sigmoids of a multi-label model."""
     looks: tuple[Look, ...]
     """What the model's attentions did, first block to last."""
     source: Literal["attention", "gradcam"]
@@ -96,6 +96,7 @@ def explain_clip(
     *,
     classes: Sequence[str],
     head_sizes: Sequence[tuple[str, int]] = (),
+    multi_label: bool = False,
     name: str = "model",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -108,6 +109,7 @@ def explain_clip(
         frames_THWC: uint8 [T, S, S, 3], as `load_clip` returns them.
         classes: names in the order of the scores.
         head_sizes: as in `w3ray.heads.Heads`. With several heads, the classes are the combinations of their classes.
+        multi_label: scores are sigmoids, and Grad-CAM is for the class with the best one.
         name: the model's name in pictures.
         mean, std: of the pixels. None: the model's own.
         extras: side inputs of the clip by name, as `w3ray.data.side_inputs.extras_of` returns them.
@@ -115,7 +117,7 @@ def explain_clip(
     Raises:
         ValueError: a side input of the model is absent.
     """
-    heads = Heads(tuple(classes), tuple(head_sizes))
+    heads = Heads(tuple(classes), tuple(head_sizes), () if multi_label else None)
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -126,14 +128,15 @@ def explain_clip(
             side_inputs = chosen(model, {name: values[None] for name, values in (extras or {}).items()}, device)
             output, looks = record(model, x_BTCHW, side_inputs)
             logits_BS = output.logits_BK.float()
-            scores_BK = combined_scores(logits_BS, heads).exp() if heads.several else logits_BS.softmax(dim=1)
+            several = heads.several
+            scores_BK = combined_scores(logits_BS, heads).exp() if several else scores_of_logits(logits_BS, heads)
             scores_K = scores_BK[0].cpu().numpy()
             num_frames, size = frames_THWC.shape[:2]
             masks = [look.mask_THW for look in last_of_stages(looks) if look.mask_THW is not None]
             evidence_T = None
             if not masks:
                 best = int(scores_K.argmax())
-                labels = (head.start + head.label(best) for head in heads.each())
+                labels = (best,) if multi_label else tuple(head.start + head.label(best) for head in heads.each())
                 cam_THW = grad_cam(model, x_BTCHW, *labels, side_inputs=side_inputs)
                 masks, evidence_T = [cam_THW], cam_THW.mean(axis=(1, 2))
     finally:
@@ -141,7 +144,7 @@ def explain_clip(
             module.training = training
     return Explanation(
         name=name,
-        classes=heads.label_names(),
+        classes=heads.answers(),
         scores_K=scores_K,
         looks=tuple(looks),
         source="attention" if evidence_T is None else "gradcam",

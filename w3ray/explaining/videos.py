@@ -169,6 +169,7 @@ class Explainer:
                 frames_THWC,
                 classes=about.classes,
                 head_sizes=about.head_sizes,
+                multi_label=about.multi_label,
                 name=self.name,
                 mean=about.mean,
                 std=about.std,
@@ -214,7 +215,7 @@ def explain_videos(
         explainers.append(Explainer(against))
         _check_comparable(*explainers)
         _tell_apart(explainers)
-    classes = explainers[0].description.heads.label_names()
+    classes = explainers[0].description.heads.answers()
     if true is not None and true not in classes:
         hint = did_you_mean(true, classes)
         raise InputError(
@@ -263,6 +264,10 @@ def _draw(
 
 
 def _check_comparable(first: Explainer, second: Explainer) -> None:
+    if first.description.multi_label != second.description.multi_label:
+        raise InputError(
+            f"--against {second.folder}: only one of the models is multi-label; compare models of one data set"
+        )
     if first.description.classes != second.description.classes:
         ours, theirs = len(first.description.classes), len(second.description.classes)
         what = f"{theirs} classes instead of {ours}" if ours != theirs else "other classes, or in another order"

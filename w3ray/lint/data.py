@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow.compute as pc
 
+from w3ray.heads import Heads
 from w3ray.lint._common import Comparison, Finding, Rule
 
 _TURNED = {
@@ -134,7 +135,7 @@ def batch_beyond_split(comparison: Comparison) -> Iterator[Finding]:
 def one_class(comparison: Comparison) -> Iterator[Finding]:
     """All clips of a split have the same label, such as a test split without real labels. Its metrics mean nothing."""
     manifest, data = comparison.manifest, comparison.recipe.data
-    if manifest is None or manifest.num_classes == 1:
+    if manifest is None or manifest.heads.num_labels == 1:
         return
     chosen = ("data.val_split", data.val_split) if comparison.choosing_stages() else None
     for used in dict.fromkeys([chosen, ("data.test_split", comparison.reported_split)]):
@@ -154,15 +155,22 @@ def untrained_classes(comparison: Comparison) -> Iterator[Finding]:
     )
     if manifest is None or trained is None or reported is None:
         return
+    if (sets := manifest.label_sets) is not None:
+        reported, trained = (
+            np.unique(np.concatenate([np.array(sets[one], int) for one in np.unique(some)]))
+            for some in (reported, trained)
+        )
     if unseen := np.setdiff1d(reported, trained).tolist():
-        names = _some([manifest.heads.class_name(label) for label in unseen])
+        heads = Heads(manifest.classes) if manifest.heads.multi_label else manifest.heads
+        names = _some([heads.class_name(label) for label in unseen])
         reason = f"{len(unseen)} classes of {comparison.reported_split!r} have no training clip: {names}"
         yield _wrong("data.train_split", comparison.recipe.data.train_split, reason)
 
 
 def top5_of_few(comparison: Comparison) -> Iterator[Finding]:
     """Top-5 among five classes or fewer is always 1."""
-    if comparison.manifest is None or (few := comparison.manifest.heads.num_labels) > 5:
+    heads = None if comparison.manifest is None else comparison.manifest.heads
+    if heads is None or heads.multi_label or (few := heads.num_labels) > 5:
         return
     for stage in comparison.choosing_stages():
         if stage.train.best_metric == "top5":
@@ -173,7 +181,7 @@ def top5_of_few(comparison: Comparison) -> Iterator[Finding]:
 def one_large_class(comparison: Comparison) -> Iterator[Finding]:
     """More than half of the reported clips belong to one class."""
     manifest, labels = comparison.manifest, comparison.labels(comparison.reported_split)
-    if manifest is None or labels is None or np.unique(labels).size < 2:
+    if manifest is None or manifest.heads.multi_label or labels is None or np.unique(labels).size < 2:
         return
     counts = np.bincount(labels)
     share = counts.max() / labels.size

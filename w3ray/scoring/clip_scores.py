@@ -92,7 +92,10 @@ def require_no_prior(directory: str, document: Mapping[str, Any]) -> None:
 
 def heads_of(document: Mapping[str, Any]) -> Heads:
     """The heads and classes that the scores of a finished evaluation are for, from its document."""
-    return Heads(tuple(document["classes"]), tuple((name, size) for name, size in document.get("heads", ())))
+    sets = document.get("label_sets")
+    label_sets = None if sets is None else tuple(tuple(one) for one in sets)
+    sizes = tuple((name, size) for name, size in document.get("heads", ()))
+    return Heads(tuple(document["classes"]), sizes, label_sets)
 
 
 class KeptScores:

@@ -26,7 +26,8 @@ def head_of(name: str, description: ModelDescription, clips: Manifest) -> Head:
         InputError: the clips have one head, or the model has other classes than each of their heads.
     """
     if not clips.head_sizes:
-        raise InputError(f"--combine: {clips.location}: its clips have one label each; leave the option out")
+        what = "are multi-label" if clips.heads.multi_label else "have one label each"
+        raise InputError(f"--combine: {clips.location}: its clips {what}; leave the option out")
     if not description.head_sizes:
         for head in clips.heads.each():
             if head.classes == description.classes:

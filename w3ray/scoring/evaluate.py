@@ -27,6 +27,7 @@ from w3ray.models.bundle import model_folder, read_description
 from w3ray.scoring.clip_scores import RESULT_NAME, ClipScores, KeptScores, write_scores
 from w3ray.scoring.combine import check_heads, head_of, log_prior, side_by_side
 from w3ray.scoring.measure import calibrations, check_weights, counted, ensemble, measure
+from w3ray.scoring.multi_label import thresholds_of
 from w3ray.scoring.question import Question, boxes_for, model_bank, plan_scoring
 from w3ray.storage import StoragePath, fetched, require_writable, storage_path, write_text, written_whole
 
@@ -56,6 +57,8 @@ class Evaluated:
     """The models have one head each."""
     prior: str | None = None
     """Of the combinations, in their accuracies."""
+    threshold: str | None = None
+    """Of multi-label models: where the score of a class says that a clip has it; None: at 0.5."""
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +85,7 @@ def evaluate(
     banks: Sequence[str] = (),
     combine: bool = False,
     prior: str | None = None,
+    threshold: str | None = None,
 ) -> Evaluated:
     """Score a split of a manifest and write its report.
 
@@ -107,11 +111,12 @@ def evaluate(
         banks: folders of banks of the videos; a model that reads one takes that of its kind.
         combine: two models, each with the classes of one of the clips' two heads: see `w3ray.scoring.combine`.
         prior: with `combine`: a split of the manifest, or MANIFEST:SPLIT, whose pairs of classes weigh the actions.
+        threshold: of multi-label models: see `w3ray.scoring.multi_label.thresholds_of`.
 
     Raises:
-        InputError: no model, wrong weights, no such split or fold, other classes, an unknown protocol, views that a
-            model cannot take, boxes or banks that are needed and absent or are of another model, or a storage that
-            cannot be written.
+        InputError: no model, wrong weights or threshold, no such split or fold, other classes, an unknown protocol,
+            views that a model cannot take, boxes or banks that are needed and absent or are of another model, or a
+            storage that cannot be written.
         RunError: too many clips cannot be read.
     """
     # Long: a third of it copies options into the result.
@@ -133,6 +138,7 @@ def evaluate(
     prior_P = None if prior is None else log_prior(prior, question.clips)
     found = _heads_of(models, parts, question) if combine else ()
     _check_banks(banks, models, parts)
+    thresholds = thresholds_of(threshold, question.clips.heads)
     reused = sum(part.done for part in parts)
     _score(parts, address, roots, on_progress)
     result = _joined(parts, found, weights_of_models)
@@ -151,14 +157,15 @@ def evaluate(
         clips=question.rows.num_rows,
         unreadable=len(result.reasons),
         unlabelled=int((result.labels == UNLABELLED).sum()),
-        metrics=measure(result, question.clips.heads, prior_P),
+        metrics=measure(result, question.clips.heads, prior_P, thresholds),
         combine=combine,
         prior=prior,
+        threshold=threshold,
         reused=reused,
         seconds=time.monotonic() - started,
     )
     attention = {name: read_health(part.model) for name, part in zip(answer.models, parts, strict=True)}
-    _write_report(directory, result, question.clips.heads, answer, attention, prior_P)
+    _write_report(directory, result, question.clips.heads, answer, attention, prior_P, thresholds)
     return answer
 
 
@@ -303,15 +310,18 @@ def _write_report(
     answer: Evaluated,
     attention: Mapping[str, Sequence[StageHealth]],
     prior_P: np.ndarray | None,
+    thresholds: Sequence[float] | None,
 ) -> None:
     from w3ray.evaluation.reliability import write_calibration
     from w3ray.evaluation.report import PER_CLASS_JSON, write_report
 
     if answer.metrics:
         with written_whole(directory / "report", last=PER_CLASS_JSON) as folder:
-            write_report(folder, counted(result, heads, prior_P), attention)
+            write_report(folder, counted(result, heads, prior_P, thresholds), attention)
             for prefix, found in calibrations(result, heads).items():
                 write_calibration(folder, found, prefix)
     document = {**answer.document(), "classes": list(heads.classes), "heads": [list(head) for head in heads.sizes]}
+    if heads.label_sets is not None:
+        document["label_sets"] = [list(one) for one in heads.label_sets]
     text = json.dumps(document, indent=1, allow_nan=True)
     write_text(directory / RESULT_NAME, text + "\n")

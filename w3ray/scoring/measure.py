@@ -8,25 +8,33 @@ import numpy as np
 from w3ray.errors import InputError, RunError
 from w3ray.heads import Heads
 from w3ray.scoring.clip_scores import ClipScores
+from w3ray.scoring.multi_label import counted_sets, measured_sets
 
 if TYPE_CHECKING:
-    from w3ray.evaluation.head_counts import HeadCounts
+    from w3ray.evaluation.counting import SplitCounts
     from w3ray.evaluation.uncertainty import Calibration
 
 _SCORES_AT_ONCE = 1 << 24
 
 
-def measure(result: ClipScores, heads: Heads, prior_P: np.ndarray | None = None) -> dict[str, Any]:
+def measure(
+    result: ClipScores,
+    heads: Heads,
+    prior_P: np.ndarray | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> dict[str, Any]:
     """Accuracies with their intervals, loss, and calibration, over the clips that could be read and have a label.
 
     With several heads, `top1` and the other names are of their combinations, `verb_top1` and so on of each head; the
-    loss is the sum over the heads. {} if no clip has a label.
+    loss is the sum over the heads. Of multi-label clips: the figures of `MultiLabelCounts.result`, with the interval of
+    `map`. {} if no clip has a label.
 
     Args:
         result: the scores.
         heads: their heads.
         prior_P: logarithms of the frequencies of the combinations; they have a part in `top1`, `top5` and
             `mean_class_accuracy`. None: there is none.
+        thresholds: of multi-label clips, one for each class; None: 0.5.
 
     Raises:
         RunError: no clip could be read.
@@ -38,6 +46,8 @@ def measure(result: ClipScores, heads: Heads, prior_P: np.ndarray | None = None)
     known = result.measurable
     if not known.any():
         return {}
+    if heads.multi_label:
+        return measured_sets(result, heads, thresholds)
     metrics: dict[str, Any] = dict(counted(result, heads, prior_P).result())
     scores, labels = result.scores[known], result.labels[known]
     for name, rank_N in _ranks(scores, labels, heads, prior_P).items():
@@ -48,9 +58,14 @@ def measure(result: ClipScores, heads: Heads, prior_P: np.ndarray | None = None)
 
 
 def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
-    """Prefix of the metrics' names -> calibration: "" for all heads together; of several, also "verb_" and so on."""
+    """Prefix of the metrics' names -> calibration: "" for all heads together; of several, also "verb_" and so on.
+
+    Multi-label clips have none: there is no one best class that is right or wrong.
+    """
     from w3ray.evaluation.uncertainty import calibration_of
 
+    if heads.multi_label:
+        return {}
     known = result.measurable
     scores, labels = result.scores[known], result.labels[known]
     sure_N, right_N = np.ones(len(scores)), np.ones(len(scores), dtype=bool)
@@ -64,8 +79,15 @@ def calibrations(result: ClipScores, heads: Heads) -> "dict[str, Calibration]":
     return {"": calibration_of(sure_N, right_N), **found}
 
 
-def counted(result: ClipScores, heads: Heads, prior_P: np.ndarray | None = None) -> "HeadCounts":
+def counted(
+    result: ClipScores,
+    heads: Heads,
+    prior_P: np.ndarray | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> "SplitCounts":
     """Counts over the `measurable` clips. The loss is computed from the logarithms of the scores."""
+    if heads.multi_label:
+        return counted_sets(result, heads, thresholds)
     import torch
 
     from w3ray.evaluation.head_counts import HeadCounts

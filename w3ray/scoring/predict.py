@@ -21,6 +21,7 @@ from w3ray.evaluation.best import best_classes
 from w3ray.heads import Heads
 from w3ray.models.bundle import ModelDescription, model_folder
 from w3ray.plugins import shipment
+from w3ray.scoring.multi_label import said, thresholds_of
 from w3ray.scoring.question import boxes_for, check_average, model_bank, plan_scoring, require_views
 from w3ray.scoring.videos import videos_of
 
@@ -38,18 +39,22 @@ class Prediction:
 
     For a model with several heads, `top` holds the best combinations. `heads` maps each head's name to its best
     classes.
+
+    For a multi-label model, `classes` holds the classes from their thresholds on; None for other models.
     """
 
     video: str
     top: tuple[tuple[str, float], ...]
     reason: str | None = None
     heads: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    classes: tuple[tuple[str, float], ...] | None = None
 
     def document(self) -> dict[str, Any]:
         if self.reason is not None:
             return {"video": self.video, "reason": self.reason}
         heads = {f"top_{name}": _as_documents(top) for name, top in self.heads.items()}
-        return {"video": self.video, "top": _as_documents(self.top), **heads}
+        classes = {} if self.classes is None else {"classes": _as_documents(self.classes)}
+        return {"video": self.video, **classes, "top": _as_documents(self.top), **heads}
 
 
 def _as_documents(top: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -69,6 +74,7 @@ def predict(
     roots: Sequence[str] | None = None,
     boxes: str | None = None,
     bank: str | None = None,
+    threshold: str | None = None,
     on_start: Callable[[int], None] = lambda count: None,
 ) -> Generator[Prediction, None, None]:
     """Predict the classes of videos, one after the other in the order of their names.
@@ -85,6 +91,7 @@ def predict(
         address: of a Ray cluster; None: a local one, if there are more than `FEW` videos.
         boxes: file of boxes, for a model that needs them. Its clips are those of the manifest, or the videos' paths.
         bank: folder of a bank of the videos, for a model that reads one.
+        threshold: of a multi-label model: see `w3ray.scoring.multi_label.thresholds_of`.
         on_start: called with the number of videos before the first one is scored.
 
     Raises:
@@ -99,6 +106,7 @@ def predict(
     files = model_files(model_folder(model))
     description = description_of(files)
     require_views(model, description, looks)
+    thresholds = thresholds_of(threshold, description.heads)
     rows, flip_map, clips = _rows(videos, manifest, split)
     if (found := boxes_for(model, description, boxes)) is not None:
         rows = found.joined(rows, manifest or "the videos")
@@ -112,13 +120,19 @@ def predict(
         scorer = scorer_of(files, looks, averaged, flip_map)
         spec = ClipSpec(**scorer.description.clip)
         for row in rows.to_pylist():
-            yield _look(row, scorer, spec, looks, top, roots)
+            yield _look(row, scorer, spec, looks, top, thresholds, roots)
         return
-    yield from _on_cluster(files, description, rows, flip_map, looks, averaged, top, address, roots)
+    yield from _on_cluster(files, description, rows, flip_map, looks, averaged, top, thresholds, address, roots)
 
 
 def _look(
-    row: dict[str, Any], scorer: "Scorer", spec: ClipSpec, protocol: Protocol, top: int, roots: Sequence[str] | None
+    row: dict[str, Any],
+    scorer: "Scorer",
+    spec: ClipSpec,
+    protocol: Protocol,
+    top: int,
+    thresholds: Sequence[float] | None,
+    roots: Sequence[str] | None,
 ) -> Prediction:
     try:
         views = read_views(
@@ -129,7 +143,7 @@ def _look(
         return Prediction(video=row["clip_id"], top=(), reason=error.reason)
     pixels = np.stack([view.frames_TSSC for view in views])
     extras = {name: values[None] for name, values in extras_of_views(row, views, spec).items()}
-    return _told(row["clip_id"], scorer(pixels[None], extras)[0], scorer.description.heads, top)
+    return _told(row["clip_id"], scorer(pixels[None], extras)[0], scorer.description.heads, top, thresholds)
 
 
 def _on_cluster(
@@ -140,6 +154,7 @@ def _on_cluster(
     protocol: Protocol,
     average: "Average",
     top: int,
+    thresholds: Sequence[float] | None,
     address: str | None,
     roots: Sequence[str] | None,
 ) -> Iterator[Prediction]:
@@ -163,14 +178,15 @@ def _on_cluster(
                     if name in reasons:
                         yield Prediction(video=name, top=(), reason=reasons[name])
                     else:
-                        yield _told(name, scores_K, description.heads, top)
+                        yield _told(name, scores_K, description.heads, top, thresholds)
     finally:
         connection.close()
 
 
-def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int) -> Prediction:
+def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int, thresholds: Sequence[float] | None) -> Prediction:
     best = best_classes(scores_S, heads, top)
-    return Prediction(video=video, top=best.top, heads=best.heads)
+    classes = None if thresholds is None else said(scores_S, heads, thresholds)
+    return Prediction(video=video, top=best.top, heads=best.heads, classes=classes)
 
 
 def _rows(

@@ -105,8 +105,16 @@ class Question:
     def require_classes(self, name: str, description: ModelDescription) -> None:
         """Raises: InputError if the model `name` has other classes than the clips."""
         clips = self.clips
-        if description.heads == clips.heads:
+        if description.heads == clips.heads.of_scores:
             return
+        if description.classes == clips.classes and description.multi_label != clips.heads.multi_label:
+            what, otherwise = "are multi-label", "have one class each"
+            if description.multi_label:
+                what, otherwise = otherwise, what
+            raise InputError(
+                f"{clips.location}: its clips {what}, but {name} was trained on clips that {otherwise}; import them "
+                f"with --label-separator {'|' if description.multi_label else ''!r}"
+            )
         if description.classes == clips.classes:
             raise InputError(
                 f"{clips.location}: has the heads {dict(clips.head_sizes)}, but {name} has "

@@ -103,6 +103,8 @@ def _content(
     scores_NS = np.asarray(scores.scores)
     try:
         heads = heads_of(document)
+        if heads.multi_label:
+            raise ValueError(f"its clips are multi-label, but {format} has clips with one class of each head")
         if format.startswith("epic-"):
             version: Literal["55", "100"] = "55" if format == "epic-kitchens-55" else "100"
             return json.dumps(epic_submission(scores.clip_ids, scores_NS, heads, version, supervision))

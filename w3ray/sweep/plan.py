@@ -5,6 +5,7 @@ from typing import Any
 from w3ray._redact import redacted
 from w3ray.cluster.connection import Connection
 from w3ray.errors import InputError
+from w3ray.heads import Heads
 from w3ray.pipeline.plan import with_precision_chosen
 from w3ray.pipeline.prepare import plan_stages, prepare_data
 from w3ray.pipeline.tracked import describe_tracking
@@ -26,6 +27,7 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
     """
     check_sweep(space, base)
     data = prepare_data(base)
+    check_objectives(space, data.heads)
     connection = Connection(address)
     try:
         base = with_precision_chosen(base, connection)
@@ -51,6 +53,17 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
             "stages": [{"name": item.stage.name, "steps": item.total_steps} for item in stages],
         }
     )
+
+
+def check_objectives(space: Space, heads: Heads) -> None:
+    """Raises: InputError if no stage reports an objective, because of what the labels of the clips are."""
+    for objective in space.objectives:
+        if heads.multi_label and objective.metric in ("top1", "top5", "mean_class_accuracy"):
+            raise InputError(
+                f"{space.name}: objective.metric: {objective.metric} is not for multi-label clips; set it to map"
+            )
+        if not heads.multi_label and objective.metric == "map":
+            raise InputError(f"{space.name}: objective.metric: map is only for multi-label clips; set it to top1")
 
 
 def check_sweep(space: Space, base: Recipe) -> None:

@@ -29,7 +29,7 @@ from w3ray.recipe import Recipe, load_recipe
 from w3ray.storage import require_writable, storage_path
 from w3ray.sweep.book import TrialBook, short_names, show_value
 from w3ray.sweep.clips import draw_clips, forget_clips
-from w3ray.sweep.plan import check_sweep
+from w3ray.sweep.plan import check_objectives, check_sweep
 from w3ray.sweep.records import SweepFolder, Trial, by_point
 from w3ray.sweep.replay import replay
 from w3ray.sweep.results import SweepResult, SweepStatus, sweep_result, track_result
@@ -112,6 +112,7 @@ class _Sweep:
         if self.connection.address is not None:
             self.connection.nodes()
         data = prepare_data(base)  # report problems with the data and the networks before anything is written
+        check_objectives(space, data.heads)
         for stage in base.resolved_stages():
             check_network(stage, data.clip)
         with self.folder.open(space, base):

@@ -42,7 +42,9 @@ class VideoModel(PythonModel):
         Returns:
             DataFrame with one row per video, in the order of the paths: `scores` (in class order), `label` (name of the
             best class or combination of classes), `score` (the score of `label`), `top` (the best classes with their
-            scores), and `reason`: why the video could not be read (then it has no scores and no label), else None.
+            scores), and `reason`: why the video could not be read (then it has no scores and no label), else None. For
+            a multi-label model, `label` is still the best class. The classes of a video are those with a score in
+            `scores` of at least the threshold that you choose.
 
         Raises:
             InputError: an unknown protocol or average, or the model reads more than videos: this call has no place

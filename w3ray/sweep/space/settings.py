@@ -23,7 +23,7 @@ class Objective(Section):
         return self.goal == "min" if self.goal is not None else self.metric in ("loss", "gmac")
 
 
-VALIDATION_METRICS = ("top1", "top5", "mean_class_accuracy", "loss")
+VALIDATION_METRICS = ("top1", "top5", "mean_class_accuracy", "map", "loss")
 
 COST_METRICS = ("gmac", "clips_per_s")
 
