@@ -24,10 +24,13 @@ from training_parts import (
 )
 
 from w3ray.evaluation.metrics import Counts
+from w3ray.evaluation.multi_label import MultiLabelCounts
+from w3ray.heads import Heads
 from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, average_buffers
 from w3ray.training.freeze import frozen_names, rest
 from w3ray.training.on_gpu import compiled
 
+SETS = Heads(("a", "b", "c", "d"), label_sets=((), (0, 1), (1, 2), (2, 3)))
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
 Split = list[list[int | None]]
 
@@ -97,6 +100,9 @@ def run_rank(rank: int, port: int, folder: str) -> None:
     counts = Counts(NUM_CLASSES)
     counts.update(*scores(rank))
     left["counts"] = {"all": {"state": counts.all_reduce().state()}}
+    sets = MultiLabelCounts(SETS)
+    sets.update(*scores(rank))
+    left["sets"] = {"all": {"state": sets.all_reduce().state()}}
     torch.save(left, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -165,6 +171,15 @@ def test_counts_equal_one_process(ranks: list[dict[str, Any]]) -> None:
     counts.update(*scores(None))
     for rank in ranks:
         assert torch.equal(rank["counts"]["all"]["state"], counts.state())
+
+
+def test_scores_of_multi_label_clips_are_gathered(ranks: list[dict[str, Any]]) -> None:
+    """One rank has a clip more than the other."""
+    sets = MultiLabelCounts(SETS)
+    sets.update(*scores(None))
+    assert sets.rows == 21
+    for rank in ranks:
+        assert torch.equal(rank["sets"]["all"]["state"], sets.state())
 
 
 def test_parts_rest_and_wake_as_in_one_process(ranks: list[dict[str, Any]]) -> None:

@@ -361,7 +361,7 @@ def turning_point(event: Event, view: RunView) -> str:
         case Validated():
             if event.split == "test":
                 return f"{event.stage}: evaluation: {metrics_text(event.metrics)}"
-            best = f" (best {METRIC_LABELS[view.metric]} so far)" if view.stage(event.stage).improved else ""
+            best = f" (best {METRIC_LABELS[view.shown]} so far)" if view.stage(event.stage).improved else ""
             return f"{event.stage}: epoch {event.epoch + 1}: {metrics_text(event.metrics)}{best}"
         case Warned():
             return f"warning: {event.message}"

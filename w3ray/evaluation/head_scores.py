@@ -15,7 +15,8 @@ def scores_of_logits(logits_BS: Tensor, heads: Heads) -> Tensor:
     Any shape; the last axis holds the scores.
     """
     if heads.multi_label:
-        return logits_BS.sigmoid()
+        # As with softmax, an infinite logit gives nan: the sigmoid alone would give a score that looks certain.
+        return logits_BS.sigmoid() + 0 * logits_BS
     if not heads.several:
         return logits_BS.softmax(-1)
     return torch.cat([logits_BS[..., head.scores].softmax(-1) for head in heads.each()], -1)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from w3ray.evaluation.head_scores import scores_of_logits
 from w3ray.evaluation.label_sets import best_is_a_class, classes_of_sets
 from w3ray.evaluation.metrics import LOSS_UNIT, MAX_LOSS
 from w3ray.heads import Heads
@@ -107,7 +108,7 @@ class MultiLabelCounts:
         Raises:
             ValueError: the shapes do not fit.
         """
-        self.add_scores(logits_BK.double().sigmoid().float(), labels_B, valid_B)
+        self.add_scores(scores_of_logits(logits_BK.double(), self.heads).float(), labels_B, valid_B)
 
     def add_scores(self, scores_BK: Tensor, labels_B: Tensor, valid_B: Tensor | None = None) -> None:
         """As `update`, but scores between 0 and 1. A clip with scores that are not finite gets scores of 0: it is never
