@@ -21,7 +21,7 @@ from w3ray.models.resnet_small import resnet_small
 from w3ray.models.tsn import TSN
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import SEARCHERS
-from w3ray.training.losses import LOSSES, LossKind
+from w3ray.training.losses import LOSSES, LossKind, weights_by_head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +222,16 @@ def test_losses(loss, needs_teacher, said):
     with pytest.raises(testing.ContractBroken) as caught:
         testing.check_loss("bad")
     assert said in str(caught.value)
+
+
+def test_a_loss_is_for_multi_label_clips_only_if_it_says_so():
+    """Else it would take the number of a set of classes for the number of a class."""
+    LOSSES.add("good", LossKind(GoodLoss))
+    LOSSES.add("of_sets", LossKind(GoodLoss, multi_label=True))
+    with pytest.raises(ValueError, match="good is for clips with one class each, but these are multi-label; set it to"):
+        weights_by_head({"cross_entropy": 1.0, "good": 1.0}, (), multi_label=True)
+    weights = {"cross_entropy": 0.0, "good": 0.0, "of_sets": 1.0, "mfr": 1.0}
+    assert weights_by_head(weights, (), multi_label=True)["of_sets"] == 1.0
 
 
 def test_a_loss_may_compute_in_float32():

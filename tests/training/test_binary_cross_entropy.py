@@ -18,7 +18,8 @@ HAS = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 1, 1]], dtype=torch.flo
 
 def inputs() -> LossInputs:
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return LossInputs(logits.requires_grad_(), (), torch.arange(8) % 4, None)
+    labels = torch.arange(8) % 4
+    return LossInputs(logits.requires_grad_(), (), labels, None, classes_of_sets(HEADS)[labels])
 
 
 def expected(targets: Tensor, factors: Any = 1.0) -> Tensor:
@@ -28,19 +29,19 @@ def expected(targets: Tensor, factors: Any = 1.0) -> Tensor:
 
 def test_it_is_the_mean_over_classes_and_the_sum_over_clips():
     whole = inputs()
-    value = BinaryCrossEntropy(heads=HEADS)(whole)
+    value = BinaryCrossEntropy()(whole)
     torch.testing.assert_close(value, 8 * F.binary_cross_entropy_with_logits(whole.logits_BK, HAS.repeat(2, 1)))
-    parts = [whole._replace(logits_BK=whole.logits_BK[rows], labels_B=whole.labels_B[rows]) for rows in ([0, 5], [1, 2, 3, 4, 6, 7])]  # fmt: skip  # noqa: E501
-    torch.testing.assert_close(sum(BinaryCrossEntropy(heads=HEADS)(part) for part in parts), value)
+    parts = [whole._replace(logits_BK=whole.logits_BK[rows], classes_BK=whole.classes_BK[rows]) for rows in ([0, 5], [1, 2, 3, 4, 6, 7])]  # fmt: skip  # noqa: E501
+    torch.testing.assert_close(sum(BinaryCrossEntropy()(part) for part in parts), value)
 
 
 def test_clips_with_one_class_each():
-    value = BinaryCrossEntropy()(inputs()._replace(labels_B=torch.arange(8) % 3))
+    value = BinaryCrossEntropy()(inputs()._replace(labels_B=torch.arange(8) % 3, classes_BK=None))
     torch.testing.assert_close(value, expected(F.one_hot(torch.arange(8) % 3, 3).double()))
 
 
 def test_label_smoothing():
-    value = BinaryCrossEntropy(0.2, heads=HEADS)(inputs())
+    value = BinaryCrossEntropy(0.2)(inputs())
     torch.testing.assert_close(value, expected(HAS.repeat(2, 1) * 0.8 + 0.1))
 
 
@@ -49,14 +50,14 @@ def test_class_weights():
     uneven = Uneven(class_weights="balanced", counts={"": (4, 0, 10)}, clips=10)
     has = HAS.repeat(2, 1)
     factors = torch.where(has > 0, torch.tensor([6 / 4, 10.0, 1 / 10], dtype=torch.float64), 1.0)
-    torch.testing.assert_close(BinaryCrossEntropy(heads=HEADS, uneven=uneven)(inputs()), expected(has, factors))
+    torch.testing.assert_close(BinaryCrossEntropy(uneven=uneven)(inputs()), expected(has, factors))
 
 
 def test_focal_loss():
     has = HAS.repeat(2, 1)
     scores = inputs().logits_BK.sigmoid()
     right = torch.where(has > 0, scores, 1 - scores)
-    value = BinaryCrossEntropy(heads=HEADS, uneven=Uneven(focal_gamma=2.0))(inputs())
+    value = BinaryCrossEntropy(uneven=Uneven(focal_gamma=2.0))(inputs())
     torch.testing.assert_close(value, expected(has, (1 - right) ** 2))
 
 

@@ -116,7 +116,7 @@ def test_build_losses_leaves_out_weight_zero() -> None:
 
 
 def test_unknown_loss_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="known are cross_entropy, mfr"):
+    with pytest.raises(ValueError, match="known are cross_entropy, binary_cross_entropy, mfr"):
         build_losses({"cross_entropie": 1.0})
 
 

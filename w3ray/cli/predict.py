@@ -38,8 +38,8 @@ OUT_HELP = (
 )
 
 THRESHOLD_HELP = (
-    "With --window: lowest score of a segment. Of a multi-label model: a clip has the classes with at least this score; "
-    "a folder that `w3ray evaluate` wrote: those of each class with the highest F1 there. Default: 0.5."
+    "With --window: lowest score of a segment. Of a multi-label model: a clip has the classes with at least this "
+    "score; a folder that `w3ray evaluate` wrote: those of each class with the highest F1 there. Default: 0.5."
 )
 
 
@@ -74,8 +74,8 @@ def predict(
                             "--address": address})  # fmt: skip
         predict_over_time(
             model, videos or [], out=out, top=top, tracking=tracking, as_json=as_json, window_s=window, stride_s=stride,
-            smooth_s=smooth, threshold=lowest_score(threshold), min_segment_s=min_segment, protocol=protocol, average=average,
-            roots=root,
+            smooth_s=smooth, threshold=lowest_score(threshold), min_segment_s=min_segment, protocol=protocol,
+            average=average, roots=root,
         )  # fmt: skip
         return
     require_window(of_windows)

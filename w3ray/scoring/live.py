@@ -17,7 +17,7 @@ from w3ray.data.crop import Frames, centre_crop_box, crop_and_resize
 from w3ray.data.live_frames import LiveFrames, Source
 from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
-from w3ray.evaluation.head_scores import softmax_by_head
+from w3ray.evaluation.head_scores import scores_of_logits
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.models.bundle import ModelDescription
 
@@ -148,8 +148,8 @@ class LiveScorer:
             logits_K = logits_BK[0].double().cpu()
             self._logits.append(logits_K)
             heads = self.description.heads
-            scores_K = softmax_by_head(torch.stack(tuple(self._logits)).mean(0), heads).float().numpy()
-            own_K = softmax_by_head(logits_K, heads).float().numpy()
+            scores_K = scores_of_logits(torch.stack(tuple(self._logits)).mean(0), heads).float().numpy()
+            own_K = scores_of_logits(logits_K, heads).float().numpy()
         self._number += 1
         return Moment(
             number=self._number - 1,

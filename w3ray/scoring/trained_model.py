@@ -15,7 +15,7 @@ from w3ray.data.decoders import DecodeError
 from w3ray.data.views import load_views, parse_protocol
 from w3ray.errors import InputError
 from w3ray.evaluation.best import best_classes
-from w3ray.evaluation.head_scores import softmax_by_head
+from w3ray.evaluation.head_scores import scores_of_logits
 from w3ray.evaluation.normalize import normalize_clips
 from w3ray.heads import Heads
 from w3ray.models._common import VideoModel
@@ -109,7 +109,7 @@ class TrainedModel(nn.Module):
             InputError: as `prepare`.
             ValueError: as `forward`.
         """
-        return softmax_by_head(self(self.prepare(frames), **side_inputs), self.heads).float()
+        return scores_of_logits(self(self.prepare(frames), **side_inputs), self.heads).float()
 
     def read(
         self, video: "str | os.PathLike[str]", *, start_s: float | None = None, end_s: float | None = None

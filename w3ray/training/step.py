@@ -179,8 +179,9 @@ class TrainingStep:
                 with torch.no_grad():
                     teacher_features = self.teacher(x_BTCHW, **chosen(self.teacher, extras, self.device)).features
             output = self.model(x_BTCHW, **chosen(self.model, extras, self.device))
-        inputs = LossInputs(output.logits_BK, output.features, labels_B, teacher_features)
-        sums = {name: _loss_of(loss, inputs, mixed) for name, (_, loss) in self.losses.items()}
+        classes_BK = self._classes_of(labels_B)
+        inputs = LossInputs(output.logits_BK, output.features, labels_B, teacher_features, classes_BK)
+        sums = {name: self._loss_of(loss, inputs, mixed) for name, (_, loss) in self.losses.items()}
         for name, value in sums.items():
             self._sums[name] += value.detach()
         shown_B = labels_B if mixed is None else mixed.main_labels_B
@@ -191,6 +192,16 @@ class TrainingStep:
         if self._classes_LK is not None:
             return best_is_a_class(logits_BK, labels_B, self._classes_LK)
         return right_in_all_heads(logits_BK, labels_B, self.heads)
+
+    def _classes_of(self, labels_B: Tensor) -> Tensor | None:
+        return None if self._classes_LK is None else self._classes_LK[labels_B]
+
+    def _loss_of(self, loss: Loss, inputs: LossInputs, mixed: Mixed | None) -> Tensor:
+        value = loss(inputs)
+        if mixed is None or not getattr(loss, "reads_labels", True):
+            return value
+        others = inputs._replace(labels_B=mixed.others_B, classes_BK=self._classes_of(mixed.others_B))
+        return mixed.share * value + (1 - mixed.share) * loss(others)
 
     def _take_part(self, clips_u8_BTHWC: Tensor, extras: Mapping[str, Tensor]) -> None:
         """Join the collectives of the other ranks (buffers, synced batch norm, gradient reduction) with gradient 0."""
@@ -269,13 +280,6 @@ class TrainingStep:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
-
-
-def _loss_of(loss: Loss, inputs: LossInputs, mixed: Mixed | None) -> Tensor:
-    value = loss(inputs)
-    if mixed is None or not getattr(loss, "reads_labels", True):
-        return value
-    return mixed.share * value + (1 - mixed.share) * loss(inputs._replace(labels_B=mixed.others_B))
 
 
 def _grad_norm(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -21,6 +21,8 @@ class LossKind:
     place: "str | Callable[..., Loss]"
     needs_teacher: bool = False
     """Whether the loss compares with a teacher. Said here, so that it is known without importing torch."""
+    multi_label: bool = False
+    """Whether the loss is right for multi-label clips: it reads `classes_BK` of its inputs, or no labels at all."""
 
     def __call__(self, **options: Any) -> "Loss":
         """The loss itself: `Loss` is the interface."""
@@ -34,14 +36,18 @@ def _fault(name: str, row: Any) -> str | None:
     return "a dot in a name stands before the name of a head" if "." in name else None
 
 
+_MFR = "w3ray.training.losses.mfr"
+
 LOSSES: Registry[LossKind] = Registry(
     "losses",
     {
         "cross_entropy": LossKind("w3ray.training.losses.cross_entropy:CrossEntropy"),
-        "binary_cross_entropy": LossKind("w3ray.training.losses.binary_cross_entropy:BinaryCrossEntropy"),
-        "mfr": LossKind("w3ray.training.losses.mfr:MatureFeatures", needs_teacher=True),
-        "mfr_squared": LossKind("w3ray.training.losses.mfr:SquaredMatureFeatures", needs_teacher=True),
-        "mfr_pooled": LossKind("w3ray.training.losses.mfr:PooledMatureFeatures", needs_teacher=True),
+        "binary_cross_entropy": LossKind(
+            "w3ray.training.losses.binary_cross_entropy:BinaryCrossEntropy", multi_label=True
+        ),
+        "mfr": LossKind(f"{_MFR}:MatureFeatures", needs_teacher=True, multi_label=True),
+        "mfr_squared": LossKind(f"{_MFR}:SquaredMatureFeatures", needs_teacher=True, multi_label=True),
+        "mfr_pooled": LossKind(f"{_MFR}:PooledMatureFeatures", needs_teacher=True, multi_label=True),
     },
     fault=_fault,
     contract="w3ray.testing:check_loss",
@@ -101,7 +107,8 @@ def weights_by_head(
     of `cross_entropy`, unless it has its own.
 
     Raises:
-        ValueError: a weight names an unknown head, or a binary cross-entropy of several heads.
+        ValueError: a weight names an unknown head, a binary cross-entropy of several heads, or a loss that is not for
+            multi-label clips.
     """
     for name in weights:
         kind, dot, head = name.partition(".")
@@ -110,6 +117,9 @@ def weights_by_head(
             raise ValueError(f"unknown loss {name!r}: the losses of single heads are {known}")
     if multi_label:
         rest = {name: weight for name, weight in weights.items() if name != "cross_entropy"}
+        for name, weight in rest.items():
+            if weight > 0 and name in LOSSES and not LOSSES[name].multi_label:
+                raise ValueError(f"{name} is for clips with one class each, but these are multi-label; set it to 0")
         return {"binary_cross_entropy": weights.get("cross_entropy", 0.0), **rest}
     if not heads:
         return dict(weights)

@@ -8,6 +8,9 @@ from torch import Tensor
 class LossInputs(NamedTuple):
     """One microbatch, valid clips only. B clips, K classes (of all heads), T frames, C channels, H x W positions.
 
+    `classes_BK`, bool, tells which classes multi-label clips have; then `labels_B` only numbers these sets of classes.
+    It is None if each clip has one class.
+
     `features` are the model's last maps, one [B, T', C, H, W] for each path of the network. `teacher_features` has the
     shapes of `features` and no gradient. It is None if the stage has no teacher.
     """
@@ -16,6 +19,7 @@ class LossInputs(NamedTuple):
     features: tuple[Tensor, ...]
     labels_B: Tensor
     teacher_features: tuple[Tensor, ...] | None = None
+    classes_BK: Tensor | None = None
 
 
 class Loss(Protocol):

@@ -40,10 +40,8 @@ def build_losses(
     for name, weight in weights.items():
         kind, _, head = name.partition(".")
         options: dict[str, Any] = {}
-        if kind == "cross_entropy":
+        if kind in ("cross_entropy", "binary_cross_entropy"):
             options = {"label_smoothing": label_smoothing, "uneven": uneven}
-        elif kind == "binary_cross_entropy":
-            options = {"label_smoothing": label_smoothing, "uneven": uneven, "heads": heads}
         if weight > 0:
             built[name] = (float(weight), LOSSES[kind](**options, **({"head": by_name[head]} if head else {})))
     if not built:
