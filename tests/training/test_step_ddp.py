@@ -30,7 +30,7 @@ from w3ray.training.batch_norm import BatchNormMode, apply_batch_norm_mode, aver
 from w3ray.training.freeze import frozen_names, rest
 from w3ray.training.on_gpu import compiled
 
-SETS = Heads(("a", "b", "c", "d"), label_sets=((), (0, 1), (1, 2), (2, 3)))
+SETS = Heads(("a", "b", "c", "d"), label_sets=((0, 1), (1, 2), (2, 3), ()))
 LOSS_WEIGHTS = {"cross_entropy": 1.0, "mfr": 0.3}
 Split = list[list[int | None]]
 
