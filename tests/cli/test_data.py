@@ -37,6 +37,7 @@ def test_import_folder(tree, tmp_path, capfd):
         "clips": 10,
         "classes": ["left", "right"],
         "heads": {},
+        "multi_label": False,
         "splits": {"train": 8, "val": 2},
         "counts": {"left": {"train": 4, "val": 1}, "right": {"train": 4, "val": 1}},
         "flip_map": {"left": "right", "right": "left"},

@@ -158,6 +158,7 @@ def manifest(
     flip_map: dict[int, int] | None = None,
     groups: Mapping[str, list[str]] | None = None,
     head_sizes: tuple[tuple[str, int], ...] = (),
+    label_sets: tuple[tuple[int, ...], ...] | None = None,
 ) -> Manifest:
     """Write a manifest to `path`, with these labels of each split's clips and their groups."""
     rows = [(split, label) for split, labels in splits.items() for label in labels]
@@ -169,7 +170,7 @@ def manifest(
     }
     if groups is not None:
         columns["group"] = [group for split in splits for group in groups[split]]
-    return write_manifest(build_manifest(columns, classes, flip_map, str(path), head_sizes), path)
+    return write_manifest(build_manifest(columns, classes, flip_map, str(path), head_sizes, label_sets), path)
 
 
 ALL = [0, 1, 2, 3, 4, 5]
@@ -338,6 +339,26 @@ class TestData:
         path = tmp_path / "my.parquet"
         manifest(path, **{"splits": SPLITS, **case.silent_of})
         assert findings(W3, [f"data.manifest={path}", *case.silent], rule) == []
+
+
+class TestMultiLabel:
+    """Rules that count classes see those of sets; rules about the one class of a clip are silent."""
+
+    SETS = ((), (0,), (0, 1), (1, 2), (2, 3))
+
+    def test_a_new_set_of_trained_classes_is_nothing_new(self, tmp_path: Path) -> None:
+        path = tmp_path / "my.parquet"
+        splits = {"train": [1, 2, 3] * 30, "val": [0] * 9 + [3]}
+        manifest(path, splits, label_sets=self.SETS)
+        for rule in DATA_RULES:
+            if rule != "chosen_on_reported":
+                assert findings(W3, [f"data.manifest={path}"], rule) == [], rule
+
+    def test_a_new_class_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "my.parquet"
+        manifest(path, {"train": [1, 2, 3] * 20, "val": [1, 4]}, label_sets=self.SETS)
+        (found,) = findings(W3, [f"data.manifest={path}"], "untrained_classes")
+        assert "1 classes of 'val' have no training clip: Closing" in found.source
 
 
 class TestPaperRecipes:

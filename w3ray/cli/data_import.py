@@ -76,6 +76,11 @@ FlipOption = Annotated[
     ),
 ]
 
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option(help="Character between two values; default: a comma, or without a header what fits: blanks, ..."),
+]
+
 SeparatorOption = Annotated[
     str | None,
     typer.Option(
@@ -176,10 +181,7 @@ def import_csv_command(
             "'path,verb,noun,label=verb+noun'."
         ),
     ] = "",
-    delimiter: Annotated[
-        str | None,
-        typer.Option(help="Character between two values; default: a comma, or without a header what fits: blanks, ..."),
-    ] = None,
+    delimiter: DelimiterOption = None,
     split: Annotated[
         CsvSplit | None, typer.Option(help="From the column (the default, if there is one), groups, or a random share.")
     ] = None,

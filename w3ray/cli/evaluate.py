@@ -14,6 +14,10 @@ from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
 
 FlowOption = Annotated[str | None, typer.Option(help="The same clips as optical flow, for the models that read flow.")]
+FoldOption = Annotated[
+    int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
+]
+FoldsOption = Annotated[int | None, typer.Option(help="Number of folds, as the recipe's data.folds.")]
 CombineOption = Annotated[
     bool, typer.Option("--combine", help="Two models, one for each head of the clips, such as verbs and nouns.")
 ]
@@ -33,10 +37,8 @@ def evaluate(
     boxes: Annotated[str | None, typer.Option(help="Boxes of the clips, for models that need them.")] = None,
     bank: BanksOption = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
-    fold: Annotated[
-        int | None, typer.Option(help="Split train and val by group, as the recipe's data.fold does; needs --folds.")
-    ] = None,
-    folds: Annotated[int | None, typer.Option(help="Number of folds, as the recipe's data.folds.")] = None,
+    fold: FoldOption = None,
+    folds: FoldsOption = None,
     protocol: Annotated[
         str, typer.Option(help=f"Views of a clip: {', '.join(PROTOCOLS)}, or with other numbers of clips.")
     ] = "1clip-center",

@@ -17,7 +17,7 @@ from w3ray.data.importers._looking import current, find_missing, not_listed, not
 from w3ray.data.importers.csv.batches import CLIPS, ToBatch, encoded
 from w3ray.data.importers.csv.columns import Columns, check_header, label_columns, taken_for, what_it_has
 from w3ray.data.importers.csv.label_sets import USUAL_SEPARATOR, labels_of_sets, rarest_classes, separates
-from w3ray.data.importers.csv.labels import labels_of
+from w3ray.data.importers.csv.labels import Labelled, labels_of
 from w3ray.data.importers.csv.rows import opened_rows
 from w3ray.data.importers.csv.splits import dealt, one_name_each
 from w3ray.data.manifest import Manifest, build_manifest
@@ -93,8 +93,7 @@ def import_csv(
     note(taken_for(rows, columns, table, {"split": split == "column", "group": group is None}))
     names, codes = encoded(clips["label"])
     heads = label_columns(columns.label, rows.header)
-    separator = _separator(heads, names, classes, label_separator, table, note)
-    if separator:
+    if separator := _separator(heads, names, classes, label_separator, table, note):
         labelled = labels_of_sets(names, codes, separator, classes, flip_map, clips["line"], table)
         names, codes = rarest_classes(labelled)
     else:
@@ -103,20 +102,21 @@ def import_csv(
         splits = one_name_each(clips, table, note)
     else:
         splits = dealt(clips, split, names, codes, dealing or Dealing(), table)
-    manifest = build_manifest(
-        {
-            **{name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")},
-            "label": labelled.label,
-            "split": splits,
-        },
+    manifest = _manifest(clips, labelled, splits)
+    if not missing_ok and not current().skip:
+        _check_there(clips, table)
+    return manifest
+
+
+def _manifest(clips: pa.Table, labelled: Labelled, splits: pa.ChunkedArray) -> Manifest:
+    columns = {name: clips[name] for name in ("clip_id", "uri", "start_s", "end_s", "group")}
+    return build_manifest(
+        {**columns, "label": labelled.label, "split": splits},
         labelled.heads.classes,
         labelled.flip_map,
         head_sizes=labelled.heads.sizes,
         label_sets=labelled.heads.label_sets,
     )
-    if not missing_ok and not current().skip:
-        _check_there(clips, table)
-    return manifest
 
 
 def _separator(
