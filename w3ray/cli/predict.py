@@ -117,16 +117,17 @@ def shown(found: Sequence["Prediction"]) -> RenderableType:
     folders = {os.path.dirname(one.video) for one in found}
     folder = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else ""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("video", "class", "score", "next"):
+    multi_label = any(one.classes is not None for one in found)
+    for title in ("video", "classes", "best") if multi_label else ("video", "class", "score", "next"):
         table.add_column(title, justify="right" if title == "score" else "left")
     for one in found:
         name = redact(os.path.relpath(one.video, folder) if folder else one.video)
         if one.reason is not None:
-            table.add_row(name, Line(("not read:", "red"), f" {redact(one.reason)}"), "", "")
+            table.add_row(name, Line(("not read:", "red"), f" {redact(one.reason)}"))
             continue
         if one.classes is not None:
-            best = ", ".join(_scored(answer) for answer in one.classes)
-            table.add_row(name, best or Line(NO_CLASS, style="dim"), "", _scored(one.top[0]) if not best else "")
+            said = ", ".join(_scored(answer) for answer in one.classes)
+            table.add_row(name, said or NO_CLASS, "" if said else _scored(one.top[0]))
             continue
         # With several heads, the best class of each head says more than the next combination.
         others = [f"{head} {_scored(best[0])}" for head, best in one.heads.items()] or map(_scored, one.top[1:3])
