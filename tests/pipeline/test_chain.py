@@ -360,7 +360,7 @@ def test_options_for_gpus_reach_the_network_and_are_other_stages(finished, motio
     found = in_process(recipe(motion_manifest, tmp_path, train=options, tracking={"enabled": False}))
     assert seen == [("TSM", True, True)] * 3, "the teacher, the student, and the teacher in the student's stage"
     assert not torch.backends.cuda.matmul.allow_tf32
-    assert uneven == [Uneven(class_weights="balanced", logit_adjustment=1.0, counts={"": (3,) * 8})] * 2
+    assert uneven == [Uneven(class_weights="balanced", logit_adjustment=1.0, counts={"": (3,) * 8}, clips=24)] * 2
     assert found.stages[0].identity != alone.stages[0].identity
     stored = json.dumps(json.loads((folders(found)[0] / "stage.json").read_text()))
     assert '"precision": "fp32"' in stored
