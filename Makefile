@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-all lint audit install clean
+.PHONY: quickstart test about-test test-all lint docs dist constraints audit install clean
 
 quickstart: install  ## make the environment and run the main job: plain TSM, teacher -> student on generated clips
 	$(BIN)/w3ray run quickstart --compare
@@ -11,10 +11,15 @@ quickstart: install  ## make the environment and run the main job: plain TSM, te
 # Two processes, each with a Ray of its own, take a file at a time, in order: most of the time goes into starting
 # processes one after the other, and into waits. The long tests kill processes and keep to one.
 # The tests start hundreds of processes: each would compile the package again if none may write bytecode.
-test: lint  ## make the environment and pass the tests, all but the long ones
+test: about-test lint docs  ## make the environment and pass the tests, all but the long ones
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: lint  ## every test
+about-test:
+	@echo "make test: 1. the environment in $(VENV), if it is not there (minutes)  2. style, types, imports (a minute)"
+	@echo "           3. the site in build/docs (a minute)  4. all tests but the long ones, in two processes"
+	@echo "           (ten minutes on two idle cores). It ends with pytest's line: ... passed"
+
+test-all: lint docs  ## every test; takes hours
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lint: install
@@ -22,6 +27,22 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: install  ## the site in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "the site: build/docs/index.html"
+
+dist: install  ## wheel and sdist in dist/
+	rm -rf dist build/lib
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+# pip's newest versions that fit pyproject.toml, from a new environment, for this Python and system.
+constraints: clean  ## make constraints.txt again; then run the tests before it is committed
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	(head -n 1 constraints.txt; $(BIN)/pip freeze --all --exclude-editable --exclude w3ray --exclude pip | LC_ALL=C sort -f) > constraints.new
+	mv constraints.new constraints.txt
+	touch $(INSTALLED)
 
 # --strict: a package of which nothing is known is a failure too, and so is a database that cannot be asked.
 audit: install  ## known vulnerabilities of the exact versions in constraints.txt; asks pypi.org (AUDIT="-s osv": osv.dev)
