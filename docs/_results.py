@@ -80,8 +80,7 @@ def page() -> str:
 
 
 def three(value: float) -> str:
-    """Three digits. A half is rounded up, though a binary fraction may be a trace below it."""
-    return f"{value + 1e-9:.3f}"
+    return f"{value:.3f}"
 
 
 def _accuracy() -> Iterator[Result]:

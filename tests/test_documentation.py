@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from itertools import pairwise
@@ -245,6 +246,12 @@ def test_python_is_python_and_names_what_w3ray_has(page: Path) -> None:
             ast.parse(text)
             for name in re.findall(r"\bw3ray\.(\w+)", text):
                 assert hasattr(w3ray, name) or find_spec(f"w3ray.{name}"), name
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = [line for line in (REPO / "docs" / "start" / "install.md").read_text().splitlines() if "| `w3ray[" in line]
+    assert {line.split("`")[1] for line in rows} == {f"w3ray[{name}]" for name in extras if name != "dev"}
 
 
 def test_all_recipes_and_spaces_are_described() -> None:
