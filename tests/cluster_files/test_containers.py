@@ -61,6 +61,15 @@ class TestContainerfile:
         known = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(extras.group(1).split(",")) <= set(known)
 
+    def test_the_place_of_the_code_has_what_a_build_reads(self) -> None:
+        """The dependencies are installed before the code is there. A build reads the version from the code."""
+        assert "echo '__version__ = " in CONTAINERFILE.read_text()
+
+    def test_it_has_all_that_the_package_links_to(self) -> None:
+        links = [path.readlink().name for path in (REPO / "w3ray").iterdir() if path.is_symlink()]
+        assert sorted(links) == ["pipelines", "tune_spaces"]
+        assert all(f"COPY {name} /opt/w3ray/{name}\n" in CONTAINERFILE.read_text() for name in links)
+
 
 class TestCompose:
     def config(self) -> dict[str, Any]:
