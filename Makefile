@@ -19,7 +19,7 @@ about-test:
 	@echo "           3. the site in build/docs (a minute)  4. all tests but the long ones, in two processes"
 	@echo "           (ten minutes on two idle cores). It ends with pytest's line: ... passed"
 
-test-all: lint docs  ## every test; takes hours
+test-all: lint docs  ## every test, also the long ones: faults, clusters, tutorials
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lint: install
