@@ -34,7 +34,7 @@ SAID = {
     "fine-tune": "left out: classifier.weight, classifier.bias",
     "local-cluster": "teacher",
     "own-attention": "my_squeeze",
-    "sweep": "reuse",
+    "sweep": "# stage student  reuse",
     "uneven-classes": "opens",
 }
 """Tutorial -> words that its commands must print."""
