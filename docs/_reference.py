@@ -67,8 +67,8 @@ def spaces_page() -> str:
 
 
 def options_page() -> str:
-    """The options of each built-in attention and network."""
-    lines = ["# Options of attentions and networks", "", "## Attentions", ""]
+    """The options of each built-in attention, network and augmentation."""
+    lines = ["# Options of parts", "", "## Attentions", ""]
     lines += ["A recipe names one as `model.attention: {kind: w3, reduction: 8}`. `null` means no attention.", ""]
     attentions = table("attentions")
     for name in _built_in(attentions):
@@ -79,7 +79,17 @@ def options_page() -> str:
     for name in _built_in(models):
         if name not in without:
             lines += [f"### `{name}`", "", *_dataclass_rows(models[name].options), ""]
-    lines += [f"These networks have no options: {', '.join(f'`{name}`' for name in without)}."]
+    lines += [f"These networks have no options: {', '.join(f'`{name}`' for name in without)}.", ""]
+    lines += [
+        "## Augmentations",
+        "",
+        "A recipe names them as `data.augmentations: [{name: rand_augment, magnitude: 5}]`.",
+        "",
+    ]
+    augmentations = table("augmentations")
+    for name in _built_in(augmentations):
+        rows = _dataclass_rows(augmentations[name]) if _shown_fields(augmentations[name]) else ["It has no options."]
+        lines += [f"### `{name}`", "", *rows, ""]
     return _page(lines)
 
 

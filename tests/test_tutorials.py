@@ -23,7 +23,9 @@ EXPECTED = {
     "explain": ["explained/*.strip.png", "explained/*.stages.png", "explained/*.film.mp4", "both/*.strip.png"],
     "fine-tune": ["runs/evaluations/test-*", "runs/stages/teacher-*/report"],
     "local-cluster": ["runs/stages/teacher-*/result.json"],
+    "long-video": ["timelines/long.json", "timelines/long.csv", "timelines/long.srt", "timelines/long.png"],
     "own-attention": ["runs/stages/squeeze-*/model", "runs/stages/w3-*/model"],
+    "several-labels": ["runs/evaluations/val-*", "runs/evaluations/test-*"],
     "sweep": ["best.yaml", "runs/sweeps/rates"],
     "uneven-classes": ["runs/stages/teacher-*/report/per_class.csv"],
 }
@@ -33,7 +35,9 @@ SAID = {
     "explain": "gates over these videos",
     "fine-tune": "left out: classifier.weight, classifier.bias",
     "local-cluster": "teacher",
+    "long-video": "segment",
     "own-attention": "my_squeeze",
+    "several-labels": "multi-label",
     "sweep": "# stage student  reuse",
     "uneven-classes": "opens",
 }

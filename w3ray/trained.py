@@ -115,8 +115,9 @@ def evaluate(
         manifest: of the clips. It must have the models' classes, in the same order.
         tracking: address of MLflow, for models by their names. None: `MLFLOW_TRACKING_URI`, else the MLflow of
             `storage`.
-        flow_manifest, split, fold, folds, protocol, average, weights, boxes, banks, combine, prior, storage, address,
-        roots, max_failed_share, on_progress: as in `w3ray.scoring.evaluate.evaluate`.
+        flow_manifest, split, fold, folds, protocol, average, weights, boxes, banks: as in
+            `w3ray.scoring.evaluate.evaluate`.
+        combine, prior, storage, address, roots, max_failed_share, on_progress: as there.
 
     Returns:
         The metrics, and where scores and report are.

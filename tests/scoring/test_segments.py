@@ -46,6 +46,13 @@ class TestSegments:
         assert times(segments(of("aabaa"), min_segment_s=1.0)) == times(segments(of("aabaa")))
         assert [one.name for one in segments(of("aabaa"), min_segment_s=1.01)] == ["a", "a"]
 
+    def test_independent_classes_overlap(self):
+        scores_WS = np.array([[0.9, 0.1, 0.6], [0.9, 0.7, 0.2], [0.2, 0.8, 0.1], [0.1, np.nan, 0.1]])
+        edges_s = window_edges(np.arange(4.0), 2.0, 5.0)
+        found = find_segments(scores_WS, edges_s, ABC, threshold=0.5, min_segment_s=0.0, independent=True)
+        assert times(found) == [("c", 0.0, 1.5), ("a", 0.0, 2.5), ("b", 1.5, 3.5)]
+        assert found[1].score == pytest.approx(0.9)
+
     def test_windows_without_scores_part_them(self):
         scores_WS = of("aaaa")
         scores_WS[1] = np.nan

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from training_parts import NUM_CLASSES, batch, gradients, run_microbatches, small_model, training_step
 
 from w3ray.evaluation.normalize import normalize_clips
+from w3ray.heads import Heads
 from w3ray.training.batch_norm import apply_batch_norm_mode
 from w3ray.training.mixing import Mixing
 
@@ -93,6 +94,24 @@ def test_the_step_has_the_loss_of_the_soft_label(mixing, smoothing):
     assert float(step._sums["cross_entropy"]) == pytest.approx(6 * float(loss.detach()))
     right_B = logits_BK.argmax(1) == (found.labels_B if found.share >= 0.5 else found.others_B)
     assert int(step._correct) == int(right_B.sum())
+
+
+def test_several_labels_are_mixed_as_sets():
+    """The targets of each class are the mean of both clips' targets."""
+    clips, _ = batch(4)
+    heads = Heads(tuple("abcd"), label_sets=((0, 1), (2,), (1, 2, 3)))
+    labels = torch.tensor([0, 1, 2, 0])
+    model = apply_batch_norm_mode(small_model(1), "frozen")
+    step = training_step(model, mixing=MIXUP, heads=heads, loss_weights={"binary_cross_entropy": 1.0})
+    run_microbatches(step, clips, labels, [[0, 1, 2, 3]], normalizer=4)
+    ours = gradients(model)
+    model.zero_grad()
+    torch.manual_seed(0)
+    found = MIXUP(step.prepare(clips), labels)
+    table_LK = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.float64)
+    target_BK = found.share * table_LK[found.labels_B] + (1 - found.share) * table_LK[found.others_B]
+    F.binary_cross_entropy_with_logits(model(found.clips_BTCHW).logits_BK, target_BK).backward()
+    torch.testing.assert_close(ours, gradients(model))
 
 
 def test_a_loss_without_labels_is_computed_once(monkeypatch):

@@ -6,7 +6,7 @@ window also stands for all that is before it, the last one for all that is after
 Letters: W windows, S scores of all heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,10 @@ _SLACK_S = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A span of time in which one class (with several heads: one combination) is the best of all."""
+    """A span of time in which one class (with several heads: one combination) is the best of all.
+
+    Of a multi-label model: in which a class has a score above the threshold.
+    """
 
     start_s: float
     end_s: float
@@ -79,7 +82,13 @@ def best_over_time(scores_WS: np.ndarray, heads: Heads) -> tuple[np.ndarray, np.
 
 
 def find_segments(
-    scores_WS: np.ndarray, edges_s: np.ndarray, heads: Heads, *, threshold: float, min_segment_s: float
+    scores_WS: np.ndarray,
+    edges_s: np.ndarray,
+    heads: Heads,
+    *,
+    threshold: float,
+    min_segment_s: float,
+    independent: bool = False,
 ) -> list[Segment]:
     """Neighbouring windows with the same best class, each with a score of at least `threshold`, in order of time.
 
@@ -87,16 +96,31 @@ def find_segments(
         scores_WS: after smoothing.
         edges_s: of `window_edges`.
         min_segment_s: shorter segments are left out.
+        independent: each class has segments of its own, which may overlap, as in a multi-label model.
     """
-    label_W, score_W = best_over_time(scores_WS, heads)
-    counted_W = np.where(np.nan_to_num(score_W, nan=-1.0) >= threshold, label_W, UNLABELLED)
-    changes = np.flatnonzero(np.diff(counted_W)) + 1
+    rows = [best_over_time(scores_WS, heads)]
+    if independent:
+        rows = [(np.full(len(scores_WS), label), scores_WS[:, label]) for label in range(scores_WS.shape[1])]
     found = []
+    for label_W, score_W in rows:
+        counted_W = np.where(np.nan_to_num(score_W, nan=-1.0) >= threshold, label_W, UNLABELLED)
+        found += list(_runs(scores_WS, score_W, counted_W, edges_s, heads, min_segment_s))
+    return sorted(found, key=lambda segment: (segment.start_s, segment.end_s))
+
+
+def _runs(
+    scores_WS: np.ndarray,
+    score_W: np.ndarray,
+    counted_W: np.ndarray,
+    edges_s: np.ndarray,
+    heads: Heads,
+    min_segment_s: float,
+) -> Iterator[Segment]:
+    changes = np.flatnonzero(np.diff(counted_W)) + 1
     for first, stop in zip([0, *changes], [*changes, len(counted_W)], strict=True):
         label, seconds = int(counted_W[first]), float(edges_s[stop] - edges_s[first])
         if label != UNLABELLED and seconds >= min_segment_s - _SLACK_S:
-            found.append(_segment(scores_WS, score_W, edges_s, heads, label, slice(first, stop)))
-    return found
+            yield _segment(scores_WS, score_W, edges_s, heads, label, slice(first, stop))
 
 
 def _segment(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -189,6 +189,9 @@ def _timeline(
     from w3ray.evaluation.scorer import VIEWS_AT_ONCE
 
     spec, heads = ClipSpec(**scorer.description.clip), scorer.description.heads
+    independent = heads.multi_label
+    if independent:  # a segment is of a class, not of a set of classes
+        heads = replace(heads, label_sets=None)
     with open_clip(video, spec, roots, None) as opened:
         info = opened.info
         plan = plan_windows(opened, spec, protocol, window_s=settings.window_s, stride_s=settings.stride_s)
@@ -206,7 +209,12 @@ def _timeline(
     smoothed_WS = smooth_scores(plan.starts_s_W, scores_WS, settings.smooth_s)
     edges_s = window_edges(plan.starts_s_W, settings.window_s, info.duration_s)
     segments = find_segments(
-        smoothed_WS, edges_s, heads, threshold=settings.threshold, min_segment_s=settings.min_segment_s
+        smoothed_WS,
+        edges_s,
+        heads,
+        threshold=settings.threshold,
+        min_segment_s=settings.min_segment_s,
+        independent=independent,
     )
     return VideoTimeline(
         video=video, heads=heads, settings=settings, duration_s=info.duration_s, fps=info.fps,

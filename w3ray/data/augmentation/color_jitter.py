@@ -21,9 +21,11 @@ class ColorJitter(AugmentationOptions):
 
     label: ClassVar[str] = "color_jitter"
     brightness: float = 0.4
-    """The factor is drawn from [1 - brightness, 1 + brightness]; at least 0."""
+    """The factor of brightness is drawn from [1 - brightness, 1 + brightness]."""
     contrast: float = 0.4
+    """The factor of contrast is drawn from [1 - contrast, 1 + contrast]."""
     saturation: float = 0.4
+    """The factor of saturation is drawn from [1 - saturation, 1 + saturation]."""
     hue: float = 0.1
     """The shift is drawn from [-hue, hue], as a share of the colour circle; at most 0.5."""
     probability: float = 0.8
