@@ -105,7 +105,7 @@ def test_the_version_stands_in_one_place() -> None:
 
     project = tomllib.loads((REPO / "pyproject.toml").read_text())
     assert "version" in project["project"]["dynamic"]
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "w3ray.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "w3ray._version.__version__"}
     cited = yaml.safe_load((REPO / "CITATION.cff").read_text())
     assert cited["version"] == w3ray.__version__
     assert f"## {w3ray.__version__}" in (REPO / "CHANGELOG.md").read_text()

@@ -17,7 +17,7 @@ import torch
 from in_process import in_process
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
-from w3ray.explain.videos import explain_videos
+from w3ray.explaining.videos import explain_videos
 
 from w3ray.cli._display import RunView
 from w3ray.cli.compare import shown as compared_text
@@ -216,7 +216,7 @@ def test_explanation_export_and_the_logged_model_know_the_sigmoid(finished, mani
     model, video = result.stages[-1].model, video_of(manifest)
     (one,) = predict(model, [video], top=5)
     scores = dict(one.top)
-    explained = explain_videos(model, [video], out=tmp_path, true="move")["videos"][0]["models"][0]
+    explained = explain_videos(model, [video], out=tmp_path, true="move").document()["videos"][0]["models"][0]
     assert explained["predicted"] == one.top[0][0]
     assert {entry["class"]: entry["score"] for entry in explained["top"]} == pytest.approx(scores, rel=1e-4)
     exported = export_model(model, "torch", tmp_path / "model.pt2")

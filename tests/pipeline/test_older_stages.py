@@ -195,6 +195,8 @@ def identities(overrides: list[str]) -> list[str]:
         (["model.name=tsn", "model.options={}"], ["model.name=tsn"]),
         (["model.name=r3d_18", "model.backbone=resnet18"], ["model.name=r3d_18"]),
         (["model.attention.every=1", "model.attention.stages=null"], []),
+        (["model.attention.causal=false"], []),
+        (["data.augmentations=[rand_augment]"], ["data.augmentations=[{name: rand_augment, magnitude: 9}]"]),
     ],
 )
 def test_two_ways_to_write_a_model_are_one_identity(ours, theirs):
@@ -202,7 +204,17 @@ def test_two_ways_to_write_a_model_are_one_identity(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "override", ["model.options.shift_div=4", "model.attention.every=2", "model.attention.stages=[2]"]
+    "override",
+    [
+        "model.options.shift_div=4",
+        "model.attention.every=2",
+        "model.attention.stages=[2]",
+        "model.attention.causal=true",
+        "data.augmentations=[trivial_augment]",
+        "train.mix={}",
+        "train.stochastic_depth=0.1",
+        "train.repeated_augmentation=2",
+    ],
 )
 def test_another_option_is_another_identity(override):
     assert not set(identities([override])) & set(identities([]))

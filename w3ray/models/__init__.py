@@ -13,11 +13,11 @@ from w3ray._registry import Registry, attribute, lazy_attributes
 if TYPE_CHECKING:
     from torch import nn
 
-    from w3ray.models._common import VideoModel, VideoOutput
+    from w3ray.models._common import LoadedWeights, VideoModel, VideoOutput
     from w3ray.models.build import build_model
     from w3ray.models.options import ModelOptions
     from w3ray.models.profiling import Part, Profile, profile
-    from w3ray.models.weights import LoadedWeights, load_weights
+    from w3ray.models.weights import load_weights
 
 MODEL_VERSION: int = 1
 """Increased whenever the same parameters give different numbers than before. Part of a stage's identity."""
@@ -157,7 +157,7 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "LoadedWeights": "w3ray.models.weights",
+        "LoadedWeights": "w3ray.models._common",
         "Part": "w3ray.models.profiling",
         "Profile": "w3ray.models.profiling",
         "VideoModel": "w3ray.models._common",

@@ -80,7 +80,7 @@ class _Meeting(Backend):
 
 def _meeting_place() -> tuple[str, int]:
     """Address and port of the store, which this worker, the first, makes here."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     address = ray.util.get_node_ip_address()
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from w3ray.cluster.plan import ResourcePlan
+from w3ray.data.schedule import Schedule
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.heads import Heads
 from w3ray.recipe import Train
@@ -28,7 +29,7 @@ class StageSpec:
     """The folder of the teacher's model (`w3ray.models.bundle`)."""
     loss_weights: Mapping[str, float]
     train: Train
-    stream: StreamSpec
+    stream: StreamSpec[Schedule]
     """For one worker."""
     heads: Heads
     """The meaning of scores and labels."""

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from w3ray._nearest import did_you_mean
 from w3ray._registry import Registry
-from w3ray.data.augmentation._common import Augmentation, AugmentationOptions, Frames
+from w3ray.data.augmentation._common import Augmentation, AugmentationOptions
+from w3ray.data.crop import Frames
 
 AUGMENTATIONS: Registry[Augmentation | type[AugmentationOptions]] = Registry(
     "augmentations",

@@ -251,7 +251,7 @@ class FrameFolder(ClosingVideo):
 
     def _image(self, name: str) -> np.ndarray:
         """uint8 [H, W, 3]."""
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
         content, kind = self._read(name), _FORMATS[os.path.splitext(name)[1].lower()]
         try:
@@ -263,7 +263,7 @@ class FrameFolder(ClosingVideo):
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         except DecodeError:
             raise
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise DecodeError(self.uri, f"a damaged image: {_shown(name)} is no {kind} image") from error
         # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...: no common base.
         except Exception as error:
