@@ -17,7 +17,6 @@ import torch
 from in_process import in_process
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
-from w3ray.explaining.videos import explain_videos
 
 from w3ray.cli._display import RunView
 from w3ray.cli.compare import shown as compared_text
@@ -26,6 +25,7 @@ from w3ray.cli.predict import shown as predicted_text
 from w3ray.data.manifest import read_manifest, write_manifest
 from w3ray.errors import InputError
 from w3ray.events import StepDone
+from w3ray.explaining.videos import explain_videos
 from w3ray.export import export_model
 from w3ray.models.bundle import load_model
 from w3ray.pipeline.prepare import plan_stages, prepare_data
