@@ -7,6 +7,7 @@ from w3ray.cli.data_boxes import boxes
 from w3ray.cli.data_check import check
 from w3ray.cli.data_flow import flow
 from w3ray.cli.data_import import import_app
+from w3ray.cli.data_pack import pack
 from w3ray.cli.data_show import show
 from w3ray.cli.data_stats import stats
 from w3ray.cli.data_synth import synth
@@ -19,4 +20,5 @@ app.command("check")(check)
 app.command("synth")(synth)
 app.command("flow")(flow)
 app.command("boxes")(boxes)
+app.command("pack")(pack)
 app.command("bank")(bank)

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from w3ray._file_names import unique_stems
+from w3ray.data.manifest import SCHEMA, Manifest
 from w3ray.errors import InputError
 from w3ray.storage import StorageFailing, StoragePath, StorageRefused
 from w3ray.storage.writing import write_json
@@ -71,6 +73,31 @@ def for_every_clip(
         found.get(row["clip_id"], {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False, "reason": CRASHED})
         for row in rows.to_pylist()
     ]
+
+
+def distinct_spans(manifest: Manifest) -> tuple[pa.Table, list[int]]:
+    """One row for each different span of a video, and for each row of the manifest the number of its span.
+
+    Returns:
+        Rows with the columns `clip_id` (the first clip of the span), `uri` (resolved), `start_s`, `end_s` and `stem`,
+        a different file name for each; and the numbers.
+    """
+    numbers: dict[tuple[Any, ...], int] = {}
+    place, spans = [], []
+    uris = manifest.resolved_uris()
+    for uri, row in zip(uris, manifest.table.select(["clip_id", "start_s", "end_s"]).to_pylist(), strict=True):
+        key = (uri, row["start_s"], row["end_s"])
+        if key not in numbers:
+            numbers[key] = len(numbers)
+            spans.append({**row, "uri": uri})
+        place.append(numbers[key])
+    stems = unique_stems([span["clip_id"] for span in spans])
+    schema = pa.schema(
+        [*(SCHEMA.field(name) for name in ("clip_id", "uri", "start_s", "end_s")), ("stem", pa.string())]
+    )
+    return pa.Table.from_pylist(
+        [{**span, "stem": stem} for span, stem in zip(spans, stems, strict=True)], schema=schema
+    ), place
 
 
 @dataclass(frozen=True, slots=True)

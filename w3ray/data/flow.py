@@ -21,9 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from w3ray._file_names import unique_stems
 from w3ray.data.decoders import DEFAULT_DECODER, DecodeError, Video, open_video, require_decoder
-from w3ray.data.every_clip import ENTRY_FIELDS, claim, for_every_clip
+from w3ray.data.every_clip import ENTRY_FIELDS, claim, distinct_spans, for_every_clip
 from w3ray.data.manifest import Manifest, build_manifest, write_manifest
 from w3ray.data.manifest.schema import SCHEMA
 from w3ray.data.roots import check_roots
@@ -123,7 +122,7 @@ class _Flow:
         entry: dict[str, Any] = {"clip_id": row["clip_id"], "uri": row["uri"], "ok": False}
         if not (self.out / SETTINGS_NAME).exists():
             return entry | {"reason": f"a node does not see {self.out}; name a folder that all nodes share"}
-        folder = self.out / "flow" / row["folder"]
+        folder = self.out / "flow" / row["stem"]
         try:
             fields = finished_fields(folder)
             if fields is None:
@@ -216,7 +215,7 @@ def compute_flow(
     check_roots(manifest, roots)
     folder = storage_path(out)
     require_writable(folder)
-    rows, place = _spans(manifest)
+    rows, place = distinct_spans(manifest)
     claim(
         folder / SETTINGS_NAME,
         {**settings.document(), "clips": manifest.fingerprint()},
@@ -225,7 +224,7 @@ def compute_flow(
     plugins = shipment((), sources_of([("decoders", settings.decoder)]))
     work = _Flow(settings, folder, None if roots is None else tuple(roots), plugins)
     entries = for_every_clip(rows, work, progress, clips_a_task=_CLIPS_A_TASK)
-    folders = rows["folder"].to_pylist()
+    folders = rows["stem"].to_pylist()
     kept = [number for number in range(manifest.table.num_rows) if entries[place[number]]["ok"]]
     result = pa.Table.from_pylist(entries, schema=FLOW_SCHEMA)
     if not kept:
@@ -239,23 +238,3 @@ def compute_flow(
         manifest.label_sets,
     )  # fmt: skip
     return write_manifest(replace(made, flow=True), str(folder / MANIFEST_NAME)), result
-
-
-def _spans(manifest: Manifest) -> tuple[pa.Table, list[int]]:
-    """One row for each different span of a video, and for each row of the manifest the number of its span."""
-    numbers: dict[tuple[Any, ...], int] = {}
-    place, spans = [], []
-    uris = manifest.resolved_uris()
-    for uri, row in zip(uris, manifest.table.select(["clip_id", "start_s", "end_s"]).to_pylist(), strict=True):
-        key = (uri, row["start_s"], row["end_s"])
-        if key not in numbers:
-            numbers[key] = len(numbers)
-            spans.append({**row, "uri": uri})
-        place.append(numbers[key])
-    names = unique_stems([span["clip_id"] for span in spans])
-    schema = pa.schema(
-        [*(SCHEMA.field(name) for name in ("clip_id", "uri", "start_s", "end_s")), ("folder", pa.string())]
-    )
-    return pa.Table.from_pylist(
-        [{**span, "folder": name} for span, name in zip(spans, names, strict=True)], schema=schema
-    ), place
