@@ -238,6 +238,7 @@ def cases(world: World, out: Path) -> dict[str, Case]:
             ["sheet [b] %s :smile:.png"]),
         "data check": Case(["caf\udcff.parquet"], [r"caf\udcff.parquet"], code=2),
         "data flow": Case([f"{absent}.parquet", str(out / "flow")], [one_line(absent)], code=2),
+        "data pack": Case([f"{absent}.parquet", "--out", str(out / "pack")], [one_line(absent)], code=2),
         "data boxes": Case([f"{absent}.parquet", str(out / "b.parquet"), "--grid", "2"], [one_line(absent)], code=2),
         "data bank": Case([absent, world.manifest, str(out / "bank")], [one_line(absent)], code=2),
         "data synth": Case(
