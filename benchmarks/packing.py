@@ -69,10 +69,12 @@ def scaled_up(path: str, target: Path) -> str:
         rate = Fraction(video.info.fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"threads": "1"})
         stream.codec_context.gop_size = 250
-        for image in frames_in_order(video, np.arange(video.info.num_frames)):
+        for number, image in enumerate(frames_in_order(video, np.arange(video.info.num_frames))):
+            if number == 0:
+                height, width = image.shape[:2]
+                stream.height, stream.width, stream.pix_fmt = 720, round(width * 360 / height) * 2, "yuv420p"
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            stream.height, stream.width, stream.pix_fmt = 720, round(frame.width * 360 / frame.height) * 2, "yuv420p"
-            container.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p", "BICUBIC")))
+            container.mux(stream.encode(frame.reformat(stream.width, 720, "yuv420p", interpolation="BICUBIC")))
         container.mux(stream.encode())
     return str(target)
 
@@ -80,6 +82,8 @@ def scaled_up(path: str, target: Path) -> str:
 def price(before: Sequence[str], after: Sequence[str], spec: ClipSpec, rounds: int) -> dict[str, Any]:
     """Processor milliseconds of a training clip, and the ratios of the rounds."""
     kinds = {"before": before, "after": after}
+    for paths in kinds.values():
+        read_clip(paths[0], label=0, spec=spec, rng=np.random.default_rng(0))  # imports what reading needs
     ms: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(rounds):
         total = dict.fromkeys(kinds, 0.0)

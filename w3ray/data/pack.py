@@ -6,8 +6,8 @@
     OUT/failures.jsonl             the clips that cannot be read; they are not in the manifest. Absent: all were read
 
 A packed clip has exactly the frames of its clip, one to one, in their order and at their times, counted from its first
-frame. So a sampler chooses the same frames as before. Large frames are made smaller. A frame that stays as large loses
-its last row or column where H.264 needs an even number. A picture that is stored turned is packed upright. There is no
+frame. So a sampler chooses the same frames as before. An odd number of rows or columns loses the last one, because
+H.264 needs even numbers. Then large frames are made smaller. A picture that is stored turned is packed upright. There is no
 sound.
 
 The files are H.264 in MP4 with a key frame every few frames and no B-frames. x264 leaves out what is slow to decode
@@ -162,14 +162,13 @@ def _encoder(part: Path, uri: str, ticks: list[int], settings: PackSettings) -> 
     with part.open("wb") as file, av.open(file, "w", format="mp4") as container:
 
         def encode(image: np.ndarray, tick: int) -> None:
-            before = (image.shape[0], image.shape[1])
-            height, width = packed_size(*before, settings.short_side)
+            # Even sides before scaling, too: of an odd row, FFmpeg's scaler reads a pixel beyond its end, which is noise.
+            image = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
+            height, width = packed_size(image.shape[0], image.shape[1], settings.short_side)
             if not streams:
                 if min(height, width) < _MIN_SIDE:
-                    raise DecodeError(uri, f"frames of {before[1]}x{before[0]} pixels are too small to pack")
+                    raise DecodeError(uri, f"frames of {width}x{height} pixels are too small to pack")
                 streams.append(_stream(container, height, width, ticks, settings))
-            if min(before) <= settings.short_side:
-                image = np.ascontiguousarray(image[:height, :width])
             frame = reformatter.reformat(
                 av.VideoFrame.from_ndarray(image, format="rgb24"), width, height, "yuv420p",
                 interpolation="BICUBIC", threads=1,
