@@ -7,8 +7,8 @@
 
 A packed clip has exactly the frames of its clip, one to one, in their order and at their times, counted from its first
 frame. So a sampler chooses the same frames as before. An odd number of rows or columns loses the last one, because
-H.264 needs even numbers. Then large frames are made smaller. A picture that is stored turned is packed upright. There is no
-sound.
+H.264 needs even numbers. Then large frames are made smaller. A picture that is stored turned is packed upright. There
+is no sound.
 
 The files are H.264 in MP4 with a key frame every few frames and no B-frames. x264 leaves out what is slow to decode
 (its `fastdecode`: no deblocking, no arithmetic coding). A file is named only when it is whole, so an interrupted call
@@ -162,7 +162,7 @@ def _encoder(part: Path, uri: str, ticks: list[int], settings: PackSettings) -> 
     with part.open("wb") as file, av.open(file, "w", format="mp4") as container:
 
         def encode(image: np.ndarray, tick: int) -> None:
-            # Even sides before scaling, too: of an odd row, FFmpeg's scaler reads a pixel beyond its end, which is noise.
+            # Before scaling, too: FFmpeg's scaler reads a pixel beyond the end of an odd row, and that is noise.
             image = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
             height, width = packed_size(image.shape[0], image.shape[1], settings.short_side)
             if not streams:
