@@ -164,6 +164,11 @@ NAMES: dict[str, PrivateName] = {
         "makes Ray read a token that was set in the environment after Ray looked",
         "`ray.init(auth_token=...)`",
     ),
+    "serve_replica": PrivateName(
+        "ray.serve._private.replica",
+        "keeps the replicas of a local cluster on loopback: each listens on all addresses for other deployments",
+        "an address for the servers between deployments, as `http_options` has one",
+    ),
     "GcsClient": PrivateName(
         "ray._raylet:GcsClient",
         "tells at once that a cluster asks for a token, or that something other than Ray answers",
@@ -274,6 +279,17 @@ def name_placement_groups(prefix: str) -> None:
         return make(*args, **options, name=f"{prefix}{next(numbers)}")
 
     module.placement_group = make_named
+
+
+def serve_replica_on_loopback() -> None:
+    """Let this process, a replica of Ray Serve that is starting, listen for other deployments only on 127.0.0.1."""
+    module = __getattr__("serve_replica")
+    add_port = module.add_port_to_grpc_server
+
+    def add_port_on_loopback(server: Any, address: str) -> Any:
+        return add_port(server, f"127.0.0.1:{address.rpartition(':')[2]}")
+
+    module.add_port_to_grpc_server = add_port_on_loopback
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("w3ray.cli.compare:compare", "Compare evaluations with each other, clip by clip."),
     "submit": ("w3ray.cli.submit:submit", "Write the scores of a test split in its challenge's format."),
     "predict": ("w3ray.cli.predict:predict", "Classify videos with a model."),
+    "serve": ("w3ray.cli.serve:serve", "Serve a model over HTTP."),
     "explain": ("w3ray.cli.explain:explain", "Draw where and when a model's attention looks in a video."),
     "lint": ("w3ray.cli.lint:lint", "Compare a recipe with the published one, and check it against its data."),
     "data": ("w3ray.cli.data:app", "Import, check, describe, show and synthesise clips."),

@@ -25,13 +25,20 @@ def model_files(folder: StoragePath) -> ModelFiles:
         return {name: (local / name).read_bytes() for name in (WEIGHTS_NAME, DESCRIPTION_NAME)}
 
 
-def scorer_of(files: ModelFiles, protocol: Protocol, average: Average, flip_map: Mapping[int, int]) -> Scorer:
-    """A `Scorer` made from a model's files, on this process's GPU if it has one."""
+def scorer_of(
+    files: ModelFiles,
+    protocol: Protocol,
+    average: Average,
+    flip_map: Mapping[int, int],
+    *,
+    device: str | None = None,
+) -> Scorer:
+    """A `Scorer` made from a model's files, on `device`. None: on this process's GPU if it has one."""
     import torch
 
     with _unpacked(files) as folder:
         model, description = load_model(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Scorer(model, description, mirrored_V=protocol.mirrored_V, average=average, flip_map=flip_map, device=device)
 
 

@@ -143,7 +143,7 @@ def _look(
         return Prediction(video=row["clip_id"], top=(), reason=error.reason)
     pixels = np.stack([view.frames_TSSC for view in views])
     extras = {name: values[None] for name, values in extras_of_views(row, views, spec).items()}
-    return _told(row["clip_id"], scorer(pixels[None], extras)[0], scorer.description.heads, top, thresholds)
+    return told(row["clip_id"], scorer(pixels[None], extras)[0], scorer.description.heads, top, thresholds)
 
 
 def _on_cluster(
@@ -178,12 +178,13 @@ def _on_cluster(
                     if name in reasons:
                         yield Prediction(video=name, top=(), reason=reasons[name])
                     else:
-                        yield _told(name, scores_K, description.heads, top, thresholds)
+                        yield told(name, scores_K, description.heads, top, thresholds)
     finally:
         connection.close()
 
 
-def _told(video: str, scores_S: np.ndarray, heads: Heads, top: int, thresholds: Sequence[float] | None) -> Prediction:
+def told(video: str, scores_S: np.ndarray, heads: Heads, top: int, thresholds: Sequence[float] | None) -> Prediction:
+    """The prediction for a video with these scores, [S]."""
     best = best_classes(scores_S, heads, top)
     classes = None if thresholds is None else said(scores_S, heads, thresholds)
     return Prediction(video=video, top=best.top, heads=best.heads, classes=classes)
