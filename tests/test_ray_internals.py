@@ -19,6 +19,7 @@ PACKAGE = Path(ray_internals.__file__).parent
 HAS = {
     "ControllerCallback": ("after_controller_start",),
     "worker_group": ("placement_group",),
+    "serve_replica": ("add_port_to_grpc_server",),
     "ExecutionCallback": ("on_execution_step",),
     "BackpressurePolicy": ("max_task_output_bytes_to_read",),
     "AuthenticationTokenLoader": ("instance", "reset_cache"),
@@ -28,6 +29,7 @@ HAS = {
 KINDS = {
     "ray_constants": ModuleType,
     "worker_group": ModuleType,
+    "serve_replica": ModuleType,
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": str,
     "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": str,
     "WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR": str,

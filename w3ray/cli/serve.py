@@ -52,7 +52,7 @@ def serve(
             if device is None and any(node.get("GPU", 0) for node in nodes):
                 settings = replace(settings, device="cuda")
             settings = replace(settings, cpus=cpus_of_a_replica(nodes, settings, is_own=connection.is_own))
-            with served_model(model, local.folder, settings, on_loopback=connection.is_own):
+            with served_model(model, local.folder, settings, is_own=connection.is_own):
                 write_out(f"{model} at {settings.url}: POST /predict, GET /health, /model, /metrics; Ctrl-C ends it")
                 _wait()
     finally:

@@ -73,14 +73,15 @@ def cpus_of_a_replica(nodes: Sequence[Mapping[str, float]], settings: Settings, 
 
 
 @contextmanager
-def served_model(name: str, folder: str, settings: Settings, *, on_loopback: bool) -> Iterator[None]:
+def served_model(name: str, folder: str, settings: Settings, *, is_own: bool) -> Iterator[None]:
     """Serve a model while the context lasts, on the Ray cluster that this process has joined.
 
     Args:
         name: of the model, as the user wrote it.
         folder: of the model, or of its stage.
         settings: see there.
-        on_loopback: whether the cluster was started here: then nothing listens beyond loopback but the port itself.
+        is_own: whether the cluster was started here, and ends afterwards. Then nothing but the server itself can
+            listen beyond loopback.
 
     Raises:
         InputError: the model needs more than videos, or Ray Serve already runs on this cluster.
@@ -104,7 +105,7 @@ def served_model(name: str, folder: str, settings: Settings, *, on_loopback: boo
     meter = ray.remote(num_cpus=0)(Meter).remote()
     served = Served(
         name=name, files=files, protocol=protocol, settings=settings, plugins=shipment((), description.sources),
-        on_loopback=on_loopback,
+        on_loopback=is_own,
     )  # fmt: skip
     deployment = serve.deployment(
         Application, name="model", num_replicas=settings.replicas, max_ongoing_requests=settings.at_once,
@@ -125,7 +126,9 @@ def served_model(name: str, folder: str, settings: Settings, *, on_loopback: boo
             raise RunError(f"the model cannot be served: {_last_line(error)}") from error
         yield
     finally:
-        serve.shutdown()
+        serve.delete(APPLICATION)  # lets requests that are being answered end
+        if not is_own:
+            serve.shutdown()
 
 
 def _last_line(error: BaseException) -> str:
