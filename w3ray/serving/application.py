@@ -78,7 +78,7 @@ class Application:
         await self._decoders.start()
 
     async def __call__(self, request: Request) -> Response:
-        path = request.url.path.rstrip("/") or "/"
+        path = request.scope["path"].rstrip("/") or "/"
         routes: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
             "/predict": ("POST", self._predict), "/health": ("GET", self._health), "/model": ("GET", self._model),
             "/metrics": ("GET", self._metrics),
@@ -100,8 +100,8 @@ class Application:
         """The status and the document of an answer, whatever happens."""
         limit_s = self._settings.timeout_s
         try:
-            async with asyncio.timeout(limit_s):
-                return 200, await self._recognised(request)
+            async with asyncio.timeout(limit_s) as limit:
+                return 200, await self._recognised(request, limit.when() or 0.0)
         except RefusedError as refused:
             return refused.status, {"error": refused.reason}
         except TimeoutError:
@@ -112,9 +112,9 @@ class Application:
             logger.exception("a request failed")
             return 500, {"error": "internal error: see the log of the replica"}
 
-    async def _recognised(self, request: Request) -> dict[str, Any]:
+    async def _recognised(self, request: Request, deadline: float) -> dict[str, Any]:
         async with asked_video(request, self._settings) as asked:
-            read = await self._decoders.read(asked)
+            read = await self._decoders.read(asked, deadline)
         self._meter.read.remote(asked.upload_bytes, read.seconds)
         if read.pixels_VTSSC is None:
             raise RefusedError(422, f"{asked.name}: {read.reason}")

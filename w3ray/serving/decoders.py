@@ -6,13 +6,13 @@ ends, another one takes its place.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.views import Protocol
@@ -73,27 +73,32 @@ class Decoders:
     def __init__(self, count: int, make: Callable[[], Any]) -> None:
         self._count, self._make = count, make
         self._free: asyncio.Queue[Any] = asyncio.Queue()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Returns when all decoders are ready."""
         await asyncio.gather(*(self._add() for _ in range(self._count)))
 
-    async def read(self, asked: AskedVideo) -> DecodedVideo:
-        """Read a video as soon as a decoder is free. If the caller is cancelled, the decoder is ended."""
+    async def read(self, asked: AskedVideo, deadline: float) -> DecodedVideo:
+        """Read a video as soon as a decoder is free.
+
+        Args:
+            asked: the video.
+            deadline: in the time of the event loop. If the caller is cancelled, the decoder is ended at this time,
+                unless it is done before.
+        """
         waited = 0.0
         for _ in range(ATTEMPTS):
             decoder = await self._free.get()
             started = time.monotonic()
             try:
-                answer: DecodedVideo = await decoder.read.remote(asked)
+                reading = decoder.read.remote(asked)
+                answer: DecodedVideo = await reading
             except RayActorError:
                 waited += time.monotonic() - started
-                self._replace()
+                self._in_background(self._replace())
             except asyncio.CancelledError:
-                # A decoder that hangs cannot be asked to stop.
-                ray.kill(decoder)
-                self._replace()
+                self._in_background(self._abandon(decoder, reading, deadline))
                 raise
             except BaseException:
                 self._free.put_nowait(decoder)
@@ -103,10 +108,30 @@ class Decoders:
                 return answer
         return DecodedVideo(None, CRASHED, waited)
 
-    def _replace(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._add())
-        self._starting.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(self._starting.discard)
+    async def _abandon(self, decoder: Any, reading: "ray.ObjectRef[DecodedVideo]", deadline: float) -> None:
+        """Get a decoder back whose answer nobody waits for: a new process takes seconds to start."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await reading
+        except (TimeoutError, RayActorError):
+            ray.kill(decoder)  # one that hangs cannot be asked to stop
+            await self._replace()
+            return
+        except RayTaskError:
+            pass
+        self._free.put_nowait(decoder)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._tasks.discard)
+
+    async def _replace(self) -> None:
+        while True:
+            try:
+                return await self._add()
+            except RayError:  # it ended while it started, such as without memory
+                await asyncio.sleep(1.0)
 
     async def _add(self) -> None:
         decoder = self._make()

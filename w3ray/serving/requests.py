@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,8 @@ async def asked_video(request: Request, settings: Settings) -> AsyncIterator[Ask
         else:
             yield await _of_body(request, settings, path)
     finally:
-        os.unlink(path)
+        with suppress(FileNotFoundError):  # someone cleans the folder
+            os.unlink(path)
 
 
 def _of_path(document: Mapping[str, Any], settings: Settings) -> AskedVideo:
