@@ -113,8 +113,7 @@ def test_the_command_ends_at_sigterm_and_leaves_nothing(tmp_path: Path) -> None:
     assert first.startswith(f"{model} at http://127.0.0.1:{port}: POST /predict")
     assert last == "stopped"
     wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in started), limit_s=30)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", port))
+    start.check_local(Settings(port=port))  # the port is free
 
 
 def is_healthy(port: int) -> bool:
