@@ -1,22 +1,25 @@
-"""Parameters for tests of every decoder on this machine. torchcodec is optional and needs FFmpeg's libraries.
+"""Parameters for tests of every decoder on this machine. Only pyav is everywhere.
 
-`W3RAY_REQUIRE_TORCHCODEC=1` makes its absence a failure.
+`W3RAY_REQUIRE_TORCHCODEC=1` makes it a failure if torchcodec or FFmpeg's libraries are absent, `W3RAY_REQUIRE_CUDA=1` if
+no GPU can decode.
 """
 
 import os
 
 import pytest
 
-from w3ray.data.decoders import DECODERS
-from w3ray.data.decoders.torchcodec import load_torchcodec
+from w3ray.data.decoders import DECODERS, require_decoder
 from w3ray.errors import InputError
+
+ON_GPU = "torchcodec_cuda"
+_REQUIRED_BY = {"torchcodec": "W3RAY_REQUIRE_TORCHCODEC", ON_GPU: "W3RAY_REQUIRE_CUDA"}
 
 
 def _absent(decoder: str) -> str | None:
-    if decoder != "torchcodec" or os.environ.get("W3RAY_REQUIRE_TORCHCODEC") == "1":
+    if os.environ.get(_REQUIRED_BY.get(decoder, "")) == "1":
         return None
     try:
-        load_torchcodec()
+        require_decoder(decoder, in_process=True)
     except InputError as error:
         return str(error)
     return None
@@ -24,9 +27,16 @@ def _absent(decoder: str) -> str | None:
 
 def decoder_param(decoder: str):
     """A decoder as a parameter of a test. The test is skipped if the decoder is absent."""
+    return pytest.param(decoder, marks=needs_decoder(decoder))
+
+
+def needs_decoder(decoder: str) -> pytest.MarkDecorator:
+    """Skips a test if the decoder is absent."""
     why = _absent(decoder)
-    return pytest.param(decoder, marks=[pytest.mark.skip(reason=why)] if why else [])
+    return pytest.mark.skipif(why is not None, reason=str(why))
 
 
-HERE = [name for name in DECODERS if _absent(name) is None]
-each_decoder = pytest.mark.parametrize("decoder", [decoder_param(name) for name in DECODERS])
+ON_CPU = [name for name in DECODERS if name != ON_GPU]
+"""The decoders whose pixels are equal, and that decoder processes can use."""
+HERE = [name for name in ON_CPU if _absent(name) is None]
+each_decoder = pytest.mark.parametrize("decoder", [decoder_param(name) for name in ON_CPU])

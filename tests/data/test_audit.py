@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from decoders_here import decoder_param
 from videos import HEIGHT, WIDTH, cut, write_frames, write_video
 
 from w3ray.data.audit import LEDGER_SCHEMA, check_clips, reason_counts, write_ledger
@@ -83,7 +84,7 @@ def test_folders_of_frames(tmp_path):
     assert rows[4]["reason"] == "it holds a link that leads outside the roots: 00001.jpg"
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("decoder", [decoder_param("decord"), "pyav"])
 def test_segments_past_the_end(tmp_path, decoder):
     """A container may have a few frames fewer than its header says, so a file has that slack. A folder has none."""
     video, folder = write_video(tmp_path / "v.mp4", 50), write_frames(tmp_path / "f", 30)  # 2 s and 1 s

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from decoders_here import decoder_param
 from videos import write_video
 
 from w3ray.data.clip import ClipSpec
@@ -56,15 +57,15 @@ def test_no_clip_twice_in_an_epoch(manifest):
     assert len({row.clip_id for row in rows}) == len(rows) == 24
 
 
-def test_times_are_those_of_the_frames(tmp_path):
+@pytest.mark.parametrize("decoder", [decoder_param("decord"), "pyav"])
+def test_times_are_those_of_the_frames(tmp_path, decoder):
     clip = write_video(tmp_path / "clip.mp4", 40)
     columns = {"clip_id": ["a", "b"], "uri": [str(clip)] * 2, "label": [0, 0], "split": ["val"] * 2}
     columns |= {"start_s": [None, 0.8], "end_s": [None, 1.2], "reversed": [False, True]}
-    for decoder in ("decord", "pyav"):
-        spec = ClipSpec(num_frames=4, size=32, decoder=decoder)
-        whole, part = evaluation_rows(build_manifest(columns, ["a"]), "val", spec, count=5)
-        assert whole.clip.times_s == pytest.approx(np.array([5, 15, 25, 35]) / 25)
-        assert part.clip.times_s == pytest.approx(np.array([28, 26, 23, 21]) / 25)
+    spec = ClipSpec(num_frames=4, size=32, decoder=decoder)
+    whole, part = evaluation_rows(build_manifest(columns, ["a"]), "val", spec, count=5)
+    assert whole.clip.times_s == pytest.approx(np.array([5, 15, 25, 35]) / 25)
+    assert part.clip.times_s == pytest.approx(np.array([28, 26, 23, 21]) / 25)
 
 
 def test_evaluation_rows_come_from_all_over(manifest):

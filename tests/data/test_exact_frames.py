@@ -16,7 +16,7 @@ import av
 import numbered
 import numpy as np
 import pytest
-from decoders_here import decoder_param
+from decoders_here import ON_CPU, decoder_param
 from numbered import CODECS, CONTAINERS, Truth, truth
 from numbered_structures import STRUCTURES, TURNS
 
@@ -120,7 +120,7 @@ def _with_decoders(names: Iterable[str], is_slow: Callable[[str], bool]) -> list
     return [
         pytest.param(name, *param.values, marks=[*param.marks, *([pytest.mark.slow] if slow else [])])
         for name in names
-        for param in map(decoder_param, DECODERS)
+        for param in map(decoder_param, ON_CPU)
         for slow in [is_slow(name) or (param.values[0] != EXACT and not name.endswith("closed.mp4"))]
     ]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from decoders_here import each_decoder
+from decoders_here import each_decoder, needs_decoder
 from videos import write_frames, write_video
 
 from w3ray.data.audit import check_clips, reason_counts
@@ -74,16 +74,28 @@ def test_rounding_of_another_library_is_no_other_frame(real_data, decoder):
             prove_exact(video, path, 0, 30)
 
 
-@pytest.mark.ray
-@pytest.mark.real_data
-@pytest.mark.usefixtures("ray_session")
-def test_a_data_set_is_proven(real_data):
+@pytest.fixture(scope="module")
+def numbered(real_data):
+    """Files whose frames carry their own numbers."""
     names = ["mpeg_default.mpg", "mpeg4_bf.avi", "editlist_cut.mp4", "vp8_altref.webm", "closed.mp4"]
     paths = [str(real_data / "numbered" / name) for name in names]
     columns = {"clip_id": names, "uri": paths, "label": [0] * 5, "split": ["train"] * 5}
-    manifest = build_manifest(columns, ["a"])
-    assert check_clips(manifest, exact=True)["num_frames"].to_pylist() == [300, 90, 92, 300, 90]
-    refused = check_clips(manifest, "decord", exact=True)
+    return build_manifest(columns, ["a"])
+
+
+@pytest.mark.ray
+@pytest.mark.real_data
+@pytest.mark.usefixtures("ray_session")
+def test_a_data_set_is_proven(numbered):
+    assert check_clips(numbered, exact=True)["num_frames"].to_pylist() == [300, 90, 92, 300, 90]
+
+
+@pytest.mark.ray
+@pytest.mark.real_data
+@pytest.mark.usefixtures("ray_session")
+@needs_decoder("decord")
+def test_decord_refuses_what_it_would_get_wrong(numbered):
+    refused = check_clips(numbered, "decord", exact=True)
     assert refused["ok"].to_pylist() == [False, False, False, False, True]
     assert reason_counts(refused) == {"decord is not proven right for this file, use the decoder pyav": 4}
 

@@ -50,8 +50,10 @@ def show(
         raise InputError(f"--out {out}: the name must end in {', '.join(_PICTURES)}")
     settings = _settings(manifest, recipe, overrides or [], seed)
     from w3ray.data.contact_sheet import draw_sheet, evaluation_rows
+    from w3ray.data.decoders import require_decoder
 
     data, spec = settings.data, settings.data.clip_spec()
+    require_decoder(spec.decoder, in_process=True)
     clips = _clips(manifest, data)
     split = clips.split_named(split or data.train_split)
     chosen = _stage(settings, stage)

@@ -18,7 +18,7 @@ from w3ray.data.bank import BANK_COLUMN, BankAbout, bank_for, video_name
 from w3ray.data.boxes import BOXES_COLUMN, BoxFile, read_boxes
 from w3ray.data.clip import Clip, ClipSpec, read_clip
 from w3ray.data.clip_files import holds_video
-from w3ray.data.decoders import DecodeError
+from w3ray.data.decoders import DecodeError, require_decoder
 from w3ray.data.side_inputs import Extras, extras_of
 from w3ray.errors import InputError
 from w3ray.explaining.explanation import Explanation, explain_clip
@@ -122,6 +122,10 @@ class Explainer:
             self.spec = ClipSpec(**self.description.clip)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.folder}/{DESCRIPTION_NAME}: clip: {error}; written by another version?") from error
+        try:
+            require_decoder(self.spec.decoder, in_process=True)
+        except InputError as error:
+            raise InputError(f"{self.folder}/{DESCRIPTION_NAME}: clip.decoder: {error}") from error
         self.name = _model_name(self.description)
         self.meter = GateMeter(self.model)
         """Measures the gates over all explained clips."""

@@ -16,7 +16,7 @@ from w3ray.models.bundle import WEIGHTS_NAME, model_folder
 from w3ray.plugins import shipment
 from w3ray.scoring.make_bank import BankOrder, make_bank
 from w3ray.scoring.model_files import description_of, model_files
-from w3ray.scoring.question import plan_scoring
+from w3ray.scoring.question import plan_scoring, require_clip_decoder
 from w3ray.storage import require_writable, storage_path
 
 
@@ -63,6 +63,7 @@ def bank_of_manifest(
             f"{model}: reads {', '.join(spec.side_inputs)} with each clip, and there are none for all moments of a "
             "video; name a model that reads clips only"
         )
+    require_clip_decoder(model, spec)
     require_modality(clips, spec.flow_fields, model)
     check_roots(clips, None if roots is None else tuple(roots))
     rows = clips.table.select(list(CLIP_COLUMNS))

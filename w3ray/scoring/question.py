@@ -11,6 +11,7 @@ from w3ray.cluster.plan import ResourcePlan, plan_resources
 from w3ray.data.bank import Bank, BankAbout, bank_for
 from w3ray.data.boxes import BoxFile, read_boxes
 from w3ray.data.clip import ClipSpec
+from w3ray.data.decoders import require_decoder
 from w3ray.data.manifest import CLIP_COLUMNS, Manifest, read_manifest
 from w3ray.data.stamps import changes_since_import
 from w3ray.data.views import Protocol, parse_protocol
@@ -139,9 +140,10 @@ def require_views(name: str, description: ModelDescription, protocol: Protocol) 
     """Check that a model takes the views of a protocol. Of whole frames only the short side is known.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not, or the decoder of its clips cannot be used here.
     """
     spec = ClipSpec(**description.clip)
+    require_clip_decoder(name, spec)
     size = spec.resolved_short_side if protocol.whole_frame or protocol.crops == 3 else spec.size
     arguments = description.model
     options = model_family(arguments["name"]).options.from_options(arguments["options"] or {})
@@ -149,6 +151,14 @@ def require_views(name: str, description: ModelDescription, protocol: Protocol) 
         check_clip(arguments["name"], options, arguments["backbone"], spec.num_frames, size)
     except ValueError as error:
         raise InputError(f"{name}: protocol {protocol.name}: {error}") from error
+
+
+def require_clip_decoder(name: str, spec: ClipSpec) -> None:
+    """Raises: InputError if the decoder of the clips of the model `name` cannot be used here."""
+    try:
+        require_decoder(spec.decoder)
+    except InputError as error:
+        raise InputError(f"{name}: {DESCRIPTION_NAME}: clip.decoder: {error}") from error
 
 
 def boxes_for(name: str, description: ModelDescription, location: str | None) -> BoxFile | None:

@@ -29,7 +29,10 @@ TEACHER_IDENTITY_TAG = "w3ray.teacher_identity"
 VERSIONS_TAG = "mlflow.modelVersions"
 CODE = Path(__file__).with_name("video_model.py")
 # Needed to load the model; pinned to the versions that the model was made with.
-REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "decord", "av", "numpy", "pandas")
+REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "av", "numpy", "pandas")
+
+OPTIONAL_DECODERS = {"decord": "decord", "torchcodec": "torchcodec", "torchcodec_cuda": "torchcodec"}
+"""Decoder -> its package. decord has none for some platforms, so only a model that names it asks for it."""
 
 
 @dataclass(slots=True)
@@ -134,11 +137,19 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str, data: dict[str, 
         pip_requirements=[
             f"w3ray=={__version__}",
             *(f"{name}=={version(name)}" for name in REQUIREMENTS),
+            *_decoder_package(folder),
             *_plugin_packages(folder),
         ],
         mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
         metadata={"classes": data["classes"], "stage": data["name"]},
     )
+
+
+def _decoder_package(folder: Path) -> list[str]:
+    """The package of the decoder that the model's clips name and its version, if it is an optional one."""
+    clip = json.loads((folder / DESCRIPTION_NAME).read_text(encoding="utf-8"))["clip"]
+    package = OPTIONAL_DECODERS.get(clip.get("decoder"))
+    return [] if package is None else [f"{package}=={version(package)}"]
 
 
 def _plugin_packages(folder: Path) -> list[str]:

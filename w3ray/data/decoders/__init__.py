@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 
 from w3ray._registry import Registry
 from w3ray.data.decoders._common import DecodeError, Video, VideoInfo
+from w3ray.data.decoders._proven import ProvenVideo
 from w3ray.data.decoders.decord import DecordVideo
 from w3ray.data.decoders.frames import FrameFolder, is_frame_folder
 from w3ray.data.decoders.pyav import PyavVideo
-from w3ray.data.decoders.torchcodec import TorchcodecVideo, load_torchcodec
+from w3ray.data.decoders.torchcodec import TorchcodecVideo
+from w3ray.data.decoders.torchcodec_cuda import TorchcodecCudaVideo
 from w3ray.data.roots import outside
 from w3ray.data.video_cache import VideoCache
 from w3ray.errors import InputError
@@ -24,7 +26,12 @@ DEFAULT_DECODER = "pyav"
 
 DECODERS: Registry[Callable[[str, VideoCache | None], Video]] = Registry(
     "decoders",
-    {"pyav": PyavVideo, "decord": DecordVideo, "torchcodec": TorchcodecVideo},
+    {
+        "pyav": PyavVideo,
+        "decord": DecordVideo,
+        "torchcodec": TorchcodecVideo,
+        "torchcodec_cuda": TorchcodecCudaVideo,
+    },
     contract="w3ray.testing:check_decoder",
 )
 """Name -> `decoder(uri, cache)`, which opens a file."""
@@ -45,7 +52,7 @@ def open_video(
         cache: keeps videos from object storage; None: no cache.
 
     Raises:
-        InputError: no decoder has that name.
+        InputError: no decoder has that name, or it cannot be used here (`require_decoder`).
         DecodeError: the video cannot be read, or has a single frame, which shows no action; the reason says which.
     """
     if decoder not in DECODERS:
@@ -59,12 +66,29 @@ def open_video(
     return video
 
 
-def require_decoder(decoder: str) -> None:
-    """Raises: InputError if no decoder has that name, or its library is not installed."""
+def require_decoder(decoder: str, *, in_process: bool = False) -> None:
+    """Check that a decoder can be used, before the first video.
+
+    Args:
+        decoder: a name in `DECODERS`.
+        in_process: this process decodes. Else processes of a Ray cluster do. These see no GPU: trainers and scorers
+            take whole GPUs.
+
+    Raises:
+        InputError: no decoder has that name, its library is not installed or cannot be used here, or it decodes on a
+            GPU and this process does not decode.
+    """
     if decoder not in DECODERS:
         raise _unknown(decoder)
-    if decoder == "torchcodec":
-        load_torchcodec()
+    opener = DECODERS[decoder]
+    if not (isinstance(opener, type) and issubclass(opener, ProvenVideo)):
+        return
+    if opener.on_gpu and not in_process:
+        raise InputError(
+            f"decoder {decoder} is only for w3ray data show, w3ray explain and Python: the decoders of a run get no "
+            "GPU, because trainers and scorers take whole GPUs; use the decoder pyav"
+        )
+    opener.load()
 
 
 def _unknown(decoder: str) -> InputError:

@@ -9,7 +9,7 @@ decoding can start at each key frame, if the library and the exact index agree o
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,11 +27,20 @@ class ProvenVideo(ClosingVideo):
 
     Raises:
         DecodeError: PyAV or the other library cannot open it, or it is not proven that the frames would be right.
+        InputError: the other library cannot be used here.
     """
 
     library = ""
+    on_gpu = False
+    """Whether it decodes on a GPU."""
+
+    @classmethod
+    def load(cls) -> Any:
+        """The library. Raises: InputError if it is not installed, or cannot be used on this machine."""
+        raise NotImplementedError
 
     def __init__(self, uri: str, cache: VideoCache | None = None) -> None:
+        self._library = self.load()  # first: else each video would count as unreadable
         self.uri, self._cache = uri, cache
         self._exact = PyavVideo(uri, cache)
         self._height: int | None = None

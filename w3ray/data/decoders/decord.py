@@ -1,4 +1,4 @@
-"""Decoding with decord, for the files on which it is proven right."""
+"""Decoding with decord, for the files on which it is proven right. It has packages for some platforms only."""
 
 from functools import lru_cache
 from typing import Any
@@ -14,12 +14,27 @@ from w3ray.data.decoders._common import (
     video_codec,
 )
 from w3ray.data.decoders._proven import ProvenVideo
+from w3ray.errors import InputError
 
 
 @lru_cache(maxsize=1)
-def _decord() -> Any:
-    import decord
+def load_decord() -> Any:
+    """The module `decord`.
 
+    Raises:
+        InputError: it is not installed, or cannot be loaded.
+    """
+    try:
+        import decord
+    except ImportError as error:
+        raise InputError(
+            "decoder decord is not installed (it has packages for Linux and Windows on x86-64 only); use the decoder "
+            "pyav, which reads all files and gives the same frames"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"decoder decord cannot be loaded, use the decoder pyav: {one_line(error, limit=80)}"
+        ) from error
     decord.logging.set_level(decord.logging.QUIET)
     silence_ffmpeg()
     return decord
@@ -31,16 +46,20 @@ class DecordVideo(ProvenVideo):
     Raises:
         DecodeError: the file cannot be opened, holds no video that decord knows, was cut off, or decord is not proven
             right for it.
+        InputError: decord is not installed.
     """
 
     library = "decord"
 
+    @classmethod
+    def load(cls) -> Any:
+        return load_decord()
+
     def _open(self) -> np.ndarray | None:
-        decord = _decord()
         self._source = open_source(self.uri, self._cache)
         try:
             # One thread: the pool of decoders already uses every core, and more threads only make a clip wait.
-            self._reader: Any = decord.VideoReader(self._source, num_threads=1)
+            self._reader: Any = self._library.VideoReader(self._source, num_threads=1)
             if len(self._reader) != self._exact.info.num_frames:
                 return None
             times_s = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))), dtype=np.float64)

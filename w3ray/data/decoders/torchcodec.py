@@ -38,19 +38,23 @@ class TorchcodecVideo(ProvenVideo):
     """
 
     library = "torchcodec"
+    device = "cpu"
+
+    @classmethod
+    def load(cls) -> Any:
+        return load_torchcodec()
 
     def _open(self) -> np.ndarray | None:
-        decoders = load_torchcodec()
         source = open_source(self.uri, self._cache)
         content = source.getvalue() if isinstance(source, BytesIO) else source
         try:
             # One thread: the pool of decoders already uses every core.
-            self._reader: Any = decoders.VideoDecoder(
-                content, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC"
+            self._reader: Any = self._library.VideoDecoder(
+                content, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC", device=self.device
             )
             self._begin_s = float(self._reader.metadata.begin_stream_seconds)
         except (RuntimeError, ValueError, TypeError) as error:  # TypeError: its begin is None
-            raise DecodeError(self.uri, f"torchcodec cannot decode it: {one_line(error, source)}") from error
+            raise DecodeError(self.uri, f"{self.library} cannot decode it: {one_line(error, source)}") from error
         return None
 
     def _num_frames(self) -> int:
@@ -63,8 +67,8 @@ class TorchcodecVideo(ProvenVideo):
         try:
             batch = self._reader.get_frames_at(indices=ascending)
         except (RuntimeError, IndexError, ValueError) as error:
-            raise DecodeError(self.uri, f"torchcodec cannot decode it: {one_line(error)}") from error
-        return batch.data.numpy(), batch.pts_seconds.numpy()
+            raise DecodeError(self.uri, f"{self.library} cannot decode it: {one_line(error)}") from error
+        return batch.data.cpu().numpy(), batch.pts_seconds.cpu().numpy()
 
     def close(self) -> None:
         self._reader = None
