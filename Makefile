@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test about-test test-all lint docs dist constraints audit install clean
+.PHONY: quickstart test about-test test-all test-without-decord lint docs dist constraints audit install clean
 
 quickstart: install  ## make the environment and run the main job: plain TSM, teacher -> student on generated clips
 	$(BIN)/w3ray run quickstart --compare
@@ -21,6 +21,13 @@ about-test:
 
 test-all: lint docs  ## every test, also the long ones: faults, clusters, tutorials
 	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+# As on ARM and Apple silicon, for which decord has no package.
+test-without-decord: install  ## the tests that touch decoders, in an environment without decord
+	$(BIN)/python tests/environment_without.py build/without-decord decord
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 build/without-decord/bin/python -m pytest -m "not slow" tests/data \
+		tests/scoring tests/plugins tests/lint tests/test_recipe.py tests/test_contracts.py tests/test_floors.py \
+		tests/test_trained.py tests/tracking tests/cli/test_data.py tests/cli/test_data_show.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Parameters for tests of every decoder on this machine. Only pyav is everywhere.
 
-`W3RAY_REQUIRE_TORCHCODEC=1` makes it a failure if torchcodec or FFmpeg's libraries are absent, `W3RAY_REQUIRE_CUDA=1` if
-no GPU can decode.
+`W3RAY_REQUIRE_TORCHCODEC=1` makes it a failure if torchcodec or FFmpeg's libraries are absent, `W3RAY_REQUIRE_CUDA=1`
+if no GPU can decode.
 """
 
 import os
