@@ -50,10 +50,8 @@ def show(
         raise InputError(f"--out {out}: the name must end in {', '.join(_PICTURES)}")
     settings = _settings(manifest, recipe, overrides or [], seed)
     from w3ray.data.contact_sheet import draw_sheet, evaluation_rows
-    from w3ray.data.decoders import require_decoder
 
     data, spec = settings.data, settings.data.clip_spec()
-    require_decoder(spec.decoder, in_process=True)
     clips = _clips(manifest, data)
     split = clips.split_named(split or data.train_split)
     chosen = _stage(settings, stage)
@@ -87,9 +85,14 @@ def show(
 
 
 def _clips(manifest: str, data: "Data") -> Manifest:
-    """The manifest, with its folds and its head. Raises: InputError if a video is outside the allowed folders."""
+    """The manifest, with its folds and its head.
+
+    Raises: InputError if a video is outside the allowed folders, or the decoder cannot be used here.
+    """
+    from w3ray.data.decoders import require_decoder
     from w3ray.data.roots import check_roots
 
+    require_decoder(data.decoder, in_process=True)
     clips = read_manifest(manifest)
     check_roots(clips, data.roots)
     return data.chosen(clips)
