@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 TIMEOUT_S = 20.0
 MAX_MIB = 0.25
+UPLOADS = f"{glob.escape(tempfile.gettempdir())}/w3ray-upload-*"
+EARLIER = set(glob.glob(UPLOADS))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,6 @@ def same(found: list[dict[str, Any]], top: list[dict[str, Any]]) -> None:
 
 
 def test_the_scores_of_predict(served: Served, expected: dict[str, Any]) -> None:
-    before = set(uploads())
     for name in ("short ü.mp4", "long.mp4"):
         path = served.root / name
         file = path.read_bytes()
@@ -93,11 +94,12 @@ def test_the_scores_of_predict(served: Served, expected: dict[str, Any]) -> None
     assert status == 200, document
     same(document["top"], expected["frames"])
     assert expected["short ü.mp4"] != expected["long.mp4"]
-    assert set(uploads()) <= before, "uploads are removed"
+    assert uploads() == [], "uploads are removed"
 
 
 def uploads() -> list[str]:
-    return glob.glob(f"{glob.escape(tempfile.gettempdir())}/w3ray-upload-*")
+    """Files of uploads that were not there before these tests."""
+    return sorted(set(glob.glob(UPLOADS)) - EARLIER)
 
 
 def test_a_part_of_a_video(served: Served, expected: dict[str, Any]) -> None:
@@ -264,9 +266,9 @@ def test_a_client_that_leaves_ends_no_decoder(served: Served) -> None:
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.settings.port), timeout=60) as client:
         client.sendall(head.encode() + body)
-        pipe = wait_until(lambda: opened_for_writing(hangs), what="the decoder opens the pipe")
-    time.sleep(1.0)  # Ray Serve tells the replica
-    os.close(pipe)  # now the decoder finds that the file is empty
+        time.sleep(2.0)  # a decoder opens the pipe; looking whether it has would let it go on
+    time.sleep(2.0)  # Ray Serve tells the replica
+    os.close(wait_until(lambda: opened_for_writing(hangs), what="the decoder still waits for the pipe", limit_s=10))
     assert served.predict(*path_body(served.root / "long.mp4"))[0] == 200
     assert decoder_processes() == [before]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, TaskCancelledError
 
 from w3ray.data.clip import ClipSpec
 from w3ray.data.views import Protocol
@@ -92,13 +92,12 @@ class Decoders:
             decoder = await self._free.get()
             started = time.monotonic()
             try:
-                reading = decoder.read.remote(asked)
-                answer: DecodedVideo = await reading
+                answer: DecodedVideo = await decoder.read.remote(asked)
             except RayActorError:
                 waited += time.monotonic() - started
                 self._in_background(self._replace())
-            except asyncio.CancelledError:
-                self._in_background(self._abandon(decoder, reading, deadline))
+            except (asyncio.CancelledError, TaskCancelledError):  # Ray cancels what a cancelled request called, too
+                self._in_background(self._abandon(decoder, deadline))
                 raise
             except BaseException:
                 self._free.put_nowait(decoder)
@@ -108,18 +107,16 @@ class Decoders:
                 return answer
         return DecodedVideo(None, CRASHED, waited)
 
-    async def _abandon(self, decoder: Any, reading: "ray.ObjectRef[DecodedVideo]", deadline: float) -> None:
+    async def _abandon(self, decoder: Any, deadline: float) -> None:
         """Get a decoder back whose answer nobody waits for: a new process takes seconds to start."""
         try:
             async with asyncio.timeout_at(deadline):
-                await reading
-        except (TimeoutError, RayActorError):
+                await decoder.ready.remote()  # it answers when it has read the video
+        except (TimeoutError, RayError):
             ray.kill(decoder)  # one that hangs cannot be asked to stop
             await self._replace()
-            return
-        except RayTaskError:
-            pass
-        self._free.put_nowait(decoder)
+        else:
+            self._free.put_nowait(decoder)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
