@@ -259,6 +259,7 @@ def cases(world: World, out: Path) -> dict[str, Case]:
             [*classes, f"{folder}/clips/x [/b] val.mp4", "explained [b]"]),
         "lint": Case([world.path("recipe [b] :smile:.yaml")], [one_line(absent)]),
         "plugins": Case([str(out / "plugins.yaml")], [f"{EVERY_SHOWN}.py"], code=2),
+        "serve": Case([absent], [one_line(absent)], code=2),
         "export": Case([absent, "-o", str(out / "model.pt2")], [one_line(absent)], code=2),
         "profile": Case(["--model", "x [/b] :smile: %s"], ["x [/b] :smile: %s"], code=2),
         **{name: Case([absent, "--videos", "v", "-o", str(out / "p.parquet")], [one_line(absent)], code=2)

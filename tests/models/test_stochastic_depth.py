@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import stochastic_depth
 
 from w3ray.attention.sites import Site
 from w3ray.models import build_model
@@ -54,10 +55,11 @@ def test_each_block_skips_whole_clips(name, options):
     reached = []
 
     def seen(site, branch, num_frames):
+        before = branch.clone()
         out = Site.thinned(site, branch, num_frames)
         kept_BT = (site.to_clips(out, num_frames) != 0).flatten(2).any(2)
         assert (kept_BT == kept_BT[:, :1]).all(), "frames of a clip have different draws"
-        shares = out[out != 0] / branch[out != 0]
+        shares = out[out != 0] / before[out != 0]
         torch.testing.assert_close(shares, torch.full_like(shares, 1 / (1 - site.drop_probability)))
         reached.append((site, int(kept_BT[:, 0].sum())))
         return out
@@ -77,7 +79,7 @@ def test_the_mean_branch_is_the_branch():
     site.drop_probability = 0.25
     branch = torch.rand(400, 2, 3, 3)
     torch.manual_seed(0)
-    thinned = site.thinned(branch, 2)
+    thinned = site.thinned(branch.clone(), 2)
     dropped = (thinned == 0).flatten(1).all(1).float().mean()
     assert 0.18 < float(dropped) < 0.32
     assert float(thinned.mean()) == pytest.approx(float(branch.mean()), rel=0.08)
@@ -88,3 +90,22 @@ def test_a_network_without_shortcuts_is_refused():
     set_stochastic_depth(model, 0.0)
     with pytest.raises(ValueError, match="the network has no residual blocks; set it to 0"):
         set_stochastic_depth(model, 0.1)
+
+
+@pytest.mark.parametrize("attention", [None, {"kind": "w3", "start": "plain"}])
+def test_gradients_are_those_of_a_branch_that_is_not_changed_in_place(attention, monkeypatch):
+    def copied(site, branch, num_frames):
+        if site.drop_probability == 0:
+            return branch
+        clips = stochastic_depth(site.to_clips(branch, num_frames), site.drop_probability, "row", training=True)
+        return site.from_clips(clips)
+
+    found = []
+    for thinned in (Site.thinned, copied):
+        monkeypatch.setattr(Site, "thinned", thinned)
+        model = network("tsm", {"backbone": "resnet_small", "attention": attention}).train()
+        set_stochastic_depth(model, 0.6)
+        torch.manual_seed(1)
+        model(torch.randn(4, 2, 3, 32, 32)).logits_BK.square().sum().backward()
+        found.append({name: one.grad for name, one in model.named_parameters()})
+    torch.testing.assert_close(*found)
