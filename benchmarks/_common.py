@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,23 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
         "max": max(values),
         "n": len(values),
     }
+
+
+def ratios_to_first(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Medians of seconds and of ratios to the first case, with the least and greatest ratio.
+
+    Args:
+        seconds: case -> its seconds, one for each round. Ratios are those within a round.
+    """
+    first = next(iter(seconds.values()))
+    found = {}
+    for name, values in seconds.items():
+        ratio = [one / other for one, other in zip(values, first, strict=True)]
+        found[name] = {
+            "seconds": statistics.median(values), "ratio": statistics.median(ratio), "low": min(ratio),
+            "high": max(ratio),
+        }  # fmt: skip
+    return found
 
 
 def rounded(value: Any, digits: int = 4) -> Any:

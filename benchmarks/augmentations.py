@@ -13,7 +13,6 @@ the rounds, of the ratio to the plain case of the same round; `low` and `high` a
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import write_result
+from _common import ratios_to_first, write_result
 
 from w3ray.data.clip import ClipSpec, made_clip, read_frames
 from w3ray.models import build_model
@@ -85,15 +84,9 @@ def ratios(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict
     for _ in range(rounds):
         for name, call in calls.items():
             seconds[name].append(call())
-    first = next(iter(seconds.values()))
-    found = {}
-    for name, values in seconds.items():
-        ratio = [one / other for one, other in zip(values, first, strict=True)]
-        found[name] = {
-            "seconds": statistics.median(values), "ratio": statistics.median(ratio), "low": min(ratio),
-            "high": max(ratio),
-        }  # fmt: skip
-        print(f"{name:34} {1e3 * found[name]['seconds']:8.1f} ms   {found[name]['ratio']:.2f} of plain", flush=True)
+    found = ratios_to_first(seconds)
+    for name, one in found.items():
+        print(f"{name:34} {1e3 * one['seconds']:8.1f} ms   {one['ratio']:.2f} of plain", flush=True)
     return found
 
 

@@ -16,7 +16,6 @@ Only `mfr_kept` needs Ray, and is left out without it. Writes `results/steps.jso
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import write_result
+from _common import ratios_to_first, write_result
 from torch import Tensor
 
 from w3ray.models import build_model
@@ -142,15 +141,7 @@ def ratios(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[
             began = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - began)
-    first = next(iter(seconds.values()))
-    found = {}
-    for name, values in seconds.items():
-        ratio = [one / other for one, other in zip(values, first, strict=True)]
-        found[name] = {
-            "seconds": statistics.median(values), "ratio": statistics.median(ratio), "low": min(ratio),
-            "high": max(ratio),
-        }  # fmt: skip
-    return found
+    return ratios_to_first(seconds)
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:

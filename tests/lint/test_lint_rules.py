@@ -269,10 +269,10 @@ REGULARISATION = {
         ["train.mix={mixup_alpha: 0.2, cutmix_alpha: 0, cutmix_share: 0.9}"],
     ),
     "stochastic_depth": Case(
-        ["stages.student.train.stochastic_depth=0.6"],
+        ["stages.student.train.stochastic_depth=0.8"],
         "stages.student.train.stochastic_depth",
         "note",
-        ["train.stochastic_depth=0.5"],
+        ["train.stochastic_depth=0.75"],
     ),
     "repeated_augmentation": Case(
         ["train.repeated_augmentation=4"], "train.repeated_augmentation", "note", ["train.repeated_augmentation=2"]
