@@ -295,7 +295,9 @@ def _yaml(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text as a cell of a table. Outside of code, `<` would begin HTML, which a page does not show."""
+    code_or_not = re.split(r"(`[^`]*`)", " ".join(text.split()).replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in code_or_not)
 
 
 def _first_line(thing: Any) -> str:
@@ -322,8 +324,14 @@ def _dataclass_rows(options: type[Options]) -> list[str]:
     own = sorted(_shown_fields(options), key=lambda field: field.name not in options.__annotations__)
     for field in own:
         kind, default = _type(hints[field.name]), _default(field.default)
-        rows.append(f"| `{field.name}` | {kind} | {default} | {_cell(meaning.get(field.name, ''))} |")
+        rows.append(f"| `{field.name}` | {kind} | {default} | {_cell(_of_yaml(meaning.get(field.name, '')))} |")
     return rows
+
+
+def _of_yaml(text: str) -> str:
+    """A docstring's text with the values that a writer of YAML types."""
+    words = {"None": "null", "True": "true", "False": "false"}
+    return re.sub(r"\b(None|True|False)\b", lambda found: words[found[0]], text)
 
 
 def _field_docs(options: type) -> dict[str, str]:
@@ -359,7 +367,7 @@ def _command_lines(words: str, command: Any, help_line: str) -> list[str]:
             default is None
             or callable(default)
             or default is False
-            or default == ()
+            or default in ((), "")
             or not isinstance(default, (str, int, float, bool))
         )
         needed = "required" if parameter.required else "" if plain else f"`{default}`"
@@ -373,7 +381,7 @@ def _parameter(parameter: Any) -> str:
     names = ", ".join(f"`{option}`" for option in [*parameter.opts, *parameter.secondary_opts])
     if getattr(parameter, "is_flag", False):
         return names
-    return f"{names} `{_placeholder(parameter)}`" + (", repeatable" if parameter.multiple else "")
+    return f"{names} `{_cell(_placeholder(parameter))}`" + (", repeatable" if parameter.multiple else "")
 
 
 def _placeholder(parameter: Any) -> str:

@@ -231,6 +231,17 @@ def test_fields_that_are_named_are_of_a_recipe(page: Path) -> None:
                     place = place[part]
 
 
+@pytest.mark.parametrize("page", [*GENERATED, *PAGES], ids=name_of)
+def test_the_tables_of_a_page_are_shown_whole(page: Path) -> None:
+    text = FENCE.sub("", GENERATED.get(page) or page.read_text())
+    for table in re.findall(r"(?:^ *\|.*\n)+", text, flags=re.MULTILINE):
+        columns = len(table.splitlines()[1].strip("| ").split("|"))
+        for row in table.splitlines():
+            assert len(re.findall(r"(?<!\\)\|", row)) - 1 == columns, f"a | inside of a cell: {row}"
+            assert "| `` |" not in row, f"an empty default: {row}"
+            assert not re.search(r"<\w", re.sub(r"`[^`]*`", "", row)), f"HTML, which is not shown: {row}"
+
+
 def test_scale_names_figures_of_its_file() -> None:
     parts = figures("scale")
     keys = [code for code in inline_code(REPO / "docs" / "scale.md") if code.partition(".")[0] in parts and "." in code]

@@ -28,7 +28,7 @@ def boxes(
         str | None, typer.Option("--from", help="Check a file of your own boxes against the manifest, and copy it.")
     ] = None,
     frames: Annotated[int, typer.Option(help="Detector: frames of a clip to look at.")] = 16,
-    most: Annotated[int, typer.Option(help="Detector: boxes of a frame.")] = 50,
+    most: Annotated[int, typer.Option(help="Detector: maximum number of boxes of a frame, best first.")] = 50,
     short_side: Annotated[int, typer.Option(help="Detector: short side of a frame, pixels.")] = 224,
     gpus: Annotated[float, typer.Option(min=0, help="Detector: share of a GPU for one task; 0: CPU.")] = 0.0,
     decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",

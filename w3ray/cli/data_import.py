@@ -85,8 +85,8 @@ SeparatorOption = Annotated[
     str | None,
     typer.Option(
         "--label-separator",
-        help="Between the classes of a multi-label clip: '|' for 'run|jump' ('|' alone: none of the classes); '': a "
-        "label is one class. Default: '|' where the labels show it.",
+        help="What stands between the classes of a multi-label clip: '|' in 'run|jump' ('|' alone: none of them). '': "
+        "each label is one class. Default: '|' where the labels show it.",
     ),
 ]
 

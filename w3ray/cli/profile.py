@@ -20,7 +20,10 @@ def profile(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe: --set data.num_frames=16."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of a model: tsm (default), tsn, r3d_18, ...")] = None,
-    backbone: Annotated[str | None, typer.Option(help="2D backbone of tsm and tsn. Default: resnet50.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="2D backbone of tsm, tsn, tam, trn, ... Default: resnet50."),
+    ] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip. Default: 8.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Height and width in pixels. Default: 224.")] = None,
     attention: Annotated[

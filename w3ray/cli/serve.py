@@ -17,7 +17,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port of the server.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
     replicas: Annotated[int, typer.Option(help="Copies of the model, in processes of their own.")] = 1,
-    batch: Annotated[int, typer.Option(help="Most videos that go through the network together.")] = 8,
+    batch: Annotated[int, typer.Option(help="Maximum number of videos that go through the network together.")] = 8,
     batch_wait_ms: Annotated[float, typer.Option(help="How long the first video of a batch waits for others.")] = 20,
     root: Annotated[
         list[str] | None, typer.Option(help="Requests may name videos below this folder. Can be repeated.")

@@ -9,9 +9,10 @@ from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import write_error
 from w3ray.errors import InputError
 
-LevelOption = Annotated[
-    int | None, typer.Option(help="epic-kitchens-100: level of supervision, 0 to 5; defaults: 2, 3 and 4.")
-]
+_LEVEL = "epic-kitchens-100: level of supervision, 0 to 5, of the"
+PretrainingOption = Annotated[int | None, typer.Option(help=f"{_LEVEL} pretraining; default: 2.")]
+LabelsOption = Annotated[int | None, typer.Option(help=f"{_LEVEL} training labels; default: 3.")]
+DataOption = Annotated[int | None, typer.Option(help=f"{_LEVEL} training data; default: 4.")]
 
 
 @run_command
@@ -24,11 +25,12 @@ def submit(
     ],
     format: Annotated[str, typer.Option(help="epic-kitchens-55 or -100, something-something-v1 or -v2, or jester.")],
     out: Annotated[
-        str, typer.Option("--out", "-o", help="File to write; epic-...: a name with .zip makes an archive.")
+        str,
+        typer.Option("--out", "-o", help="File to write; for EPIC-KITCHENS a name with .zip makes an archive."),
     ],
-    sls_pt: LevelOption = None,
-    sls_tl: LevelOption = None,
-    sls_td: LevelOption = None,
+    sls_pt: PretrainingOption = None,
+    sls_tl: LabelsOption = None,
+    sls_td: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the scores of an unlabelled test split in the format of its challenge."""

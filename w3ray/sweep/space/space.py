@@ -24,7 +24,10 @@ CASE = "case"
 class Space(Section):
     """A whole search."""
 
-    name: str = Field(pattern=NAME_PATTERN, description="name of the sweep, its folder and its MLflow run")
+    name: str = Field(
+        pattern=NAME_PATTERN,
+        description="name of the sweep, its folder and its MLflow run; a file without it has the file's name",
+    )
     description: str = Field(default="", description="what the sweep should find out")
     parameters: dict[str, Parameter] = Field(default={}, description="dotted field of the recipe -> its values")
     cases: dict[Annotated[str, Field(pattern=NAME_PATTERN)], dict[str, Any]] = Field(
