@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from in_process import in_process
 from test_documentation import REPO, blocks
 
 import w3ray
 from w3ray import InputError, _registry, events
+from w3ray.cli import build_app
 from w3ray.data.manifest import read_manifest
 from w3ray.explaining import ExplainedVideos
 from w3ray.plugins import loading
@@ -124,6 +126,27 @@ def test_public_names_are_there_and_described():
         hints = inspect.signature(getattr(w3ray, name))
         assert hints.return_annotation is not inspect.Signature.empty, name
         assert all(one.annotation is not inspect.Parameter.empty for one in hints.parameters.values()), name
+
+
+@pytest.mark.parametrize("name", ["run", "tune", "evaluate", "predict", "explain"])
+def test_a_function_takes_what_its_command_takes(name):
+    """Options that only say how to print, write or continue have no argument."""
+    command = typer.main.get_command(build_app(name)).commands[name]
+    options = {parameter.name for parameter in command.params if parameter.name != "help"}
+    only_commands = {
+        "run": {"storage", "compare", "profile_start", "dry_run"},
+        "tune": {"sweep", "storage", "trials", "concurrency", "write_best", "dry_run"},
+        "predict": {"window", "stride", "smooth", "min_segment", "out"},  # `w3ray.scoring.timeline.predict_windows`
+    }
+    other_names = {"model": "models", "root": "roots", "weight": "weights", "bank": "banks", "pipeline": "recipe"}
+    known = inspect.signature(getattr(w3ray, name)).parameters
+    missing = options - only_commands.get(name, set()) - {"as_json"}
+    assert {one for one in missing if one not in known and other_names.get(one) not in known} == set()
+
+
+def test_the_reference_says_what_each_argument_is():
+    for name in w3ray.__all__:
+        assert not re.search(r"as there|as in `w3ray\.", inspect.getdoc(getattr(w3ray, name)) or ""), name
 
 
 def test_the_package_says_that_it_is_typed():

@@ -35,6 +35,7 @@ def predict(
     average: str = "scores",
     boxes: Location | None = None,
     bank: Location | None = None,
+    threshold: float | Location | None = None,
     roots: Sequence[Location] | None = None,
     address: str | None = None,
     tracking: str | None = None,
@@ -48,10 +49,12 @@ def predict(
             `s3://...` files and folders.
         manifest, split: predict the clips of a manifest, or of one of its splits, instead.
         top: how many of the best classes to return.
-        protocol: views of a clip: a name from `w3ray.data.views`.
+        protocol: views of a clip, as in `evaluate`.
         average: what is averaged over views: "scores" or "logits".
         boxes: file of boxes, for a model that needs them.
         bank: folder of a bank of the videos, for a model that reads one.
+        threshold: of a multi-label model: `classes` of an answer are those with at least this score. A number from 0 to
+            1, or the folder of a finished evaluation, as in `evaluate`. None: 0.5.
         roots: folders that the videos must be in; None: anywhere.
         address: of a Ray cluster; None: a local one, if it is needed.
         tracking: address of MLflow, for a model by its name. None: `MLFLOW_TRACKING_URI`, else the MLflow of `runs/`.
@@ -76,7 +79,7 @@ def predict(
         predictions = run(
             one.folder, _paths(videos), manifest=_path(manifest), split=split, top=_whole("top", top),
             protocol=protocol, average=average, address=address, roots=None if roots is None else _paths(roots),
-            boxes=_path(boxes), bank=_path(bank), on_start=start,
+            boxes=_path(boxes), bank=_path(bank), threshold=_threshold(threshold), on_start=start,
         )  # fmt: skip
         with closing(predictions):
             for prediction in predictions:
@@ -101,6 +104,7 @@ def evaluate(
     banks: Sequence[Location] = (),
     combine: bool = False,
     prior: str | None = None,
+    threshold: float | Location | None = None,
     storage: Location = "runs",
     address: str | None = None,
     roots: Sequence[Location] | None = None,
@@ -115,9 +119,25 @@ def evaluate(
         manifest: of the clips. It must have the models' classes, in the same order.
         tracking: address of MLflow, for models by their names. None: `MLFLOW_TRACKING_URI`, else the MLflow of
             `storage`.
-        flow_manifest, split, fold, folds, protocol, average, weights, boxes, banks: as in
-            `w3ray.scoring.evaluate.evaluate`.
-        combine, prior, storage, address, roots, max_failed_share, on_progress: as there.
+        flow_manifest: the same clips as optical flow, for the models that read flow.
+        split: name of the split.
+        fold, folds: divide train and val again by group, as `data.fold` and `data.folds` did for the run. Then val
+            holds the clips that the run did not train on. None: the manifest's own splits.
+        protocol: views of a clip: `1clip-center`, `2clip-center`, `2clip-full-res`, `3crop-2clip`, `10crop-2clip`, or
+            with other numbers of clips.
+        average: what is averaged over views: "scores" or "logits".
+        weights: of the models in the mean of their scores, one for each; (): they count the same.
+        boxes: file of boxes of the clips, for the models that need them.
+        banks: folders of banks of the videos; each model that reads one takes that of its kind.
+        combine: two models, each with the classes of one of the clips' two heads, such as verbs and nouns.
+        prior: with `combine`: a split of the manifest, or MANIFEST:SPLIT, whose pairs of classes weigh the actions.
+        threshold: of multi-label models: a number from 0 to 1, or the folder of a finished evaluation, for each class's
+            threshold with the highest F1 there. None: 0.5.
+        storage: evaluations are kept in its folder `evaluations/`.
+        address: of a Ray cluster; None: a local one, if clips are left to score.
+        roots: folders that the videos must be in; None: anywhere.
+        max_failed_share: fail if a larger share of the clips cannot be read.
+        on_progress: called with (clips done, all clips), summed over the models.
 
     Returns:
         The metrics, and where scores and report are.
@@ -135,7 +155,7 @@ def evaluate(
             fold=fold, folds=folds, protocol=protocol, average=average, storage=os.fspath(storage), address=address,
             roots=None if roots is None else _paths(roots), max_failed_share=max_failed_share,
             on_progress=on_progress, names=[one.name for one in found], weights=weights, boxes=_path(boxes),
-            banks=_paths(banks), combine=combine, prior=prior,
+            banks=_paths(banks), combine=combine, prior=prior, threshold=_threshold(threshold),
         )  # fmt: skip
 
 
@@ -156,8 +176,14 @@ def explain(
     Args:
         model: with attention: a folder, the folder of a stage, or a name in MLflow.
         videos: one or several files.
-        tracking: as in `predict`.
-        out, against, true, top, boxes, banks: as in `w3ray.explaining.explain_videos`.
+        tracking: address of MLflow, for a model by its name. None: `MLFLOW_TRACKING_URI`, else the MLflow of `runs/`.
+        out: folder for the pictures and films. It is made if it does not exist.
+        against: a second model of the same classes and clips, shown beside the first. If it has no masks, its Grad-CAM
+            is shown.
+        true: the videos' class, if known.
+        top: how many of the best classes are in the answer.
+        boxes: file of boxes of the videos, for models that need them.
+        banks: folders of banks of the videos, for models that read one.
 
     Returns:
         For each video the files, and each model's scores and masks; and what the gates did over all videos.
@@ -191,7 +217,7 @@ def load_model(model: Location, *, tracking: str | None = None) -> "TrainedModel
 
     Args:
         model: a folder, the folder of a stage, or a name in MLflow.
-        tracking: as in `predict`.
+        tracking: address of MLflow, for a model by its name. None: `MLFLOW_TRACKING_URI`, else the MLflow of `runs/`.
 
     Raises:
         InputError: there is no such model, or it cannot be used.
@@ -213,7 +239,7 @@ def stream(model: Location, *, top: int = 5, device: str = "cpu", tracking: str 
             with `causal: true`.
         top: how many of the best classes are in an answer.
         device: where the network runs, such as "cuda".
-        tracking: as in `predict`.
+        tracking: address of MLflow, for a model by its name. None: `MLFLOW_TRACKING_URI`, else the MLflow of `runs/`.
 
     Raises:
         InputError: there is no such model, or it reads later frames.
@@ -237,6 +263,11 @@ def _paths(given: Location | Sequence[Location]) -> list[str]:
 
 def _path(given: Location | None) -> str | None:
     return None if given is None else os.fspath(given)
+
+
+def _threshold(given: float | Location | None) -> str | None:
+    """As the command takes it: the text of a number, or a path."""
+    return None if given is None else str(given) if isinstance(given, int | float) else os.fspath(given)
 
 
 def _whole(name: str, value: int) -> int:

@@ -18,6 +18,7 @@ from in_process import in_process
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
+import w3ray
 from w3ray.cli._display import RunView
 from w3ray.cli.compare import shown as compared_text
 from w3ray.cli.evaluate import shown as evaluated_text
@@ -165,6 +166,10 @@ def test_thresholds_are_a_number_or_those_of_an_evaluation(finished, manifest, e
     for threshold in ("1.5", "nan", str(tmp_path)):
         with pytest.raises(InputError, match=r"--threshold .*: must be (a number )?from 0 to 1"):
             evaluate([model], str(manifest), threshold=threshold, **options)
+    assert w3ray.evaluate(model, manifest, threshold=0, **options).metrics == everything.metrics
+    assert w3ray.predict(model, video, threshold=Path(best.directory)) == [one]
+    with pytest.raises(InputError, match=r"^threshold 1\.5: must be"):
+        w3ray.predict(model, video, threshold=1.5)
 
 
 def test_prediction_says_which_classes_a_video_has(finished, manifest):
