@@ -199,8 +199,9 @@ def test_faults_say_which_stages_and_what_to_do() -> None:
         "the channel gates of stage 4 have not moved from their start at 1 (their standard deviation is at most 0.001) "
         "and do nothing; train longer, or raise the learning rate of the attention",
         "the spatial gates of stage 4 are constant (their standard deviation is at most 0.002): they scale the "
-        "features but choose nothing; in W3 this means that the ReLU of Eq. 6 outputs only zeros; temporal_norm: batch "
-        "prevents it, but improved no network (docs/attention.md)",
+        "features but choose nothing; train longer; if that does not help, the ReLU of W3's Eq. 6 "
+        "outputs zeros nearly everywhere: temporal_norm: batch prevents that, but improved no network "
+        "(docs/attention.md)",
     ]
     assert deviations(stages) == "0.005 0.005 0.001 (channel), 0.100 0.100 0.002 (spatial)"
     assert faults([StageHealth(stage=1, channel=gate(), spatial=gate()), StageHealth(stage=2, grad_norm=0.1)]) == []

@@ -30,8 +30,8 @@ MOST_AT_THE_ENDS = 0.95
 
 _LEARN_MORE = "train longer, or raise the learning rate of the attention"
 _REVIVE = (
-    "in W3 this means that the ReLU of Eq. 6 outputs only zeros; temporal_norm: batch prevents it, but improved no "
-    "network (docs/attention.md)"
+    "train longer; if that does not help, the ReLU of W3's Eq. 6 outputs zeros nearly everywhere: temporal_norm: batch "
+    "prevents that, but improved no network (docs/attention.md)"
 )
 _START_UNIT = "set model.attention.start to unit: a gate learns fastest there"
 

@@ -128,7 +128,8 @@ class Question:
             unknown = sorted(ours ^ theirs)
             what = f"other classes: {len(unknown)} are in one of them only, such as {unknown[0]!r}"
         raise InputError(
-            f"{clips.location}: has {what} than {name} was trained for; import the clips with the model's class names"
+            f"{clips.location}: has {what} than {name} was trained for; import the clips with --classes, which takes "
+            "the model's class names in their order"
         )
 
     def require_clips(self, name: str, description: ModelDescription) -> None:
