@@ -65,8 +65,8 @@ def page() -> str:
         "## How each file was made",
         "",
         "Run a command from the root of the repository, in the project's environment. `DATA` is a folder of real",
-        "videos, `RUNS` the folder of an earlier run. Some files were made in parts: then the command is that of the",
-        "last part.",
+        "videos, `RUNS` the folder of an earlier run. Some files were made in parts. For these the table names the",
+        "command of the last part.",
         "",
         "| file | command | commit | date | CPU cores |",
         "|---|---|---|---|---|",
@@ -107,7 +107,7 @@ def _accuracy() -> Iterator[Result]:
     other = parts["other-clips"]["w3-unit, teacher"]["minus_plain"]
     assert other["p"] > 0.05
     yield Result(
-        question="The same with other clips, ten draws",
+        question="The same, ten other draws of clips",
         answer=f"+{three(other['difference'])}, not significant",
         file="attention-study",
     )
@@ -128,7 +128,7 @@ def _accuracy() -> Iterator[Result]:
         file="attention-study",
     )
     yield Result(
-        question="A student, or plain training for as many steps?",
+        question="A student, or plain training for the steps of both?",
         answer=f"plain training: TSM {top1('twice', 'plain-twice, teacher')}, its student "
         f"{top1('twice', 'plain, student')}",
         file="attention-study",
@@ -151,8 +151,8 @@ def _accuracy() -> Iterator[Result]:
         front=False,
     )
     yield Result(
-        question="Seeds of one recipe on 37 validation clips of UT-Interaction",
-        answer=f"they differ by {three(figures('real-sweep')['deviation_of_seeds'])} (standard deviation of top-1)",
+        question="How much do seeds of one recipe differ? 37 validation clips of UT-Interaction",
+        answer=f"top-1 has a standard deviation of {three(figures('real-sweep')['deviation_of_seeds'])}",
         file="real-sweep",
         front=False,
     )
@@ -181,14 +181,14 @@ def _speed() -> Iterator[Result]:
     real = figures("decoders")["real"]
     wrong = real["ut-interaction"]["wrong_frames"]
     yield Result(
-        question="Wrong ones of 480 frames of UT-Interaction (AVI files)",
+        question="Wrong frames, of 480 frames of UT-Interaction (AVI files)",
         answer=f"default reader {wrong['pyav']}, decord {wrong['decord']}, torchcodec {wrong['torchcodec']}",
         file="decoders",
     )
     ratios = [row["ratio_to_torchcodec"]["pyav"]["median"] for row in real.values()]
     yield Result(
         question="CPU time of the default reader, three real sets",
-        answer=f"{min(ratios):.2f} to {max(ratios):.2f} of torchcodec's",
+        answer=f"{min(ratios):.2f} to {max(ratios):.2f} times that of torchcodec",
         file="decoders",
         front=False,
     )
@@ -211,8 +211,8 @@ def _speed() -> Iterator[Result]:
     )
     resume = figures("scale")["resume"]["ratio_far_to_near"]["mean"]
     yield Result(
-        question="Resume at step 1,000,000 against step 10",
-        answer=f"{resume:.2f} of the time",
+        question="Time to resume at step 1,000,000, against step 10",
+        answer=f"{resume:.2f} times as long",
         file="scale",
         front=False,
     )
@@ -224,8 +224,8 @@ def _speed() -> Iterator[Result]:
         front=False,
     )
     yield Result(
-        question="Eight students with one shared teacher",
-        answer=f"{sweep['sharing']['alone']['share_of_naive']:.2f} of the steps of eight chains",
+        question="Steps of eight students that share a teacher",
+        answer=f"{sweep['sharing']['alone']['share_of_naive']:.2f} of those of eight chains",
         file="sweep",
     )
     imports = figures("imports")["column"]
