@@ -199,7 +199,7 @@ class TestCommand:
         (tmp_path / "recipe.yaml").write_text(json.dumps({**RECIPE, "plugins": ["./a.py", "./b.py"]}))
         code, out, err = self.run(capsys, str(tmp_path / "recipe.yaml"))
         assert code == 2
-        assert err == f"error: plugins: {tmp_path / 'b.py'}: cannot be read (No such file or directory)\n"
+        assert err == f"error: recipe.yaml: plugins: {tmp_path / 'b.py'}: cannot be read (No such file or directory)\n"
         assert [line.split() for line in out.splitlines() if "spread" in line] == [
             ["losses", "spread", str(tmp_path / "a.py")]
         ]

@@ -40,13 +40,14 @@ def _load(recipe: str) -> list[str]:
     """Load the plugins of a recipe, even if the recipe has other faults. Returns what cannot be loaded."""
     from w3ray.recipe.load import find_recipe, recipe_values
 
-    names = recipe_values(find_recipe(recipe)).get("plugins") or []
+    path = find_recipe(recipe)
+    names = recipe_values(path).get("plugins") or []
     faults = []
     for name in names if isinstance(names, list) else []:
         try:
             load_plugins([str(name)])
         except PluginError as error:
-            faults.append(f"plugins: {error}")
+            faults.append(f"{path.name}: plugins: {error}")
     return faults
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MOST_GATES = 3
+"""Kinds of gates that an attention may have, one after the other: of channels, places and frames."""
+
+
 def check_attention(kind: str, **options: Any) -> None:
     """Check config and module of an attention, and a small network with it.
 
@@ -63,6 +67,8 @@ def _check_attention_module(build: Callable[[int, Any], "nn.Module"], config: An
         attention.has_spatial_mask == config.has_spatial_mask,
         f"has_spatial_mask is {attention.has_spatial_mask} in the module and {config.has_spatial_mask} in its config",
     )
+    if attention.constant_start is not None:
+        _check_start(copy.deepcopy(attention).eval())
     names = list(attention.state_dict())
     require(list(build(16, config).state_dict()) == names, "two modules of one config have different state names")
     attention.eval()  # in training mode, a batch norm refuses a single value per channel
@@ -94,6 +100,21 @@ def _check_attention_module(build: Callable[[int, Any], "nn.Module"], config: An
     attention(x_BTCHW.requires_grad_())[0].square().sum().backward()
     require_gradients(attention, "the module")
     require(x_BTCHW.grad is not None and x_BTCHW.grad.isfinite().all(), "the gradient of the features is not finite")
+
+
+def _check_start(attention: Any) -> None:
+    """A fresh module whose gates all have one value multiplies its features by it, once for each kind of gate."""
+    import torch
+
+    start = attention.constant_start
+    x_BTCHW = torch.rand(2, 4, 16, 5, 5) + 0.5
+    out_BTCHW, mask_BTHW = attention(x_BTCHW)
+    if mask_BTHW is not None:
+        message = f"constant_start={start}: a fresh mask has other values"
+        close(mask_BTHW, torch.full_like(mask_BTHW, start), message, rtol=1e-4, atol=1e-5)
+    products = {start**gates for gates in range(1, _MOST_GATES + 1)}
+    same = any(torch.allclose(out_BTCHW, x_BTCHW * product, rtol=1e-4, atol=1e-5) for product in products)
+    require(same, f"constant_start={start}: a fresh module does not multiply features by that; correct it, or say None")
 
 
 def _check_in_network(config: Any) -> None:
