@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -229,6 +230,21 @@ def test_fields_that_are_named_are_of_a_recipe(page: Path) -> None:
                     assert isinstance(place, Mapping), code
                     assert part in place, code
                     place = place[part]
+
+
+def test_programs_of_the_environment_are_there() -> None:
+    """`make install` brings them, or an earlier line of the page does."""
+    named = 0
+    for page in PAGES:
+        installed: set[str] = set()
+        for words in shell_lines(page):
+            if words[1:2] == ["install"] and Path(words[0]).name == "pip":
+                installed |= set(words[2:])
+            if words[:1] and words[0].startswith(".venv/bin/"):
+                named += 1
+                program = Path(words[0]).name
+                assert program in installed or (Path(sys.executable).parent / program).exists(), f"{page}: {program}"
+    assert named >= 5
 
 
 @pytest.mark.parametrize("page", [*GENERATED, *PAGES], ids=name_of)
