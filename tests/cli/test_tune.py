@@ -129,3 +129,20 @@ def test_the_ranking_puts_whole_trials_first(book):
     table = shown(ranking_table(ranked(book.points, book.space.objectives), book.space))
     order = [row.split()[3] for row in table.splitlines() if "000" in row]
     assert order == ["0000", "0002", "0001"]
+
+
+RATES = """
+parameters: {train.lr: {choice: [0.001, 0.003]}}
+fixed: {train.epochs: 2, %s}
+"""
+
+
+def test_the_plan_is_that_of_what_all_trials_have(capsys, tmp_path, monkeypatch, motion_manifest):
+    """The clips and epochs of the base do not matter if the space sets others. They need not even be there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rates.yaml").write_text(RATES % "data.synthetic: {clips: 32, val_clips: 16, test_clips: 16, size: 56}")
+    assert main(["tune", "rates.yaml", "--pipeline", "quickstart", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["stages"] == [{"name": "teacher", "steps": 8}, {"name": "student", "steps": 8}]
+    (tmp_path / "rates.yaml").write_text(RATES % f"data.manifest: {json.dumps(str(motion_manifest))}")
+    assert main(["tune", "rates.yaml", "--pipeline", "my-clips", "--dry-run", "--json"]) == 0

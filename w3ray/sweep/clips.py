@@ -8,12 +8,16 @@ from w3ray.sweep.space import Space
 _FORGET_TIMEOUT_S = 10.0
 
 
-def draw_clips(space: Space, base: Recipe) -> None:
-    """Draw the generated clips that all trials need, once, before the first trial."""
-    synthetic = base.data.synthetic
+def draw_clips(space: Space, usual: Recipe) -> None:
+    """Draw the generated clips that all trials need, once, before the first trial.
+
+    Args:
+        usual: the recipe with the settings that all trials have (`usual_recipe`).
+    """
+    synthetic = usual.data.synthetic
     if synthetic is None or any(name.startswith("data.synthetic") for name in space.parameters):
         return
-    root = synthetic_root(base)
+    root = synthetic_root(usual)
     if not (root / "manifest.parquet").is_file():
         from w3ray.pipeline.drawing import Drawing
 

@@ -16,7 +16,7 @@ from w3ray.sweep.population import Population
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import SEARCHERS
 from w3ray.sweep.slots import plan_trials
-from w3ray.sweep.space import Space, check_space
+from w3ray.sweep.space import Space, check_space, usual_recipe
 
 
 def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dict[str, Any]:
@@ -26,12 +26,12 @@ def plan_sweep(space: Space, base: Recipe, *, address: str | None = None) -> dic
         InputError: as `tune`.
     """
     check_sweep(space, base)
-    data = prepare_data(base)
+    data = prepare_data(usual_recipe(space, base))  # not the base: the space may set other clips for all trials
     check_objectives(space, data.heads)
     connection = Connection(address)
     try:
         base = with_precision_chosen(base, connection)
-        stages = plan_stages(base, data)
+        stages = plan_stages(usual_recipe(space, base), data)
         nodes = connection.nodes()
     finally:
         connection.close()

@@ -36,7 +36,7 @@ from w3ray.sweep.results import SweepResult, SweepStatus, sweep_result, track_re
 from w3ray.sweep.schedulers import SCHEDULERS
 from w3ray.sweep.searchers import Known
 from w3ray.sweep.slots import plan_trials, trains_in_process
-from w3ray.sweep.space import Space, load_space, objective_stage, usual_stage
+from w3ray.sweep.space import Space, load_space, objective_stage, usual_recipe, usual_stage
 
 if TYPE_CHECKING:
     from w3ray.sweep.trial import Task
@@ -111,9 +111,10 @@ class _Sweep:
         self.base = base = with_precision_chosen(base, self.connection)
         if self.connection.address is not None:
             self.connection.nodes()
-        data = prepare_data(base)  # report problems with the data and the networks before anything is written
+        usual = usual_recipe(space, base)  # not the base: the space may set other clips or stages for all trials
+        data = prepare_data(usual)  # report problems with the data and the networks before anything is written
         check_objectives(space, data.heads)
-        for stage in base.resolved_stages():
+        for stage in usual.resolved_stages():
             check_network(stage, data.clip)
         with self.folder.open(space, base):
             book = TrialBook(space, base, self.folder, cost_of=self._cost, warm_start=self._warm_start())
@@ -137,7 +138,7 @@ class _Sweep:
             concurrency, plan = plan_trials(self.base, nodes, space.concurrency, book.most_trials)
             in_process = not self.base.resources.may_grow and trains_in_process(nodes, plan)
             book.set_gpus(plan.workers * plan.worker_gpus)
-            draw_clips(space, self.base)
+            draw_clips(space, usual_recipe(space, self.base))
             identity = digest_of({"sweep": space.name, "directory": str(self.folder.directory)})
             self.shared = self.base.data.shared_clips(identity)
             # A finished run is resumed, too: the user may have raised the budget or repeated the command.

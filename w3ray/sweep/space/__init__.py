@@ -13,7 +13,7 @@ against a recipe.
 from w3ray.sweep.space.check import check_space
 from w3ray.sweep.space.load import TUNE_SPACES, known_spaces, load_space
 from w3ray.sweep.space.parameter import Parameter
-from w3ray.sweep.space.recipes import objective_stage, recipe_at, usual_stage
+from w3ray.sweep.space.recipes import objective_stage, recipe_at, usual_recipe, usual_stage
 from w3ray.sweep.space.settings import COST_METRICS, VALIDATION_METRICS, Budget, Objective, Scheduling, Search
 from w3ray.sweep.space.space import CASE, Point, Space, point_key
 
@@ -35,5 +35,6 @@ __all__ = [
     "objective_stage",
     "point_key",
     "recipe_at",
+    "usual_recipe",
     "usual_stage",
 ]

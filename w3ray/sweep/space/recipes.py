@@ -52,8 +52,8 @@ def objective_stage(space: Space, recipe: Recipe) -> ResolvedStage:
     raise InputError(f"objective.stage: no stage {name!r}; known: {', '.join(stage.name for stage in stages)}")
 
 
-def usual_stage(space: Space, base: Recipe) -> ResolvedStage:
-    """The stage that reports the first objective: with the fixed settings alone, else in the first case with one.
+def usual_recipe(space: Space, base: Recipe) -> Recipe:
+    """The recipe with the fixed settings alone, else in the first case whose stages report the first objective.
 
     Raises:
         InputError: no such recipe has a stage that reports it.
@@ -61,7 +61,19 @@ def usual_stage(space: Space, base: Recipe) -> ResolvedStage:
     faults = []
     for point in ({}, *({CASE: case} for case in space.cases)):
         try:
-            return objective_stage(space, recipe_at(space, base, point))
+            recipe = recipe_at(space, base, point)
+            objective_stage(space, recipe)
         except InputError as error:
             faults.append(error)
+        else:
+            return recipe
     raise faults[0]
+
+
+def usual_stage(space: Space, base: Recipe) -> ResolvedStage:
+    """The stage of the usual recipe that reports the first objective.
+
+    Raises:
+        InputError: as `usual_recipe`.
+    """
+    return objective_stage(space, usual_recipe(space, base))
