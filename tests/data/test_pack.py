@@ -13,7 +13,7 @@ from videos import cut, frame_numbers, write_frames
 from w3ray.data.clip import ClipSpec, read_clip
 from w3ray.data.decoders import DecodeError, open_video
 from w3ray.data.manifest import FOLDER_FPS, build_manifest, read_manifest
-from w3ray.data.pack import PackSettings, pack_clip, pack_clips, packed_frames, packed_size, ticks_of
+from w3ray.data.pack import STILL_END_S, PackSettings, pack_clip, pack_clips, packed_frames, packed_size, ticks_of
 from w3ray.errors import InputError, RunError
 
 SMALL = PackSettings(short_side=64)
@@ -96,6 +96,17 @@ class TestFrames:
         with open_video(str(tmp_path / "clip.mp4")) as video:
             assert frame_numbers(video.frames(range(4))) == [3, 4, 5, 6]
 
+    def test_a_part_with_a_single_frame(self, many, tmp_path):
+        for name in ("b_frames", "images"):
+            target = tmp_path / f"{name}.mp4"
+            assert pack_clip(str(many[name]), 0.1, 0.13, target, SMALL) == packed_frames(target) == 1
+            spec = ClipSpec(num_frames=4, size=64, short_side=64)
+            clip = read_clip(str(target), label=0, spec=spec, rng=None, end_s=STILL_END_S)
+            before = read_clip(str(many[name]), label=0, spec=spec, rng=None, start_s=0.1, end_s=0.13)
+            assert set(clip.numbers_T) == {0}
+            assert set(before.numbers_T) == {3}
+            assert np.abs(before.frames_TSSC.astype(int) - clip.frames_TSSC).mean() < 12
+
     def test_key_frames_are_near(self, many, tmp_path):
         import av
 
@@ -141,8 +152,6 @@ class TestRefused:
 
     def test_clips(self, many, tmp_path):
         target = tmp_path / "clip.mp4"
-        with pytest.raises(DecodeError, match="only 1 frame"):
-            pack_clip(str(many["b_frames"]), 0.1, 0.13, target, SMALL)
         with pytest.raises(DecodeError, match="no frame between 9"):
             pack_clip(str(many["b_frames"]), 9, 10, target, SMALL)
         tiny = numbered.write(tmp_path / "tiny.avi", replace(numbered.CODECS["raw"], height=8, width=20))
@@ -160,14 +169,17 @@ class TestRefused:
 def manifest_of(many: dict[str, Path], broken: Path):
     return build_manifest(
         {
-            "clip_id": ["one", "back", "part/of", "lost", "held"],
-            "uri": [str(many[name]) for name in ("b_frames", "b_frames", "uneven")] + [str(broken), str(many["odd"])],
-            "start_s": [None, None, 0.1, None, None],
-            "end_s": [None, None, 0.5, None, None],
-            "reversed": [False, True, False, False, False],
-            "label": [0, 1, 3, 2, None],
-            "split": ["train", "train", "val", "train", "test"],
-            "group": ["g", "g", None, "h", None],
+            "clip_id": ["one", "back", "part/of", "lost", "held", "short"],
+            "uri": [
+                *(str(many[name]) for name in ("b_frames", "b_frames", "uneven")),
+                *map(str, (broken, many["odd"], many["open"])),
+            ],
+            "start_s": [None, None, 0.1, None, None, 0.1],
+            "end_s": [None, None, 0.5, None, None, 0.13],
+            "reversed": [False, True, False, False, False, False],
+            "label": [0, 1, 3, 2, None, 1],
+            "split": ["train", "train", "val", "train", "test", "train"],
+            "group": ["g", "g", None, "h", None, None],
         },
         ["a", "b", "x", "y"],
         {0: 1, 1: 0},
@@ -180,36 +192,39 @@ def test_a_manifest_is_packed_and_resumed(many, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     clips, out = manifest_of(many, broken), tmp_path / "out"
-    with pytest.raises(RunError, match=r"1 of 5 clips cannot be read, .*\(lost: not a video"):
+    with pytest.raises(RunError, match=r"1 of 6 clips cannot be read, .*\(lost: not a video"):
         pack_clips(clips, str(out), SMALL)
     assert not (out / "manifest.parquet").exists()
     first = {path: path.stat().st_ino for path in out.rglob("*.mp4")}
-    assert len(first) == 3, "the clip and its reversed twin share a file"
+    assert len(first) == 4, "the clip and its reversed twin share a file"
 
     # As after an interruption: one clip is not there, one was cut off, one is whole.
-    whole, lost, damaged = sorted(first)
+    whole, lost, damaged, still = sorted(first)
     lost.unlink()
     damaged.write_bytes(damaged.read_bytes()[:-100])
     made = pack_clips(clips, str(out), SMALL, max_failed_share=0.2)
     assert whole.stat().st_ino == first[whole]
-    assert [row["kept"] for row in made.result.to_pylist()].count(True) == 1
+    assert still.stat().st_ino == first[still]
+    assert [row["kept"] for row in made.result.to_pylist()].count(True) == 2
     assert all(packed_frames(path) for path in first)
 
     written = read_manifest(out / "manifest.parquet")
     assert written.fingerprint() == made.manifest.fingerprint()
-    rows = [0, 1, 2, 4]
+    rows = [0, 1, 2, 4, 5]
     for name in ("clip_id", "reversed", "label", "split", "group"):
         assert written.table[name].to_pylist() == clips.table[name].take(rows).to_pylist()
     assert (written.classes, written.flip_map) == (clips.classes, clips.flip_map)
     uris = written.table["uri"].to_pylist()
     assert uris[0] == uris[1] == "clips/00000/one.mp4"
-    assert written.table["start_s"].null_count == 4
+    assert written.table["start_s"].null_count == 5
+    assert written.table["end_s"].to_pylist() == [None, None, None, None, STILL_END_S], "its frame is there twice"
+    assert (clips.own_times, written.own_times) == (False, True), "a part begins at 0 now"
     with open_video(written.resolved_uris()[2]) as video:
         assert numbered.numbers(video.frames(range(video.info.num_frames))) == [3, 4]
     (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
     assert failure["clip_id"] == "lost"
     result = json.loads((out / "pack.json").read_text())["result"]
-    assert (result["clips"], result["missing"], result["fingerprint"]) == (4, 1, written.fingerprint())
+    assert (result["clips"], result["missing"], result["fingerprint"]) == (5, 1, written.fingerprint())
     assert result["bytes"] == sum(path.stat().st_size for path in first)
 
     with pytest.raises(InputError, match="holds clips packed with another crf; name another folder"):

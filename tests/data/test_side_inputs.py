@@ -220,3 +220,19 @@ def test_boxes_of_another_manifest_are_refused(tmp_path):
         boxes.joined(rows, "m")
     joined = boxes.joined(pa.table({"clip_id": ["b", "a", "b"]}), "m")
     assert joined[BOXES_COLUMN].to_pylist() == [boxes.of("b"), boxes.of("a"), boxes.of("b")]
+
+
+def test_boxes_with_the_times_of_other_videos_are_refused(tmp_path):
+    """A packed part of a video begins at 0, and its boxes were made at the times of the whole video."""
+    rows = pa.table({"clip_id": ["a"]})
+    before = file_of(tmp_path / "before.parquet", [ROW, {**ROW, "time_s": 7.0}])
+    assert before.joined(rows, "m", own_times=False).num_rows == 1
+    with pytest.raises(InputError, match=r"before\.parquet: its times are those of the clips before they were packed"):
+        before.joined(rows, "m", own_times=True)
+    write_boxes(str(tmp_path / "packed.parquet"), [ROW, {**ROW, "time_s": 1.0}], own_times=True)
+    packed = read_boxes(str(tmp_path / "packed.parquet"))
+    assert packed.joined(rows, "m", own_times=True).num_rows == 1
+    with pytest.raises(InputError, match="after they were packed, and the clips of m are parts of videos"):
+        packed.joined(rows, "m", own_times=False)
+    grid = file_of(tmp_path / "grid.parquet", [ROW, {**ROW, "x1": 0.0}])
+    assert grid.joined(rows, "m", own_times=True).num_rows == 1, "they are the same in all frames"

@@ -1,6 +1,7 @@
 """A network that reads boxes: what a recipe must name, and a run on generated clips with a grid of boxes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from w3ray.cli import main
-from w3ray.data.boxes import read_boxes
+from w3ray.data.boxes import read_boxes, write_boxes
 from w3ray.data.find_boxes import write_grid
-from w3ray.data.manifest import build_manifest, write_manifest
+from w3ray.data.manifest import build_manifest, read_manifest, write_manifest
 from w3ray.data.synthetic import write_motion_dataset
 from w3ray.pipeline.prepare import prepare_data
 from w3ray.recipe import Recipe, load_recipe
@@ -65,6 +66,26 @@ def test_bad_input_of_a_recipe_is_one_line(manifest, tmp_path, capsys):
         assert main(["run", "ssv1-i3d-nl-gcn", *words]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]  # progress
         assert message in line
+
+
+def test_boxes_of_the_videos_of_before_are_refused_for_packed_parts(manifest, tmp_path, capsys):
+    box = {"x1": 0.0, "y1": 0.0, "x2": 0.5, "y2": 0.5, "score": 1.0}
+    rows = [{"clip_id": name, "time_s": time, **box} for name in ("a", "b") for time in (8.0, 9.0)]
+    write_boxes(str(tmp_path / "boxes.parquet"), rows)
+    parts = write_manifest(replace(read_manifest(manifest.location), rebased=True), str(tmp_path / "parts.parquet"))
+    assert read_manifest(parts.location).fingerprint() != manifest.fingerprint()
+    assert prepare_data(recipe_of(manifest.location, tmp_path / "boxes.parquet"))
+    settings = [*SMALL, f"data.manifest={parts.location}", f"data.boxes={tmp_path}/boxes.parquet"]
+    for words in (
+        ["run", "ssv1-i3d-nl-gcn", *(word for setting in settings for word in ("--set", setting))],
+        ["data", "boxes", parts.location, str(tmp_path / "copy.parquet"), "--from", str(tmp_path / "boxes.parquet")],
+    ):
+        assert main(words) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]  # progress
+        assert "boxes.parquet: its times are those of the clips before they were packed" in line
+        assert "make boxes of this manifest with `w3ray data boxes`" in line
+    write_grid(parts, str(tmp_path / "grid.parquet"), 2)
+    assert prepare_data(recipe_of(parts.location, tmp_path / "grid.parquet"))
 
 
 def test_generated_clips_need_a_manifest_for_boxes():

@@ -97,7 +97,7 @@ def _copied(source: str, out: str, clips: Any) -> int:
     from w3ray.data.boxes import read_boxes
     from w3ray.storage import storage_path, write_bytes
 
-    read_boxes(source).joined(clips.table.select(["clip_id"]), clips.location)
+    read_boxes(source).joined(clips.table.select(["clip_id"]), clips.location, own_times=clips.own_times)
     content = storage_path(source).read_bytes()
     write_bytes(storage_path(out), content)
     return int(pq.read_metadata(pa.BufferReader(content)).num_rows)

@@ -8,6 +8,10 @@
 
 A box without an area says that its frame was looked at and holds nothing. A clip needs at least one row.
 
+Times and numbers are those of the clip's video, from its begin. A clip that `w3ray data pack` made of a part of a video
+is a video of its own: its times begin at 0. Boxes of such clips have the metadata `w3ray.own_times`: `true`. Without
+it they are boxes of the videos of before, and in most frames of a packed part they would be those of another moment.
+
 In a table of clips, the boxes of a clip are one packed value in the column `BOXES_COLUMN`, so that they travel with the
 rows.
 """
@@ -29,6 +33,7 @@ BOXES_COLUMN = "boxes"
 _PLACE = ("x1", "y1", "x2", "y2")
 _WHEN = ("time_s", "frame")
 _PACKED = ("time_s", "frame", *_PLACE, "score")
+_OWN_TIMES = b"w3ray.own_times"
 _ROUNDING = 1e-3
 """A coordinate may be so far outside of 0 to 1."""
 
@@ -69,6 +74,10 @@ class BoxFile:
     clip_ids: pa.Array
     packed: pa.Array
     """The boxes of each of these clips."""
+    own_times: bool = False
+    """It was made for clips with times of their own (`Manifest.own_times`)."""
+    timeless: bool = False
+    """Each clip has the same boxes in all frames, as those of a grid."""
 
     def of(self, *names: str) -> bytes:
         """The boxes of the clip with the first of these names that is there, as in the column `BOXES_COLUMN`.
@@ -83,16 +92,25 @@ class BoxFile:
                 return packed
         raise InputError(f"{self.location}: has no boxes of {names[0]}")
 
-    def joined(self, rows: pa.Table, where: str) -> pa.Table:
+    def joined(self, rows: pa.Table, where: str, *, own_times: bool | None = None) -> pa.Table:
         """`rows` with the column `BOXES_COLUMN`.
 
         Args:
             rows: with the column `clip_id`.
             where: the manifest, for messages.
+            own_times: of the manifest; None: the rows are of no manifest.
 
         Raises:
-            InputError: a clip has no boxes.
+            InputError: a clip has no boxes, or the boxes' times are not those of the clips.
         """
+        if own_times is not None and own_times != self.own_times and not self.timeless:
+            ours, theirs = "before they were packed", "packed ones or flow, with times of their own"
+            if self.own_times:
+                ours, theirs = "after they were packed", "parts of videos with the times of before"
+            raise InputError(
+                f"{self.location}: its times are those of the clips {ours}, and the clips of {where} are {theirs}; "
+                "make boxes of this manifest with `w3ray data boxes`"
+            )
         ids = rows["clip_id"].combine_chunks() if rows.num_rows else pa.array([], pa.string())
         places = pc.index_in(ids, value_set=self.clip_ids)
         if places.null_count:
@@ -127,6 +145,8 @@ def read_boxes(location: str) -> BoxFile:
     codes_P = encoded.indices.to_numpy(zero_copy_only=False)
     order = np.argsort(codes_P, kind="stable")
     counts = np.bincount(codes_P, minlength=len(encoded.dictionary))
+    when_P = np.fmax(values_PF[order, 0], values_PF[order, 1])  # one of the two is nan
+    starts = np.cumsum(counts) - counts
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64) * (4 * len(_PACKED))
     data = np.ascontiguousarray(values_PF[order]).astype("<f4")
     packed = pa.Array.from_buffers(pa.large_binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
@@ -135,6 +155,8 @@ def read_boxes(location: str) -> BoxFile:
         digest=hashlib.sha256(content).hexdigest(),
         clip_ids=encoded.dictionary.cast(pa.string()),
         packed=packed,
+        own_times=(table.schema.metadata or {}).get(_OWN_TIMES) == b"true",
+        timeless=bool((np.minimum.reduceat(when_P, starts) == np.maximum.reduceat(when_P, starts)).all()),
     )
 
 
@@ -181,11 +203,17 @@ def _numbers(table: pa.Table, name: str, location: str) -> np.ndarray:
     return values
 
 
-def write_boxes(path: str, rows: Sequence[dict[str, Any]] | pa.Table, metadata: dict[str, str] | None = None) -> None:
-    """Write a file of boxes with the columns of `BOXES_SCHEMA`."""
+def write_boxes(path: str, rows: Sequence[dict[str, Any]] | pa.Table, *, own_times: bool = False) -> None:
+    """Write a file of boxes with the columns of `BOXES_SCHEMA`.
+
+    Args:
+        path: file, or s3://...
+        rows: the boxes.
+        own_times: of the manifest (`Manifest.own_times`).
+    """
     from w3ray.storage.writing import write_bytes
 
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=BOXES_SCHEMA)
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink)
+    pq.write_table(table.replace_schema_metadata({_OWN_TIMES: b"true"} if own_times else None), sink)
     write_bytes(storage_path(path), sink.getvalue().to_pybytes())

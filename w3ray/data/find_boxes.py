@@ -236,7 +236,7 @@ def find_boxes(
             made.append(pq.read_table(pa.BufferReader((parts / f"{name}.parquet").read_bytes())))
         else:
             made.append(pa.Table.from_pylist(_rows(entry["clip_id"], 0.0, np.zeros((0, 4))), schema=BOXES_SCHEMA))
-    write_boxes(out, pa.concat_tables([one.cast(BOXES_SCHEMA) for one in made]))
+    write_boxes(out, pa.concat_tables([one.cast(BOXES_SCHEMA) for one in made]), own_times=manifest.own_times)
     if all(entry["ok"] for entry in entries):
         remove_tree(parts)
     return pa.Table.from_pylist(entries, schema=RESULT_SCHEMA)
@@ -260,5 +260,5 @@ def write_grid(manifest: Manifest, out: str, cells: int) -> int:
         **{name: pa.array(np.tile(boxes_N4[:, i], count)) for i, name in enumerate(("x1", "y1", "x2", "y2"))},
         "score": pa.array(np.ones(count * each, np.float32)),
     }
-    write_boxes(out, pa.table(columns, schema=BOXES_SCHEMA))
+    write_boxes(out, pa.table(columns, schema=BOXES_SCHEMA), own_times=manifest.own_times)
     return each

@@ -8,7 +8,8 @@
 A packed clip has exactly the frames of its clip, one to one, in their order and at their times, counted from its first
 frame. So a sampler chooses the same frames as before. An odd number of rows or columns loses the last one, because
 H.264 needs even numbers. Then large frames are made smaller. A picture that is stored turned is packed upright. There
-is no sound.
+is no sound. A video of one frame would be refused, so the one frame of a very short part is stored twice, and the clip
+ends before the second.
 
 The files are H.264 in MP4 with a key frame every few frames and no B-frames. x264 leaves out what is slow to decode
 (its `fastdecode`: no deblocking, no arithmetic coding). A file is named only when it is whole, so an interrupted call
@@ -16,7 +17,7 @@ is resumed.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -49,6 +50,10 @@ _CLIPS_A_FOLDER = 1000
 _TICKS_A_SECOND = 90_000
 _MIN_SIDE = 16
 _PRESET = "fast"
+_STILL = "one frame, stored twice"
+"""The comment in the file of a clip with a single frame, so that a later call knows it from a clip with two."""
+_STILL_TICKS = _TICKS_A_SECOND // FOLDER_FPS
+STILL_END_S = 0.5 / FOLDER_FPS
 
 PACK_SCHEMA = pa.schema(
     [*ENTRY_FIELDS, pa.field("frames", pa.int64()), pa.field("bytes", pa.int64()), pa.field("kept", pa.bool_())]
@@ -134,24 +139,26 @@ def pack_clip(
     """Write the frames of [start_s, end_s) of a video to the MP4 file `target`. Returns their number.
 
     Raises:
-        DecodeError: the clip cannot be read, has a single frame, or its frames are too small for H.264.
+        DecodeError: the clip cannot be read, or its frames are too small for H.264.
         OSError: `target` cannot be written.
         StorageFailing, StorageRefused.
     """
     with open_video(uri, settings.decoder, roots) as video:
         first, stop = video.frame_span(start_s, end_s)
-        if stop - first < 2:  # `open_video` would refuse the packed clip
-            raise DecodeError(uri, "only 1 frame: nothing can move in it")
         numbers = np.arange(first, stop)
         ticks = ticks_of(video.times_s(numbers)).tolist()
-        with replacing(target) as part, _encoder(part, uri, ticks, settings) as encode:
-            for image, tick in zip(frames_in_order(video, numbers), ticks, strict=True):
+        images: Iterable[np.ndarray] = frames_in_order(video, numbers)
+        comment = ""
+        if len(ticks) == 1:
+            images, ticks, comment = list(images) * 2, [0, _STILL_TICKS], _STILL
+        with replacing(target) as part, _encoder(part, uri, ticks, settings, comment) as encode:
+            for image, tick in zip(images, ticks, strict=True):
                 encode(image, tick)
     return stop - first
 
 
 @contextmanager
-def _encoder(part: Path, uri: str, ticks: list[int], settings: PackSettings) -> Iterator[Encode]:
+def _encoder(part: Path, uri: str, ticks: list[int], settings: PackSettings, comment: str) -> Iterator[Encode]:
     """What encodes one frame, uint8 [H, W, 3], at a tick. The file `part` is whole after the block."""
     import av
     from av.video.reformatter import VideoReformatter
@@ -160,6 +167,8 @@ def _encoder(part: Path, uri: str, ticks: list[int], settings: PackSettings) -> 
     streams: list[Any] = []
     # A Python file, not a path: then a full disk is an OSError, and not an error of FFmpeg like a damaged frame.
     with part.open("wb") as file, av.open(file, "w", format="mp4") as container:
+        if comment:
+            container.metadata["comment"] = comment
 
         def encode(image: np.ndarray, tick: int) -> None:
             # Before scaling, too: FFmpeg's scaler reads a pixel beyond the end of an odd row, and that is noise.
@@ -198,7 +207,7 @@ def packed_frames(path: StoragePath) -> int | None:
         return None
     try:
         with PyavVideo(str(path)) as video:
-            return video.info.num_frames
+            return 1 if video.comment == _STILL else video.info.num_frames
     except DecodeError:
         return None
 
@@ -284,7 +293,7 @@ def pack_clips(
     failures = _failures(manifest, entries, place)
     _write_failures(folder / FAILURES_NAME, failures)
     _check_readable(failures, manifest.table.num_rows, max_failed_share, folder)
-    made = _manifest(manifest, folder, files, place, [entry["ok"] for entry in entries])
+    made = _manifest(manifest, folder, files, place, entries)
     write_json(folder / SETTINGS_NAME, {**document, "result": _summary(manifest, made, entries)})
     return Packed(manifest=made, failures=tuple(failures), result=pa.Table.from_pylist(entries, schema=PACK_SCHEMA))
 
@@ -322,19 +331,21 @@ def _check_readable(failures: list[dict[str, str]], clips: int, max_failed_share
 
 
 def _manifest(
-    manifest: Manifest, folder: StoragePath, files: list[str], place: list[int], is_packed: list[bool]
+    manifest: Manifest, folder: StoragePath, files: list[str], place: list[int], entries: list[dict[str, Any]]
 ) -> Manifest:
     """Write the manifest of the packed clips. Its rows have the order of before."""
-    kept = [row for row, number in enumerate(place) if is_packed[number]]
+    kept = [row for row, number in enumerate(place) if entries[number]["ok"]]
     table = manifest.table.select(SCHEMA.names).take(kept)
     columns = {name: table[name] for name in SCHEMA.names}
     columns["uri"] = [str(folder / files[place[row]]) for row in kept]
-    columns["start_s"] = columns["end_s"] = [None] * len(kept)
+    columns["start_s"] = [None] * len(kept)
+    columns["end_s"] = [STILL_END_S if entries[place[row]]["frames"] == 1 else None for row in kept]
     location = str(folder / MANIFEST_NAME)
     made = build_manifest(
         columns, manifest.classes, manifest.flip_map, location, manifest.head_sizes, manifest.label_sets
     )
-    return write_manifest(made, location)
+    rebased = manifest.rebased or pc.any(pc.greater(manifest.table["start_s"], 0)).as_py() is True
+    return write_manifest(replace(made, rebased=rebased), location)
 
 
 def _summary(source: Manifest, made: Manifest, entries: list[dict[str, Any]]) -> dict[str, Any]:

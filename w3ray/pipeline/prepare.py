@@ -154,7 +154,8 @@ def _rows(manifest: Manifest, split: str, boxes: BoxFile | None = None) -> pa.Ta
         # The table's method, not the column's: it keeps several chunks if one would pass the 2 GiB of `pa.string()`.
         columns[name] = pa.table({name: column}).combine_chunks()[name]
     table = pa.table(columns)
-    return table if boxes is None else boxes.joined(table, f"{manifest.location}, split {split!r}")
+    where = f"{manifest.location}, split {split!r}"
+    return table if boxes is None else boxes.joined(table, where, own_times=manifest.own_times)
 
 
 def _require_labels(rows: pa.Table, split: str, manifest: Manifest) -> None:

@@ -109,7 +109,8 @@ def predict(
     thresholds = thresholds_of(threshold, description.heads)
     rows, flip_map, clips = _rows(videos, manifest, split)
     if (found := boxes_for(model, description, boxes)) is not None:
-        rows = found.joined(rows, manifest or "the videos")
+        own_times = None if clips is None else clips.own_times
+        rows = found.joined(rows, manifest or "the videos", own_times=own_times)
     if (features := model_bank(model, description, [] if bank is None else [bank])) is not None:
         of_manifest = {} if clips is None else {"location": clips.location, "fingerprint": clips.fingerprint()}
         rows = features.joined(rows, manifest or "the prediction", **of_manifest)

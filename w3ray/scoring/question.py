@@ -84,7 +84,7 @@ class Question:
         place = self.rows.schema.get_field_index("uri")
         rows = self.rows.set_column(place, "uri", self.clips.resolved(self.rows["uri"]))
         where = self.clips.location
-        rows = rows if self.boxes is None else self.boxes.joined(rows, where)
+        rows = rows if self.boxes is None else self.boxes.joined(rows, where, own_times=self.clips.own_times)
         if self.bank is None:
             return rows
         return self.bank.joined(rows, where, location=where, fingerprint=self.clips.fingerprint())

@@ -342,6 +342,11 @@ class PyavVideo(ClosingVideo):
         times_s: np.ndarray = self._index.starts_s_N[np.asarray(indices, dtype=np.int64)]
         return times_s
 
+    @property
+    def comment(self) -> str:
+        """The remark that the file's metadata holds; "": none."""
+        return str(self._container.metadata.get("comment", ""))
+
     def doubt(self) -> str | None:
         """Why a reader that trusts the container's time stamps may give other frames; None: it cannot."""
         doubt = doubt_of(self._table, self._index, self._container.format.name)

@@ -75,7 +75,7 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         flip_map = {int(label): int(mirror) for label, mirror in json.loads(metadata["w3ray.flip_map"]).items()}
         head_sizes = tuple((str(name), int(size)) for name, size in json.loads(metadata.get("w3ray.heads", "[]")))
         label_sets = _label_sets(metadata.get("w3ray.label_sets"))
-        flow = json.loads(metadata.get("w3ray.flow", "false")) is True
+        flow, rebased = (json.loads(metadata.get(f"w3ray.{name}", "false")) is True for name in ("flow", "rebased"))
     except KeyError as error:
         raise InputError(
             f"manifest {location}: the metadata {error} is missing, so it is not a w3ray manifest; "
@@ -85,7 +85,8 @@ def read_manifest(location: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"manifest {location}: its w3ray metadata cannot be read ({error})") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"manifest {location}: version {version}; this w3ray reads version {MANIFEST_VERSION}")
-    return replace(checked(table, tuple(classes), flip_map, location, head_sizes, label_sets), flow=flow)
+    manifest = checked(table, tuple(classes), flip_map, location, head_sizes, label_sets)
+    return replace(manifest, flow=flow, rebased=rebased)
 
 
 def _label_sets(text: bytes | None) -> tuple[tuple[int, ...], ...] | None:
@@ -113,7 +114,7 @@ def write_manifest(manifest: Manifest, location: str | os.PathLike[str]) -> Mani
     place = SCHEMA.get_field_index("uri")
     table = manifest.table.set_column(place, SCHEMA.field("uri"), uris)
     written = checked(table, manifest.classes, manifest.flip_map, location, manifest.head_sizes, manifest.label_sets)
-    written = replace(written, flow=manifest.flow)
+    written = replace(written, flow=manifest.flow, rebased=manifest.rebased)
     stored = written.table.replace_schema_metadata(
         {key: json.dumps(value, sort_keys=True) for key, value in metadata_of(written).items()}
     )

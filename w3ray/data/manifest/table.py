@@ -36,6 +36,8 @@ class Manifest:
     """The clips are folders of optical flow (`w3ray data flow`), not videos."""
     label_sets: tuple[tuple[int, ...], ...] | None = None
     """Of multi-label clips; None: a clip has one class (of each head)."""
+    rebased: bool = False
+    """Some clips were parts of videos and are files of their own now, whose times begin at 0 (`w3ray data pack`)."""
 
     @property
     def heads(self) -> Heads:
@@ -52,6 +54,14 @@ class Manifest:
             return self.flip_map
         label_of = {one: label for label, one in enumerate(self.label_sets)}
         return {label: label_of[mirrored_set(one, self.flip_map)] for one, label in label_of.items()}
+
+    @property
+    def own_times(self) -> bool:
+        """The times of the clips are not those of the videos that they were made of: see `rebased`.
+
+        Nor are those of optical flow: its folders have a rate of their own.
+        """
+        return self.rebased or self.flow
 
     @property
     def num_classes(self) -> int:
@@ -196,6 +206,8 @@ def metadata_of(manifest: Manifest) -> dict[str, object]:
         metadata["w3ray.label_sets"] = [list(one) for one in manifest.label_sets]
     if manifest.flow:
         metadata["w3ray.flow"] = True
+    if manifest.rebased:
+        metadata["w3ray.rebased"] = True
     return metadata
 
 
