@@ -66,6 +66,34 @@ def test_nothing_listens() -> None:
         _check_reachable(f"127.0.0.1:{free_port()}")
 
 
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.0 400 Bad request\r\n\r\n"])
+def test_something_else_listens(answer: bytes | None, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing, closes the connection, or speaks HTTP/1. Ray itself would try again for half a minute."""
+    monkeypatch.setattr("w3ray.cluster.connect._ANSWER_TIMEOUT_S", 1.0)
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(100)
+            if answer is None:
+                connection.recv(1)  # until the other side leaves
+            else:
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with pytest.raises(InputError, match="something listens, but it does not speak Ray's protocol, or it hangs"):
+            _check_reachable(f"{scheme}127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(PATIENCE_S)
+
+
+@pytest.mark.ray
+def test_a_cluster_is_reached(cluster_with_token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("w3ray.cluster.connect._check_token", lambda address: None)
+    _check_reachable(cluster_with_token)
+
+
 @pytest.mark.parametrize("address", ["nowhere", "host:port", ":6379"])
 def test_not_an_address(address: str) -> None:
     with pytest.raises(InputError, match="not an address"):

@@ -21,6 +21,10 @@ from w3ray.storage import probe_folder, remove_tree
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT_S = 5.0
+_ANSWER_TIMEOUT_S = 10.0
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What an HTTP/2 client sends first: the preface, and a frame of no settings (RFC 9113, section 3.4)."""
+_HTTP2_SETTINGS = 4
 _LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 
 _LOCAL_ENVIRONMENT = {
@@ -275,20 +279,40 @@ def quiet() -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise InputError if nothing listens at an address. One connection attempt tells; Ray would wait for a minute."""
+    """Raise InputError if nothing listens at an address, or not Ray. One attempt tells; Ray would wait for a minute."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise InputError(f"--address {address}: not an address; write host:port, ray://host:port or auto")
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S) as connection:
+            could_be_ray = _speaks_http2(connection)
     except OSError as error:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with `ray start --head`"
         ) from error
+    if not could_be_ray:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there (something listens, but it does not speak Ray's "
+            "protocol, or it hangs)"
+        )
     if not address.startswith("ray://"):
         _check_token(address)
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a server begins as Ray's do: they speak gRPC, which is HTTP/2. With TLS this cannot be asked simply."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return True
+    connection.settimeout(_ANSWER_TIMEOUT_S)
+    try:
+        connection.sendall(_HTTP2_HELLO)
+        with connection.makefile("rb") as answer:
+            head = answer.read(9)  # of its first frame: length, type, flags, stream
+    except OSError:
+        return False
+    return len(head) == 9 and head[3] == _HTTP2_SETTINGS
 
 
 def _check_token(address: str) -> None:
