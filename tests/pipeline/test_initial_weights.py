@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -203,6 +204,26 @@ class TestHub:
         assert (found.key, Path(str(found.place)).read_bytes()) == (key_of(b"main"), b"main")
         assert Path(str(found.place)).suffix == ".pth"
         assert find("hf://me/tsm@v1/sub/r50.pth", tmp_path / "runs").key == key_of(b"first")
+
+    def test_without_a_network_one_line_comes_at_once_or_what_was_fetched_before(
+        self, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from huggingface_hub import constants
+
+        web.files["/me/tsm/resolve/main/r50.pth"] = b"main"
+        assert find("hf://me/tsm/r50.pth", tmp_path / "runs").key == key_of(b"main")
+        with socket.socket() as unused:  # it is bound, and does not listen
+            unused.bind(("127.0.0.1", 0))
+            closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(web.address, closed)
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            monkeypatch.setattr(constants, "ENDPOINT", closed)
+            monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
+            assert find("hf://me/tsm/r50.pth", tmp_path / "other").key == key_of(b"main")
+            with pytest.raises(
+                InputError, match=r"hf://me/tsm/r34.pth: cannot be downloaded \(the hub cannot be reached: .*refused"
+            ):
+                find("hf://me/tsm/r34.pth", tmp_path / "runs")
 
     def test_faults(self, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InputError, match=r"hf://me/tsm/no.pth: cannot be downloaded \(.*give the path of a local"):

@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -199,16 +199,32 @@ def _from_hub(address: str) -> Path:
         )
     if find_spec("huggingface_hub") is None:
         raise InputError(f"weights {address}: the package huggingface_hub is not installed; pip install 'w3ray[hf]'")
-    from huggingface_hub import hf_hub_download
-
-    repository, revision, file = parts.groups()
     try:
-        return Path(hf_hub_download(repository, file, revision=revision))
+        return _downloaded(*parts.groups())
     except (OSError, ValueError) as error:  # the hub's own errors, too
         reason = " ".join(str(error).split())
         raise InputError(
             f"weights {address}: cannot be downloaded ({reason}); give the path of a local copy instead"
         ) from error
+
+
+def _downloaded(repository: str, revision: str | None, file: str) -> Path:
+    """A file of the hub. Without a connection: the one that was fetched before.
+
+    Raises:
+        OSError, ValueError.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
+    except (OSError, ValueError):
+        pass  # the hub was reached, or is switched off: the download says what is wrong
+    except Exception as error:  # no connection: the download itself would try again for half a minute
+        with suppress(OSError):
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
+        raise OSError(f"the hub cannot be reached: {error}") from error
+    return Path(hf_hub_download(repository, file, revision=revision))
 
 
 def _sum(file: Path) -> str:
