@@ -33,6 +33,8 @@ from w3ray.serving.settings import Settings
         ({"batch_wait_ms": float("nan")}, "--batch-wait-ms must be from 0 to 60000, not nan"),
         ({"max_mib": 0.0}, "--max-mib must be a number above 0, not 0"),
         ({"timeout_s": float("inf")}, "--timeout must be a number above 0, not inf"),
+        ({"protocol": "7crop"}, "protocol '7crop': no such protocol"),
+        ({"average": "median"}, "--average must be scores or logits, not 'median'"),
         ({"device": "tpu"}, "--device must be cpu or cuda, not 'tpu'"),
         ({"roots": ("s3://",)}, "--root s3://: not a plain address"),
     ],

@@ -25,6 +25,8 @@ def serve(
     max_mib: Annotated[float, typer.Option(help="Largest upload, MiB.")] = 200,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="What a request may take, with its upload.")] = 60,
     top: Annotated[int, typer.Option(help="Number of best classes in an answer.")] = 5,
+    protocol: Annotated[str, typer.Option(help="Views of a video, as in `w3ray evaluate`.")] = "1clip-center",
+    average: Annotated[str, typer.Option(help="What is averaged over views: 'scores' or 'logits'.")] = "scores",
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is a GPU.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
     tracking: TrackingOption = None,
@@ -36,7 +38,7 @@ def serve(
     require_serve()
     settings = Settings(
         host=host, port=port, replicas=replicas, batch=batch, batch_wait_ms=batch_wait_ms, roots=tuple(root or ()),
-        max_mib=max_mib, timeout_s=timeout, top=top, device=device or "cpu",
+        max_mib=max_mib, timeout_s=timeout, top=top, protocol=protocol, average=average, device=device or "cpu",
     )  # fmt: skip
     from w3ray.cluster.connection import Connection
 

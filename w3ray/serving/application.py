@@ -24,6 +24,7 @@ from w3ray.plugins import Shipment
 from w3ray.scoring.model_files import ModelFiles, description_of, scorer_of
 from w3ray.scoring.multi_label import thresholds_of
 from w3ray.scoring.predict import told
+from w3ray.scoring.question import check_average
 from w3ray.serving.decoders import decoders_here
 from w3ray.serving.requests import RefusedError, asked_video
 from w3ray.serving.settings import Settings
@@ -70,7 +71,9 @@ class Application:
         self._served, self._settings, self._meter = what, what.settings, meter
         self._description = description_of(what.files)
         torch.set_num_threads(what.settings.cpus)
-        self._scorer = scorer_of(what.files, what.protocol, "scores", {}, device=what.settings.device)
+        self._scorer = scorer_of(
+            what.files, what.protocol, check_average(what.settings.average), {}, device=what.settings.device
+        )
         self._thresholds = thresholds_of(None, self._description.heads)
         spec = ClipSpec(**self._description.clip)
         self._decoders = decoders_here(what.settings.cpus, spec, what.protocol, what.plugins)
@@ -142,8 +145,8 @@ class Application:
     def _limits(self) -> dict[str, Any]:
         settings = self._settings
         return {
-            "protocol": self._served.protocol.name, "top": settings.top, "max_mib": settings.max_mib,
-            "timeout_s": settings.timeout_s, "paths": bool(settings.roots),
+            "protocol": self._served.protocol.name, "average": settings.average, "top": settings.top,
+            "max_mib": settings.max_mib, "timeout_s": settings.timeout_s, "paths": bool(settings.roots),
         }  # fmt: skip
 
     async def _metrics(self, request: Request) -> Response:

@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass
 
 from w3ray.data.roots import outside
+from w3ray.data.views import parse_protocol
 from w3ray.errors import InputError
+from w3ray.scoring.question import check_average
 
 MAX_WAITING = 256
 """Requests that may wait for a place in a replica. Ray Serve answers 503 to the next one."""
@@ -33,6 +35,10 @@ class Settings:
     timeout_s: float = 60.0
     """What one request may take, its upload included."""
     top: int = 5
+    protocol: str = "1clip-center"
+    """The views of a video, as in `w3ray.scoring.evaluate.evaluate`."""
+    average: str = "scores"
+    """What is averaged over the views: "scores" or "logits"."""
     device: str = "cpu"
     """ "cpu" or "cuda"."""
     cpus: int = 1
@@ -55,6 +61,8 @@ class Settings:
                 raise InputError(f"{name} must be a number above 0, not {value:g}")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"--device must be cpu or cuda, not {self.device!r}")
+        parse_protocol(self.protocol)
+        check_average(self.average)
         try:
             outside("/", self.roots)
         except InputError as error:

@@ -18,7 +18,6 @@ from w3ray.serving.settings import MAX_WAITING, Settings
 from w3ray.storage import is_remote
 
 APPLICATION = "w3ray"
-_PROTOCOL = "1clip-center"
 _NEEDED = ("fastapi", "grpc_reflection", "prometheus_client", "python_multipart", "starlette", "uvicorn")
 
 
@@ -96,7 +95,7 @@ def served_model(name: str, folder: str, settings: Settings, *, is_own: bool) ->
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     files = model_files(model_folder(folder))
     description = description_of(files)
-    protocol = parse_protocol(_PROTOCOL)
+    protocol = parse_protocol(settings.protocol)
     require_videos_only(name, description)
     require_views(name, description, protocol)
     if serve.status().proxies:
