@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 import tokenize
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +11,7 @@ from threading import Thread
 from types import ModuleType
 
 import pytest
-from patience import wait_until
+from patience import PATIENCE_S, wait_until
 
 from w3ray import ray_internals
 from w3ray.ray_internals import NAMES, PrivateName
@@ -24,10 +25,12 @@ HAS = {
     "BackpressurePolicy": ("max_task_output_bytes_to_read",),
     "AuthenticationTokenLoader": ("instance", "reset_cache"),
     "ray_constants": ("ENABLE_RAY_CLUSTER", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
+    "ray_worker": ("print_to_stdstream",),
 }
 """Name -> the attributes of it that are used, besides calling it or checking its type."""
 KINDS = {
     "ray_constants": ModuleType,
+    "ray_worker": ModuleType,
     "worker_group": ModuleType,
     "serve_replica": ModuleType,
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": str,
@@ -124,6 +127,37 @@ class TestOnACluster:
         assert context._max_num_blocks_in_streaming_gen_buffer == 8
         with pytest.raises(AttributeError, match="DataContext has no"):
             ray_internals.buffer_blocks(object(), 8)
+
+    def test_ray_tells_nobody_of_actors_that_were_killed_on_purpose_and_tells_the_rest(self, capsys):
+        import ray
+        from ray._private.utils import publish_error_to_driver
+        from ray._private.worker import global_worker
+
+        class Decoder:
+            def ready(self):
+                return True
+
+            def work(self):
+                time.sleep(60)
+
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Decoder).remote()
+        assert ray.get(actor.ready.remote())
+        working = actor.work.remote()
+        time.sleep(0.5)
+        ray.kill(actor)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(working, timeout=PATIENCE_S)
+        time.sleep(1.0)  # Ray sends its messages later
+        printed = ""
+
+        def told() -> bool:
+            nonlocal printed
+            publish_error_to_driver("test", f"memory is short {time.monotonic()}", global_worker.gcs_client)
+            printed += capsys.readouterr().out
+            return "memory is short" in printed
+
+        wait_until(told, what="another message of Ray", every_s=0.2)
+        assert "failed" not in printed
 
     def test_what_has_public_names_is_where_it_was(self):
         import ray

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_OWN_KILL = "The actor is dead because it was killed by `ray.kill`"
+"""In Ray's message about a task that was at work then."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrivateName:
@@ -169,6 +172,11 @@ NAMES: dict[str, PrivateName] = {
         "keeps the replicas of a local cluster on loopback: each listens on all addresses for other deployments",
         "an address for the servers between deployments, as `http_options` has one",
     ),
+    "ray_worker": PrivateName(
+        "ray._private.worker",
+        "keeps off the terminal that actors of a stopped stream were killed: Ray prints it whatever `log_to_driver` is",
+        "a `ray.init` that leaves the messages of Ray's own processes in its log files",
+    ),
     "GcsClient": PrivateName(
         "ray._raylet:GcsClient",
         "tells at once that a cluster asks for a token, or that something other than Ray answers",
@@ -279,6 +287,26 @@ def name_placement_groups(prefix: str) -> None:
         return make(*args, **options, name=f"{prefix}{next(numbers)}")
 
     module.placement_group = make_named
+
+
+def hide_own_kills() -> None:
+    """Let this process, a driver, print no message that a task failed because its actor was killed on purpose.
+
+    When a stream is stopped early, Ray Data kills decoders that are at work. Other messages stay, such as the one about
+    processes that were killed for want of memory.
+    """
+    module = __getattr__("ray_worker")
+    show = module.print_to_stdstream
+    if getattr(show, "hides_own_kills", False):
+        return
+
+    def show_others(data: dict[str, Any], *args: Any, **options: Any) -> None:
+        lines = [line for line in data["lines"] if _OWN_KILL not in line]
+        if lines:
+            show({**data, "lines": lines}, *args, **options)
+
+    show_others.hides_own_kills = True  # type: ignore[attr-defined]
+    module.print_to_stdstream = show_others
 
 
 def serve_replica_on_loopback() -> None:

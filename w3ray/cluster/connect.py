@@ -67,8 +67,11 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> list[
     quiet()
     import ray
 
+    from w3ray.ray_internals import hide_own_kills
+
     sigterm = signal.getsignal(signal.SIGTERM)
     if not ray.is_initialized():
+        hide_own_kills()
         options = dict(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
         if address is None:
             for name, value in _LOCAL_ENVIRONMENT.items():
