@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test about-test test-all test-without-decord lint docs dist constraints audit install clean
+.PHONY: quickstart test about-test test-all test-without-decord test-lowest lint docs dist constraints audit install clean
 
 quickstart: install  ## make the environment and run the main job: plain TSM, teacher -> student on generated clips
 	$(BIN)/w3ray run quickstart --compare
@@ -23,11 +23,22 @@ test-all: lint docs  ## every test, also the long ones: faults, clusters, tutori
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 # As on ARM and Apple silicon, for which decord has no package.
-test-without-decord: install  ## the tests that touch decoders, in an environment without decord
+test-without-decord: install  ## all tests but the long ones, in an environment without decord
 	$(BIN)/python tests/environment_without.py build/without-decord decord
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 build/without-decord/bin/python -m pytest -m "not slow" tests/data \
-		tests/scoring tests/plugins tests/lint tests/test_recipe.py tests/test_contracts.py tests/test_floors.py \
-		tests/test_trained.py tests/tracking tests/cli/test_data.py tests/cli/test_data_show.py
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 build/without-decord/bin/python -m pytest -m "not slow" \
+		-n 2 --dist loadfile --no-loadscope-reorder
+
+# Left out: what tests this repository and not the package (docs, files for clusters, wheels), and faults.
+test-lowest: install  ## the core of the tests, and a small run, with the lowest versions that pyproject.toml allows
+	$(BIN)/python tests/environment_lowest.py build/lowest
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -m "not slow" \
+		-n 2 --dist loadfile --no-loadscope-reorder tests/attention tests/cli tests/data tests/evaluation \
+		tests/explaining tests/lint tests/models tests/pipeline tests/runtime tests/scoring tests/serving tests/sweep \
+		tests/test_export.py tests/test_ray_internals.py tests/test_recipe.py tests/test_storage.py \
+		tests/test_trained.py tests/tracking tests/training
+	rm -rf build/lowest-runs
+	build/lowest/bin/w3ray run quickstart --set storage=build/lowest-runs --set train.epochs=2 \
+		--set data.synthetic.test_clips=40
 
 lint: install
 	$(BIN)/ruff check .

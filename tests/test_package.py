@@ -5,6 +5,7 @@ The environment has w3ray from the wheel alone. Its dependencies are those of th
 """
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from environment_lowest import requirements
 
 import w3ray
 
@@ -109,3 +111,10 @@ def test_the_version_stands_in_one_place() -> None:
     cited = yaml.safe_load((REPO / "CITATION.cff").read_text())
     assert cited["version"] == w3ray.__version__
     assert f"## {w3ray.__version__}" in (REPO / "CHANGELOG.md").read_text()
+
+
+def test_the_environment_of_the_lowest_versions_has_what_users_need() -> None:
+    wanted = requirements()
+    names = {re.split(r"[<>=!;]", one)[0] for one in wanted}
+    assert {"torch", "onnx", "boto3", "moto[s3,server]", "pytest"} <= names
+    assert not any(one.startswith(("mypy", "sphinx", "w3ray")) for one in wanted), "only for work on w3ray"

@@ -102,17 +102,17 @@ class TestMain:
         assert time.monotonic() - started_s < 10
 
     @pytest.mark.parametrize(
-        ("words", "text"),
+        ("words", "texts"),
         [
-            (["rnu"], "No such command 'rnu'. Did you mean 'run'?"),
-            (["run"], "Missing argument 'RECIPE'"),
-            (["run", "quickstart", "--epochs", "3"], "No such option: --epochs"),
+            (["rnu"], ["No such command 'rnu'. Did you mean 'run'?"]),
+            (["run"], ["Missing argument 'RECIPE'"]),
+            (["run", "quickstart", "--epochs", "3"], ["No such option", "--epochs"]),  # new versions of click quote it
         ],
     )
-    def test_usage_errors(self, words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_usage_errors(self, words: list[str], texts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words) == 2
         captured = capsys.readouterr()
-        assert text.lower() in captured.err.lower()
+        assert all(text.lower() in captured.err.lower() for text in texts)
         assert len(captured.err.splitlines()) == 1
         assert captured.out == ""
         assert main([*words, "--json"]) == 2
