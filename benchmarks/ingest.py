@@ -12,7 +12,8 @@ clips are summed up, and must be equal. All decode with the same function (`load
   size, so a whole video is decoded for each clip. Only this is timed: one epoch, no order, no crops, no checksum.
 - `stream`: ours, with the decoder pool of a training stage.
 
-With two consumers, each is a process that reads every second microbatch; DataLoaders have one worker each then.
+With several consumers, each is a process that reads its share of the microbatches; DataLoaders have one worker each
+then. One case has more decoders than cores, and four consumers.
 
 Each reader runs in a fresh process, which has imported what it needs. The clock runs from the moment at which that
 process asks for clips. So it counts the start of our decoders and of DataLoader's workers, but not that of Ray.
@@ -56,11 +57,14 @@ class Case:
     """A name of `SOURCES`."""
     size: int
     consumers: int = 1
+    decoders: int = 2
+    """Of our stream. The peers always have `PROCESSES`."""
     clips: int = 96
 
     @property
     def name(self) -> str:
-        return f"{self.source}@{self.size}" + (f"x{self.consumers}" if self.consumers > 1 else "")
+        many = f", {self.decoders} decoders" if self.decoders != PROCESSES else ""
+        return f"{self.source}@{self.size}" + (f"x{self.consumers}" if self.consumers > 1 else "") + many
 
 
 SOURCES: dict[str, tuple[str, int, int, dict[str, str]]] = {
@@ -77,6 +81,7 @@ CASES = {
         Case(source="h264-320", size=64),
         Case(source="h264-320", size=224),
         Case(source="h264-320", size=112, consumers=2),
+        Case(source="h264-320", size=112, consumers=4, decoders=8),
     )
 }
 VIDEOS_CASE = "h264-320@112"
@@ -175,7 +180,7 @@ def by_dataloader(decode: Decode, first: int, step: int) -> Seen:
     from torch.utils.data import DataLoader
 
     numbers = list(range(first, len(decode), step))
-    loader = DataLoader(decode, batch_size=None, sampler=numbers, num_workers=PROCESSES // step)  # type: ignore[arg-type]
+    loader = DataLoader(decode, batch_size=None, sampler=numbers, num_workers=max(1, PROCESSES // step))  # type: ignore[arg-type]
     seen = Seen([])
     for clips in loader:
         seen.take(clips.numpy())
@@ -222,7 +227,7 @@ def by_read_videos(decode: Decode) -> list[Seen]:
     return [seen]
 
 
-def by_stream(decode: Decode, consumers: int) -> list[Seen]:
+def by_stream(decode: Decode, consumers: int, decoders: int) -> list[Seen]:
     import pyarrow as pa
     import ray
 
@@ -236,7 +241,8 @@ def by_stream(decode: Decode, consumers: int) -> list[Seen]:
     rows = [blank | {"clip_id": path, "uri": path} for path in decode.paths]
     tables = ClipTables.of({"train": pa.Table.from_pylist(rows, schema=schema)})
     spec = StreamSpec(schedule=decode.schedule.for_world_size(consumers), clip=decode.spec)
-    dataset = build_dataset(spec, tables, DecoderPool(size=PROCESSES, cpus=0.8), first_item=0)
+    pool = DecoderPool(size=decoders, cpus=round(0.8 * PROCESSES / decoders, 2))
+    dataset = build_dataset(spec, tables, pool, first_item=0)
     shards = dataset.streaming_split(consumers, equal=False)
     if consumers == 1:
         return [consume_stream(shards[0])]
@@ -275,7 +281,8 @@ def read(reader: str, case: Case, paths: list[str]) -> None:
         if reader == "ray-read-videos":
             seen = by_read_videos(decode)
         else:
-            seen = by_stream(decode, case.consumers) if reader == "stream" else by_ray_map(decode, case.consumers)
+            on_stream = reader == "stream"
+            seen = by_stream(decode, case.consumers, case.decoders) if on_stream else by_ray_map(decode, case.consumers)
         disconnect()
     checksum = sum(one.checksum for one in seen)
     times = sorted(moment - began for one in seen for moment in one.times_s)

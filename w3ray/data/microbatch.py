@@ -5,12 +5,11 @@ with the batch to the failure ledger.
 """
 
 import json
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +24,7 @@ from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Order, draw_generator
 from w3ray.data.side_inputs import Extras, blank_extras, extras_of, extras_of_views
+from w3ray.data.stepping_back import SteppingBack
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.views import read_views
 from w3ray.errors import RunError
@@ -120,6 +120,7 @@ class MicrobatchDecoder:
         watch: watches the reading, so that a clip that hangs or crashes the process is given up in the end; None: no
             watch.
         in_task: the watch belongs to one item, which Ray tries again in another process, and not to one actor.
+        gives_way: clips are decoded at the lowest priority where that is possible, see `SteppingBack`.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class MicrobatchDecoder:
         watch: WatchSpec | None = None,
         *,
         in_task: bool = False,
+        gives_way: bool = False,
     ) -> None:
         # Not during the import of torch below: two threads that import torch and a module of it wait for each other.
         spec.plugins.load()
@@ -139,7 +141,8 @@ class MicrobatchDecoder:
         self._tables = tables.fetched() if isinstance(tables, ClipTables) else dict(tables)
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
-        self._started = False
+        self._gives_way = gives_way
+        self._stepping_back: SteppingBack | None = None
         self._last: tuple[tuple[int, int], ReadFrames] | None = None
         self._shared = None if spec.shared is None else spec.shared.opened(spec.clip, spec.plugins.clip_sources)
         if spec.clips_ready is not None:
@@ -148,10 +151,9 @@ class MicrobatchDecoder:
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Block rows of the items of a row."""
         for number in batch["items"][0]:
-            yield to_row(self.decode(int(number)))
-            if not self._started:  # only now, because trainers wait for the first microbatch
-                _step_back()
-                self._started = True
+            yield to_row(self.decode(int(number), load=self._load_giving_way))
+            if self._gives_way and self._stepping_back is None:  # only now: trainers wait for the first microbatch
+                self._stepping_back = SteppingBack()
 
     def in_task(self, number: int) -> dict[str, np.ndarray]:
         """The block row of an item, with a watch of its own."""
@@ -201,6 +203,11 @@ class MicrobatchDecoder:
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
             tuple(clip_ids), item.draws, tuple(failures), extras,
         )  # fmt: skip
+
+    def _load_giving_way(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
+        if self._stepping_back is None:
+            return self._load(item, place, row)
+        return self._stepping_back(lambda: self._load(item, place, row))
 
     def _load_shared(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
         assert self._shared is not None
@@ -282,7 +289,7 @@ def decode_in_task(
 ) -> Iterator[dict[str, np.ndarray]]:
     """`MicrobatchDecoder` as a task of Ray: see `DecoderPool.as_tasks`.
 
-    It does not lower its priority: Ray may give its process another task, or make an actor of it.
+    It gives way to nobody: Ray may give its process another task, or make an actor of it.
     """
     if watch.stream not in _warm:
         _warm[watch.stream] = MicrobatchDecoder(spec, tables, watch, in_task=True)
@@ -303,17 +310,6 @@ def _open_watch(spec: WatchSpec, decoder: str) -> DecodeWatch:
     ray_here = ray.get_runtime_context()
     session = Path(ray_here.get_temp_dir()) / ray_here.get_session_name()
     return DecodeWatch(session / f"w3ray-stream-{spec.stream}", decoder, timeout_s=spec.clip_timeout_s)
-
-
-def _step_back() -> None:
-    """Let the trainers of this node go first: lower the priority of this thread and of the threads that it starts.
-
-    Decoders work ahead, and get the processor as soon as a trainer waits for them. With equal priority they would
-    interrupt a training step at every frame.
-    """
-    if hasattr(os, "sched_setscheduler"):
-        with suppress(PermissionError):  # some containers forbid it; this affects only the speed
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _wait_for(clips: StoragePath) -> None:

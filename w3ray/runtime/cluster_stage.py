@@ -79,7 +79,12 @@ class ClusterStage(Stage):
         stream = StreamConfig(
             spec.stream,
             tables,
-            DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
+            DecoderPool(
+                size=plan.decoders,
+                cpus=plan.decoder_cpus,
+                resources=plan.decoder_resources,
+                gives_way=plan.decoders_give_way,
+            ),
             steps_done=lambda: steps_done(spec.checkpoints),
         )
         self._owned.callback(stream.release)
