@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import spread, write_result
+from _common import RESULTS, spread, write_result
 
 READERS = ("loops", "dataloader", "ray-map", "stream")
 EPOCHS, MICROBATCH, FRAMES, PROCESSES = 10, 4, 8, 2
@@ -374,6 +374,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=96, help="videos of a set")
     parser.add_argument("--neighbours", nargs="+", type=int, default=[0])
+    parser.add_argument("--keep", action="store_true", help="keep the figures of cases that are not measured now")
     parser.add_argument("--work", type=Path, default=Path("runs/ingest"))
     parser.add_argument("--read", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -381,7 +382,8 @@ def main() -> None:
         reader, case, paths = options.read
         return read(reader, Case(**json.loads(case)), json.loads(paths))
 
-    figures: dict[str, Any] = {}
+    path = RESULTS / "ingest.json"
+    figures: dict[str, Any] = json.loads(path.read_text())["figures"] if options.keep else {}
     for busy in options.neighbours:
         for name in options.only:
             case = replace(CASES[name], clips=options.clips)

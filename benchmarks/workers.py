@@ -10,9 +10,10 @@ The first epoch does not count.
 - `decode_s_a_clip`: processor seconds to decode a clip, in a plain loop.
 - Two cores can do at most 2 / (step + decode) clips per second, with the step of one worker alone. `efficiency` is what
   two workers reach of that. `speedup` is what they reach of one worker's clips per second.
-- What is missing is in `two`: `slower_step` (how many times as long a worker computes for each clip when the other one
-  works too: shared memory and caches, and averaging gradients, of which `all_reduce_s` is the part that has nothing to
-  overlap with, measured alone) and `wait` (the share of the time in which it waits for data).
+- What is missing: `slower_step` says how many times as long a worker computes for each clip when the other one works,
+  too. `slower_machine` is the same for two processes that know nothing of each other and take plain training steps. So
+  it is the part of the machine (caches, memory). `all_reduce_s` is what averaging the gradients takes
+  alone. `wait` is the share of the time in which a worker waits for data.
 """
 
 import argparse
@@ -109,11 +110,50 @@ def reduce(meeting: str, rank: int) -> None:
     print(statistics.median(seconds))
 
 
+def slower_machine() -> float:
+    """How many times as long a training step takes when another process takes such steps on the other core."""
+    alone = _step_s(1)
+    return _step_s(2) / alone
+
+
+def _step_s(processes: int) -> float:
+    command = [sys.executable, __file__, "--steps"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    return statistics.fmean(float(one.communicate()[0]) for one in started)
+
+
+def steps() -> None:
+    import torch
+
+    from w3ray.models import build_model
+    from w3ray.runtime.allocator import keep_memory
+    from w3ray.training.optimizer import build_optimizer, parameter_groups
+    from w3ray.training.step import TrainingStep
+
+    torch.set_num_threads(1)
+    keep_memory()
+    model = build_model("tsm", backbone=BACKBONE, num_classes=10, attention={"kind": "w3"}, weights=None)
+    optimizer = build_optimizer("adamw", parameter_groups(model, lr=1e-6, weight_decay=0.01))
+    step = TrainingStep(model, optimizer=optimizer, loss_weights={"cross_entropy": 1.0})
+    clips = torch.randint(0, 256, (MICROBATCH, 8, PIXELS, PIXELS, 3), dtype=torch.uint8)
+    labels, valid = torch.zeros(MICROBATCH, dtype=torch.long), torch.ones(MICROBATCH, dtype=torch.bool)
+    seconds = []
+    for _ in range(14):
+        began = time.perf_counter()
+        step.accumulate(clips, labels, valid, normalizer=MICROBATCH, seed=0, last=True)
+        step.update(1e-6)
+        seconds.append(time.perf_counter() - began)
+    print(statistics.median(seconds[4:]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reduce", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.steps:
+        return steps()
     if options.reduce:
         return reduce(options.reduce[0], int(options.reduce[1]))
     load = os.getloadavg()[0]
@@ -138,6 +178,7 @@ def main() -> None:
     figures = {
         "rounds": rounds,
         **{key: spread([one[key] for one in rounds]) for key in ("efficiency", "speedup", "slower_step")},
+        "slower_machine": spread([slower_machine() for _ in range(options.rounds)]),
         "all_reduce_s": all_reduce_s(),
         "load_before": load,
     }
