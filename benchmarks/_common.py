@@ -58,6 +58,15 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
+def command_of(script: str, arguments: Sequence[str]) -> str:
+    """The command as anyone would type it: without `--work` and its folder, which change no figure."""
+    words = list(arguments)
+    if "--work" in words:
+        place = words.index("--work")
+        del words[place : place + 2]
+    return " ".join(["python", f"benchmarks/{script}.py", *words])
+
+
 def spread(values: Sequence[float]) -> dict[str, float | int]:
     """Mean, standard deviation (of the sample), minimum, maximum and number of values."""
     return {

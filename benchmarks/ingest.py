@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import RESULTS, spread, write_result
+from _common import RESULTS, command_of, spread, write_result
 
 READERS = ("loops", "dataloader", "ray-map", "stream")
 EPOCHS, MICROBATCH, FRAMES, PROCESSES = 10, 4, 8, 2
@@ -393,7 +393,7 @@ def main() -> None:
                 figures[key] = measure(case, paths, options.rounds)
             show(key, figures[key])
     figures["load"] = round(os.getloadavg()[1], 1)
-    print(write_result("ingest", figures, "python benchmarks/ingest.py " + " ".join(sys.argv[1:]), compact=True))
+    print(write_result("ingest", figures, command_of("ingest", sys.argv[1:]), compact=True))
 
 
 def show(name: str, figures: dict[str, Any]) -> None:

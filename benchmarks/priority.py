@@ -26,7 +26,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from _common import spread, write_result
+from _common import command_of, spread, write_result
 from ingest import MICROBATCH, Case, Decode, neighbours, write_clips
 
 NETWORKS = {"resnet_small": 56, "resnet18": 112}
@@ -165,7 +165,7 @@ def main() -> None:
             shown = "  ".join(f"{key} {row['ratio']:.2f} {row['ratios']}" for key, row in figures[name].items())
             print(f"{name:<30}{figures[name]['ordinary']['clips_per_s']['mean']:6.1f}/s  {shown}", flush=True)
     figures["load"] = round(os.getloadavg()[1], 1)
-    print(write_result("priority", figures, "python benchmarks/priority.py " + " ".join(sys.argv[1:]), compact=True))
+    print(write_result("priority", figures, command_of("priority", sys.argv[1:]), compact=True))
 
 
 if __name__ == "__main__":
