@@ -16,13 +16,14 @@ import numpy as np
 from w3ray.data.augmentation import Frames
 from w3ray.data.clip import ClipSpec, samples_in
 from w3ray.data.decoders import DecodeError, Video
-from w3ray.data.decoders.in_order import frames_in_order
+from w3ray.data.decoders.in_order import Pixels, decoded_in_order
 from w3ray.data.views import Protocol, clip_indices, cut_crops
 from w3ray.errors import InputError
 from w3ray.scoring.ahead import ahead
 
 _SLACK_S = 5e-4  # as in `w3ray.data.decoders._common.span_of`: containers store times in ticks as coarse as 1 ms
 _FRAMES_AHEAD = 32
+_DECODED_AHEAD = 4  # fewer: these are as large as the video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,8 @@ def window_clips(
 ) -> Generator[Frames, None, None]:
     """The clips of the windows that have frames, in order, `together` in a batch: uint8 [M, V, T, S, S, 3].
 
-    The video is read in one pass, by a thread that is a few frames ahead. Close the generator before the video.
+    The video is read in one pass. One thread decodes, a second one makes the pixels and cuts them, each a few frames
+    ahead. Close the generator before the video.
 
     Raises: DecodeError.
     """
@@ -110,7 +112,11 @@ def window_clips(
     kept: dict[int, list[Frames]] = {}
     batch: list[Frames] = []
     row = 0
-    with ahead(_cut(video, plan.wanted, spec, protocol), _FRAMES_AHEAD) as cut:
+    wanted = plan.wanted
+    with (
+        ahead(decoded_in_order(video, wanted), _DECODED_AHEAD) as decoded,
+        ahead(_cut(wanted, decoded, spec, protocol), _FRAMES_AHEAD) as cut,
+    ):
         for frame, crops in cut:
             kept[frame] = crops
             while row < len(latest_R) and latest_R[row] <= frame:
@@ -127,10 +133,12 @@ def window_clips(
         yield np.stack(batch)
 
 
-def _cut(video: Video, wanted: np.ndarray, spec: ClipSpec, protocol: Protocol) -> Iterator[tuple[int, list[Frames]]]:
+def _cut(
+    wanted: np.ndarray, decoded: Iterator[Pixels], spec: ClipSpec, protocol: Protocol
+) -> Iterator[tuple[int, list[Frames]]]:
     """Each frame and its crops, [S, S, 3]."""
-    for frame, image in zip(wanted.tolist(), frames_in_order(video, wanted), strict=True):
-        yield frame, [crop[0] for crop in cut_crops(image[None], spec, protocol)]
+    for frame, pixels in zip(wanted.tolist(), decoded, strict=True):
+        yield frame, [crop[0] for crop in cut_crops(pixels()[None], spec, protocol)]
 
 
 def _all(frames_CT: list[list[int]]) -> set[int]:

@@ -1,11 +1,15 @@
 """How are many frames of a long video read in one pass, without holding them all?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from w3ray.data.decoders._common import DecodeError, Video, check_indices
+
+Pixels = Callable[[], np.ndarray]
+"""Makes the pixels of a decoded frame, uint8 [H, W, 3]. Another thread than the decoder's may call it."""
 
 _AT_ONCE = 8
 """How many frames a decoder without `in_order` is asked for at a time."""
@@ -15,8 +19,8 @@ _AT_ONCE = 8
 class InOrder(Protocol):
     """A `Video` that decodes each frame of a long request once. A decoder may have this; none needs it."""
 
-    def in_order(self, ascending: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """As `frames_in_order`, for indices that ascend without repeats."""
+    def in_order(self, ascending: Sequence[int] | np.ndarray) -> Iterator[Pixels]:
+        """As `decoded_in_order`, for indices that ascend without repeats."""
 
 
 def frames_in_order(video: Video, ascending: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
@@ -34,18 +38,43 @@ def frames_in_order(video: Video, ascending: Sequence[int] | np.ndarray) -> Iter
         ValueError: the indices do not ascend.
         DecodeError: a frame cannot be decoded, or the size of the frames changes.
     """
+    return (pixels() for pixels in decoded_in_order(video, ascending))
+
+
+def decoded_in_order(video: Video, ascending: Sequence[int] | np.ndarray) -> Iterator[Pixels]:
+    """As `frames_in_order`, but the pixels of a frame are made when it is called. So two threads can share the work.
+
+    Call each one once, in order, before the video is closed. Each holds a decoded frame in memory.
+    """
     wanted = check_indices(ascending, video.info.num_frames)
     if (np.diff(wanted) <= 0).any():
         raise ValueError("the indices must ascend, without repeats")
-    shape: tuple[int, ...] | None = None
-    for image in video.in_order(wanted) if isinstance(video, InOrder) else _by_few(video, wanted):
-        if shape is not None and shape != image.shape:
-            uri = str(getattr(video, "uri", "the video"))
-            raise DecodeError(uri, f"the frame size changes within the video: {sorted([shape, image.shape])}")
-        shape = image.shape
-        yield np.ascontiguousarray(image)  # a frame that was turned upright is a view, which torch refuses
+    same_size = _SameSize(str(getattr(video, "uri", "the video")))
+    for pixels in video.in_order(wanted) if isinstance(video, InOrder) else _by_few(video, wanted):
+        yield partial(same_size, pixels)
 
 
-def _by_few(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
+class _SameSize:
+    """Refuses a frame whose size differs from the first one's."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._shape: tuple[int, ...] | None = None
+
+    def __call__(self, pixels: Pixels) -> np.ndarray:
+        image = pixels()
+        if self._shape is not None and self._shape != image.shape:
+            sizes = sorted([self._shape, image.shape])
+            raise DecodeError(self._uri, f"the frame size changes within the video: {sizes}")
+        self._shape = image.shape
+        return np.ascontiguousarray(image)  # a frame that was turned upright is a view, which torch refuses
+
+
+def _by_few(video: Video, wanted: np.ndarray) -> Iterator[Pixels]:
     for first in range(0, len(wanted), _AT_ONCE):
-        yield from video.frames(wanted[first : first + _AT_ONCE])
+        for image in video.frames(wanted[first : first + _AT_ONCE]):
+            yield partial(_itself, image)
+
+
+def _itself(image: np.ndarray) -> np.ndarray:
+    return image

@@ -9,7 +9,7 @@ noticed.
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from itertools import chain
 from typing import Any
@@ -41,6 +41,7 @@ from w3ray.data.decoders._index import (
 from w3ray.data.decoders._known_indices import known_index, remember_index
 from w3ray.data.decoders._orientation import Orientation, orientation_in
 from w3ray.data.decoders._pictures import reader_of
+from w3ray.data.decoders.in_order import Pixels
 from w3ray.data.video_cache import VideoCache
 
 _HELD_BYTES = 256 << 20
@@ -177,21 +178,27 @@ class PyavVideo(ClosingVideo):
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = check_indices(indices, self._index.num_frames)
         ascending, position = np.unique(wanted, return_inverse=True)
-        images = list(self.in_order(ascending))
+        images = [pixels() for pixels in self.in_order(ascending)]
         sizes = {image.shape for image in images}
         if len(sizes) != 1:
             raise DecodeError(self.uri, f"the frame size changes within the video: {sorted(sizes)}")
         return np.stack([images[place] for place in position])
 
-    def in_order(self, ascending: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """As `w3ray.data.decoders.in_order.frames_in_order`. Only frames that the decoder needs are in memory."""
+    def in_order(self, ascending: Sequence[int] | np.ndarray) -> Iterator[Pixels]:
+        """As `w3ray.data.decoders.in_order.decoded_in_order`. Only frames that the decoder needs are in memory."""
         try:
             for frame in self._decode(check_indices(ascending, self._index.num_frames)):
-                image = self._to_rgb(frame)
-                self._height, self._width = image.shape[:2]
-                yield image
+                yield partial(self._pixels, frame)
         except self._av.FFmpegError as error:
             raise DecodeError(self.uri, failure_reason(error, self._source)) from error
+
+    def _pixels(self, frame: Any) -> np.ndarray:
+        try:
+            image = self._to_rgb(frame)
+        except self._av.FFmpegError as error:
+            raise DecodeError(self.uri, failure_reason(error, self._source)) from error
+        self._height, self._width = image.shape[:2]
+        return image
 
     def _decode(self, ascending: np.ndarray) -> Iterator[Any]:
         """The frames at these indices, in their order."""
