@@ -9,6 +9,7 @@ from w3ray._redact import redacted
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import lines as as_lines
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
+from w3ray.cli._options import AddressOption, RootsOption
 from w3ray.cli._progress import Progress
 
 _SHOWN = 5
@@ -21,11 +22,8 @@ def bank(
     out: Annotated[str, typer.Argument(help="Folder to write, where all nodes see it, or s3://...")],
     every_s: Annotated[float, typer.Option(help="Seconds from one feature to the next.")] = 1.0,
     span_s: Annotated[float, typer.Option(help="Seconds of video that a feature is made of.")] = 2.0,
-    roots: Annotated[
-        list[str] | None,
-        typer.Option("--root", help="Videos must be inside this folder or s3:// address. Can be repeated."),
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: this machine.")] = None,
+    roots: RootsOption = None,
+    address: AddressOption = None,
     max_failed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail if more than this share of the videos cannot be read.")
     ] = 0.01,

@@ -9,6 +9,7 @@ from w3ray._redact import redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
 from w3ray.cli._console import RenderableType
 from w3ray.cli._console import lines as as_lines
+from w3ray.cli._options import AddressOption, DecoderOption, RootsOption, StrictOption
 from w3ray.cli._progress import Progress
 from w3ray.data.manifest import read_manifest
 from w3ray.errors import InputError
@@ -31,13 +32,10 @@ def boxes(
     most: Annotated[int, typer.Option(help="Detector: maximum number of boxes of a frame, best first.")] = 50,
     short_side: Annotated[int, typer.Option(help="Detector: short side of a frame, pixels.")] = 224,
     gpus: Annotated[float, typer.Option(min=0, help="Detector: share of a GPU for one task; 0: CPU.")] = 0.0,
-    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
-    roots: Annotated[
-        list[str] | None,
-        typer.Option("--root", help="Videos must be inside this folder or s3:// address. Can be repeated."),
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: this machine.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a clip cannot be read.")] = False,
+    decoder: DecoderOption = "pyav",
+    roots: RootsOption = None,
+    address: AddressOption = None,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write boxes of things for networks that need them (`data.boxes`). Call it again to resume."""

@@ -8,6 +8,7 @@ import typer
 from w3ray._redact import redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
+from w3ray.cli._options import AddressOption, DecoderOption, RootsOption, StrictOption
 from w3ray.cli._progress import Progress
 from w3ray.data.manifest import read_manifest
 from w3ray.errors import InputError
@@ -17,17 +18,14 @@ from w3ray.errors import InputError
 def check(
     manifest: Annotated[str, typer.Argument(help="Manifest to check.")],
     ledger: Annotated[str | None, typer.Option(help="Parquet file for the result of every clip.")] = None,
-    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
+    decoder: DecoderOption = "pyav",
     frames: Annotated[int, typer.Option(min=1, help="Frames sampled of each clip.")] = 8,
-    roots: Annotated[
-        list[str] | None,
-        typer.Option("--root", help="Videos must lie below this folder or s3:// address. Can be repeated."),
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: this machine.")] = None,
+    roots: RootsOption = None,
+    address: AddressOption = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Also compare every frame with a decode of the whole video. Slow.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a clip cannot be read.")] = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read every clip on the cluster; say which cannot be read and why."""

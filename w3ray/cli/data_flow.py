@@ -9,6 +9,7 @@ from w3ray._redact import redacted
 from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
 from w3ray.cli._console import RenderableType
 from w3ray.cli._console import lines as as_lines
+from w3ray.cli._options import AddressOption, DecoderOption, RootsOption, StrictOption
 from w3ray.cli._progress import Progress
 from w3ray.data.manifest import read_manifest
 
@@ -23,13 +24,10 @@ def flow(
         str, typer.Option(help="dis-medium, dis-fast, dis-ultrafast, farneback, or tvl1 (as in the papers; slow).")
     ] = "dis-medium",
     short_side: Annotated[int, typer.Option(help="Larger frames are made smaller first, pixels.")] = 256,
-    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
-    roots: Annotated[
-        list[str] | None,
-        typer.Option("--root", help="Videos must be inside this folder or s3:// address. Can be repeated."),
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: this machine.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a clip cannot be read.")] = False,
+    decoder: DecoderOption = "pyav",
+    roots: RootsOption = None,
+    address: AddressOption = None,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compute optical flow on the cluster, and write a manifest of it. Call it again to resume."""

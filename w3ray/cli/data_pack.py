@@ -9,6 +9,7 @@ from w3ray._redact import redacted
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import RenderableType
 from w3ray.cli._console import lines as as_lines
+from w3ray.cli._options import AddressOption, DecoderOption, RootsOption
 from w3ray.cli._progress import Progress
 from w3ray.data.manifest import read_manifest
 
@@ -25,12 +26,9 @@ def pack(
     split: Annotated[
         list[str] | None, typer.Option(help="Pack only the clips of this split. Can be repeated; default: all.")
     ] = None,
-    decoder: Annotated[str, typer.Option(help="pyav, decord or torchcodec.")] = "pyav",
-    roots: Annotated[
-        list[str] | None,
-        typer.Option("--root", help="Videos must be inside this folder or s3:// address. Can be repeated."),
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: this machine.")] = None,
+    decoder: DecoderOption = "pyav",
+    roots: RootsOption = None,
+    address: AddressOption = None,
     max_failed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail if more than this share of the clips cannot be read.")
     ] = 0.01,

@@ -7,6 +7,7 @@ import typer
 
 from w3ray._redact import redacted
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._options import OverridesOption
 from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.errors import InputError
 from w3ray.heads import Heads
@@ -27,10 +28,7 @@ def show(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe with the settings, a name or a file; default: a recipe's defaults.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set data.size=112. Can be repeated."),
-    ] = None,
+    overrides: OverridesOption = None,
     split: Annotated[
         str | None,
         typer.Option(help="Split. The recipe's training split (default) is augmented, other splits are not."),

@@ -9,6 +9,7 @@ from w3ray._redact import redacted
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, RenderableType, Table
 from w3ray.cli._console import lines as as_lines
+from w3ray.cli._options import RootsOption
 from w3ray.cli._progress import Progress
 from w3ray.data.manifest import read_manifest
 
@@ -19,10 +20,7 @@ _SHOWN = 3
 def stats(
     manifest: Annotated[str, typer.Argument(help="Manifest to describe.")],
     videos: Annotated[int, typer.Option(min=1, help="Maximum number of videos to read, drawn at random.")] = 1000,
-    roots: Annotated[
-        list[str] | None,
-        typer.Option("--root", help="Videos must be inside this folder or s3:// address. Can be repeated."),
-    ] = None,
+    roots: RootsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count clips and classes, and show lengths, frame rates, sizes and codecs of the videos.

@@ -10,6 +10,7 @@ from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._console import lines as as_lines
 from w3ray.cli._models import MODEL_HELP, BanksOption, ThresholdOption, TrackingOption, opened_models
+from w3ray.cli._options import AddressOption, AverageOption, RootsOption
 from w3ray.cli._progress import Progress
 from w3ray.data.views import PROTOCOLS
 
@@ -42,9 +43,7 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help=f"Views of a clip: {', '.join(PROTOCOLS)}, or with other numbers of clips.")
     ] = "1clip-center",
-    average: Annotated[
-        str, typer.Option(help="What is averaged over views: 'scores' (equal votes) or 'logits' (as in TSM's code).")
-    ] = "scores",
+    average: AverageOption = "scores",
     weight: Annotated[
         list[float] | None,
         typer.Option(help="Weight of a model's scores in the mean, one for each MODEL in order; default: equal."),
@@ -54,8 +53,8 @@ def evaluate(
     threshold: ThresholdOption = None,
     storage: Annotated[str, typer.Option(help="Evaluations are stored in STORAGE/evaluations.")] = "runs",
     tracking: TrackingOption = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto'); default: local Ray.")] = None,
-    root: Annotated[list[str] | None, typer.Option(help="Videos must be inside one of these folders.")] = None,
+    address: AddressOption = None,
+    roots: RootsOption = None,
     max_failed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fail if more than this share of the clips cannot be read.")
     ] = 0.01,
@@ -82,7 +81,7 @@ def evaluate(
             weights=weight or (),
             storage=storage,
             address=address,
-            roots=root,
+            roots=roots,
             max_failed_share=max_failed_share,
             on_progress=None if as_json else Progress("scoring {done}/{total} clips"),
             names=[one.name for one in found],

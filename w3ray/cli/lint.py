@@ -8,6 +8,7 @@ from w3ray._redact import redact
 from w3ray.cli._common import EXIT_FAILED, JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._console import lines as as_lines
+from w3ray.cli._options import OverridesOption
 from w3ray.lint import IN_EVERY_RECIPE, Finding, LintReport
 from w3ray.lint import lint as lint_recipe
 from w3ray.recipe import load_recipe
@@ -16,10 +17,7 @@ from w3ray.recipe import load_recipe
 @run_command
 def lint(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (such as ssv1-w3-8f), or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set train.epochs=3. Can be repeated."),
-    ] = None,
+    overrides: OverridesOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are findings.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,6 +14,7 @@ from w3ray._redact import redact, redacted
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import Group, Line, RenderableType, Table
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
+from w3ray.cli._options import AddressOption, AverageOption, RootsOption
 from w3ray.cli._over_time import (
     DEFAULT_OUT,
     MinSegmentOption,
@@ -55,15 +56,15 @@ def predict(
     split: Annotated[str | None, typer.Option(help="Split of the manifest; default: all splits.")] = None,
     top: Annotated[int, typer.Option(help="Number of best classes to print.")] = 5,
     protocol: Annotated[str, typer.Option(help="Views of a clip, as in `w3ray evaluate`.")] = "1clip-center",
-    average: Annotated[str, typer.Option(help="What is averaged over views: 'scores' or 'logits'.")] = "scores",
+    average: AverageOption = "scores",
     window: WindowOption = None,
     stride: StrideOption = None,
     smooth: SmoothOption = None,
     threshold: Annotated[str | None, typer.Option(metavar="NUMBER|EVALUATION", help=THRESHOLD_HELP)] = None,
     min_segment: MinSegmentOption = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help=OUT_HELP)] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
-    root: Annotated[list[str] | None, typer.Option(help="Videos must be inside one of these folders.")] = None,
+    address: AddressOption = None,
+    roots: RootsOption = None,
     tracking: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,7 +76,7 @@ def predict(
         predict_over_time(
             model, videos or [], out=out, top=top, tracking=tracking, as_json=as_json, window_s=window, stride_s=stride,
             smooth_s=smooth, threshold=lowest_score(threshold), min_segment_s=min_segment, protocol=protocol,
-            average=average, roots=root,
+            average=average, roots=roots,
         )  # fmt: skip
         return
     require_window(of_windows)
@@ -90,7 +91,7 @@ def predict(
         (local,) = stack.enter_context(opened_models([model], tracking))
         predictions = stack.enter_context(closing(run(
             local.folder, videos or [], manifest=manifest, split=split, top=top, protocol=protocol, average=average,
-            address=address, roots=root, boxes=boxes, bank=bank, threshold=threshold, on_start=total.append,
+            address=address, roots=roots, boxes=boxes, bank=bank, threshold=threshold, on_start=total.append,
         )))  # fmt: skip
         for one in predictions:
             if lines is not None:

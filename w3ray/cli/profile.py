@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._options import OverridesOption
 from w3ray.errors import InputError
 
 
@@ -15,10 +16,7 @@ def profile(
     recipe: Annotated[
         str | None, typer.Argument(help="Name of a shipped recipe, or a YAML file: profile its network.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe: --set data.num_frames=16."),
-    ] = None,
+    overrides: OverridesOption = None,
     model: Annotated[str | None, typer.Option(help="Name of a model: tsm (default), tsn, r3d_18, ...")] = None,
     backbone: Annotated[
         str | None,

@@ -10,6 +10,7 @@ from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
 from w3ray.cli._console import write_error
 from w3ray.cli._display import Display
+from w3ray.cli._options import AddressOption, OverridesOption
 from w3ray.cli._summary import tracking_lines
 from w3ray.cli._timeline import Timeline
 from w3ray.recipe import load_recipe
@@ -18,14 +19,8 @@ from w3ray.recipe import load_recipe
 @run_command
 def run(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (such as quickstart), or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: --set train.epochs=3. Can be repeated."),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; default: start a local one."),
-    ] = None,
+    overrides: OverridesOption = None,
+    address: AddressOption = None,
     storage: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for all results, instead of the recipe's `storage`.")
     ] = None,

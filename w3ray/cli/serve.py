@@ -9,6 +9,7 @@ import typer
 from w3ray.cli._common import run_command
 from w3ray.cli._console import write_error, write_out
 from w3ray.cli._models import MODEL_HELP, TrackingOption, opened_models
+from w3ray.cli._options import AddressOption, AverageOption
 
 
 @run_command
@@ -26,9 +27,9 @@ def serve(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="What a request may take, with its upload.")] = 60,
     top: Annotated[int, typer.Option(help="Number of best classes in an answer.")] = 5,
     protocol: Annotated[str, typer.Option(help="Views of a video, as in `w3ray evaluate`.")] = "1clip-center",
-    average: Annotated[str, typer.Option(help="What is averaged over views: 'scores' or 'logits'.")] = "scores",
+    average: AverageOption = "scores",
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is a GPU.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster (host:port or 'auto').")] = None,
+    address: AddressOption = None,
     tracking: TrackingOption = None,
 ) -> None:
     """Serve a model over HTTP with Ray Serve, until Ctrl-C or SIGTERM."""

@@ -10,6 +10,7 @@ import yaml
 
 from w3ray._text import one_line
 from w3ray.cli._common import JsonOption, finish, run_command
+from w3ray.cli._options import AddressOption, OverridesOption
 from w3ray.cli._summary import tracking_lines
 from w3ray.cli._sweep_display import SweepDisplay
 from w3ray.errors import InputError
@@ -30,19 +31,13 @@ def tune(
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", help="Recipe of the trials: name of a shipped recipe, or a YAML file.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe: --set train.epochs=3."),
-    ] = None,
+    overrides: OverridesOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep, instead of the space's.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Points to try, instead of search.trials.")] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at once, instead of the space's `concurrency`.")
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Running Ray cluster, such as auto or ray://host:10001; default: start a local one."),
-    ] = None,
+    address: AddressOption = None,
     storage: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for all results, instead of the recipe's `storage`.")
     ] = None,
