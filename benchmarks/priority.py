@@ -72,6 +72,7 @@ def train(priority: str, backbone: str, paths: list[str]) -> None:
             super().__init__(*args, gives_way=priority == "ours")
             PRIORITIES[priority]()
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     torch.set_num_threads(1)
     keep_memory()
     decode = Decode(Case(source="h264-320", size=NETWORKS[backbone]), paths, EPOCHS)

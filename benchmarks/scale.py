@@ -32,7 +32,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,9 +285,9 @@ def _lookup_us(table: pa.Table) -> dict[str, float | int]:
 
 
 class InstantDecoder:
-    """Takes the place of a decoder: returns the same block at once, with as many bytes as a real one."""
+    """Takes the place of `MicrobatchDecoder`: returns the same block at once, with as many bytes as a real one."""
 
-    def __init__(self, spec: StreamSpec, *rest: Any) -> None:
+    def __init__(self, spec: StreamSpec, *_: Any, **__: Any) -> None:
         self.one, clip = spec.schedule, spec.clip
         self.clips = np.zeros((self.one.microbatch_size, clip.num_frames, clip.size, clip.size, 3), np.uint8)
 
@@ -345,16 +345,17 @@ def _deal(splits: int, decoders: int, side: int, blocks: int, groups: int) -> di
 
     def read(rank: int) -> None:
         due = rank
-        microbatches = read_microbatches(shards[rank])
-        for microbatch in microbatches:
-            if microbatch.number != due:
-                faults.append(f"reader {rank}: item {microbatch.number} came, {due} was due")
-                return
-            arrivals.append(time.monotonic())
-            due += splits
-            if due >= splits * 4 + blocks:
-                break
-        microbatches.close()
+        try:
+            with closing(read_microbatches(shards[rank])) as microbatches:
+                for microbatch in microbatches:
+                    if microbatch.number != due:
+                        raise ValueError(f"item {microbatch.number} came, {due} was due")
+                    arrivals.append(time.monotonic())
+                    due += splits
+                    if due >= splits * 4 + blocks:
+                        return
+        except Exception as error:
+            faults.append(f"reader {rank}: {error}")  # the other thread would wait for its microbatches forever
 
     with coordinator_of(shards):
         readers = [threading.Thread(target=read, args=(rank,)) for rank in range(splits)]

@@ -11,9 +11,12 @@ The first epoch does not count.
 - Two cores can do at most 2 / (step + decode) clips per second, with the step of one worker alone. `efficiency` is what
   two workers reach of that. `speedup` is what they reach of one worker's clips per second.
 - What is missing: `slower_step` says how many times as long a worker computes for each clip when the other one works,
-  too. `slower_machine` is the same for two processes that know nothing of each other and take plain training steps. So
-  it is the part of the machine (caches, memory). `all_reduce_s` is what averaging the gradients takes
-  alone. `wait` is the share of the time in which a worker waits for data.
+  too. `slower_machine` is the same for two processes that know nothing of each other and take plain training steps,
+  without w3ray's data and without Ray. So it is the part of the machine (caches, memory). `slower_halves` is the same
+  for two such processes that make half of the batch each, so that each updates the parameters twice as often for its
+  clips. `slower_ddp` is the same for two such processes with DistributedDataParallel: what any program pays that shares
+  a batch in this way. `all_reduce_s` is what averaging the gradients takes alone. `wait` is the share of the time in
+  which a worker waits for data.
 """
 
 import argparse
@@ -110,20 +113,30 @@ def reduce(meeting: str, rank: int) -> None:
     print(statistics.median(seconds))
 
 
-def slower_machine() -> float:
-    """How many times as long a training step takes when another process takes such steps on the other core."""
-    alone = _step_s(1)
-    return _step_s(2) / alone
+def plain_steps() -> dict[str, float]:
+    """How many times as long a clip takes as in a process that is alone: see the head of this file."""
+    alone = _plain_s_a_clip(1, BATCH // MICROBATCH)
+    return {
+        "slower_machine": _plain_s_a_clip(2, BATCH // MICROBATCH) / alone,
+        "slower_halves": _plain_s_a_clip(2, BATCH // MICROBATCH // 2) / alone,
+        "slower_ddp": _plain_s_a_clip(2, BATCH // MICROBATCH // 2, shared=True) / alone,
+    }
 
 
-def _step_s(processes: int) -> float:
-    command = [sys.executable, __file__, "--steps"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    return statistics.fmean(float(one.communicate()[0]) for one in started)
+def _plain_s_a_clip(processes: int, microbatches: int, *, shared: bool = False) -> float:
+    """Seconds that each of these processes needs for one of its clips."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--steps", str(microbatches), f"{folder}/meeting" if shared else ""]
+        started = [
+            subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(processes)
+        ]
+        return statistics.fmean(float(one.communicate()[0]) for one in started)
 
 
-def steps() -> None:
+def steps(microbatches: int, meeting: str, rank: int) -> None:
     import torch
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
 
     from w3ray.models import build_model
     from w3ray.runtime.allocator import keep_memory
@@ -134,15 +147,21 @@ def steps() -> None:
     keep_memory()
     model = build_model("tsm", backbone=BACKBONE, num_classes=10, attention={"kind": "w3"}, weights=None)
     optimizer = build_optimizer("adamw", parameter_groups(model, lr=1e-6, weight_decay=0.01))
+    if meeting:
+        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+        model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     step = TrainingStep(model, optimizer=optimizer, loss_weights={"cross_entropy": 1.0})
     clips = torch.randint(0, 256, (MICROBATCH, 8, PIXELS, PIXELS, 3), dtype=torch.uint8)
     labels, valid = torch.zeros(MICROBATCH, dtype=torch.long), torch.ones(MICROBATCH, dtype=torch.bool)
     seconds = []
     for _ in range(14):
         began = time.perf_counter()
-        step.accumulate(clips, labels, valid, normalizer=MICROBATCH, seed=0, last=True)
+        for number in range(microbatches):
+            step.accumulate(clips, labels, valid, normalizer=BATCH, seed=0, last=number == microbatches - 1)
         step.update(1e-6)
-        seconds.append(time.perf_counter() - began)
+        seconds.append((time.perf_counter() - began) / (microbatches * MICROBATCH))
+    if meeting:
+        distributed.destroy_process_group()
     print(statistics.median(seconds[4:]))
 
 
@@ -150,14 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reduce", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps:
-        return steps()
+        return steps(int(options.steps[0]), options.steps[1], int(options.steps[2]))
     if options.reduce:
         return reduce(options.reduce[0], int(options.reduce[1]))
     load = os.getloadavg()[0]
-    rounds = []
+    rounds, plain = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):
             one, two = trained(1, Path(folder)), trained(2, Path(folder))
@@ -174,11 +193,12 @@ def main() -> None:
                     "slower_step": two["step_s_a_clip"] / one["step_s_a_clip"],
                 }
             )
-            print(json.dumps(rounds[-1]), flush=True)
+            plain.append(plain_steps())
+            print(json.dumps(rounds[-1] | plain[-1]), flush=True)
     figures = {
         "rounds": rounds,
         **{key: spread([one[key] for one in rounds]) for key in ("efficiency", "speedup", "slower_step")},
-        "slower_machine": spread([slower_machine() for _ in range(options.rounds)]),
+        **{key: spread([one[key] for one in plain]) for key in plain[0]},
         "all_reduce_s": all_reduce_s(),
         "load_before": load,
     }
