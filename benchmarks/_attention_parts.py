@@ -45,8 +45,9 @@ ARMS: dict[str, dict[str, Any]] = {
 SGD = {"train.optimizer": "sgd", "train.lr": 0.02, "train.weight_decay": 5e-4}
 """The paper's optimiser, with a rate for batches of 8 and training from scratch."""
 
-TEACHER = [{"name": "teacher"}]
-CHAIN = [*TEACHER, {"name": "student", "teacher": "teacher", "loss_weights": {"cross_entropy": 1.0, "mfr": 0.1}}]
+TEACHER: list[Mapping[str, Any]] = [{"name": "teacher"}]
+STUDENT = {"name": "student", "teacher": "teacher", "loss_weights": {"cross_entropy": 1.0, "mfr": 0.1}}
+CHAIN: list[Mapping[str, Any]] = [*TEACHER, STUDENT]
 ONCE = {"train.best_metric": "last", "train.validate_every_epochs": 1000, "train.checkpoint_every_epochs": 1000}
 """No held-out clip chooses a checkpoint, so the sets need no further split."""
 

@@ -44,6 +44,7 @@ def read(item: Item, planned: PlannedStage, data: PreparedData) -> tuple[Tensor,
 
 def train(planned: PlannedStage, teacher: PlannedStage, data: PreparedData) -> float:
     settings, schedule = planned.stage.train, planned.schedule
+    assert settings.precision != "auto", "a run chooses it, a plain loop does not"
     torch.manual_seed(microbatch_seed(planned.seed, "init"))
     model = apply_batch_norm_mode(build_model(**planned.model_arguments(data)), settings.batch_norm)
     groups = parameter_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -78,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = load_recipe("quickstart", [f"storage={storage}", *settings])
     data = prepare_data(recipe)
-    teacher, student = plan_stages(recipe, data)
+    teacher, student = (stage for stage in plan_stages(recipe, data) if isinstance(stage, PlannedStage))
     print(json.dumps([train(student, teacher, data) for _ in range(int(times))]))
 
 

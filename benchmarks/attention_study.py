@@ -130,14 +130,15 @@ def small_copy(source: Path, target: Path, short_side: int) -> Path:
         small.parent.mkdir(parents=True, exist_ok=True)
         partial = small.with_suffix(".partial.mp4")
         with av.open(path) as read, av.open(partial, "w") as write:
-            video = read.streams.video[0]
-            out = write.add_stream("libx264", rate=video.average_rate, options={"g": "1", "qp": "10", "bf": "0"})
+            video, rate = read.streams.video[0], read.streams.video[0].average_rate
+            assert rate is not None, path
+            out = write.add_stream("libx264", rate=rate, options={"g": "1", "qp": "10", "bf": "0"})
             factor = short_side / min(video.width, video.height)
             out.width, out.height = (2 * round(side * factor / 2) for side in (video.width, video.height))
             out.pix_fmt = "yuv420p"
             for i, frame in enumerate(read.decode(video)):
                 again = frame.reformat(out.width, out.height, "yuv420p", interpolation="AREA")
-                again.pict_type, again.pts, again.time_base = PictureType.NONE, i, 1 / video.average_rate
+                again.pict_type, again.pts, again.time_base = PictureType.NONE, i, 1 / rate
                 write.mux(out.encode(again))
             write.mux(out.encode(None))
         partial.replace(small)

@@ -15,6 +15,7 @@ the rounds, of the ratio to the plain case of the same round; `low` and `high` a
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,12 @@ def main() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     clips = ratios(
-        {name: lambda names=names: clip_seconds(videos, names) for name, names in AUGMENTATIONS.items()},
+        {name: partial(clip_seconds, videos, names) for name, names in AUGMENTATIONS.items()},
         options.rounds,
     )  # fmt: skip
     repeated = ratios(
         {
-            ("plain" if repeats == 1 else f"{repeats} times"): lambda repeats=repeats: clip_seconds(videos, (), repeats)
+            ("plain" if repeats == 1 else f"{repeats} times"): partial(clip_seconds, videos, (), repeats)
             for repeats in (1, 2, 4)
         },
         options.rounds,

@@ -115,7 +115,7 @@ def write_clips(folder: Path, source: str, count: int) -> list[str]:
                 Image.fromarray(frame).save(partial / f"{i + 1:05d}.jpg", quality=90)
         else:
             with av.open(str(partial), "w") as container:
-                stream = container.add_stream(codec, rate=RATE, options=options)
+                stream: Any = container.add_stream(codec, rate=RATE, options=options)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 for frame in frames:
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -166,7 +166,7 @@ class Seen:
     def take(self, clips: np.ndarray) -> None:
         self.times_s.append(time.time())
         for clip in clips:
-            self.checksum += zlib.crc32(np.ascontiguousarray(clip))
+            self.checksum += zlib.crc32(np.ascontiguousarray(clip).data)
 
 
 def by_loops(decode: Decode, first: int, step: int) -> Seen:
@@ -180,7 +180,8 @@ def by_dataloader(decode: Decode, first: int, step: int) -> Seen:
     from torch.utils.data import DataLoader
 
     numbers = list(range(first, len(decode), step))
-    loader = DataLoader(decode, batch_size=None, sampler=numbers, num_workers=max(1, PROCESSES // step))  # type: ignore[arg-type]
+    data: Any = decode  # a sequence is enough
+    loader: Any = DataLoader(data, batch_size=None, sampler=numbers, num_workers=max(1, PROCESSES // step))
     seen = Seen([])
     for clips in loader:
         seen.take(clips.numpy())
@@ -195,7 +196,7 @@ def by_ray_map(decode: Decode, consumers: int) -> list[Seen]:
         def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {"clips": decode[int(batch["item"][0])][None]}
 
-    dataset = ray.data.from_items([{"item": number} for number in range(len(decode))])
+    dataset: Any = ray.data.from_items([{"item": number} for number in range(len(decode))])
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
     dataset = dataset.map_batches(Load, batch_size=1, compute=ActorPoolStrategy(size=PROCESSES), num_cpus=0.5)

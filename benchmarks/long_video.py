@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def made_model(network: Network, folder: Path) -> str:
-    arguments = {"name": "tsm", "backbone": network.backbone, "num_classes": len(CLASSES)}
+    arguments: dict[str, Any] = {"name": "tsm", "backbone": network.backbone, "num_classes": len(CLASSES)}
     torch.manual_seed(0)
     clip = asdict(ClipSpec(num_frames=8, size=network.size))
     about = ModelDescription(model=arguments, clip=clip, classes=CLASSES, mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -60,6 +60,7 @@ def maps_of(explainer: Explainer, frames_THWC: np.ndarray) -> tuple[int, dict[st
     if one.source == "attention":
         maps["mean of the stages, stretched"] = one.map_TSS
         for look in last_of_stages(one.looks):
+            assert look.mask_THW is not None  # these have one
             mask_TSS = to_frames(look.mask_THW, num_frames, size)
             maps[f"stage {look.stage}, as it is"] = mask_TSS
             maps[f"stage {look.stage}, stretched"] = stretch(mask_TSS)
@@ -115,7 +116,7 @@ def score_model(folder: str, clips: Path, split: str, count: int) -> dict[str, A
     pairs, hits = [], 0
     for row, video in islice(zip(rows.to_pylist(), manifest.resolved_uris(rows), strict=True), count):
         cover_TSS = cover_in_clip(acting_cover(clips, row["clip_id"]), explainer.spec)
-        predicted, maps = maps_of(explainer, explainer.load(video))
+        predicted, maps = maps_of(explainer, explainer.load(video).frames_TSSC)
         hits += predicted == row["label"]
         pairs.append(row["label"] // 2)
         for name, map_TSS in {**maps, "the middle": middle(*cover_TSS.shape[:2])}.items():

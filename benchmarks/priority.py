@@ -77,7 +77,7 @@ def train(priority: str, backbone: str, paths: list[str]) -> None:
     keep_memory()
     decode = Decode(Case(source="h264-320", size=NETWORKS[backbone]), paths, EPOCHS)
     connect(None, num_cpus=2)
-    streams.MicrobatchDecoder = Decoder  # type: ignore[misc]
+    streams.MicrobatchDecoder = Decoder  # type: ignore[assignment, misc]
     blank = dict.fromkeys(CLIP_COLUMNS) | {"label": 0, "split": "train", "reversed": False}
     schema = pa.schema([SCHEMA.field(name) for name in CLIP_COLUMNS])
     rows = [blank | {"clip_id": path, "uri": path} for path in paths]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from _common import W3RAY, run_recipe, spread, write_result
 
-from w3ray.data.manifest import read_manifest
+from w3ray.data.manifest import Manifest, read_manifest
 from w3ray.evaluation.uncertainty import bootstrap_interval, calibration, paired_difference
 from w3ray.scoring.clip_scores import read_scores
 from w3ray.scoring.measure import right
@@ -91,14 +91,15 @@ def compared(rows: dict[str, dict[str, Any]], log: Path) -> dict[str, Any]:
 class Pooled:
     """The clips of all folds for one arm and one protocol."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], protocol: str, groups: dict[str, str]) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]], protocol: str, manifest: Manifest) -> None:
         parts = [read_scores(row["evaluations"][protocol]["directory"])[1] for row in rows]
         self.clip_ids = [clip for part in parts for clip in part.clip_ids]
         if len(set(self.clip_ids)) != len(self.clip_ids):
             raise SystemExit("a clip was scored in two folds")
-        self.right_N = np.concatenate([right(part) for part in parts])
+        self.right_N = np.concatenate([right(part, manifest.heads) for part in parts])
         self.labels_N = np.concatenate([part.labels for part in parts])
         self.scores_NK = np.concatenate([part.scores for part in parts])
+        groups = dict(zip(*(manifest.table[column].to_pylist() for column in ("clip_id", "group")), strict=True))
         self.groups_N = [groups[clip] for clip in self.clip_ids]
 
     def figures(self) -> dict[str, Any]:
@@ -126,10 +127,10 @@ def pooled_difference(first: Pooled, second: Pooled) -> dict[str, Any]:
     return {**answer, "interval_by_group": by_group.interval}
 
 
-def figures(done: Sequence[dict[str, Any]], recipe: str, groups: dict[str, str], seed: int) -> dict[str, Any]:
+def figures(done: Sequence[dict[str, Any]], recipe: str, manifest: Manifest, seed: int) -> dict[str, Any]:
     """The figures of all folds that are done."""
     rows = {arm: [fold["arms"][arm] for fold in done] for arm in ARMS}
-    pooled = {protocol: {arm: Pooled(rows[arm], protocol, groups) for arm in ARMS} for protocol in PROTOCOLS}
+    pooled = {protocol: {arm: Pooled(rows[arm], protocol, manifest) for arm in ARMS} for protocol in PROTOCOLS}
     return {
         "seed": seed,
         "folds": FOLDS[recipe],
@@ -173,21 +174,20 @@ def main() -> None:
     options = parser.parse_args()
     recipe, work, folds = options.recipe, options.work.absolute(), FOLDS[options.recipe]
     work.mkdir(parents=True, exist_ok=True)
-    manifest, log = work / f"{recipe}.parquet", work / f"{recipe}.log"
-    importing = [str(W3RAY), "data", "import", "csv", str(options.list_csv), "--out", str(manifest)]
+    made, log = work / f"{recipe}.parquet", work / f"{recipe}.log"
+    importing = [str(W3RAY), "data", "import", "csv", str(options.list_csv), "--out", str(made)]
     subprocess.run([*importing, *IMPORT_OPTIONS[recipe]], check=True)
-    table = read_manifest(manifest).table
-    groups = dict(zip(table["clip_id"].to_pylist(), table["group"].to_pylist(), strict=True))
+    manifest = read_manifest(made)
     shared = [f"seed={options.seed}", *options.set]
     typed = "".join(f" --set {setting}" for setting in options.set)
     done = []
     for fold in range(folds) if folds else [None]:
         arms = {}
         for arm, settings in ARMS.items():
-            arms[arm] = run_arm(recipe, manifest, work, [*shared, *settings], fold)
+            arms[arm] = run_arm(recipe, made, work, [*shared, *settings], fold)
             print(recipe, arm, json.dumps(shown(arms[arm])), flush=True)
         done.append({"fold": fold, "arms": arms, "compared": compared(arms, log)})
-        found = figures(done, recipe, groups, options.seed)
+        found = figures(done, recipe, manifest, options.seed)
         where = f"python benchmarks/real_data.py {recipe} DATA/{recipe}/list.csv{typed}"
         print(write_result(options.result or recipe, found, where), flush=True)
 

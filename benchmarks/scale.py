@@ -205,7 +205,6 @@ def coordinator_of(shards: list[Any]) -> Iterator[None]:
 
 
 def resume(manifest: Path, work: Path) -> dict[str, Any]:
-    import ray
 
     from w3ray.pipeline.prepare import prepare_data
     from w3ray.recipe import load_recipe
@@ -226,7 +225,7 @@ def resume(manifest: Path, work: Path) -> dict[str, Any]:
                 runs[step].append(_first_microbatch(one, tables, step))
                 print(step, runs[step][-1], flush=True)
         seconds = {step: [run["seconds"] for run in runs[step]] for step in runs}
-        lookups = _lookup_us(ray.get(tables.train))
+        lookups = _lookup_us(tables.fetched()["train"])
         return {
             "clips": num_train,
             "items": one.total_items,
@@ -330,10 +329,11 @@ def coordinator(manifest: Path, work: Path) -> dict[str, Any]:
 
 
 def _deal(splits: int, decoders: int, side: int, blocks: int, groups: int) -> dict[str, Any]:
-    real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[misc]
+    real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[assignment, misc]
     try:
         config = StreamConfig(
-            StreamSpec(schedule=schedule_for(10_000_000), clip=ClipSpec(num_frames=8, size=side)), None,
+            StreamSpec(schedule=schedule_for(10_000_000), clip=ClipSpec(num_frames=8, size=side)),
+            ClipTables(splits={}),
             DecoderPool(size=decoders, cpus=round(1.6 / decoders, 2)), steps_done=lambda: 0,
             readers_per_coordinator=splits // groups,
         )  # fmt: skip
@@ -405,10 +405,10 @@ def store(manifest: Path, work: Path) -> dict[str, Any]:
                 return get_memory_info_reply(state).store_stats.object_store_bytes_used / MIB
 
             one = schedule_for(10_000_000)
-            real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[misc]
+            real, stream.MicrobatchDecoder = stream.MicrobatchDecoder, InstantDecoder  # type: ignore[assignment, misc]
             try:
                 dataset = build_dataset(
-                    StreamSpec(schedule=one, clip=ClipSpec(num_frames=8, size=112)), None,
+                    StreamSpec(schedule=one, clip=ClipSpec(num_frames=8, size=112)), ClipTables(splits={}),
                     DecoderPool(size=2, cpus=0.5), first_item=0,
                 )  # fmt: skip
             finally:

@@ -154,7 +154,7 @@ def servers(folder: Path, arguments: argparse.Namespace) -> Iterator[None]:
     import mlflow
 
     torch.manual_seed(0)
-    network = {"name": "tsm", "backbone": "resnet_small", "num_classes": len(CLASSES)}
+    network: dict[str, Any] = {"name": "tsm", "backbone": "resnet_small", "num_classes": len(CLASSES)}
     clip = asdict(ClipSpec(num_frames=8, size=112))
     about = ModelDescription(model=network, clip=clip, classes=CLASSES, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     model = str(folder / "model")

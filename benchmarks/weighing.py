@@ -47,7 +47,7 @@ def run_sweep(storage: str) -> dict[str, Any]:
     import w3ray
 
     result = w3ray.tune("smoke", "quickstart", overrides=[f"storage={storage}", "tracking.enabled=false"])
-    return {"top1": sorted(list(trial.values) for point in result.points for trial in point.trials)}
+    return {"top1": sorted(list(trial.values or ()) for point in result.points for trial in point.trials)}
 
 
 _PORTS: set[str] = set()
@@ -74,7 +74,7 @@ def without_loopback() -> None:
 
     import w3ray.runtime.cluster_stage as module
 
-    module.MeetingConfig = TorchConfig  # type: ignore[attr-defined, misc]
+    module.MeetingConfig = TorchConfig  # type: ignore[assignment, misc]
 
 
 def without_in_process() -> None:

@@ -135,7 +135,7 @@ def _plain_s_a_clip(processes: int, microbatches: int, *, shared: bool = False) 
 
 def steps(microbatches: int, meeting: str, rank: int) -> None:
     import torch
-    from torch import distributed
+    from torch import distributed, nn
     from torch.nn.parallel import DistributedDataParallel
 
     from w3ray.models import build_model
@@ -147,10 +147,11 @@ def steps(microbatches: int, meeting: str, rank: int) -> None:
     keep_memory()
     model = build_model("tsm", backbone=BACKBONE, num_classes=10, attention={"kind": "w3"}, weights=None)
     optimizer = build_optimizer("adamw", parameter_groups(model, lr=1e-6, weight_decay=0.01))
+    trained: nn.Module = model
     if meeting:
         distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-        model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    step = TrainingStep(model, optimizer=optimizer, loss_weights={"cross_entropy": 1.0})
+        trained = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    step = TrainingStep(trained, optimizer=optimizer, loss_weights={"cross_entropy": 1.0})
     clips = torch.randint(0, 256, (MICROBATCH, 8, PIXELS, PIXELS, 3), dtype=torch.uint8)
     labels, valid = torch.zeros(MICROBATCH, dtype=torch.long), torch.ones(MICROBATCH, dtype=torch.bool)
     seconds = []
@@ -176,7 +177,8 @@ def main() -> None:
     if options.reduce:
         return reduce(options.reduce[0], int(options.reduce[1]))
     load = os.getloadavg()[0]
-    rounds, plain = [], []
+    rounds: list[dict[str, Any]] = []
+    plain: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):
             one, two = trained(1, Path(folder)), trained(2, Path(folder))
