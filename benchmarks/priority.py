@@ -3,9 +3,8 @@
     python benchmarks/priority.py [--rounds 3] [--neighbours 0 2 8]
 
 A trainer and a decoder share two cores as the resource plan shares them: one thread and one process. The trainer reads
-the stream and takes training steps of TSM with the real `TrainingStep`. Decoders run at ordinary priority, at nice 10,
-as SCHED_IDLE, or as `w3ray.data.stepping_back` decides (`ours`). Neighbours are processes that compute without end, at
-ordinary priority.
+the stream and takes training steps of TSM with the real `TrainingStep`. Decoders run at ordinary priority, as those of
+the package do, at nice 10, or as SCHED_IDLE. Neighbours are processes that compute without end, at ordinary priority.
 
 A round takes the priorities in turn, each in a fresh process with a Ray of its own. After 20 steps, clips are counted
 for 12 seconds; 0 means that 20 steps took more than a minute. A figure is the ratio to ordinary priority in the same
@@ -49,7 +48,7 @@ def idle() -> None:
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-PRIORITIES: dict[str, Callable[[], None]] = {"ordinary": ordinary, "nice-10": nice, "idle": idle, "ours": ordinary}
+PRIORITIES: dict[str, Callable[[], None]] = {"ordinary": ordinary, "nice-10": nice, "idle": idle}
 
 
 def train(priority: str, backbone: str, paths: list[str]) -> None:
@@ -68,8 +67,8 @@ def train(priority: str, backbone: str, paths: list[str]) -> None:
     from w3ray.training.step import TrainingStep
 
     class Decoder(MicrobatchDecoder):
-        def __init__(self, *args: Any, gives_way: bool) -> None:
-            super().__init__(*args, gives_way=priority == "ours")
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
             PRIORITIES[priority]()
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -83,7 +82,7 @@ def train(priority: str, backbone: str, paths: list[str]) -> None:
     rows = [blank | {"clip_id": path, "uri": path} for path in paths]
     tables = ClipTables.of({"train": pa.Table.from_pylist(rows, schema=schema)})
     spec = StreamSpec(schedule=decode.schedule.for_world_size(1), clip=decode.spec)
-    pool = streams.DecoderPool(size=1, cpus=0.8, gives_way=True)
+    pool = streams.DecoderPool(size=1, cpus=0.8)
     (shard,) = streams.build_dataset(spec, tables, pool, first_item=0).streaming_split(1, equal=False)
     model = build_model("tsm", backbone=backbone, num_classes=10, attention={"kind": "w3"}, weights=None)
     optimizer = build_optimizer("sgd", parameter_groups(model, lr=1e-6, weight_decay=5e-4))

@@ -39,13 +39,6 @@ def test_trainers_on_gpus_leave_the_cpus_to_decoders():
     assert (p.worker_cpus, p.decoders, p.decoder_cpus) == (1.0, 11, 1.0)
 
 
-def test_decoders_give_way_only_to_trainers_on_the_same_processors():
-    assert plan(4).decoders_give_way
-    assert not plan(16, 4, 4).decoders_give_way
-    apart = plan(None, workers=1, nodes=[{"CPU": 4}, {"CPU": 8, "decode": 8}], decoder_resources={"decode": 1})
-    assert not apart.decoders_give_way
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

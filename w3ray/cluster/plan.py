@@ -44,11 +44,6 @@ class ResourcePlan:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
-    @property
-    def decoders_give_way(self) -> bool:
-        """Whether decoders share processors with trainers that compute on them."""
-        return not self.worker_gpus and not self.decoder_resources
-
     def worker_bundle(self) -> dict[str, float]:
         """What one worker asks of Ray."""
         gpus = {"GPU": self.worker_gpus} if self.worker_gpus else {}

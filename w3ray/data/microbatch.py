@@ -24,7 +24,6 @@ from w3ray.data.decode_watch import DecodeWatch, WatchSpec
 from w3ray.data.decoders import DecodeError
 from w3ray.data.schedule import PADDING, Item, Kind, Order, draw_generator
 from w3ray.data.side_inputs import Extras, blank_extras, extras_of, extras_of_views
-from w3ray.data.stepping_back import SteppingBack
 from w3ray.data.stream_spec import StreamSpec
 from w3ray.data.views import read_views
 from w3ray.errors import RunError
@@ -120,7 +119,6 @@ class MicrobatchDecoder:
         watch: watches the reading, so that a clip that hangs or crashes the process is given up in the end; None: no
             watch.
         in_task: the watch belongs to one item, which Ray tries again in another process, and not to one actor.
-        gives_way: clips are decoded at the lowest priority where that is possible, see `SteppingBack`.
     """
 
     def __init__(
@@ -130,7 +128,6 @@ class MicrobatchDecoder:
         watch: WatchSpec | None = None,
         *,
         in_task: bool = False,
-        gives_way: bool = False,
     ) -> None:
         # Not during the import of torch below: two threads that import torch and a module of it wait for each other.
         spec.plugins.load()
@@ -141,8 +138,6 @@ class MicrobatchDecoder:
         self._tables = tables.fetched() if isinstance(tables, ClipTables) else dict(tables)
         self._watch_spec = watch if in_task else None
         self._watch = None if watch is None or in_task else _open_watch(watch, _actor())
-        self._gives_way = gives_way
-        self._stepping_back: SteppingBack | None = None
         self._last: tuple[tuple[int, int], ReadFrames] | None = None
         self._shared = None if spec.shared is None else spec.shared.opened(spec.clip, spec.plugins.clip_sources)
         if spec.clips_ready is not None:
@@ -151,9 +146,7 @@ class MicrobatchDecoder:
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Block rows of the items of a row."""
         for number in batch["items"][0]:
-            yield to_row(self.decode(int(number), load=self._load_giving_way))
-            if self._gives_way and self._stepping_back is None:  # only now: trainers wait for the first microbatch
-                self._stepping_back = SteppingBack()
+            yield to_row(self.decode(int(number)))
 
     def in_task(self, number: int) -> dict[str, np.ndarray]:
         """The block row of an item, with a watch of its own."""
@@ -203,11 +196,6 @@ class MicrobatchDecoder:
             number, item.kind, item.epoch, item.step, item.slot, clips, labels, valid, item.positions, item.samples,
             tuple(clip_ids), item.draws, tuple(failures), extras,
         )  # fmt: skip
-
-    def _load_giving_way(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
-        if self._stepping_back is None:
-            return self._load(item, place, row)
-        return self._stepping_back(lambda: self._load(item, place, row))
 
     def _load_shared(self, item: Item, place: int, row: dict[str, Any]) -> tuple[np.ndarray, int, Extras]:
         assert self._shared is not None

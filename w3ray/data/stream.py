@@ -72,8 +72,6 @@ class DecoderPool:
     cpus: float
     resources: Mapping[str, float] = field(default_factory=dict)
     """Custom resources that only some nodes have. Decoders are placed on these nodes."""
-    gives_way: bool = False
-    """Decoders leave the processors of their nodes to trainers. Only if these compute there; not with `as_tasks`."""
     as_tasks: bool = False
     """Decoders are Ray tasks and not actors of one stream. Ray reuses their processes for other streams."""
 
@@ -219,7 +217,6 @@ def build_dataset(
     return dataset.map_batches(
         MicrobatchDecoder,
         fn_constructor_args=arguments,
-        fn_constructor_kwargs={"gives_way": pool.gives_way},
         batch_size=1,
         compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus,

@@ -79,12 +79,7 @@ class ClusterStage(Stage):
         stream = StreamConfig(
             spec.stream,
             tables,
-            DecoderPool(
-                size=plan.decoders,
-                cpus=plan.decoder_cpus,
-                resources=plan.decoder_resources,
-                gives_way=plan.decoders_give_way,
-            ),
+            DecoderPool(size=plan.decoders, cpus=plan.decoder_cpus, resources=plan.decoder_resources),
             steps_done=lambda: steps_done(spec.checkpoints),
         )
         self._owned.callback(stream.release)
