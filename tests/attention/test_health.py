@@ -192,16 +192,14 @@ def test_faults_say_which_stages_and_what_to_do() -> None:
         StageHealth(stage=4, channel=still, spatial=gate(std=0.002, mean=0.5)),
     ]
     assert faults(stages) == [
-        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (their standard deviation is at "
-        "most 0.005) and do nothing; set model.attention.start to unit: a gate learns fastest there",
+        "the channel gates of stages 1, 2 have not moved from their start at 0.953 (standard deviation at most 0.005), "
+        "so they do nothing; set model.attention.start to unit: a gate learns fastest there",
         "the spatial gates of stage 2 are stuck: 97% or more of their values are near 0 or saturated; lower the "
         "learning rate of the attention",
-        "the channel gates of stage 4 have not moved from their start at 1 (their standard deviation is at most 0.001) "
-        "and do nothing; train longer, or raise the learning rate of the attention",
-        "the spatial gates of stage 4 are constant (their standard deviation is at most 0.002): they scale the "
-        "features but choose nothing; train longer; if that does not help, the ReLU of W3's Eq. 6 "
-        "outputs zeros nearly everywhere: temporal_norm: batch prevents that, but improved no network "
-        "(docs/attention.md)",
+        "the channel gates of stage 4 have not moved from their start at 1 (standard deviation at most 0.001), "
+        "so they do nothing; train longer, or raise the learning rate of the attention",
+        "the spatial gates of stage 4 are the same everywhere (standard deviation at most 0.002), so they choose "
+        "nothing; longer training may help; such gates hardly changed the accuracy in our study (docs/attention.md)",
     ]
     assert deviations(stages) == "0.005 0.005 0.001 (channel), 0.100 0.100 0.002 (spatial)"
     assert faults([StageHealth(stage=1, channel=gate(), spatial=gate()), StageHealth(stage=2, grad_norm=0.1)]) == []

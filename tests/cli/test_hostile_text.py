@@ -320,6 +320,7 @@ def test_there_is_a_case_for_each_command(world, tmp_path):
     assert sorted(cases(world, tmp_path / "out")) == sorted(every_command())
 
 
+@pytest.mark.slow
 def test_every_command_shows_hostile_names_whole_in_ascii(world, tmp_path):
     check_all(world, cases(world, tmp_path / "out"), "ascii", tmp_path / "answers")
 

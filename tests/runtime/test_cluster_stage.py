@@ -119,6 +119,7 @@ def test_one_whose_controller_was_killed_while_its_workers_started_frees_their_p
     wait_until_free(WORKER)
 
 
+@pytest.mark.slow
 def test_a_restarted_worker_has_the_only_stream_and_a_controller_that_hangs_is_killed(
     motion_manifest, tmp_path, monkeypatch
 ):

@@ -29,10 +29,7 @@ MOST_AT_THE_ENDS = 0.95
 """Gates are stuck if more than this share of their values is near 0 or saturated."""
 
 _LEARN_MORE = "train longer, or raise the learning rate of the attention"
-_REVIVE = (
-    "train longer; if that does not help, the ReLU of W3's Eq. 6 outputs zeros nearly everywhere: temporal_norm: batch "
-    "prevents that, but improved no network (docs/attention.md)"
-)
+_STILL = "longer training may help; such gates hardly changed the accuracy in our study (docs/attention.md)"
 _START_UNIT = "set model.attention.start to unit: a gate learns fastest there"
 
 
@@ -118,20 +115,20 @@ def _remedy(kind: GateKind, gate: GateHealth) -> str:
     if not at_middle:
         return _START_UNIT
     # With a higher learning rate more spatial gates stop moving, not fewer (part "screen" of the attention study).
-    return _REVIVE if kind == "spatial" else _LEARN_MORE
+    return _STILL if kind == "spatial" else _LEARN_MORE
 
 
 def _sentence(kind: GateKind, verdict: Verdict, remedy: str, off: Sequence[tuple[int, GateHealth]]) -> str:
     where = f"the {kind} gates of stage{'s' if len(off) > 1 else ''} {', '.join(str(number) for number, _ in off)}"
     gates = [gate for _, gate in off]
-    deviation = f"their standard deviation is at most {max(gate.std for gate in gates):.3f}"
+    deviation = f"standard deviation at most {max(gate.std for gate in gates):.3f}"
     if verdict == "stuck":
         least = min(gate.near_zero + gate.saturated for gate in gates)
         return f"{where} are stuck: {least:.0%} or more of their values are near 0 or saturated; {remedy}"
     if verdict == "constant":
-        return f"{where} are constant ({deviation}): they scale the features but choose nothing; {remedy}"
+        return f"{where} are the same everywhere ({deviation}), so they choose nothing; {remedy}"
     start = "" if gates[0].start is None else f" from their start at {gates[0].start:.3g}"
-    return f"{where} have not moved{start} ({deviation}) and do nothing; {remedy}"
+    return f"{where} have not moved{start} ({deviation}), so they do nothing; {remedy}"
 
 
 def deviations(stages: Iterable[StageHealth]) -> str:
