@@ -226,6 +226,7 @@ class TestBadInput:
         text = tmp_path / "text.mp4"
         text.write_text("no video")
         assert f"{text}: " in refusal(capsys, model, str(text), "--out", str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
         absent = str(tmp_path / "absent.mp4")
         assert f"{absent}: cannot be read: No such file" in refusal(capsys, model, absent, "--out", str(tmp_path))
 

@@ -229,8 +229,6 @@ def explain_videos(
         raise InputError(f"--bank {banks[0]}: {model} reads no bank; leave it out")
     box_file = None if boxes is None else read_boxes(boxes)
     folder = Path(out)
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     answers = []
     names = [_name(video) for video in videos]
     for video, name, stem in zip(videos, names, _stems(videos), strict=True):
@@ -241,6 +239,7 @@ def explain_videos(
         ]
         paths = {name: folder / f"{stem}.{suffix}" for name, suffix in _OUTPUTS.items()}
         with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # only now: a video that cannot be read leaves no empty folder
             _draw(paths, frames_THWC, explanations, title=name, true=true)
         answers.append(
             ExplainedVideo(
