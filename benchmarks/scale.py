@@ -205,7 +205,6 @@ def coordinator_of(shards: list[Any]) -> Iterator[None]:
 
 
 def resume(manifest: Path, work: Path) -> dict[str, Any]:
-
     from w3ray.pipeline.prepare import prepare_data
     from w3ray.recipe import load_recipe
 
