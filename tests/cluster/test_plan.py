@@ -34,6 +34,16 @@ def test_what_is_planned_fits_and_leaves_reading_its_share(cpus, workers, gpus):
     assert p.trainer_threads == max(1, int(p.worker_cpus))
 
 
+def test_workers_leave_the_nodes_of_decoders_to_them_in_any_order_of_the_nodes():
+    """Ray lists nodes in any order. A run that fits was refused if the node of the decoders came first."""
+    nodes = [{"CPU": 2}, {"CPU": 2, "decode": 2}]
+    found, turned = (
+        plan(None, workers=1, nodes=some, decoder_resources={"decode": 1}) for some in (nodes, nodes[::-1])
+    )
+    assert found == turned
+    assert found.decoders == 2
+
+
 def test_trainers_on_gpus_leave_the_cpus_to_decoders():
     p = plan(16, 4, 4)
     assert (p.worker_cpus, p.decoders, p.decoder_cpus) == (1.0, 11, 1.0)

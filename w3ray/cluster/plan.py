@@ -242,9 +242,13 @@ def first_without_place(
     """The first process of `runs` runs of a plan that no node has room for; None if there is room for all.
 
     Returns what it is, its number, how many there are of its kind, and its bundle. Processes are placed first fit,
-    workers before decoders, in the order in which Ray starts them.
+    workers before decoders, in the order in which Ray starts them. Nodes without the decoders' own resources come
+    first, then small ones: Ray lists nodes in any order, and the answer must not depend on it.
     """
-    left = [dict(node) for node in nodes]
+    left = sorted(
+        (dict(node) for node in nodes),
+        key=lambda node: (any(node.get(name) for name in plan.decoder_resources), node.get("CPU", 0.0)),
+    )
     for what, count, bundle in (
         ("worker", plan.least_workers, plan.worker_bundle()),
         ("decoder", plan.decoders, plan.decoder_bundle()),
