@@ -124,6 +124,7 @@ class TestOnAGpu:
 
     @pytest.fixture(autouse=True)
     def _torchcodec_is_there(self, monkeypatch):
+        pytest.importorskip("torchcodec", exc_type=RuntimeError)  # before 0.17 its import needs FFmpeg
         monkeypatch.setattr(torchcodec_cuda, "load_torchcodec", lambda: "decoders")
 
     def refused(self, message: str) -> None:
@@ -131,7 +132,8 @@ class TestOnAGpu:
             require_decoder("torchcodec_cuda", in_process=True)
 
     def test_a_build_for_cpus(self, monkeypatch):
-        torchcodec = pytest.importorskip("torchcodec")
+        import torchcodec
+
         monkeypatch.setattr(torchcodec, "__version__", "0.17.0+cpu")
         self.refused(r"torchcodec 0\.17\.0\+cpu is for CPUs")
 
