@@ -5,7 +5,9 @@ if no GPU can decode.
 """
 
 import os
+from typing import Any
 
+import av  # noqa: F401  before decord: with decord's libvpx, tests could not write VP9
 import pytest
 
 from w3ray.data.decoders import DECODERS, require_decoder
@@ -34,6 +36,15 @@ def needs_decoder(decoder: str) -> pytest.MarkDecorator:
     """Skips a test if the decoder is absent."""
     why = _absent(decoder)
     return pytest.mark.skipif(why is not None, reason=str(why))
+
+
+def imported_torchcodec() -> Any:
+    """The module. The test is skipped without it; before 0.17 its import needs FFmpeg's libraries."""
+    try:
+        import torchcodec
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchcodec cannot be imported: {str(error).strip().splitlines()[0]}")
+    return torchcodec
 
 
 ON_CPU = [name for name in DECODERS if name != ON_GPU]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from decoders_here import imported_torchcodec
 from packaging.requirements import Requirement
 
 from w3ray.cli import main
@@ -124,7 +125,7 @@ class TestOnAGpu:
 
     @pytest.fixture(autouse=True)
     def _torchcodec_is_there(self, monkeypatch):
-        pytest.importorskip("torchcodec", exc_type=RuntimeError)  # before 0.17 its import needs FFmpeg
+        imported_torchcodec()
         monkeypatch.setattr(torchcodec_cuda, "load_torchcodec", lambda: "decoders")
 
     def refused(self, message: str) -> None:
@@ -132,8 +133,7 @@ class TestOnAGpu:
             require_decoder("torchcodec_cuda", in_process=True)
 
     def test_a_build_for_cpus(self, monkeypatch):
-        import torchcodec
-
+        torchcodec = imported_torchcodec()
         monkeypatch.setattr(torchcodec, "__version__", "0.17.0+cpu")
         self.refused(r"torchcodec 0\.17\.0\+cpu is for CPUs")
 

@@ -9,7 +9,7 @@ import av
 import fsspec
 import numpy as np
 import pytest
-from decoders_here import each_decoder
+from decoders_here import each_decoder, imported_torchcodec
 from videos import HEIGHT, WIDTH, cut, frame_numbers, write_video
 
 from w3ray.data.decoders import DecodeError, open_video, require_decoder
@@ -199,7 +199,7 @@ def test_nothing_is_printed_about_damaged_frames(tmp_path, decoder):
 
 def test_torchcodec_without_ffmpeg_is_refused_before_the_first_video(monkeypatch):
     """torchcodec can then be imported, but fails on each video: a run would count all videos as unreadable."""
-    torchcodec = pytest.importorskip("torchcodec", exc_type=RuntimeError)  # before 0.17 its import needs FFmpeg
+    torchcodec = imported_torchcodec()
 
     monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
     with pytest.raises(InputError, match=r"torchcodec cannot be loaded; it needs FFmpeg's libraries \(4 to 9\)"):
